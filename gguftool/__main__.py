@@ -1,0 +1,5 @@
+"""``python -m gguftool``."""
+
+from gguftool.cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""Models to report dataclasses; pure but for reading."""

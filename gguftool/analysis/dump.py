@@ -1,0 +1,141 @@
+"""Dump: what the head of a model says, entry by entry."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from gguftool.format.ggml import type_name
+from gguftool.format.header import KV, ValueType
+from gguftool.model.model import Model, Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileEntry:
+    """One file of the model; offsets and sizes in bytes."""
+
+    path: str
+    size: int
+    version: int
+    byte_order: str
+    alignment: int
+    data_offset: int
+    tensors: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KVEntry:
+    """One metadata entry; `value` holds at most the asked number of an array's elements, `count` is how many it has."""
+
+    index: int
+    key: str
+    type: str
+    element_type: str | None
+    count: int
+    value: Any
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorEntry:
+    """One tensor; `offset` is absolute in its `file` (an index into the files), `nbytes` is without padding.
+
+    `sizing` tells whether `nbytes` is sure ("by type"), or the gap to the next tensor ("by gap", unknown types).
+    """
+
+    index: int
+    name: str
+    type: str
+    type_id: int
+    dims: tuple[int, ...]
+    elements: int
+    nbytes: int
+    bits_per_weight: float
+    file: int
+    offset: int
+    sizing: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dump:
+    """All of it; `duplicate_keys` occur more than once, `missing` are shards that are not there."""
+
+    model: str
+    files: tuple[FileEntry, ...]
+    metadata: tuple[KVEntry, ...]
+    tensors: tuple[TensorEntry, ...]
+    duplicate_keys: tuple[str, ...]
+    missing: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+def dump(
+    model: Model, *, name_filter: str = "", array_limit: int | None = None, kvs: bool = True, tensors: bool = True
+) -> Dump:
+    """Describe `model`; `name_filter` is searched in keys and tensor names, `array_limit` cuts arrays.
+
+    `kvs` and `tensors` false leave that part empty.
+
+    Indexes count from 1 as in gguf-dump, and are those of the whole model whatever the filter leaves.
+    """
+    wanted = re.compile(name_filter)
+    places = {file.source.identity: index for index, file in enumerate(model.files)}
+    return Dump(
+        model=model.name,
+        files=tuple(
+            FileEntry(
+                path=file.source.name,
+                size=file.source.size,
+                version=file.header.version,
+                byte_order=file.header.byte_order.name.lower(),
+                alignment=file.header.alignment,
+                data_offset=file.header.data_offset,
+                tensors=len(file.header.tensors),
+            )
+            for file in model.files
+        ),
+        metadata=tuple(
+            _kv_entry(index, kv, array_limit)
+            for index, kv in enumerate(model.kvs, start=1)
+            if kvs and wanted.search(kv.key)
+        ),
+        tensors=tuple(
+            _tensor_entry(index, tensor, places[tensor.gap.source.identity])
+            for index, tensor in enumerate(model.tensors.values(), start=1)
+            if tensors and wanted.search(tensor.info.name)
+        ),
+        duplicate_keys=model.files[0].header.duplicate_keys(),
+        missing=model.missing,
+        remarks=model.remarks,
+    )
+
+
+def _kv_entry(index: int, kv: KV, limit: int | None) -> KVEntry:
+    is_array = kv.type is ValueType.ARRAY
+    return KVEntry(
+        index=index,
+        key=kv.key,
+        type=kv.type.name,
+        element_type=kv.element_type.name if is_array else None,
+        count=kv.count,
+        value=kv.value(limit),
+        truncated=is_array and limit is not None and kv.count > limit,
+    )
+
+
+def _tensor_entry(index: int, tensor: Tensor, file: int) -> TensorEntry:
+    info = tensor.info
+    return TensorEntry(
+        index=index,
+        name=info.name,
+        type=type_name(info.type),
+        type_id=info.type,
+        dims=info.dims,
+        elements=info.elements,
+        nbytes=tensor.nbytes,
+        bits_per_weight=round(tensor.bits_per_weight, 4),
+        file=file,
+        offset=tensor.gap.offset,
+        sizing=tensor.sizing.value,
+    )

@@ -1,0 +1,42 @@
+"""The typer application: every command is imported here, each in a module of its own that imports little."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from gguftool.cli import inspect, write
+
+app = typer.Typer(
+    name="gguftool",
+    help="Take GGUF model files apart and put them together again, tensor by tensor.",
+    rich_markup_mode=None,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from gguftool import __version__
+
+        typer.echo(f"gguftool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Take GGUF model files apart and put them together again, tensor by tensor."""
+
+
+app.command()(inspect.dump)
+app.command()(write.split)
+app.command()(write.merge)
+app.command()(inspect.types)

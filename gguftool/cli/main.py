@@ -1,0 +1,80 @@
+"""Entry point: signals, errors and exit codes.
+
+0 fine; 1 differences or findings; 2 trouble; 130, 143, 129 after SIGINT, SIGTERM, SIGHUP.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+from gguftool.cli.output import fail, prepare_streams
+from gguftool.errors import GGUFToolError
+
+
+class Interrupted(BaseException):
+    """A signal asked the program to stop; everything unwinds, so that part files go."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    prepare_streams()
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
+    try:
+        code = _run()
+    except Interrupted as signalled:
+        fail(f"stopped by {signal.Signals(signalled.number).name}; nothing was left under a final name")
+        code = 128 + signalled.number
+    except GGUFToolError as error:
+        fail(str(error))
+        code = 2
+    except BrokenPipeError:
+        _drop_stdout()
+        code = 141  # what a shell reports for a reader that went away: no error of ours
+    except RecursionError:
+        fail("the input is nested too deeply")
+        code = 2
+    sys.exit(_flush(code))
+
+
+def _run() -> int:
+    from gguftool.cli.app import app
+
+    try:
+        app(prog_name="gguftool")
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0 if done.code is None else 2
+    return 0
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second Ctrl-C ends it at once
+    raise Interrupted(number)
+
+
+def _flush(code: int) -> int:
+    """Flush standard output; what could not be written is trouble, not success."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_stdout()
+    except OSError as error:
+        fail(f"standard output: {error.strerror}")
+        _drop_stdout()
+        return 2
+    return code
+
+
+def _drop_stdout() -> None:
+    """Point standard output at nothing, so that the interpreter's own flush at exit stays silent."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,0 +1,74 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gguftool.render.units import parse_size
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _alignment(text: str) -> int:
+    value = _size(text)
+    if value < 8 or value & (value - 1) or value > 1 << 20:
+        raise typer.BadParameter(
+            f"{text} is not a power of two from 8 to 1 MiB; 32 is the usual one, 4096 lets blocks be shared"
+        )
+    return value
+
+
+def _positive(value: int) -> int:
+    if value < 1:
+        raise typer.BadParameter(f"{value} is not at least 1")
+    return value
+
+
+def size_option(*names: str, help: str) -> Any:
+    """An option that takes a size such as 48G or 1.5GiB."""
+    return typer.Option(*names, help=help, parser=_size, metavar="SIZE", show_default=False)
+
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A GGUF file, any shard of a set, a folder, or a quoted glob.")
+]
+ModelsArgument = Annotated[
+    list[str], typer.Argument(metavar="MODEL...", help="GGUF files, shards, folders or quoted globs.")
+]
+OutputOption = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="The file to write.")]
+ThisFileOnly = Annotated[
+    bool, typer.Option("--this-file-only", help="Open a shard by itself, without the rest of its set.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md).")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist already.")]
+NoSync = Annotated[
+    bool, typer.Option("--no-sync", help="Do not wait for the disk: faster, but a power cut may lose the output.")
+]
+Align = Annotated[
+    int | None,
+    typer.Option(
+        "--align",
+        parser=_alignment,
+        metavar="N",
+        help="Pad tensors to N bytes and say so in general.alignment. Default: as the input.",
+        show_default=False,
+    ),
+]
+ForceSizesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--force-sizes",
+        metavar="gap|type",
+        help="Whom to believe where a tensor's type and its room in the file differ.",
+    ),
+]
+PositiveInt = Annotated[int, typer.Option(callback=_positive)]

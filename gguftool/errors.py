@@ -1,0 +1,76 @@
+"""What can go wrong, and how it is said.
+
+One record per problem: the file, the place in it, the byte offset, and a sentence that says what was found, what was
+expected and the way out.  Text that comes from a file (a tensor name, a key) is never trusted with a terminal: quote it
+with `printable` where a message is built.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+# Cc control, Cf format (bidi marks, zero-width), Cs lone surrogate, Co private use, Zl/Zp line separators.
+_UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_MAX_SHOWN = 200
+
+
+class GGUFToolError(Exception):
+    """Base of every error that a user can meet; prints as ``<source> (<where>, offset N): <message>``."""
+
+    def __init__(
+        self, message: str, *, source: str | None = None, where: str | None = None, offset: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.source = source
+        self.where = where
+        self.offset = offset
+
+    def __str__(self) -> str:
+        place = ", ".join(
+            part for part in (self.where, None if self.offset is None else f"offset {self.offset:,}") if part
+        )
+        prefix = printable(self.source, limit=4096) if self.source is not None else ""
+        if place:
+            prefix = f"{prefix} ({place})" if prefix else place
+        return f"{prefix}: {self.message}" if prefix else self.message
+
+
+class FormatError(GGUFToolError):
+    """The bytes are not valid GGUF: the file's fault."""
+
+
+class SourceError(GGUFToolError):
+    """An input cannot be read (missing, no permission, changed while it was read): the world's fault."""
+
+
+class PlanError(GGUFToolError):
+    """These inputs cannot make that output: the request's fault."""
+
+
+class ExecuteError(GGUFToolError):
+    """The output cannot be written (no space, exists already, short write): this machine's fault."""
+
+
+def printable(text: str, limit: int = _MAX_SHOWN) -> str:
+    """Return `text` with everything a terminal could act on (C0, C1, ESC, bidi marks, lone surrogates) escaped.
+
+    Longer than `limit` characters is cut, and the cut is said.
+    """
+    cut = text[:limit]
+    if not (cut.isascii() and cut.isprintable()):
+        cut = "".join(_escape(c) if unicodedata.category(c) in _UNPRINTABLE else c for c in cut)
+    return cut if len(text) <= limit else f"{cut}... ({len(text):,} characters)"
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8, as surrogateescape keeps it
+        return f"\\x{code - 0xDC00:02x}"
+    return char.encode("unicode_escape").decode("ascii")
+
+
+def listed(items: list[str] | tuple[str, ...], limit: int = 20) -> str:
+    """Join printable forms of `items` with commas; past `limit` only their number is given."""
+    shown = ", ".join(printable(item) for item in items[:limit])
+    return shown if len(items) <= limit else f"{shown} and {len(items) - limit:,} more"

@@ -1,0 +1,530 @@
+"""The head of a GGUF file: magic, version, counts, metadata KV, tensor infos.
+
+Bring your own I/O: `parse` takes the first bytes of a file and returns a `Header`, raises `FormatError`, or raises
+`NeedMoreData` where the buffer ends before the head does.  Parsing starts anew on the larger buffer; callers grow by a
+factor, so the repeated work is bounded by the final parse.
+
+Values are not decoded: a KV keeps its bytes, strings of an array are stepped over by their lengths, and whoever edits
+nothing re-encodes nothing.  Version 1 wrote lengths as u32; its values are widened at parse and narrowed again by
+`serialize`, so that the rest of the program knows one encoding.
+
+Every number in the file is checked against the bytes that are really there before it is used to loop or to allocate:
+that alone removes whole classes of attacks.
+
+Source of the grammar: ggml docs/gguf.md; llama.cpp ggml/src/gguf.cpp (gguf_init_from_file_impl).
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import Any, Final
+
+from gguftool.errors import FormatError, printable
+
+MAGIC: Final = b"GGUF"
+VERSIONS: Final = (1, 2, 3)
+DEFAULT_ALIGNMENT: Final = 32
+ALIGNMENT_KEY: Final = "general.alignment"
+
+# Limits, with reasons. All are far above what any published model holds.
+MAX_HEAD: Final = 256 << 20  # bytes; a 262k-token vocabulary with merges takes 15 MiB
+MAX_TENSORS: Final = 1 << 20  # bounds the memory of parsed infos; the largest unmerged MoE models hold about 70,000
+MAX_KVS: Final = 1 << 16  # engines write below 100
+MAX_DIMS: Final = 4  # GGML_MAX_DIMS; both engines refuse more
+MAX_NESTING: Final = 8  # arrays of arrays; engines refuse any, the specification sets no bound
+MAX_ELEMENTS: Final = (1 << 63) - 1  # ggml counts elements in int64
+
+
+class ByteOrder(Enum):
+    """Byte order of every number of a file; the value is the prefix that `struct` uses."""
+
+    LITTLE = "<"
+    BIG = ">"
+
+
+class ValueType(IntEnum):
+    """The 13 kinds of metadata values, by their number on disk."""
+
+    UINT8 = 0
+    INT8 = 1
+    UINT16 = 2
+    INT16 = 3
+    UINT32 = 4
+    INT32 = 5
+    FLOAT32 = 6
+    BOOL = 7
+    STRING = 8
+    ARRAY = 9
+    UINT64 = 10
+    INT64 = 11
+    FLOAT64 = 12
+
+
+_CODES: Final = {
+    ValueType.UINT8: "B",
+    ValueType.INT8: "b",
+    ValueType.UINT16: "H",
+    ValueType.INT16: "h",
+    ValueType.UINT32: "I",
+    ValueType.INT32: "i",
+    ValueType.FLOAT32: "f",
+    ValueType.BOOL: "B",
+    ValueType.UINT64: "Q",
+    ValueType.INT64: "q",
+    ValueType.FLOAT64: "d",
+}
+_SIZES: Final = {int(kind): struct.calcsize("<" + code) for kind, code in _CODES.items()}
+INTEGERS: Final = frozenset(kind for kind, code in _CODES.items() if code in "BbHhIiQq" and kind is not ValueType.BOOL)
+
+
+class NeedMoreData(Exception):
+    """A signal, not an error: the head goes on past the buffer; at least the first `needed` bytes of the file are."""
+
+    def __init__(self, needed: int) -> None:
+        super().__init__(needed)
+        self.needed = needed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KV:
+    """One metadata entry; `raw` is the value as version 2 and 3 store it, in the file's byte order.
+
+    Keys that are not UTF-8 keep their bytes through surrogateescape.
+    """
+
+    key: str
+    type: ValueType
+    raw: bytes
+    byte_order: ByteOrder = ByteOrder.LITTLE
+
+    @property
+    def element_type(self) -> ValueType:
+        """The type of an array's elements; of any other value its own type."""
+        if self.type is not ValueType.ARRAY:
+            return self.type
+        return ValueType(_unpack(self.byte_order, "I", self.raw, 0))
+
+    @property
+    def count(self) -> int:
+        """The number of an array's elements; 1 for any other value."""
+        return _unpack(self.byte_order, "Q", self.raw, 4) if self.type is ValueType.ARRAY else 1
+
+    def value(self, limit: int | None = None) -> Any:
+        """Decode the value: int, float, bool, str (surrogateescape), or list; of an array at most `limit` elements."""
+        return _decode(self.raw, 0, self.type, self.byte_order, limit)[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorInfo:
+    """One tensor as the head names it; `dims` in ggml order (dims[0] = row length), `offset` from the data's start."""
+
+    name: str
+    dims: tuple[int, ...]
+    type: int
+    offset: int
+
+    @property
+    def elements(self) -> int:
+        """The number of elements (1 for a scalar without dims)."""
+        return math.prod(self.dims)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`dims` without trailing ones, by which two writers of one tensor may differ."""
+        end = len(self.dims)
+        while end > 1 and self.dims[end - 1] == 1:
+            end -= 1
+        return self.dims[:end]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """A whole head. Equal headers serialize to equal bytes."""
+
+    version: int = 3
+    byte_order: ByteOrder = ByteOrder.LITTLE
+    kvs: tuple[KV, ...] = ()
+    tensors: tuple[TensorInfo, ...] = ()
+
+    def get(self, key: str) -> KV | None:
+        """Return the first entry under `key` (ik_llama.cpp reads duplicates that way too), or None."""
+        return find_kv(self.kvs, key)
+
+    @property
+    def alignment(self) -> int:
+        """The file's alignment in bytes: `general.alignment`, 32 where it is absent."""
+        return alignment_of(self.kvs)
+
+    @property
+    def length(self) -> int:
+        """Bytes from the magic to the end of the last tensor info."""
+        if self.version == 1:
+            return len(_serialize_infos(self))
+        kvs = sum(12 + len(_encode_text(kv.key)) + len(kv.raw) for kv in self.kvs)
+        infos = sum(24 + len(_encode_text(info.name)) + 8 * len(info.dims) for info in self.tensors)
+        return 24 + kvs + infos
+
+    @property
+    def data_offset(self) -> int:
+        """Where tensor data starts: the head's end rounded up to the alignment."""
+        return round_up(self.length, self.alignment)
+
+    def duplicate_keys(self) -> tuple[str, ...]:
+        """Return keys that occur more than once, in order of their second occurrence."""
+        seen: set[str] = set()
+        twice: dict[str, None] = {}
+        for kv in self.kvs:
+            if kv.key in seen:
+                twice[kv.key] = None
+            seen.add(kv.key)
+        return tuple(twice)
+
+
+def round_up(size: int, alignment: int) -> int:
+    """Return the smallest multiple of `alignment` that is at least `size`."""
+    return -(-size // alignment) * alignment
+
+
+def find_kv(kvs: Sequence[KV], key: str) -> KV | None:
+    """Return the first of `kvs` under `key`, or None."""
+    return next((kv for kv in kvs if kv.key == key), None)
+
+
+def alignment_of(kvs: Sequence[KV]) -> int:
+    """Return the alignment that `kvs` set, in bytes; raise `FormatError` where it is not a power of two."""
+    kv = find_kv(kvs, ALIGNMENT_KEY)
+    if kv is None:
+        return DEFAULT_ALIGNMENT
+    value = kv.value() if kv.type in INTEGERS else None
+    if value is None or value <= 0 or value & (value - 1):
+        found = kv.type.name if value is None else str(value)
+        raise FormatError(
+            f"{ALIGNMENT_KEY} is {found}; expected a power of two (32 is what every engine accepts)",
+            where="metadata KV",
+        )
+    return int(value)
+
+
+# --- parsing ---------------------------------------------------------------------------------------------------------
+
+
+def parse(buffer: bytes | bytearray | memoryview, total_size: int) -> Header:
+    """Parse the head of a GGUF file of `total_size` bytes from its first bytes.
+
+    Raises `NeedMoreData` where the buffer is too short, `FormatError` where the file cannot be a GGUF.
+    """
+    cursor = _Cursor(buffer, total_size)
+    magic = cursor.take(4, "magic")
+    if magic != MAGIC:
+        raise FormatError(
+            f"not a GGUF file: the first bytes are {printable(magic.decode('latin-1'))!r}, expected 'GGUF'",
+            where="magic",
+            offset=0,
+        )
+    version = _parse_version(cursor)
+    n_tensors = cursor.count("number of tensors", MAX_TENSORS)
+    n_kvs = cursor.count("number of metadata KV", MAX_KVS)
+    # The least that so many entries take: an empty key and a one-byte value, an empty name and no dims.
+    cursor.claim(n_kvs * (cursor.width + 5) + n_tensors * (cursor.width + 16), "counts")
+    kvs = tuple(_parse_kv(cursor, index) for index in range(n_kvs))
+    alignment_of(kvs)
+    infos = tuple(_parse_tensor_info(cursor, index) for index in range(n_tensors))
+    _refuse_duplicates(infos)
+    return Header(version=version, byte_order=cursor.order, kvs=kvs, tensors=infos)
+
+
+class _Cursor:
+    """A position in the buffer that knows the size of the whole file."""
+
+    def __init__(self, buffer: bytes | bytearray | memoryview, total_size: int) -> None:
+        self.buffer = buffer
+        self.total = total_size
+        self.pos = 0
+        self.width = 8  # bytes of a length or count: 4 in version 1
+        self.order = ByteOrder.LITTLE
+
+    def claim(self, size: int, where: str) -> None:
+        """Check that `size` more bytes can exist, without asking for them yet."""
+        if self.pos + size > min(self.total, MAX_HEAD):
+            raise self.too_short(size, where)
+
+    def too_short(self, size: int, where: str) -> FormatError:
+        limit = min(self.total, MAX_HEAD)
+        ends = "the file ends" if limit == self.total else "heads are limited"
+        return FormatError(
+            f"{size:,} bytes expected here, but {ends} at {limit:,}: truncated or damaged",
+            where=where,
+            offset=self.pos,
+        )
+
+    def need(self, size: int, where: str) -> None:
+        """Check that the next `size` bytes are in the buffer."""
+        self.claim(size, where)
+        if self.pos + size > len(self.buffer):
+            raise NeedMoreData(self.pos + size)
+
+    def take(self, size: int, where: str) -> bytes:
+        self.need(size, where)
+        start, self.pos = self.pos, self.pos + size
+        return bytes(self.buffer[start : self.pos])
+
+    def number(self, code: str, where: str) -> int:
+        size = struct.calcsize("<" + code)
+        self.need(size, where)
+        value = _unpack(self.order, code, self.buffer, self.pos)
+        self.pos += size
+        return value
+
+    def length(self, where: str) -> int:
+        """Read a length or count in the width of this version."""
+        return self.number("Q" if self.width == 8 else "I", where)
+
+    def count(self, where: str, limit: int) -> int:
+        start = self.pos
+        value = self.length(where)
+        if value > limit:
+            raise FormatError(f"the {where} is {value:,}; at most {limit:,} are accepted", where=where, offset=start)
+        return value
+
+    def text(self, where: str) -> str:
+        return self.take(self.length(where), where).decode("utf-8", "surrogateescape")
+
+
+def _parse_version(cursor: _Cursor) -> int:
+    raw = cursor.take(4, "version")
+    version = struct.unpack("<I", raw)[0]
+    # A small version of the other byte order has its two low bytes zero (llama.cpp tells it the same way).
+    if version & 0xFFFF == 0 and version != 0:
+        cursor.order = ByteOrder.BIG
+        version = struct.unpack(">I", raw)[0]
+    if version not in VERSIONS:
+        raise FormatError(
+            f"GGUF version {version} is not known; versions 1, 2 and 3 are", where="version", offset=cursor.pos - 4
+        )
+    cursor.width = 4 if version == 1 else 8
+    return int(version)
+
+
+def _parse_kv(cursor: _Cursor, index: int) -> KV:
+    where = f"metadata KV {index}"
+    key = cursor.text(where)
+    where = f"{where}, '{printable(key, 80)}'"
+    kind = _value_type(cursor, where)
+    start = cursor.pos
+    _skip_value(cursor, kind, where)
+    raw = bytes(cursor.buffer[start : cursor.pos])
+    if cursor.width == 4:
+        raw = _change_width(raw, kind, cursor.order, 4, 8)
+    return KV(key=key, type=kind, raw=raw, byte_order=cursor.order)
+
+
+def _value_type(cursor: _Cursor, where: str) -> ValueType:
+    number = cursor.number("I", where)
+    try:
+        return ValueType(number)
+    except ValueError:
+        raise FormatError(
+            f"value type {number} is not one of the 13 known ones, so the value's size is unknown",
+            where=where,
+            offset=cursor.pos - 4,
+        ) from None
+
+
+def _skip_value(cursor: _Cursor, kind: ValueType, where: str) -> None:
+    """Step over one value without decoding it; nested arrays iteratively, so that depth costs no stack."""
+    open_arrays = [(kind, 1, 0)]  # element type, elements left and depth of each array not yet stepped over
+    while open_arrays:
+        kind, left, depth = open_arrays.pop()
+        if kind is ValueType.STRING:
+            _skip_strings(cursor, left, where)
+        elif kind is not ValueType.ARRAY:
+            cursor.need(_SIZES[kind] * left, where)
+            cursor.pos += _SIZES[kind] * left
+        elif left:
+            open_arrays.append((kind, left - 1, depth))
+            element = _value_type(cursor, where)
+            count = cursor.length(where)
+            if depth >= MAX_NESTING:
+                raise FormatError(
+                    f"arrays are nested deeper than {MAX_NESTING}; llama.cpp accepts no nesting",
+                    where=where,
+                    offset=cursor.pos,
+                )
+            smallest = {ValueType.STRING: cursor.width, ValueType.ARRAY: 4 + cursor.width}.get(element)
+            cursor.claim(count * (_SIZES[element] if smallest is None else smallest), where)
+            open_arrays.append((element, count, depth + 1))
+
+
+def _skip_strings(cursor: _Cursor, count: int, where: str) -> None:
+    """Step over `count` strings. This loop is the cost of opening a model with a large vocabulary."""
+    cursor.claim(count * cursor.width, where)
+    length_at = struct.Struct(cursor.order.value + ("Q" if cursor.width == 8 else "I")).unpack_from
+    buffer, pos, width = cursor.buffer, cursor.pos, cursor.width
+    try:
+        for _ in range(count):
+            pos += width + length_at(buffer, pos)[0]
+    except (struct.error, OverflowError):
+        pass
+    else:
+        if pos <= len(buffer):
+            cursor.pos = pos
+            return
+    # The buffer or the file ended inside: walk again with care, to say where or how much more is wanted.
+    for _ in range(count):
+        size = cursor.length(where)
+        cursor.need(size, where)
+        cursor.pos += size
+
+
+def _parse_tensor_info(cursor: _Cursor, index: int) -> TensorInfo:
+    where = f"tensor info {index}"
+    name = cursor.text(where)
+    where = f"{where}, '{printable(name, 80)}'"
+    n_dims = cursor.number("I", where)
+    if n_dims > MAX_DIMS:
+        raise FormatError(f"{n_dims:,} dimensions; ggml knows at most {MAX_DIMS}", where=where, offset=cursor.pos - 4)
+    start = cursor.pos
+    dims = tuple(cursor.length(where) for _ in range(n_dims))
+    if math.prod(dims) > MAX_ELEMENTS or any(dim > MAX_ELEMENTS for dim in dims):
+        shape = " x ".join(f"{dim}" for dim in dims)
+        raise FormatError(f"{shape} elements are more than 2^63 - 1", where=where, offset=start)
+    kind = cursor.number("I", where)
+    return TensorInfo(name=name, dims=dims, type=kind, offset=cursor.number("Q", where))
+
+
+def _refuse_duplicates(infos: tuple[TensorInfo, ...]) -> None:
+    seen: dict[str, int] = {}
+    for index, info in enumerate(infos):
+        first = seen.setdefault(info.name, index)
+        if first != index:
+            raise FormatError(
+                f"tensor name '{printable(info.name)}' stands twice (first as tensor info {first}); names must differ",
+                where=f"tensor info {index}",
+            )
+
+
+# --- values ----------------------------------------------------------------------------------------------------------
+
+
+def _unpack(order: ByteOrder, code: str, buffer: bytes | bytearray | memoryview, pos: int) -> int:
+    value: int = struct.unpack_from(order.value + code, buffer, pos)[0]
+    return value
+
+
+def _decode(raw: bytes, pos: int, kind: ValueType, order: ByteOrder, limit: int | None) -> tuple[Any, int]:
+    """Return a value of `kind` at `pos` and the position behind it (behind the last decoded element of an array)."""
+    if kind is ValueType.STRING:
+        size = _unpack(order, "Q", raw, pos)
+        end = pos + 8 + size
+        return raw[pos + 8 : end].decode("utf-8", "surrogateescape"), end
+    if kind is not ValueType.ARRAY:
+        value = struct.unpack_from(order.value + _CODES[kind], raw, pos)[0]
+        return (bool(value) if kind is ValueType.BOOL else value), pos + _SIZES[kind]
+    element = ValueType(_unpack(order, "I", raw, pos))
+    count = _unpack(order, "Q", raw, pos + 4)
+    return _decode_elements(raw, pos + 12, element, count if limit is None else min(count, limit), order)
+
+
+def _decode_elements(raw: bytes, pos: int, element: ValueType, count: int, order: ByteOrder) -> tuple[list[Any], int]:
+    if element in _CODES:
+        values = list(struct.unpack_from(f"{order.value}{count}{_CODES[element]}", raw, pos))
+        if element is ValueType.BOOL:
+            values = [bool(value) for value in values]
+        return values, pos + count * _SIZES[element]
+    values = []
+    for _ in range(count):
+        value, pos = _decode(raw, pos, element, order, None)
+        values.append(value)
+    return values, pos
+
+
+def make_kv(
+    key: str,
+    kind: ValueType,
+    value: Any,
+    *,
+    element: ValueType | None = None,
+    byte_order: ByteOrder = ByteOrder.LITTLE,
+) -> KV:
+    """Encode `value` as metadata; an ARRAY takes its `element` type. Raises `FormatError` where it does not fit."""
+    try:
+        raw = _encode(value, kind, element, byte_order)
+    except (struct.error, TypeError, AttributeError, OverflowError, UnicodeEncodeError) as error:
+        raise FormatError(f"{value!r} is not a {kind.name} value: {error}", where=f"'{printable(key)}'") from None
+    return KV(key=key, type=kind, raw=raw, byte_order=byte_order)
+
+
+def _encode(value: Any, kind: ValueType, element: ValueType | None, order: ByteOrder) -> bytes:
+    if kind is ValueType.STRING:
+        data = _encode_text(value)
+        return struct.pack(order.value + "Q", len(data)) + data
+    if kind is not ValueType.ARRAY:
+        return struct.pack(order.value + _CODES[kind], value)
+    if element is None or element is ValueType.ARRAY:
+        raise TypeError("an array needs the type of its elements, and nested arrays are not written")
+    body = b"".join(_encode(item, element, None, order) for item in value)
+    return struct.pack(order.value + "IQ", element, len(value)) + body
+
+
+def _encode_text(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _change_width(raw: bytes, kind: ValueType, order: ByteOrder, old: int, new: int) -> bytes:
+    """Re-encode the lengths inside a value with another width: 4 bytes in version 1, 8 in the later ones."""
+    return b"".join(_pieces_of_width(raw, kind, order, old, new))
+
+
+def _pieces_of_width(raw: bytes, kind: ValueType, order: ByteOrder, old: int, new: int) -> Iterator[bytes]:
+    old_code, new_code = ("I" if old == 4 else "Q"), ("I" if new == 4 else "Q")
+    pos = 0
+    open_arrays = [(kind, 1)]
+    while open_arrays:
+        kind, left = open_arrays.pop()
+        if kind is ValueType.STRING:
+            for _ in range(left):
+                size = _unpack(order, old_code, raw, pos)
+                yield struct.pack(order.value + new_code, size) + raw[pos + old : pos + old + size]
+                pos += old + size
+        elif kind is not ValueType.ARRAY:
+            yield raw[pos : pos + _SIZES[kind] * left]
+            pos += _SIZES[kind] * left
+        elif left:
+            open_arrays.append((kind, left - 1))
+            element = ValueType(_unpack(order, "I", raw, pos))
+            count = _unpack(order, old_code, raw, pos + 4)
+            yield struct.pack(order.value + "I" + new_code, element, count)
+            pos += 4 + old
+            open_arrays.append((element, count))
+
+
+# --- serializing -----------------------------------------------------------------------------------------------------
+
+
+def serialize(header: Header) -> bytes:
+    """Return the head's bytes, zero-padded to `header.data_offset`."""
+    head = _serialize_infos(header)
+    return head.ljust(round_up(len(head), header.alignment), b"\0")
+
+
+def _serialize_infos(header: Header) -> bytes:
+    order = header.byte_order.value
+    width, code = (4, "I") if header.version == 1 else (8, "Q")
+    parts = [MAGIC, struct.pack(f"{order}I2{code}", header.version, len(header.tensors), len(header.kvs))]
+    for kv in header.kvs:
+        key = _encode_text(kv.key)
+        raw = kv.raw if width == 8 else _change_width(kv.raw, kv.type, header.byte_order, 8, 4)
+        parts += [struct.pack(order + code, len(key)), key, struct.pack(order + "I", kv.type), raw]
+    for info in header.tensors:
+        name = _encode_text(info.name)
+        n_dims = len(info.dims)
+        parts += [
+            struct.pack(order + code, len(name)),
+            name,
+            struct.pack(f"{order}I{n_dims}{code}IQ", n_dims, *info.dims, info.type, info.offset),
+        ]
+    return b"".join(parts)

@@ -1,0 +1,36 @@
+"""Names of the files of a split set: ``PREFIX-00001-of-00003.gguf``, numbers from 1.
+
+Source: llama.cpp src/llama.cpp (llama_split_path: "%s-%05d-of-%05d.gguf"); split.no counts from 0.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+MAX_SHARDS = 65535  # split.count is a u16
+KEY_NO, KEY_COUNT, KEY_TENSORS = "split.no", "split.count", "split.tensors.count"
+SPLIT_KEYS = frozenset({KEY_NO, KEY_COUNT, KEY_TENSORS})
+
+_PATTERN = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardName:
+    """A shard's file name (or path) taken apart; `number` counts from 1."""
+
+    prefix: str
+    number: int
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.prefix}-{self.number:05d}-of-{self.count:05d}.gguf"
+
+
+def parse_shard_name(name: str) -> ShardName | None:
+    """Take `name` apart; None where it is not the name of a shard, or its numbers contradict each other."""
+    match = _PATTERN.fullmatch(name)
+    if match is None:
+        return None
+    shard = ShardName(prefix=match["prefix"], number=int(match["number"]), count=int(match["count"]))
+    return shard if 1 <= shard.number <= shard.count else None

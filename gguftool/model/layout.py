@@ -1,0 +1,136 @@
+"""Output layouts: from metadata and tensors to an `OutputFile`.
+
+A GGUF is strict when written: offsets dense and in header order, each tensor padded to the file's alignment, data right
+behind the rounded-up head.  Where the alignment does not change, a tensor is copied with the padding that it has, so
+that a file taken apart and put together again is the same file, byte for byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+
+from gguftool.errors import PlanError, printable
+from gguftool.format.ggml import type_name
+from gguftool.format.header import (
+    ALIGNMENT_KEY,
+    KV,
+    ByteOrder,
+    Header,
+    ValueType,
+    alignment_of,
+    make_kv,
+    round_up,
+    serialize,
+)
+from gguftool.model.model import Sizing, Tensor
+from gguftool.storage.plan import Copy, OutputFile, coalesce
+from gguftool.storage.source import Extent
+
+# Padding of every tensor to more than this makes no file better; hostile files ask for gigabytes of zeros.
+MAX_ALIGNMENT = 1 << 20
+
+
+class ForceSizes(Enum):
+    """Whom to believe where a tensor's type and its gap in the file disagree."""
+
+    GAP = "gap"
+    TYPE = "type"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """What all files of an output share: version, byte order, alignment; and how doubtful sizes are settled."""
+
+    version: int
+    byte_order: ByteOrder
+    alignment: int
+    force_sizes: ForceSizes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """How much of a tensor is copied, and how far the next one lies behind it."""
+
+    copied: int
+    step: int
+
+
+def slot_of(tensor: Tensor, dialect: Dialect) -> Slot:
+    """Return the room that `tensor` takes in a file of `dialect`; the tensor's size must be settled."""
+    if tensor.type_nbytes is None or (tensor.sizing is Sizing.CONFLICT and dialect.force_sizes is ForceSizes.GAP):
+        return Slot(copied=tensor.gap.length, step=round_up(tensor.gap.length, dialect.alignment))
+    step = round_up(tensor.nbytes, dialect.alignment)
+    keeps_padding = tensor.alignment == dialect.alignment and tensor.sizing is Sizing.EXACT
+    return Slot(copied=min(tensor.gap.length, step) if keeps_padding else tensor.nbytes, step=step)
+
+
+def check_sizes(tensors: Iterable[Tensor], dialect: Dialect) -> None:
+    """Raise one `PlanError` that names every tensor whose size cannot be settled for `dialect`."""
+    if dialect.alignment > MAX_ALIGNMENT:
+        raise PlanError(f"an alignment of {dialect.alignment:,} bytes; at most {MAX_ALIGNMENT:,} is written")
+    if dialect.force_sizes is not None:
+        return
+    problems = [problem for tensor in tensors if (problem := _size_problem(tensor, dialect))]
+    if problems:
+        more = f"; and {len(problems) - 20:,} more" if len(problems) > 20 else ""
+        raise PlanError(
+            f"sizes in doubt: {'; '.join(problems[:20])}{more}. --force-sizes gap copies what lies there, "
+            "--force-sizes type copies what the type says"
+        )
+
+
+def _size_problem(tensor: Tensor, dialect: Dialect) -> str | None:
+    name, kind = printable(tensor.info.name), type_name(tensor.info.type)
+    if tensor.sizing is Sizing.CONFLICT:
+        return f"'{name}' ({kind}) takes {tensor.nbytes:,} bytes by its type, {tensor.gap.length:,} in the file"
+    if tensor.sizing is Sizing.GAP and dialect.alignment < tensor.alignment:
+        return (
+            f"'{name}' ({kind}) takes {tensor.gap.length:,} bytes with padding to {tensor.alignment}, "
+            f"so its end is unknown at alignment {dialect.alignment}"
+        )
+    return None
+
+
+def gguf_file(path: Path, kvs: Sequence[KV], tensors: Sequence[Tensor], dialect: Dialect) -> OutputFile:
+    """Lay out one GGUF file with `kvs` and `tensors`, in this order.
+
+    The padding behind the last tensor is as its source has it (some writers leave it out, and every loader takes that).
+    """
+    slots = [slot_of(tensor, dialect) for tensor in tensors]
+    infos, offset = [], 0
+    for tensor, slot in zip(tensors, slots, strict=True):
+        infos.append(replace(tensor.info, offset=offset))
+        offset += slot.step
+    head = serialize(
+        Header(version=dialect.version, byte_order=dialect.byte_order, kvs=tuple(kvs), tensors=tuple(infos))
+    )
+    copies = [
+        Copy(
+            extent=Extent(source=tensor.gap.source, offset=tensor.gap.offset, length=slot.copied),
+            offset=len(head) + info.offset,
+        )
+        for tensor, slot, info in zip(tensors, slots, infos, strict=True)
+    ]
+    return OutputFile(path=path, head=head, copies=coalesce(copies), size=_file_size(head, tensors, slots, dialect))
+
+
+def _file_size(head: bytes, tensors: Sequence[Tensor], slots: Sequence[Slot], dialect: Dialect) -> int:
+    size = len(head) + sum(slot.step for slot in slots)
+    if not tensors:
+        return size
+    last, slot = tensors[-1], slots[-1]
+    unpadded_in_source = last.alignment == dialect.alignment and last.gap.end == last.gap.source.size
+    return size - (slot.step - slot.copied) if unpadded_in_source else size
+
+
+def with_alignment(kvs: Sequence[KV], alignment: int, byte_order: ByteOrder) -> tuple[KV, ...]:
+    """Return `kvs` saying `alignment`: unchanged where they do, else with the key set as u32, in its old place."""
+    if alignment_of(kvs) == alignment:
+        return tuple(kvs)
+    key = make_kv(ALIGNMENT_KEY, ValueType.UINT32, alignment, byte_order=byte_order)
+    if any(kv.key == ALIGNMENT_KEY for kv in kvs):
+        return tuple(key if kv.key == ALIGNMENT_KEY else kv for kv in kvs)
+    return (*kvs, key)

@@ -1,0 +1,233 @@
+"""Finding and opening the files of models: one file, any shard of a set, a folder, a glob.
+
+Files are pooled first, each once by inode, then grouped by (folder, prefix, count): so a glob that the shell expanded
+means what a quoted one means.  A group is complete when all its shards are there.  Reading is liberal: sets with gaps
+open (the gaps are listed); only shards that contradict each other do not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from gguftool.errors import FormatError, GGUFToolError, SourceError, listed, printable
+from gguftool.format.header import INTEGERS, KV, Header, NeedMoreData, ValueType, find_kv, parse
+from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS, ShardName, parse_shard_name
+from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
+from gguftool.storage.locate import expand, open_source, siblings
+from gguftool.storage.source import Source
+
+ORDER_KEY = "gguftool.tensor_order"
+_SUFFIX = ".gguf"
+_FIRST_READ = 64 << 10  # holds the head of a shard; a model's head needs one or two larger reads
+_GROWTH = 16
+
+
+def open_model(*specs: str | os.PathLike[str], this_file_only: bool = False) -> Model:
+    """Open one model: the only complete group among the files that `specs` name, else the union of what is there.
+
+    Raises `SourceError` (nothing there, or several models), `FormatError` (not GGUF, or contradictory shards).
+    """
+    groups = _group(_pool([os.fspath(spec) for spec in specs], this_file_only))
+    name = " ".join(os.fspath(spec) for spec in specs)
+    complete = [group for group in groups if group.is_complete]
+    if len(complete) > 1:
+        raise SourceError(
+            f"{len(complete)} models lie here; name one of them: {listed([group.name for group in complete])}",
+            source=name,
+        )
+    if complete:
+        others = [source.name for group in groups if group is not complete[0] for source, _ in group.members]
+        model = _model_of_group(complete[0])
+        ignored = f"left out {len(others)} file(s) of incomplete sets beside it: {listed(others)}"
+        return replace(model, remarks=(*model.remarks, ignored)) if others else model
+    if len(groups) == 1:
+        return _model_of_group(groups[0])
+    return _union(name, [_model_of_group(group) for group in groups])
+
+
+def open_models(*specs: str | os.PathLike[str], this_file_only: bool = False) -> tuple[Model, ...]:
+    """Open every model among the files that `specs` name, complete or not, in the order of naming."""
+    groups = _group(_pool([os.fspath(spec) for spec in specs], this_file_only))
+    return tuple(_model_of_group(group) for group in groups)
+
+
+def read_header(source: Source) -> Header:
+    """Read the head of a GGUF file, and no more than needed of the rest.
+
+    Raises `FormatError` naming the source and the place, `SourceError` where it cannot be read.
+    """
+    buffer = source.read_at(0, min(_FIRST_READ, source.size))
+    while True:
+        try:
+            return parse(buffer, source.size)
+        except NeedMoreData as signal:
+            size = min(source.size, max(signal.needed, len(buffer) * _GROWTH))
+        except GGUFToolError as error:
+            error.source = source.name
+            raise
+        buffer += source.read_at(len(buffer), size - len(buffer))
+
+
+# --- pooling and grouping --------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Group:
+    """Files of one (folder, prefix, count), or one single file."""
+
+    members: list[tuple[Source, ShardName | None]]
+
+    @property
+    def count(self) -> int:
+        shard = self.members[0][1]
+        return shard.count if shard else 1
+
+    @property
+    def is_complete(self) -> bool:
+        return len({shard.number if shard else 1 for _, shard in self.members}) == self.count
+
+    @property
+    def name(self) -> str:
+        return self.members[0][0].name
+
+
+def _pool(specs: Sequence[str], this_file_only: bool) -> list[Source]:
+    """Open every file that `specs` name, and the shards beside a named shard, each file once."""
+    names: dict[str, None] = {}
+    sets: set[tuple[str, int]] = set()
+    for spec in specs:
+        for name in expand(spec, _SUFFIX):
+            shard = None if this_file_only else parse_shard_name(name)
+            if shard is None:
+                names[name] = None
+            elif (shard.prefix, shard.count) not in sets:
+                sets.add((shard.prefix, shard.count))
+                names |= dict.fromkeys((name, *_shards_beside(name, shard)))
+            else:
+                names[name] = None
+    by_file: dict[object, Source] = {}
+    for name in names:
+        source = open_source(name)
+        by_file.setdefault(source.file_id or source.identity, source)
+    return list(by_file.values())
+
+
+def _shards_beside(name: str, shard: ShardName) -> Iterable[str]:
+    for other in siblings(name, _SUFFIX):
+        found = parse_shard_name(other)
+        if found is not None and (found.prefix, found.count) == (shard.prefix, shard.count):
+            yield other
+
+
+def _group(sources: Iterable[Source]) -> list[_Group]:
+    groups: dict[object, _Group] = {}
+    for source in sources:
+        shard = parse_shard_name(source.name)
+        key = (shard.prefix, shard.count) if shard else source.name
+        groups.setdefault(key, _Group(members=[])).members.append((source, shard))
+    for group in groups.values():
+        group.members.sort(key=lambda member: member[1].number if member[1] else 1)
+    return list(groups.values())
+
+
+# --- one group -------------------------------------------------------------------------------------------------------
+
+
+def _model_of_group(group: _Group) -> Model:
+    files = tuple(ModelFile(source=source, header=read_header(source), shard=shard) for source, shard in group.members)
+    _refuse_contradictions(group.name, files)
+    first = files[0]
+    present = {file.shard.number for file in files if file.shard}
+    missing = [
+        str(replace(first.shard, number=number))
+        for number in range(1, group.count + 1)
+        if first.shard and number not in present
+    ]
+    if first.shard is None and (count := _integer(first.header.get(KEY_COUNT)) or 1) > 1:
+        missing.append(f"{count - 1} of the {count} shards that {KEY_COUNT} promises")
+    return Model(
+        name=group.name,
+        files=files,
+        kvs=first.header.kvs,
+        tensors=MappingProxyType(_collect_tensors(group.name, files)),
+        missing=tuple(missing),
+        expected_tensors=_integer(first.header.get(KEY_TENSORS)),
+    )
+
+
+def _refuse_contradictions(name: str, files: Sequence[ModelFile]) -> None:
+    """Raise one `FormatError` that lists everything in which shards contradict their names or each other."""
+    problems = []
+    totals: dict[int, str] = {}
+    for file in files:
+        if file.shard is None:
+            continue
+        number, count = _integer(file.header.get(KEY_NO)), _integer(file.header.get(KEY_COUNT))
+        shown = printable(os.path.basename(file.source.name))
+        if number is not None and number != file.shard.number - 1:
+            problems.append(f"{shown} says {KEY_NO} = {number}, by its name it is {file.shard.number - 1}")
+        if count is not None and count != file.shard.count:
+            problems.append(f"{shown} says {KEY_COUNT} = {count}, by its name it is {file.shard.count}")
+        total = _integer(file.header.get(KEY_TENSORS))
+        if total is not None:
+            totals.setdefault(total, shown)
+        if file.header.byte_order is not files[0].header.byte_order:
+            problems.append(f"{shown} has another byte order than the first shard")
+    if len(totals) > 1:
+        said = ", ".join(f"{total} in {shown}" for total, shown in totals.items())
+        problems.append(f"{KEY_TENSORS} differs: {said}")
+    if problems:
+        raise FormatError(f"shards contradict each other: {'; '.join(problems)}", source=name)
+
+
+def _collect_tensors(name: str, files: Sequence[ModelFile]) -> dict[str, Tensor]:
+    """Place the tensors of all files; raise one `FormatError` that names every duplicate."""
+    tensors: dict[str, Tensor] = {}
+    twice = []
+    for file in files:
+        for tensor in tensors_of(file.source, file.header):
+            first = tensors.setdefault(tensor.info.name, tensor)
+            if first is not tensor:
+                names = (printable(t.gap.source.name) for t in (first, tensor))
+                twice.append(f"'{printable(tensor.info.name)}' in {' and '.join(names)}")
+    if twice:
+        shown = "; ".join(twice[:20]) + (f" and {len(twice) - 20:,} more" if len(twice) > 20 else "")
+        raise FormatError(f"{len(twice)} tensor(s) stand in more than one shard: {shown}", source=name)
+    return _in_recorded_order(tensors, files[0].header.get(ORDER_KEY))
+
+
+def _in_recorded_order(tensors: dict[str, Tensor], order: KV | None) -> dict[str, Tensor]:
+    """Bring tensors into the order that a bundling split recorded; names it does not list stay behind, in order."""
+    if order is None or order.type is not ValueType.ARRAY or order.element_type is not ValueType.STRING:
+        return tensors
+    recorded = [name for name in order.value() if name in tensors]
+    return {name: tensors[name] for name in dict.fromkeys([*recorded, *tensors])}
+
+
+def _integer(kv: KV | None) -> int | None:
+    return int(kv.value()) if kv is not None and kv.type in INTEGERS else None
+
+
+# --- several incomplete groups ---------------------------------------------------------------------------------------
+
+
+def _union(name: str, models: list[Model]) -> Model:
+    """Join incomplete sets into one model by the tensor names inside: downloads come under several prefixes."""
+    donor = next((model for model in models if find_kv(model.kvs, "general.architecture")), models[0])
+    models = [donor, *(model for model in models if model is not donor)]
+    files = tuple(file for model in models for file in model.files)
+    tensors = _collect_tensors(name, files)
+    expected = donor.expected_tensors
+    complete = expected == len(tensors)
+    return Model(
+        name=name,
+        files=files,
+        kvs=donor.kvs,
+        tensors=MappingProxyType(tensors),
+        missing=() if complete else tuple(shard for model in models for shard in model.missing),
+        expected_tensors=expected,
+        remarks=(f"no complete set lies here; {len(models)} partial ones are read as one model by their tensors",),
+    )

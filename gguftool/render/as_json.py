@@ -1,0 +1,51 @@
+"""Report dataclasses as JSON that is valid whatever a file holds.
+
+NaN and infinities are strings, integers stay integers up to 2^64, and text that was not UTF-8 is ``{"b64": ...}``.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import math
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+
+def render_json(report: Any) -> str:
+    """Return a report (dataclasses, tuples, dicts, scalars) as indented JSON with a final newline."""
+    return json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return _text(value)
+    if value is None or isinstance(value, (bool, int)):
+        return value.name if isinstance(value, Enum) else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if isinstance(value, Path):
+        return _text(str(value))
+    if isinstance(value, dict):
+        return {str(_key(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    raise TypeError(f"no JSON form for {type(value).__name__}")
+
+
+def _text(text: str) -> str | dict[str, str]:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return {"b64": base64.b64encode(text.encode("utf-8", "surrogateescape")).decode("ascii")}
+    return text
+
+
+def _key(key: object) -> str:
+    return str(key).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

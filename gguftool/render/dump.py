@@ -1,0 +1,90 @@
+"""A dump as tables, in the columns that users of gguf-dump know, plus size, bits per weight and offset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gguftool.analysis.dump import Dump, KVEntry
+from gguftool.errors import printable
+from gguftool.render.table import Table, columns
+from gguftool.render.units import format_size
+
+_TEXT_LIMIT = 120  # characters of a string value that a table shows
+
+
+def dump_tables(report: Dump, *, kvs: bool = True, tensors: bool = True) -> tuple[Table, ...]:
+    """Return the tables that show `report`: files where there are several, metadata, tensors."""
+    return tuple(_tables(report, kvs, tensors))
+
+
+def heading(report: Dump) -> str:
+    """Return the lines above the tables."""
+    first = report.files[0]
+    total = sum(file.size for file in report.files)
+    shards = f", {len(report.files):,} files" if len(report.files) > 1 else ""
+    lines = [
+        f"{printable(report.model, 4096)}: GGUF version {first.version}, {first.byte_order}-endian, "
+        f"{format_size(total)}{shards}, alignment {first.alignment}, data from offset {first.data_offset:,}"
+    ]
+    if report.missing:
+        lines.append(f"missing: {', '.join(printable(name, 4096) for name in report.missing)}")
+    if report.duplicate_keys:
+        lines.append(f"keys that occur more than once: {', '.join(map(printable, report.duplicate_keys))}")
+    return "\n".join(lines) + "\n"
+
+
+def _tables(report: Dump, kvs: bool, tensors: bool) -> Iterator[Table]:
+    several = len(report.files) > 1
+    if several:
+        yield _files_table(report)
+    if kvs:
+        rows = tuple((str(kv.index), _type(kv), f"{kv.count:,}", f"{kv.key} = {_value(kv)}") for kv in report.metadata)
+        title = f"{len(rows)} metadata KV"
+        yield Table(title=title, columns=columns(">#", "type", ">count", "key = value"), rows=rows)
+    if tensors:
+        yield _tensors_table(report, several)
+
+
+def _files_table(report: Dump) -> Table:
+    rows = tuple(
+        (str(index), f"{file.tensors:,}", f"{file.size:,}", file.path)
+        for index, file in enumerate(report.files, start=1)
+    )
+    return Table(title=f"{len(rows)} files", columns=columns(">#", ">tensors", ">bytes", "file"), rows=rows)
+
+
+def _tensors_table(report: Dump, several: bool) -> Table:
+    heads = [">#", ">elements", ">shape", "type", ">bytes", ">bpw", ">offset"] + [">file"] * several + ["name"]
+    rows = tuple(
+        (
+            str(tensor.index),
+            f"{tensor.elements:,}",
+            " x ".join(map(str, tensor.dims)),
+            tensor.type,
+            f"{tensor.nbytes:,}{'' if tensor.sizing == 'by type' else '?'}",
+            f"{tensor.bits_per_weight:.4g}",
+            f"{tensor.offset:,}",
+            *([str(tensor.file + 1)] * several),
+            tensor.name,
+        )
+        for tensor in report.tensors
+    )
+    return Table(title=f"{len(rows)} tensors", columns=columns(*heads), rows=rows)
+
+
+def _type(kv: KVEntry) -> str:
+    return kv.type if kv.element_type is None else f"[{kv.element_type}]"
+
+
+def _value(kv: KVEntry) -> str:
+    if kv.element_type is None:
+        return _scalar(kv.value)
+    items = ", ".join(_scalar(item) for item in kv.value)
+    more = ", ..." if kv.value else "..."
+    return f"[{items}{more if kv.truncated else ''}]"
+
+
+def _scalar(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_scalar(item) for item in value)}]"
+    return f"'{printable(value, _TEXT_LIMIT)}'" if isinstance(value, str) else str(value)

@@ -1,0 +1,99 @@
+"""A table of strings, and the ways to show it: plain text, rich, markdown, csv.
+
+Cells may come from a file. Text renderers escape what a terminal could act on; markdown also escapes its own syntax.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gguftool.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+_CELL_LIMIT = 4096
+_MARKDOWN = str.maketrans({char: "\\" + char for char in "\\`*_{}[]<>|#~"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column's heading; numbers are set to the right."""
+
+    name: str
+    right: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows of cells under columns, with a title."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def render_text(table: Table) -> str:
+    """Return the table as aligned plain text; the last column is not padded."""
+    names = tuple(column.name for column in table.columns)
+    rows = [tuple(printable(cell, _CELL_LIMIT) for cell in row) for row in (names, *table.rows)]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(names))]
+    lines = [table.title] if table.title else []
+    for row in rows:
+        cells = (
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for cell, width, column in zip(row, widths, table.columns, strict=True)
+        )
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines) + "\n"
+
+
+def render_rich(table: Table) -> RenderableType:
+    """Return the table for a rich console; no text of a file is read as markup."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = RichTable(title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns:
+        shown.add_column(Text(column.name), justify="right" if column.right else "left", overflow="fold")
+    for row in table.rows:
+        shown.add_row(*(Text(printable(cell, _CELL_LIMIT)) for cell in row))
+    return shown
+
+
+def render_markdown(table: Table) -> str:
+    """Return the table in GitHub's markdown."""
+    heads = [_markdown_cell(column.name) for column in table.columns]
+    rules = ["---:" if column.right else ":---" for column in table.columns]
+    rows = [[_markdown_cell(cell) for cell in row] for row in table.rows]
+    lines = [f"### {_markdown_cell(table.title)}", ""] if table.title else []
+    lines += ["| " + " | ".join(row) + " |" for row in (heads, rules, *rows)]
+    return "\n".join(lines) + "\n"
+
+
+def render_csv(table: Table) -> str:
+    """Return the table as csv with a heading line."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([column.name for column in table.columns])
+    writer.writerows([printable(cell, 1 << 20) for cell in row] for row in table.rows)
+    return out.getvalue()
+
+
+def _markdown_cell(text: str) -> str:
+    return printable(text, _CELL_LIMIT).translate(_MARKDOWN)
+
+
+def columns(*names: str) -> tuple[Column, ...]:
+    """Make columns from names; a name that starts with ``>`` is a right-aligned column."""
+    return tuple(Column(name=name.removeprefix(">"), right=name.startswith(">")) for name in names)
+
+
+def text_of(tables: Sequence[Table]) -> str:
+    """Return several tables as plain text, a blank line between them."""
+    return "\n".join(render_text(table) for table in tables)

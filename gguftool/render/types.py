@@ -1,0 +1,101 @@
+"""The type table, and what there is to say of one name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gguftool.errors import PlanError, printable
+from gguftool.format.ftypes import find_ftypes
+from gguftool.format.ggml import TYPES, TypeTraits, claims, find_type, nearest_types
+from gguftool.render.table import Table, columns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypeRow:
+    """One tensor type as ``gguftool types --json`` gives it; sizes in bytes, `block` in elements."""
+
+    id: int
+    name: str
+    alias: str
+    block: int
+    nbytes: int
+    row_meta: int
+    interleaved_rows: int
+    bits_per_weight: float
+    engines: tuple[str, ...]
+    needs_imatrix: bool
+    repack_of: tuple[str, ...]
+    also_claimed_by: tuple[str, ...]
+
+
+def type_rows(name: str | None = None) -> tuple[TypeRow, ...]:
+    """Return the types that may occur in files, or the one called `name`; `PlanError` explains a name that is none."""
+    if name is None:
+        return tuple(_row(traits) for traits in TYPES.values() if traits.in_files)
+    traits = find_type(name)
+    if traits is None:
+        raise PlanError(_no_such_type(name))
+    return (_row(traits),)
+
+
+def types_table(rows: tuple[TypeRow, ...]) -> Table:
+    """Return the rows as a table."""
+    heads = columns(">id", "name", ">block", ">bytes", ">row meta", ">rows", ">bpw", "engines", "imatrix", "repack of")
+    cells = tuple(
+        (
+            str(row.id),
+            row.name,
+            str(row.block),
+            str(row.nbytes),
+            str(row.row_meta or ""),
+            str(row.interleaved_rows) if row.interleaved_rows > 1 else "",
+            f"{row.bits_per_weight:g}",
+            " ".join(row.engines),
+            "needed" if row.needs_imatrix else "",
+            ", ".join(row.repack_of),
+        )
+        for row in rows
+    )
+    return Table(title="", columns=heads, rows=cells)
+
+
+def describe_type(row: TypeRow) -> str:
+    """Return what there is to say of one type beyond its row."""
+    lines = [f"{row.name} (tensor type {row.id}, {row.alias} in recipes)"]
+    if not TYPES[row.id].in_files:
+        lines.append("An engine makes it at run time; it does not belong in a file.")
+    if row.interleaved_rows > 1:
+        lines.append(f"{row.interleaved_rows} rows are packed together: the number of rows must divide by it.")
+    if row.row_meta:
+        lines.append(f"Each row starts with {row.row_meta} bytes of its own; tables of bytes a block come out short.")
+    if row.also_claimed_by:
+        lines.append(f"The number {row.id} is also used by: {', '.join(row.also_claimed_by)}.")
+    return "\n".join(lines) + "\n"
+
+
+def _row(traits: TypeTraits) -> TypeRow:
+    return TypeRow(
+        id=traits.id,
+        name=traits.name,
+        alias=traits.alias,
+        block=traits.block_size,
+        nbytes=traits.type_size,
+        row_meta=traits.row_meta_size,
+        interleaved_rows=traits.interleaved_rows,
+        bits_per_weight=traits.bits_per_weight,
+        engines=traits.engines,
+        needs_imatrix=traits.needs_imatrix,
+        repack_of=traits.repack_of,
+        also_claimed_by=tuple(f"{claim.name} ({claim.holder})" for claim in claims(traits.id)),
+    )
+
+
+def _no_such_type(name: str) -> str:
+    """Say that `name` is no tensor type, what it is instead, and what is meant perhaps."""
+    said = f"there is no tensor type '{printable(name)}'"
+    ftypes = find_ftypes(name)
+    if ftypes:
+        main = ", ".join(dict.fromkeys(ftype.tensor_type for ftype in ftypes if ftype.tensor_type))
+        said += f": it is a file type of llama-quantize, a mix whose tensors are mostly {main}"
+    near = nearest_types(name)
+    return f"{said}; nearest: {', '.join(traits.alias for traits in near)}" if near else f"{said}; see 'gguftool types'"

@@ -1,0 +1,40 @@
+"""Human units: sizes in and out. Bytes are `int` everywhere else."""
+
+from __future__ import annotations
+
+import re
+
+_DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_BINARY = {"KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}
+_SIZE = re.compile(r"(?P<number>[0-9]+(\.[0-9]+)?)\s*(?P<unit>[KMGT]?I?)B?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
+    """Return bytes: ``48G`` is 48e9, ``48GiB`` 48 * 2^30, fractions are allowed; raise `ValueError` for other text."""
+    match = _SIZE.fullmatch(text.strip())
+    units = _DECIMAL | _BINARY
+    if match is None or match["unit"].upper() not in units:
+        raise ValueError(f"'{text}' is not a size; write 500M, 48G (powers of 1000) or 48GiB (powers of 1024)")
+    return int(float(match["number"]) * units[match["unit"].upper()])
+
+
+def format_size(nbytes: int) -> str:
+    """Return bytes in binary units with three significant digits: ``231 GiB``, ``1.21 MiB``, ``96 B``."""
+    size, units = float(nbytes), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
+    while size >= 999.5 and len(units) > 1:
+        size /= 1024
+        units.pop(0)
+    if units[0] == "B":
+        return f"{nbytes} B"
+    return f"{size:.{2 if size < 9.995 else 1 if size < 99.95 else 0}f} {units[0]}"
+
+
+def format_count(number: int) -> str:
+    """Return a count in decimal units: ``135 M``, ``671 B``."""
+    size, units = float(number), ["", " K", " M", " B", " T"]
+    while size >= 999.5 and len(units) > 1:
+        size /= 1000
+        units.pop(0)
+    if not units[0]:
+        return str(number)
+    return f"{size:.{2 if size < 9.995 else 1 if size < 99.95 else 0}f}{units[0]}"

@@ -1,0 +1,119 @@
+"""Local files as sources.
+
+A local source keeps no descriptor: each use opens the file, compares its identity with the one recorded first, and
+closes it. That costs some microseconds an extent and buys a bounded number of open files with sets of thousands of
+shards, and the certainty that the bytes come from the file that was planned with.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguftool.errors import SourceError
+
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSource:
+    """A regular file, known by (device, inode, size, mtime, ctime)."""
+
+    path: Path
+    stamp: tuple[int, int, int, int, int]
+
+    @property
+    def name(self) -> str:
+        """The path as the user gave it."""
+        return str(self.path)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file when it was opened."""
+        return self.stamp[2]
+
+    @property
+    def identity(self) -> str:
+        """Device, inode, size, mtime and ctime."""
+        return "local:" + ":".join(str(part) for part in self.stamp)
+
+    @property
+    def file_id(self) -> tuple[int, int]:
+        """(device, inode)."""
+        return self.stamp[0], self.stamp[1]
+
+    @contextmanager
+    def descriptor(self) -> Iterator[int]:
+        """Lend a read-only descriptor; raise `SourceError` where the file cannot be opened or is another one now."""
+        fd = _open(self.path)
+        try:
+            self._compare(os.fstat(fd))
+            yield fd
+        finally:
+            os.close(fd)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes from `offset`."""
+        with self.descriptor() as fd:
+            return self.read_fully(fd, offset, length)
+
+    def read_fully(self, fd: int, offset: int, length: int) -> bytes:
+        """Read from a lent descriptor; raise `SourceError` where the file ends early or the disk fails."""
+        parts = []
+        while length:
+            try:
+                part = os.pread(fd, length, offset)
+            except OSError as error:
+                raise SourceError(f"cannot read: {error.strerror}", source=self.name, offset=offset) from error
+            if not part:
+                raise SourceError(
+                    f"ends here, {length:,} bytes early; it was {self.size:,} bytes long when it was opened",
+                    source=self.name,
+                    offset=offset,
+                )
+            parts.append(part)
+            offset += len(part)
+            length -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def check_unchanged(self) -> None:
+        """Raise `SourceError` where path, size, times or inode differ from those at opening."""
+        with self.descriptor():
+            pass
+
+    def _compare(self, status: os.stat_result) -> None:
+        now = _stamp(status)
+        if now != self.stamp:
+            names = ("device", "inode", "size", "mtime", "ctime")
+            changed = ", ".join(name for name, old, new in zip(names, self.stamp, now, strict=True) if old != new)
+            raise SourceError(f"changed since it was opened ({changed}); start again", source=self.name)
+
+
+def open_local(path: Path) -> LocalSource:
+    """Open the regular file at `path`; raise `SourceError` where there is none or it may not be read."""
+    fd = _open(path)
+    try:
+        status = os.fstat(fd)
+    finally:
+        os.close(fd)
+    if stat.S_ISDIR(status.st_mode):
+        raise SourceError("is a directory; expected a file", source=str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise SourceError("is not a regular file (a pipe or a device cannot be read at offsets)", source=str(path))
+    return LocalSource(path=path, stamp=_stamp(status))
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, _OPEN_FLAGS)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise SourceError(f"cannot open: {reason}", source=str(path)) from error
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int, int, int]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

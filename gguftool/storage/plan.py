@@ -1,0 +1,125 @@
+"""A plan: the files to write, as head bytes plus copies of extents at offsets. Pure data; `execute` carries it out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguftool.errors import PlanError
+from gguftool.storage.source import Extent, Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """One extent and the offset that it gets in the output file."""
+
+    extent: Extent
+    offset: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputFile:
+    """`head` at offset 0, `copies` behind it in ascending order, zeros between them, `size` bytes in all."""
+
+    path: Path
+    head: bytes
+    copies: tuple[Copy, ...]
+    size: int
+
+    def __post_init__(self) -> None:
+        end = len(self.head)
+        for copy in self.copies:
+            if copy.offset < end:
+                raise PlanError(f"copies overlap at offset {copy.offset:,}", source=str(self.path))
+            end = copy.offset + copy.extent.length
+        if end > self.size:
+            raise PlanError(f"copies end at {end:,}, behind the file's end at {self.size:,}", source=str(self.path))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceUse:
+    """How many bytes a plan takes from one source."""
+
+    name: str
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What a plan would do, for people and for `--json`."""
+
+    outputs: tuple[tuple[str, int], ...]
+    uses: tuple[SourceUse, ...]
+    bytes_written: int
+    bytes_copied: int
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that is needed to write the outputs; `inputs` are all sources that they depend on, also by metadata.
+
+    `remarks` say what a user should know about the outcome. The first output is published last: of a shard set that is
+    the shard from which engines start.
+    """
+
+    outputs: tuple[OutputFile, ...]
+    inputs: tuple[Source, ...]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over targets, heads, copies and source identities: equal plans make equal bytes."""
+        digest = hashlib.sha256()
+        for part in self._fingerprint_parts():
+            data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
+            digest.update(len(data).to_bytes(8, "little") + data)
+        return digest.hexdigest()
+
+    def _fingerprint_parts(self) -> Iterator[str | bytes]:
+        for source in self.inputs:
+            yield source.identity
+        for output in self.outputs:
+            yield from (str(output.path), output.head, str(output.size))
+            for copy in output.copies:
+                extent = copy.extent
+                yield f"{extent.source.identity} {extent.offset} {extent.length} {copy.offset}"
+
+    def preview(self) -> Preview:
+        """Count what would be written and taken from where."""
+        uses: dict[str, int] = {}
+        for output in self.outputs:
+            for copy in output.copies:
+                name = copy.extent.source.name
+                uses[name] = uses.get(name, 0) + copy.extent.length
+        return Preview(
+            outputs=tuple((str(output.path), output.size) for output in self.outputs),
+            uses=tuple(SourceUse(name=name, nbytes=nbytes) for name, nbytes in uses.items()),
+            bytes_written=sum(output.size for output in self.outputs),
+            bytes_copied=sum(uses.values()),
+            remarks=self.remarks,
+        )
+
+
+def coalesce(copies: Iterable[Copy]) -> tuple[Copy, ...]:
+    """Join neighbouring copies that are neighbours in their source too: fewer and larger calls to the kernel."""
+    joined: list[Copy] = []
+    for copy in copies:
+        last = joined[-1] if joined else None
+        if (
+            last is not None
+            and last.extent.source == copy.extent.source
+            and last.extent.end == copy.extent.offset
+            and last.offset + last.extent.length == copy.offset
+        ):
+            extent = Extent(
+                source=copy.extent.source,
+                offset=last.extent.offset,
+                length=last.extent.length + copy.extent.length,
+            )
+            joined[-1] = Copy(extent=extent, offset=last.offset)
+        elif copy.extent.length:
+            joined.append(copy)
+    return tuple(joined)

@@ -1,0 +1,57 @@
+"""Where bytes come from: a `Source` is read at offsets, an `Extent` is a range of one.
+
+Positional reads only: no shared file position, so any number of threads may read one source.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Source(Protocol):
+    """Bytes that can be read at any offset."""
+
+    @property
+    def name(self) -> str:
+        """How the user knows it: a path or a URL without secrets."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+
+    @property
+    def identity(self) -> str:
+        """Changes when the bytes may have changed; covers place, size and time or ETag."""
+
+    @property
+    def file_id(self) -> tuple[int, int] | None:
+        """(device, inode) of a local file, by which two names are known to be one file."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes from `offset`; raise `SourceError` where they cannot be had."""
+
+    def descriptor(self) -> AbstractContextManager[int] | None:
+        """Lend an open read-only file descriptor for the kernel's copy calls, or None where there is none."""
+
+    def check_unchanged(self) -> None:
+        """Raise `SourceError` where the source is no longer what it was when it was opened."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """`length` bytes of `source` from `offset`."""
+
+    source: Source
+    offset: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """The offset behind the last byte."""
+        return self.offset + self.length
+
+    def read(self) -> bytes:
+        """Return all of its bytes: for small extents only."""
+        return self.source.read_at(self.offset, self.length)

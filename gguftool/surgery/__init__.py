@@ -1,0 +1,1 @@
+"""Models to plans: pure, no disk."""
