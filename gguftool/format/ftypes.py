@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gguftool.format.ggml import BOTH, IK, MAINLINE
+from gguftool.format.ggml import BOTH, IK, MAINLINE, find_type
 
 FILE_TYPE_KEY = "general.file_type"
 GUESSED = 1024  # flag that engines add to a number that they guessed
@@ -145,3 +145,11 @@ def find_ftypes(name: str) -> tuple[FType, ...]:
 def ftype_of_majority(tensor_type: str, engine: str) -> FType | None:
     """Return the file type that `engine` names a file by whose majority is `tensor_type`, None where it has none."""
     return next((f for f in _FTYPES if f.majority_of == tensor_type and engine in f.engines), None)
+
+
+def ftype_tensor_type(number: int) -> int | None:
+    """Return the id of the tensor type that file type `number` stands for, None where it stands for none."""
+    for ftype in _FTYPES:
+        if ftype.id == number & ~GUESSED and (traits := find_type(ftype.tensor_type)):
+            return traits.id
+    return None

@@ -1,0 +1,240 @@
+"""Hashes of models, and whether files are what a manifest or a tensors.map says.
+
+Three formats: tensors.map (sha256 of whole shards), the manifest of llama-gguf-hash (sha256 of each tensor's data,
+independent of head and layout, and of all data in header order), and what sha256sum writes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from gguftool.errors import FormatError, GGUFToolError, printable
+from gguftool.format.ggml import type_alias
+from gguftool.format.maps import MapEntry, parse_map
+from gguftool.model.maps import entry_of
+from gguftool.model.model import Model, ModelFile
+from gguftool.model.opening import open_model
+from gguftool.storage.digests import digest_all, whole
+from gguftool.storage.locate import open_source
+from gguftool.storage.source import Extent
+
+Progress = Callable[[int], object]
+_MAX_MANIFEST = 64 << 20  # bytes
+_LLAMA_LINE = re.compile(r"(?P<algorithm>[a-z0-9]+)\s+(?P<hex>[0-9a-f]+)\s\s(?P<name>.+)")
+_SUM_LINE = re.compile(r"(?P<hex>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hash:
+    """The sha256 of what `name` says: a file, ``FILE:TENSOR``, or ``FILE`` for all tensors' data in header order."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Whether `name` is as promised: `ok`, and what was found; `ok` is None where nothing could be compared."""
+
+    name: str
+    ok: bool | None
+    detail: str
+
+
+def hash_tensors(model: Model, jobs: int | None = None, progress: Progress = print) -> tuple[Hash, ...]:
+    """Hash each tensor's data, and all of it in header order (the last entry)."""
+    tensors = tuple(model.tensors.values())
+    name = os.path.basename(model.files[0].source.name)
+    every = [tensor.extent for tensor in tensors]
+    # The long one first: it keeps one core busy while the others go through the single tensors.
+    total, *singles = digest_all([every, *([extent] for extent in every)], jobs, progress)
+    hashes = [
+        Hash(name=f"{name}:{tensor.info.name}", sha256=sha256) for tensor, sha256 in zip(tensors, singles, strict=True)
+    ]
+    return (*hashes, Hash(name=name, sha256=total))
+
+
+def hash_files(model: Model, jobs: int | None = None, progress: Progress = print) -> tuple[Hash, ...]:
+    """Hash each file of the model as a whole."""
+    digests = digest_all([[whole(file.source)] for file in model.files], jobs, progress)
+    return tuple(Hash(name=file.source.name, sha256=hex) for file, hex in zip(model.files, digests, strict=True))
+
+
+def map_of(files: Sequence[ModelFile], sha256: Mapping[str, str]) -> tuple[MapEntry, ...]:
+    """Return the map of a per-tensor shard set; `sha256` by file name. The first shard has no line.
+
+    Raises `FormatError` where another shard holds not exactly one tensor: a map has one line a shard.
+    """
+    entries = []
+    for file in files[1:]:
+        if len(file.header.tensors) != 1:
+            raise FormatError(
+                f"holds {len(file.header.tensors)} tensors; a tensors.map is for sets of one tensor a shard",
+                source=file.source.name,
+            )
+        entries.append(_entry(file, sha256[file.source.name]))
+    return tuple(entries)
+
+
+def _entry(file: ModelFile, sha256: str) -> MapEntry:
+    from gguftool.model.model import tensors_of
+
+    (tensor,) = tensors_of(file.source, file.header)
+    return MapEntry(
+        file=os.path.basename(file.source.name),
+        sha256=sha256,
+        tensor=tensor.info.name,
+        shape=tensor.info.dims,
+        dtype=type_alias(tensor.info.type).lower(),
+        elements=tensor.info.elements,
+        nbytes=tensor.nbytes,
+    )
+
+
+# --- checking --------------------------------------------------------------------------------------------------------
+
+
+def verify_against_map(
+    files: Sequence[ModelFile], entries: tuple[MapEntry, ...], jobs: int | None, progress: Progress
+) -> tuple[Verdict, ...]:
+    """Compare each file that has a line with it: tensor, shape and type by its header, then sha256 of the file.
+
+    `bytes` and `elements` of a map are hints and not compared.
+    """
+    pairs = [(file, entry) for file in files if (entry := entry_of(file, entries)) is not None]
+    wrong = {file.source.name: said for file, entry in pairs if (said := _header_differs(file, entry))}
+    hashed = [(file, e) for file, e in pairs if e.sha256 is not None and file.source.name not in wrong]
+    digests = digest_all([[whole(file.source)] for file, _ in hashed], jobs, progress)
+    found = {file.source.name: hex for (file, _), hex in zip(hashed, digests, strict=True)}
+    return tuple(_map_verdict(file.source.name, entry, wrong, found) for file, entry in pairs)
+
+
+def _map_verdict(name: str, entry: MapEntry, wrong: Mapping[str, str], found: Mapping[str, str]) -> Verdict:
+    if name in wrong:
+        return Verdict(name=name, ok=False, detail=wrong[name])
+    if name not in found:
+        return Verdict(name=name, ok=None, detail="the map has no hash for it")
+    if found[name] == entry.sha256:
+        return Verdict(name=name, ok=True, detail="sha256 as in the map")
+    return Verdict(name=name, ok=False, detail=f"sha256 is {found[name]}, the map says {entry.sha256}")
+
+
+def _header_differs(file: ModelFile, entry: MapEntry) -> str | None:
+    infos = {info.name: info for info in file.header.tensors}
+    info = infos.get(entry.tensor)
+    if info is None:
+        return f"does not hold '{printable(entry.tensor)}', as the map says"
+    expected = entry.shape
+    while len(expected) > 1 and expected[-1] == 1:
+        expected = expected[:-1]
+    if info.shape != expected:
+        return f"'{printable(entry.tensor)}' has shape {info.shape}, the map says {expected}"
+    if entry.type_id is not None and entry.type_id != info.type:
+        return f"'{printable(entry.tensor)}' is {type_alias(info.type)}, the map says {printable(entry.dtype)}"
+    return None
+
+
+def verify_manifest(
+    manifest: str, model: Model | None, jobs: int | None = None, progress: Progress = print
+) -> tuple[Verdict, ...]:
+    """Check what the file `manifest` (tensors.map, llama-gguf-hash or sha256sum format) names.
+
+    Names are looked up beside the manifest; `model` overrides that for tensor hashes and maps. Raises `FormatError`
+    for a manifest of another format or algorithm.
+    """
+    source = open_source(manifest)
+    if source.size > _MAX_MANIFEST:
+        raise FormatError(f"{source.size:,} bytes; a manifest has at most {_MAX_MANIFEST:,}", source=manifest)
+    text = source.read_at(0, source.size).decode("utf-8", "surrogateescape")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    if not lines:
+        raise FormatError("holds no line", source=manifest)
+    if _SUM_LINE.fullmatch(lines[0]):
+        return _verify_sums(manifest, lines, jobs, progress)
+    if (match := _LLAMA_LINE.fullmatch(lines[0])) is not None:
+        if match["algorithm"] != "sha256":
+            raise FormatError(
+                f"its hashes are {match['algorithm']}; only sha256 is checked (llama-gguf-hash --sha256)", source=manifest
+            )
+        return _verify_tensors(manifest, lines, model, jobs, progress)
+    return _verify_map(manifest, parse_map(text, manifest), model, jobs, progress)
+
+
+def _verify_map(
+    manifest: str, entries: tuple[MapEntry, ...], model: Model | None, jobs: int | None, progress: Progress
+) -> tuple[Verdict, ...]:
+    folder = os.path.dirname(manifest)
+    if model is not None:
+        return _with_missing(entries, verify_against_map(model.files, entries, jobs, progress))
+    files, verdicts = [], []
+    for entry in entries:
+        name = os.path.join(folder, os.path.basename(entry.file))
+        try:
+            files += open_model(name, this_file_only=True).files
+        except GGUFToolError as error:
+            verdicts.append(Verdict(name=name, ok=False, detail=error.message))
+    return (*verdicts, *verify_against_map(files, entries, jobs, progress))
+
+
+def _with_missing(entries: Iterable[MapEntry], verdicts: tuple[Verdict, ...]) -> tuple[Verdict, ...]:
+    seen = {os.path.basename(verdict.name) for verdict in verdicts}
+    missing = [entry.file for entry in entries if entry.file not in seen]
+    gaps = (Verdict(name=name, ok=False, detail="is in the map but not in the model") for name in missing)
+    return (*verdicts, *gaps)
+
+
+def _verify_sums(
+    manifest: str, lines: Sequence[str], jobs: int | None, progress: Progress
+) -> tuple[Verdict, ...]:
+    folder = os.path.dirname(manifest)
+    wanted = _promised(manifest, lines, _SUM_LINE)
+    present, verdicts = {}, []
+    for name in wanted:
+        try:
+            present[name] = open_source(os.path.join(folder, name))
+        except GGUFToolError as error:
+            verdicts.append(Verdict(name=name, ok=False, detail=error.message))
+    digests = digest_all([[whole(source)] for source in present.values()], jobs, progress)
+    return (*verdicts, *_compared(wanted, dict(zip(present, digests, strict=True))))
+
+
+def _verify_tensors(
+    manifest: str, lines: Sequence[str], model: Model | None, jobs: int | None, progress: Progress
+) -> tuple[Verdict, ...]:
+    """Check ``FILE:TENSOR`` lines by the tensors' names, and the line of ``FILE`` against all data in order."""
+    wanted = _promised(manifest, lines, _LLAMA_LINE)
+    base = min(wanted, key=len)  # the line of the file itself is the shortest: the others add :TENSOR
+    model = model or open_model(os.path.join(os.path.dirname(manifest), base))
+    every = [tensor.extent for tensor in model.tensors.values()]
+    works: dict[str, list[Extent]] = {}
+    verdicts = []
+    for name in wanted:
+        tensor = model.tensors.get(name[len(base) + 1 :]) if name.startswith(base + ":") else None
+        if name == base:
+            works[name] = every
+        elif tensor is not None:
+            works[name] = [tensor.extent]
+        else:
+            verdicts.append(Verdict(name=name, ok=False, detail=f"is not in {printable(model.name)}"))
+    digests = digest_all(list(works.values()), jobs, progress)
+    return (*verdicts, *_compared(wanted, dict(zip(works, digests, strict=True))))
+
+
+def _promised(manifest: str, lines: Sequence[str], pattern: re.Pattern[str]) -> dict[str, str]:
+    promised = {}
+    for number, line in enumerate(lines, start=1):
+        match = pattern.fullmatch(line)
+        if match is None:
+            raise FormatError(f"cannot be read: {printable(line, 80)!r}", source=manifest, where=f"line {number}")
+        promised[match["name"]] = match["hex"].lower()
+    return promised
+
+
+def _compared(wanted: Mapping[str, str], found: Mapping[str, str]) -> Iterable[Verdict]:
+    for name, hex in found.items():
+        ok = hex == wanted[name]
+        detail = "sha256 as promised" if ok else f"sha256 is {hex}, promised was {wanted[name]}"
+        yield Verdict(name=name, ok=ok, detail=detail)

@@ -1,0 +1,107 @@
+"""tensors.map: one line a shard with its sha256, tensor, shape and type, as GGUF-Tool-Suite publishes them.
+
+    M-00002-of-00022.gguf:<sha256 of the file>:token_embd.weight:shape=(256, 272):dtype=q4_k:elements=69632:bytes=39168
+
+Fields 6 and 7 are hints: 11% of the published lines leave out the row metadata of ik types, and some count padding.
+A hash of zeros, or none, means that nobody has hashed that file. The first shard of a set is not in its map.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from gguftool.errors import FormatError, printable
+from gguftool.format.ggml import find_type
+
+MAX_LINES = 65_535  # a set has no more shards
+_SHAPE = re.compile(r"\(\s*(\d{1,19}(?:\s*,\s*\d{1,19})*)?\s*,?\s*\)")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapEntry:
+    """One line. `sha256` is of the whole shard file, None where it is not known; `shape` in ggml order."""
+
+    file: str
+    sha256: str | None
+    tensor: str
+    shape: tuple[int, ...]
+    dtype: str
+    elements: int
+    nbytes: int
+    imatrix: str | None = None
+
+    @property
+    def type_id(self) -> int | None:
+        """The id of `dtype`, None for a type that the table does not know."""
+        traits = find_type(self.dtype)
+        return traits.id if traits else None
+
+
+def parse_map(text: str, source: str) -> tuple[MapEntry, ...]:
+    """Read a map; lines of 7 or 8 fields. Raises one `FormatError` that names every line it cannot read."""
+    entries, problems = [], []
+    lines = text.removeprefix("\ufeff").splitlines()
+    if len(lines) > MAX_LINES:
+        raise FormatError(f"{len(lines):,} lines; a map has at most {MAX_LINES:,}", source=source)
+    for number, line in enumerate(lines, start=1):
+        if line.strip() and not line.startswith("#"):
+            entry = _parse_line(line.strip())
+            if isinstance(entry, str):
+                problems.append(f"line {number}: {entry}")
+            else:
+                entries.append(entry)
+    if problems:
+        more = f"; and {len(problems) - 10:,} more" if len(problems) > 10 else ""
+        raise FormatError(f"not a tensors.map: {'; '.join(problems[:10])}{more}", source=source)
+    return tuple(entries)
+
+
+def render_map(entries: Iterable[MapEntry]) -> str:
+    """Return the lines of a map; the inverse of `parse_map`. A name with ``:`` or a line break is a `FormatError`."""
+    return "".join(_render_line(entry) + "\n" for entry in entries)
+
+
+def _parse_line(line: str) -> MapEntry | str:
+    """Return the entry, or what is wrong with the line."""
+    fields = line.split(":")
+    if len(fields) not in (7, 8):
+        return f"{len(fields)} fields, expected 7 or 8 separated by ':' ({printable(line, 60)!r})"
+    file, sha256, tensor = fields[:3]
+    named = dict(field.partition("=")[::2] for field in fields[3:])
+    shape = _SHAPE.fullmatch(named.get("shape", ""))
+    numbers = named.get("elements", ""), named.get("bytes", "")
+    if shape is None or "dtype" not in named or not all(n.isascii() and n.isdigit() and len(n) < 20 for n in numbers):
+        return f"expected shape=(..):dtype=..:elements=N:bytes=N ({printable(line, 60)!r})"
+    known = _SHA256.fullmatch(sha256.lower()) is not None and set(sha256) != {"0"}
+    if sha256 and set(sha256) != {"0"} and not known:
+        return f"'{printable(sha256, 70)}' is not a sha256"
+    return MapEntry(
+        file=file,
+        sha256=sha256.lower() if known else None,
+        tensor=tensor,
+        shape=tuple(int(dim) for dim in (shape[1] or "").split(",") if dim.strip()),
+        dtype=named["dtype"].lower(),
+        elements=int(numbers[0]),
+        nbytes=int(numbers[1]),
+        imatrix=named.get("imatrix") or None,
+    )
+
+
+def _render_line(entry: MapEntry) -> str:
+    for text in (entry.file, entry.tensor):
+        if any(char in text for char in ":\r\n"):
+            raise FormatError(f"'{printable(text)}' holds ':' or a line break, which a tensors.map cannot say")
+    shape = f"({entry.shape[0]},)" if len(entry.shape) == 1 else f"({', '.join(map(str, entry.shape))})"
+    fields = [
+        entry.file,
+        entry.sha256 or "0" * 64,
+        entry.tensor,
+        f"shape={shape}",
+        f"dtype={entry.dtype.lower()}",
+        f"elements={entry.elements}",
+        f"bytes={entry.nbytes}",
+    ]
+    return ":".join([*fields, f"imatrix={entry.imatrix}"] if entry.imatrix else fields)

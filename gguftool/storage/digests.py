@@ -1,0 +1,67 @@
+"""sha256 of extents, on all cores: hashlib and file reads let other threads run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from gguftool.errors import SourceError
+from gguftool.storage.source import Extent, Source
+
+_BUFFER = 1 << 20  # bytes; larger ones leave the processor's cache and hash slower
+
+Progress = Callable[[int], object]
+
+
+def _no_progress(_nbytes: int) -> None:
+    return None
+
+
+def digest(extents: Iterable[Extent], progress: Progress = _no_progress) -> str:
+    """Return the sha256, in hex, of the bytes of `extents` one after the other.
+
+    Raises `SourceError` where they cannot be read.
+    """
+    sha256 = hashlib.sha256()
+    for extent in extents:
+        lent = extent.source.descriptor()
+        if lent is None:
+            for offset in range(0, extent.length, _BUFFER):
+                data = extent.source.read_at(extent.offset + offset, min(_BUFFER, extent.length - offset))
+                sha256.update(data)
+                progress(len(data))
+        else:
+            with lent as fd:
+                _update(sha256, fd, extent, progress)
+    return sha256.hexdigest()
+
+
+def digest_all(
+    works: Sequence[Sequence[Extent]], jobs: int | None = None, progress: Progress = _no_progress
+) -> tuple[str, ...]:
+    """Return the digest of each of `works`, in their order, `jobs` at a time (default: one a core)."""
+    with ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as pool:
+        return tuple(pool.map(lambda work: digest(work, progress), works))
+
+
+def whole(source: Source) -> Extent:
+    """Return all of a source as one extent."""
+    return Extent(source=source, offset=0, length=source.size)
+
+
+def _update(sha256: hashlib._Hash, fd: int, extent: Extent, progress: Progress) -> None:
+    buffer = memoryview(bytearray(min(_BUFFER, extent.length)))
+    offset, left = extent.offset, extent.length
+    while left:
+        try:
+            got = os.preadv(fd, [buffer[: min(len(buffer), left)]], offset)
+        except OSError as error:
+            raise SourceError(f"cannot read: {error.strerror}", source=extent.source.name, offset=offset) from error
+        if not got:
+            raise SourceError(f"ends here, {left:,} bytes early", source=extent.source.name, offset=offset)
+        sha256.update(buffer[:got])
+        progress(got)
+        offset += got
+        left -= got

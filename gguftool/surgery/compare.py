@@ -1,0 +1,60 @@
+"""Do these inputs belong to one model? Architecture, vocabulary, rope and shapes, all contradictions at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from gguftool.errors import printable
+from gguftool.format.header import KV, ValueType
+from gguftool.model.model import Model
+from gguftool.surgery.inputs import Input
+
+# Vocabulary that embeddings and tensors depend on. Special token ids and templates differ between publishers of one
+# model and change no tensor, so the metadata donor's are taken.
+_VOCABULARY = frozenset(
+    "tokenizer.ggml." + name for name in ("model", "pre", "tokens", "merges", "scores", "token_type")
+)
+_ARCHITECTURE = "general.architecture"
+
+
+def contradictions(donor: Model, inputs: Sequence[Input], allowed: Collection[str]) -> Iterator[str]:
+    """Yield what in the inputs' metadata contradicts `donor`'s; keys that only one side has do not."""
+    architecture = donor.get(_ARCHITECTURE)
+    prefix = f"{architecture.value()}." if architecture and architecture.type is ValueType.STRING else None
+    ours = {kv.key: kv for kv in donor.kvs if _matters(kv.key, prefix)}
+    for source in inputs:
+        if source.model is donor:
+            continue
+        for theirs in source.model.kvs:
+            mine = ours.get(theirs.key)
+            if mine is not None and theirs.key not in allowed and (mine.type, mine.raw) != (theirs.type, theirs.raw):
+                yield (
+                    f"{printable(theirs.key)} differs: {_shown(mine)} in {donor.name}, {_shown(theirs)} in "
+                    f"{source.name} (--allow-kv-mismatch {printable(theirs.key)} lets it pass)"
+                )
+
+
+def shape_conflicts(reference: Model, names: Sequence[str], inputs: Sequence[Input]) -> Iterator[str]:
+    """Yield tensors whose shape (trailing ones ignored) is not that of `reference`."""
+    for source in inputs:
+        for name in names:
+            tensor, expected = source.model.tensors.get(name), reference.tensors.get(name)
+            if tensor is not None and expected is not None and tensor.info.shape != expected.info.shape:
+                yield (
+                    f"'{printable(name)}' is {_dims(tensor.info.shape)} in {source.name}, "
+                    f"{_dims(expected.info.shape)} in {reference.name}"
+                )
+
+
+def _matters(key: str, prefix: str | None) -> bool:
+    return key == _ARCHITECTURE or key in _VOCABULARY or (prefix is not None and key.startswith(prefix))
+
+
+def _shown(kv: KV) -> str:
+    if kv.type is ValueType.ARRAY:
+        return f"an array of {kv.count:,}"
+    return printable(str(kv.value()), 60)
+
+
+def _dims(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "a scalar"

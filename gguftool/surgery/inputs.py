@@ -1,0 +1,89 @@
+"""The inputs of a mix: models with the labels under which a recipe may know them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from gguftool.errors import PlanError, listed, printable
+from gguftool.format.labels import is_label_of, label_of_name, normal_label
+from gguftool.model.maps import find_maps
+from gguftool.model.model import Model
+from gguftool.model.opening import open_models
+
+_LABELLED = re.compile(r"(?P<label>[A-Za-z0-9_.+-]+)=(?P<spec>.+)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """One model to take tensors from; `labels` are normalized, the most telling first."""
+
+    model: Model
+    labels: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """How messages call it."""
+        return self.model.name
+
+    def is_labelled(self, type_id: int) -> bool:
+        """Whether its label, by whatever it got it, is tensor type `type_id`."""
+        return any(is_label_of(label, type_id) for label in self.labels)
+
+
+def open_inputs(arguments: Sequence[str]) -> tuple[Input, ...]:
+    """Open ``MODEL`` and ``LABEL=MODEL`` arguments, in their order; a file named twice counts once.
+
+    Neighbouring arguments without a label are pooled, so that a glob that the shell expanded is one input.
+    """
+    inputs: list[Input] = []
+    seen: set[object] = set()
+    for label, specs in _runs(arguments):
+        for model in open_models(*specs):
+            files = {source.file_id or source.identity for source in model.sources}
+            if not files <= seen:
+                seen |= files
+                inputs.append(Input(model=model, labels=tuple(_labels(label, model))))
+    return tuple(inputs)
+
+
+def find_input(inputs: Iterable[Input], label: str) -> Input:
+    """Return the first input under `label`; `PlanError` lists the labels there are."""
+    inputs = tuple(inputs)
+    for candidate in inputs:
+        if normal_label(label) in candidate.labels:
+            return candidate
+    known = sorted({known for candidate in inputs for known in candidate.labels})
+    raise PlanError(f"no input is labelled '{printable(label)}'; the labels are {listed(known) or 'none'}")
+
+
+def _runs(arguments: Sequence[str]) -> Iterator[tuple[str | None, list[str]]]:
+    """Group neighbouring arguments without a label; each labelled one stands alone."""
+    pending: list[str] = []
+    for argument in arguments:
+        match = None if os.path.lexists(argument) else _LABELLED.fullmatch(argument)
+        if match is None:
+            pending.append(argument)
+            continue
+        if pending:
+            yield None, pending
+            pending = []
+        yield match["label"], [match["spec"]]
+    if pending:
+        yield None, pending
+
+
+def _labels(explicit: str | None, model: Model) -> Iterator[str]:
+    if explicit is not None:
+        yield normal_label(explicit)
+    by_name = label_of_name(model.files[0].source.name)
+    if by_name is not None:
+        yield by_name
+    maps = find_maps(model)
+    if len(maps) == 1:  # several maps beside one set mean a mix, which has no label of its own
+        entries = next(iter(maps.values()))
+        by_map = label_of_name(entries[0].file) if entries else None
+        if by_map is not None:
+            yield by_map

@@ -1,0 +1,195 @@
+"""Choosing, for every tensor of the output, the input that it comes from.
+
+Without a recipe each tensor must come from exactly one input.  With one, the recipe's type is looked for in this order:
+an input that has the tensor in exactly that type; an input whose label is that type; for tensors that no engine
+quantizes, the type that the inputs agree on; and where the user allows it, the type that llama-quantize would have
+fallen back to.  All but the first are said.  Problems are collected, and reported at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gguftool.errors import PlanError, listed, printable
+from gguftool.format.fallback import fallback_type
+from gguftool.format.ggml import TYPES, find_type, type_alias
+from gguftool.format.recipe import Recipe, Rule
+from gguftool.model.model import Tensor
+from gguftool.surgery.inputs import Input, find_input
+from gguftool.surgery.truth import Chosen
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MixOptions:
+    """`strict`: only exact types; `allow_fallback`: also the type that llama-quantize would have fallen back to."""
+
+    strict: bool = False
+    allow_fallback: bool = False
+
+
+@dataclass(slots=True)
+class _Notes:
+    """What is said of the choices, grouped: reason -> tensor names."""
+
+    problems: dict[str, list[str]] = field(default_factory=dict)
+    remarks: dict[str, list[str]] = field(default_factory=dict)
+
+    def problem(self, reason: str, name: str) -> None:
+        self.problems.setdefault(reason, []).append(name)
+
+    def remark(self, reason: str, name: str) -> None:
+        self.remarks.setdefault(reason, []).append(name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mix:
+    """The choice for every name, what to remark, and what is wrong (then some names have no choice)."""
+
+    chosen: Mapping[str, Chosen]
+    remarks: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def choose(names: Sequence[str], inputs: Sequence[Input], recipe: Recipe | None, options: MixOptions) -> Mix:
+    """Choose an input for each of `names`."""
+    notes = _Notes()
+    holders = {name: [source for source in inputs if name in source.model.tensors] for name in names}
+    chosen: dict[str, Chosen] = {}
+    for name in names:
+        choice = _only(name, holders[name], notes) if recipe is None else None
+        if recipe is not None:
+            choice = _by_recipe(name, holders[name], inputs, recipe, options, notes)
+        if choice is not None:
+            chosen[name] = Chosen(tensor=choice.model.tensors[name], model=choice.model)
+    if recipe is not None:
+        _note_idle_rules(recipe, names, notes)
+    return Mix(chosen=chosen, remarks=_grouped(notes.remarks), problems=_grouped(notes.problems))
+
+
+def _only(name: str, holders: Sequence[Input], notes: _Notes) -> Input | None:
+    if len(holders) == 1:
+        return holders[0]
+    if not holders:
+        notes.problem("in no input", name)
+    else:
+        where = listed([holder.name for holder in holders])
+        notes.problem(f"in several inputs ({where}); a --recipe chooses", name)
+    return None
+
+
+def _by_recipe(
+    name: str, holders: Sequence[Input], inputs: Sequence[Input], recipe: Recipe, options: MixOptions, notes: _Notes
+) -> Input | None:
+    rule = recipe.match(name)
+    if not holders:
+        notes.problem("in no input", name)
+    elif rule is None:
+        notes.problem("matched by no rule of the recipe", name)
+    elif rule.label is not None:
+        return _by_label(name, rule.label, inputs, notes)
+    elif rule.type_id is not None:
+        return _by_type(name, rule.type_id, holders, options, notes)
+    else:
+        notes.problem(f"'{printable(rule.target)}' in line {rule.line} is no type", name)
+    return None
+
+
+def _by_label(name: str, label: str, inputs: Sequence[Input], notes: _Notes) -> Input | None:
+    try:
+        picked = find_input(inputs, label)
+    except PlanError as error:
+        notes.problem(error.message, name)
+        return None
+    if name in picked.model.tensors:
+        return picked
+    notes.problem(f"not in the input @{printable(label)} ({picked.name})", name)
+    return None
+
+
+def _by_type(
+    name: str, type_id: int, holders: Sequence[Input], options: MixOptions, notes: _Notes
+) -> Input | None:
+    wanted = type_alias(type_id)
+    exact = _having(name, type_id, holders)
+    if exact:
+        if len(exact) > 1:
+            notes.remark(f"{wanted} is in {listed([e.name for e in exact])}; taken from the first", name)
+        return exact[0]
+    second = _second_best(name, type_id, holders)
+    if second is not None:
+        source, why = second
+        found = type_alias(source.model.tensors[name].info.type)
+        if options.strict:
+            notes.problem(f"no input has it as {wanted}; {why} has {found}, which --strict forbids", name)
+            return None
+        notes.remark(f"wanted {wanted}, taken as {found} from {why}", name)
+        return source
+    if options.allow_fallback:
+        fallen = _fallen_back(name, type_id, holders)
+        if fallen is not None:
+            found = type_alias(fallen.model.tensors[name].info.type)
+            notes.remark(f"wanted {wanted}, rows are too short for it; taken as the fallback {found}", name)
+            return fallen
+    there = listed(sorted({type_alias(holder.model.tensors[name].info.type) for holder in holders}))
+    notes.problem(f"no input has it as {wanted}; there is {there}", name)
+    return None
+
+
+def _having(name: str, type_id: int, holders: Iterable[Input]) -> list[Input]:
+    return [holder for holder in holders if holder.model.tensors[name].info.type == type_id]
+
+
+def _second_best(name: str, type_id: int, holders: Sequence[Input]) -> tuple[Input, str] | None:
+    """Return an input whose label is the type, or any where no engine quantizes the tensor and all agree."""
+    for holder in holders:
+        if holder.is_labelled(type_id):
+            return holder, f"the input labelled {type_alias(type_id)} ({holder.name})"
+    types = {holder.model.tensors[name].info.type for holder in holders}
+    if len(types) == 1 and is_never_quantized(holders[0].model.tensors[name]):
+        return holders[0], "every input (no engine quantizes it)"
+    return None
+
+
+def is_never_quantized(tensor: Tensor) -> bool:
+    """Whether llama-quantize leaves the tensor alone: one dimension, norms, routers.
+
+    Source: llama.cpp src/llama-quant.cpp (tensor_allows_quantization).
+    """
+    name = tensor.info.name
+    return len(tensor.info.shape) < 2 or "_norm.weight" in name or "ffn_gate_inp" in name
+
+
+def _fallen_back(name: str, type_id: int, holders: Sequence[Input]) -> Input | None:
+    """Return the input that has the type which an engine's llama-quantize takes for rows too short for `type_id`."""
+    ne0 = holders[0].model.tensors[name].info.dims[0]
+    traits = TYPES[type_id]
+    for engine in traits.engines:
+        fallen = fallback_type(traits.name, ne0, engine)
+        found = find_type(fallen) if fallen else None
+        having = _having(name, found.id, holders) if found else []
+        if having:
+            return having[0]
+    return None
+
+
+def _note_idle_rules(recipe: Recipe, names: Sequence[str], notes: _Notes) -> None:
+    """A rule that matches no tensor is a problem; one whose tensors earlier rules took is remarked."""
+    used = {id(rule) for name in names if (rule := recipe.match(name)) is not None}
+    for rule in recipe.rules:
+        if id(rule) in used:
+            continue
+        if any(rule.matches(name) for name in names):
+            notes.remark("every tensor that this rule matches is taken by an earlier rule", _rule_text(rule))
+        else:
+            notes.problem("this rule matches no tensor", _rule_text(rule))
+
+
+def _rule_text(rule: Rule) -> str:
+    return f"line {rule.line}: {rule.pattern}={rule.target}"
+
+
+def _grouped(reasons: Mapping[str, list[str]]) -> tuple[str, ...]:
+    return tuple(f"{listed(names, _SHOWN)}: {reason}" for reason, names in reasons.items())

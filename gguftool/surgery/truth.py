@@ -1,0 +1,122 @@
+"""True metadata: what a file says of its own quantization after its tensors were chosen from several sources.
+
+Everything else comes from the metadata donor, byte for byte.  Where all tensors come from the donor, nothing changes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gguftool.format.ftypes import FILE_TYPE_KEY, ftype_name, ftype_of_majority, ftype_tensor_type
+from gguftool.format.ggml import IK, MAINLINE, TYPES
+from gguftool.format.header import INTEGERS, KV, ByteOrder, ValueType, find_kv, make_kv
+from gguftool.model.model import Model, Tensor
+from gguftool.surgery.common import without_layout_keys
+
+QUANTIZATION_VERSION_KEY = "general.quantization_version"
+QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION in ggml/include/ggml.h of both engines
+IMATRIX_PREFIX = "quantize.imatrix."
+# llama-quantize gives these their own types in most mixes, so they do not speak for the whole.
+_NO_VOTE = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """One tensor of the output and the model that it comes from."""
+
+    tensor: Tensor
+    model: Model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrueMetadata:
+    """The output's metadata, and what was changed against the donor's."""
+
+    kvs: tuple[KV, ...]
+    remarks: tuple[str, ...]
+
+
+def majority_type(tensors: Iterable[Tensor]) -> int | None:
+    """Return the type id that most elements have, over tensors of two and more dimensions but for the embeddings."""
+    votes: Counter[int] = Counter()
+    for tensor in tensors:
+        if len(tensor.info.shape) > 1 and tensor.info.name not in _NO_VOTE:
+            votes[tensor.info.type] += tensor.info.elements
+    return max(votes, key=lambda type_id: (votes[type_id], -type_id), default=None)
+
+
+def true_metadata(donor: Model, chosen: Sequence[Chosen], *, keep_file_type: bool = False) -> TrueMetadata:
+    """Return `donor`'s metadata, made true for a file that holds the `chosen` tensors."""
+    kvs = without_layout_keys(donor.kvs)
+    if all(choice.model is donor for choice in chosen):
+        return TrueMetadata(kvs=kvs, remarks=())
+    remarks: list[str] = []
+    if not keep_file_type:
+        kvs = _with_file_type(kvs, donor, chosen, remarks)
+    kvs = _with_quantization_version(kvs, donor.byte_order, chosen)
+    kvs = _with_imatrix(kvs, donor, chosen, remarks)
+    return TrueMetadata(kvs=kvs, remarks=tuple(remarks))
+
+
+def _with_file_type(kvs: tuple[KV, ...], donor: Model, chosen: Sequence[Chosen], remarks: list[str]) -> tuple[KV, ...]:
+    old = find_kv(kvs, FILE_TYPE_KEY)
+    majority = majority_type(choice.tensor for choice in chosen)
+    if old is None or majority is None or majority == _donor_majority(donor, old):
+        return kvs
+    name = TYPES[majority].name if majority in TYPES else f"type#{majority}"
+    ik_only = any(
+        choice.tensor.info.type in TYPES and TYPES[choice.tensor.info.type].engines == IK for choice in chosen
+    )
+    ftype = ftype_of_majority(name, (IK if ik_only else MAINLINE)[0])
+    said = ftype_name(old.value()) if old.type in INTEGERS else "no number"
+    if ftype is None:
+        remarks.append(f"{FILE_TYPE_KEY} left out (it was {said}): no file type stands for a majority of {name}")
+        return tuple(kv for kv in kvs if kv.key != FILE_TYPE_KEY)
+    if old.type is ValueType.UINT32 and old.value() == ftype.id:
+        return kvs
+    remarks.append(f"{FILE_TYPE_KEY} is now {ftype.id} ({ftype.name}), it was {said}: most elements are {name}")
+    return _with(kvs, make_kv(FILE_TYPE_KEY, ValueType.UINT32, ftype.id, byte_order=donor.byte_order))
+
+
+def _donor_majority(donor: Model, file_type: KV) -> int | None:
+    """Return the donor's majority type; of one without all its tensors, the type that its file type stands for."""
+    if donor.is_complete and donor.tensors:
+        return majority_type(donor.tensors.values())
+    return ftype_tensor_type(file_type.value()) if file_type.type in INTEGERS else None
+
+
+def _with_quantization_version(kvs: tuple[KV, ...], order: ByteOrder, chosen: Sequence[Chosen]) -> tuple[KV, ...]:
+    old = find_kv(kvs, QUANTIZATION_VERSION_KEY)
+    if not any(_is_quantized(choice.tensor) for choice in chosen) or (
+        old is not None and old.type in INTEGERS and old.value() == QUANTIZATION_VERSION
+    ):
+        return kvs
+    return _with(kvs, make_kv(QUANTIZATION_VERSION_KEY, ValueType.UINT32, QUANTIZATION_VERSION, byte_order=order))
+
+
+def _with_imatrix(kvs: tuple[KV, ...], donor: Model, chosen: Sequence[Chosen], remarks: list[str]) -> tuple[KV, ...]:
+    """Take `quantize.imatrix.*` from the one model that all quantized tensors come from, else drop it."""
+    makers = {id(choice.model): choice.model for choice in chosen if _is_quantized(choice.tensor)}
+    if list(makers.values()) == [donor] or not makers:
+        return kvs
+    rest = tuple(kv for kv in kvs if not kv.key.startswith(IMATRIX_PREFIX))
+    if len(makers) == 1:
+        maker = next(iter(makers.values()))
+        return (*rest, *(kv for kv in maker.kvs if kv.key.startswith(IMATRIX_PREFIX)))
+    if any(kv.key.startswith(IMATRIX_PREFIX) for maker in (donor, *makers.values()) for kv in maker.kvs):
+        remarks.append(f"{IMATRIX_PREFIX}* left out: the quantized tensors come from {len(makers)} models")
+    return rest
+
+
+def _is_quantized(tensor: Tensor) -> bool:
+    traits = TYPES.get(tensor.info.type)
+    return traits is None or traits.is_quantized
+
+
+def _with(kvs: tuple[KV, ...], new: KV) -> tuple[KV, ...]:
+    """Put `new` in the place of the entry under its key, or at the end."""
+    if find_kv(kvs, new.key) is None:
+        return (*kvs, new)
+    return tuple(new if kv.key == new.key else kv for kv in kvs)
