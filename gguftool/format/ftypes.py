@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gguftool.format.ggml import BOTH, IK, MAINLINE
+from gguftool.errors import printable
+from gguftool.format.ggml import BOTH, IK, MAINLINE, nearest_types
 
 FILE_TYPE_KEY = "general.file_type"
 GUESSED = 1024  # flag that engines add to a number that they guessed
@@ -145,3 +146,14 @@ def find_ftypes(name: str) -> tuple[FType, ...]:
 def ftype_of_majority(tensor_type: str, engine: str) -> FType | None:
     """Return the file type that `engine` names a file by whose majority is `tensor_type`, None where it has none."""
     return next((f for f in _FTYPES if f.majority_of == tensor_type and engine in f.engines), None)
+
+
+def no_such_type(name: str) -> str:
+    """Say that `name` is no tensor type, what it is instead, and what is meant perhaps."""
+    said = f"there is no tensor type '{printable(name)}'"
+    ftypes = find_ftypes(name)
+    if ftypes:
+        main = ", ".join(dict.fromkeys(ftype.tensor_type for ftype in ftypes if ftype.tensor_type))
+        said += f": it is a file type of llama-quantize, a mix whose tensors are mostly {main}"
+    near = nearest_types(name)
+    return f"{said}; nearest: {', '.join(traits.alias for traits in near)}" if near else f"{said}; see 'gguftool types'"
