@@ -17,11 +17,10 @@ from gguftool.format.maps import MapEntry, parse_map
 from gguftool.model.maps import entry_of
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.opening import open_model
-from gguftool.storage.digests import digest_all, whole
+from gguftool.storage.digests import Progress, digest_all, no_progress, whole
 from gguftool.storage.locate import open_source
 from gguftool.storage.source import Extent
 
-Progress = Callable[[int], object]
 _MAX_MANIFEST = 64 << 20  # bytes
 _LLAMA_LINE = re.compile(r"(?P<algorithm>[a-z0-9]+)\s+(?P<hex>[0-9a-f]+)\s\s(?P<name>.+)")
 _SUM_LINE = re.compile(r"(?P<hex>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
@@ -44,7 +43,7 @@ class Verdict:
     detail: str
 
 
-def hash_tensors(model: Model, jobs: int | None = None, progress: Progress = print) -> tuple[Hash, ...]:
+def hash_tensors(model: Model, jobs: int | None = None, progress: Progress = no_progress) -> tuple[Hash, ...]:
     """Hash each tensor's data, and all of it in header order (the last entry)."""
     tensors = tuple(model.tensors.values())
     name = os.path.basename(model.files[0].source.name)
@@ -57,7 +56,7 @@ def hash_tensors(model: Model, jobs: int | None = None, progress: Progress = pri
     return (*hashes, Hash(name=name, sha256=total))
 
 
-def hash_files(model: Model, jobs: int | None = None, progress: Progress = print) -> tuple[Hash, ...]:
+def hash_files(model: Model, jobs: int | None = None, progress: Progress = no_progress) -> tuple[Hash, ...]:
     """Hash each file of the model as a whole."""
     digests = digest_all([[whole(file.source)] for file in model.files], jobs, progress)
     return tuple(Hash(name=file.source.name, sha256=hex) for file, hex in zip(model.files, digests, strict=True))
@@ -138,7 +137,7 @@ def _header_differs(file: ModelFile, entry: MapEntry) -> str | None:
 
 
 def verify_manifest(
-    manifest: str, model: Model | None, jobs: int | None = None, progress: Progress = print
+    manifest: str, model: Model | None, jobs: int | None = None, progress: Progress = no_progress
 ) -> tuple[Verdict, ...]:
     """Check what the file `manifest` (tensors.map, llama-gguf-hash or sha256sum format) names.
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gguftool.format.ggml import BOTH, IK, MAINLINE, find_type
+from gguftool.errors import printable
+from gguftool.format.ggml import BOTH, IK, MAINLINE, find_type, nearest_types
 
 FILE_TYPE_KEY = "general.file_type"
 GUESSED = 1024  # flag that engines add to a number that they guessed
@@ -153,3 +154,14 @@ def ftype_tensor_type(number: int) -> int | None:
         if ftype.id == number & ~GUESSED and (traits := find_type(ftype.tensor_type)):
             return traits.id
     return None
+
+
+def no_such_type(name: str) -> str:
+    """Say that `name` is no tensor type, what it is instead, and what is meant perhaps."""
+    said = f"there is no tensor type '{printable(name)}'"
+    ftypes = find_ftypes(name)
+    if ftypes:
+        main = ", ".join(dict.fromkeys(ftype.tensor_type for ftype in ftypes if ftype.tensor_type))
+        said += f": it is a file type of llama-quantize, a mix whose tensors are mostly {main}"
+    near = nearest_types(name)
+    return f"{said}; nearest: {', '.join(traits.alias for traits in near)}" if near else f"{said}; see 'gguftool types'"

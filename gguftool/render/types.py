@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gguftool.errors import PlanError, printable
-from gguftool.format.ftypes import find_ftypes
-from gguftool.format.ggml import TYPES, TypeTraits, claims, find_type, nearest_types
+from gguftool.errors import PlanError
+from gguftool.format.ftypes import no_such_type
+from gguftool.format.ggml import TYPES, TypeTraits, claims, find_type
 from gguftool.render.table import Table, columns
 
 
@@ -34,7 +34,7 @@ def type_rows(name: str | None = None) -> tuple[TypeRow, ...]:
         return tuple(_row(traits) for traits in TYPES.values() if traits.in_files)
     traits = find_type(name)
     if traits is None:
-        raise PlanError(_no_such_type(name))
+        raise PlanError(no_such_type(name))
     return (_row(traits),)
 
 
@@ -88,14 +88,3 @@ def _row(traits: TypeTraits) -> TypeRow:
         repack_of=traits.repack_of,
         also_claimed_by=tuple(f"{claim.name} ({claim.holder})" for claim in claims(traits.id)),
     )
-
-
-def _no_such_type(name: str) -> str:
-    """Say that `name` is no tensor type, what it is instead, and what is meant perhaps."""
-    said = f"there is no tensor type '{printable(name)}'"
-    ftypes = find_ftypes(name)
-    if ftypes:
-        main = ", ".join(dict.fromkeys(ftype.tensor_type for ftype in ftypes if ftype.tensor_type))
-        said += f": it is a file type of llama-quantize, a mix whose tensors are mostly {main}"
-    near = nearest_types(name)
-    return f"{said}; nearest: {', '.join(traits.alias for traits in near)}" if near else f"{said}; see 'gguftool types'"

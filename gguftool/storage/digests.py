@@ -15,11 +15,11 @@ _BUFFER = 1 << 20  # bytes; larger ones leave the processor's cache and hash slo
 Progress = Callable[[int], object]
 
 
-def _no_progress(_nbytes: int) -> None:
+def no_progress(_nbytes: int) -> None:
     return None
 
 
-def digest(extents: Iterable[Extent], progress: Progress = _no_progress) -> str:
+def digest(extents: Iterable[Extent], progress: Progress = no_progress) -> str:
     """Return the sha256, in hex, of the bytes of `extents` one after the other.
 
     Raises `SourceError` where they cannot be read.
@@ -39,7 +39,7 @@ def digest(extents: Iterable[Extent], progress: Progress = _no_progress) -> str:
 
 
 def digest_all(
-    works: Sequence[Sequence[Extent]], jobs: int | None = None, progress: Progress = _no_progress
+    works: Sequence[Sequence[Extent]], jobs: int | None = None, progress: Progress = no_progress
 ) -> tuple[str, ...]:
     """Return the digest of each of `works`, in their order, `jobs` at a time (default: one a core)."""
     with ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as pool:

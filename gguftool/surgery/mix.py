@@ -56,16 +56,18 @@ class Mix:
 def choose(names: Sequence[str], inputs: Sequence[Input], recipe: Recipe | None, options: MixOptions) -> Mix:
     """Choose an input for each of `names`."""
     notes = _Notes()
-    holders = {name: [source for source in inputs if name in source.model.tensors] for name in names}
+    rules = None if recipe is None else recipe.assign(names)
     chosen: dict[str, Chosen] = {}
     for name in names:
-        choice = _only(name, holders[name], notes) if recipe is None else None
-        if recipe is not None:
-            choice = _by_recipe(name, holders[name], inputs, recipe, options, notes)
+        holders = [source for source in inputs if name in source.model.tensors]
+        if rules is None:
+            choice = _only(name, holders, notes)
+        else:
+            choice = _by_rule(name, rules[name], holders, inputs, options, notes)
         if choice is not None:
             chosen[name] = Chosen(tensor=choice.model.tensors[name], model=choice.model)
-    if recipe is not None:
-        _note_idle_rules(recipe, names, notes)
+    if recipe is not None and rules is not None:
+        _note_idle_rules(recipe, rules, notes)
     return Mix(chosen=chosen, remarks=_grouped(notes.remarks), problems=_grouped(notes.problems))
 
 
@@ -80,10 +82,14 @@ def _only(name: str, holders: Sequence[Input], notes: _Notes) -> Input | None:
     return None
 
 
-def _by_recipe(
-    name: str, holders: Sequence[Input], inputs: Sequence[Input], recipe: Recipe, options: MixOptions, notes: _Notes
+def _by_rule(
+    name: str,
+    rule: Rule | None,
+    holders: Sequence[Input],
+    inputs: Sequence[Input],
+    options: MixOptions,
+    notes: _Notes,
 ) -> Input | None:
-    rule = recipe.match(name)
     if not holders:
         notes.problem("in no input", name)
     elif rule is None:
@@ -175,13 +181,13 @@ def _fallen_back(name: str, type_id: int, holders: Sequence[Input]) -> Input | N
     return None
 
 
-def _note_idle_rules(recipe: Recipe, names: Sequence[str], notes: _Notes) -> None:
+def _note_idle_rules(recipe: Recipe, rules: Mapping[str, Rule | None], notes: _Notes) -> None:
     """A rule that matches no tensor is a problem; one whose tensors earlier rules took is remarked."""
-    used = {id(rule) for name in names if (rule := recipe.match(name)) is not None}
+    used = {id(rule) for rule in rules.values()}
     for rule in recipe.rules:
         if id(rule) in used:
             continue
-        if any(rule.matches(name) for name in names):
+        if any(rule.matches(name) for name in rules):
             notes.remark("every tensor that this rule matches is taken by an earlier rule", _rule_text(rule))
         else:
             notes.problem("this rule matches no tensor", _rule_text(rule))

@@ -1,0 +1,121 @@
+"""Regular expressions as recipes write them: bash's extended ones, searched unanchored in tensor names.
+
+What the tools of the field share with Python's `re` is written alike; the rest is translated: POSIX classes
+(``[[:digit:]]``), ``.`` that matches any character, ``$`` that means the very end.
+
+Patterns come from strangers and `re` backtracks.  So lengths are bounded, and a repeat of a group that can match in
+several ways, whose time doubles with each character (``(a*)*``, ``(a|aa)+``), is refused.  What is left, such as
+``a*a*a*b``, takes at worst a power of the name's length, and engines refuse names of 64 bytes and more.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from functools import lru_cache
+
+MAX_PATTERN = 4096  # characters; the longest of 15,000 published rules has a few hundred
+
+_CLASSES = {
+    "alnum": "0-9A-Za-z",
+    "alpha": "A-Za-z",
+    "blank": r" \t",
+    "cntrl": r"\x00-\x1f\x7f",
+    "digit": "0-9",
+    "graph": r"\x21-\x7e",
+    "lower": "a-z",
+    "print": r"\x20-\x7e",
+    "punct": r"\x21-\x2f\x3a-\x40\x5b-\x60\x7b-\x7e",
+    "space": r"\s",
+    "upper": "A-Z",
+    "word": r"\w",
+    "xdigit": "0-9A-Fa-f",
+}
+_TOKEN = re.compile(
+    r"""
+      (?P<escaped>\\.)
+    | (?P<set>\[\^?\]?(?:\\.|\[:[a-z]*:\]|[^\]\\])*\])
+    | (?P<open>\((?:\?[a-zA-Z:=!<]+)?)
+    | (?P<close>\))
+    | (?P<repeat>[*+]|\{[0-9]*,[0-9]*\}|\{[0-9]+\})
+    | (?P<choice>[?|])
+    | (?P<end>\$)
+    | (?P<other>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_POSIX_CLASS = re.compile(r"\[:([a-z]*):\]")
+
+
+class BadPatternError(ValueError):
+    """A pattern that is no regular expression, or one that could run for ever; its text says why."""
+
+
+@lru_cache(maxsize=16384)
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile a pattern of a recipe for Python's `re`; use its ``search``.
+
+    Raises `BadPatternError`.
+    """
+    if len(pattern) > MAX_PATTERN:
+        raise BadPatternError(f"has {len(pattern):,} characters, more than {MAX_PATTERN:,}")
+    translated = translate(pattern)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # `re` warns of sets that other languages read otherwise
+            return re.compile(translated, re.DOTALL)
+    except re.error as error:
+        raise BadPatternError(f"is not a regular expression ({error.msg})") from None
+    except (OverflowError, RecursionError):
+        raise BadPatternError("repeats or nests too often") from None
+
+
+def translate(pattern: str) -> str:
+    """Return `pattern` in the words of Python's `re`.
+
+    Raises `BadPatternError` for an unknown POSIX class, and for a repeat of a group that can match in several ways.
+    """
+    out: list[str] = []
+    ways = [False]  # for each open group: whether what stands in it can match in several ways
+    closed = False  # whether the token before closed such a group
+    for token in _TOKEN.finditer(pattern):
+        text, kind = token[0], token.lastgroup
+        if kind == "repeat" and closed:
+            raise BadPatternError("repeats a group that holds a repeat or a choice, which can take for ever")
+        closed = False
+        if kind in ("repeat", "choice"):
+            ways[-1] = True
+        elif kind == "open":
+            ways.append(False)
+        elif kind == "close" and len(ways) > 1:
+            closed = ways.pop()
+            ways[-1] |= closed
+        out.append(_python_form(kind, text))
+    return "".join(out)
+
+
+def _python_form(kind: str | None, text: str) -> str:
+    if kind == "end":
+        return r"\Z"
+    return _POSIX_CLASS.sub(_class, text) if kind == "set" else text
+
+
+def _class(found: re.Match[str]) -> str:
+    try:
+        return _CLASSES[found[1]]
+    except KeyError:
+        raise BadPatternError(f"uses [:{found[1]}:], which is no POSIX class") from None
+
+
+def literal(text: str) -> str:
+    r"""Return a pattern that matches `text` alone, sayable in every recipe format.
+
+    ``=``, ``,``, ``#``, blanks and control characters, which the formats use themselves, become ``\xNN``.
+    """
+    return "".join(_literal_char(char) for char in text)
+
+
+def _literal_char(char: str) -> str:
+    if char in "=,#" or char.isspace() or ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0:
+        return f"\\x{ord(char):02x}" if ord(char) < 0x100 else f"\\u{ord(char):04x}"
+    return "\\" + char if char in ".^$*+?()[]{}|\\" else char

@@ -1,0 +1,330 @@
+r"""Recipes: which tensor comes in which type, as ordered rules of a regular expression and a type.
+
+Three spellings of the same thing are read and written: GGUF-Tool-Suite's `.recipe` files (a rule a line),
+ik_llama.cpp's ``--custom-q a=b,c=d``, and llama.cpp's ``--tensor-type`` pairs and ``--tensor-type-file``.  In all of
+them the pattern is searched unanchored in the tensor's name and the first rule that matches wins, so order matters:
+``output\.weight`` also matches ``blk.0.attn_output.weight``.  A pattern cannot hold ``=``: the first one ends it.
+
+Reading forgives what the field's tools stumble over (BOM, CRLF, blanks, inline comments, any case of types); writing is
+exact, and refuses what a format or its engine cannot say.  Sizes are bounded: `MAX_RULES`, `pattern.MAX_PATTERN`.
+
+Sources: ik_llama.cpp examples/quantize/quantize.cpp (parse_custom_quants), src/llama-quantize.cpp (regex_search, then
+break); llama.cpp tools/quantize/quantize.cpp (parse_tensor_type, parse_tensor_type_file: pairs at blanks, names
+lower-cased), src/llama-quant.cpp (regex_search, then break).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+
+from gguftool.errors import PlanError, listed, printable
+from gguftool.format.ftypes import no_such_type
+from gguftool.format.ggml import IK, MAINLINE, TYPES, find_type
+from gguftool.format.pattern import BadPatternError, compile_pattern
+
+MAX_RULES = 10_000  # every rule is tried on every tensor; published recipes have 20 to 80
+MAX_TEXT = 16 << 20  # characters; room for MAX_RULES long rules and their comments
+_MAX_SHOWN = 20  # problems that one error lists
+
+_LINE_END = re.compile(r"\r\n|\r|\n")
+_COMMENT = re.compile(r"(?:^|\s)#.*", re.DOTALL)
+_NUMBERED = re.compile(r"type#([0-9]{1,10})")
+_BREAKS_LINES = re.compile(r"=|[\r\n]|^\s|\s$|\s#")  # in a target; only labels can hold such
+
+
+class RecipeFormat(Enum):
+    """The spellings that can be read and written."""
+
+    RECIPE = "recipe"
+    CUSTOM_Q = "custom-q"
+    TENSOR_TYPE_FILE = "tensor-type-file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One rule: tensors in whose name `pattern` is found come in `target`.
+
+    `target` is a type's spelling (`q4_K`, or ``type#156`` for a number nobody knows) with its `type_id`, or ``@LABEL``
+    with the `label` that picks an input outright.  Both are None only for an unknown type that a lenient parse let
+    through.  `line` counts from 1 (items, where the format has no lines) and does not take part in comparisons.
+    """
+
+    pattern: str
+    target: str
+    type_id: int | None = None
+    label: str | None = None
+    locked: bool = False
+    line: int = field(default=0, compare=False)
+
+    def matches(self, tensor_name: str) -> bool:
+        """Whether the pattern is found in `tensor_name`."""
+        return compile_pattern(self.pattern).search(tensor_name) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """Rules in order; `name` says where they come from."""
+
+    rules: tuple[Rule, ...]
+    name: str = field(default="", compare=False)
+
+    def match(self, tensor_name: str) -> Rule | None:
+        """Return the first rule that matches `tensor_name`, None where none does."""
+        return next((rule for rule in self.rules if rule.matches(tensor_name)), None)
+
+    def assign(self, names: Iterable[str]) -> dict[str, Rule | None]:
+        """Return the first matching rule of each name, in the order of `names`."""
+        searches = [(compile_pattern(rule.pattern).search, rule) for rule in self.rules]
+        return {name: next((rule for search, rule in searches if search(name)), None) for name in names}
+
+
+def make_rule(pattern: str, target: str, *, line: int = 0, locked: bool = False) -> Rule:
+    """Make a rule of a pattern and a type or ``@LABEL`` in any spelling.
+
+    Raises `ValueError` (its text says why) for a pattern that is none; an unknown type is kept, with no `type_id`.
+    """
+    if not pattern:
+        raise ValueError("there is no pattern before '='")
+    try:
+        compile_pattern(pattern)
+    except BadPatternError as error:
+        raise ValueError(f"'{printable(pattern)}' {error}") from None
+    if target in ("", "@"):
+        raise ValueError(f"there is no {'label after @' if target else 'type after the pattern'}")
+    if target.startswith("@"):
+        return Rule(pattern=pattern, target=target, label=target[1:], locked=locked, line=line)
+    type_id = type_number(target)
+    return Rule(
+        pattern=pattern,
+        target=target if type_id is None else spelling(type_id),
+        type_id=type_id,
+        locked=locked,
+        line=line,
+    )
+
+
+def type_number(text: str) -> int | None:
+    """Return the id of a type in any spelling (`Q4_K`, `iq2-kt`, ``type#156``), None for an unknown name."""
+    numbered = _NUMBERED.fullmatch(text.lower())
+    if numbered:
+        number = int(numbered[1])
+        return number if number < 1 << 32 else None
+    traits = find_type(text)
+    return None if traits is None else traits.id
+
+
+def spelling(type_id: int, engine: str | None = None) -> str:
+    """Return how recipes write a type (`q4_K`, `iq4_ks`, ``type#156``); with `engine`, that engine's ggml_type_name.
+
+    ik_llama.cpp compares with case and has names of its own for four types (`q1_0_g128` is llama.cpp's `q1_0`).
+    """
+    traits = TYPES.get(type_id)
+    if traits is None:
+        return f"type#{type_id}"
+    return traits.other_names[0] if engine in IK and traits.other_names else traits.alias
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def parse_recipe(text: str | bytes, source: str = "recipe", *, lenient: bool = False) -> Recipe:
+    """Read a `.recipe` file: ``REGEX=TYPE`` a line, ``=locked`` and further fields behind it, ``#`` comments.
+
+    `lenient` keeps rules of unknown types (a report wants them).  Raises one `PlanError` that lists every bad line.
+    """
+    items = ((number, line) for number, line in _lines(_decoded(text, source)) if line)
+    return _parse(items, "line", source, lenient=lenient)
+
+
+def parse_custom_q(text: str | bytes, source: str = "--custom-q", *, lenient: bool = False) -> Recipe:
+    """Read the value of ik_llama.cpp's ``--custom-q``: ``REGEX=TYPE,REGEX=TYPE``; blanks and empty items are let pass.
+
+    Raises one `PlanError` that lists every bad item.
+    """
+    joined = "\n".join(line for _, line in _lines(_decoded(text, source)))
+    items = ((number, item.strip()) for number, item in enumerate(re.split(r"[,\n]", joined), start=1))
+    return _parse((item for item in items if item[1]), "item", source, lenient=lenient)
+
+
+def parse_tensor_types(items: Iterable[str], source: str = "--tensor-type", *, lenient: bool = False) -> Recipe:
+    """Read the values of llama.cpp's ``--tensor-type REGEX=TYPE``, in order; patterns are lower-cased as it does.
+
+    Source: llama.cpp tools/quantize/quantize.cpp, parse_tensor_type.  Raises one `PlanError` that lists every bad item.
+    """
+    numbered = ((number, item.strip()) for number, item in enumerate(items, start=1))
+    return _parse(numbered, "item", source, lenient=lenient, fold=str.lower)
+
+
+def parse_tensor_type_file(text: str | bytes, source: str = "--tensor-type-file", *, lenient: bool = False) -> Recipe:
+    """Read llama.cpp's ``--tensor-type-file``: ``REGEX=TYPE`` pairs apart by blanks; ``#`` comments are let pass.
+
+    Source: llama.cpp tools/quantize/quantize.cpp, parse_tensor_type_file.  Raises one `PlanError` that lists every bad
+    pair.
+    """
+    items = ((number, item) for number, line in _lines(_decoded(text, source)) for item in line.split())
+    return _parse(items, "line", source, lenient=lenient, fold=str.lower)
+
+
+def detect_format(text: str | bytes) -> RecipeFormat:
+    """Tell a text's format by what follows its first ``=``: a comma, a blank and another pair, or neither.
+
+    A file of llama.cpp with one pair a line reads the same as a `.recipe` and is called one.
+    """
+    for _, line in _lines(_decoded(text, "recipe")):
+        _, _, rest = line.partition("=")
+        if "," in rest:
+            return RecipeFormat.CUSTOM_Q
+        if re.search(r"\S\s+\S+=", rest):
+            return RecipeFormat.TENSOR_TYPE_FILE
+    return RecipeFormat.RECIPE
+
+
+def parse_any(text: str | bytes, source: str, form: RecipeFormat | None = None, *, lenient: bool = False) -> Recipe:
+    """Read `text` in `form`, or in the format that it looks like."""
+    return _PARSERS[form or detect_format(text)](text, source, lenient=lenient)
+
+
+_PARSERS: dict[RecipeFormat, Callable[..., Recipe]] = {
+    RecipeFormat.RECIPE: parse_recipe,
+    RecipeFormat.CUSTOM_Q: parse_custom_q,
+    RecipeFormat.TENSOR_TYPE_FILE: parse_tensor_type_file,
+}
+
+
+def _decoded(text: str | bytes, source: str) -> str:
+    """Return text without its BOM; bytes are UTF-8 (bytes that are not are kept), or UTF-16 with a BOM."""
+    if len(text) > MAX_TEXT:
+        raise PlanError(f"{len(text):,} characters are more than a recipe may have ({MAX_TEXT:,})", source=source)
+    if isinstance(text, bytes):
+        wide = text.startswith((b"\xff\xfe", b"\xfe\xff"))  # what a Windows shell writes on `>`
+        try:
+            text = text.decode("utf-16") if wide else text.decode("utf-8", "surrogateescape")
+        except UnicodeDecodeError:
+            raise PlanError("starts like UTF-16 text, but is none: not a recipe", source=source) from None
+    return text.removeprefix("\ufeff")
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines without comments and outer blanks, numbered from 1."""
+    for number, line in enumerate(_LINE_END.split(text), start=1):
+        yield number, _COMMENT.sub("", line, count=1).strip()
+
+
+def _parse(
+    items: Iterable[tuple[int, str]],
+    unit: str,
+    source: str,
+    *,
+    lenient: bool,
+    fold: Callable[[str], str] = str,
+) -> Recipe:
+    rules: list[Rule] = []
+    problems: list[str] = []
+    for number, item in items:
+        if len(rules) + len(problems) >= MAX_RULES:
+            problems.append(f"{unit} {number}: more than {MAX_RULES:,} rules")
+            break
+        try:
+            rule = _rule(item, number, fold)
+        except ValueError as error:
+            problems.append(f"{unit} {number}: {error}")
+            continue
+        if rule.type_id is None and rule.label is None and not lenient:
+            problems.append(f"{unit} {number}: {no_such_type(rule.target)}")
+        rules.append(rule)
+    if not rules and not problems:
+        problems.append("there is no rule in it; a rule is REGEX=TYPE, such as .*=q4_K")
+    if problems:
+        raise PlanError(_all_problems(problems), source=source)
+    return Recipe(rules=tuple(rules), name=source)
+
+
+def _rule(item: str, number: int, fold: Callable[[str], str]) -> Rule:
+    pattern, equals, rest = item.partition("=")
+    if not equals:
+        raise ValueError(f"'{printable(item)}' has no '='; a rule is REGEX=TYPE")
+    target, *others = (part.strip() for part in rest.split("="))
+    locked = any(other.lower() == "locked" for other in others)
+    return make_rule(fold(pattern.strip()), target, line=number, locked=locked)
+
+
+def _all_problems(problems: list[str]) -> str:
+    """Join problems, counted where there are several; past a limit only their number is given."""
+    more = len(problems) - _MAX_SHOWN
+    shown = problems[:_MAX_SHOWN] + [f"and {more:,} more"] * (more > 0)
+    return (f"{len(problems):,} problems: " if len(problems) > 1 else "") + "; ".join(shown)
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def render_recipe(recipe: Recipe) -> str:
+    """Return `recipe` as a `.recipe` file.
+
+    Raises `PlanError` for a pattern that holds what the format uses itself, such as ``=`` or a line end.
+    """
+    _refuse_unsayable(recipe, r"=|[\r\n]|^\s|\s$|^#|\s#", "a .recipe file")
+    lines = (f"{rule.pattern}={rule.target}{'=locked' if rule.locked else ''}\n" for rule in recipe.rules)
+    return "".join(lines)
+
+
+def render_custom_q(recipe: Recipe) -> str:
+    """Return `recipe` as the value of ik_llama.cpp's ``--custom-q``, in its exact type names; `locked` is lost.
+
+    Raises `PlanError` for commas in patterns, labels, and types that ik_llama.cpp has not.
+    """
+    _refuse_unsayable(recipe, r"[=,]|[\r\n]|^\s|\s$|^#|\s#", "--custom-q")
+    return ",".join(f"{rule.pattern}={name}" for rule, name in _for_engine(recipe, IK[0]))
+
+
+def render_tensor_type_file(recipe: Recipe) -> str:
+    """Return `recipe` as a file for llama.cpp's ``--tensor-type-file``; `locked` is lost.
+
+    Raises `PlanError` for blanks and capitals in patterns (llama.cpp lower-cases them), labels, and types that
+    llama.cpp has not.
+    """
+    _refuse_unsayable(recipe, r"=|\s|^#", "--tensor-type-file", fold=str.lower)
+    return "".join(f"{rule.pattern}={name}\n" for rule, name in _for_engine(recipe, MAINLINE[0]))
+
+
+def render_any(recipe: Recipe, form: RecipeFormat) -> str:
+    """Return `recipe` in `form`; what cannot be said in it raises `PlanError`."""
+    return _RENDERERS[form](recipe)
+
+
+_RENDERERS: dict[RecipeFormat, Callable[[Recipe], str]] = {
+    RecipeFormat.RECIPE: render_recipe,
+    RecipeFormat.CUSTOM_Q: render_custom_q,
+    RecipeFormat.TENSOR_TYPE_FILE: render_tensor_type_file,
+}
+
+
+def _refuse_unsayable(recipe: Recipe, reserved: str, form: str, fold: Callable[[str], str] = str) -> None:
+    bad = [f"'{rule.pattern}'" for rule in recipe.rules if _is_unsayable(rule, reserved, fold)]
+    if bad:
+        raise PlanError(f"{form} cannot say these patterns: {listed(bad)}", source=recipe.name or None)
+
+
+def _is_unsayable(rule: Rule, reserved: str, fold: Callable[[str], str]) -> bool:
+    pattern = rule.pattern
+    return bool(re.search(reserved, pattern) or fold(pattern) != pattern or _BREAKS_LINES.search(rule.target))
+
+
+def _for_engine(recipe: Recipe, engine: str) -> Iterator[tuple[Rule, str]]:
+    """Yield rules with the engine's names of their types; raise one `PlanError` for all that it does not have."""
+    strange = dict.fromkeys(rule.target for rule in recipe.rules if not _known_to(rule, engine))
+    if strange:
+        raise PlanError(
+            f"{engine} has no type {', '.join(map(printable, strange))}; --to recipe keeps such rules",
+            source=recipe.name or None,
+        )
+    for rule in recipe.rules:
+        yield rule, spelling(rule.type_id, engine) if rule.type_id is not None else rule.target
+
+
+def _known_to(rule: Rule, engine: str) -> bool:
+    traits = None if rule.type_id is None else TYPES.get(rule.type_id)
+    return traits is not None and engine in traits.engines
