@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gguftool.errors import FormatError, GGUFToolError, printable
@@ -59,38 +59,7 @@ def hash_tensors(model: Model, jobs: int | None = None, progress: Progress = no_
 def hash_files(model: Model, jobs: int | None = None, progress: Progress = no_progress) -> tuple[Hash, ...]:
     """Hash each file of the model as a whole."""
     digests = digest_all([[whole(file.source)] for file in model.files], jobs, progress)
-    return tuple(Hash(name=file.source.name, sha256=hex) for file, hex in zip(model.files, digests, strict=True))
-
-
-def map_of(files: Sequence[ModelFile], sha256: Mapping[str, str]) -> tuple[MapEntry, ...]:
-    """Return the map of a per-tensor shard set; `sha256` by file name. The first shard has no line.
-
-    Raises `FormatError` where another shard holds not exactly one tensor: a map has one line a shard.
-    """
-    entries = []
-    for file in files[1:]:
-        if len(file.header.tensors) != 1:
-            raise FormatError(
-                f"holds {len(file.header.tensors)} tensors; a tensors.map is for sets of one tensor a shard",
-                source=file.source.name,
-            )
-        entries.append(_entry(file, sha256[file.source.name]))
-    return tuple(entries)
-
-
-def _entry(file: ModelFile, sha256: str) -> MapEntry:
-    from gguftool.model.model import tensors_of
-
-    (tensor,) = tensors_of(file.source, file.header)
-    return MapEntry(
-        file=os.path.basename(file.source.name),
-        sha256=sha256,
-        tensor=tensor.info.name,
-        shape=tensor.info.dims,
-        dtype=type_alias(tensor.info.type).lower(),
-        elements=tensor.info.elements,
-        nbytes=tensor.nbytes,
-    )
+    return tuple(Hash(name=file.source.name, sha256=sha256) for file, sha256 in zip(model.files, digests, strict=True))
 
 
 # --- checking --------------------------------------------------------------------------------------------------------
@@ -107,7 +76,7 @@ def verify_against_map(
     wrong = {file.source.name: said for file, entry in pairs if (said := _header_differs(file, entry))}
     hashed = [(file, e) for file, e in pairs if e.sha256 is not None and file.source.name not in wrong]
     digests = digest_all([[whole(file.source)] for file, _ in hashed], jobs, progress)
-    found = {file.source.name: hex for (file, _), hex in zip(hashed, digests, strict=True)}
+    found = {file.source.name: sha256 for (file, _), sha256 in zip(hashed, digests, strict=True)}
     return tuple(_map_verdict(file.source.name, entry, wrong, found) for file, entry in pairs)
 
 
@@ -156,7 +125,8 @@ def verify_manifest(
     if (match := _LLAMA_LINE.fullmatch(lines[0])) is not None:
         if match["algorithm"] != "sha256":
             raise FormatError(
-                f"its hashes are {match['algorithm']}; only sha256 is checked (llama-gguf-hash --sha256)", source=manifest
+                f"its hashes are {match['algorithm']}; only sha256 is checked (llama-gguf-hash --sha256)",
+                source=manifest,
             )
         return _verify_tensors(manifest, lines, model, jobs, progress)
     return _verify_map(manifest, parse_map(text, manifest), model, jobs, progress)
@@ -168,7 +138,8 @@ def _verify_map(
     folder = os.path.dirname(manifest)
     if model is not None:
         return _with_missing(entries, verify_against_map(model.files, entries, jobs, progress))
-    files, verdicts = [], []
+    files: list[ModelFile] = []
+    verdicts = []
     for entry in entries:
         name = os.path.join(folder, os.path.basename(entry.file))
         try:
@@ -185,9 +156,7 @@ def _with_missing(entries: Iterable[MapEntry], verdicts: tuple[Verdict, ...]) ->
     return (*verdicts, *gaps)
 
 
-def _verify_sums(
-    manifest: str, lines: Sequence[str], jobs: int | None, progress: Progress
-) -> tuple[Verdict, ...]:
+def _verify_sums(manifest: str, lines: Sequence[str], jobs: int | None, progress: Progress) -> tuple[Verdict, ...]:
     folder = os.path.dirname(manifest)
     wanted = _promised(manifest, lines, _SUM_LINE)
     present, verdicts = {}, []
@@ -233,7 +202,7 @@ def _promised(manifest: str, lines: Sequence[str], pattern: re.Pattern[str]) -> 
 
 
 def _compared(wanted: Mapping[str, str], found: Mapping[str, str]) -> Iterable[Verdict]:
-    for name, hex in found.items():
-        ok = hex == wanted[name]
-        detail = "sha256 as promised" if ok else f"sha256 is {hex}, promised was {wanted[name]}"
+    for name, sha256 in found.items():
+        ok = sha256 == wanted[name]
+        detail = "sha256 as promised" if ok else f"sha256 is {sha256}, promised was {wanted[name]}"
         yield Verdict(name=name, ok=ok, detail=detail)

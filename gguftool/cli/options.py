@@ -72,3 +72,15 @@ ForceSizesOption = Annotated[
     ),
 ]
 PositiveInt = Annotated[int, typer.Option(callback=_positive)]
+Jobs = Annotated[int | None, typer.Option("--jobs", metavar="N", min=1, help="Threads. Default: one a core.")]
+Patterns = Annotated[
+    list[str],
+    typer.Option(
+        "--tensor",
+        metavar="PATTERN",
+        help="A tensor's name, or a regular expression that is searched in the names. Repeatable.",
+    ),
+]
+KeepFileType = Annotated[
+    bool, typer.Option("--keep-file-type", help="Keep general.file_type whatever the tensors are.")
+]

@@ -12,6 +12,7 @@ from gguftool.cli.options import (
     Force,
     ForceSizesOption,
     Json,
+    KeepFileType,
     ModelArgument,
     ModelsArgument,
     NoSync,

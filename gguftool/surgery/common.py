@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Collection, Iterable, Sequence
 
-from gguftool.errors import PlanError, listed
+from gguftool.errors import PlanError, listed, printable
 from gguftool.format.header import KV
+from gguftool.format.pattern import BadPatternError, compile_pattern
 from gguftool.format.shards import KEY_TENSORS, SPLIT_KEYS
 from gguftool.model.model import Model
 from gguftool.model.opening import ORDER_KEY
@@ -27,3 +29,27 @@ def require_complete(model: Model) -> None:
     said = "" if model.expected_tensors is None else f": {found:,} of {model.expected_tensors:,} tensors are there"
     gaps = f"; missing: {listed(model.missing)}" if model.missing else f" ({KEY_TENSORS} is wrong, or shards are)"
     raise PlanError(f"the model is incomplete{said}{gaps}", source=model.name)
+
+
+def select_tensors(patterns: Sequence[str], names: Collection[str]) -> tuple[str, ...]:
+    """Return those of `names` that `patterns` choose, in the order of `names`.
+
+    A pattern that equals a name means that tensor alone; any other is searched unanchored as a regular expression.
+    Raises one `PlanError` that lists every pattern that matches nothing or is none.
+    """
+    chosen: set[str] = set()
+    problems = []
+    for pattern in patterns:
+        try:
+            found = {pattern} if pattern in names else set(filter(compile_pattern(pattern).search, names))
+        except BadPatternError as error:
+            problems.append(f"'{printable(pattern)}' {error}")
+            continue
+        if not found:
+            near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.6)
+            hint = f"; nearest: {printable(near[0])}" if near else ""
+            problems.append(f"'{printable(pattern)}' matches no tensor{hint}")
+        chosen |= found
+    if problems:
+        raise PlanError("; ".join(problems))
+    return tuple(name for name in names if name in chosen)

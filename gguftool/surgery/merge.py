@@ -7,15 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguftool.errors import PlanError, listed
-from gguftool.format.header import KV, ByteOrder, ValueType, find_kv, make_kv
+from gguftool.format.header import KV, ByteOrder, ValueType, make_kv
 from gguftool.format.recipe import Recipe
 from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, with_alignment
 from gguftool.model.model import Model, Tensor
 from gguftool.storage.plan import Plan
-from gguftool.surgery.common import require_complete
 from gguftool.surgery.compare import contradictions, shape_conflicts
 from gguftool.surgery.inputs import Input
-from gguftool.surgery.mix import Mix, MixOptions, choose
+from gguftool.surgery.mix import MixOptions, choose
 from gguftool.surgery.sets import Cut, lay_out_set
 from gguftool.surgery.truth import Chosen, true_metadata
 
@@ -122,7 +121,7 @@ def _without_strays(sources: list[Input], remarks: list[str]) -> list[Input]:
 
 
 def _reference(donor: Model, sources: Sequence[Input]) -> Model | None:
-    """Return the model that says which tensors there are, in what order and spelling: the donor, or a complete input."""
+    """Return the model that says which tensors there are, their order and spelling: the donor or a complete input."""
     candidates = [donor, *(source.model for source in sources)]
     return next((model for model in candidates if model.is_complete and model.tensors), None)
 
@@ -181,9 +180,7 @@ def _plan_inputs(donor: Model, sources: Sequence[Input]) -> list[Model]:
 def _provenance(chosen: Sequence[Chosen], order: ByteOrder) -> tuple[KV, ...]:
     """Say where each tensor came from: file names (no folders), and for each tensor the index of its file."""
     files: dict[str, int] = {}
-    indexes = [
-        files.setdefault(Path(choice.tensor.gap.source.name).name, len(files)) for choice in chosen
-    ]
+    indexes = [files.setdefault(Path(choice.tensor.gap.source.name).name, len(files)) for choice in chosen]
     return (
         make_kv("gguftool.source.files", ValueType.ARRAY, list(files), element=ValueType.STRING, byte_order=order),
         make_kv("gguftool.source.of_tensor", ValueType.ARRAY, indexes, element=ValueType.UINT32, byte_order=order),

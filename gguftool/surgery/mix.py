@@ -115,9 +115,7 @@ def _by_label(name: str, label: str, inputs: Sequence[Input], notes: _Notes) -> 
     return None
 
 
-def _by_type(
-    name: str, type_id: int, holders: Sequence[Input], options: MixOptions, notes: _Notes
-) -> Input | None:
+def _by_type(name: str, type_id: int, holders: Sequence[Input], options: MixOptions, notes: _Notes) -> Input | None:
     wanted = type_alias(type_id)
     exact = _having(name, type_id, holders)
     if exact:

@@ -1,0 +1,90 @@
+"""The hash command: sha256 of tensors and files, and checking against manifests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gguftool.cli.options import Force, Jobs, Json
+
+if TYPE_CHECKING:
+    from gguftool.analysis.verify import Verdict
+    from gguftool.model.model import Model
+
+
+def hash_(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="A model; not needed with --check.", show_default=False)
+    ] = None,
+    files: Annotated[bool, typer.Option("--files", help="Hash whole files, in the format of sha256sum.")] = False,
+    write_map: Annotated[
+        bool, typer.Option("--map", help="Write tensors.map beside the shards of a one-tensor-a-shard set.")
+    ] = False,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            "--check",
+            metavar="MANIFEST",
+            help="Check against a tensors.map or other manifest.",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", metavar="N", min=1, help="Threads. Default: one a core.")
+    ] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Print sha256 of each tensor's data, or check them.
+
+    The hash of a tensor does not depend on head or layout: the same tensor in another file has the same hash. The last
+    line is over all data in header order, as llama-gguf-hash --sha256 prints it.
+    """
+    from gguftool.analysis.verify import hash_files, hash_tensors, verify_manifest
+    from gguftool.cli.output import progress_bar, write
+    from gguftool.model.opening import open_model
+    from gguftool.render.as_json import render_json
+    from gguftool.render.hashes import manifest_text, sums_text
+
+    opened = open_model(model) if model is not None else None
+    if check is not None:
+        with progress_bar(0) as progress:
+            verdicts = verify_manifest(check, opened, jobs, progress)
+        _show_verdicts(verdicts, json=json)
+        return
+    if opened is None:
+        raise typer.BadParameter("MODEL is needed, or --check MANIFEST")
+    if write_map:
+        write_map_beside(opened, force=force, jobs=jobs)
+        return
+    size = sum(file.source.size for file in opened.files)
+    with progress_bar(size if files else 2 * size) as progress:
+        hashes = (hash_files if files else hash_tensors)(opened, jobs, progress)
+    write(render_json(hashes) if json else (sums_text if files else manifest_text)(hashes))
+
+
+def _show_verdicts(verdicts: tuple[Verdict, ...], *, json: bool) -> None:
+    from gguftool.cli.output import write
+    from gguftool.render.as_json import render_json
+    from gguftool.render.hashes import verdicts_text
+
+    write(render_json(verdicts) if json else verdicts_text(verdicts))
+    if any(verdict.ok is False for verdict in verdicts) or not any(verdict.ok for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+def write_map_beside(model: Model, *, force: bool, jobs: int | None) -> None:
+    """Hash the shards of `model` and write tensors.map into their folder."""
+    from gguftool.analysis.verify import hash_files
+    from gguftool.cli.output import progress_bar, write
+    from gguftool.render.plan import receipt_text
+    from gguftool.storage.execute import Options, execute
+    from gguftool.surgery.maps import plan_map
+
+    with progress_bar(sum(file.source.size for file in model.files)) as progress:
+        hashes = hash_files(model, jobs, progress)
+    folder = Path(model.files[0].source.name).parent
+    plan = plan_map(model, {one.name: one.sha256 for one in hashes}, folder / "tensors.map")
+    write(receipt_text(execute(plan, Options(force=force))))

@@ -1,0 +1,28 @@
+"""Hashes in the formats that other tools read, and what checking them found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gguftool.analysis.verify import Hash, Verdict
+from gguftool.errors import printable
+
+
+def manifest_text(hashes: Sequence[Hash]) -> str:
+    """Return the manifest of llama-gguf-hash: ``sha256    HEX  FILE:TENSOR``, the whole file's data last."""
+    return "".join(f"sha256    {one.sha256}  {printable(one.name, 1 << 16)}\n" for one in hashes)
+
+
+def sums_text(hashes: Sequence[Hash]) -> str:
+    """Return lines that ``sha256sum --check`` reads."""
+    return "".join(f"{one.sha256}  {printable(one.name, 1 << 16)}\n" for one in hashes)
+
+
+def verdicts_text(verdicts: Sequence[Verdict]) -> str:
+    """Return a line for everything that is not as promised, and a count."""
+    bad = [verdict for verdict in verdicts if verdict.ok is False]
+    unknown = sum(verdict.ok is None for verdict in verdicts)
+    good = sum(verdict.ok is True for verdict in verdicts)
+    lines = [f"BAD  {printable(verdict.name, 4096)}: {verdict.detail}" for verdict in bad]
+    lines.append(f"{good:,} as promised, {len(bad):,} not, {unknown:,} without a hash to compare")
+    return "\n".join(lines) + "\n"

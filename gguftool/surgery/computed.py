@@ -1,0 +1,91 @@
+"""Sources whose bytes are computed when they are read: a quantized tensor seen as floats.
+
+Reads are by whole blocks, so any range can be asked for and memory follows the range, not the tensor.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from enum import Enum
+
+from gguftool.errors import PlanError, printable
+from gguftool.format.dequantize import can_dequantize, dequantize, encode_floats
+from gguftool.format.ggml import TYPES, type_name
+from gguftool.format.header import ByteOrder
+from gguftool.model.model import Tensor
+
+
+class FloatType(Enum):
+    """The float types that can be computed."""
+
+    F32 = "f32"
+    F16 = "f16"
+    BF16 = "bf16"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes an element."""
+        return 4 if self is FloatType.F32 else 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dequantized:
+    """The elements of `tensor` as `dtype`, little-endian, in order."""
+
+    tensor: Tensor
+    dtype: FloatType
+
+    @property
+    def name(self) -> str:
+        """The file that the tensor is in."""
+        return self.tensor.gap.source.name
+
+    @property
+    def size(self) -> int:
+        """Bytes of all elements."""
+        return self.tensor.info.elements * self.dtype.nbytes
+
+    @property
+    def identity(self) -> str:
+        """That of the input, and what is computed of it."""
+        place = f"{self.tensor.gap.offset}+{self.tensor.nbytes}"
+        return f"{self.tensor.gap.source.identity} {place} {type_name(self.tensor.info.type)} as {self.dtype.name}"
+
+    @property
+    def file_id(self) -> None:
+        """Computed bytes are no file."""
+        return
+
+    def descriptor(self) -> AbstractContextManager[int] | None:
+        """Return None: the kernel cannot copy what has to be computed."""
+        return None
+
+    def check_unchanged(self) -> None:
+        """Raise `SourceError` where the input changed."""
+        self.tensor.gap.source.check_unchanged()
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Compute the elements that the range touches, and return its bytes."""
+        traits = TYPES[self.tensor.info.type]
+        width = self.dtype.nbytes
+        first = offset // width // traits.block_size
+        last = -(-(offset + length) // width // traits.block_size) + 1
+        last = min(last, self.tensor.info.elements // traits.block_size)
+        extent = self.tensor.extent
+        raw = extent.source.read_at(extent.offset + first * traits.type_size, (last - first) * traits.type_size)
+        data = encode_floats(dequantize(raw, traits.id), self.dtype.value)
+        start = offset - first * traits.block_size * width
+        return data[start : start + length]
+
+
+def dequantized(tensor: Tensor, dtype: FloatType, byte_order: ByteOrder) -> Dequantized:
+    """Return `tensor` as floats; `PlanError` names a type that cannot be computed here."""
+    name, kind = printable(tensor.info.name), type_name(tensor.info.type)
+    if not can_dequantize(tensor.info.type):
+        raise PlanError(f"'{name}' is {kind}, which cannot be dequantized here; --dtype raw exports its bytes")
+    if byte_order is not ByteOrder.LITTLE:
+        raise PlanError(f"'{name}' is in a big-endian file; --dtype raw exports its bytes")
+    if tensor.type_nbytes is None:
+        raise PlanError(f"'{name}' is {kind} but its rows are not whole blocks")
+    return Dequantized(tensor=tensor, dtype=dtype)

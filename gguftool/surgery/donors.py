@@ -1,0 +1,53 @@
+"""Tensors to take over: from GGUF models and from safetensors files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from gguftool.errors import FormatError
+from gguftool.format.header import TensorInfo
+from gguftool.format.safetensors import head_length, parse_safetensors
+from gguftool.model.model import Model, Sizing, Tensor
+from gguftool.model.opening import open_model
+from gguftool.storage.locate import open_source
+from gguftool.storage.source import Extent, Source
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Donor:
+    """Tensors by name, their sources, and the GGUF model they are of (None for safetensors)."""
+
+    name: str
+    tensors: Mapping[str, Tensor]
+    sources: tuple[Source, ...]
+    model: Model | None
+
+
+def open_donor(spec: str) -> Donor:
+    """Open a GGUF model or a ``.safetensors`` file."""
+    if not spec.endswith(".safetensors"):
+        model = open_model(spec)
+        return Donor(name=model.name, tensors=model.tensors, sources=model.sources, model=model)
+    source = open_source(spec)
+    try:
+        length = head_length(source.read_at(0, min(8, source.size)), source.size)
+        listed = parse_safetensors(source.read_at(0, length), source.size)
+    except FormatError as error:
+        error.source = spec
+        raise
+    tensors = {}
+    for entry in listed:
+        if entry.type_id is None:
+            continue  # a dtype that ggml lacks; asking for it says so
+        info = TensorInfo(name=entry.name, dims=entry.dims, type=entry.type_id, offset=0)
+        size = entry.end - entry.begin
+        tensors[entry.name] = Tensor(
+            info=info,
+            gap=Extent(source=source, offset=length + entry.begin, length=size),
+            type_nbytes=size,
+            sizing=Sizing.EXACT,
+            alignment=1,
+        )
+    return Donor(name=spec, tensors=MappingProxyType(tensors), sources=(source,), model=None)

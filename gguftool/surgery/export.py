@@ -1,0 +1,84 @@
+"""Export: tensors of a model into a safetensors file, as they are or as floats."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gguftool.errors import PlanError, printable
+from gguftool.format.ggml import type_alias
+from gguftool.format.safetensors import SafeTensor, serialize_safetensors
+from gguftool.model.model import Model, Sizing, Tensor
+from gguftool.storage.plan import Copy, OutputFile, Plan
+from gguftool.storage.source import Extent, Source
+from gguftool.surgery.common import select_tensors
+from gguftool.surgery.computed import FloatType, dequantized
+
+
+def plan_export(model: Model, patterns: Sequence[str], output: Path, dtype: FloatType | None = None) -> Plan:
+    """Plan a safetensors file of the tensors that `patterns` choose.
+
+    `dtype` None copies bytes as they are: dtype U8, type and dims in the file's metadata, so that `swap` takes them
+    back. Raises one `PlanError` that names every tensor which cannot be exported so.
+    """
+    names = select_tensors(patterns, tuple(model.tensors))
+    contents = _contents([model.tensors[name] for name in names], model, dtype)
+    entries, copies, offset = [], [], 0
+    for name, extent in zip(names, contents, strict=True):
+        info = model.tensors[name].info
+        entries.append(
+            SafeTensor(
+                name=name,
+                dims=info.dims,
+                type_id=info.type,
+                dtype="U8" if dtype is None else dtype.name,
+                begin=offset,
+                end=offset + extent.length,
+            )
+        )
+        if extent.length:
+            copies.append((extent, offset))
+        offset += extent.length
+    _refuse_unsayable(names)
+    head = serialize_safetensors(entries)
+    return Plan(
+        outputs=(
+            OutputFile(
+                path=output,
+                head=head,
+                copies=tuple(
+                    Copy(extent=extent, offset=len(head) + place) for extent, place in copies
+                ),
+                size=len(head) + offset,
+            ),
+        ),
+        inputs=model.sources,
+        remarks=(f"exports {len(names)} tensor(s)", *model.remarks),
+    )
+
+
+def _contents(tensors: Sequence[Tensor], model: Model, dtype: FloatType | None) -> list[Extent]:
+    contents, problems = [], []
+    for tensor in tensors:
+        try:
+            contents.append(_content(tensor, model, dtype))
+        except PlanError as error:
+            problems.append(error.message)
+    if problems:
+        raise PlanError("; ".join(problems))
+    return contents
+
+
+def _content(tensor: Tensor, model: Model, dtype: FloatType | None) -> Extent:
+    if tensor.sizing is Sizing.CONFLICT or (dtype is None and tensor.sizing is Sizing.GAP):
+        raise PlanError(f"'{printable(tensor.info.name)}' ({type_alias(tensor.info.type)}): its size is in doubt")
+    if dtype is None:
+        return tensor.extent
+    source: Source = dequantized(tensor, dtype, model.byte_order)
+    return Extent(source=source, offset=0, length=source.size)
+
+
+def _refuse_unsayable(names: Sequence[str]) -> None:
+    for name in names:
+        if not name or name == "__metadata__" or not name.isprintable():
+            raise PlanError(f"'{printable(name)}' cannot be a tensor name in a safetensors file")
