@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterable
 from functools import lru_cache
 
 MAX_PATTERN = 4096  # characters; the longest of 15,000 published rules has a few hundred
@@ -119,3 +120,47 @@ def _literal_char(char: str) -> str:
     if char in "=,#" or char.isspace() or ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0:
         return f"\\x{ord(char):02x}" if ord(char) < 0x100 else f"\\u{ord(char):04x}"
     return "\\" + char if char in ".^$*+?()[]{}|\\" else char
+
+
+def number_set(numbers: Iterable[int]) -> str:
+    """Return a pattern for exactly these numbers in decimal, in parts that every regex language has: ``([37]|1[0-5])``.
+
+    Raises `ValueError` where there is none.
+    """
+    by_length: dict[int, set[str]] = {}
+    for number in set(numbers):
+        by_length.setdefault(len(str(number)), set()).add(str(number))
+    if not by_length:
+        raise ValueError("no numbers")
+    return _either([way for length in sorted(by_length) for way in _ways(by_length[length])])
+
+
+def _ways(texts: set[str]) -> list[str]:
+    """Return patterns for texts of one length, first digits that go on alike taken together."""
+    if texts == {""}:
+        return [""]
+    tails: dict[str, set[str]] = {}
+    for text in texts:
+        tails.setdefault(text[0], set()).add(text[1:])
+    digits: dict[frozenset[str], list[str]] = {}
+    for digit in sorted(tails):
+        digits.setdefault(frozenset(tails[digit]), []).append(digit)
+    return [_digit_class(alike) + _either(_ways(set(tail))) for tail, alike in digits.items()]
+
+
+def _either(ways: list[str]) -> str:
+    return ways[0] if len(ways) == 1 else f"({'|'.join(ways)})"
+
+
+def _digit_class(digits: list[str]) -> str:
+    """Return a sorted list of digits as one pattern: ``3``, ``[37]``, ``[0-5]``."""
+    if len(digits) == 1:
+        return digits[0]
+    runs: list[list[int]] = []
+    for digit in map(int, digits):
+        if runs and runs[-1][-1] == digit - 1:
+            runs[-1].append(digit)
+        else:
+            runs.append([digit])
+    parts = (f"{run[0]}-{run[-1]}" if len(run) > 2 else "".join(map(str, run)) for run in runs)
+    return f"[{''.join(parts)}]"

@@ -1,0 +1,336 @@
+"""Check: what a recipe would do to a model, and what is wrong with it, before anything is fetched or written.
+
+A rule's type is what the user wants; what a tensor would get is predicted as llama-quantize decides: norms, routers and
+1-D tensors stay as the model has them, and a row that the type's blocks do not divide falls back.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from gguftool.format.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
+from gguftool.format.ftypes import no_such_type
+from gguftool.format.ggml import BOTH, IK, MAINLINE, TYPES, TypeTraits, find_type, nbytes, type_name
+from gguftool.format.pattern import compile_pattern
+from gguftool.format.recipe import Recipe, Rule
+from gguftool.model.model import Model, Tensor
+
+_UP_OR_GATE = re.compile(r"(?P<block>.*)ffn_(?P<part>up|gate)(?P<kind>_exps|_shexp|_chexps|)\.weight", re.DOTALL)
+_EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeFinding:
+    """One thing to know: `severity` is error, warning or info; `line` the rule's, None where it is about tensors."""
+
+    code: str
+    severity: str
+    message: str
+    line: int | None = None
+    tensors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleUse:
+    """A rule and how many tensors it takes; `matches` counts also those that earlier rules took."""
+
+    line: int
+    pattern: str
+    target: str
+    locked: bool
+    tensors: int
+    matches: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TypeShare:
+    """All tensors that come in one type; bytes without padding."""
+
+    type: str
+    tensors: int
+    elements: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeReport:
+    """What the recipe makes of the model: `nbytes` of tensor data and `bits_per_weight`, beside those of the model.
+
+    `engine` is whose fallbacks are predicted: llama.cpp, or ik_llama.cpp where a type is its own. `unpredicted` names
+    tensors whose type is not known (no rule, a label, an unknown type); they count as they are in the model.
+    """
+
+    recipe: str
+    model: str
+    engine: str
+    tensors: int
+    elements: int
+    nbytes: int
+    bits_per_weight: float
+    model_nbytes: int
+    model_bits_per_weight: float
+    types: tuple[TypeShare, ...]
+    rules: tuple[RuleUse, ...]
+    findings: tuple[RecipeFinding, ...]
+    unpredicted: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Fate:
+    """What becomes of one tensor: its rule, what the rule wants, and the type it gets (None: not known)."""
+
+    tensor: Tensor
+    rule: Rule | None
+    wanted: TypeTraits | None
+    kept: bool
+    type_id: int | None
+
+    @property
+    def name(self) -> str:
+        return self.tensor.info.name
+
+    @property
+    def ne0(self) -> int:
+        return self.tensor.info.dims[0] if self.tensor.info.dims else 1
+
+    @property
+    def rows(self) -> int:
+        return self.tensor.info.dims[1] if len(self.tensor.info.dims) > 1 else 1
+
+    @property
+    def nbytes(self) -> int:
+        if self.kept or self.type_id is None:
+            return self.tensor.nbytes
+        size = nbytes(self.type_id, self.tensor.info.dims)
+        return self.tensor.nbytes if size is None else size
+
+
+def check(recipe: Recipe, model: Model) -> RecipeReport:
+    """Try `recipe` (parsed leniently, if unknown types are to be findings) on every tensor of `model`."""
+    engine = _engine_of(recipe)
+    assigned = recipe.assign(model.tensors)
+    fates = tuple(_fate(tensor, assigned[name], engine) for name, tensor in model.tensors.items())
+    uses = _uses(recipe, assigned)
+    elements = sum(fate.tensor.info.elements for fate in fates)
+    size = sum(fate.nbytes for fate in fates)
+    model_size = sum(fate.tensor.nbytes for fate in fates)
+    return RecipeReport(
+        recipe=recipe.name,
+        model=model.name,
+        engine=engine,
+        tensors=len(fates),
+        elements=elements,
+        nbytes=size,
+        bits_per_weight=_bits(size, elements),
+        model_nbytes=model_size,
+        model_bits_per_weight=_bits(model_size, elements),
+        types=_shares(fates),
+        rules=uses,
+        findings=tuple(_findings(recipe, fates, uses, assigned)),
+        unpredicted=tuple(fate.name for fate in fates if fate.type_id is None),
+    )
+
+
+def _engine_of(recipe: Recipe) -> str:
+    """Return the engine whose llama-quantize can make the recipe: llama.cpp as long as it has all types."""
+    types = [TYPES[rule.type_id] for rule in recipe.rules if rule.type_id in TYPES]
+    return MAINLINE[0] if all(MAINLINE[0] in traits.engines for traits in types) else IK[0]
+
+
+def _bits(size: int, elements: int) -> float:
+    return round(size * 8 / elements, 4) if elements else 0.0
+
+
+def _fate(tensor: Tensor, rule: Rule | None, engine: str) -> _Fate:
+    info = tensor.info
+    wanted = None if rule is None or rule.type_id is None else TYPES.get(rule.type_id)
+    kept = rule is not None and keeps_type(info.name, info.dims, type_name(info.type), engine)
+    fate = _Fate(tensor=tensor, rule=rule, wanted=wanted, kept=kept, type_id=info.type if kept else None)
+    if kept or wanted is None:
+        return fate
+    written = _written(fate, wanted, engine)
+    return _Fate(tensor=tensor, rule=rule, wanted=wanted, kept=False, type_id=None if written is None else written.id)
+
+
+def _written(fate: _Fate, wanted: TypeTraits, engine: str) -> TypeTraits | None:
+    """Return what a tensor gets that its rule wants in `wanted`, None where the engine writes nothing right."""
+    if _cannot_interleave(fate, wanted):
+        wanted = find_type(rows_fallback(wanted.name) or wanted.name) or wanted
+    if fate.ne0 % wanted.block_size == 0:
+        return wanted
+    fallback = fallback_type(wanted.name, fate.ne0, engine)
+    return None if fallback is None else find_type(fallback)
+
+
+def _cannot_interleave(fate: _Fate, wanted: TypeTraits) -> bool:
+    if wanted.interleaved_rows == 1:
+        return False
+    return fate.rows % wanted.interleaved_rows != 0 or fate.name in _EMBEDDINGS
+
+
+def _shares(fates: Sequence[_Fate]) -> tuple[TypeShare, ...]:
+    """Return the types with their shares, the largest first; what is not known stands under '?'."""
+    groups: dict[str, list[_Fate]] = {}
+    for fate in fates:
+        groups.setdefault("?" if fate.type_id is None else type_name(fate.type_id), []).append(fate)
+    shares = (
+        TypeShare(
+            type=name,
+            tensors=len(group),
+            elements=sum(fate.tensor.info.elements for fate in group),
+            nbytes=sum(fate.nbytes for fate in group),
+        )
+        for name, group in groups.items()
+    )
+    return tuple(sorted(shares, key=lambda share: -share.nbytes))
+
+
+def _uses(recipe: Recipe, assigned: Mapping[str, Rule | None]) -> tuple[RuleUse, ...]:
+    taken: dict[int, int] = {}
+    for rule in assigned.values():
+        taken[id(rule)] = taken.get(id(rule), 0) + 1
+    return tuple(
+        RuleUse(
+            line=rule.line,
+            pattern=rule.pattern,
+            target=rule.target,
+            locked=rule.locked,
+            tensors=taken.get(id(rule), 0),
+            matches=len(_matched(rule, assigned)),
+        )
+        for rule in recipe.rules
+    )
+
+
+def _matched(rule: Rule, names: Iterable[str]) -> list[str]:
+    search = compile_pattern(rule.pattern).search
+    return [name for name in names if search(name)]
+
+
+# --- findings --------------------------------------------------------------------------------------------------------
+
+
+def _findings(
+    recipe: Recipe, fates: Sequence[_Fate], uses: Sequence[RuleUse], assigned: Mapping[str, Rule | None]
+) -> Iterator[RecipeFinding]:
+    yield from _unmatched(fates)
+    yield from _unknown_types(recipe)
+    for rule, use in zip(recipe.rules, uses, strict=True):
+        if not use.tensors:
+            yield _unused(rule, use, assigned)
+    yield from _engines(recipe)
+    yield from _undivided_rows(fates)
+    yield from _undivided_interleave(fates)
+    yield from _split_pairs(fates)
+    yield from _kept(fates)
+
+
+def _unmatched(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
+    names = tuple(fate.name for fate in fates if fate.rule is None)
+    if names:
+        yield RecipeFinding(
+            code="unmatched-tensor",
+            severity="error",
+            message=f"{len(names):,} of {len(fates):,} tensors are matched by no rule",
+            tensors=names,
+        )
+
+
+def _unknown_types(recipe: Recipe) -> Iterator[RecipeFinding]:
+    for rule in recipe.rules:
+        if rule.type_id is None and rule.label is None:
+            yield RecipeFinding(
+                code="unknown-type", severity="error", message=no_such_type(rule.target), line=rule.line
+            )
+
+
+def _unused(rule: Rule, use: RuleUse, assigned: Mapping[str, Rule | None]) -> RecipeFinding:
+    if not use.matches:
+        message = f"'{rule.pattern}' matches no tensor"
+        return RecipeFinding(code="dead-rule", severity="warning", message=message, line=rule.line)
+    names = tuple(_matched(rule, assigned))
+    lines = sorted({taker.line for name in names if (taker := assigned[name]) is not None})
+    before = f"line{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines[:10]))}{', ...' * (len(lines) > 10)}"
+    return RecipeFinding(
+        code="shadowed-rule",
+        severity="warning",
+        message=f"'{rule.pattern}' never applies: {before} took all {len(names):,} tensors that it matches",
+        line=rule.line,
+        tensors=names,
+    )
+
+
+def _engines(recipe: Recipe) -> Iterator[RecipeFinding]:
+    """Say where no engine has all types: what comes out loads nowhere."""
+    types = {TYPES[rule.type_id].alias: TYPES[rule.type_id] for rule in recipe.rules if rule.type_id in TYPES}
+    lacking = [[alias for alias, traits in types.items() if engine not in traits.engines] for engine in BOTH]
+    if all(lacking):
+        said = "; ".join(f"{engine} lacks {', '.join(names)}" for engine, names in zip(BOTH, lacking, strict=True))
+        yield RecipeFinding(code="no-engine", severity="warning", message=f"no engine loads this mix: {said}")
+
+
+def _undivided_rows(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
+    """Say, for each type and row width that do not go together, what each engine would write."""
+    groups: dict[tuple[TypeTraits, int], list[str]] = {}
+    for fate in fates:
+        if fate.wanted is not None and not fate.kept and fate.ne0 % fate.wanted.block_size:
+            groups.setdefault((fate.wanted, fate.ne0), []).append(fate.name)
+    for (wanted, ne0), names in groups.items():
+        said = "; ".join(explain_fallback(wanted.name, ne0, engine) for engine in BOTH if engine in wanted.engines)
+        message = (
+            f"{_count(names)} with rows of {ne0:,} elements cannot be {wanted.alias} (blocks of {wanted.block_size}): "
+            f"{said}"
+        )
+        yield RecipeFinding(code="row-fallback", severity="warning", message=message, tensors=tuple(names))
+
+
+def _undivided_interleave(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
+    groups: dict[TypeTraits, list[str]] = {}
+    for fate in fates:
+        if fate.wanted is not None and not fate.kept and _cannot_interleave(fate, fate.wanted):
+            groups.setdefault(fate.wanted, []).append(fate.name)
+    for wanted, names in groups.items():
+        base = find_type(rows_fallback(wanted.name) or "")
+        message = (
+            f"{_count(names)} cannot be {wanted.alias}, which packs {wanted.interleaved_rows} rows together (the rows do "
+            f"not divide, or are looked up one by one): {IK[0]} falls back to {base.alias if base else 'nothing'}"
+        )
+        yield RecipeFinding(code="interleave-fallback", severity="warning", message=message, tensors=tuple(names))
+
+
+def _split_pairs(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
+    """Find layers whose up and gate come in different types: ik_llama.cpp then computes them one by one."""
+    pairs: dict[tuple[str, str], dict[str, _Fate]] = {}
+    for fate in fates:
+        found = _UP_OR_GATE.fullmatch(fate.name)
+        if found:
+            pairs.setdefault((found["kind"], found["block"]), {})[found["part"]] = fate
+    differing: dict[str, list[str]] = {}
+    for (kind, _), pair in pairs.items():
+        if len(pair) == 2 and _comes_as(pair["up"]) != _comes_as(pair["gate"]):
+            differing.setdefault(kind, []).extend(fate.name for fate in pair.values())
+    for kind, names in differing.items():
+        lost = "fused MoE" if kind in ("_exps", "_chexps") else "fused up and gate"
+        message = f"ffn_up{kind} and ffn_gate{kind} differ in {_count(names[::2], 'layer')}: {lost} of {IK[0]} is lost"
+        yield RecipeFinding(code="up-gate-differ", severity="warning", message=message, tensors=tuple(names))
+
+
+def _comes_as(fate: _Fate) -> object:
+    return fate.type_id if fate.type_id is not None else fate.rule and fate.rule.target
+
+
+def _kept(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
+    names = tuple(
+        fate.name
+        for fate in fates
+        if fate.kept and fate.rule is not None and fate.rule.label is None and fate.rule.type_id != fate.type_id
+    )
+    if names:
+        message = f"{_count(names)} keep the model's type whatever the rule says: norms, routers and 1-D tensors"
+        yield RecipeFinding(code="kept-type", severity="info", message=message, tensors=names)
+
+
+def _count(names: Sequence[str], what: str = "tensor") -> str:
+    return f"{len(names):,} {what}{'' if len(names) == 1 else 's'}"

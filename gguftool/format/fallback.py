@@ -1,0 +1,118 @@
+"""Which type llama-quantize really writes: what it leaves alone, and what it takes for a row that is no whole blocks.
+
+The two engines differ: for Q5_K in a row of 576 elements llama.cpp takes Q5_1 and ik_llama.cpp Q6_0, which llama.cpp
+cannot load.  Sources: llama.cpp src/llama-quant.cpp (tensor_type_fallback, tensor_allows_quantization);
+ik_llama.cpp src/llama-quantize.cpp (change_type_if_necessary, interleaved_properties, the `quantize` conditions).
+"""
+
+from __future__ import annotations
+
+from gguftool.format.ggml import BOTH, IK, MAINLINE, find_type
+
+# Fallback type -> the types that fall back to it, for each engine.
+_MAINLINE_ROWS = {
+    "IQ4_NL": "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_XS",
+    "Q4_0": "Q2_K Q3_K Q2_0 TQ1_0 TQ2_0",
+    "Q5_0": "Q4_K",
+    "Q5_1": "Q5_K",
+    "Q8_0": "Q6_K",
+    "F16": "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL MXFP4",
+}
+_IK_ROWS = {
+    "IQ4_NL": "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_XS Q2_K Q3_K IQ2_K IQ2_KS IQ2_KL IQ3_K IQ3_KS IQ4_KS "
+    "IQ4_KSS IQ1_KT IQ2_KT IQ3_KT IQ4_KT Q2_K_R4 Q3_K_R4 IQ2_XXS_R4 IQ2_XS_R4 IQ2_S_R4 IQ3_XXS_R4 IQ3_S_R4 IQ4_XS_R8 "
+    "IQ2_K_R4 IQ3_K_R4 IQ4_KS_R4",
+    "Q5_0": "Q4_K IQ4_K IQ5_KS Q4_K_R4 IQ4_K_R4 IQ5_KS_R4",
+    "Q6_0": "Q5_K IQ5_K Q5_K_R4 IQ5_K_R4",
+    "Q8_0": "Q6_K IQ6_K Q6_K_R4 Q8_K_R8",
+}
+_ROWS: dict[str, dict[str, str]] = {
+    engine: {name: fallback for fallback, names in rows.items() for name in names.split()}
+    for engine, rows in ((MAINLINE[0], _MAINLINE_ROWS), (IK[0], _IK_ROWS))
+}
+# Types for which llama-quantize stops with an error; for the rest without a fallback ik_llama.cpp does not look.
+_THROWS: dict[str, frozenset[str]] = {
+    MAINLINE[0]: frozenset({"Q1_0", "NVFP4"}),
+    IK[0]: frozenset({"IQ1_BN", "IQ2_BN", "IQ2_BN_R4"}),
+}
+# What ik_llama.cpp takes where the number of rows does not divide, for types that are no repack of it.
+_BASES = {
+    "Q4_0_4_4": "Q4_0",
+    "Q4_0_4_8": "Q4_0",
+    "Q4_0_8_8": "Q4_0",
+    "IQ1_S_R4": "IQ1_S",
+    "IQ1_M_R4": "IQ1_M",
+    "Q8_K_R8": "Q8_0",
+}
+_INTEGERS = frozenset({"I8", "I16", "I32", "I64"})
+
+# Parts of names that llama-quantize leaves alone, by engine; a name that does not end in "weight" is left alone too.
+_KEPT_BY_BOTH = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d.weight", "attn_rel_b.weight")
+_KEPT_NAMES = frozenset({"position_embd.weight", "token_types.weight"})
+_KEPT: dict[str, tuple[str, ...]] = {
+    MAINLINE[0]: (
+        *_KEPT_BY_BOTH,
+        *("ffn_gate_tid2eid.weight", "altup", "laurel", "per_layer_model_proj", "ssm_conv1d", "shortconv.conv.weight"),
+        *("indexer.k_proj.weight", "indexer.q_proj.weight"),
+        *(f"time_mix_{part}.weight" for part in ("first", "w0", "w1", "w2", "v0", "v1", "v2", "a0", "a1", "a2")),
+        *(f"time_mix_{part}.weight" for part in ("g1", "g2", "decay_w1", "decay_w2", "lerp_fused")),
+        *(".position_embd", "sam.pos_embd", "sam.neck.", "sam.net_", ".rel_pos", ".patch_embd", ".patch_merger"),
+        *("a.rvq.codebook", "mm.a.code_embd"),
+    ),
+    IK[0]: (*_KEPT_BY_BOTH, "ssm_x.weight", "ssm_dt.weight"),
+}
+
+
+def fallback_type(type_name: str, ne0: int, engine: str) -> str | None:
+    """Return the type that the llama-quantize of `engine` writes for rows of `ne0` elements: `type_name` where it fits.
+
+    None where it writes nothing right: the engine lacks the type, stops, or does not look; `explain_fallback` says
+    which.  llama.cpp takes F16 where its fallback does not fit either; ik_llama.cpp does not look a second time.
+    """
+    traits = find_type(type_name)
+    if traits is None or engine not in traits.engines:
+        return None
+    if ne0 % traits.block_size == 0:
+        return traits.name
+    fallback = _ROWS[engine].get(traits.name)
+    second = find_type(fallback) if fallback else None
+    if second is None or ne0 % second.block_size == 0:
+        return fallback
+    return "F16" if engine in MAINLINE else None
+
+
+def explain_fallback(type_name: str, ne0: int, engine: str) -> str:
+    """Say in a few words what `engine` does with rows of `ne0` elements that `type_name` does not divide."""
+    traits = find_type(type_name)
+    if traits is None or engine not in traits.engines:
+        return f"{engine} has no such type"
+    fallback = fallback_type(type_name, ne0, engine)
+    if fallback is not None:
+        return f"{engine} falls back to {fallback}"
+    if traits.name in _THROWS[engine]:
+        return f"{engine} stops"
+    return f"{engine} does not check it (an assertion, or garbage)"
+
+
+def rows_fallback(type_name: str) -> str | None:
+    """Return what ik_llama.cpp's llama-quantize takes where the rows of an expert do not divide by the interleave.
+
+    None for types that pack no rows together. It is also what token_embd gets, whose rows are looked up one by one.
+    """
+    traits = find_type(type_name)
+    if traits is None or traits.interleaved_rows == 1:
+        return None
+    return _BASES.get(traits.name) or traits.repack_of[0]
+
+
+def keeps_type(name: str, dims: tuple[int, ...], type_name: str = "", engine: str | None = None) -> bool:
+    """Whether llama-quantize leaves a tensor as it is: 1-D tensors, norms, routers, convolutions, integers.
+
+    Without `engine`: whether both do. `dims` may have trailing 1s.
+    """
+    if type_name in _INTEGERS or name in _KEPT_NAMES or not name.endswith("weight"):
+        return True
+    if not any(dim != 1 for dim in dims[1:]):
+        return True
+    engines = BOTH if engine is None else (engine,)
+    return all(any(part in name for part in _KEPT[each]) for each in engines)

@@ -1,0 +1,53 @@
+"""A checked recipe as text: what it comes to, the findings, the rules, the types."""
+
+from __future__ import annotations
+
+from gguftool.analysis.recipe import RecipeFinding, RecipeReport
+from gguftool.errors import listed, printable
+from gguftool.render.table import Table, columns
+from gguftool.render.units import format_size
+
+_NAMES_SHOWN = 4
+
+
+def summary_text(report: RecipeReport) -> str:
+    """Return the prediction and the findings, the gravest first."""
+    lines = [
+        f"{printable(report.recipe, 4096)}: {len(report.rules):,} rules for {report.tensors:,} tensors of "
+        f"{printable(report.model, 4096)}",
+        f"predicted: {report.nbytes:,} bytes ({format_size(report.nbytes)}), {report.bits_per_weight:g} bits per weight "
+        f"(the model: {format_size(report.model_nbytes)}, {report.model_bits_per_weight:g}); fallbacks as in "
+        f"{report.engine}",
+    ]
+    if report.unpredicted:
+        lines.append(f"of these {len(report.unpredicted):,} tensors are counted as they are, their type is not known")
+    order = {"error": 0, "warning": 1, "info": 2}
+    lines += [_line(finding) for finding in sorted(report.findings, key=lambda finding: order[finding.severity])]
+    return "\n".join(lines) + "\n"
+
+
+def report_tables(report: RecipeReport) -> tuple[Table, ...]:
+    """Return the rules with the tensors that they take, and the types with their shares."""
+    rules = tuple(
+        (str(use.line), f"{use.tensors:,}", f"{use.matches:,}", use.target, use.pattern) for use in report.rules
+    )
+    types = tuple(
+        (
+            share.type,
+            f"{share.tensors:,}",
+            f"{share.nbytes:,}",
+            f"{100 * share.nbytes / report.nbytes:.1f}%" if report.nbytes else "",
+            f"{share.nbytes * 8 / share.elements:.4g}" if share.elements else "",
+        )
+        for share in report.types
+    )
+    return (
+        Table(title="rules", columns=columns(">line", ">takes", ">matches", "type", "pattern"), rows=rules),
+        Table(title="types", columns=columns("type", ">tensors", ">bytes", ">share", ">bpw"), rows=types),
+    )
+
+
+def _line(finding: RecipeFinding) -> str:
+    place = "" if finding.line is None else f"line {finding.line}: "
+    names = f" ({listed(finding.tensors, _NAMES_SHOWN)})" if finding.tensors else ""
+    return f"{finding.severity}: {place}{printable(finding.message, 4096)}{names} [{finding.code}]"

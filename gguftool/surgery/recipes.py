@@ -1,0 +1,95 @@
+r"""Recipes out of models, and recipes rewritten: one rule a tensor, or as few rules as say exactly the same.
+
+The compact form joins layers: tensors whose names differ in one number only, and which come in the same type, become
+one rule that lists the numbers (``^blk\.([37]|1[0-5])\.attn_k\.weight$``).  It never says a layer that it was not
+given, so it means the same for every model, and its rules' order does not matter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+from gguftool.errors import PlanError, printable
+from gguftool.format.ftypes import no_such_type
+from gguftool.format.pattern import MAX_PATTERN, literal, number_set
+from gguftool.format.recipe import MAX_RULES, Recipe, Rule, make_rule, spelling
+from gguftool.model.model import Model
+
+# A dotted part of a name that is a layer's number as programs write it: 007 is a name, not a number.
+_NUMBER = re.compile(r"(?:(?<=\.)|^)(?:0|[1-9][0-9]{0,5})(?=\.)")
+
+
+def expand(recipe: Recipe, names: Iterable[str]) -> Recipe:
+    """Return one anchored rule for each of `names` that a rule matches, in their order; the others get none.
+
+    Raises `PlanError` for more tensors than a recipe may have rules.
+    """
+    assigned = recipe.assign(names)
+    rules = (_rule(literal(name), rule) for name, rule in assigned.items() if rule is not None)
+    return _recipe(rules, recipe.name)
+
+
+def compact(assignment: Mapping[str, int | str | Rule], name: str = "") -> Recipe:
+    """Return few anchored rules that give exactly the tensors of `assignment` what it says, and no others anything.
+
+    Values are a type's id, its spelling or ``@LABEL``, or a rule whose target is taken.  Raises `PlanError` where that
+    takes more rules than a recipe may have.
+    """
+    groups: dict[tuple[str, str, str, bool], list[int | None]] = {}
+    models: dict[tuple[str, bool], Rule] = {}
+    for tensor, value in assignment.items():
+        rule = value if isinstance(value, Rule) else _target(value)
+        models.setdefault((rule.target, rule.locked), rule)
+        before, number, after = _taken_apart(tensor)
+        groups.setdefault((before, after, rule.target, rule.locked), []).append(number)
+    rules = (
+        _rule(pattern, models[target, locked])
+        for (before, after, target, locked), numbers in groups.items()
+        for pattern in _patterns(before, sorted(n for n in numbers if n is not None), after)
+    )
+    return _recipe(rules, name)
+
+
+def extract(model: Model) -> Recipe:
+    """Return the recipe that says the type of every tensor of `model`, in compact form."""
+    return compact({tensor.info.name: tensor.info.type for tensor in model.tensors.values()}, model.name)
+
+
+def _taken_apart(name: str) -> tuple[str, int | None, str]:
+    found = _NUMBER.search(name)
+    return (name, None, "") if found is None else (name[: found.start()], int(found[0]), name[found.end() :])
+
+
+def _patterns(before: str, numbers: list[int], after: str) -> list[str]:
+    """Return patterns for the names before + number + after; more than one where one would be too long."""
+    pattern = literal(before) + (number_set(numbers) if numbers else "") + literal(after)
+    if len(pattern) + 2 <= MAX_PATTERN or len(numbers) < 2:
+        return [pattern]
+    half = len(numbers) // 2
+    return _patterns(before, numbers[:half], after) + _patterns(before, numbers[half:], after)
+
+
+def _target(value: int | str) -> Rule:
+    text = spelling(value) if isinstance(value, int) else value
+    try:
+        rule = make_rule(".*", text)
+    except ValueError as error:
+        raise PlanError(str(error)) from None
+    if rule.type_id is None and rule.label is None:
+        raise PlanError(no_such_type(text))
+    return rule
+
+
+def _rule(pattern: str, like: Rule) -> Rule:
+    """Return a rule for exactly what `pattern` describes, with the target of `like`."""
+    if len(pattern) + 2 > MAX_PATTERN:
+        raise PlanError(f"'{printable(pattern, 80)}' is longer than a rule may be ({MAX_PATTERN:,} characters)")
+    return Rule(pattern=f"^{pattern}$", target=like.target, type_id=like.type_id, label=like.label, locked=like.locked)
+
+
+def _recipe(rules: Iterable[Rule], name: str) -> Recipe:
+    made = tuple(rules)
+    if len(made) > MAX_RULES:
+        raise PlanError(f"that takes {len(made):,} rules, and a recipe has {MAX_RULES:,} at most", source=name or None)
+    return Recipe(rules=made, name=name)
