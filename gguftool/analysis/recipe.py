@@ -294,8 +294,8 @@ def _undivided_interleave(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
     for wanted, names in groups.items():
         base = find_type(rows_fallback(wanted.name) or "")
         message = (
-            f"{_count(names)} cannot be {wanted.alias}, which packs {wanted.interleaved_rows} rows together (the rows do "
-            f"not divide, or are looked up one by one): {IK[0]} falls back to {base.alias if base else 'nothing'}"
+            f"{_count(names)} cannot be {wanted.alias}, which packs {wanted.interleaved_rows} rows together (they "
+            f"do not divide, or are looked up one by one): {IK[0]} falls back to {base.alias if base else 'nothing'}"
         )
         yield RecipeFinding(code="interleave-fallback", severity="warning", message=message, tensors=tuple(names))
 

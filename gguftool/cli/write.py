@@ -1,7 +1,9 @@
-"""Commands that write: split, merge."""
+"""Commands that write: split, merge, swap, export."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,14 +16,16 @@ from gguftool.cli.options import (
     Json,
     KeepFileType,
     ModelArgument,
-    ModelsArgument,
     NoSync,
     OutputOption,
+    Patterns,
     size_option,
 )
 
 if TYPE_CHECKING:
+    from gguftool.format.recipe import Recipe
     from gguftool.model.layout import ForceSizes
+    from gguftool.model.model import Model
     from gguftool.storage.plan import Plan
 
 
@@ -41,6 +45,16 @@ def split(
     tensor_first_split: Annotated[
         bool, typer.Option("--tensor-first-split", help="Let shard 1 hold tensors too, not only the metadata.")
     ] = False,
+    naming: Annotated[
+        str | None,
+        typer.Option(
+            "--naming",
+            metavar="thireus",
+            help="Name shards PREFIX-SPECIAL_TENSOR-...; PREFIX is MODEL-MAINTAINER-QTYPE.",
+            show_default=False,
+        ),
+    ] = None,
+    write_map: Annotated[bool, typer.Option("--map", help="Write tensors.map beside the shards.")] = False,
     align: Align = None,
     force_sizes: ForceSizesOption = None,
     dry_run: DryRun = False,
@@ -52,6 +66,8 @@ def split(
 
     Engines load the set from its shard 1, which holds all metadata; merge restores the file byte for byte.
     """
+    from gguftool.cli.hashing import write_map_beside
+    from gguftool.format.labels import THIREUS_TAIL
     from gguftool.model.opening import open_model
     from gguftool.surgery.split import SplitOptions, plan_split
 
@@ -65,14 +81,64 @@ def split(
         alignment=align,
         force_sizes=_force_sizes(force_sizes),
     )
+    if naming not in (None, "thireus"):
+        raise typer.BadParameter(f"--naming takes thireus, not '{naming}'")
+    if naming is not None:
+        prefix += THIREUS_TAIL
+    if write_map and (max_tensors != 1 or max_size is not None or bundle_small or tensor_first_split):
+        raise typer.BadParameter("--map is for sets of one tensor a shard, with the metadata alone in shard 1")
     _carry_out(
         plan_split(open_model(model), prefix, options), dry_run=dry_run, force=force, sync=not no_sync, json=json
     )
+    if write_map and not dry_run:
+        write_map_beside(open_model(f"{prefix}-*-of-*.gguf"), force=force, jobs=None)
 
 
 def merge(
-    models: ModelsArgument,
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[LABEL=]MODEL...",
+            help="GGUF files, shards, folders or quoted globs; LABEL is what a recipe calls it.",
+        ),
+    ],
     output: OutputOption,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="FILE", help="Which tensor comes in which type.", show_default=False),
+    ] = None,
+    kv_from: Annotated[
+        str | None,
+        typer.Option(
+            "--kv-from",
+            metavar="MODEL",
+            help="Whose metadata. Default: the first input with a general.architecture.",
+            show_default=False,
+        ),
+    ] = None,
+    max_size: Annotated[
+        int | None, size_option("--max-size", help="Write a set of files up to this size; OUT is their prefix.")
+    ] = None,
+    keep_file_type: KeepFileType = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Take a tensor in exactly the recipe's type or not.")
+    ] = False,
+    allow_fallback: Annotated[
+        bool,
+        typer.Option(
+            "--allow-fallback", help="Where no input has the type, take what llama-quantize would have fallen back to."
+        ),
+    ] = False,
+    allow_kv_mismatch: Annotated[
+        list[str] | None,
+        typer.Option("--allow-kv-mismatch", metavar="KEY", help="Let inputs differ in KEY. Repeatable."),
+    ] = None,
+    provenance: Annotated[
+        bool, typer.Option("--provenance", help="Add gguftool.source.*: which file each tensor came from.")
+    ] = False,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Do not hash shards that a tensors.map lies beside.")
+    ] = False,
     align: Align = None,
     force_sizes: ForceSizesOption = None,
     dry_run: DryRun = False,
@@ -80,16 +146,114 @@ def merge(
     no_sync: NoSync = False,
     json: Json = False,
 ) -> None:
-    """Put shards together into one file.
+    """Put shards, or a mix of several quants, together.
 
-    Offsets are dense, split.* keys are gone, everything else is as it was.
+    Each tensor must come from exactly one input, or a recipe says in which type it is taken. Offsets are dense,
+    split.* keys are gone, the metadata is true for the mix.
     """
     from gguftool.model.opening import open_model
+    from gguftool.surgery.inputs import open_inputs
     from gguftool.surgery.merge import MergeOptions, plan_merge
+    from gguftool.surgery.mix import MixOptions
 
-    options = MergeOptions(alignment=align, force_sizes=_force_sizes(force_sizes))
-    plan = plan_merge([open_model(*models)], output, options)
+    options = MergeOptions(
+        recipe=_read_recipe(recipe),
+        mix=MixOptions(strict=strict, allow_fallback=allow_fallback),
+        kv_from=open_model(kv_from) if kv_from is not None else None,
+        max_size=max_size,
+        keep_file_type=keep_file_type,
+        allowed_mismatches=tuple(allow_kv_mismatch or ()),
+        provenance=provenance,
+        alignment=align,
+        force_sizes=_force_sizes(force_sizes),
+    )
+    inputs = open_inputs(models)
+    plan = plan_merge(inputs, output, options)
+    if not (dry_run or no_verify):
+        _verify_maps([source.model for source in inputs])
     _carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
+
+
+def swap(
+    model: ModelArgument,
+    donor: Annotated[
+        str, typer.Option("--from", metavar="DONOR", help="A GGUF model or a .safetensors file to take tensors from.")
+    ],
+    tensor: Patterns,
+    output: OutputOption,
+    keep_file_type: KeepFileType = False,
+    align: Align = None,
+    force_sizes: ForceSizesOption = None,
+    dry_run: DryRun = False,
+    force: Force = False,
+    no_sync: NoSync = False,
+    json: Json = False,
+) -> None:
+    """Replace tensors by a donor's.
+
+    Shapes must agree, types may differ. Of a split set, OUT is the prefix of the new set.
+    """
+    from gguftool.model.opening import open_model
+    from gguftool.surgery.donors import open_donor
+    from gguftool.surgery.swap import SwapOptions, plan_swap
+
+    options = SwapOptions(keep_file_type=keep_file_type, alignment=align, force_sizes=_force_sizes(force_sizes))
+    plan = plan_swap(open_model(model), open_donor(donor), tensor, output, options)
+    _carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
+
+
+def export(
+    model: ModelArgument,
+    tensor: Patterns,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.safetensors", help="The file to write.")],
+    dtype: Annotated[
+        str, typer.Option("--dtype", metavar="raw|f32|f16|bf16", help="Bytes as they are, or dequantized.")
+    ] = "raw",
+    dry_run: DryRun = False,
+    force: Force = False,
+    no_sync: NoSync = False,
+    json: Json = False,
+) -> None:
+    """Write tensors to a safetensors file.
+
+    Raw tensors keep their ggml type and dims in the file's metadata; swap --from takes both kinds back.
+    """
+    from gguftool.model.opening import open_model
+    from gguftool.surgery.computed import FloatType
+    from gguftool.surgery.export import plan_export
+
+    names = {kind.value: kind for kind in FloatType}
+    if dtype != "raw" and dtype not in names:
+        raise typer.BadParameter(f"--dtype takes raw, f32, f16 or bf16, not '{dtype}'")
+    plan = plan_export(open_model(model), tensor, output, names.get(dtype))
+    _carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
+
+
+def _read_recipe(name: str | None) -> Recipe | None:
+    if name is None:
+        return None
+    from gguftool.format.recipe import MAX_TEXT, parse_any
+    from gguftool.storage.locate import open_source
+
+    source = open_source(name)
+    return parse_any(source.read_at(0, min(source.size, MAX_TEXT + 1)), name)
+
+
+def _verify_maps(models: Sequence[Model]) -> None:
+    """Hash the shards that a tensors.map lies beside; raise one `SourceError` that names all that differ."""
+    from gguftool.analysis.verify import verify_against_map
+    from gguftool.cli.output import progress_bar
+    from gguftool.errors import SourceError
+    from gguftool.model.maps import find_maps
+
+    bad = []
+    for model in models:
+        for entries in find_maps(model).values():
+            with progress_bar(sum(file.source.size for file in model.files)) as progress:
+                verdicts = verify_against_map(model.files, entries, None, progress)
+            bad += [f"{verdict.name}: {verdict.detail}" for verdict in verdicts if verdict.ok is False]
+    if bad:
+        raise SourceError(f"{len(bad)} shard(s) are not what their tensors.map says: {'; '.join(bad)}")
 
 
 def _force_sizes(text: str | None) -> ForceSizes | None:

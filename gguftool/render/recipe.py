@@ -15,7 +15,7 @@ def summary_text(report: RecipeReport) -> str:
     lines = [
         f"{printable(report.recipe, 4096)}: {len(report.rules):,} rules for {report.tensors:,} tensors of "
         f"{printable(report.model, 4096)}",
-        f"predicted: {report.nbytes:,} bytes ({format_size(report.nbytes)}), {report.bits_per_weight:g} bits per weight "
+        f"predicted: {report.nbytes:,} bytes ({format_size(report.nbytes)}), {report.bits_per_weight:g} bpw "
         f"(the model: {format_size(report.model_nbytes)}, {report.model_bits_per_weight:g}); fallbacks as in "
         f"{report.engine}",
     ]

@@ -46,9 +46,7 @@ def plan_export(model: Model, patterns: Sequence[str], output: Path, dtype: Floa
             OutputFile(
                 path=output,
                 head=head,
-                copies=tuple(
-                    Copy(extent=extent, offset=len(head) + place) for extent, place in copies
-                ),
+                copies=tuple(Copy(extent=extent, offset=len(head) + place) for extent, place in copies),
                 size=len(head) + offset,
             ),
         ),

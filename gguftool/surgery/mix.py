@@ -19,7 +19,7 @@ from gguftool.model.model import Tensor
 from gguftool.surgery.inputs import Input, find_input
 from gguftool.surgery.truth import Chosen
 
-_SHOWN = 20
+_SHOWN = 8  # names that one remark or problem lists
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +78,7 @@ def _only(name: str, holders: Sequence[Input], notes: _Notes) -> Input | None:
         notes.problem("in no input", name)
     else:
         where = listed([holder.name for holder in holders])
-        notes.problem(f"in several inputs ({where}); a --recipe chooses", name)
+        notes.problem(f"in several inputs ({where}), a --recipe chooses", name)
     return None
 
 
@@ -120,7 +120,7 @@ def _by_type(name: str, type_id: int, holders: Sequence[Input], options: MixOpti
     exact = _having(name, type_id, holders)
     if exact:
         if len(exact) > 1:
-            notes.remark(f"{wanted} is in {listed([e.name for e in exact])}; taken from the first", name)
+            notes.remark(f"{wanted} in {len(exact)} inputs, taken from {exact[0].name}", name)
         return exact[0]
     second = _second_best(name, type_id, holders)
     if second is not None:
@@ -196,4 +196,4 @@ def _rule_text(rule: Rule) -> str:
 
 
 def _grouped(reasons: Mapping[str, list[str]]) -> tuple[str, ...]:
-    return tuple(f"{listed(names, _SHOWN)}: {reason}" for reason, names in reasons.items())
+    return tuple(f"{reason}: {listed(names, _SHOWN)}" for reason, names in reasons.items())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gguftool.cli.options import Force, Jobs, Json
+from gguftool.cli.options import Force, Json
 
 if TYPE_CHECKING:
     from gguftool.analysis.verify import Verdict
