@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gguftool.cli import hashing, inspect, write
+from gguftool.cli import edit, hashing, inspect, write
 
 app = typer.Typer(
     name="gguftool",
@@ -40,6 +40,7 @@ app.command()(inspect.dump)
 app.command()(write.split)
 app.command()(write.merge)
 app.command()(write.swap)
+app.command()(edit.edit)
 app.command()(write.export)
 app.command("hash")(hashing.hash_)
 app.command()(inspect.types)

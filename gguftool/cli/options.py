@@ -10,7 +10,9 @@ import typer
 from gguftool.render.units import parse_size
 
 
-def _size(text: str) -> int:
+def _size(text: str | int) -> int:
+    if isinstance(text, int):
+        return text  # a default value
     try:
         return parse_size(text)
     except ValueError as error:
@@ -84,3 +86,14 @@ Patterns = Annotated[
 KeepFileType = Annotated[
     bool, typer.Option("--keep-file-type", help="Keep general.file_type whatever the tensors are.")
 ]
+OptionalOutput = Annotated[
+    Path | None, typer.Option("-o", "--output", metavar="OUT", help="The file to write.", show_default=False)
+]
+InPlace = Annotated[bool, typer.Option("--in-place", help="Change the file itself, with an undo journal.")]
+
+
+def one_target(output: Path | None, *, in_place: bool) -> Path | None:
+    """Return the output, None for in place; anything but exactly one of the two is bad usage."""
+    if (output is None) != in_place:
+        raise typer.BadParameter("give either -o OUT or --in-place")
+    return output

@@ -13,12 +13,15 @@ from gguftool.cli.options import (
     DryRun,
     Force,
     ForceSizesOption,
+    InPlace,
     Json,
     KeepFileType,
     ModelArgument,
     NoSync,
+    OptionalOutput,
     OutputOption,
     Patterns,
+    one_target,
     size_option,
 )
 
@@ -87,9 +90,7 @@ def split(
         prefix += THIREUS_TAIL
     if write_map and (max_tensors != 1 or max_size is not None or bundle_small or tensor_first_split):
         raise typer.BadParameter("--map is for sets of one tensor a shard, with the metadata alone in shard 1")
-    _carry_out(
-        plan_split(open_model(model), prefix, options), dry_run=dry_run, force=force, sync=not no_sync, json=json
-    )
+    carry_out(plan_split(open_model(model), prefix, options), dry_run=dry_run, force=force, sync=not no_sync, json=json)
     if write_map and not dry_run:
         write_map_beside(open_model(f"{prefix}-*-of-*.gguf"), force=force, jobs=None)
 
@@ -171,7 +172,7 @@ def merge(
     plan = plan_merge(inputs, output, options)
     if not (dry_run or no_verify):
         _verify_maps([source.model for source in inputs])
-    _carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
+    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
 
 
 def swap(
@@ -180,7 +181,8 @@ def swap(
         str, typer.Option("--from", metavar="DONOR", help="A GGUF model or a .safetensors file to take tensors from.")
     ],
     tensor: Patterns,
-    output: OutputOption,
+    output: OptionalOutput = None,
+    in_place: InPlace = False,
     keep_file_type: KeepFileType = False,
     align: Align = None,
     force_sizes: ForceSizesOption = None,
@@ -191,15 +193,17 @@ def swap(
 ) -> None:
     """Replace tensors by a donor's.
 
-    Shapes must agree, types may differ. Of a split set, OUT is the prefix of the new set.
+    Shapes must agree, types may differ. Of a split set, OUT is the prefix of the new set. --in-place
+    changes a single file where it is; that needs every tensor to take the same room as before.
     """
     from gguftool.model.opening import open_model
     from gguftool.surgery.donors import open_donor
     from gguftool.surgery.swap import SwapOptions, plan_swap
 
     options = SwapOptions(keep_file_type=keep_file_type, alignment=align, force_sizes=_force_sizes(force_sizes))
+    output = one_target(output, in_place=in_place)
     plan = plan_swap(open_model(model), open_donor(donor), tensor, output, options)
-    _carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
+    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
 
 
 def export(
@@ -226,7 +230,7 @@ def export(
     if dtype != "raw" and dtype not in names:
         raise typer.BadParameter(f"--dtype takes raw, f32, f16 or bf16, not '{dtype}'")
     plan = plan_export(open_model(model), tensor, output, names.get(dtype))
-    _carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
+    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
 
 
 def _read_recipe(name: str | None) -> Recipe | None:
@@ -267,7 +271,7 @@ def _force_sizes(text: str | None) -> ForceSizes | None:
         raise typer.BadParameter(f"--force-sizes takes gap or type, not '{text}'") from None
 
 
-def _carry_out(plan: Plan, *, dry_run: bool, force: bool, sync: bool, json: bool) -> None:
+def carry_out(plan: Plan, *, dry_run: bool, force: bool, sync: bool, json: bool) -> None:
     """Show the plan, or execute it and say what was written."""
     from gguftool.cli.output import progress_bar, remark, write
     from gguftool.render.as_json import render_json

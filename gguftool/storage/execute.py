@@ -11,15 +11,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
 from gguftool.storage.copying import check_sources, copy_extent, write_fully
-from gguftool.storage.part import PartFile, create_part, exists_already, part_path, publish
+from gguftool.storage.local import helper_path
+from gguftool.storage.part import PartFile, create_part, exists_already, publish
 from gguftool.storage.plan import OutputFile, Plan
+from gguftool.storage.preflight import check_space, check_targets, folders, said_plainly
+from gguftool.storage.source import Extent
+from gguftool.storage.undo import Journal, changed_ranges, journal_file, open_for_change, read_journal
 
 # Above this number of outputs on one file system, one checked syncfs costs less than an fsync for each.
 _SYNCFS_FROM = 8
@@ -51,9 +54,11 @@ def execute(plan: Plan, options: Options | None = None) -> Receipt:
     changes; then no output exists under its final name that was not there before.
     """
     options = options or Options()
-    _check_targets(plan, force=options.force)
-    with _folders(plan), _said_plainly(plan):
-        _check_space(plan)
+    check_targets(plan, force=options.force)
+    with folders(plan), said_plainly(plan):
+        check_space(plan)
+        if plan.outputs[0].base is not None:
+            return _change_in_place(plan, options)
         with contextlib.ExitStack() as cleanup:
             parts = _Parts()
             cleanup.callback(parts.remove)
@@ -63,98 +68,6 @@ def execute(plan: Plan, options: Options | None = None) -> Receipt:
     return Receipt(
         paths=tuple(output.path for output in plan.outputs), nbytes=sum(output.size for output in plan.outputs)
     )
-
-
-# --- before the first byte -------------------------------------------------------------------------------------------
-
-
-def _check_targets(plan: Plan, *, force: bool) -> None:
-    """Refuse outputs that are inputs, symlinks, no regular files, or there already: all problems in one error."""
-    inputs = {source.file_id: source.name for source in plan.inputs if source.file_id is not None}
-    problems: list[str] = []
-    taken: list[str] = []
-    for output in plan.outputs:
-        try:
-            status = os.lstat(output.path)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        except (OSError, ValueError) as error:
-            problems.append(f"{output.path}: {error}")
-            continue
-        file_id = (status.st_dev, status.st_ino)
-        if file_id in inputs:
-            problems.append(f"{output.path}: is an input ({inputs[file_id]}); an output cannot overwrite it")
-        elif stat.S_ISLNK(status.st_mode):
-            problems.append(f"{output.path}: is a symbolic link; name the file itself")
-        elif not stat.S_ISREG(status.st_mode):
-            problems.append(f"{output.path}: is not a regular file")
-        elif not force:
-            taken.append(str(output.path))
-    if problems:
-        raise ExecuteError("; ".join(problems))
-    if taken:
-        more = f" (and {len(taken) - 1:,} more)" if len(taken) > 1 else ""
-        raise ExecuteError(f"exists already{more}; --force replaces it", source=taken[0])
-
-
-@contextlib.contextmanager
-def _folders(plan: Plan) -> Iterator[None]:
-    """Make missing output folders; take back those that stayed empty where the run fails."""
-    made: list[Path] = []
-    try:
-        for folder in dict.fromkeys(output.path.parent for output in plan.outputs):
-            missing = [path for path in (folder, *folder.parents) if not path.exists()]
-            for path in reversed(missing):
-                try:
-                    path.mkdir(exist_ok=True)
-                except OSError as error:
-                    raise ExecuteError(f"cannot make this folder: {error.strerror}", source=str(path)) from error
-                made.append(path)
-        yield
-    except BaseException:
-        for path in reversed(made):
-            with contextlib.suppress(OSError):
-                path.rmdir()
-        raise
-
-
-def _check_space(plan: Plan) -> None:
-    """Refuse, before anything is written, what cannot fit on its file system."""
-    if not hasattr(os, "statvfs"):
-        return
-    needed: dict[int, int] = {}
-    folders: dict[int, Path] = {}
-    for output in plan.outputs:
-        device = os.stat(output.path.parent).st_dev
-        needed[device] = needed.get(device, 0) + output.size
-        folders[device] = output.path.parent
-    for device, nbytes in needed.items():
-        space = os.statvfs(folders[device])
-        free = space.f_bavail * space.f_frsize
-        if nbytes > free:
-            raise ExecuteError(
-                f"needs {nbytes:,} bytes and {free:,} are free here; make room or choose another folder",
-                source=str(folders[device]),
-            )
-
-
-@contextlib.contextmanager
-def _said_plainly(plan: Plan) -> Iterator[None]:
-    """Turn what the system answers into an error that names the output and the way out."""
-    try:
-        yield
-    except OSError as error:
-        folder = plan.outputs[0].path.parent
-        name = error.filename if isinstance(error.filename, str) else str(folder)
-        hints = {
-            errno.ENOSPC: "the disk is full; make room and run it again",
-            errno.EDQUOT: "your disk quota is used up",
-            errno.EFBIG: "the file is larger than this file system or a limit (ulimit -f) allows",
-            errno.EROFS: "the file system is mounted read-only",
-            errno.EACCES: "permission denied",
-        }
-        hint = hints.get(error.errno or 0, error.strerror or str(error))
-        raise ExecuteError(f"cannot write: {hint}; no output was made or changed", source=name) from error
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------
@@ -281,7 +194,7 @@ def _move_aside(targets: list[Path]) -> dict[Path, Path]:
     """Rename the existing ones of `targets` to helper names beside them; return where each went."""
     aside: dict[Path, Path] = {}
     for path in targets:
-        old = part_path(path, "old")
+        old = helper_path(path, "old")
         if old.exists():
             raise exists_already(old)
         if path.exists():
@@ -305,3 +218,66 @@ def _sync_folders(targets: list[Path], options: Options) -> None:
                 raise
         finally:
             os.close(fd)
+
+
+# --- in place --------------------------------------------------------------------------------------------------------
+
+
+def _change_in_place(plan: Plan, options: Options) -> Receipt:
+    """Write the undo journal, then the changes, then remove the journal; always durable, whatever `options` say."""
+    (output,) = plan.outputs
+    journal = journal_file(output)
+    durable = Options(force=False, sync=True, progress=options.progress)
+    execute(Plan(outputs=(journal,), inputs=plan.inputs), durable)
+    try:
+        _patch(output, options)
+        check_sources(tuple(source for source in plan.inputs if source != output.base))
+    except BaseException:
+        recover(output.path)
+        raise
+    _remove_journal(output.path, journal.path)
+    return Receipt(paths=(output.path,), nbytes=sum(length for _, length in changed_ranges(output)))
+
+
+def _patch(output: OutputFile, options: Options) -> None:
+    fd = open_for_change(output.path)
+    try:
+        if output.head:
+            write_fully(fd, output.head, 0)
+        for copy in output.copies:
+            copy_extent(copy.extent, fd, copy.offset, options.progress)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def recover(target: Path) -> Journal:
+    """Give `target` the bytes back that its undo journal kept, and remove the journal.
+
+    Raises `SourceError` where there is no journal, `FormatError` where it is damaged, `ExecuteError` where the file
+    cannot be written; then the journal stays, and it can be tried again.
+    """
+    journal = read_journal(target)
+    try:
+        fd = open_for_change(target)
+        try:
+            for (offset, length), place in zip(journal.ranges, journal.old, strict=True):
+                old = Extent(source=journal.source, offset=place, length=length)
+                copy_extent(old, fd, offset, lambda nbytes: None)
+            os.ftruncate(fd, journal.size)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        _remove_journal(target, journal.source.path)
+    except OSError as error:
+        raise ExecuteError(
+            f"cannot be given back its old bytes: {error.strerror}; they are safe in {journal.source.name}, and "
+            "'gguftool edit FILE --recover' tries again",
+            source=str(target),
+        ) from error
+    return journal
+
+
+def _remove_journal(target: Path, journal: Path) -> None:
+    os.unlink(journal)
+    _sync_folders([target], Options())

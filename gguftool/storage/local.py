@@ -7,6 +7,7 @@ shards, and the certainty that the bytes come from the file that was planned wit
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -93,8 +94,33 @@ class LocalSource:
             raise SourceError(f"changed since it was opened ({changed}); start again", source=self.name)
 
 
+def helper_path(target: Path, suffix: str) -> Path:
+    """Return the path beside `target` of a helper file: short whatever the target's name, and found again by it."""
+    digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]
+    return target.parent / f".gguftool-{digest}.{suffix}"
+
+
+def undo_path(target: Path) -> Path:
+    """Return where the undo journal of a change in place of `target` lies."""
+    return helper_path(target, "undo")
+
+
 def open_local(path: Path) -> LocalSource:
-    """Open the regular file at `path`; raise `SourceError` where there is none or it may not be read."""
+    """Open the regular file at `path`.
+
+    Raises `SourceError` where there is none, it may not be read, or a change in place was interrupted.
+    """
+    source = open_local_even_unfinished(path)
+    if os.path.lexists(undo_path(path)):
+        raise SourceError(
+            "a change in place of this file did not finish; 'gguftool edit FILE --recover' gives the old file back",
+            source=str(path),
+        )
+    return source
+
+
+def open_local_even_unfinished(path: Path) -> LocalSource:
+    """Open the regular file at `path`, also in the middle of a change in place: for recovery."""
     fd = _open(path)
     try:
         status = os.fstat(fd)

@@ -9,12 +9,12 @@ Nothing is ever written under the final name, and publishing never replaces a fi
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
+from gguftool.storage.local import helper_path
 
 try:
     import fcntl
@@ -47,18 +47,12 @@ class PartFile:
         os.close(self.fd)
 
 
-def part_path(target: Path, suffix: str = "part") -> Path:
-    """Return the path beside `target` that its part file (or another helper file) has."""
-    digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]
-    return target.parent / f".gguftool-{digest}.{suffix}"
-
-
 def create_part(target: Path, size: int) -> PartFile:
     """Create the part file for `target` with `size` zero bytes, removing a left-over of a killed run.
 
     Raises `ExecuteError` where another run holds it.
     """
-    path = part_path(target)
+    path = helper_path(target, "part")
     _remove_left_over(path, target)
     try:
         fd = os.open(path, _CREATE, 0o666)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguftool.errors import PlanError
@@ -21,12 +21,17 @@ class Copy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFile:
-    """`head` at offset 0, `copies` behind it in ascending order, zeros between them, `size` bytes in all."""
+    """`head` at offset 0, `copies` behind it in ascending order, zeros between them, `size` bytes in all.
+
+    With a `base` the file at `path` is that source, and it is changed in place: bytes that neither head nor copies
+    cover stay as they are.
+    """
 
     path: Path
     head: bytes
     copies: tuple[Copy, ...]
     size: int
+    base: Source | None = None
 
     def __post_init__(self) -> None:
         end = len(self.head)
@@ -82,7 +87,7 @@ class Plan:
         for source in self.inputs:
             yield source.identity
         for output in self.outputs:
-            yield from (str(output.path), output.head, str(output.size))
+            yield from (str(output.path), output.head, str(output.size), output.base.identity if output.base else "")
             for copy in output.copies:
                 extent = copy.extent
                 yield f"{extent.source.identity} {extent.offset} {extent.length} {copy.offset}"
@@ -123,3 +128,20 @@ def coalesce(copies: Iterable[Copy]) -> tuple[Copy, ...]:
         elif copy.extent.length:
             joined.append(copy)
     return tuple(joined)
+
+
+def in_place(output: OutputFile, base: Source) -> OutputFile:
+    """Return `output` as a change of `base` in place: only what differs is written.
+
+    Raises `PlanError` where that cannot be: bytes that are kept would have to move, or the file's size would change.
+    """
+    kept = [copy for copy in output.copies if copy.extent.source == base]
+    moved = sum(copy.extent.length for copy in kept if copy.extent.offset != copy.offset)
+    if moved or output.size != base.size:
+        raise PlanError(
+            f"cannot be changed in place: {moved:,} bytes would move, and the file would have {output.size:,} bytes "
+            f"instead of {base.size:,}; -o OUT writes a new file",
+            source=base.name,
+        )
+    copies = tuple(copy for copy in output.copies if copy.extent.source != base)
+    return replace(output, copies=copies, base=base)

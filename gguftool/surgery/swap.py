@@ -9,13 +9,12 @@ from pathlib import Path
 from gguftool.errors import PlanError, listed, printable
 from gguftool.format.ggml import type_alias
 from gguftool.format.header import KV
-from gguftool.format.shards import SPLIT_KEYS, ShardName
-from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, with_alignment
-from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
-from gguftool.storage.digests import whole
-from gguftool.storage.plan import Copy, OutputFile, Plan
-from gguftool.surgery.common import require_complete, select_tensors, without_layout_keys
+from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, slot_of, with_alignment
+from gguftool.model.model import Model, Tensor
+from gguftool.storage.plan import OutputFile, Plan, in_place
+from gguftool.surgery.common import require_complete, select_tensors
 from gguftool.surgery.donors import Donor
+from gguftool.surgery.sets import rewrite_set
 from gguftool.surgery.truth import Chosen, TrueMetadata, true_metadata
 
 
@@ -29,11 +28,12 @@ class SwapOptions:
 
 
 def plan_swap(
-    model: Model, donor: Donor, patterns: Sequence[str], output: Path, options: SwapOptions | None = None
+    model: Model, donor: Donor, patterns: Sequence[str], output: Path | None, options: SwapOptions | None = None
 ) -> Plan:
     """Plan `model` with the tensors that `patterns` choose taken from `donor`; of a set, `output` is the prefix.
 
-    Types may differ, shapes must agree. Raises one `PlanError` with all that stands in the way.
+    `output` None changes the file in place, which needs every tensor to take the same room as before. Types may
+    differ, shapes must agree. Raises one `PlanError` with all that stands in the way.
     """
     options = options or SwapOptions()
     require_complete(model)
@@ -46,10 +46,8 @@ def plan_swap(
     )
     truth = _truth(model, donor, taken, keep_file_type=options.keep_file_type)
     check_sizes([taken.get(name, tensor) for name, tensor in model.tensors.items()], dialect)
-    is_set = len(model.files) > 1
-    outputs = _set_outputs if is_set else _one_output
     return Plan(
-        outputs=outputs(model, truth.kvs, taken, output, dialect),
+        outputs=_outputs(model, truth.kvs, taken, output, dialect),
         inputs=(*model.sources, *(source for source in donor.sources if source not in model.sources)),
         remarks=(f"swaps {len(taken)} tensor(s): {_described(model, taken)}", *model.remarks, *truth.remarks),
     )
@@ -87,43 +85,31 @@ def _truth(model: Model, donor: Donor, taken: Mapping[str, Tensor], *, keep_file
     return true_metadata(model, chosen, keep_file_type=keep_file_type)
 
 
-def _one_output(
-    model: Model, kvs: tuple[KV, ...], taken: Mapping[str, Tensor], output: Path, dialect: Dialect
+def _outputs(
+    model: Model, kvs: tuple[KV, ...], taken: Mapping[str, Tensor], output: Path | None, dialect: Dialect
 ) -> tuple[OutputFile, ...]:
+    if len(model.files) > 1:
+        if output is None:
+            raise PlanError("is a split set; -o PREFIX writes a new one", source=model.name)
+        return rewrite_set(model, kvs, taken, output, dialect)
+    base = model.files[0].source
     tensors = [taken.get(name, tensor) for name, tensor in model.tensors.items()]
-    return (gguf_file(output, with_alignment(kvs, dialect.alignment, dialect.byte_order), tensors, dialect),)
+    kvs = with_alignment(kvs, dialect.alignment, dialect.byte_order)
+    if output is not None:
+        return (gguf_file(output, kvs, tensors, dialect),)
+    _refuse_other_sizes(model, taken, dialect)
+    return (in_place(gguf_file(Path(base.name), kvs, tensors, dialect), base),)
 
 
-def _set_outputs(
-    model: Model, kvs: tuple[KV, ...], taken: Mapping[str, Tensor], prefix: Path, dialect: Dialect
-) -> tuple[OutputFile, ...]:
-    """Write every shard anew under the new prefix: those that nothing changes in are copied whole."""
-    count = len(model.files)
-    outputs = []
-    for number, file in enumerate(model.files, start=1):
-        path = Path(str(ShardName(prefix=str(prefix), number=number, count=count)))
-        own = _own_kvs(file, kvs if number == 1 else None, dialect)
-        tensors = [taken.get(tensor.info.name, tensor) for tensor in tensors_of(file.source, file.header)]
-        if own == file.header.kvs and not any(tensor.info.name in taken for tensor in tensors):
-            copy = Copy(extent=whole(file.source), offset=0)
-            outputs.append(OutputFile(path=path, head=b"", copies=(copy,), size=file.source.size))
-        else:
-            outputs.append(gguf_file(path, own, tensors, dialect))
-    return tuple(outputs)
-
-
-def _own_kvs(file: ModelFile, model_kvs: tuple[KV, ...] | None, dialect: Dialect) -> tuple[KV, ...]:
-    """Return a shard's metadata: its own, with the model's true metadata in the place of shard 1's."""
-    kvs = file.header.kvs
-    if model_kvs is not None:
-        changed = {kv.key: kv for kv in model_kvs}
-        kept = [changed.pop(kv.key) if kv.key in changed else kv for kv in kvs if _stays(kv, model_kvs)]
-        kvs = (*kept, *changed.values())
-    return with_alignment(kvs, dialect.alignment, dialect.byte_order)
-
-
-def _stays(kv: KV, model_kvs: tuple[KV, ...]) -> bool:
-    return kv.key in SPLIT_KEYS or not without_layout_keys([kv]) or any(other.key == kv.key for other in model_kvs)
+def _refuse_other_sizes(model: Model, taken: Mapping[str, Tensor], dialect: Dialect) -> None:
+    """Raise `PlanError` where a tensor's room in the file would change: in place, nothing behind it may move."""
+    problems = []
+    for name, tensor in taken.items():
+        old, new = slot_of(model.tensors[name], dialect).step, slot_of(tensor, dialect).step
+        if old != new:
+            problems.append(f"'{printable(name)}' takes {new:,} bytes, its place has {old:,}")
+    if problems:
+        raise PlanError(f"not in place: {'; '.join(problems)}; -o OUT writes a new file", source=model.name)
 
 
 def _described(model: Model, taken: Mapping[str, Tensor], limit: int = 20) -> str:

@@ -1,0 +1,113 @@
+"""The edit command: change metadata."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gguftool.cli.options import DryRun, Force, InPlace, Json, ModelArgument, NoSync, OptionalOutput, one_target
+
+if TYPE_CHECKING:
+    from gguftool.format.header import KV, ByteOrder
+    from gguftool.surgery.edit import Edits
+
+
+def edit(
+    model: ModelArgument,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=TYPE:VALUE",
+            help="Set a value: u8 i8 u16 i16 u32 i32 u64 i64 f32 f64 bool str, or TYPE[] with a JSON list. Repeatable.",
+        ),
+    ] = None,
+    set_file: Annotated[
+        list[str] | None,
+        typer.Option("--set-file", metavar="KEY=PATH", help="Set a string to a file's content. Repeatable."),
+    ] = None,
+    remove: Annotated[list[str] | None, typer.Option("--remove", metavar="KEY", help="Repeatable.")] = None,
+    rename: Annotated[list[str] | None, typer.Option("--rename", metavar="OLD=NEW", help="Repeatable.")] = None,
+    output: OptionalOutput = None,
+    in_place: InPlace = False,
+    recover: Annotated[
+        bool, typer.Option("--recover", help="Undo a change in place that did not finish, and do nothing else.")
+    ] = False,
+    dry_run: DryRun = False,
+    force: Force = False,
+    no_sync: NoSync = False,
+    json: Json = False,
+) -> None:
+    """Change metadata.
+
+    Renames first, then removals, then values, each in its old place. In place only where the new head ends where the
+    old one does. Keys of the layout (general.alignment, split.*) belong to other commands.
+    """
+    from gguftool.cli.write import carry_out
+    from gguftool.model.opening import open_model
+    from gguftool.surgery.edit import plan_edit
+
+    if recover:
+        _recover(model)
+        return
+    output = one_target(output, in_place=in_place)
+    opened = open_model(model)
+    edits = _edits(set_ or [], set_file or [], remove or [], rename or [], opened.byte_order)
+    carry_out(plan_edit(opened, edits, output), dry_run=dry_run, force=force, sync=not no_sync, json=json)
+
+
+def _recover(name: str) -> None:
+    from gguftool.cli.output import write
+    from gguftool.errors import printable
+    from gguftool.storage.execute import recover
+
+    journal = recover(Path(name))
+    write(f"{printable(name, 4096)} has its old bytes back ({len(journal.ranges)} range(s))\n")
+
+
+def _edits(set_: list[str], set_file: list[str], remove: list[str], rename: list[str], order: ByteOrder) -> Edits:
+    from gguftool.surgery.edit import Edits
+
+    values = [_value(text, order) for text in set_] + [_file_value(text, order) for text in set_file]
+    if not (values or remove or rename):
+        raise typer.BadParameter("nothing to change: give --set, --set-file, --remove or --rename")
+    return Edits(
+        rename=tuple(_pair(text, "--rename OLD=NEW") for text in rename), remove=tuple(remove), values=tuple(values)
+    )
+
+
+def _pair(text: str, usage: str) -> tuple[str, str]:
+    key, separator, rest = text.partition("=")
+    if not key or not separator:
+        raise typer.BadParameter(f"'{text}' is not of the form {usage}")
+    return key, rest
+
+
+def _value(text: str, order: ByteOrder) -> KV:
+    from gguftool.format.header import ValueType, make_kv
+    from gguftool.format.values import SHORT_NAMES, parse_value
+
+    key, rest = _pair(text, "--set KEY=TYPE:VALUE")
+    name, separator, literal = rest.partition(":")
+    kind = SHORT_NAMES.get(name.removesuffix("[]"))
+    if not separator or kind is None:
+        raise typer.BadParameter(f"'{text}': the type is one of {' '.join(SHORT_NAMES)}, or one of them with []")
+    try:
+        value: Any = parse_value(literal, kind, is_array=name.endswith("[]"))
+    except ValueError as error:
+        raise typer.BadParameter(f"'{text}': {error}") from None
+    if name.endswith("[]"):
+        return make_kv(key, ValueType.ARRAY, value, element=kind, byte_order=order)
+    return make_kv(key, kind, value, byte_order=order)
+
+
+def _file_value(text: str, order: ByteOrder) -> KV:
+    from gguftool.format.header import MAX_HEAD, ValueType, make_kv
+    from gguftool.storage.locate import open_source
+
+    key, path = _pair(text, "--set-file KEY=PATH")
+    source = open_source(path)
+    content = source.read_at(0, min(source.size, MAX_HEAD)).decode("utf-8", "surrogateescape")
+    return make_kv(key, ValueType.STRING, content, byte_order=order)

@@ -1,0 +1,115 @@
+"""What is settled before the first byte is written: targets, folders, space; and how the system's answers are said."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from gguftool.errors import ExecuteError
+from gguftool.storage.plan import OutputFile, Plan
+from gguftool.storage.undo import changed_ranges
+
+
+def check_targets(plan: Plan, *, force: bool) -> None:
+    """Refuse outputs that are inputs, symlinks, no regular files, or there already: all problems in one error."""
+    inputs = {source.file_id: source.name for source in plan.inputs if source.file_id is not None}
+    problems: list[str] = []
+    taken: list[str] = []
+    for output in plan.outputs:
+        try:
+            status = os.lstat(output.path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            problems.append(f"{output.path}: {error}")
+            continue
+        file_id = (status.st_dev, status.st_ino)
+        if output.base is not None:
+            problems += _base_problems(output, status)
+        elif file_id in inputs:
+            problems.append(f"{output.path}: is an input ({inputs[file_id]}); an output cannot overwrite it")
+        elif stat.S_ISLNK(status.st_mode):
+            problems.append(f"{output.path}: is a symbolic link; name the file itself")
+        elif not stat.S_ISREG(status.st_mode):
+            problems.append(f"{output.path}: is not a regular file")
+        elif not force:
+            taken.append(str(output.path))
+    if problems:
+        raise ExecuteError("; ".join(problems))
+    if taken:
+        more = f" (and {len(taken) - 1:,} more)" if len(taken) > 1 else ""
+        raise ExecuteError(f"exists already{more}; --force replaces it", source=taken[0])
+
+
+def _base_problems(output: OutputFile, status: os.stat_result) -> Iterator[str]:
+    """Yield why the file at the output's path may not be changed in place."""
+    if output.base is None or (status.st_dev, status.st_ino) != output.base.file_id:
+        yield f"{output.path}: is a symbolic link or another file now; name the file itself"
+    if status.st_nlink > 1:
+        yield f"{output.path}: has {status.st_nlink} names (hard links), all of which would change; use -o OUT"
+
+
+@contextlib.contextmanager
+def folders(plan: Plan) -> Iterator[None]:
+    """Make missing output folders; take back those that stayed empty where the run fails."""
+    made: list[Path] = []
+    try:
+        for folder in dict.fromkeys(output.path.parent for output in plan.outputs):
+            missing = [path for path in (folder, *folder.parents) if not path.exists()]
+            for path in reversed(missing):
+                try:
+                    path.mkdir(exist_ok=True)
+                except OSError as error:
+                    raise ExecuteError(f"cannot make this folder: {error.strerror}", source=str(path)) from error
+                made.append(path)
+        yield
+    except BaseException:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        raise
+
+
+def check_space(plan: Plan) -> None:
+    """Refuse, before anything is written, what cannot fit on its file system."""
+    if not hasattr(os, "statvfs"):
+        return
+    needed: dict[int, int] = {}
+    folders: dict[int, Path] = {}
+    for output in plan.outputs:
+        device = os.stat(output.path.parent).st_dev
+        # A change in place needs room for its journal.
+        size = output.size if output.base is None else sum(length for _, length in changed_ranges(output))
+        needed[device] = needed.get(device, 0) + size
+        folders[device] = output.path.parent
+    for device, nbytes in needed.items():
+        space = os.statvfs(folders[device])
+        free = space.f_bavail * space.f_frsize
+        if nbytes > free:
+            raise ExecuteError(
+                f"needs {nbytes:,} bytes and {free:,} are free here; make room or choose another folder",
+                source=str(folders[device]),
+            )
+
+
+@contextlib.contextmanager
+def said_plainly(plan: Plan) -> Iterator[None]:
+    """Turn what the system answers into an error that names the output and the way out."""
+    try:
+        yield
+    except OSError as error:
+        folder = plan.outputs[0].path.parent
+        name = error.filename if isinstance(error.filename, str) else str(folder)
+        hints = {
+            errno.ENOSPC: "the disk is full; make room and run it again",
+            errno.EDQUOT: "your disk quota is used up",
+            errno.EFBIG: "the file is larger than this file system or a limit (ulimit -f) allows",
+            errno.EROFS: "the file system is mounted read-only",
+            errno.EACCES: "permission denied",
+        }
+        hint = hints.get(error.errno or 0, error.strerror or str(error))
+        raise ExecuteError(f"cannot write: {hint}; no output was made or changed", source=name) from error

@@ -1,0 +1,90 @@
+"""The undo journal of a change in place: the old bytes of every range that will be overwritten.
+
+The journal lies beside the file, complete and durable before the first byte of the file changes, and goes when the
+change is durable.  So a crash at any moment leaves the old file, the new file, or a journal that gives the old one
+back; a file with a journal is refused by readers until that is done.
+
+The journal is itself an output file (a head and copies of extents), so the executor writes it like any other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguftool.errors import ExecuteError, FormatError
+from gguftool.storage.local import LocalSource, open_local_even_unfinished, undo_path
+from gguftool.storage.plan import Copy, OutputFile
+from gguftool.storage.source import Extent
+
+_MAGIC = b"gguftool undo 1\n"
+_MAX_HEAD = 16 << 20  # bytes; a range takes 40, and a model has thousands at most
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Journal:
+    """A journal read back: `ranges` (offset, length) of the file, `old` where their old bytes are in the journal."""
+
+    source: LocalSource
+    target: Path
+    size: int
+    ranges: tuple[tuple[int, int], ...]
+    old: tuple[int, ...]
+
+
+def changed_ranges(output: OutputFile) -> tuple[tuple[int, int], ...]:
+    """Return the (offset, length) of everything that `output` overwrites."""
+    head = ((0, len(output.head)),) if output.head else ()
+    return (*head, *((copy.offset, copy.extent.length) for copy in output.copies))
+
+
+def journal_file(output: OutputFile) -> OutputFile:
+    """Return the journal for a change in place, as a file to write."""
+    if output.base is None:
+        raise ExecuteError("has no base to go back to", source=str(output.path))
+    ranges = changed_ranges(output)
+    text = json.dumps({"target": output.path.name, "size": output.base.size, "ranges": ranges}).encode()
+    head = _MAGIC + struct.pack("<Q", len(text)) + text
+    copies, offset = [], len(head)
+    for start, length in ranges:
+        copies.append(Copy(extent=Extent(source=output.base, offset=start, length=length), offset=offset))
+        offset += length
+    return OutputFile(path=undo_path(output.path), head=head, copies=tuple(copies), size=offset)
+
+
+def read_journal(target: Path) -> Journal:
+    """Read the journal of `target`; raise `FormatError` where it is none or not of this file."""
+    source = open_local_even_unfinished(undo_path(target))
+    start = len(_MAGIC) + 8
+    first = source.read_at(0, min(start, source.size))
+    length = struct.unpack("<Q", first[len(_MAGIC) :])[0] if len(first) == start else 0
+    if not first.startswith(_MAGIC) or not 0 < length <= min(_MAX_HEAD, source.size - start):
+        raise FormatError("is not an undo journal of gguftool", source=source.name)
+    try:
+        said = json.loads(source.read_at(start, length))
+        name, size = str(said["target"]), int(said["size"])
+        ranges = tuple((int(offset), int(count)) for offset, count in said["ranges"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise FormatError(f"is damaged: {error}", source=source.name) from None
+    old = _places(start + length, ranges)
+    inside = all(0 <= offset <= offset + count <= size for offset, count in ranges)
+    if name != target.name or not inside or old[-1] != source.size:
+        raise FormatError(f"does not belong to {target.name}, or is damaged", source=source.name)
+    return Journal(source=source, target=target, size=size, ranges=ranges, old=old[:-1])
+
+
+def _places(start: int, ranges: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Return where each range's bytes start in the journal, and where the last ends."""
+    places = [start]
+    for _, count in ranges:
+        places.append(places[-1] + count)
+    return tuple(places)
+
+
+def open_for_change(path: Path) -> int:
+    """Open a file for writing in place, never through a symbolic link."""
+    return os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
