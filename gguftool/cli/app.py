@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gguftool.cli import inspect, write
+from gguftool.cli import inspect, recipe, write
 
 app = typer.Typer(
     name="gguftool",
@@ -40,3 +40,4 @@ app.command()(inspect.dump)
 app.command()(write.split)
 app.command()(write.merge)
 app.command()(inspect.types)
+app.add_typer(recipe.app, name="recipe")
