@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import builders
 import pytest
-from conftest import one_error_line
+from conftest import REPO, one_error_line
 
 Run = Callable[..., "CompletedProcess[bytes]"]
 
@@ -164,3 +165,17 @@ def test_names_that_play_tricks_come_back(gguftool: Run, tmp_path: Path) -> None
     report = json.loads(text(gguftool("recipe", "check", made, "--model", path, "--json")))
     assert [use["tensors"] for use in report["rules"]] == [1] * len(names)
     assert report["findings"] == []
+
+
+def test_the_examples_of_the_docs_are_real(gguftool: Run, shared: Callable[[str], Path], tmp_path: Path) -> None:
+    page = (REPO / "docs" / "recipes.md").read_text()
+    (mix,) = re.findall(r"^```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "mix.recipe").write_text(mix)
+    (tmp_path / "bad.recipe").write_text("blk=q4_K_M\n(=f32\nattn=iq4ks\n")
+    for name in ("tiny-qwen3moe-BF16.gguf", "tiny-qwen3moe-IQ4_KS.gguf"):
+        (tmp_path / name).symlink_to(shared(f"models/{name}"))
+    examples = re.findall(r"^```console\n\$ gguftool (.*?)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert len(examples) >= 5
+    for command, shown in examples:
+        done = gguftool(*command.split(), cwd=tmp_path)
+        assert (done.stdout + done.stderr).decode() == shown
