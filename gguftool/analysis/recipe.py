@@ -157,7 +157,10 @@ def _fate(tensor: Tensor, rule: Rule | None, engine: str) -> _Fate:
 def _written(fate: _Fate, wanted: TypeTraits, engine: str) -> TypeTraits | None:
     """Return what a tensor gets that its rule wants in `wanted`, None where the engine writes nothing right."""
     if _cannot_interleave(fate, wanted):
-        wanted = find_type(rows_fallback(wanted.name) or wanted.name) or wanted
+        base = find_type(rows_fallback(wanted.name) or "")
+        if base is None:
+            return None
+        wanted = base
     if fate.ne0 % wanted.block_size == 0:
         return wanted
     fallback = fallback_type(wanted.name, fate.ne0, engine)
@@ -244,6 +247,9 @@ def _unknown_types(recipe: Recipe) -> Iterator[RecipeFinding]:
             yield RecipeFinding(
                 code="unknown-type", severity="error", message=no_such_type(rule.target), line=rule.line
             )
+        elif rule.type_id in TYPES and not TYPES[rule.type_id].in_files:
+            message = f"engines make {rule.target} at run time only; it does not belong in a file"
+            yield RecipeFinding(code="run-time-type", severity="error", message=message, line=rule.line)
 
 
 def _unused(rule: Rule, use: RuleUse, assigned: Mapping[str, Rule | None]) -> RecipeFinding:
@@ -256,7 +262,7 @@ def _unused(rule: Rule, use: RuleUse, assigned: Mapping[str, Rule | None]) -> Re
     return RecipeFinding(
         code="shadowed-rule",
         severity="warning",
-        message=f"'{rule.pattern}' never applies: {before} took all {len(names):,} tensors that it matches",
+        message=f"'{rule.pattern}' never applies: {before} took every tensor that it matches",
         line=rule.line,
         tensors=names,
     )
@@ -294,7 +300,7 @@ def _undivided_interleave(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
     for wanted, names in groups.items():
         base = find_type(rows_fallback(wanted.name) or "")
         message = (
-            f"{_count(names)} cannot be {wanted.alias}, which packs {wanted.interleaved_rows} rows together (they "
+            f"{_count(names)} cannot be {wanted.alias}, which packs {wanted.interleaved_rows} rows together (the rows "
             f"do not divide, or are looked up one by one): {IK[0]} falls back to {base.alias if base else 'nothing'}"
         )
         yield RecipeFinding(code="interleave-fallback", severity="warning", message=message, tensors=tuple(names))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gguftool.cli import edit, hashing, inspect, write
+from gguftool.cli import edit, hashing, inspect, recipe, write
 
 app = typer.Typer(
     name="gguftool",
@@ -44,3 +44,4 @@ app.command()(edit.edit)
 app.command()(write.export)
 app.command("hash")(hashing.hash_)
 app.command()(inspect.types)
+app.add_typer(recipe.app, name="recipe")

@@ -97,12 +97,13 @@ def explain_fallback(type_name: str, ne0: int, engine: str) -> str:
 def rows_fallback(type_name: str) -> str | None:
     """Return what ik_llama.cpp's llama-quantize takes where the rows of an expert do not divide by the interleave.
 
-    None for types that pack no rows together. It is also what token_embd gets, whose rows are looked up one by one.
+    None for types that pack no rows together, and for those that no file holds. It is also what token_embd gets, whose
+    rows are looked up one by one.
     """
     traits = find_type(type_name)
     if traits is None or traits.interleaved_rows == 1:
         return None
-    return _BASES.get(traits.name) or traits.repack_of[0]
+    return _BASES.get(traits.name) or next(iter(traits.repack_of), None)
 
 
 def keeps_type(name: str, dims: tuple[int, ...], type_name: str = "", engine: str | None = None) -> bool:

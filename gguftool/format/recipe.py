@@ -16,9 +16,11 @@ lower-cased), src/llama-quant.cpp (regex_search, then break).
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import pairwise
 
 from gguftool.errors import PlanError, listed, printable
 from gguftool.format.ftypes import no_such_type
@@ -27,8 +29,10 @@ from gguftool.format.pattern import BadPatternError, compile_pattern
 
 MAX_RULES = 10_000  # every rule is tried on every tensor; published recipes have 20 to 80
 MAX_TEXT = 16 << 20  # characters; room for MAX_RULES long rules and their comments
+_MAX_COMMAND = 1 << 20  # characters; systems allow 2 MiB for all arguments
 _MAX_SHOWN = 20  # problems that one error lists
 
+_TENSOR_TYPE_FLAG = "--tensor-type"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _COMMENT = re.compile(r"(?:^|\s)#.*", re.DOTALL)
 _NUMBERED = re.compile(r"type#([0-9]{1,10})")
@@ -41,6 +45,7 @@ class RecipeFormat(Enum):
     RECIPE = "recipe"
     CUSTOM_Q = "custom-q"
     TENSOR_TYPE_FILE = "tensor-type-file"
+    TENSOR_TYPE = "tensor-type"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,12 +173,30 @@ def parse_tensor_type_file(text: str | bytes, source: str = "--tensor-type-file"
     return _parse(items, "line", source, lenient=lenient, fold=str.lower)
 
 
-def detect_format(text: str | bytes) -> RecipeFormat:
-    """Tell a text's format by what follows its first ``=``: a comma, a blank and another pair, or neither.
+def parse_tensor_type_options(text: str | bytes, source: str = "--tensor-type", *, lenient: bool = False) -> Recipe:
+    """Read a piece of a command line, quoted for a shell: the word behind each ``--tensor-type``, or all words.
+
+    Raises one `PlanError` that lists every bad item.
+    """
+    decoded = _decoded(text, source)
+    if len(decoded) > _MAX_COMMAND:
+        raise PlanError(f"{len(decoded):,} characters are no command line", source=source)
+    try:
+        words = shlex.split(decoded)
+    except ValueError as error:
+        raise PlanError(f"is not quoted for a shell: {error}", source=source) from None
+    marked = [word for flag, word in pairwise(words) if flag == _TENSOR_TYPE_FLAG]
+    return parse_tensor_types(marked if _TENSOR_TYPE_FLAG in words else words, source, lenient=lenient)
+
+
+def detect_format(text: str | bytes, source: str = "recipe") -> RecipeFormat:
+    """Tell a text's format by ``--tensor-type``, or by what follows a rule's ``=``: a comma, a blank and a pair.
 
     A file of llama.cpp with one pair a line reads the same as a `.recipe` and is called one.
     """
-    for _, line in _lines(_decoded(text, "recipe")):
+    for _, line in _lines(_decoded(text, source)):
+        if line.startswith(_TENSOR_TYPE_FLAG + " "):
+            return RecipeFormat.TENSOR_TYPE
         _, _, rest = line.partition("=")
         if "," in rest:
             return RecipeFormat.CUSTOM_Q
@@ -184,13 +207,14 @@ def detect_format(text: str | bytes) -> RecipeFormat:
 
 def parse_any(text: str | bytes, source: str, form: RecipeFormat | None = None, *, lenient: bool = False) -> Recipe:
     """Read `text` in `form`, or in the format that it looks like."""
-    return _PARSERS[form or detect_format(text)](text, source, lenient=lenient)
+    return _PARSERS[form or detect_format(text, source)](text, source, lenient=lenient)
 
 
 _PARSERS: dict[RecipeFormat, Callable[..., Recipe]] = {
     RecipeFormat.RECIPE: parse_recipe,
     RecipeFormat.CUSTOM_Q: parse_custom_q,
     RecipeFormat.TENSOR_TYPE_FILE: parse_tensor_type_file,
+    RecipeFormat.TENSOR_TYPE: parse_tensor_type_options,
 }
 
 
@@ -204,6 +228,9 @@ def _decoded(text: str | bytes, source: str) -> str:
             text = text.decode("utf-16") if wide else text.decode("utf-8", "surrogateescape")
         except UnicodeDecodeError:
             raise PlanError("starts like UTF-16 text, but is none: not a recipe", source=source) from None
+    if "\0" in text:
+        hint = "; 'gguftool recipe extract' makes a recipe of a model" if text.startswith("GGUF") else ""
+        raise PlanError(f"is binary, not a recipe{hint}", source=source)
     return text.removeprefix("\ufeff")
 
 
@@ -245,7 +272,7 @@ def _parse(
 def _rule(item: str, number: int, fold: Callable[[str], str]) -> Rule:
     pattern, equals, rest = item.partition("=")
     if not equals:
-        raise ValueError(f"'{printable(item)}' has no '='; a rule is REGEX=TYPE")
+        raise ValueError(f"'{printable(item, 80)}' has no '='; a rule is REGEX=TYPE")
     target, *others = (part.strip() for part in rest.split("="))
     locked = any(other.lower() == "locked" for other in others)
     return make_rule(fold(pattern.strip()), target, line=number, locked=locked)
@@ -290,6 +317,13 @@ def render_tensor_type_file(recipe: Recipe) -> str:
     return "".join(f"{rule.pattern}={name}\n" for rule, name in _for_engine(recipe, MAINLINE[0]))
 
 
+def render_tensor_types(recipe: Recipe) -> str:
+    """Return `recipe` as ``--tensor-type`` options for llama.cpp, quoted for a shell; otherwise as the file."""
+    _refuse_unsayable(recipe, r"=|^\s|\s$", _TENSOR_TYPE_FLAG, fold=str.lower)
+    words = (shlex.quote(f"{rule.pattern}={name}") for rule, name in _for_engine(recipe, MAINLINE[0]))
+    return " ".join(f"{_TENSOR_TYPE_FLAG} {word}" for word in words)
+
+
 def render_any(recipe: Recipe, form: RecipeFormat) -> str:
     """Return `recipe` in `form`; what cannot be said in it raises `PlanError`."""
     return _RENDERERS[form](recipe)
@@ -299,6 +333,7 @@ _RENDERERS: dict[RecipeFormat, Callable[[Recipe], str]] = {
     RecipeFormat.RECIPE: render_recipe,
     RecipeFormat.CUSTOM_Q: render_custom_q,
     RecipeFormat.TENSOR_TYPE_FILE: render_tensor_type_file,
+    RecipeFormat.TENSOR_TYPE: render_tensor_types,
 }
 
 
@@ -318,7 +353,7 @@ def _for_engine(recipe: Recipe, engine: str) -> Iterator[tuple[Rule, str]]:
     strange = dict.fromkeys(rule.target for rule in recipe.rules if not _known_to(rule, engine))
     if strange:
         raise PlanError(
-            f"{engine} has no type {', '.join(map(printable, strange))}; --to recipe keeps such rules",
+            f"{engine} has no type {listed(tuple(strange))}; write a .recipe file, which can say all",
             source=recipe.name or None,
         )
     for rule in recipe.rules:

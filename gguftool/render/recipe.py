@@ -15,9 +15,9 @@ def summary_text(report: RecipeReport) -> str:
     lines = [
         f"{printable(report.recipe, 4096)}: {len(report.rules):,} rules for {report.tensors:,} tensors of "
         f"{printable(report.model, 4096)}",
-        f"predicted: {report.nbytes:,} bytes ({format_size(report.nbytes)}), {report.bits_per_weight:g} bpw "
-        f"(the model: {format_size(report.model_nbytes)}, {report.model_bits_per_weight:g}); fallbacks as in "
-        f"{report.engine}",
+        f"predicted: {report.nbytes:,} bytes ({format_size(report.nbytes)}), {report.bits_per_weight:g} bits per "
+        f"weight, with the fallbacks of {report.engine}; the model has {report.model_nbytes:,} bytes "
+        f"({format_size(report.model_nbytes)}), {report.model_bits_per_weight:g}",
     ]
     if report.unpredicted:
         lines.append(f"of these {len(report.unpredicted):,} tensors are counted as they are, their type is not known")

@@ -1,0 +1,355 @@
+"""Recipes: what the formats mean, what is forgiven, what is refused, and that writing is the inverse of reading."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gguftool.errors import PlanError
+from gguftool.format import recipe as recipes
+from gguftool.format.ggml import BOTH, IK, MAINLINE, TYPES
+from gguftool.format.pattern import BadPatternError, compile_pattern, literal, number_set
+from gguftool.format.recipe import Recipe, RecipeFormat, parse_custom_q, parse_recipe, parse_tensor_types, spelling
+
+
+def pairs(recipe: Recipe) -> list[tuple[str, str]]:
+    return [(rule.pattern, rule.target) for rule in recipe.rules]
+
+
+def problems(text: str, *words: str) -> str:
+    with pytest.raises(PlanError) as caught:
+        parse_recipe(text, "mix.recipe")
+    message = str(caught.value)
+    assert message.startswith("mix.recipe: ")
+    for word in words:
+        assert word in message
+    return message
+
+
+# --- what the field's tools stumble over -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"^a$=q4_K\n.*=q8_0\n",
+        b"^a$=q4_K\r\n.*=q8_0\r\n",
+        b"^a$=q4_K\r.*=q8_0",
+        b"\xef\xbb\xbf^a$=q4_K\n.*=q8_0",
+        "^a$=q4_K\n.*=q8_0".encode("utf-16"),
+        b"  ^a$ = q4_K\t\n\t.*=q8_0   \n\n",
+        b"## Quant mix\n^a$=q4_K # inline\n#.*=f32\n.*=q8_0\t#\n## THE END!\n",
+        b"^a$=Q4_k\n.*=Q8_0",
+    ],
+    ids=["plain", "crlf", "cr", "bom", "utf16", "blanks", "comments", "case"],
+)
+def test_forgiven(text: bytes) -> None:
+    assert pairs(parse_recipe(text)) == [("^a$", "q4_K"), (".*", "q8_0")]
+
+
+def test_lines_are_counted_as_an_editor_does() -> None:
+    assert [rule.line for rule in parse_recipe("# one\n\na=f32\r\n\r\nb=f16").rules] == [3, 5]
+
+
+@pytest.mark.parametrize(
+    ("written", "target", "number"),
+    [
+        ("iq2-kt", "iq2_kt", 153),
+        ("IQ2_KT", "iq2_kt", 153),
+        ("q4_k", "q4_K", 12),
+        ("Q8_kv", "q8_KV", 151),
+        ("Q4_K_R4", "q4_k_r4", 212),
+        ("q1_0_g128", "q1_0", 41),
+        ("type#144", "iq4_ks", 144),
+        ("type#777", "type#777", 777),
+    ],
+)
+def test_types_in_any_spelling(written: str, target: str, number: int) -> None:
+    (rule,) = parse_recipe(f".*={written}").rules
+    assert (rule.target, rule.type_id, rule.label) == (target, number, None)
+
+
+def test_a_hash_without_a_blank_is_no_comment() -> None:
+    assert pairs(parse_recipe("a#b=q8_0")) == [("a#b", "q8_0")]
+
+
+def test_fields_behind_the_type() -> None:
+    rules = parse_recipe("a=f32=locked\nb=f32= Locked \nc=f32=other=locked\nd=f32=other").rules
+    assert [rule.locked for rule in rules] == [True, True, True, False]
+
+
+def test_labels_pick_an_input() -> None:
+    (rule,) = parse_recipe("attn=@Unsloth-Q4_K").rules
+    assert (rule.label, rule.type_id, rule.target) == ("Unsloth-Q4_K", None, "@Unsloth-Q4_K")
+
+
+# --- matching --------------------------------------------------------------------------------------------------------
+
+
+def test_first_match_wins_and_search_is_unanchored() -> None:
+    text = "output\\.weight=q6_K\n^blk\\.0\\.attn_output\\.weight$=q4_K\n.*=q4_0"
+    targets = {
+        name: rule.target if rule else None
+        for name, rule in parse_recipe(text).assign(["output.weight", "blk.0.attn_output.weight", "x"]).items()
+    }
+    assert targets == {"output.weight": "q6_K", "blk.0.attn_output.weight": "q6_K", "x": "q4_0"}
+    turned = parse_recipe("\n".join(reversed(text.splitlines()[:2])))
+    found = turned.match("blk.0.attn_output.weight")
+    assert found is not None
+    assert found.target == "q4_K"
+    assert turned.match("x") is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "matching", "other"),
+    [
+        (r"^blk\.[[:digit:]]+\.x$", "blk.12.x", "blk.a.x"),
+        (r"^[^[:alpha:].]+$", "12_", "a1"),
+        (r"^[[:alnum:]_]+$", "a_1", "a.1"),
+        (r"^[]x]+$", "x]x", "y"),
+        (r"^[[:upper:][:digit:]]$", "K", "k"),
+        (r"^blk\.(3|7|1[0-5])\.attn_k\.weight$", "blk.12.attn_k.weight", "blk.1.attn_k.weight"),
+        (r"^a.b$", "a\nb", "ab"),
+        (r"^a$", "a", "a\n"),
+        (r"a\$", "a$", "a"),
+    ],
+)
+def test_patterns_mean_what_they_mean_in_bash(pattern: str, matching: str, other: str) -> None:
+    rule = recipes.make_rule(pattern, "q8_0")
+    assert rule.matches(matching)
+    assert not rule.matches(other)
+
+
+@pytest.mark.parametrize(
+    "pattern", ["(a*)*b", "(a|aa)+$", "((a+)b?)*", "(a?){50}", "(?:x+x+)+y", "(" * 3000, "a{99999999999}", "x" * 5000]
+)
+def test_patterns_that_could_run_for_ever_are_refused_at_once(pattern: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(BadPatternError):
+        compile_pattern(pattern)
+    assert time.monotonic() - started < 1
+
+
+def test_harmless_repeats_pass() -> None:
+    for pattern in (r"(ab)+", r"(_exps|_shexp)?\.weight", r"[0-9]+\..*", r"(a|b)c+"):
+        compile_pattern(pattern)
+
+
+@given(st.text(st.characters(), max_size=12))
+def test_a_literal_matches_its_text_alone_and_fits_every_format(text: str) -> None:
+    found = compile_pattern(f"^{literal(text)}$")
+    assert found.search(text)
+    assert not found.search(text + "\n")
+    assert not found.search("x" + text)
+    assert not re.search(r"[=,#\s]", literal(text))
+
+
+@given(st.sets(st.integers(0, 300), min_size=1))
+def test_a_number_set_matches_exactly_its_numbers(numbers: set[int]) -> None:
+    found = compile_pattern(f"^{number_set(numbers)}$")
+    assert {number for number in range(1300) if found.search(str(number))} == numbers
+    assert not found.search("0" + str(max(numbers)))
+
+
+# --- problems --------------------------------------------------------------------------------------------------------
+
+
+def test_all_problems_are_said_at_once_with_their_lines() -> None:
+    message = problems(
+        "a=q4_K_M\n(b=q8_0\nnonsense\n=f32\nc=\nd=@\n\ne=iq4ks\n[[:dgit:]]=f16\n(x+)+=f16",
+        "9 problems",
+        "line 1: there is no tensor type 'q4_K_M': it is a file type",
+        "line 2: '(b' is not a regular expression",
+        "line 3: 'nonsense' has no '='",
+        "line 4: there is no pattern",
+        "line 5: there is no type",
+        "line 6: there is no label",
+        "line 8: there is no tensor type 'iq4ks'; nearest: iq4_ks",
+        "line 9: '[[:dgit:]]' uses [:dgit:]",
+        "line 10: '(x+)+' repeats a group",
+    )
+    assert "line 7" not in message
+
+
+def test_many_problems_are_counted_not_listed() -> None:
+    message = problems("\n".join("x" for _ in range(500)), "500 problems", "and 480 more")
+    assert len(message) < 2000
+
+
+def test_a_lenient_parse_keeps_unknown_types_only() -> None:
+    (rule,) = parse_recipe("a=q4_K_M", lenient=True).rules
+    assert (rule.target, rule.type_id, rule.label) == ("q4_K_M", None, None)
+    with pytest.raises(PlanError, match="line 2"):
+        parse_recipe("a=q4_K_M\n(=f32", lenient=True)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "no rule"),
+        (b"# only\n\n", "no rule"),
+        (b"GGUF\x03\0\0\0", "recipe extract"),
+        (b"\xff\xfe\x00", "UTF-16"),
+        (b"a=f32\n" * 10_001, "more than 10,000 rules"),
+        (b"#" * (17 << 20), "more than a recipe may have"),
+    ],
+    ids=["empty", "comments", "gguf", "utf16", "rules", "size"],
+)
+def test_what_is_no_recipe_is_refused(data: bytes, words: str) -> None:
+    with pytest.raises(PlanError, match=re.escape(words)):
+        parse_recipe(data)
+
+
+def outcome_of(data: bytes | str, form: RecipeFormat | None) -> Recipe | PlanError:
+    try:
+        return recipes.parse_any(data, "x", form)
+    except PlanError as error:
+        return error
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60), st.sampled_from(RecipeFormat))
+def test_any_bytes_are_a_recipe_or_a_plan_error(data: bytes | str, form: RecipeFormat) -> None:
+    for chosen in (form, None):
+        outcome = outcome_of(data, chosen)
+        assert outcome.source == "x" if isinstance(outcome, PlanError) else outcome.rules
+
+
+# --- the other formats -----------------------------------------------------------------------------------------------
+
+
+def test_custom_q() -> None:
+    read = parse_custom_q("blk\\.0\\.=q8_0, attn=iq4_ks,\nffn=iq2-kt,")
+    assert pairs(read) == [("blk\\.0\\.", "q8_0"), ("attn", "iq4_ks"), ("ffn", "iq2_kt")]
+    with pytest.raises(PlanError, match="item 2"):
+        parse_custom_q("a=q8_0,b=q99")
+
+
+def test_tensor_types_are_lower_cased_as_llama_quantize_does() -> None:
+    assert pairs(parse_tensor_types(["ATTN_Q=Q8_0", r"ffn_\D=q4_k"])) == [("attn_q", "q8_0"), (r"ffn_\d", "q4_K")]
+
+
+def test_tensor_type_file_has_pairs_between_blanks() -> None:
+    read = recipes.parse_tensor_type_file("# mine\nattn_q=Q8_0 attn_k=q8_0\n\tffn=q4_k # rest\n")
+    assert pairs(read) == [("attn_q", "q8_0"), ("attn_k", "q8_0"), ("ffn", "q4_K")]
+    assert [rule.line for rule in read.rules] == [2, 2, 3]
+
+
+def test_tensor_type_options_are_read_as_a_shell_does() -> None:
+    text = "llama-quantize --tensor-type 'blk\\.0.*=q8_0' --pure --tensor-type ffn=q4_k in.gguf out.gguf q4_0"
+    read = recipes.parse_tensor_type_options(text)
+    assert pairs(read) == [("blk\\.0.*", "q8_0"), ("ffn", "q4_K")]
+    assert pairs(recipes.parse_tensor_type_options("a=f32 b=f16")) == [("a", "f32"), ("b", "f16")]
+    with pytest.raises(PlanError, match="quoted"):
+        recipes.parse_tensor_type_options("--tensor-type 'a=q8_0")
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("# c\na=q8_0\nb=f32=locked\n", RecipeFormat.RECIPE),
+        ("a{1,2}=q8_0\nb=f32", RecipeFormat.RECIPE),
+        ("a=q8_0,b=f32", RecipeFormat.CUSTOM_Q),
+        ("a=q8_0,\nb=f32", RecipeFormat.CUSTOM_Q),
+        ("a=q8_0 b=f32", RecipeFormat.TENSOR_TYPE_FILE),
+        ("a=q8_0 # b=f32, c", RecipeFormat.RECIPE),
+        ("--tensor-type a=q8_0", RecipeFormat.TENSOR_TYPE),
+    ],
+)
+def test_formats_are_told_apart(text: str, form: RecipeFormat) -> None:
+    assert recipes.detect_format(text) is form
+
+
+def test_types_are_written_as_each_engine_compares_them(shared) -> None:  # type: ignore[no-untyped-def]
+    table = json.loads(shared("reference/ggml-types.json").read_text())
+    engines = {"mainline": MAINLINE[0], "ik": IK[0]}
+    checked = 0
+    for row in table:
+        if row["primary"] and row["in_files"]:
+            for key, name in row["cli_name"].items():
+                assert spelling(row["id"], engines[key]) == name
+                checked += 1
+    assert checked > 100
+
+
+PATTERNS = st.sampled_from(
+    [
+        ".*",
+        "output\\.weight",
+        "^blk\\.([37]|1[0-5])\\.attn_k\\.weight$",
+        "ffn_(up|gate)",
+        "[[:digit:]]+",
+        "a#b",
+        "\\x2c",
+    ]
+) | st.lists(st.sampled_from([*"abz019_-.#", "\\.", "[0-9]", "(x|y)", "a{2}"]), min_size=1).map("".join).filter(
+    lambda pattern: not pattern.startswith("#")
+)
+
+
+def rules(engine: str | None) -> st.SearchStrategy[Recipe]:
+    ids = [traits.id for traits in TYPES.values() if engine is None or engine in traits.engines]
+    targets = st.sampled_from(ids).map(spelling)
+    if engine is None:
+        targets |= st.sampled_from(["@A", "@Some-Label.1", "type#777"])
+    rule = st.builds(
+        lambda pattern, target, locked: recipes.make_rule(pattern, target, locked=locked and engine is None),
+        PATTERNS,
+        targets,
+        st.booleans(),
+    )
+    return st.lists(rule, min_size=1, max_size=8).map(lambda made: Recipe(rules=tuple(made)))
+
+
+@pytest.mark.parametrize(
+    ("form", "engine"),
+    [
+        (RecipeFormat.RECIPE, None),
+        (RecipeFormat.CUSTOM_Q, IK[0]),
+        (RecipeFormat.TENSOR_TYPE_FILE, MAINLINE[0]),
+        (RecipeFormat.TENSOR_TYPE, MAINLINE[0]),
+    ],
+)
+def test_writing_is_the_inverse_of_reading(form: RecipeFormat, engine: str | None) -> None:
+    @given(rules(engine))
+    def inverse(recipe: Recipe) -> None:
+        text = recipes.render_any(recipe, form)
+        assert recipes.parse_any(text, "again", form) == recipe
+        assert recipes.parse_any(text.encode(), "again", form) == recipe
+        assert recipes.render_any(recipes.parse_any(text, "again", form), form) == text
+
+    inverse()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "target", "form"),
+    [
+        ("a,b", "q8_0", RecipeFormat.CUSTOM_Q),
+        ("a", "@label", RecipeFormat.CUSTOM_Q),
+        ("a", "tq1_0", RecipeFormat.CUSTOM_Q),
+        ("a", "type#777", RecipeFormat.CUSTOM_Q),
+        ("a", "iq4_ks", RecipeFormat.TENSOR_TYPE_FILE),
+        ("Attn", "q8_0", RecipeFormat.TENSOR_TYPE_FILE),
+        ("a b", "q8_0", RecipeFormat.TENSOR_TYPE_FILE),
+        ("a=b", "q8_0", RecipeFormat.RECIPE),
+        ("a\nb", "q8_0", RecipeFormat.RECIPE),
+        ("a #b", "q8_0", RecipeFormat.RECIPE),
+        ("#a", "q8_0", RecipeFormat.RECIPE),
+        ("a", "@x=y", RecipeFormat.RECIPE),
+    ],
+)
+def test_what_a_format_cannot_say_is_refused(pattern: str, target: str, form: RecipeFormat) -> None:
+    with pytest.raises(PlanError):
+        recipes.render_any(Recipe(rules=(recipes.make_rule(pattern, target),)), form)
+
+
+def test_every_type_that_both_engines_know_passes_through_all_formats() -> None:
+    shared_types = [t for t in TYPES.values() if set(BOTH) <= set(t.engines)]
+    recipe = Recipe(rules=tuple(recipes.make_rule(f"^t{t.id}$", t.name) for t in shared_types))
+    for form in RecipeFormat:
+        recipe = recipes.parse_any(recipes.render_any(recipe, form), "x", form)
+    assert [rule.type_id for rule in recipe.rules] == [t.id for t in shared_types]
