@@ -36,7 +36,7 @@ class DiffOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiffSide:
-    """One of the two models; `tensor_bytes` without padding, counting what is not ignored."""
+    """One of the two models, counting what is compared; `tensor_bytes` without padding."""
 
     model: str
     files: int
@@ -70,13 +70,17 @@ def diff_headers(a: Model, b: Model, options: DiffOptions | None = None) -> Head
     """
     options = options or DiffOptions()
     wanted = _wanted(options)
-    metadata = diff_kvs(a.kvs, b.kvs, lambda key: wanted(key) and (options.layout or not _LAYOUT_KEY.match(key)))
+
+    def wanted_key(key: str) -> bool:
+        return wanted(key) and (options.layout or not _LAYOUT_KEY.match(key))
+
+    metadata = diff_kvs(a.kvs, b.kvs, wanted_key)
     tensors = diff_tensors(a.tensors, b.tensors, wanted)
     layout = diff_layout(a, b, wanted) if options.layout else None
     data = diff_data(a, b, wanted, options.data) if options.data else None
     return HeaderDiff(
-        a=_side(a, wanted),
-        b=_side(b, wanted),
+        a=_side(a, wanted_key, wanted),
+        b=_side(b, wanted_key, wanted),
         differs=bool(metadata or tensors or layout or (data and data.differs)),
         metadata=metadata,
         tensors=tensors,
@@ -97,12 +101,12 @@ def _wanted(options: DiffOptions) -> Callable[[str], bool]:
     return lambda name: not any(pattern.search(name) for pattern in ignored)
 
 
-def _side(model: Model, wanted: Callable[[str], bool]) -> DiffSide:
+def _side(model: Model, wanted_key: Callable[[str], bool], wanted: Callable[[str], bool]) -> DiffSide:
     tensors = [tensor for name, tensor in model.tensors.items() if wanted(name)]
     return DiffSide(
         model=model.name,
         files=len(model.files),
-        metadata=sum(wanted(kv.key) for kv in model.kvs),
+        metadata=sum(wanted_key(kv.key) for kv in model.kvs),
         tensors=len(tensors),
         tensor_bytes=sum(tensor.nbytes for tensor in tensors),
     )

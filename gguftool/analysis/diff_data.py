@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
+from typing import TYPE_CHECKING, Any
 
 from gguftool.analysis.dequantize import Decoder, decoder_of, item_size
 from gguftool.analysis.errors_between import Errors, ErrorSums, errors_between, errors_of, total
@@ -21,6 +22,9 @@ from gguftool.format.ggml import type_name
 from gguftool.format.header import DEFAULT_ALIGNMENT, ByteOrder
 from gguftool.model.model import Model, Tensor
 from gguftool.model.roles import layer_of, role_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _CHUNK = 1 << 20  # bytes that are read at once
 _CHUNK_ELEMENTS = 1 << 17  # numbers that are compared at once: about 4 MiB a thread with gguf's own intermediates
@@ -61,7 +65,7 @@ class TensorData:
 class DataTotal:
     """The tensors of one role or layer (`name`): how many, of which verdict, and the errors of all that differ.
 
-    `measured` of them differ and went into `errors`.
+    `measured` of them differ and went into `errors`; `notes` say why others did not.
     """
 
     name: str
@@ -72,6 +76,7 @@ class DataTotal:
     not_compared: int
     measured: int
     errors: Errors | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +125,19 @@ class _Measured:
     sums: ErrorSums | None
 
 
+class _Progress:
+    """Tells how far one tensor is: as far as the furthest of the two passes over it got."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self.report = report
+        self.done = 0
+
+    def reach(self, position: int) -> None:
+        """Report that the tensor's bytes up to `position` were gone through; raises where all is to stop."""
+        self.report(max(0, position - self.done))
+        self.done = max(position, self.done)
+
+
 class _Stopped(Exception):
     """A signal for threads, not an error: another tensor failed, or the user gave up."""
 
@@ -159,13 +177,12 @@ def _in_threads(pairs: Sequence[tuple[str, _Side, _Side]], options: DataOptions)
         with lock:
             options.progress(nbytes)
 
-    # Decoders import numpy and gguf: here, so that no two threads do it at once.
-    for _, old, new in pairs:
-        if old.tensor.info.type != new.tensor.info.type:
-            _ = old.decoder, new.decoder
+    def measure(pair: tuple[str, _Side, _Side]) -> _Measured:
+        return _compare(*pair, progress=_Progress(progress))
+
     pool = ThreadPoolExecutor(max_workers=options.jobs or min(4, os.cpu_count() or 1))
     try:
-        return list(pool.map(lambda pair: _compare(*pair, progress), pairs))
+        return list(pool.map(measure, pairs))
     except BaseException:
         stop.set()
         raise
@@ -176,7 +193,7 @@ def _in_threads(pairs: Sequence[tuple[str, _Side, _Side]], options: DataOptions)
 # --- one tensor ------------------------------------------------------------------------------------------------------
 
 
-def _compare(name: str, old: _Side, new: _Side, progress: Callable[[int], None]) -> _Measured:
+def _compare(name: str, old: _Side, new: _Side, progress: _Progress) -> _Measured:
     verdict, note = _verdict(old, new, progress)
     sums = None
     if verdict in {Verdict.DIFFERENT, Verdict.OTHER_TYPE}:
@@ -190,6 +207,7 @@ def _compare(name: str, old: _Side, new: _Side, progress: Callable[[int], None])
             note = note or f"no dequantizer for {' and '.join(unknown)}"
         else:
             sums = total(_error_chunks(old, new, progress))
+    progress.reach(old.tensor.nbytes)
     report = TensorData(
         name=name,
         verdict=verdict,
@@ -203,7 +221,7 @@ def _compare(name: str, old: _Side, new: _Side, progress: Callable[[int], None])
     return _Measured(report=report, sums=sums)
 
 
-def _verdict(old: _Side, new: _Side, progress: Callable[[int], None]) -> tuple[Verdict, str]:
+def _verdict(old: _Side, new: _Side, progress: _Progress) -> tuple[Verdict, str]:
     x, y = old.tensor.info, new.tensor.info
     if x.shape != y.shape:
         return Verdict.NOT_COMPARED, "shapes differ"
@@ -215,7 +233,7 @@ def _verdict(old: _Side, new: _Side, progress: Callable[[int], None]) -> tuple[V
     return (Verdict.SAME if _same_bytes(old, new, word, progress) else Verdict.DIFFERENT), ""
 
 
-def _same_bytes(old: _Side, new: _Side, word: int, progress: Callable[[int], None]) -> bool:
+def _same_bytes(old: _Side, new: _Side, word: int, progress: _Progress) -> bool:
     """Whether both hold the same bytes; words of `word` bytes are swapped on one side where that is more than 1."""
     length = min(old.tensor.nbytes, new.tensor.nbytes)
     for offset in range(0, length, _CHUNK):
@@ -223,7 +241,7 @@ def _same_bytes(old: _Side, new: _Side, word: int, progress: Callable[[int], Non
         left, right = old.read(offset, size), new.read(offset, size)
         if left != (_words_reversed(right, word) if word > 1 else right):
             return False
-        progress(size)
+        progress.reach(offset + size)
     return _only_padding_behind(old, new, length)
 
 
@@ -242,7 +260,7 @@ def _only_padding_behind(old: _Side, new: _Side, length: int) -> bool:
     return not any(longer.read(length, rest)) if rest else True
 
 
-def _error_chunks(old: _Side, new: _Side, progress: Callable[[int], None]) -> Iterator[ErrorSums]:
+def _error_chunks(old: _Side, new: _Side, progress: _Progress) -> Iterator[ErrorSums]:
     """Yield the error sums of one chunk of numbers after the other, in whole blocks of both types."""
     left, right = old.decoder, new.decoder
     if left is None or right is None:
@@ -253,11 +271,10 @@ def _error_chunks(old: _Side, new: _Side, progress: Callable[[int], None]) -> It
     for start in range(0, elements, step):
         count = min(step, elements - start)
         yield errors_between(_numbers(old, left, start, count), _numbers(new, right, start, count))
-        # A tensor of one type was gone through once already, as far as its first difference.
-        progress(count // left.block_size * left.block_bytes if old.tensor.info.type != new.tensor.info.type else 0)
+        progress.reach((start + count) // left.block_size * left.block_bytes)
 
 
-def _numbers(side: _Side, decoder: Decoder, start: int, count: int):  # type: ignore[no-untyped-def]
+def _numbers(side: _Side, decoder: Decoder, start: int, count: int) -> NDArray[Any]:
     offset = start // decoder.block_size * decoder.block_bytes
     return decoder.decode(side.read(offset, count // decoder.block_size * decoder.block_bytes))
 
@@ -299,4 +316,5 @@ def _total(name: str, measured: Iterable[_Measured]) -> DataTotal:
         not_compared=counts[Verdict.NOT_COMPARED],
         measured=len(sums),
         errors=errors_of(total(sums)) if sums else None,
+        notes=tuple(dict.fromkeys(one.report.note for one in members if one.report.note)),
     )

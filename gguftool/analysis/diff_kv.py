@@ -135,6 +135,4 @@ def _array(old: KV, new: KV) -> ArrayDifference:
         differing += 1
         if differing <= _ENTRIES_SHOWN:
             entries.append(EntryDifference(index=index, old=entry_value(old, left), new=entry_value(new, right)))
-    return ArrayDifference(
-        old_count=old.count, new_count=new.count, differing=differing, entries=tuple(entries)
-    )
+    return ArrayDifference(old_count=old.count, new_count=new.count, differing=differing, entries=tuple(entries))

@@ -41,11 +41,11 @@ def _of_entries(a: Model, b: Model, wanted: Callable[[str], bool]) -> Iterator[L
     yield _first("order of metadata keys", _positions(*keys))
     yield _first("order of tensors", _positions(*names))
     pairs = [(name, a.tensors[name], b.tensors[name]) for name in names[0]]
-    yield _first("spelling of dims", ((n, x.info.dims, y.info.dims) for n, x, y in pairs if x.info.shape == y.info.shape))
-    files = [{file.source.identity: number for number, file in enumerate(m.files, start=1)} for m in (a, b)]
     yield _first(
-        "file number", ((n, files[0][x.gap.source.identity], files[1][y.gap.source.identity]) for n, x, y in pairs)
+        "spelling of dims", ((n, x.info.dims, y.info.dims) for n, x, y in pairs if x.info.shape == y.info.shape)
     )
+    in_a, in_b = ({file.source.identity: number for number, file in enumerate(m.files, start=1)} for m in (a, b))
+    yield _first("file number", ((n, in_a[x.gap.source.identity], in_b[y.gap.source.identity]) for n, x, y in pairs))
     yield _first("offset in the data", ((n, x.info.offset, y.info.offset) for n, x, y in pairs))
 
 

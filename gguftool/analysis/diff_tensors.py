@@ -64,11 +64,12 @@ def diff_tensors(
 
 
 def _change(name: str, old: Tensor | None, new: Tensor | None) -> TensorChange | None:
-    both = old is not None and new is not None
-    type_changed = both and old.info.type != new.info.type
-    shape_changed = both and old.info.shape != new.info.shape
-    if both and not type_changed and not shape_changed:
-        return None
+    type_changed = shape_changed = False
+    if old is not None and new is not None:
+        type_changed = old.info.type != new.info.type
+        shape_changed = old.info.shape != new.info.shape
+        if not type_changed and not shape_changed:
+            return None
     return TensorChange(
         name=name,
         change=change_of(old, new),

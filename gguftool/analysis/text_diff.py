@@ -7,7 +7,7 @@ place where they part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
@@ -58,7 +58,7 @@ def _common_start(old: str, new: str) -> int:
     return low
 
 
-def _unified(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
+def _unified(old: list[str], new: list[str]) -> Iterator[str]:
     swap = new < old  # matched in one order whatever side is which: difflib's answer depends on it
     for group in _groups(new, old) if swap else _groups(old, new):
         spans = [(after, before) if swap else (before, after) for before, after in group]
@@ -71,7 +71,7 @@ def _unified(old: Sequence[str], new: Sequence[str]) -> Iterator[str]:
                 yield from (f"+{line}" for line in new[right])
 
 
-def _groups(first: Sequence[str], second: Sequence[str]) -> Iterator[list[tuple[slice, slice]]]:
+def _groups(first: list[str], second: list[str]) -> Iterator[list[tuple[slice, slice]]]:
     """Yield groups of line ranges that belong together; nothing where the texts are not comparable by line.
 
     Only what lies between the common start and the common end (and its context) is matched.
@@ -84,8 +84,8 @@ def _groups(first: Sequence[str], second: Sequence[str]) -> Iterator[list[tuple[
     if len(changed) > _MAX_LINES or any(len(line) > _MAX_LINE for line in changed):
         return
     skip = max(0, start - _CONTEXT)
-    windows = [side[skip : len(side) - max(0, end - _CONTEXT)] for side in (first, second)]
-    for group in SequenceMatcher(None, *windows).get_grouped_opcodes(_CONTEXT):
+    left, right = (side[skip : len(side) - max(0, end - _CONTEXT)] for side in (first, second))
+    for group in SequenceMatcher(None, left, right).get_grouped_opcodes(_CONTEXT):
         yield [(slice(skip + i1, skip + i2), slice(skip + j1, skip + j2)) for _, i1, i2, j1, j2 in group]
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gguftool.cli import inspect, write
+from gguftool.cli import diff, inspect, write
 
 app = typer.Typer(
     name="gguftool",
@@ -39,4 +39,5 @@ def _root(
 app.command()(inspect.dump)
 app.command()(write.split)
 app.command()(write.merge)
+app.command()(diff.diff)
 app.command()(inspect.types)
