@@ -450,17 +450,10 @@ TENSORS_A = [
     ("blk.0.attn_norm.weight", (32, 2), 0, ROWS),
     ("old.weight", (32,), 156, bytes(99)),
 ]
+BLOCKS = b"".join(b"\x10\x24" + bytes(range(start, start + 32)) for start in (0, 32))  # Q8_0 with a scale of 0.0159
 TENSORS_B = [
     ("token_embd.weight", (32, 2), 0, NEAR),
-    *(
-        (
-            f"blk.{n}.ffn_down_exps.weight",
-            (32, 2),
-            0 if n == 2 else 8,
-            ROWS if n == 2 else b"\x00\x2c" + bytes(range(32)) + b"\x00\x2c" + bytes(range(32, 64)),
-        )
-        for n in range(4)
-    ),
+    *((f"blk.{n}.ffn_down_exps.weight", (32, 2), *((0, ROWS) if n == 2 else (8, BLOCKS))) for n in range(4)),
     ("blk.0.attn_norm.weight", (32, 2), 0, ROWS),
     (HOSTILE, (32,), 0, bytes(128)),
 ]

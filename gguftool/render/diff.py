@@ -45,16 +45,22 @@ def summary(report: HeaderDiff) -> str:
 
 
 def _headers_clause(report: HeaderDiff) -> str:
+    layout = len(report.layout or ())
     counts = (
         (len(report.metadata), "metadata key", "metadata keys"),
         (len(report.tensors), "tensor", "tensors"),
-        (len(report.layout or ()), "property of the layout", "properties of the layout"),
+        (layout, "property of the layout", "properties of the layout"),
     )
-    parts = [f"{number:,} {one if number == 1 else many}" for number, one, many in counts if number]
+    parts = [_number(*count) for count in counts if count[0]]
     if not parts:
-        return f"no differences in {report.a.metadata:,} metadata keys and {report.a.tensors:,} tensors"
+        keys = _number(report.a.metadata, "metadata key", "metadata keys")
+        return f"no differences in {keys} and {_number(report.a.tensors, 'tensor', 'tensors')}"
     verb = "differs" if sum(number for number, *_ in counts) == 1 else "differ"
     return f"{_and(parts)} {verb}"
+
+
+def _number(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def _data_clause(total: DataTotal) -> str:
@@ -67,7 +73,7 @@ def _data_clause(total: DataTotal) -> str:
         (total.not_compared, "not compared"),
     )
     found = ", ".join(f"{number:,} {what}" for number, what in counts if number)
-    return f"data of {total.tensors:,} tensor{'s' if total.tensors > 1 else ''} in both: {found}"
+    return f"data of {_number(total.tensors, 'tensor', 'tensors')} in both: {found}"
 
 
 def _and(parts: Sequence[str]) -> str:

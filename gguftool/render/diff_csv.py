@@ -62,7 +62,7 @@ def _data_row(one: TensorData) -> _Row:
 
 def _total_rows(data: DataDiff) -> Iterator[_Row]:
     for total in data.totals:
-        note = f"{total.tensors} tensors, {total.same} same, {total.measured} measured"
+        note = f"tensors: {total.tensors}, same: {total.same}, measured: {total.measured}"
         yield (f"data by {data.by.value}", "", total.name, "", "", "", "", *_figures(total.errors), note)
 
 
