@@ -242,9 +242,13 @@ def test_trailing_ones_are_no_difference_but_shapes_are():
 
 
 def test_names_that_look_like_a_group_stay_apart():
-    tensors = [("blk.*.w", (1,), 0, bytes(4)), ("blk.1.w", (1,), 0, bytes(4)), ("blk.99999999999.w", (1,), 0, bytes(4))]
+    tensors = [("blk.*.w", (1,), 0, bytes(4)), ("blk.1.w", (1,), 0, bytes(4)), (f"blk.{'9' * 5000}.w", (0,), 0, b"")]
     groups = diff_headers(made((), tensors), made()).groups
-    assert [group.tensors for group in groups] == [1, 1, 1]
+    assert [(group.name, group.tensors, group.layers) for group in groups[:2]] == [
+        ("blk.*.w", 1, ()),
+        ("blk.*.w", 1, (1,)),
+    ]
+    assert len(groups) == 3
 
 
 def test_ignore_leaves_out_keys_and_tensors():
@@ -536,6 +540,29 @@ def test_trouble_exits_2_without_traceback(two_files, arguments, said):
     assert done.returncode == 2
     assert said in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
+
+
+def test_every_json_name_is_documented(two_files):
+    def names(value):
+        if isinstance(value, dict):
+            return set(value).union(*map(names, value.values()))
+        return set().union(*map(names, value)) if isinstance(value, list) else set()
+
+    page = (Path(__file__).parents[1] / "docs" / "diff.md").read_text(encoding="utf-8")
+    found = names(json.loads(run("a.gguf", "b.gguf", "--data", "--by", "layer", "--layout", "--json").stdout))
+    assert len(found) > 50
+    assert {name for name in found - {"b64"} if f"`{name}" not in page} == set()
+
+
+@pytest.mark.parametrize("arguments", [(), ("--data", "--by", "layer", "--ignore", "^(general|output|token)")])
+def test_documented_output_is_real(arguments, monkeypatch):
+    monkeypatch.chdir(shared("models"))
+    page = (Path(__file__).parents[1] / "docs" / "diff.md").read_text(encoding="utf-8")
+    shown = {line[4:] for line in page.splitlines() if line.startswith("    ")}
+    lines = run("tiny-llama-Q4_K.gguf", "tiny-llama-Q8_0.gguf", *arguments).stdout.splitlines()
+    if arguments:  # the page leaves out the middle
+        lines = [lines[0], *lines[next(i for i, line in enumerate(lines) if line.startswith("data:")) :]]
+    assert [line for line in lines if line and line not in shown] == []
 
 
 def test_missing_shards_are_said(tmp_path):

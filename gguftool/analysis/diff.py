@@ -115,6 +115,6 @@ def _side(model: Model, wanted_key: Callable[[str], bool], wanted: Callable[[str
 def _remarks(side: str, model: Model) -> tuple[str, ...]:
     remarks = [f"{side}: {text}" for text in model.remarks]
     if model.missing:
-        shown = listed(model.missing, 5)
+        shown = listed(model.missing, 2)
         remarks.append(f"{side} is not complete, tensors in missing shards count as not there: {shown}")
     return tuple(remarks)

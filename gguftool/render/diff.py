@@ -65,7 +65,8 @@ def _number(number: int, one: str, many: str) -> str:
 
 def _data_clause(total: DataTotal) -> str:
     if total.same == total.tensors:
-        return f"the data of all {total.tensors:,} tensors is the same" if total.tensors else "no tensor is in both"
+        of_all = "the data of " + ("all " if total.tensors > 1 else "") + _number(total.tensors, "tensor", "tensors")
+        return f"{of_all} is the same" if total.tensors else "no tensor is in both"
     counts = (
         (total.same, "same"),
         (total.different, "same type, different bytes"),
