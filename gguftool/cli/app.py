@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gguftool.cli import edit, hashing, inspect, recipe, write
+from gguftool.cli import diff, edit, hashing, inspect, recipe, write
 
 app = typer.Typer(
     name="gguftool",
@@ -43,5 +43,6 @@ app.command()(write.swap)
 app.command()(edit.edit)
 app.command()(write.export)
 app.command("hash")(hashing.hash_)
+app.command()(diff.diff)
 app.command()(inspect.types)
 app.add_typer(recipe.app, name="recipe")

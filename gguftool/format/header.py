@@ -81,6 +81,11 @@ _SIZES: Final = {int(kind): struct.calcsize("<" + code) for kind, code in _CODES
 INTEGERS: Final = frozenset(kind for kind, code in _CODES.items() if code in "BbHhIiQq" and kind is not ValueType.BOOL)
 
 
+def fixed_size(kind: ValueType) -> int | None:
+    """Return the bytes of every value of `kind`; None for strings and arrays, which differ in length."""
+    return _SIZES.get(kind)
+
+
 class NeedMoreData(Exception):
     """A signal, not an error: the head goes on past the buffer; at least the first `needed` bytes of the file are."""
 

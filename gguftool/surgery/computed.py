@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gguftool.errors import PlanError, printable
-from gguftool.format.dequantize import can_dequantize, dequantize, encode_floats
-from gguftool.format.ggml import TYPES, type_name
+from gguftool.format.dequantize import Decoder, decoder_of, encode_floats
+from gguftool.format.ggml import type_name
 from gguftool.format.header import ByteOrder
 from gguftool.model.model import Tensor
+
+_INTEGERS = frozenset({"I8", "I16", "I32", "I64"})  # no weights: nobody wants them rounded to floats
 
 
 class FloatType(Enum):
@@ -35,6 +37,7 @@ class Dequantized:
 
     tensor: Tensor
     dtype: FloatType
+    decoder: Decoder
 
     @property
     def name(self) -> str:
@@ -67,25 +70,23 @@ class Dequantized:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Compute the elements that the range touches, and return its bytes."""
-        traits = TYPES[self.tensor.info.type]
-        width = self.dtype.nbytes
-        first = offset // width // traits.block_size
-        last = -(-(offset + length) // width // traits.block_size) + 1
-        last = min(last, self.tensor.info.elements // traits.block_size)
+        width, block = self.dtype.nbytes, self.decoder.block_size
+        first = offset // width // block
+        last = min((offset + length) // width // block + 1, self.tensor.info.elements // block)
         extent = self.tensor.extent
-        raw = extent.source.read_at(extent.offset + first * traits.type_size, (last - first) * traits.type_size)
-        data = encode_floats(dequantize(raw, traits.id), self.dtype.value)
-        start = offset - first * traits.block_size * width
+        place, size = extent.offset + first * self.decoder.block_bytes, (last - first) * self.decoder.block_bytes
+        data = encode_floats(self.decoder.decode(extent.source.read_at(place, size)), self.dtype.value)
+        start = offset - first * block * width
         return data[start : start + length]
 
 
 def dequantized(tensor: Tensor, dtype: FloatType, byte_order: ByteOrder) -> Dequantized:
     """Return `tensor` as floats; `PlanError` names a type that cannot be computed here."""
     name, kind = printable(tensor.info.name), type_name(tensor.info.type)
-    if not can_dequantize(tensor.info.type):
-        raise PlanError(f"'{name}' is {kind}, which cannot be dequantized here; --dtype raw exports its bytes")
-    if byte_order is not ByteOrder.LITTLE:
-        raise PlanError(f"'{name}' is in a big-endian file; --dtype raw exports its bytes")
+    decoder = None if kind in _INTEGERS else decoder_of(tensor.info.type, byte_order)
+    if decoder is None:
+        order = "" if byte_order is ByteOrder.LITTLE else " in a big-endian file"
+        raise PlanError(f"'{name}' is {kind}{order}, which cannot be dequantized here; --dtype raw exports its bytes")
     if tensor.type_nbytes is None:
         raise PlanError(f"'{name}' is {kind} but its rows are not whole blocks")
-    return Dequantized(tensor=tensor, dtype=dtype)
+    return Dequantized(tensor=tensor, dtype=dtype, decoder=decoder)

@@ -1,0 +1,320 @@
+"""Tensor data of two models side by side: the same bytes, or how far apart.
+
+Streamed: a chunk of each side at a time, whatever the tensor's size; tensors are worked on by a few threads (reading
+and numpy both release the interpreter). Bytes are compared until they differ; only then are both sides turned into
+numbers, from the start, because an error is relative to the whole tensor.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from gguftool.analysis.errors_between import Errors, ErrorSums, errors_between, errors_of, total
+from gguftool.format.dequantize import Decoder, decoder_of, item_size
+from gguftool.format.ggml import type_name
+from gguftool.format.header import DEFAULT_ALIGNMENT, ByteOrder
+from gguftool.model.model import Model, Tensor
+from gguftool.model.roles import layer_of, role_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_CHUNK = 1 << 20  # bytes that are read at once
+_CHUNK_ELEMENTS = 1 << 17  # numbers that are compared at once: about 4 MiB a thread with gguf's own intermediates
+
+
+class By(Enum):
+    """What errors are totalled by."""
+
+    TENSOR = "tensor"
+    ROLE = "role"
+    LAYER = "layer"
+
+
+class Verdict(Enum):
+    """What comparing the data of one tensor came to."""
+
+    SAME = "same"
+    DIFFERENT = "same type, different bytes"
+    OTHER_TYPE = "other type"
+    NOT_COMPARED = "not compared"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorData:
+    """One tensor of both models; `errors` where numbers were compared, else `note` says why not."""
+
+    name: str
+    verdict: Verdict
+    old_type: str
+    new_type: str
+    old_nbytes: int
+    new_nbytes: int
+    errors: Errors | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataTotal:
+    """The tensors of one role or layer (`name`): how many, of which verdict, and the errors of all that differ.
+
+    `measured` of them differ and went into `errors`; `notes` say why others did not.
+    """
+
+    name: str
+    tensors: int
+    same: int
+    different: int
+    other_type: int
+    not_compared: int
+    measured: int
+    errors: Errors | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataDiff:
+    """The tensors that both models have, in A's order; `totals` by what was asked, `whole` over all."""
+
+    by: By
+    tensors: tuple[TensorData, ...]
+    totals: tuple[DataTotal, ...]
+    whole: DataTotal
+
+    @property
+    def differs(self) -> bool:
+        """Whether any tensor's data differs, or could not be compared."""
+        return self.whole.same != self.whole.tensors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataOptions:
+    """How to compare data: `jobs` threads; `progress` gets the bytes of A done since its last call."""
+
+    by: By = By.TENSOR
+    jobs: int = 0
+    progress: Callable[[int], object] = lambda nbytes: None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Side:
+    tensor: Tensor
+    order: ByteOrder
+
+    @property
+    def decoder(self) -> Decoder | None:
+        return decoder_of(self.tensor.info.type, self.order) if self.tensor.type_nbytes is not None else None
+
+    def read(self, offset: int, length: int) -> bytes:
+        extent = self.tensor.extent
+        return extent.source.read_at(extent.offset + offset, length)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Measured:
+    """A tensor's report and the sums behind its errors."""
+
+    report: TensorData
+    sums: ErrorSums | None
+
+
+class _Progress:
+    """Tells how far one tensor is: as far as the furthest of the two passes over it got."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self.report = report
+        self.done = 0
+
+    def reach(self, position: int) -> None:
+        """Report that the tensor's bytes up to `position` were gone through; raises where all is to stop."""
+        self.report(max(0, position - self.done))
+        self.done = max(position, self.done)
+
+
+class _Stopped(Exception):
+    """A signal for threads, not an error: another tensor failed, or the user gave up."""
+
+
+def data_size(a: Model, b: Model, wanted: Callable[[str], bool]) -> int:
+    """Return the bytes of A that `diff_data` goes through, for progress."""
+    return sum(tensor.nbytes for name, tensor in a.tensors.items() if name in b.tensors and wanted(name))
+
+
+def diff_data(a: Model, b: Model, wanted: Callable[[str], bool], options: DataOptions) -> DataDiff:
+    """Compare the data of all tensors that both models have and that are `wanted`.
+
+    Raises `SourceError` where a file cannot be read or changed meanwhile.
+    """
+    names = [name for name in a.tensors if name in b.tensors and wanted(name)]
+    orders = [{file.source.identity: file.header.byte_order for file in model.files} for model in (a, b)]
+    pairs = [(name, _side(a.tensors[name], orders[0]), _side(b.tensors[name], orders[1])) for name in names]
+    measured = _in_threads(pairs, options)
+    return DataDiff(
+        by=options.by,
+        tensors=tuple(one.report for one in measured),
+        totals=tuple(_totals(measured, options.by)),
+        whole=_total("all", measured),
+    )
+
+
+def _side(tensor: Tensor, orders: Mapping[str, ByteOrder]) -> _Side:
+    return _Side(tensor=tensor, order=orders[tensor.gap.source.identity])
+
+
+def _in_threads(pairs: Sequence[tuple[str, _Side, _Side]], options: DataOptions) -> list[_Measured]:
+    stop, lock = threading.Event(), threading.Lock()
+
+    def progress(nbytes: int) -> None:
+        if stop.is_set():
+            raise _Stopped
+        with lock:
+            options.progress(nbytes)
+
+    def measure(pair: tuple[str, _Side, _Side]) -> _Measured:
+        return _compare(*pair, progress=_Progress(progress))
+
+    pool = ThreadPoolExecutor(max_workers=options.jobs or min(4, os.cpu_count() or 1))
+    try:
+        return list(pool.map(measure, pairs))
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# --- one tensor ------------------------------------------------------------------------------------------------------
+
+
+def _compare(name: str, old: _Side, new: _Side, progress: _Progress) -> _Measured:
+    verdict, note = _verdict(old, new, progress)
+    sums = None
+    if verdict in {Verdict.DIFFERENT, Verdict.OTHER_TYPE}:
+        decoders = old.decoder, new.decoder
+        unknown = {
+            type_name(side.tensor.info.type): None
+            for side, decoder in zip((old, new), decoders, strict=True)
+            if decoder is None
+        }
+        if unknown:
+            note = note or f"no dequantizer for {' and '.join(unknown)}"
+        else:
+            sums = total(_error_chunks(old, new, progress))
+    progress.reach(old.tensor.nbytes)
+    report = TensorData(
+        name=name,
+        verdict=verdict,
+        old_type=type_name(old.tensor.info.type),
+        new_type=type_name(new.tensor.info.type),
+        old_nbytes=old.tensor.nbytes,
+        new_nbytes=new.tensor.nbytes,
+        errors=errors_of(sums) if sums else None,
+        note=note,
+    )
+    return _Measured(report=report, sums=sums)
+
+
+def _verdict(old: _Side, new: _Side, progress: _Progress) -> tuple[Verdict, str]:
+    x, y = old.tensor.info, new.tensor.info
+    if x.shape != y.shape:
+        return Verdict.NOT_COMPARED, "shapes differ"
+    if x.type != y.type:
+        return Verdict.OTHER_TYPE, ""
+    word = item_size(x.type) if old.order is not new.order else 1
+    if word is None:
+        return Verdict.NOT_COMPARED, "byte orders differ, and what is in the blocks is not known well enough to swap it"
+    return (Verdict.SAME if _same_bytes(old, new, word, progress) else Verdict.DIFFERENT), ""
+
+
+def _same_bytes(old: _Side, new: _Side, word: int, progress: _Progress) -> bool:
+    """Whether both hold the same bytes; words of `word` bytes are swapped on one side where that is more than 1."""
+    length = min(old.tensor.nbytes, new.tensor.nbytes)
+    for offset in range(0, length, _CHUNK):
+        size = min(_CHUNK, length - offset)
+        left, right = old.read(offset, size), new.read(offset, size)
+        if left != (_words_reversed(right, word) if word > 1 else right):
+            return False
+        progress.reach(offset + size)
+    return _only_padding_behind(old, new, length)
+
+
+def _words_reversed(data: bytes, size: int) -> bytes:
+    import numpy as np
+
+    return np.frombuffer(data, dtype=f"u{size}").byteswap().tobytes()
+
+
+def _only_padding_behind(old: _Side, new: _Side, length: int) -> bool:
+    """Whether what the longer side has more is padding: the size of an unknown type includes it."""
+    longer = max((old, new), key=lambda side: side.tensor.nbytes)
+    rest = longer.tensor.nbytes - length
+    if rest >= max(old.tensor.alignment, new.tensor.alignment, DEFAULT_ALIGNMENT):
+        return False
+    return not any(longer.read(length, rest)) if rest else True
+
+
+def _error_chunks(old: _Side, new: _Side, progress: _Progress) -> Iterator[ErrorSums]:
+    """Yield the error sums of one chunk of numbers after the other, in whole blocks of both types."""
+    left, right = old.decoder, new.decoder
+    if left is None or right is None:
+        return
+    blocks = math.lcm(left.block_size, right.block_size)
+    step = max(1, _CHUNK_ELEMENTS // blocks) * blocks
+    elements = old.tensor.info.elements
+    for start in range(0, elements, step):
+        count = min(step, elements - start)
+        yield errors_between(_numbers(old, left, start, count), _numbers(new, right, start, count))
+        progress.reach((start + count) // left.block_size * left.block_bytes)
+
+
+def _numbers(side: _Side, decoder: Decoder, start: int, count: int) -> NDArray[Any]:
+    offset = start // decoder.block_size * decoder.block_bytes
+    return decoder.decode(side.read(offset, count // decoder.block_size * decoder.block_bytes))
+
+
+# --- totals ----------------------------------------------------------------------------------------------------------
+
+
+def _totals(measured: Sequence[_Measured], by: By) -> Iterator[DataTotal]:
+    if by is By.TENSOR:
+        return
+    groups: dict[tuple[int, str], list[_Measured]] = {}
+    for one in measured:
+        groups.setdefault(_role(one) if by is By.ROLE else _layer(one), []).append(one)
+    ordered = groups.items() if by is By.ROLE else sorted(groups.items(), key=lambda item: item[0])
+    for (_, name), members in ordered:
+        yield _total(name, members)
+
+
+def _role(one: _Measured) -> tuple[int, str]:
+    return 0, str(role_of(one.report.name).value)
+
+
+def _layer(one: _Measured) -> tuple[int, str]:
+    """Return what sorts and names the layer of a tensor; those of no layer come first."""
+    layer = layer_of(one.report.name)
+    return (-1, "no layer") if layer is None else (layer, str(layer))
+
+
+def _total(name: str, measured: Iterable[_Measured]) -> DataTotal:
+    members = list(measured)
+    counts = {verdict: sum(one.report.verdict is verdict for one in members) for verdict in Verdict}
+    sums = [one.sums for one in members if one.sums is not None]
+    return DataTotal(
+        name=name,
+        tensors=len(members),
+        same=counts[Verdict.SAME],
+        different=counts[Verdict.DIFFERENT],
+        other_type=counts[Verdict.OTHER_TYPE],
+        not_compared=counts[Verdict.NOT_COMPARED],
+        measured=len(sums),
+        errors=errors_of(total(sums)) if sums else None,
+        notes=tuple(dict.fromkeys(one.report.note for one in members if one.report.note)),
+    )

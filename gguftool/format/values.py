@@ -1,0 +1,110 @@
+"""Walking the bytes of metadata values without decoding them.
+
+A vocabulary is an array of hundreds of thousands of strings. Equal ones are told by their bytes alone, unequal ones by
+stepping over the elements in pairs; only entries that differ are worth decoding. Comparing bytes also makes NaN equal
+to itself.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import replace
+
+from gguftool.format.header import KV, ByteOrder, ValueType, fixed_size
+
+_ARRAY_HEAD = 12  # bytes before an array's first element: u32 element type, u64 count
+_CHUNK = 64 << 10  # bytes of numbers that are compared at once
+
+
+def in_little_endian(kv: KV) -> KV:
+    """Return `kv` with its bytes in little-endian order, so that entries of files of both orders compare by meaning."""
+    if kv.byte_order is ByteOrder.LITTLE:
+        return kv
+    return replace(kv, raw=b"".join(_swapped(kv.raw, kv.type)), byte_order=ByteOrder.LITTLE)
+
+
+def _swapped(raw: bytes, kind: ValueType) -> Iterator[bytes]:
+    pos = 0
+    open_arrays = [(kind, 1)]  # element type and elements left of each array not yet stepped over
+    while open_arrays:
+        kind, left = open_arrays.pop()
+        size = fixed_size(kind)
+        if size is not None:
+            yield _words_reversed(raw[pos : pos + size * left], size)
+            pos += size * left
+        elif kind is ValueType.STRING:
+            for _ in range(left):
+                length = struct.unpack_from(">Q", raw, pos)[0]
+                yield struct.pack("<Q", length) + raw[pos + 8 : pos + 8 + length]
+                pos += 8 + length
+        elif left:
+            open_arrays.append((kind, left - 1))
+            element, count = struct.unpack_from(">IQ", raw, pos)
+            yield struct.pack("<IQ", element, count)
+            pos += _ARRAY_HEAD
+            open_arrays.append((ValueType(element), count))
+
+
+def _words_reversed(data: bytes, size: int) -> bytes:
+    out = bytearray(len(data))
+    for index in range(size):
+        out[index::size] = data[size - 1 - index :: size]
+    return bytes(out)
+
+
+def differing_entries(old: KV, new: KV) -> Iterator[tuple[int, bytes, bytes]]:
+    """Yield index and bytes of the entries in which two arrays differ, as far as both reach.
+
+    Both must be arrays of one element type in one byte order; `entry_value` decodes what is yielded.
+    """
+    size = fixed_size(old.element_type)
+    if size is not None:
+        yield from _differing_numbers(old.raw, new.raw, size, min(old.count, new.count))
+        return
+    for index, (left, right) in enumerate(zip(_entries(old), _entries(new), strict=False)):
+        if left != right:
+            yield index, left, right
+
+
+def entry_value(array: KV, raw: bytes) -> object:
+    """Decode the bytes of one entry of `array`."""
+    return KV(key=array.key, type=array.element_type, raw=raw, byte_order=array.byte_order).value()
+
+
+def _differing_numbers(old: bytes, new: bytes, size: int, count: int) -> Iterator[tuple[int, bytes, bytes]]:
+    end = _ARRAY_HEAD + size * count
+    for start in range(_ARRAY_HEAD, end, _CHUNK):  # every size divides the chunk
+        stop = min(start + _CHUNK, end)
+        if old[start:stop] == new[start:stop]:
+            continue
+        for pos in range(start, stop, size):
+            left, right = old[pos : pos + size], new[pos : pos + size]
+            if left != right:
+                yield (pos - _ARRAY_HEAD) // size, left, right
+
+
+def _entries(array: KV) -> Iterator[bytes]:
+    raw, kind, order = array.raw, array.element_type, array.byte_order.value
+    pos = _ARRAY_HEAD
+    for _ in range(array.count):
+        end = _end_of(raw, pos, kind, order)
+        yield raw[pos:end]
+        pos = end
+
+
+def _end_of(raw: bytes, pos: int, kind: ValueType, order: str) -> int:
+    """Return the position behind the value at `pos`; arrays nest no deeper than the parser allows."""
+    if kind is ValueType.STRING:
+        return pos + 8 + int(struct.unpack_from(order + "Q", raw, pos)[0])
+    size = fixed_size(kind)
+    if size is not None:
+        return pos + size
+    number, count = struct.unpack_from(order + "IQ", raw, pos)
+    element, pos = ValueType(number), pos + _ARRAY_HEAD
+    size = fixed_size(element)
+    if size is not None:
+        return pos + size * int(count)
+    for _ in range(count):
+        pos = _end_of(raw, pos, element, order)
+    return pos

@@ -1,0 +1,273 @@
+"""A diff as text, markdown and csv: a sentence that sums up, tables, and long texts as unified diffs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from gguftool.analysis.diff import HeaderDiff
+from gguftool.analysis.diff_data import By, DataDiff, DataTotal, TensorData, Verdict
+from gguftool.analysis.diff_kv import KVChange
+from gguftool.analysis.diff_tensors import TensorGroup
+from gguftool.analysis.errors_between import Errors
+from gguftool.analysis.text_diff import TextDifference
+from gguftool.errors import printable
+from gguftool.render.diff_values import describe_change, type_text, value_text
+from gguftool.render.table import Table, columns, render_markdown, render_text
+from gguftool.render.units import format_size
+
+_LINE = 4096  # characters of a line of a text diff that are shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextDiff:
+    """Lines of a unified diff, safe for a terminal."""
+
+    lines: tuple[str, ...]
+
+
+Section = Table | TextDiff
+
+
+def summary(report: HeaderDiff) -> str:
+    """Return the difference in one line, without any text of a file."""
+    parts = [_headers_clause(report)]
+    change = report.b.tensor_bytes - report.a.tensor_bytes
+    if change:
+        parts.append(f"B is {format_size(abs(change))} {'larger' if change > 0 else 'smaller'}")
+    if report.data:
+        parts.append(_data_clause(report.data.whole))
+    elif not report.differs:
+        parts.append("their data was not compared (--data does)")
+    return "; ".join(parts)
+
+
+def _headers_clause(report: HeaderDiff) -> str:
+    layout = len(report.layout or ())
+    counts = (
+        (len(report.metadata), "metadata key", "metadata keys"),
+        (len(report.tensors), "tensor", "tensors"),
+        (layout, "property of the layout", "properties of the layout"),
+    )
+    parts = [_number(*count) for count in counts if count[0]]
+    if not parts:
+        keys = _number(report.a.metadata, "metadata key", "metadata keys")
+        return f"no differences in {keys} and {_number(report.a.tensors, 'tensor', 'tensors')}"
+    verb = "differs" if sum(number for number, *_ in counts) == 1 else "differ"
+    return f"{_and(parts)} {verb}"
+
+
+def _number(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def _data_clause(total: DataTotal) -> str:
+    if total.same == total.tensors:
+        of_all = "the data of " + ("all " if total.tensors > 1 else "") + _number(total.tensors, "tensor", "tensors")
+        return f"{of_all} is the same" if total.tensors else "no tensor is in both"
+    counts = (
+        (total.same, "same"),
+        (total.different, "same type, different bytes"),
+        (total.other_type, "of another type"),
+        (total.not_compared, "not compared"),
+    )
+    found = ", ".join(f"{number:,} {what}" for number, what in counts if number)
+    return f"data of {_number(total.tensors, 'tensor', 'tensors')} in both: {found}"
+
+
+def _and(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def diff_sections(report: HeaderDiff) -> tuple[Section, ...]:
+    """Return what is shown below the summary."""
+    return tuple(_sections(report))
+
+
+def render_diff_text(report: HeaderDiff) -> str:
+    """Return the whole diff as plain text."""
+    return "\n".join([summary(report) + "\n", *(section_text(section) for section in diff_sections(report))])
+
+
+def section_text(section: Section) -> str:
+    """Return one section as plain text."""
+    return render_text(section) if isinstance(section, Table) else "\n".join(section.lines) + "\n"
+
+
+def render_diff_markdown(report: HeaderDiff) -> str:
+    """Return the whole diff in GitHub's markdown."""
+    parts = [f"**{summary(report)}**\n"]
+    for section in diff_sections(report):
+        parts.append(render_markdown(section) if isinstance(section, Table) else _fenced(section.lines))
+    return "\n".join(parts)
+
+
+def _fenced(lines: Iterable[str]) -> str:
+    """Return `lines` in a code block whose fence no run of backticks inside can close."""
+    body = "\n".join(lines)
+    longest = max((len(run) for run in re.findall("`+", body)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}diff\n{body}\n{fence}\n"
+
+
+def _sections(report: HeaderDiff) -> Iterator[Section]:
+    yield _sides_table(report)
+    if report.metadata:
+        yield _metadata_table(report.metadata)
+        yield from (_text_diff(key_text(change), change.text) for change in report.metadata if change.text)
+    if report.groups:
+        yield _groups_table(report)
+    if report.layout:
+        rows = tuple((c.what, value_text(c.old), value_text(c.new), _many(c.count, c.where)) for c in report.layout)
+        yield Table(title="layout", columns=columns("what", "A", "B", "how many"), rows=rows)
+    if report.data and report.data.whole.same != report.data.whole.tensors:
+        yield _data_table(report.data) if report.data.by is By.TENSOR else _totals_table(report.data)
+
+
+def _sides_table(report: HeaderDiff) -> Table:
+    rows = tuple(
+        (
+            name,
+            f"{side.metadata:,}",
+            f"{side.tensors:,}",
+            format_size(side.tensor_bytes),
+            f"{side.model}{f' ({side.files:,} files)' if side.files > 1 else ''}",
+        )
+        for name, side in (("A", report.a), ("B", report.b))
+    )
+    return Table(title="", columns=columns("", ">metadata", ">tensors", ">size", "model"), rows=rows)
+
+
+def _many(count: int, where: str) -> str:
+    return f"{count:,}, the first at {where}" if where else ""
+
+
+# --- metadata --------------------------------------------------------------------------------------------------------
+
+
+def key_text(change: KVChange) -> str:
+    """Return the key, with the number of its occurrence where it is not the first."""
+    return change.key if change.occurrence == 1 else f"{change.key} (occurrence {change.occurrence})"
+
+
+def _metadata_table(changes: Sequence[KVChange]) -> Table:
+    rows = tuple((one.change.value, key_text(one), type_text(one), describe_change(one)) for one in changes)
+    return Table(title=f"metadata: {len(rows):,}", columns=columns("", "key", "type", "A -> B"), rows=rows)
+
+
+def _text_diff(key: str, text: TextDifference) -> TextDiff:
+    lines = text.lines
+    if not lines:
+        cut = "... " if text.at else ""
+        lines = (f"@@ from character {text.at + 1:,} @@", f"-{cut}{text.old_excerpt}", f"+{cut}{text.new_excerpt}")
+    heads = f"--- A: {printable(key)}", f"+++ B: {printable(key)}"
+    return TextDiff(lines=(*heads, *(printable(line, _LINE) for line in lines)))
+
+
+# --- tensors ---------------------------------------------------------------------------------------------------------
+
+
+def _groups_table(report: HeaderDiff) -> Table:
+    rows = tuple(
+        (one.name, _group_change(one), _layers(one.layers), _signed(one.bytes_change)) for one in report.groups
+    )
+    heads = columns("tensor", "A -> B", "where", ">size change")
+    return Table(title=f"tensors: {len(report.tensors):,}", columns=heads, rows=rows)
+
+
+def _group_change(group: TensorGroup) -> str:
+    if group.old_type is None or group.new_type is None:
+        return f"{group.change.value} ({group.old_type or group.new_type})"
+    parts = []
+    if group.old_type != group.new_type:
+        parts.append(f"{group.old_type} -> {group.new_type}")
+    if group.old_dims is not None and group.new_dims is not None:
+        parts.append(f"{dims_text(group.old_dims)} -> {dims_text(group.new_dims)}")
+    return ", ".join(parts)
+
+
+def dims_text(dims: Iterable[int]) -> str:
+    """Return dims as they are written, row length first: ``256 x 768``."""
+    return " x ".join(map(str, dims)) or "scalar"
+
+
+def _layers(layers: Sequence[int]) -> str:
+    """Return ``in 12 layers (0-5, 8-13)``."""
+    if not layers:
+        return ""
+    runs = []
+    for _, run in groupby(enumerate(layers), key=lambda pair: pair[1] - pair[0]):
+        numbers = [number for _, number in run]
+        runs.append(str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}")
+    return f"in {len(layers):,} layer{'s' if len(layers) > 1 else ''} ({', '.join(runs)})"
+
+
+def _signed(nbytes: int) -> str:
+    return f"{'+' if nbytes > 0 else '-'}{format_size(abs(nbytes))}" if nbytes else "same"
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+_ERROR_COLUMNS = (">relative RMSE", ">cosine", ">max error", "note")
+
+
+def _data_table(data: DataDiff) -> Table:
+    rows = [
+        (one.name, types_text(one), *_figures(one.errors), _note(one.note, one.errors))
+        for one in data.tensors
+        if one.verdict is not Verdict.SAME
+    ]
+    whole = data.whole
+    if whole.errors and len(rows) > 1:
+        rows.append((f"all {whole.measured:,} measured", "", *_figures(whole.errors), _note("", whole.errors)))
+    return Table(title=_data_title(data), columns=columns("tensor", "A -> B", *_ERROR_COLUMNS), rows=tuple(rows))
+
+
+def _totals_table(data: DataDiff) -> Table:
+    rows = tuple(
+        (
+            total.name,
+            f"{total.tensors:,}",
+            f"{total.same:,}",
+            f"{total.tensors - total.same:,}",
+            *_figures(total.errors),
+            _note(_unmeasured(total), total.errors),
+        )
+        for total in (*data.totals, data.whole)
+    )
+    heads = columns(data.by.value, ">tensors", ">same", ">differ", *_ERROR_COLUMNS)
+    return Table(title=_data_title(data), columns=heads, rows=rows)
+
+
+def _data_title(data: DataDiff) -> str:
+    differing = data.whole.tensors - data.whole.same
+    return f"data: {differing:,} of {data.whole.tensors:,} tensors differ; errors of B relative to A"
+
+
+def types_text(one: TensorData) -> str:
+    """Return the types of both sides, or what else there is to say of one type."""
+    if one.old_type != one.new_type:
+        return f"{one.old_type} -> {one.new_type}"
+    return f"{one.old_type}, {'different bytes' if one.verdict is Verdict.DIFFERENT else one.verdict.value}"
+
+
+def _figures(errors: Errors | None) -> tuple[str, str, str]:
+    if errors is None:
+        return "", "", ""
+    figures = ((errors.relative_rmse, ".4g"), (errors.cosine, ".6f"), (errors.max_abs_error, ".4g"))
+    relative, cosine, largest = ("-" if figure is None else format(figure, form) for figure, form in figures)
+    return relative, cosine, largest
+
+
+def _unmeasured(total: DataTotal) -> str:
+    missing = total.tensors - total.same - total.measured
+    return f"{missing:,} not measured: {', '.join(total.notes)}" if missing else ""
+
+
+def _note(note: str, errors: Errors | None) -> str:
+    parts = [note] if note else []
+    if errors and errors.not_finite:
+        parts.append(f"NaN or infinite: {errors.not_finite_old:,} in A, {errors.not_finite_new:,} in B, left out")
+    return "; ".join(parts)

@@ -1,0 +1,74 @@
+"""A diff as one flat csv: a row for each key, tensor and property that differs, and each tensor whose data was read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gguftool.analysis.diff import HeaderDiff
+from gguftool.analysis.diff_data import DataDiff, TensorData
+from gguftool.analysis.diff_kv import KVChange, KVSide
+from gguftool.analysis.diff_tensors import TensorChange
+from gguftool.analysis.errors_between import Errors
+from gguftool.render.diff import dims_text, key_text
+from gguftool.render.diff_values import describe_change, side_text, type_text, value_text
+from gguftool.render.table import Table, columns, render_csv
+
+_COLUMNS = columns(
+    "section", "change", "name", "a", "b", "a_bytes", "b_bytes", "relative_rmse", "cosine", "max_abs_error", "note"
+)
+_Row = tuple[str, ...]
+
+
+def render_diff_csv(report: HeaderDiff) -> str:
+    """Return all differences as csv."""
+    return render_csv(Table(title="", columns=_COLUMNS, rows=tuple(_rows(report))))
+
+
+def _rows(report: HeaderDiff) -> Iterator[_Row]:
+    yield from (_metadata_row(change) for change in report.metadata)
+    yield from (_tensor_row(change) for change in report.tensors)
+    for layout in report.layout or ():
+        note = f"{layout.count} differ, the first at {layout.where}" if layout.where else ""
+        values = value_text(layout.old, exact=True), value_text(layout.new, exact=True)
+        yield ("layout", "changed", layout.what, *values, *[""] * 5, note)
+    if report.data:
+        yield from (_data_row(one) for one in report.data.tensors)
+        yield from _total_rows(report.data)
+
+
+def _metadata_row(change: KVChange) -> _Row:
+    described = describe_change(change) if change.array or change.text else ""
+    note = "; ".join(part for part in (type_text(change), described.removesuffix(": see below")) if part)
+    values = (_value(change.key, change.old), _value(change.key, change.new))
+    return ("metadata", change.change.value, key_text(change), *values, *[""] * 5, note)
+
+
+def _value(key: str, side: KVSide | None) -> str:
+    return side_text(key, side, exact=True) if side else ""
+
+
+def _tensor_row(change: TensorChange) -> _Row:
+    sides = (change.old, change.new)
+    types = (side.type if side else "" for side in sides)
+    sizes = (str(side.nbytes) if side else "" for side in sides)
+    dims = " -> ".join(dict.fromkeys(dims_text(side.dims) for side in sides if side))
+    return ("tensor", change.change.value, change.name, *types, *sizes, "", "", "", dims)
+
+
+def _data_row(one: TensorData) -> _Row:
+    sizes = str(one.old_nbytes), str(one.new_nbytes)
+    return ("data", one.verdict.value, one.name, one.old_type, one.new_type, *sizes, *_figures(one.errors), one.note)
+
+
+def _total_rows(data: DataDiff) -> Iterator[_Row]:
+    for total in data.totals:
+        note = f"tensors: {total.tensors}, same: {total.same}, measured: {total.measured}"
+        yield (f"data by {data.by.value}", "", total.name, "", "", "", "", *_figures(total.errors), note)
+
+
+def _figures(errors: Errors | None) -> tuple[str, str, str]:
+    if errors is None:
+        return "", "", ""
+    figures = (errors.relative_rmse, errors.cosine, errors.max_abs_error)
+    relative, cosine, largest = ("" if figure is None else repr(figure) for figure in figures)
+    return relative, cosine, largest
