@@ -41,7 +41,7 @@ def open_model(*specs: str | os.PathLike[str], this_file_only: bool = False) -> 
     if complete:
         others = [source.name for group in groups if group is not complete[0] for source, _ in group.members]
         model = _model_of_group(complete[0])
-        ignored = f"left out {len(others)} file(s) of incomplete sets beside it: {listed(others)}"
+        ignored = f"left out {len(others)} file(s) of incomplete sets beside it: {listed(others, 3)}"
         return replace(model, remarks=(*model.remarks, ignored)) if others else model
     if len(groups) == 1:
         return _model_of_group(groups[0])

@@ -158,11 +158,11 @@ def _problems(
             yield f"{listed(extra)}: in {source.name} but not in {reference.name if reference else 'the set'}"
         if source.model.byte_order is not donor.byte_order:
             yield f"{source.name} is {source.model.byte_order.name.lower()}-endian, {donor.name} is not"
-    if reference is None and donor.expected_tensors not in (None, len(names)):
+    if reference is None and donor.expected_tensors is None:
+        yield "no input is complete, and the metadata does not say how many tensors there are (split.tensors.count)"
+    elif reference is None and donor.expected_tensors != len(names):
         missing = listed(list(donor.missing)) or "unknown"
         yield f"{len(names):,} of {donor.expected_tensors:,} tensors are there; missing shards: {missing}"
-    elif reference is None:
-        yield "no input is complete, and none says how many tensors there are (split.tensors.count)"
     if reference is not None:
         yield from shape_conflicts(reference, names, sources)
     yield from contradictions(donor, sources, options.allowed_mismatches)
