@@ -1,16 +1,13 @@
 """Running commands, timing them in alternating rounds, and judging ratios against bars.
 
 Only ratios are judged: both sides of one run in turn, so that a machine that is slow today is slow for both.
-This module imports nothing heavy: the memory of the process that starts another one counts in the other's peak.
 """
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +16,14 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 MIB = 1 << 20
 PYTHON = sys.executable
+
+_TRAMPOLINE = """
+import os, resource, sys
+code = os.spawnvp(os.P_WAIT, sys.argv[1], sys.argv[1:])
+print()
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code != 0)
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,28 +47,20 @@ class Verdict:
         return f"{self.what}: {self.value:.3g}{self.unit} ({bar}) {'ok' if self.ok else 'MISSED'}\n    {self.detail}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
-    """A finished command: what it printed and the peak of its resident memory in bytes."""
+def run(command: Sequence[str | Path]) -> str:
+    """Run `command` from the top of the checkout and return what it printed; raise `RuntimeError` where it fails."""
+    done = subprocess.run([str(part) for part in command], cwd=REPO, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{command} ended with {done.returncode}: {done.stderr}")
+    return done.stdout
 
-    output: str
-    peak: int
 
+def peak_of(command: Sequence[str | Path]) -> int:
+    """Return the peak of the resident memory of `command`, in bytes, as the kernel counted it for the whole process.
 
-def run(command: Sequence[str | Path]) -> Run:
-    """Run `command` from the top of the checkout; raise `RuntimeError` with what it said where it fails.
-
-    The peak is what the kernel counted for the whole process (wait4, ru_maxrss).
+    A bare interpreter starts it: the kernel counts the memory of whoever starts a process as its own.
     """
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process = subprocess.Popen([str(part) for part in command], cwd=REPO, stdout=out, stderr=err)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        for stream in (out, err):
-            stream.seek(0)
-        if process.returncode != 0:
-            raise RuntimeError(f"{command} ended with {process.returncode}: {err.read().decode(errors='replace')}")
-        return Run(output=out.read().decode(), peak=usage.ru_maxrss << 10)
+    return int(run((PYTHON, "-I", "-S", "-c", _TRAMPOLINE, *command)).splitlines()[-1]) << 10
 
 
 def wall(action: Callable[[], object]) -> float:
