@@ -2,7 +2,7 @@
 
     python -m benchmarks.core [FOLDER]
 
-FOLDER holds what is written, about 9 GiB at most (default: a temporary one); what the benchmarks made there goes again.
+FOLDER holds what is written, 6 GiB at the most (default: a temporary one); what the benchmarks made there goes again.
 Prints each ratio with its bar; the exit status is 1 where a bar is missed.
 """
 

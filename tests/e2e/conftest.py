@@ -68,7 +68,7 @@ def model(request: pytest.FixtureRequest) -> Path:
 
 
 @pytest.fixture
-def gguftool() -> Callable[..., str]:
+def tool() -> Callable[..., str]:
     """Run the command line and return what it printed; anything but success fails the test."""
 
     def run(*arguments: object) -> str:

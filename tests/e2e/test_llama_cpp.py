@@ -26,46 +26,46 @@ SPLITS = {
 
 @pytest.mark.parametrize("options", SPLITS.values(), ids=SPLITS.keys())
 def test_shards_and_merged_file_say_the_same_as_the_original(
-    model: Path, options: tuple[str, ...], tmp_path: Path, gguftool: Run, greedy: Greedy, original_text: Greedy
+    model: Path, options: tuple[str, ...], tmp_path: Path, tool: Run, greedy: Greedy, original_text: Greedy
 ) -> None:
     prefix, merged = tmp_path / "set" / "shard", tmp_path / "merged.gguf"
     third = str(model.stat().st_size // 3)
-    gguftool("split", model, prefix, *(option.format(third=third) for option in options), "--no-sync")
+    tool("split", model, prefix, *(option.format(third=third) for option in options), "--no-sync")
     shards = sorted(prefix.parent.iterdir())
     assert len(shards) > 2
     assert greedy(shards[0]) == original_text(model)
 
-    gguftool("merge", shards[-1], "-o", merged, "--no-sync")
+    tool("merge", shards[-1], "-o", merged, "--no-sync")
     assert filecmp.cmp(model, merged, shallow=False)
     assert greedy(merged) == original_text(model)
 
 
-def test_a_set_lies_in_its_files_as_asked(model: Path, tmp_path: Path, gguftool: Run) -> None:
+def test_a_set_lies_in_its_files_as_asked(model: Path, tmp_path: Path, tool: Run) -> None:
     n_tensors = len(api.open_model(model).tensors)
-    gguftool("split", model, tmp_path / "one", "--no-sync")
+    tool("split", model, tmp_path / "one", "--no-sync")
     assert len(list(tmp_path.glob("one-*.gguf"))) == n_tensors + 1
 
     limit = model.stat().st_size // 3
-    gguftool("split", model, tmp_path / "size", "--max-size", limit, "--no-sync")
+    tool("split", model, tmp_path / "size", "--max-size", limit, "--no-sync")
     too_large = [path for path in tmp_path.glob("size-*.gguf") if path.stat().st_size > limit]
     assert all(len(api.open_model(path, this_file_only=True).tensors) <= 1 for path in too_large)
     assert len(list(tmp_path.glob("size-*.gguf"))) < n_tensors
 
-    gguftool("split", model, tmp_path / "bundle", "--bundle-small", "16K", "--no-sync")
+    tool("split", model, tmp_path / "bundle", "--bundle-small", "16K", "--no-sync")
     first = min(tmp_path.glob("bundle-*.gguf"))
     bundled = api.open_model(first, this_file_only=True).tensors.values()
     assert bundled
     assert all(tensor.nbytes < 16_000 for tensor in bundled)
 
 
-def test_the_loader_refuses_bad_files(model: Path, tmp_path: Path, gguftool: Run, greedy: Greedy) -> None:
+def test_the_loader_refuses_bad_files(model: Path, tmp_path: Path, tool: Run, greedy: Greedy) -> None:
     """Were the loader content with anything, the tests above would prove nothing."""
     truncated = tmp_path / "truncated.gguf"
     truncated.write_bytes(model.read_bytes()[: model.stat().st_size * 9 // 10])
     with pytest.raises(EngineError, match="RuntimeError"):
         greedy(truncated)
 
-    gguftool("split", model, tmp_path / "shard", "--no-sync")
+    tool("split", model, tmp_path / "shard", "--no-sync")
     shards = sorted(tmp_path.glob("shard-*.gguf"))
     shards[1].unlink()
     with pytest.raises(EngineError, match="RuntimeError"):
