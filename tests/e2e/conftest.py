@@ -15,7 +15,7 @@ import engine
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-SHARED = Path(os.environ.get("GGUFTOOL_SHARED", REPO.parent / "shared"))
+SHARED = Path(os.environ.get("GGUFTOOL_SHARED") or REPO.parent / "shared")
 CACHE = REPO / ".cache"
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
