@@ -373,13 +373,13 @@ def _skip_strings(cursor: _Cursor, count: int, where: str) -> None:
         for _ in range(count):
             pos += width + length_at(buffer, pos)[0]
     except (struct.error, OverflowError):
-        pass
-    else:
-        if pos <= len(buffer):
-            cursor.pos = pos
-            return
-    # The buffer or the file ended inside: walk again with care, to say where or how much more is wanted.
-    for _ in range(count):
+        pos += width  # no length could be read here: at least that much more is wanted
+    if pos <= len(buffer):
+        cursor.pos = pos
+        return
+    if pos <= min(cursor.total, MAX_HEAD):
+        raise NeedMoreData(pos)
+    for _ in range(count):  # the file ends inside: walk again with care, to say where
         size = cursor.length(where)
         cursor.need(size, where)
         cursor.pos += size
