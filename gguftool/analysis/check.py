@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 # Importing the rule modules registers their rules.
 from gguftool.analysis import lint_layers, lint_loaders, lint_sets, lint_structure, lint_types
 from gguftool.analysis.doctor import DIAGNOSES, diagnose_absent, diagnose_truncation, diagnose_unreadable
 from gguftool.analysis.lint import RULES, Finding, Rule, Severity, judged, run_rules
-from gguftool.analysis.subject import Places, subject_of
+from gguftool.analysis.subject import Places, Subject, subject_of
 from gguftool.errors import FormatError, SourceError, listed
 from gguftool.format.ggml import BOTH
 from gguftool.format.shards import ShardName
@@ -84,11 +85,12 @@ def check(spec: str, options: CheckOptions | None = None) -> Report:
         return _unreadable(spec, (diagnose_absent(spec, error),), 0, options)
     members, remarks = _choose(spec, groups)
     files, diagnoses = _read(members)
-    if diagnoses:
+    subject = subject_of(spec, files, this_file_only=options.this_file_only, places=options.places) if files else None
+    diagnoses += _truncations(subject) if subject else ()
+    if diagnoses or subject is None:
         return _unreadable(spec, diagnoses, len(members), options)
     engines = options.engines or BOTH
     rules = [rule for rule in RULES if _is_wanted(rule, options)]
-    subject = subject_of(spec, files, this_file_only=options.this_file_only, places=options.places)
     findings = run_rules(subject, engines, rules)
     weighed, able = judged(findings, engines)
     sound = not any(finding.severity is Severity.ERROR and not finding.engines for finding in findings)
@@ -149,16 +151,19 @@ def _read(members: _Members) -> tuple[list[ModelFile], tuple[Finding, ...]]:
     diagnoses: list[Finding] = []
     for source, shard in members:
         try:
-            file = ModelFile(source=source, header=read_header(source), shard=shard)
+            files.append(ModelFile(source=source, header=read_header(source), shard=shard))
         except (FormatError, SourceError) as error:
             diagnoses.append(_diagnose(source, error))
-            continue
-        found = diagnose_truncation(file)
-        if found is None:
-            files.append(file)
-        else:
-            diagnoses.append(found)
     return files, tuple(diagnoses)
+
+
+def _truncations(subject: Subject) -> tuple[Finding, ...]:
+    cut = {tensor.file for tensor in subject.tensors if tensor.overrun}
+    if not cut:
+        return ()
+    by_file = groupby(subject.tensors, key=lambda tensor: tensor.file)
+    found = (diagnose_truncation(subject.files[index], tuple(group)) for index, group in by_file if index in cut)
+    return tuple(finding for finding in found if finding is not None)
 
 
 def _diagnose(source: Source, error: FormatError | SourceError) -> Finding:

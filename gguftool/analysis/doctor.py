@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gguftool.analysis.lint import Finding, Severity, place_of
-from gguftool.analysis.subject import Placed, out_of_file, placed
+from gguftool.analysis.subject import Placed, out_of_file
 from gguftool.errors import FormatError, GGUFToolError, SourceError, printable
 from gguftool.format.header import MAGIC, NeedMoreData, parse, round_up
 from gguftool.model.model import ModelFile
@@ -167,9 +167,8 @@ def diagnose_unreadable(source: Source, error: GGUFToolError) -> Finding:
     return _finding("N15", source.name, f"the first bytes are '{shown}', expected 'GGUF'", "fetch the file anew")
 
 
-def diagnose_truncation(file: ModelFile) -> Finding | None:
-    """Say what a file lacks whose head parses; None where all data lies within it."""
-    tensors = placed(0, file)
+def diagnose_truncation(file: ModelFile, tensors: tuple[Placed, ...]) -> Finding | None:
+    """Say what a file lacks whose head parses, of its `tensors`; None where all data lies within it."""
     hit = out_of_file(tensors)
     if not hit:
         return None

@@ -315,7 +315,7 @@ def not_a_model(subject: Subject) -> Iterator[Hit]:
 
 def _tails(subject: Subject) -> Iterator[tuple[ModelFile, int, bool]]:
     """Yield files with bytes behind their data: where those start, and whether another head is among the first."""
-    ends = [file.header.data_offset for file in subject.files]
+    ends = list(subject.data_offsets)
     for t in subject.tensors:
         ends[t.file] = max(ends[t.file], t.start + (t.room if t.nbytes is None else t.nbytes))
     for file, end in zip(subject.files, ends, strict=True):

@@ -98,12 +98,14 @@ class Placed:
 class Subject:
     """A model as found; `kvs` are those of the file that carries the metadata.
 
-    `by_name` holds the first tensor under each name, `layers` the roles of each layer that the names show.
+    `data_offsets` are where the data of each file starts. `by_name` holds the first tensor under each name, `layers`
+    the roles of each layer that the names show.
     """
 
     name: str
     files: tuple[ModelFile, ...]
     kvs: tuple[KV, ...]
+    data_offsets: tuple[int, ...]
     tensors: tuple[Placed, ...]
     by_name: Mapping[str, Placed]
     layers: Mapping[int, Mapping[str, Placed]]
@@ -169,7 +171,9 @@ def integer_of(kv: KV | None) -> int | None:
 def subject_of(name: str, files: Iterable[ModelFile], *, this_file_only: bool = False, places: Places = ()) -> Subject:
     """Place the tensors of `files`; the file with the metadata comes first."""
     ordered = sorted(files, key=lambda file: (find_kv(file.header.kvs, "general.architecture") is None,))
-    tensors = tuple(tensor for index, file in enumerate(ordered) for tensor in placed(index, file))
+    data_offsets = tuple(file.header.data_offset for file in ordered)
+    places_of = enumerate(zip(ordered, data_offsets, strict=True))
+    tensors = tuple(tensor for index, (file, start) in places_of for tensor in placed(index, file, start))
     by_name: dict[str, Placed] = {}
     layers: dict[int, dict[str, Placed]] = {}
     for tensor in tensors:
@@ -180,6 +184,7 @@ def subject_of(name: str, files: Iterable[ModelFile], *, this_file_only: bool = 
         name=name,
         files=tuple(ordered),
         kvs=ordered[0].header.kvs,
+        data_offsets=data_offsets,
         tensors=tensors,
         by_name=by_name,
         layers=dict(sorted(layers.items())),
@@ -188,12 +193,12 @@ def subject_of(name: str, files: Iterable[ModelFile], *, this_file_only: bool = 
     )
 
 
-def placed(index: int, file: ModelFile) -> tuple[Placed, ...]:
+def placed(index: int, file: ModelFile, data_offset: int) -> tuple[Placed, ...]:
     """Place the tensors of one file in header order; nothing is refused, a room may be negative."""
     infos, header = file.header.tensors, file.header
     if not infos:
         return ()
-    data_offset, alignment, size = header.data_offset, header.alignment, file.source.size
+    alignment, size = header.alignment, file.source.size
     order = sorted(range(len(infos)), key=lambda at: infos[at].offset)
     ends = {here: data_offset + infos[after].offset for here, after in pairwise(order)}
     return tuple(
