@@ -218,14 +218,14 @@ def mla_computed(subject: Subject) -> Iterator[Hit]:
 
 def _placed_without(subject: Subject, lacks: Callable[[Placed], bool]) -> Iterator[tuple[Placed, str]]:
     """Yield the weights that lack something on CUDA, with their devices; tensors no pattern matches have none."""
-    for tensor in subject.weights():
+    for tensor in subject.weights:
         device = subject.device_of(tensor.name)
         if device is not None and lacks(tensor):
             yield tensor, device
 
 
 def _no_places(subject: Subject, lacks: Callable[[Placed], bool]) -> tuple[str, ...]:
-    return () if subject.places else tuple(tensor.name for tensor in subject.weights() if lacks(tensor))
+    return () if subject.places else tuple(tensor.name for tensor in subject.weights if lacks(tensor))
 
 
 def _is_cuda(device: str) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gguftool.analysis.lint import CannotEvaluate, Hit, Severity, rule
-from gguftool.analysis.subject import Subject, integer_of
+from gguftool.analysis.subject import Subject
 from gguftool.errors import listed, printable
 from gguftool.format.ggml import BOTH, IK, MAINLINE
 from gguftool.format.header import ValueType
@@ -58,11 +58,11 @@ def later_shard(subject: Subject) -> Iterator[Hit]:
 @rule("F22", Severity.ERROR, way_out=_NAME_OUT)
 def keys_against_name(subject: Subject) -> Iterator[Hit]:
     """A shard's split keys contradict its name."""
-    for file in subject.files:
+    for file, keys in zip(subject.files, subject.split_keys, strict=True):
         if file.shard is None:
             continue
-        for key, wanted in ((KEY_NO, file.shard.number - 1), (KEY_COUNT, file.shard.count)):
-            found = integer_of(file.header.get(key))
+        pairs = ((KEY_NO, keys.number, file.shard.number - 1), (KEY_COUNT, keys.count, file.shard.count))
+        for key, found, wanted in pairs:
             if found not in (None, wanted):
                 yield Hit(message=f"{key} is {found}, by the file's name it is {wanted}", where=_shown(file))
 
@@ -75,10 +75,9 @@ def keys_against_name(subject: Subject) -> Iterator[Hit]:
 def tensors_count(subject: Subject) -> Iterator[Hit]:
     """split.tensors.count is not the number of tensors in the set."""
     totals: dict[int, ModelFile] = {}
-    for file in subject.files:
-        total = integer_of(file.header.get(KEY_TENSORS))
-        if total is not None:
-            totals.setdefault(total, file)
+    for file, keys in zip(subject.files, subject.split_keys, strict=True):
+        if keys.tensors is not None:
+            totals.setdefault(keys.tensors, file)
     if len(totals) > 1:
         said = ", ".join(f"{total} in {_shown(file)}" for total, file in list(totals.items())[:4])
         yield Hit(message=f"shards differ: {said}", where=printable(subject.name, 4096))
@@ -110,8 +109,8 @@ def byte_orders(subject: Subject) -> Iterator[Hit]:
 @rule("F26", Severity.ERROR, way_out=_NAME_OUT)
 def renamed_shard(subject: Subject) -> Iterator[Hit]:
     """A shard does not have a shard's name."""
-    for file in subject.files:
-        count = integer_of(file.header.get(KEY_COUNT)) or 1
+    for file, keys in zip(subject.files, subject.split_keys, strict=True):
+        count = keys.count or 1
         if file.shard is None and count > 1:
             message = f"{KEY_COUNT} is {count}, and the name is not one of {count} shards' names"
             yield Hit(message=message, where=_shown(file))

@@ -30,7 +30,7 @@ _SWAP_OUT = "swap the tensors for ones of a type that the engine knows"
 
 def _ruled(subject: Subject) -> Iterator[tuple[Placed, EngineRules]]:
     """Yield the weights whose types ik_llama.cpp has rules for."""
-    for tensor in subject.weights():
+    for tensor in subject.weights:
         rules = engine_rules(tensor.info.type)
         if rules is not None and tensor.traits is not None and "ik_llama.cpp" in tensor.traits.engines:
             yield tensor, rules
@@ -110,6 +110,8 @@ def tied_embedding(subject: Subject) -> Iterator[Hit]:
     """token_embd also serves as output (there is no output.weight), and its type cannot be multiplied with."""
     for tensor, rules in _ruled(subject):
         if tensor.is_embedding and (_odd_row(tensor) or tensor.ne1 % rules.kernel_ne1):
+            if subject.missing:
+                raise CannotEvaluate("the set is not complete, so output.weight may be in another shard")
             message = f"{tensor.type} of {tensor.ne0:,} x {tensor.ne1:,}: the kernel takes multiples of "
             yield Hit(message=f"{message}{rules.kernel_ne0} x {rules.kernel_ne1}", tensors=(tensor.name,))
 

@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from gguftool.format.ggml import TYPES, Formula, TypeTraits, nbytes, type_name
 from gguftool.format.header import INTEGERS, KV, TensorInfo, ValueType, find_kv, round_up
-from gguftool.format.shards import KEY_COUNT
+from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS
 from gguftool.model.model import ModelFile
 
 Places = tuple[tuple["re.Pattern[str]", str], ...]
@@ -95,18 +95,29 @@ class Placed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SplitKeys:
+    """What one file says of its set; None where it says nothing, or no integer."""
+
+    number: int | None
+    count: int | None
+    tensors: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """A model as found; `kvs` are those of the file that carries the metadata.
 
-    `data_offsets` are where the data of each file starts. `by_name` holds the first tensor under each name, `layers`
-    the roles of each layer that the names show.
+    `data_offsets` and `split_keys` are those of each file, `weights` the tensors that are multiplied with. `by_name`
+    holds the first tensor under each name, `layers` the roles of each layer that the names show.
     """
 
     name: str
     files: tuple[ModelFile, ...]
     kvs: tuple[KV, ...]
     data_offsets: tuple[int, ...]
+    split_keys: tuple[SplitKeys, ...]
     tensors: tuple[Placed, ...]
+    weights: tuple[Placed, ...]
     by_name: Mapping[str, Placed]
     layers: Mapping[int, Mapping[str, Placed]]
     this_file_only: bool = False
@@ -155,17 +166,21 @@ class Subject:
         """Return the device that the first matching pattern gives a tensor, as llama.cpp's -ot does."""
         return next((device for pattern, device in self.places if pattern.search(name)), None)
 
-    def weights(self) -> Iterable[Placed]:
-        """Yield the tensors that are multiplied with: two or more dims; token embeddings only where they are tied."""
-        tied = "output.weight" not in self.by_name and self.missing == ()
-        for tensor in self.tensors:
-            if len(tensor.info.dims) > 1 and (not tensor.is_embedding or (tied and tensor.name == "token_embd.weight")):
-                yield tensor
-
 
 def integer_of(kv: KV | None) -> int | None:
     """Return an integer value, None for an absent entry or another type."""
     return int(kv.value()) if kv is not None and kv.type in INTEGERS else None
+
+
+def _split_keys(kvs: tuple[KV, ...]) -> SplitKeys:
+    number, count, tensors = (integer_of(find_kv(kvs, key)) for key in (KEY_NO, KEY_COUNT, KEY_TENSORS))
+    return SplitKeys(number=number, count=count, tensors=tensors)
+
+
+def _weights(tensors: tuple[Placed, ...], by_name: Mapping[str, Placed]) -> tuple[Placed, ...]:
+    """Return the tensors with two or more dims; token embeddings only where they serve as output too."""
+    tied = "token_embd.weight" if "output.weight" not in by_name else None
+    return tuple(t for t in tensors if len(t.info.dims) > 1 and (not t.is_embedding or t.name == tied))
 
 
 def subject_of(name: str, files: Iterable[ModelFile], *, this_file_only: bool = False, places: Places = ()) -> Subject:
@@ -185,6 +200,8 @@ def subject_of(name: str, files: Iterable[ModelFile], *, this_file_only: bool = 
         files=tuple(ordered),
         kvs=ordered[0].header.kvs,
         data_offsets=data_offsets,
+        split_keys=tuple(_split_keys(file.header.kvs) for file in ordered),
+        weights=_weights(tensors, by_name),
         tensors=tensors,
         by_name=by_name,
         layers=dict(sorted(layers.items())),
