@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import struct
 from pathlib import Path
@@ -384,6 +385,34 @@ def test_a_file_that_goes_away_makes_rules_undecided(tmp_path):
     (finding,) = run_rules(subject, BOTH, [rule for rule in RULES if rule.code == "F17"])
     assert finding.severity is Severity.INFO
     assert finding.message.startswith("could not be evaluated: ")
+
+
+def test_findings_that_say_the_same_are_one_and_many_are_cut(tmp_path):
+    alike = [Hit(message="m", tensors=(str(n),)) for n in range(3)]
+    many = [Hit(message=f"m{n}", tensors=(str(n),)) for n in range(1000)]
+    rules = [_rule("X1", lambda subject: alike), _rule("X2", lambda subject: many)]
+    one, *rest = run_rules(_subject(tmp_path), BOTH, rules)
+    assert one.tensors == ("0", "1", "2")
+    assert len(rest) == 101
+    assert rest[-1].message == "900 more findings of this kind"
+    assert len(rest[-1].tensors) == 900
+
+
+def test_whatever_a_byte_is_changed_to_no_rule_breaks(tmp_path):
+    chance = random.Random(4)
+    whole = model(*moe(gate=Q4_K), T("blk.1.attn_k_b.weight", (256, 16, 2), 398), layers=2).bytes()
+    path, head = tmp_path / "m.gguf", whole.index(b"\x11" * 32)
+    outcomes = set()
+    for _ in range(400):
+        data = bytearray(whole)
+        for _ in range(chance.choice((1, 1, 3))):
+            data[chance.randrange(head)] = chance.choice((0, 1, 31, 127, 255, chance.randrange(256)))
+        path.write_bytes(data)
+        report = check(str(path), CheckOptions(engines=BOTH))
+        outcomes.add(report.readable)
+        assert not [f for f in report.findings if "itself is broken" in f.message]
+        assert all(line.isprintable() for line in check_text(report).split("\n"))
+    assert outcomes == {True, False}
 
 
 def _finding(code, severity, engines=()):

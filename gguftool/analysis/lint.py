@@ -17,6 +17,7 @@ from gguftool.analysis.subject import Placed, Subject
 from gguftool.errors import GGUFToolError, listed, printable
 
 _NAMES_SHOWN = 4
+_HITS_KEPT = 100  # findings of one rule
 
 
 class Severity(IntEnum):
@@ -123,7 +124,7 @@ def run_rules(subject: Subject, engines: tuple[str, ...], rules: Iterable[Rule])
 
 def _hits(each: Rule, subject: Subject) -> list[Hit]:
     try:
-        return list(each.check(subject))
+        return _merged(each.check(subject))
     except CannotEvaluate as reason:
         return [undecided(str(reason))]
     except GGUFToolError as error:
@@ -132,6 +133,24 @@ def _hits(each: Rule, subject: Subject) -> list[Hit]:
         text = f"{type(error).__name__}: {printable(str(error))}"
         message = f"could not be evaluated: this rule itself is broken ({text}); please report it"
         return [Hit(message=message, severity=Severity.ERROR)]
+
+
+def _merged(hits: Iterable[Hit]) -> list[Hit]:
+    """Join hits that differ in their tensors only; what goes beyond a limit is one hit, so that reports stay short."""
+    groups: dict[tuple[str, str, Severity | None], list[str]] = {}
+    for hit in hits:
+        groups.setdefault((hit.message, hit.where, hit.severity), []).extend(hit.tensors)
+    merged = [
+        Hit(message=message, where=where, severity=severity, tensors=tuple(names))
+        for (message, where, severity), names in groups.items()
+    ]
+    kept, rest = merged[:_HITS_KEPT], merged[_HITS_KEPT:]
+    if rest:
+        worst = max((hit.severity for hit in rest if hit.severity is not None), default=None)
+        severity = None if any(hit.severity is None for hit in rest) else worst
+        names = tuple(name for hit in rest for name in hit.tensors)
+        kept.append(Hit(message=f"{len(rest):,} more findings of this kind", tensors=names, severity=severity))
+    return kept
 
 
 def _finding(each: Rule, engines: tuple[str, ...], hit: Hit) -> Finding:
