@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gguftool.cli import diff, edit, hashing, inspect, recipe, write
+from gguftool.cli import check, diff, edit, hashing, inspect, recipe, write
 
 app = typer.Typer(
     name="gguftool",
@@ -37,12 +37,13 @@ def _root(
 
 
 app.command()(inspect.dump)
+app.command()(diff.diff)
+app.command()(check.check)
 app.command()(write.split)
 app.command()(write.merge)
 app.command()(write.swap)
 app.command()(edit.edit)
 app.command()(write.export)
 app.command("hash")(hashing.hash_)
-app.command()(diff.diff)
-app.command()(inspect.types)
 app.add_typer(recipe.app, name="recipe")
+app.command()(inspect.types)

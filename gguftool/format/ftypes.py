@@ -138,6 +138,11 @@ def ftype_name(number: int) -> str:
     return "/".join(names) or f"ftype#{number}"
 
 
+def file_types_of(number: int) -> tuple[FType, ...]:
+    """Return the file types under `number`: none, one, or two where the engines differ."""
+    return tuple(ftype for ftype in _FTYPES if ftype.id == number)
+
+
 def find_ftypes(name: str) -> tuple[FType, ...]:
     """Return the file types called `name` (case does not matter)."""
     return tuple(ftype for ftype in _FTYPES if ftype.name.lower() == name.strip().lower())

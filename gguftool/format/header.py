@@ -78,6 +78,7 @@ _CODES: Final = {
     ValueType.FLOAT64: "d",
 }
 _SIZES: Final = {int(kind): struct.calcsize("<" + code) for kind, code in _CODES.items()}
+_NUMBER_SIZES: Final = {"I": 4, "Q": 8}  # of lengths, counts and ids
 INTEGERS: Final = frozenset(kind for kind, code in _CODES.items() if code in "BbHhIiQq" and kind is not ValueType.BOOL)
 
 
@@ -251,6 +252,8 @@ class _Cursor:
         self.pos = 0
         self.width = 8  # bytes of a length or count: 4 in version 1
         self.order = ByteOrder.LITTLE
+        self.prefix = "<"  # of `order`, for `struct`
+        self.ready = min(len(buffer), total_size, MAX_HEAD)  # up to here nothing needs to be checked
 
     def claim(self, size: int, where: str) -> None:
         """Check that `size` more bytes can exist, without asking for them yet."""
@@ -273,14 +276,16 @@ class _Cursor:
             raise NeedMoreData(self.pos + size)
 
     def take(self, size: int, where: str) -> bytes:
-        self.need(size, where)
+        if self.pos + size > self.ready:
+            self.need(size, where)
         start, self.pos = self.pos, self.pos + size
         return bytes(self.buffer[start : self.pos])
 
     def number(self, code: str, where: str) -> int:
-        size = struct.calcsize("<" + code)
-        self.need(size, where)
-        value = _unpack(self.order, code, self.buffer, self.pos)
+        size = _NUMBER_SIZES[code]
+        if self.pos + size > self.ready:
+            self.need(size, where)
+        value: int = struct.unpack_from(self.prefix + code, self.buffer, self.pos)[0]
         self.pos += size
         return value
 
@@ -304,7 +309,7 @@ def _parse_version(cursor: _Cursor) -> int:
     version = struct.unpack("<I", raw)[0]
     # A small version of the other byte order has its two low bytes zero (llama.cpp tells it the same way).
     if version & 0xFFFF == 0 and version != 0:
-        cursor.order = ByteOrder.BIG
+        cursor.order, cursor.prefix = ByteOrder.BIG, ">"
         version = struct.unpack(">I", raw)[0]
     if version not in VERSIONS:
         raise FormatError(

@@ -54,6 +54,17 @@ def open_models(*specs: str | os.PathLike[str], this_file_only: bool = False) ->
     return tuple(_model_of_group(group) for group in groups)
 
 
+def find_files(
+    *specs: str | os.PathLike[str], this_file_only: bool = False
+) -> tuple[tuple[tuple[Source, ShardName | None], ...], ...]:
+    """Find the files of every model that `specs` name, without reading them: one group of (file, shard name) a set.
+
+    Raises `SourceError` where nothing is there. For those who must look at files that `open_model` refuses.
+    """
+    groups = _group(_pool([os.fspath(spec) for spec in specs], this_file_only))
+    return tuple(tuple(group.members) for group in groups)
+
+
 def read_header(source: Source) -> Header:
     """Read the head of a GGUF file, and no more than needed of the rest.
 

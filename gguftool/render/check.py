@@ -1,0 +1,49 @@
+"""What a check found, as text: a line for each finding, the way out below it, a summary at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gguftool.analysis.check import Report
+from gguftool.analysis.lint import Finding, Severity
+from gguftool.errors import printable
+
+_LIMIT = 1 << 14
+
+
+def check_text(report: Report) -> str:
+    """Return the report as text; whatever a file holds, one line stays one line."""
+    return "\n".join(printable(line, _LIMIT) for line in _lines(report)) + "\n"
+
+
+def _lines(report: Report) -> Iterator[str]:
+    for finding in (*report.diagnoses, *report.findings):
+        yield from _finding_lines(finding)
+    yield _summary(report)
+
+
+def _finding_lines(finding: Finding) -> Iterator[str]:
+    engines = f" [{', '.join(finding.engines)}]" if finding.engines else ""
+    there = f" ({finding.severity_there.name.lower()} there)" if finding.severity_there is not None else ""
+    place = f"{finding.where}: " if finding.where else ""
+    yield f"{finding.severity.name.lower():7} {finding.code}{engines}{there} {place}{finding.message}"
+    if finding.way_out:
+        yield f"        -> {finding.way_out}"
+
+
+def _summary(report: Report) -> str:
+    if not report.readable:
+        broken = len(report.diagnoses)
+        of = f"{broken} of {report.files} files are" if report.files > 1 else "this is"
+        return f"{report.model}: {of} not a readable GGUF; nothing else was checked"
+    found = ", ".join(_number(report.count(severity), severity.name.lower()) for severity in reversed(Severity))
+    verdict = (
+        f"no errors for {' and '.join(report.able)}" if report.able else f"errors for {' and '.join(report.engines)}"
+    )
+    files = f"{report.files:,} files, " if report.files > 1 else ""
+    return f"{report.model}: {found}; {files}{report.tensors:,} tensors, {report.rules} rules; {verdict}"
+
+
+def _number(count: int, word: str) -> str:
+    plural = "" if count == 1 or word == "info" else "s"
+    return f"{count} {word}{plural}"
