@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gguftool.cli import inspect, write
+from gguftool.cli import inspect, report, write
 
 app = typer.Typer(
     name="gguftool",
@@ -37,6 +37,7 @@ def _root(
 
 
 app.command()(inspect.dump)
+app.command()(report.report)
 app.command()(write.split)
 app.command()(write.merge)
 app.command()(inspect.types)

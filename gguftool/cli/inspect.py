@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gguftool.cli.options import Json, ModelArgument, ThisFileOnly
+from gguftool.cli.options import Csv, Json, Markdown, ModelArgument, ThisFileOnly, one_format
 
 _TEXT_ARRAY_LIMIT = 6
 
@@ -36,17 +36,21 @@ def dump(
     no_tensors: Annotated[bool, typer.Option("--no-tensors", help="Leave the tensors out.")] = False,
     this_file_only: ThisFileOnly = False,
     json: Json = False,
+    markdown: Markdown = False,
+    csv: Csv = False,
 ) -> None:
     """Show what is inside: metadata and tensors.
 
     Every tensor with its type, shape, size in bytes, bits per weight and offset in the file.
+    With --csv the tensors, or with --no-tensors the metadata.
     """
     from gguftool.analysis.dump import dump as make_dump
     from gguftool.cli.output import remark, show_tables, write
     from gguftool.model.opening import open_model
     from gguftool.render.as_json import render_json
-    from gguftool.render.dump import dump_tables, heading
+    from gguftool.render.dump import dump_csv, dump_markdown, dump_tables, heading
 
+    one_format(json=json, markdown=markdown, csv=csv)
     _check_regex(name_filter)
     opened = open_model(model, this_file_only=this_file_only)
     if key is not None:
@@ -59,9 +63,13 @@ def dump(
         remark(text)
     if json:
         write(render_json(report))
-        return
-    write(heading(report) + "\n")
-    show_tables(dump_tables(report, kvs=not no_kv, tensors=not no_tensors))
+    elif markdown:
+        write(dump_markdown(report, kvs=not no_kv, tensors=not no_tensors))
+    elif csv:
+        write(dump_csv(report, tensors=not no_tensors))
+    else:
+        write(heading(report) + "\n")
+        show_tables(dump_tables(report, kvs=not no_kv, tensors=not no_tensors))
 
 
 def types(

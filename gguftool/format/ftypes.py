@@ -137,6 +137,11 @@ def ftype_name(number: int) -> str:
     return "/".join(names) or f"ftype#{number}"
 
 
+def ftypes_of(number: int) -> tuple[FType, ...]:
+    """Return what the engines mean by file type `number` (with or without the flag of a guess)."""
+    return tuple(ftype for ftype in _FTYPES if ftype.id == number & ~GUESSED)
+
+
 def find_ftypes(name: str) -> tuple[FType, ...]:
     """Return the file types called `name` (case does not matter)."""
     return tuple(ftype for ftype in _FTYPES if ftype.name.lower() == name.strip().lower())

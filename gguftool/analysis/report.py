@@ -1,0 +1,387 @@
+"""Report: how a model's parameters and bytes are distributed over types, roles, layers, tensors and devices.
+
+All of it comes from heads; no tensor data is read.  Bytes are those of the tensors, without padding; bits per weight
+are true ones, so that a type's row metadata counts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from gguftool.analysis.placement import Rule, device_of
+from gguftool.errors import printable
+from gguftool.format.ftypes import FILE_TYPE_KEY, FType, ftype_name, ftypes_of
+from gguftool.format.ggml import find_type, type_name
+from gguftool.format.header import INTEGERS, ValueType
+from gguftool.model.model import Model, Sizing, Tensor
+from gguftool.model.roles import Place, Role, places_of
+
+_ARCHITECTURE = "general.architecture"
+_NAME = "general.name"
+# What llama-quantize treats apart from the mass of the weights: the majority is judged without these.
+_APART = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Share:
+    """A part of a model; `share` is its part of the bytes (0 to 1), `types` its types, most bytes first."""
+
+    name: str
+    tensors: int
+    parameters: int
+    nbytes: int
+    share: float
+    bits_per_weight: float
+    types: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorRow:
+    """One tensor; `sizing` tells whether `nbytes` is sure, `layer` is None outside layers, `device` where unplaced."""
+
+    index: int
+    name: str
+    type: str
+    dims: tuple[int, ...]
+    parameters: int
+    nbytes: int
+    bits_per_weight: float
+    role: str
+    stack: str
+    layer: int | None
+    device: str | None
+    sizing: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """What one role is made of in one layer."""
+
+    layer: int
+    role: str
+    tensors: int
+    parameters: int
+    nbytes: int
+    bits_per_weight: float
+    types: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layers:
+    """The layers of one stack (``blk``; an encoder or a vision tower has its own), and the cells of its grid."""
+
+    stack: str
+    layers: tuple[int, ...]
+    roles: tuple[str, ...]
+    totals: tuple[Share, ...]
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What `general.file_type` says; `agrees` is None where there is nothing to compare."""
+
+    number: int | None
+    name: str
+    agrees: bool | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """What a model is, in one line: the majority type, whether others are mixed in, true bits per weight, size."""
+
+    majority: str
+    mix: bool
+    bits_per_weight: float
+    types: int
+    nbytes: int
+    claim: Claim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleUse:
+    """A placement rule and what it took (what earlier rules left)."""
+
+    pattern: str
+    device: str
+    tensors: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Bytes per device, the rules' parts, and the names of the tensors that no rule takes."""
+
+    devices: tuple[Share, ...]
+    rules: tuple[RuleUse, ...]
+    unplaced: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Distribution:
+    """One model. `file_bytes` counts whole files, `nbytes` tensors; `placement` is None where none was asked for."""
+
+    model: str
+    architecture: str | None
+    name: str | None
+    files: int
+    file_bytes: int
+    nbytes: int
+    parameters: int
+    label: Label
+    by_type: tuple[Share, ...]
+    by_role: tuple[Share, ...]
+    by_layer: tuple[Layers, ...]
+    placement: Placement | None
+    tensors: tuple[TensorRow, ...]
+    missing: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The distributions of all models, in the order of naming."""
+
+    models: tuple[Distribution, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Item:
+    tensor: Tensor
+    place: Place
+    rule: Rule | None
+
+    @property
+    def type(self) -> str:
+        return type_name(self.tensor.info.type)
+
+
+def report(models: Sequence[Model], rules: tuple[Rule, ...] = ()) -> Report:
+    """Describe `models`; `rules` place their tensors on devices."""
+    return Report(models=tuple(distribution(model, rules) for model in models))
+
+
+def distribution(model: Model, rules: tuple[Rule, ...] = ()) -> Distribution:
+    """Describe one model; `rules` place its tensors on devices."""
+    places = places_of(model.tensors)
+    items = [
+        _Item(tensor=tensor, place=places[name], rule=device_of(name, rules)) for name, tensor in model.tensors.items()
+    ]
+    total = sum(item.tensor.nbytes for item in items)
+    by_type = sorted(_shares(items, total, lambda item: item.type), key=lambda share: -share.nbytes)
+    by_role = _shares(items, total, lambda item: item.place.role.value)
+    placement = _placement(items, total, rules) if rules else None
+    return Distribution(
+        model=model.name,
+        architecture=_text(model, _ARCHITECTURE),
+        name=_text(model, _NAME),
+        files=len(model.files),
+        file_bytes=sum(source.size for source in model.sources),
+        nbytes=total,
+        parameters=sum(item.tensor.info.elements for item in items),
+        label=_label(model, items, total),
+        by_type=tuple(by_type),
+        by_role=tuple(sorted(by_role, key=lambda share: _ROLE_ORDER[share.name])),
+        by_layer=_layers(items, total),
+        placement=placement,
+        tensors=tuple(_row(index, item) for index, item in enumerate(items, start=1)),
+        missing=model.missing,
+        remarks=(*model.remarks, *_remarks(model, items, placement)),
+    )
+
+
+_ROLE_ORDER = {role.value: index for index, role in enumerate(Role)}
+
+
+# --- sums ------------------------------------------------------------------------------------------------------------
+
+
+def _bits(nbytes: int, parameters: int) -> float:
+    return round(nbytes * 8 / parameters, 4) if parameters else 0.0
+
+
+def _shares(items: Iterable[_Item], total: int, key: Callable[[_Item], str]) -> list[Share]:
+    """Sum `items` by `key`, in the order of first sight."""
+    groups: dict[str, list[_Item]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return [_share(name, group, total) for name, group in groups.items()]
+
+
+def _share(name: str, items: Sequence[_Item], total: int) -> Share:
+    nbytes = sum(item.tensor.nbytes for item in items)
+    parameters = sum(item.tensor.info.elements for item in items)
+    return Share(
+        name=name,
+        tensors=len(items),
+        parameters=parameters,
+        nbytes=nbytes,
+        share=round(nbytes / total, 6) if total else 0.0,
+        bits_per_weight=_bits(nbytes, parameters),
+        types=_types(items),
+    )
+
+
+def _types(items: Iterable[_Item]) -> tuple[str, ...]:
+    sizes: Counter[str] = Counter()
+    for item in items:
+        sizes[item.type] += item.tensor.nbytes
+    return tuple(name for name, _ in sizes.most_common())
+
+
+def _row(index: int, item: _Item) -> TensorRow:
+    info = item.tensor.info
+    return TensorRow(
+        index=index,
+        name=info.name,
+        type=item.type,
+        dims=info.dims,
+        parameters=info.elements,
+        nbytes=item.tensor.nbytes,
+        bits_per_weight=round(item.tensor.bits_per_weight, 4),
+        role=item.place.role.value,
+        stack=item.place.stack,
+        layer=item.place.layer,
+        device=item.rule.device if item.rule else None,
+        sizing=item.tensor.sizing.value,
+    )
+
+
+# --- layers ----------------------------------------------------------------------------------------------------------
+
+
+def _layers(items: Iterable[_Item], total: int) -> tuple[Layers, ...]:
+    stacks: dict[str, dict[int, list[_Item]]] = {}
+    for item in items:
+        if item.place.layer is not None:
+            stacks.setdefault(item.place.stack, {}).setdefault(item.place.layer, []).append(item)
+    return tuple(_stack(stack, layers, total) for stack, layers in stacks.items())
+
+
+def _stack(stack: str, layers: dict[int, list[_Item]], total: int) -> Layers:
+    numbers = tuple(sorted(layers))
+    present = {item.place.role for items in layers.values() for item in items}
+    return Layers(
+        stack=stack,
+        layers=numbers,
+        roles=tuple(role.value for role in Role if role in present),
+        totals=tuple(_share(str(number), layers[number], total) for number in numbers),
+        cells=tuple(cell for number in numbers for cell in _cells(number, layers[number])),
+    )
+
+
+def _cells(layer: int, items: Sequence[_Item]) -> Iterable[Cell]:
+    for role in Role:
+        inside = [item for item in items if item.place.role is role]
+        if inside:
+            share = _share(role.value, inside, 0)
+            yield Cell(
+                layer=layer,
+                role=role.value,
+                tensors=share.tensors,
+                parameters=share.parameters,
+                nbytes=share.nbytes,
+                bits_per_weight=share.bits_per_weight,
+                types=_main_types(inside),
+            )
+
+
+def _main_types(items: Sequence[_Item]) -> tuple[str, ...]:
+    """Return the types of the matrices; of vectors only where there is nothing else (biases make no mix)."""
+    return _types([item for item in items if _is_matrix(item.tensor)] or items)
+
+
+def _is_matrix(tensor: Tensor) -> bool:
+    return sum(dim > 1 for dim in tensor.info.dims) > 1
+
+
+# --- the label -------------------------------------------------------------------------------------------------------
+
+
+def _label(model: Model, items: Sequence[_Item], total: int) -> Label:
+    matrices = [item for item in items if _is_matrix(item.tensor)]
+    mass = [item for item in matrices if item.tensor.info.name not in _APART] or matrices or list(items)
+    elements: Counter[str] = Counter()
+    for item in mass:
+        elements[item.type] += item.tensor.info.elements
+    majority = elements.most_common(1)[0][0] if elements else ""
+    # Routers are left unquantized by every quantizer: they alone make no mix.
+    mix = len({item.type for item in matrices if item.place.role is not Role.ROUTER}) > 1
+    types = len({item.type for item in items})
+    bits = _bits(total, sum(item.tensor.info.elements for item in items))
+    return Label(
+        majority=majority,
+        mix=mix,
+        bits_per_weight=bits,
+        types=types,
+        nbytes=total,
+        claim=_claim(model, majority),
+    )
+
+
+def _claim(model: Model, majority: str) -> Claim:
+    kv = model.get(FILE_TYPE_KEY)
+    if kv is None:
+        return Claim(number=None, name="", agrees=None, text=f"{FILE_TYPE_KEY} is not set")
+    if kv.type not in INTEGERS:
+        return Claim(number=None, name="", agrees=None, text=f"{FILE_TYPE_KEY} is no number but {kv.type.name}")
+    number = int(kv.value())
+    name, meant = ftype_name(number), ftypes_of(number)
+    agrees = any(_means(ftype, majority) for ftype in meant) if meant and majority else None
+    said = f"{FILE_TYPE_KEY} says {name} ({number})"
+    if not meant:
+        said = f"{FILE_TYPE_KEY} is {number}, a number that neither engine knows"
+    elif agrees is False:
+        usual = " or ".join(dict.fromkeys(ftype.tensor_type or ftype.majority_of for ftype in meant))
+        said += f", so mostly {usual}; but most weights are {majority}"
+    return Claim(number=number, name=name, agrees=agrees, text=said)
+
+
+def _means(ftype: FType, majority: str) -> bool:
+    """Whether a file whose majority is `majority` may be called `ftype`: it, or what it was repacked from."""
+    traits = find_type(majority)
+    names = (majority, *(traits.repack_of if traits else ()))
+    return bool({ftype.tensor_type, ftype.majority_of} & set(names))
+
+
+# --- placement and remarks -------------------------------------------------------------------------------------------
+
+
+def _placement(items: Sequence[_Item], total: int, rules: tuple[Rule, ...]) -> Placement:
+    placed = [item for item in items if item.rule]
+    unplaced = [item for item in items if not item.rule]
+    devices = sorted(_shares(placed, total, lambda item: item.rule.device if item.rule else ""), key=_by_size)
+    return Placement(
+        devices=(*devices, *([_share("unplaced", unplaced, total)] if unplaced else [])),
+        rules=tuple(_use(rule, placed) for rule in rules),
+        unplaced=tuple(item.tensor.info.name for item in unplaced),
+    )
+
+
+def _by_size(share: Share) -> int:
+    return -share.nbytes
+
+
+def _use(rule: Rule, placed: Iterable[_Item]) -> RuleUse:
+    taken = [item.tensor.nbytes for item in placed if item.rule is rule]
+    return RuleUse(pattern=rule.pattern, device=rule.device, tensors=len(taken), nbytes=sum(taken))
+
+
+def _remarks(model: Model, items: Sequence[_Item], placement: Placement | None) -> Iterable[str]:
+    doubtful = sum(item.tensor.sizing is not Sizing.EXACT for item in items)
+    if doubtful:
+        yield f"the sizes of {doubtful:,} tensors are not sure (unknown types, or type and room in the file differ)"
+    if not model.is_complete:
+        expected = f" of {model.expected_tensors:,}" if model.expected_tensors is not None else ""
+        yield f"this set is not complete: {len(model.tensors):,}{expected} tensors are counted here"
+    for use in placement.rules if placement else ():
+        if not use.tensors:
+            yield f"--place {printable(use.pattern)}={printable(use.device)} took no tensor"
+
+
+def _text(model: Model, key: str) -> str | None:
+    kv = model.get(key)
+    return str(kv.value()) if kv is not None and kv.type is ValueType.STRING else None
