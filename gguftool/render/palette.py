@@ -6,15 +6,15 @@ Types are ranked by bits per weight, so A has the fewest bits and colours run fr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from string import ascii_uppercase
 
 from gguftool.format.ggml import find_type
 
-# (background, ink): ColorBrewer's Spectral in eleven steps, inks chosen for contrast; the last is for floats.
+# (background, ink): after ColorBrewer's Spectral, its ends lightened for dark pages; inks chosen for contrast; the last is for floats.
 COLOURS = (
-    ("#9e0142", "#ffffff"),
+    ("#b5174f", "#ffffff"),
     ("#d53e4f", "#ffffff"),
     ("#f46d43", "#1a1a1a"),
     ("#fdae61", "#1a1a1a"),
@@ -24,12 +24,12 @@ COLOURS = (
     ("#abdda4", "#1a1a1a"),
     ("#66c2a5", "#1a1a1a"),
     ("#3288bd", "#ffffff"),
-    ("#5e4fa2", "#ffffff"),
+    ("#7365bd", "#ffffff"),
     ("#8c8f98", "#1a1a1a"),
 )
 _FLOAT = len(COLOURS) - 1
 _STEPS = _FLOAT - 1
-_NO_LETTER = "#"  # for the types beyond the alphabet
+NO_LETTER = "#"  # for the types beyond the alphabet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ def palette(bits: Mapping[str, float]) -> dict[str, Ink]:
     letters = dict(zip((*quantized, *floats), ascii_uppercase, strict=False))
     colours = {name: _step(rank, len(quantized)) for rank, name in enumerate(quantized)}
     return {
-        name: Ink(letter=letters.get(name, _NO_LETTER), colour=colours.get(name, _FLOAT))
+        name: Ink(letter=letters.get(name, NO_LETTER), colour=colours.get(name, _FLOAT))
         for name in (*quantized, *floats)
     }
 
@@ -62,12 +62,3 @@ def _is_quantized(name: str) -> bool:
 
 def _step(rank: int, count: int) -> int:
     return round(rank * _STEPS / (count - 1)) if count > 1 else _STEPS - 2
-
-
-def table_bits(names: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Return bits per weight by type: what the type table says, else the first measured value given."""
-    found: dict[str, float] = {}
-    for name, measured in names:
-        traits = find_type(name)
-        found.setdefault(name, traits.bits_per_weight if traits else measured)
-    return found

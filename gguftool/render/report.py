@@ -5,11 +5,12 @@ A report is a few lines of words and then sections, tables and heat strips; what
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from gguftool.analysis.report import Distribution, Report
 from gguftool.errors import listed, printable
-from gguftool.render.palette import palette, table_bits
+from gguftool.render.palette import palette
 from gguftool.render.report_tables import (
     By,
     compared_devices,
@@ -29,7 +30,7 @@ from gguftool.render.units import format_count, format_size
 
 Section = Table | Strip
 
-_MAX_UNPLACED = 8
+_MAX_UNPLACED = 4
 
 
 def report_sections(report: Report, by: By | None = None) -> tuple[Section, ...]:
@@ -101,8 +102,13 @@ def strips_of(report: Report) -> tuple[Strip, ...]:
 
 
 def type_bits(report: Report) -> dict[str, float]:
-    """Return the bits per weight of all types in `report`, by the type table where it knows them."""
-    return table_bits((share.name, share.bits_per_weight) for model in report.models for share in model.by_type)
+    """Return the true bits per weight of all types in `report`, over all its models."""
+    nbytes: Counter[str] = Counter()
+    parameters: Counter[str] = Counter()
+    for share in (share for model in report.models for share in model.by_type):
+        nbytes[share.name] += share.nbytes
+        parameters[share.name] += share.parameters
+    return {name: nbytes[name] * 8 / parameters[name] if parameters[name] else 0.0 for name in nbytes}
 
 
 def _sections(report: Report, by: By | None) -> Iterator[Section]:
@@ -151,4 +157,4 @@ def _unplaced(model: Distribution) -> tuple[str, ...]:
     names = model.placement.unplaced if model.placement else ()
     if not names:
         return ()
-    return (f"unplaced, so where -ngl sends them: {listed(names, _MAX_UNPLACED)}",)
+    return (f"unplaced, so where -ngl sends them, {len(names):,} tensors: {listed(names, _MAX_UNPLACED)}",)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 
-from gguftool.analysis.report import Distribution, Label, Layers, Report, Share, TensorRow
+from gguftool.analysis.report import Claim, Distribution, Label, Layers, Report, Share, TensorRow
 from gguftool.model.roles import Role
 from gguftool.render.table import Table, columns
 from gguftool.render.units import format_count, format_size
@@ -39,13 +39,17 @@ def models_table(report: Report) -> Table:
             f"#{index}",
             label_text(model.label),
             format_count(model.parameters),
-            model.label.claim.name or _NONE,
+            _claimed(model.label.claim),
             model.model,
         )
         for index, model in enumerate(report.models, start=1)
     )
     heads = columns("", "label", ">parameters", "file_type", "model")
     return Table(title=f"{len(rows)} models", columns=heads, rows=rows)
+
+
+def _claimed(claim: Claim) -> str:
+    return f"{claim.name or _NONE}{' (does not fit)' if claim.agrees is False else ''}"
 
 
 # --- one model -------------------------------------------------------------------------------------------------------
@@ -60,13 +64,13 @@ def share_table(title: str, head: str, shares: Iterable[Share], *, types: bool =
             format_count(share.parameters),
             format_size(share.nbytes),
             percent(share.share),
-            f"{share.bits_per_weight:.4g}",
+            f"{share.bits_per_weight:.2f}",
             *([named(share.types)] if types else []),
         )
         for share in shares
     )
     heads = (head, ">tensors", ">parameters", ">size", ">share", ">bpw")
-    return Table(title=title, columns=columns(*heads, *(["types, most bytes first"] if types else [])), rows=rows)
+    return Table(title=title, columns=columns(*heads, *(["types"] if types else [])), rows=rows)
 
 
 def rules_table(model: Distribution) -> Table | None:
@@ -88,7 +92,7 @@ def tensor_table(model: Distribution) -> Table:
             row.type,
             " x ".join(map(str, row.dims)),
             format_size(row.nbytes),
-            f"{row.bits_per_weight:.4g}",
+            f"{row.bits_per_weight:.2f}",
             row.role,
             *([row.device or "unplaced"] if placed else []),
             row.name,
@@ -109,7 +113,7 @@ def layer_table(grid: Layers) -> Table:
 _Shown = tuple[tuple[str, Callable[[Share], str]], ...]
 _SIZE: _Shown = ((">size", lambda share: format_size(share.nbytes)),)
 _SHARE: _Shown = ((">share", lambda share: percent(share.share)),)
-_BITS: _Shown = ((">bpw", lambda share: f"{share.bits_per_weight:.4g}"),)
+_BITS: _Shown = ((">bpw", lambda share: f"{share.bits_per_weight:.2f}"),)
 _TYPES: _Shown = (("types", lambda share: named(share.types, 2)),)
 
 

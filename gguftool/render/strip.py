@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from gguftool.analysis.report import Cell, Layers
 from gguftool.model.roles import Role
-from gguftool.render.palette import COLOURS, Ink
+from gguftool.render.palette import COLOURS, NO_LETTER, Ink
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -54,7 +54,7 @@ def make_strip(
         for mark, grid in grids
         if role in grid.roles
     )
-    used = {cell.types[0] for cell in cells.values()}
+    used = {name for cell in cells.values() for name in cell.types}
     return Strip(
         title=title, layers=layers, rows=rows, inks={name: ink for name, ink in inks.items() if name in used}, bits=bits
     )
@@ -121,7 +121,11 @@ def _ruler(layers: Sequence[int]) -> str:
 
 
 def _entries(strip: Strip) -> list[tuple[str, Ink]]:
-    return [(f"{name} {strip.bits[name]:.4g}", ink) for name, ink in strip.inks.items()]
+    """Return each letter's words once; the types beyond the alphabet share one entry."""
+    lettered = {name: ink for name, ink in strip.inks.items() if ink.letter != NO_LETTER}
+    entries = [(f"{name} {strip.bits[name]:.2f}", ink) for name, ink in lettered.items()]
+    rest = [ink for ink in strip.inks.values() if ink.letter == NO_LETTER]
+    return [*entries, (f"{len(rest)} other types", rest[-1])] if rest else entries
 
 
 def _explanation(strip: Strip) -> str:
