@@ -1,9 +1,9 @@
 """Where `-ot` would put tensors: rules ``REGEX=DEVICE`` with the meaning that llama.cpp and ik_llama.cpp give them.
 
 One option holds one rule or several with commas between them; a rule's device follows its first ``=``; the regex is
-searched anywhere in the tensor's full name; the first rule that fits decides.  So neither a comma nor ``=`` can stand in
-a regex, here as there.  Tensors that no rule takes go where ``-ngl`` and the engine's own order send them: that is not
-guessed, they are "unplaced".
+searched anywhere in the tensor's full name; the first rule that fits decides.  So neither a comma nor ``=`` can stand
+in a regex, here as there.  Tensors that no rule takes go where ``-ngl`` and the engine's own order send them: that is
+not guessed, they are "unplaced".
 
 Source: parse_tensor_buffer_overrides in llama.cpp common/arg.cpp, create_tensor in src/llama-model-loader.cpp.
 """

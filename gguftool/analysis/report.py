@@ -6,22 +6,19 @@ are true ones, so that a type's row metadata counts.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from gguftool.analysis.label import Label, is_matrix, label_of
 from gguftool.analysis.placement import Rule, device_of
 from gguftool.errors import printable
-from gguftool.format.ftypes import FILE_TYPE_KEY, FType, ftype_name, ftypes_of
-from gguftool.format.ggml import find_type, type_name
-from gguftool.format.header import INTEGERS, ValueType
+from gguftool.format.ggml import type_name
+from gguftool.format.header import ValueType
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.roles import Place, Role, places_of
 
 _ARCHITECTURE = "general.architecture"
 _NAME = "general.name"
-# What llama-quantize treats apart from the mass of the weights: the majority is judged without these.
-_APART = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,28 +77,6 @@ class Layers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """What `general.file_type` says; `agrees` is None where there is nothing to compare."""
-
-    number: int | None
-    name: str
-    agrees: bool | None
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Label:
-    """What a model is, in one line: the majority type, whether others are mixed in, true bits per weight, size."""
-
-    majority: str
-    mix: bool
-    bits_per_weight: float
-    types: int
-    nbytes: int
-    claim: Claim
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RuleUse:
     """A placement rule and what it took (what earlier rules left)."""
 
@@ -150,13 +125,14 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Item:
+    """A tensor with what is asked of it often, worked out once."""
+
     tensor: Tensor
     place: Place
     rule: Rule | None
-
-    @property
-    def type(self) -> str:
-        return type_name(self.tensor.info.type)
+    type: str
+    nbytes: int
+    parameters: int
 
 
 def report(models: Sequence[Model], rules: tuple[Rule, ...] = ()) -> Report:
@@ -167,10 +143,8 @@ def report(models: Sequence[Model], rules: tuple[Rule, ...] = ()) -> Report:
 def distribution(model: Model, rules: tuple[Rule, ...] = ()) -> Distribution:
     """Describe one model; `rules` place its tensors on devices."""
     places = places_of(model.tensors)
-    items = [
-        _Item(tensor=tensor, place=places[name], rule=device_of(name, rules)) for name, tensor in model.tensors.items()
-    ]
-    total = sum(item.tensor.nbytes for item in items)
+    items = [_item(tensor, places[name], device_of(name, rules)) for name, tensor in model.tensors.items()]
+    total = sum(item.nbytes for item in items)
     by_type = sorted(_shares(items, total, lambda item: item.type), key=lambda share: -share.nbytes)
     by_role = _shares(items, total, lambda item: item.place.role.value)
     placement = _placement(items, total, rules) if rules else None
@@ -181,8 +155,8 @@ def distribution(model: Model, rules: tuple[Rule, ...] = ()) -> Distribution:
         files=len(model.files),
         file_bytes=sum(source.size for source in model.sources),
         nbytes=total,
-        parameters=sum(item.tensor.info.elements for item in items),
-        label=_label(model, items, total),
+        parameters=sum(item.parameters for item in items),
+        label=label_of(model, places),
         by_type=tuple(by_type),
         by_role=tuple(sorted(by_role, key=lambda share: _ROLE_ORDER[share.name])),
         by_layer=_layers(items, total),
@@ -190,6 +164,17 @@ def distribution(model: Model, rules: tuple[Rule, ...] = ()) -> Distribution:
         tensors=tuple(_row(index, item) for index, item in enumerate(items, start=1)),
         missing=model.missing,
         remarks=(*model.remarks, *_remarks(model, items, placement)),
+    )
+
+
+def _item(tensor: Tensor, place: Place, rule: Rule | None) -> _Item:
+    return _Item(
+        tensor=tensor,
+        place=place,
+        rule=rule,
+        type=type_name(tensor.info.type),
+        nbytes=tensor.nbytes,
+        parameters=tensor.info.elements,
     )
 
 
@@ -212,8 +197,8 @@ def _shares(items: Iterable[_Item], total: int, key: Callable[[_Item], str]) -> 
 
 
 def _share(name: str, items: Sequence[_Item], total: int) -> Share:
-    nbytes = sum(item.tensor.nbytes for item in items)
-    parameters = sum(item.tensor.info.elements for item in items)
+    nbytes = sum(item.nbytes for item in items)
+    parameters = sum(item.parameters for item in items)
     return Share(
         name=name,
         tensors=len(items),
@@ -226,10 +211,10 @@ def _share(name: str, items: Sequence[_Item], total: int) -> Share:
 
 
 def _types(items: Iterable[_Item]) -> tuple[str, ...]:
-    sizes: Counter[str] = Counter()
+    sizes: dict[str, int] = {}
     for item in items:
-        sizes[item.type] += item.tensor.nbytes
-    return tuple(name for name, _ in sizes.most_common())
+        sizes[item.type] = sizes.get(item.type, 0) + item.nbytes
+    return tuple(sorted(sizes, key=sizes.__getitem__, reverse=True))
 
 
 def _row(index: int, item: _Item) -> TensorRow:
@@ -239,9 +224,9 @@ def _row(index: int, item: _Item) -> TensorRow:
         name=info.name,
         type=item.type,
         dims=info.dims,
-        parameters=info.elements,
-        nbytes=item.tensor.nbytes,
-        bits_per_weight=round(item.tensor.bits_per_weight, 4),
+        parameters=item.parameters,
+        nbytes=item.nbytes,
+        bits_per_weight=_bits(item.nbytes, item.parameters),
         role=item.place.role.value,
         stack=item.place.stack,
         layer=item.place.layer,
@@ -274,77 +259,30 @@ def _stack(stack: str, layers: dict[int, list[_Item]], total: int) -> Layers:
 
 
 def _cells(layer: int, items: Sequence[_Item]) -> Iterable[Cell]:
-    for role in Role:
-        inside = [item for item in items if item.place.role is role]
-        if inside:
-            share = _share(role.value, inside, 0)
-            yield Cell(
-                layer=layer,
-                role=role.value,
-                tensors=share.tensors,
-                parameters=share.parameters,
-                nbytes=share.nbytes,
-                bits_per_weight=share.bits_per_weight,
-                types=_main_types(inside),
-            )
+    roles: dict[Role, list[_Item]] = {}
+    for item in items:
+        roles.setdefault(item.place.role, []).append(item)
+    for role in sorted(roles, key=lambda role: _ROLE_ORDER[role.value]):
+        nbytes = sum(item.nbytes for item in roles[role])
+        parameters = sum(item.parameters for item in roles[role])
+        yield Cell(
+            layer=layer,
+            role=role.value,
+            tensors=len(roles[role]),
+            parameters=parameters,
+            nbytes=nbytes,
+            bits_per_weight=_bits(nbytes, parameters),
+            types=_main_types(roles[role]),
+        )
 
 
 def _main_types(items: Sequence[_Item]) -> tuple[str, ...]:
     """Return the types of the matrices; of vectors only where there is nothing else (biases make no mix)."""
-    return _types([item for item in items if _is_matrix(item.tensor)] or items)
+    return _types([item for item in items if is_matrix(item.tensor)] or items)
 
 
 def _is_matrix(tensor: Tensor) -> bool:
     return sum(dim > 1 for dim in tensor.info.dims) > 1
-
-
-# --- the label -------------------------------------------------------------------------------------------------------
-
-
-def _label(model: Model, items: Sequence[_Item], total: int) -> Label:
-    matrices = [item for item in items if _is_matrix(item.tensor)]
-    mass = [item for item in matrices if item.tensor.info.name not in _APART] or matrices or list(items)
-    elements: Counter[str] = Counter()
-    for item in mass:
-        elements[item.type] += item.tensor.info.elements
-    majority = elements.most_common(1)[0][0] if elements else ""
-    # Routers are left unquantized by every quantizer: they alone make no mix.
-    mix = len({item.type for item in matrices if item.place.role is not Role.ROUTER}) > 1
-    types = len({item.type for item in items})
-    bits = _bits(total, sum(item.tensor.info.elements for item in items))
-    return Label(
-        majority=majority,
-        mix=mix,
-        bits_per_weight=bits,
-        types=types,
-        nbytes=total,
-        claim=_claim(model, majority),
-    )
-
-
-def _claim(model: Model, majority: str) -> Claim:
-    kv = model.get(FILE_TYPE_KEY)
-    if kv is None:
-        return Claim(number=None, name="", agrees=None, text=f"{FILE_TYPE_KEY} is not set")
-    if kv.type not in INTEGERS:
-        return Claim(number=None, name="", agrees=None, text=f"{FILE_TYPE_KEY} is no number but {kv.type.name}")
-    number = int(kv.value())
-    name, meant = ftype_name(number), ftypes_of(number)
-    agrees = any(_means(ftype, majority) for ftype in meant) if meant and majority else None
-    said = f"{FILE_TYPE_KEY} says {name} ({number})"
-    if not meant:
-        said = f"{FILE_TYPE_KEY} is {number}, a number that neither engine knows"
-    elif agrees is False:
-        usual = " or ".join(dict.fromkeys(ftype.tensor_type or ftype.majority_of for ftype in meant))
-        said += f", so mostly {usual}; but most weights are {majority}"
-    return Claim(number=number, name=name, agrees=agrees, text=said)
-
-
-def _means(ftype: FType, majority: str) -> bool:
-    """Whether a file whose majority is `majority` may be called `ftype`: it, or what it was repacked from."""
-    traits = find_type(majority)
-    names = (majority, *(traits.repack_of if traits else ()))
-    return bool({ftype.tensor_type, ftype.majority_of} & set(names))
 
 
 # --- placement and remarks -------------------------------------------------------------------------------------------
@@ -366,7 +304,7 @@ def _by_size(share: Share) -> int:
 
 
 def _use(rule: Rule, placed: Iterable[_Item]) -> RuleUse:
-    taken = [item.tensor.nbytes for item in placed if item.rule is rule]
+    taken = [item.nbytes for item in placed if item.rule is rule]
     return RuleUse(pattern=rule.pattern, device=rule.device, tensors=len(taken), nbytes=sum(taken))
 
 

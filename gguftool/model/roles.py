@@ -1,7 +1,7 @@
 """What a tensor is for, told from its name: a table of rules, and the code that walks it.
 
-GGUF names follow one grammar, ``[stack.]blk.N.base.weight``.  The table gives each base a role; the first rule that fits
-wins, so the special (norms, routers) stand before the general (``attn_*``, ``ffn_*``).  A name that fits no rule is
+GGUF names follow one grammar, ``[stack.]blk.N.base.weight``.  The table gives each base a role; the first rule that
+fits wins, so the special (norms, routers) stand before the general (``attn_*``, ``ffn_*``).  A name that fits no rule is
 "other", never an error: names are a stranger's text.
 
 Source of the names: TENSOR_NAMES in gguf-py's gguf/constants.py, src/llama-arch.cpp of both engines; a test walks the
@@ -45,7 +45,9 @@ class Place:
 # No engine takes names of more than 63 bytes; the rules need not look at what a hostile file makes longer.
 _MAX_NAME = 255
 # Numbers of seven digits and more are no layers: nothing counts that far, and a table by layer must stay small.
-_NUMBERED = re.compile(r"(?P<stack>(?:(?:enc|dec|v|v\.sam|a)\.)?(?:proj_)?blk)\.(?P<layer>[0-9]{1,6})\.(?P<base>.+)", re.ASCII)
+_NUMBERED = re.compile(
+    r"(?P<stack>(?:(?:enc|dec|v|v\.sam|a)\.)?(?:proj_)?blk)\.(?P<layer>[0-9]{1,6})\.(?P<base>.+)", re.ASCII
+)
 _SUFFIX = re.compile(r"\.(?:weight|bias|scale|input_scale)$")
 
 # Whole names, before they are taken apart.
@@ -103,7 +105,9 @@ def places_of(names: Iterable[str]) -> dict[str, Place]:
     role: so DeepSeek's and GLM's last layer is told from those that every token passes.
     """
     places = {name: place_of(name) for name in names}
-    mtp = {(place.stack, place.layer) for place in places.values() if place.role is Role.MTP and place.layer is not None}
+    mtp = {
+        (place.stack, place.layer) for place in places.values() if place.role is Role.MTP and place.layer is not None
+    }
     if not mtp:
         return places
     return {

@@ -161,9 +161,7 @@ def _colour_rules() -> str:
 
 
 def _policy(css: str, js: str) -> str:
-    return (
-        f"default-src 'none'; style-src {_hash(css)}; script-src {_hash(js)}; base-uri 'none'; form-action 'none'"
-    )
+    return f"default-src 'none'; style-src {_hash(css)}; script-src {_hash(js)}; base-uri 'none'; form-action 'none'"
 
 
 def _hash(text: str) -> str:
@@ -189,7 +187,11 @@ def _page(model: Distribution, inks: Mapping[str, Ink]) -> Page:
 
 
 def _rows(
-    shares: Iterable[Share], tensors: Iterable[tuple[str, TensorRow]], inks: Mapping[str, Ink], *, lettered: bool = False
+    shares: Iterable[Share],
+    tensors: Iterable[tuple[str, TensorRow]],
+    inks: Mapping[str, Ink],
+    *,
+    lettered: bool = False,
 ) -> tuple[Row, ...]:
     """Return a chart's rows; the longest bar fills its column, its pieces are the types."""
     sizes: dict[str, Counter[str]] = {}
@@ -229,9 +231,7 @@ def _heat(grid: Layers, inks: Mapping[str, Ink]) -> Heat:
         stack=grid.stack,
         ticks=tuple(str(layer) if layer % _TICK == 0 else "" for layer in grid.layers),
         rows=tuple(
-            HeatRow(
-                role=role, cells=tuple(_heat_cell(grid.stack, cells.get((role, at)), inks) for at in grid.layers)
-            )
+            HeatRow(role=role, cells=tuple(_heat_cell(grid.stack, cells.get((role, at)), inks) for at in grid.layers))
             for role in grid.roles
         ),
         legend=tuple((name, ink) for name, ink in inks.items() if name in used),

@@ -12,7 +12,8 @@ from string import ascii_uppercase
 
 from gguftool.format.ggml import find_type
 
-# (background, ink): after ColorBrewer's Spectral, its ends lightened for dark pages; inks chosen for contrast; the last is for floats.
+# (background, ink), few bits first, after ColorBrewer's Spectral with its ends lightened for dark pages; the last is
+# for floats.
 COLOURS = (
     ("#b5174f", "#ffffff"),
     ("#d53e4f", "#ffffff"),

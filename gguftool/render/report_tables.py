@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 
-from gguftool.analysis.report import Claim, Distribution, Label, Layers, Report, Share, TensorRow
+from gguftool.analysis.label import Claim, Label
+from gguftool.analysis.report import Distribution, Layers, Report, Share, TensorRow
 from gguftool.model.roles import Role
 from gguftool.render.table import Table, columns
 from gguftool.render.units import format_count, format_size
