@@ -6,6 +6,7 @@ that differs, row-metadata types (whose sizes are written out here, not taken fr
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,12 +92,12 @@ def layer(number: int, down: str = "IQ4_KS") -> list[Spec]:
     ]
 
 
-def moe_tensors() -> list[Spec]:
+def moe_tensors(layers: int = LAYERS) -> list[Spec]:
     """An IQ3_K mix of twelve layers, the last one for multi-token prediction."""
     tensors = [Spec("token_embd.weight", (EMBD, VOCAB), "Q4_K")]
-    for number in range(LAYERS):
+    for number in range(layers):
         tensors += layer(number, down="IQ2_KS" if number == 5 else "IQ4_KS")
-    tensors.append(Spec(f"blk.{LAYERS - 1}.nextn.eh_proj.weight", (2 * EMBD, EMBD), "Q8_0"))
+    tensors.append(Spec(f"blk.{layers - 1}.nextn.eh_proj.weight", (2 * EMBD, EMBD), "Q8_0"))
     return [*tensors, Spec("output_norm.weight", (EMBD,), "F32"), Spec("output.weight", (EMBD, VOCAB), "Q6_K")]
 
 
@@ -108,9 +109,17 @@ def moe_kvs(file_type: int = 139, name: str = "Tiny <MoE> & Sons") -> list[bytes
     ]
 
 
-def write_moe(path: Path, *, file_type: int = 139, extra: tuple[Spec, ...] = ()) -> Path:
-    path.write_bytes(gguf(moe_kvs(file_type), [*moe_tensors(), *extra]))
+def write_moe(path: Path, *, file_type: int = 139, layers: int = LAYERS, extra: tuple[Spec, ...] = ()) -> Path:
+    path.write_bytes(gguf(moe_kvs(file_type), [*moe_tensors(layers), *extra]))
     return path
+
+
+def golden(name: str, found: str) -> None:
+    """Compare with the file of that name in tests/golden; GGUFTOOL_UPDATE_GOLDEN=1 writes it anew."""
+    path = Path(__file__).parent / "golden" / name
+    if os.environ.get("GGUFTOOL_UPDATE_GOLDEN"):
+        path.write_text(found, encoding="utf-8")
+    assert found == path.read_text(encoding="utf-8"), f"differs from {path.name}; GGUFTOOL_UPDATE_GOLDEN=1 rewrites it"
 
 
 def write_set(folder: Path, count: int) -> Path:

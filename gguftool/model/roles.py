@@ -1,8 +1,8 @@
 """What a tensor is for, told from its name: a table of rules, and the code that walks it.
 
 GGUF names follow one grammar, ``[stack.]blk.N.base.weight``.  The table gives each base a role; the first rule that
-fits wins, so the special (norms, routers) stand before the general (``attn_*``, ``ffn_*``).  A name that fits no rule is
-"other", never an error: names are a stranger's text.
+fits wins, so the special (norms, routers) stand before the general (``attn_*``, ``ffn_*``).  A name that fits no rule
+is "other", never an error: names are a stranger's text.
 
 Source of the names: TENSOR_NAMES in gguf-py's gguf/constants.py, src/llama-arch.cpp of both engines; a test walks the
 former and fails for a name that is neither ruled here nor written down as "other" there.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _CELL_LIMIT = 4096
-_MARKDOWN = str.maketrans({char: "\\" + char for char in "\\`*_{}[]<>|#~&$"})
+# What means something to markdown; an underscore inside a word does not, and type names are full of them.
+_MARKDOWN = re.compile(r"[\\`*{}\[\]<>|#~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +89,7 @@ def render_csv(table: Table) -> str:
 
 def markdown_text(text: str) -> str:
     """Return `text` so that markdown shows it as it is, and a terminal can do nothing with it."""
-    return printable(text, _CELL_LIMIT).translate(_MARKDOWN)
+    return _MARKDOWN.sub(r"\\\g<0>", printable(text, _CELL_LIMIT))
 
 
 def columns(*names: str) -> tuple[Column, ...]:
