@@ -43,7 +43,7 @@ def split(
     align: Align = None,
     force_sizes: ForceSizesOption = None,
     dry_run: DryRun = False,
-    force: Annotated[bool, typer.Option("--overwrite", help="x")] = False,
+    force: Force = False,
     no_sync: NoSync = False,
     json: Json = False,
 ) -> None:
@@ -75,7 +75,7 @@ def merge(
     align: Align = None,
     force_sizes: ForceSizesOption = None,
     dry_run: DryRun = False,
-    force: Annotated[bool, typer.Option("--overwrite", help="x")] = False,
+    force: Force = False,
     no_sync: NoSync = False,
     json: Json = False,
 ) -> None:
