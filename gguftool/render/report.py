@@ -18,7 +18,6 @@ from gguftool.render.report_tables import (
     csv_table,
     label_text,
     layer_table,
-    models_table,
     rules_table,
     share_table,
     stacks,
@@ -39,11 +38,17 @@ def report_sections(report: Report, by: By | None = None) -> tuple[Section, ...]
 
 
 def headings(report: Report) -> tuple[str, ...]:
-    """Return the lines above the sections, safe to print: of one model its label and claim, of several nothing."""
-    if len(report.models) != 1:
-        return ()
-    model = report.models[0]
-    return tuple(printable(line, 4096) for line in (model.model, *(f"  {line}" for line in model_lines(model))))
+    """Return the lines above the sections, safe to print: each model's name, label and claim, and what it is."""
+    lines = []
+    for mark, model in _marked(report):
+        lines += [f"{mark}{model.model}", *(f"  {line}" for line in model_lines(model))]
+    return tuple(printable(line, 4096) for line in lines)
+
+
+def _marked(report: Report) -> list[tuple[str, Distribution]]:
+    """Return each model with the mark that its columns and rows have where there are several."""
+    several = len(report.models) > 1
+    return [(f"#{index} " if several else "", model) for index, model in enumerate(report.models, start=1)]
 
 
 def model_lines(model: Distribution) -> tuple[str, ...]:
@@ -60,7 +65,7 @@ def model_lines(model: Distribution) -> tuple[str, ...]:
 
 def report_text(report: Report, by: By | None = None, width: int = TEXT_WIDTH) -> str:
     """Return the report as plain text; strips are wrapped at `width` columns, tables are as wide as they are."""
-    blocks = ["\n".join(headings(report)) + "\n"] if headings(report) else []
+    blocks = ["\n".join(headings(report)) + "\n"]
     for section in report_sections(report, by):
         blocks.append(render_text(section) if isinstance(section, Table) else strip_text(section, width))
     return "\n".join(blocks)
@@ -69,9 +74,10 @@ def report_text(report: Report, by: By | None = None, width: int = TEXT_WIDTH) -
 def report_markdown(report: Report, by: By | None = None) -> str:
     """Return the report in GitHub's markdown, strips as code blocks."""
     blocks = []
-    for model in report.models if len(report.models) == 1 else ():
+    for mark, model in _marked(report):
         lines = [f"- {markdown_text(line)}" for line in model_lines(model)[1:]]
-        blocks.append(f"## {markdown_text(model.model)}\n\n**{label_text(model.label)}**\n\n" + "\n".join(lines) + "\n")
+        name = markdown_text(f"{mark}{model.model}")
+        blocks.append(f"## {name}\n\n**{label_text(model.label)}**\n\n" + "\n".join(lines) + "\n")
     for section in report_sections(report, by):
         if isinstance(section, Table):
             blocks.append(render_markdown(section))
@@ -112,8 +118,6 @@ def type_bits(report: Report) -> dict[str, float]:
 
 
 def _sections(report: Report, by: By | None) -> Iterator[Section]:
-    if len(report.models) > 1:
-        yield models_table(report)
     if by in (None, By.TYPE):
         yield from _tables(report, By.TYPE)
     if by in (None, By.ROLE):
@@ -143,7 +147,7 @@ def _devices(report: Report) -> Iterator[Table]:
     if not placed:
         return
     if len(report.models) > 1:
-        yield compared_devices(report)
+        yield from compared_devices(report)
         return
     if placed[0].placement is not None:
         yield share_table("by device", "device", placed[0].placement.devices)

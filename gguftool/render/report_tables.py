@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from enum import Enum
 
-from gguftool.analysis.label import Claim, Label
+from gguftool.analysis.label import Label
 from gguftool.analysis.report import Distribution, Layers, Report, Share, TensorRow
 from gguftool.model.roles import Role
 from gguftool.render.table import Table, columns
 from gguftool.render.units import format_count, format_size
 
-_MAX_TYPES = 4  # types that a cell names
+_MAX_TYPES = 3  # types that a cell names
+_MAX_WIDE = 3  # models that stand side by side with several columns each
 _NONE = "-"
 
 
@@ -31,26 +33,6 @@ def label_text(label: Label) -> str:
     kind = f"{label.majority} mix" if label.mix else label.majority
     types = "1 type" if label.types == 1 else f"{label.types} types"
     return f"{kind}, {label.bits_per_weight:.2f} bpw, {types}, {format_size(label.nbytes)}"
-
-
-def models_table(report: Report) -> Table:
-    """Return one row a model: its label and what it claims."""
-    rows = tuple(
-        (
-            f"#{index}",
-            label_text(model.label),
-            format_count(model.parameters),
-            _claimed(model.label.claim),
-            model.model,
-        )
-        for index, model in enumerate(report.models, start=1)
-    )
-    heads = columns("", "label", ">parameters", "file_type", "model")
-    return Table(title=f"{len(rows)} models", columns=heads, rows=rows)
-
-
-def _claimed(claim: Claim) -> str:
-    return f"{claim.name or _NONE}{' (does not fit)' if claim.agrees is False else ''}"
 
 
 # --- one model -------------------------------------------------------------------------------------------------------
@@ -85,7 +67,7 @@ def rules_table(model: Distribution) -> Table | None:
 
 
 def tensor_table(model: Distribution) -> Table:
-    """Return one row a tensor."""
+    """Return one row a tensor; its role is left to csv and JSON, for names need the room."""
     placed = model.placement is not None
     rows = tuple(
         (
@@ -94,13 +76,12 @@ def tensor_table(model: Distribution) -> Table:
             " x ".join(map(str, row.dims)),
             format_size(row.nbytes),
             f"{row.bits_per_weight:.2f}",
-            row.role,
             *([row.device or "unplaced"] if placed else []),
             row.name,
         )
         for row in model.tensors
     )
-    heads = (">#", "type", ">shape", ">size", ">bpw", "role", *(["device"] if placed else []), "name")
+    heads = (">#", "type", ">shape", ">size", ">bpw", *(["device"] if placed else []), "name")
     return Table(title=f"{len(rows):,} tensors", columns=columns(*heads), rows=rows)
 
 
@@ -118,13 +99,22 @@ _BITS: _Shown = ((">bpw", lambda share: f"{share.bits_per_weight:.2f}"),)
 _TYPES: _Shown = (("types", lambda share: named(share.types, 2)),)
 
 
-def compared(title: str, head: str, sides: Sequence[Sequence[Share]], shown: _Shown) -> Table:
+def compared(title: str, head: str, sides: Sequence[Sequence[Share]], shown: _Shown) -> tuple[Table, ...]:
+    """Set the models' shares side by side: in one table, or where that gets too wide in one for each of `shown`."""
+    if len(sides) <= _MAX_WIDE or len(shown) == 1:
+        return (_compared(title, head, sides, shown),)
+    return tuple(
+        _compared(f"{title}: {column.removeprefix('>')}", head, sides, ((column, show),)) for column, show in shown
+    )
+
+
+def _compared(title: str, head: str, sides: Sequence[Sequence[Share]], shown: _Shown) -> Table:
     """Return one row a name, and for each model the columns of `shown`; a dash where a model has no such share."""
     by_name = [{share.name: share for share in side} for side in sides]
     names = dict.fromkeys(name for side in by_name for name in side)
     heads = [head]
     for index in range(1, len(sides) + 1):
-        heads += [_marked(column, index) for column, _ in shown]
+        heads += [_marked(column, index, alone=len(shown) == 1) for column, _ in shown]
     rows = tuple(
         (name, *(show(side[name]) if name in side else _NONE for side in by_name for _, show in shown))
         for name in names
@@ -132,26 +122,30 @@ def compared(title: str, head: str, sides: Sequence[Sequence[Share]], shown: _Sh
     return Table(title=title, columns=columns(*heads), rows=rows)
 
 
-def _marked(column: str, index: int) -> str:
-    return f">#{index} {column[1:]}" if column.startswith(">") else f"#{index} {column}"
+def _marked(column: str, index: int, *, alone: bool) -> str:
+    right, name = ">" * column.startswith(">"), column.removeprefix(">")
+    return f"{right}#{index}" if alone else f"{right}#{index} {name}"
+
+
+def _sorted_rows(tables: Iterable[Table], key: Callable[[str], int]) -> tuple[Table, ...]:
+    return tuple(replace(table, rows=tuple(sorted(table.rows, key=lambda row: key(row[0])))) for table in tables)
 
 
 def compared_tables(report: Report, by: By) -> tuple[Table, ...]:
     """Return the tables that set the models of `report` side by side."""
     models = report.models
     if by is By.TYPE:
-        return (compared("by type", "type", [model.by_type for model in models], _SIZE + _SHARE),)
+        return compared("by type", "type", [model.by_type for model in models], _SIZE + _SHARE)
     if by is By.ROLE:
-        table = compared("by role", "role", [model.by_role for model in models], _SIZE + _BITS + _TYPES)
+        tables = compared("by role", "role", [model.by_role for model in models], _SIZE + _BITS + _TYPES)
         order = {role.value: index for index, role in enumerate(Role)}
-        rows = tuple(sorted(table.rows, key=lambda row: order[row[0]]))
-        return (Table(title=table.title, columns=table.columns, rows=rows),)
+        return _sorted_rows(tables, order.__getitem__)
     if by is By.LAYER:
-        return tuple(_compared_layers(report, stack) for stack in stacks(report))
+        return tuple(table for stack in stacks(report) for table in _compared_layers(report, stack))
     return (_compared_tensors(report),)
 
 
-def compared_devices(report: Report) -> Table:
+def compared_devices(report: Report) -> tuple[Table, ...]:
     """Return bytes per device of several models."""
     sides = [model.placement.devices if model.placement else () for model in report.models]
     return compared("by device", "device", sides, _SIZE + _SHARE)
@@ -162,11 +156,10 @@ def stacks(report: Report) -> tuple[str, ...]:
     return tuple(dict.fromkeys(grid.stack for model in report.models for grid in model.by_layer))
 
 
-def _compared_layers(report: Report, stack: str) -> Table:
+def _compared_layers(report: Report, stack: str) -> tuple[Table, ...]:
     grids = [next((grid for grid in model.by_layer if grid.stack == stack), None) for model in report.models]
-    table = compared(f"layers of {stack}", ">layer", [grid.totals if grid else () for grid in grids], _SIZE + _BITS)
-    rows = tuple(sorted(table.rows, key=lambda row: int(row[0])))
-    return Table(title=table.title, columns=table.columns, rows=rows)
+    sides = [grid.totals if grid else () for grid in grids]
+    return _sorted_rows(compared(f"layers of {stack}", ">layer", sides, _SIZE + _BITS), int)
 
 
 def _compared_tensors(report: Report) -> Table:
