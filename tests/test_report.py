@@ -16,6 +16,7 @@ from report_model import EMBD, EXPERTS, FF, Spec, gguf, golden, moe_kvs, moe_ten
 from gguftool.analysis.placement import parse_rules
 from gguftool.analysis.report import Distribution, Report, distribution, report
 from gguftool.model.opening import open_model, open_models
+from gguftool.model.roles import Role
 from gguftool.render.as_json import render_json
 from gguftool.render.report import report_csv, report_markdown, report_text, strips_of
 from gguftool.render.report_tables import By, label_text, percent
@@ -381,3 +382,25 @@ def test_dump_markdown() -> None:
 def test_markdown_means_nothing_but_the_text() -> None:
     text = "a_b _c_ d__e &#8238; $x$ <b> `q` [l](u) |"
     assert markdown_text(text) == r"a_b \_c\_ d\_\_e \&\#8238; \$x\$ \<b\> \`q\` \[l\](u) \|"
+
+
+def test_docs_show_real_output() -> None:
+    docs = (Path(__file__).parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
+    assert report_text(report(open_models(moe()))) in docs
+    assert report_text(both(), By.ROLE) in docs
+    placed = report_text(report(open_models("moe.gguf"), parse_rules(["exps=CPU", ".*=CUDA0"])))
+    assert placed[placed.index("by device") :] in docs
+
+
+def test_docs_name_every_json_field_and_role() -> None:
+    docs = (Path(__file__).parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
+    moe()
+    made = json.loads(render_json(report(open_models("moe.gguf"), parse_rules(["exps=CPU"]))))
+
+    def fields(value: object) -> set[str]:
+        if isinstance(value, dict):
+            return set(value) | {name for item in value.values() for name in fields(item)}
+        return {name for item in value for name in fields(item)} if isinstance(value, list) else set()
+
+    assert {name for name in fields(made) if not re.search(rf"[`.]{name}[`\[.]", docs)} == set()
+    assert [role.value for role in Role if f"| {role.value} |" not in docs] == []
