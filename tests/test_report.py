@@ -404,3 +404,9 @@ def test_docs_name_every_json_field_and_role() -> None:
 
     assert {name for name in fields(made) if not re.search(rf"[`.]{name}[`\[.]", docs)} == set()
     assert [role.value for role in Role if f"| {role.value} |" not in docs] == []
+
+
+def test_padding_is_not_counted() -> None:
+    found = reported(write("odd.gguf", [Spec("blk.0.attn_q.bias", (5,), "F32"), Spec("output.bias", (3,), "F32")]))
+    assert (found.nbytes, [row.nbytes for row in found.tensors]) == (32, [20, 12])
+    assert found.label.bits_per_weight == 32

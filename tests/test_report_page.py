@@ -198,3 +198,10 @@ def test_in_a_browser_columns_sort_and_the_filter_filters(tmp_path: Path) -> Non
     order = [sizes[name] for _, name in rows]
     assert order == sorted(sizes.values(), reverse=True)
     assert {name for hidden, name in rows if not hidden} == {name for name in sizes if "exps" in name}
+
+
+def test_page_of_a_model_without_tensors() -> None:
+    Path("empty.gguf").write_bytes(gguf(moe_kvs(), []))
+    page = Elements(page_of(Path("empty.gguf")))
+    assert "no tensors" in page.text
+    assert "0 tensors" in page.text

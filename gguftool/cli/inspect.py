@@ -12,26 +12,29 @@ from gguftool.cli.options import Csv, Json, Markdown, ModelArgument, ThisFileOnl
 
 _TEXT_ARRAY_LIMIT = 6
 
+KeyOption = Annotated[
+    str | None,
+    typer.Option("--key", metavar="KEY", help="Print the value under KEY alone, raw.", show_default=False),
+]
+ArrayLimit = Annotated[
+    int | None,
+    typer.Option(
+        "--array-limit",
+        metavar="N",
+        min=0,
+        help=f"Show at most N elements of an array. Default: {_TEXT_ARRAY_LIMIT} in tables, all in JSON and --key.",
+        show_default=False,
+    ),
+]
+
 
 def dump(
     model: ModelArgument,
-    key: Annotated[
-        str | None,
-        typer.Option("--key", metavar="KEY", help="Print the value under KEY alone, raw.", show_default=False),
-    ] = None,
+    key: KeyOption = None,
     name_filter: Annotated[
         str, typer.Option("--filter", metavar="REGEX", help="Only keys and tensor names in which REGEX is found.")
     ] = "",
-    array_limit: Annotated[
-        int | None,
-        typer.Option(
-            "--array-limit",
-            metavar="N",
-            min=0,
-            help=f"Show at most N elements of an array. Default: {_TEXT_ARRAY_LIMIT} in tables, all in JSON and --key.",
-            show_default=False,
-        ),
-    ] = None,
+    array_limit: ArrayLimit = None,
     no_kv: Annotated[bool, typer.Option("--no-kv", help="Leave the metadata out.")] = False,
     no_tensors: Annotated[bool, typer.Option("--no-tensors", help="Leave the tensors out.")] = False,
     this_file_only: ThisFileOnly = False,

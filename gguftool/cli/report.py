@@ -24,31 +24,36 @@ def _breakdown(text: str | None) -> str | None:
     return text
 
 
+ByOption = Annotated[
+    str | None,
+    typer.Option(
+        "--by",
+        metavar="type|role|layer|tensor",
+        callback=_breakdown,
+        help="Show this breakdown alone. Default: by type and role, and layers as a strip.",
+        show_default=False,
+    ),
+]
+PlaceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--place",
+        metavar="REGEX=DEVICE",
+        help="Add up bytes per device as -ot would place tensors; first match wins; may be given again.",
+        show_default=False,
+    ),
+]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", help="Write one self-contained page instead.", show_default=False),
+]
+
+
 def report(
     models: ModelsArgument,
-    by: Annotated[
-        str | None,
-        typer.Option(
-            "--by",
-            metavar="type|role|layer|tensor",
-            callback=_breakdown,
-            help="Show this breakdown alone. Default: by type and role, and layers as a strip.",
-            show_default=False,
-        ),
-    ] = None,
-    place: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--place",
-            metavar="REGEX=DEVICE",
-            help="Add up bytes per device as -ot would place tensors; first match wins; may be given again.",
-            show_default=False,
-        ),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option("--html", metavar="FILE", help="Write one self-contained page instead.", show_default=False),
-    ] = None,
+    by: ByOption = None,
+    place: PlaceOption = None,
+    html: HtmlOption = None,
     this_file_only: ThisFileOnly = False,
     json: Json = False,
     markdown: Markdown = False,
@@ -67,13 +72,12 @@ def report(
     from gguftool.render.report_tables import By
 
     one_format(json=json, markdown=markdown, csv=csv, html=html is not None)
-    rules = parse_rules(place or ())
+    rules, breakdown = parse_rules(place or ()), By(by) if by else None
     opened = _open(models, this_file_only)
     made = make_report(opened, rules)
     for model in made.models:
         for text in model.remarks:
             remark(f"{model.model}: {text}")
-    breakdown = By(by) if by else None
     if html is not None:
         _write_page(made, opened, html, force=force)
     elif json:
