@@ -14,7 +14,8 @@ from itertools import groupby
 from gguftool.analysis import lint_layers, lint_loaders, lint_sets, lint_structure, lint_types
 from gguftool.analysis.doctor import DIAGNOSES, diagnose_absent, diagnose_truncation, diagnose_unreadable
 from gguftool.analysis.lint import RULES, Finding, Rule, Severity, judged, run_rules
-from gguftool.analysis.subject import Places, Subject, subject_of
+from gguftool.analysis.placement import Rule as PlacementRule
+from gguftool.analysis.subject import Subject, subject_of
 from gguftool.errors import FormatError, SourceError, listed
 from gguftool.format.ggml import BOTH
 from gguftool.format.shards import ShardName
@@ -37,7 +38,7 @@ class CheckOptions:
     engines: tuple[str, ...] = ()
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
-    places: Places = ()
+    places: tuple[PlacementRule, ...] = ()
     this_file_only: bool = False
 
 

@@ -21,7 +21,7 @@ from gguftool.format.dequantize import Decoder, decoder_of, item_size
 from gguftool.format.ggml import type_name
 from gguftool.format.header import DEFAULT_ALIGNMENT, ByteOrder
 from gguftool.model.model import Model, Tensor
-from gguftool.model.roles import layer_of, role_of
+from gguftool.model.roles import place_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -294,12 +294,12 @@ def _totals(measured: Sequence[_Measured], by: By) -> Iterator[DataTotal]:
 
 
 def _role(one: _Measured) -> tuple[int, str]:
-    return 0, str(role_of(one.report.name).value)
+    return 0, place_of(one.report.name).role.value
 
 
 def _layer(one: _Measured) -> tuple[int, str]:
     """Return what sorts and names the layer of a tensor; those of no layer come first."""
-    layer = layer_of(one.report.name)
+    layer = place_of(one.report.name).layer
     return (-1, "no layer") if layer is None else (layer, str(layer))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from gguftool.analysis.pairing import Change, change_of, paired
 from gguftool.format.ggml import type_name
 from gguftool.model.model import Tensor
-from gguftool.model.roles import layer_of
+from gguftool.model.roles import place_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,13 +104,13 @@ def _likeness(change: TensorChange) -> tuple[object, ...]:
 
 def layer_pattern(name: str) -> str:
     """Return `name` with ``*`` for the number of its layer; unchanged where it has none."""
-    layer = layer_of(name)
+    layer = place_of(name).layer
     return name if layer is None else name.replace(f".{layer}.", ".*.", 1)
 
 
 def _group(members: list[TensorChange]) -> TensorGroup:
     first = members[0]
-    layers = {layer for member in members if (layer := layer_of(member.name)) is not None}
+    layers = {layer for member in members if (layer := place_of(member.name).layer) is not None}
     return TensorGroup(
         name=layer_pattern(first.name),
         change=first.change,

@@ -253,7 +253,7 @@ def no_cuda_kernel(subject: Subject) -> Iterator[Hit]:
         yield undecided("no --place says what is on the GPU, and CUDA cannot multiply with these types", names)
     devices = [(t, device) for t, device in _placed_without(subject, _no_cuda)]
     yield from grouped((t for t, device in devices if _is_cuda(device)), lambda t: f"{t.type} has no CUDA kernel")
-    if any(_is_cuda(device) for _, device in subject.places):
+    if any(_is_cuda(rule.device) for rule in subject.places):
         staying = (t for t, device in devices if not _is_cuda(device) and t.role.endswith("_exps.weight"))
         yield from grouped(staying, lambda t: f"{t.type} experts stay on the CPU for large batches too")
 

@@ -14,7 +14,7 @@ from gguftool.analysis.lint import CannotEvaluate, Hit, Severity, rule, undecide
 from gguftool.analysis.lint_structure import NOT_MODELS
 from gguftool.analysis.subject import Subject, integer_of
 from gguftool.errors import listed, printable
-from gguftool.format.ftypes import FILE_TYPE_KEY, GUESSED, file_types_of, ftype_name
+from gguftool.format.ftypes import FILE_TYPE_KEY, ftype_name, ftypes_of
 from gguftool.format.ggml import BOTH, IK, MAINLINE
 from gguftool.format.header import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, ValueType
 from gguftool.model.model import ModelFile
@@ -169,7 +169,7 @@ def file_type_not_majority(subject: Subject) -> Iterator[Hit]:
             elements[tensor.type] += tensor.info.elements
     most = max(elements.values(), default=0)
     majority = [name for name, count in elements.items() if count == most]
-    claimed = {name for ftype in file_types_of(number & ~GUESSED) for name in (ftype.tensor_type, ftype.majority_of)}
+    claimed = {name for ftype in ftypes_of(number) for name in (ftype.tensor_type, ftype.majority_of)}
     if majority and not claimed & set(majority):
         message = f"{FILE_TYPE_KEY} {number} is {ftype_name(number)}, most weights are {majority[0]}"
         yield Hit(message=message, where=_shown(subject.files[0]))

@@ -16,8 +16,6 @@ from gguftool.format.header import INTEGERS, KV, TensorInfo, ValueType, find_kv,
 from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS
 from gguftool.model.model import ModelFile
 
-Places = tuple[tuple["re.Pattern[str]", str], ...]
-
 _LAYER = re.compile(r"blk\.([0-9]{1,6})\.(.+)", re.DOTALL)
 _EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
 
@@ -121,7 +119,7 @@ class Subject:
     by_name: Mapping[str, Placed]
     layers: Mapping[int, Mapping[str, Placed]]
     this_file_only: bool = False
-    places: Places = ()
+    places: tuple[Rule, ...] = ()
 
     @property
     def architecture(self) -> str:
@@ -164,7 +162,8 @@ class Subject:
 
     def device_of(self, name: str) -> str | None:
         """Return the device that the first matching pattern gives a tensor, as llama.cpp's -ot does."""
-        return next((device for pattern, device in self.places if pattern.search(name)), None)
+        rule = device_of(name, self.places)
+        return rule.device if rule else None
 
 
 def integer_of(kv: KV | None) -> int | None:
@@ -183,7 +182,9 @@ def _weights(tensors: tuple[Placed, ...], by_name: Mapping[str, Placed]) -> tupl
     return tuple(t for t in tensors if len(t.info.dims) > 1 and (not t.is_embedding or t.name == tied))
 
 
-def subject_of(name: str, files: Iterable[ModelFile], *, this_file_only: bool = False, places: Places = ()) -> Subject:
+def subject_of(
+    name: str, files: Iterable[ModelFile], *, this_file_only: bool = False, places: tuple[Rule, ...] = ()
+) -> Subject:
     """Place the tensors of `files`; the file with the metadata comes first."""
     ordered = sorted(files, key=lambda file: (find_kv(file.header.kvs, "general.architecture") is None,))
     data_offsets = tuple(file.header.data_offset for file in ordered)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gguftool.cli import check, diff, edit, hashing, inspect, recipe, write
+from gguftool.cli import check, diff, edit, hashing, inspect, recipe, report, write
 
 app = typer.Typer(
     name="gguftool",
@@ -37,6 +37,7 @@ def _root(
 
 
 app.command()(inspect.dump)
+app.command()(report.report)
 app.command()(diff.diff)
 app.command()(check.check)
 app.command()(write.split)

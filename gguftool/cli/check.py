@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +10,6 @@ from gguftool.cli.options import Json, ModelArgument, ThisFileOnly
 
 if TYPE_CHECKING:
     from gguftool.analysis.lint import Severity
-    from gguftool.analysis.subject import Places
 
 
 def check(
@@ -54,6 +52,7 @@ def check(
     """
     from gguftool.analysis.check import CheckOptions
     from gguftool.analysis.check import check as make_report
+    from gguftool.analysis.placement import parse_rules
     from gguftool.cli.output import remark, write
     from gguftool.render.as_json import render_json
     from gguftool.render.check import check_text
@@ -63,7 +62,7 @@ def check(
         engines=_engines(engine or []),
         select=_codes("--select", select),
         ignore=_codes("--ignore", ignore),
-        places=_places(place or []),
+        places=parse_rules(place or []),
         this_file_only=this_file_only,
     )
     report = make_report(model, options)
@@ -102,16 +101,3 @@ def _codes(option: str, text: str) -> tuple[str, ...]:
         if not any(code.startswith(part) for code in codes()):
             raise typer.BadParameter(f"{option}: no code begins with '{part}'; docs/lint.md lists them")
     return wanted
-
-
-def _places(texts: list[str]) -> Places:
-    places = []
-    for text in texts:
-        pattern, separator, device = text.partition("=")
-        if not separator or not device:
-            raise typer.BadParameter(f"--place takes REGEX=DEVICE, not '{text}'")
-        try:
-            places.append((re.compile(pattern), device))
-        except re.error as error:
-            raise typer.BadParameter(f"'{pattern}' is not a regular expression: {error}") from None
-    return tuple(places)

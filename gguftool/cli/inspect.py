@@ -8,45 +8,52 @@ from typing import Annotated, Any
 
 import typer
 
-from gguftool.cli.options import Json, ModelArgument, ThisFileOnly
+from gguftool.cli.options import Csv, Json, Markdown, ModelArgument, ThisFileOnly, one_format
 
 _TEXT_ARRAY_LIMIT = 6
+
+KeyOption = Annotated[
+    str | None,
+    typer.Option("--key", metavar="KEY", help="Print the value under KEY alone, raw.", show_default=False),
+]
+ArrayLimit = Annotated[
+    int | None,
+    typer.Option(
+        "--array-limit",
+        metavar="N",
+        min=0,
+        help=f"Show at most N elements of an array. Default: {_TEXT_ARRAY_LIMIT} in tables, all in JSON and --key.",
+        show_default=False,
+    ),
+]
 
 
 def dump(
     model: ModelArgument,
-    key: Annotated[
-        str | None,
-        typer.Option("--key", metavar="KEY", help="Print the value under KEY alone, raw.", show_default=False),
-    ] = None,
+    key: KeyOption = None,
     name_filter: Annotated[
         str, typer.Option("--filter", metavar="REGEX", help="Only keys and tensor names in which REGEX is found.")
     ] = "",
-    array_limit: Annotated[
-        int | None,
-        typer.Option(
-            "--array-limit",
-            metavar="N",
-            min=0,
-            help=f"Show at most N elements of an array. Default: {_TEXT_ARRAY_LIMIT} in tables, all in JSON and --key.",
-            show_default=False,
-        ),
-    ] = None,
+    array_limit: ArrayLimit = None,
     no_kv: Annotated[bool, typer.Option("--no-kv", help="Leave the metadata out.")] = False,
     no_tensors: Annotated[bool, typer.Option("--no-tensors", help="Leave the tensors out.")] = False,
     this_file_only: ThisFileOnly = False,
     json: Json = False,
+    markdown: Markdown = False,
+    csv: Csv = False,
 ) -> None:
     """Show what is inside: metadata and tensors.
 
     Every tensor with its type, shape, size in bytes, bits per weight and offset in the file.
+    With --csv the tensors, or with --no-tensors the metadata.
     """
     from gguftool.analysis.dump import dump as make_dump
     from gguftool.cli.output import remark, show_tables, write
     from gguftool.model.opening import open_model
     from gguftool.render.as_json import render_json
-    from gguftool.render.dump import dump_tables, heading
+    from gguftool.render.dump import dump_csv, dump_markdown, dump_tables, heading
 
+    one_format(json=json, markdown=markdown, csv=csv)
     _check_regex(name_filter)
     opened = open_model(model, this_file_only=this_file_only)
     if key is not None:
@@ -59,9 +66,13 @@ def dump(
         remark(text)
     if json:
         write(render_json(report))
-        return
-    write(heading(report) + "\n")
-    show_tables(dump_tables(report, kvs=not no_kv, tensors=not no_tensors))
+    elif markdown:
+        write(dump_markdown(report, kvs=not no_kv, tensors=not no_tensors))
+    elif csv:
+        write(dump_csv(report, tensors=not no_tensors))
+    else:
+        write(heading(report) + "\n")
+        show_tables(dump_tables(report, kvs=not no_kv, tensors=not no_tensors))
 
 
 def types(

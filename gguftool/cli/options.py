@@ -34,6 +34,13 @@ def _positive(value: int) -> int:
     return value
 
 
+def one_format(**asked: bool) -> None:
+    """Refuse more than one output format; the keywords are the options' names."""
+    names = [f"--{name}" for name, wanted in asked.items() if wanted]
+    if len(names) > 1:
+        raise typer.BadParameter(f"{' and '.join(names)} exclude each other")
+
+
 def size_option(*names: str, help: str) -> Any:
     """An option that takes a size such as 48G or 1.5GiB."""
     return typer.Option(*names, help=help, parser=_size, metavar="SIZE", show_default=False)
@@ -50,6 +57,8 @@ ThisFileOnly = Annotated[
     bool, typer.Option("--this-file-only", help="Open a shard by itself, without the rest of its set.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md).")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Print markdown, to paste into a thread.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print csv with plain numbers.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist already.")]
 NoSync = Annotated[

@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gguftool.errors import printable
 from gguftool.render.table import Table, render_rich, text_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def prepare_streams() -> None:
@@ -34,11 +37,16 @@ def show_tables(tables: Sequence[Table]) -> None:
     if not sys.stdout.isatty():
         write(text_of(tables))
         return
-    from rich.console import Console
-
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = rich_console()
     for table in tables:
         console.print(render_rich(table))
+
+
+def rich_console() -> Console:
+    """Return a console for standard output that reads no text as markup."""
+    from rich.console import Console
+
+    return Console(markup=False, highlight=False, emoji=False)
 
 
 def remark(text: str) -> None:

@@ -7,43 +7,9 @@ ik_llama.cpp src/llama-quantize.cpp (change_type_if_necessary, interleaved_prope
 
 from __future__ import annotations
 
+from gguftool.format.engine_rules import THROWS, UNCHECKED, engine_rules_of, written_type
 from gguftool.format.ggml import BOTH, IK, MAINLINE, find_type
 
-# Fallback type -> the types that fall back to it, for each engine.
-_MAINLINE_ROWS = {
-    "IQ4_NL": "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_XS",
-    "Q4_0": "Q2_K Q3_K Q2_0 TQ1_0 TQ2_0",
-    "Q5_0": "Q4_K",
-    "Q5_1": "Q5_K",
-    "Q8_0": "Q6_K",
-    "F16": "Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 IQ4_NL MXFP4",
-}
-_IK_ROWS = {
-    "IQ4_NL": "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_S IQ3_XXS IQ3_S IQ4_XS Q2_K Q3_K IQ2_K IQ2_KS IQ2_KL IQ3_K IQ3_KS IQ4_KS "
-    "IQ4_KSS IQ1_KT IQ2_KT IQ3_KT IQ4_KT Q2_K_R4 Q3_K_R4 IQ2_XXS_R4 IQ2_XS_R4 IQ2_S_R4 IQ3_XXS_R4 IQ3_S_R4 IQ4_XS_R8 "
-    "IQ2_K_R4 IQ3_K_R4 IQ4_KS_R4",
-    "Q5_0": "Q4_K IQ4_K IQ5_KS Q4_K_R4 IQ4_K_R4 IQ5_KS_R4",
-    "Q6_0": "Q5_K IQ5_K Q5_K_R4 IQ5_K_R4",
-    "Q8_0": "Q6_K IQ6_K Q6_K_R4 Q8_K_R8",
-}
-_ROWS: dict[str, dict[str, str]] = {
-    engine: {name: fallback for fallback, names in rows.items() for name in names.split()}
-    for engine, rows in ((MAINLINE[0], _MAINLINE_ROWS), (IK[0], _IK_ROWS))
-}
-# Types for which llama-quantize stops with an error; for the rest without a fallback ik_llama.cpp does not look.
-_THROWS: dict[str, frozenset[str]] = {
-    MAINLINE[0]: frozenset({"Q1_0", "NVFP4"}),
-    IK[0]: frozenset({"IQ1_BN", "IQ2_BN", "IQ2_BN_R4"}),
-}
-# What ik_llama.cpp takes where the number of rows does not divide, for types that are no repack of it.
-_BASES = {
-    "Q4_0_4_4": "Q4_0",
-    "Q4_0_4_8": "Q4_0",
-    "Q4_0_8_8": "Q4_0",
-    "IQ1_S_R4": "IQ1_S",
-    "IQ1_M_R4": "IQ1_M",
-    "Q8_K_R8": "Q8_0",
-}
 _INTEGERS = frozenset({"I8", "I16", "I32", "I64"})
 
 # Parts of names that llama-quantize leaves alone, by engine; a name that does not end in "weight" is left alone too.
@@ -72,13 +38,8 @@ def fallback_type(type_name: str, ne0: int, engine: str) -> str | None:
     traits = find_type(type_name)
     if traits is None or engine not in traits.engines:
         return None
-    if ne0 % traits.block_size == 0:
-        return traits.name
-    fallback = _ROWS[engine].get(traits.name)
-    second = find_type(fallback) if fallback else None
-    if second is None or ne0 % second.block_size == 0:
-        return fallback
-    return "F16" if engine in MAINLINE else None
+    written = written_type(traits.name, ne0, engine)
+    return None if written in {THROWS, UNCHECKED} else written
 
 
 def explain_fallback(type_name: str, ne0: int, engine: str) -> str:
@@ -89,7 +50,7 @@ def explain_fallback(type_name: str, ne0: int, engine: str) -> str:
     fallback = fallback_type(type_name, ne0, engine)
     if fallback is not None:
         return f"{engine} falls back to {fallback}"
-    if traits.name in _THROWS[engine]:
+    if written_type(traits.name, ne0, engine) == THROWS:
         return f"{engine} stops"
     return f"{engine} does not check it (an assertion, or garbage)"
 
@@ -100,10 +61,8 @@ def rows_fallback(type_name: str) -> str | None:
     None for types that pack no rows together, and for those that no file holds. It is also what token_embd gets, whose
     rows are looked up one by one.
     """
-    traits = find_type(type_name)
-    if traits is None or traits.interleaved_rows == 1:
-        return None
-    return _BASES.get(traits.name) or next(iter(traits.repack_of), None)
+    rules = engine_rules_of(type_name)
+    return rules.row_fallback if rules else None
 
 
 def keeps_type(name: str, dims: tuple[int, ...], type_name: str = "", engine: str | None = None) -> bool:

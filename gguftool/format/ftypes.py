@@ -138,9 +138,9 @@ def ftype_name(number: int) -> str:
     return "/".join(names) or f"ftype#{number}"
 
 
-def file_types_of(number: int) -> tuple[FType, ...]:
-    """Return the file types under `number`: none, one, or two where the engines differ."""
-    return tuple(ftype for ftype in _FTYPES if ftype.id == number)
+def ftypes_of(number: int) -> tuple[FType, ...]:
+    """Return what the engines mean by file type `number` (with or without the flag of a guess)."""
+    return tuple(ftype for ftype in _FTYPES if ftype.id == number & ~GUESSED)
 
 
 def find_ftypes(name: str) -> tuple[FType, ...]:

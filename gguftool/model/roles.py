@@ -1,44 +1,124 @@
-"""What a tensor is for, by its name: its role in the network and its layer."""
+"""What a tensor is for, told from its name: a table of rules, and the code that walks it.
+
+GGUF names follow one grammar, ``[stack.]blk.N.base.weight``.  The table gives each base a role; the first rule that
+fits wins, so the special (norms, routers) stand before the general (``attn_*``, ``ffn_*``).  A name that fits no rule
+is "other", never an error: names are a stranger's text.
+
+Source of the names: TENSOR_NAMES in gguf-py's gguf/constants.py, src/llama-arch.cpp of both engines; a test walks the
+former and fails for a name that is neither ruled here nor written down as "other" there.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from enum import Enum
 
-_LAYER = re.compile(r"(?:^|\.)blk\.(0|[1-9][0-9]{0,5})\.")
 
-
-class Role(str, Enum):
-    """Roles that tensors play."""
+class Role(Enum):
+    """What a tensor does in the model, in the order in which reports list roles."""
 
     EMBEDDING = "embedding"
     OUTPUT = "output"
     ATTENTION = "attention"
-    FFN = "dense ffn"
-    EXPERTS = "routed experts"
+    RECURRENT = "recurrent"  # what mixes tokens without attention: SSM, RWKV time mix, short convolutions
+    DENSE_FFN = "dense ffn"
+    ROUTED_EXPERTS = "routed experts"
+    SHARED_EXPERTS = "shared experts"
     ROUTER = "router"
     NORM = "norms"
+    MTP = "mtp"  # multi-token prediction: layers that guess ahead, left out by engines that do not
+    MULTIMODAL = "vision/mmproj"  # all of a projector file, audio too
     OTHER = "other"
 
 
-# The first part that is found decides.
-_PARTS = (
-    ("_norm", Role.NORM),
-    ("_exps", Role.EXPERTS),
-    ("ffn_gate_inp", Role.ROUTER),
-    ("ffn_", Role.FFN),
-    ("attn_", Role.ATTENTION),
-    ("token_embd", Role.EMBEDDING),
-    ("output", Role.OUTPUT),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A tensor's role and layer; `stack` is what stands before the number (``blk``, ``v.blk``), empty without one."""
+
+    role: Role
+    stack: str = ""
+    layer: int | None = None
+
+
+# No engine takes names of more than 63 bytes; the rules need not look at what a hostile file makes longer.
+_MAX_NAME = 255
+# Numbers of seven digits and more are no layers: nothing counts that far, and a table by layer must stay small.
+_NUMBERED = re.compile(
+    r"(?P<stack>(?:(?:enc|dec|v|v\.sam|a)\.)?(?:proj_)?blk)\.(?P<layer>[0-9]{1,6})\.(?P<base>.+)", re.ASCII
+)
+_SUFFIX = re.compile(r"\.(?:weight|bias|scale|input_scale)$")
+
+# Whole names, before they are taken apart.
+_BY_NAME: tuple[tuple[Role, str], ...] = (
+    (Role.MULTIMODAL, r"(?:v|a|mm|resampler)\..*"),
+    (Role.MTP, r"(?:mtp|nextn)\..*"),
 )
 
+# Bases: names without stack, number and suffix. First match wins.
+_BY_BASE: tuple[tuple[Role, str], ...] = (
+    (Role.MULTIMODAL, r"vis_.*"),  # CogVLM's visual experts live in the text layers
+    (Role.MTP, r"nextn\..*"),
+    (Role.OTHER, r"altup_.*|laurel_.*"),  # side paths of Gemma 3n
+    (Role.NORM, r".*norm(?:_\w+)?|.*_ln|layer_output_scale"),
+    (Role.ROUTER, r"ffn_gate_inp(?:_\w+)?|exp_probs_b|ffn_gate_tid2eid"),
+    (Role.SHARED_EXPERTS, r"ffn_\w+_shexps?"),
+    (Role.ROUTED_EXPERTS, r"ffn_\w+_(?:ch)?exps?(?:_b)?|ffn_(?:gate|up|down)\.[0-9]+"),
+    (Role.DENSE_FFN, r"ffn(?:_\w+|\.act)?|channel_mix_\w+"),
+    (Role.RECURRENT, r"ssm_\w+|time_mix_\w+|shortconv\..*"),
+    (Role.ATTENTION, r"(?:cross_|self_)?attn_.*|indexer\..*|rope_(?:freqs|factors_\w+)"),
+)
 
-def role_of(name: str) -> Role:
-    """Return the role of the tensor called `name`; OTHER where the table does not know it."""
-    return next((role for part, role in _PARTS if part in name), Role.OTHER)
+# Bases of tensors that belong to no layer.
+_BY_GLOBAL: tuple[tuple[Role, str], ...] = (
+    (Role.EMBEDDING, r"token_embd|token_types|position_embd|per_layer_token_embd|per_layer_model_proj"),
+    (Role.OUTPUT, r"output|cls(?:\.output)?|dense_[23]"),
+)
+
+_Rules = tuple[tuple[Role, re.Pattern[str]], ...]
 
 
-def layer_of(name: str) -> int | None:
-    """Return the number of the layer (``blk.N.``) that the tensor called `name` belongs to, or None."""
-    found = _LAYER.search(name)
-    return int(found[1]) if found else None
+def _compiled(rules: tuple[tuple[Role, str], ...]) -> _Rules:
+    return tuple((role, re.compile(pattern, re.ASCII)) for role, pattern in rules)
+
+
+_NAME_RULES, _BASE_RULES = _compiled(_BY_NAME), _compiled(_BY_BASE)
+_GLOBAL_RULES = _compiled(_BY_GLOBAL) + _BASE_RULES
+
+
+def place_of(name: str) -> Place:
+    """Return the role and the layer that `name` tells by itself."""
+    if len(name) > _MAX_NAME:
+        return Place(role=Role.OTHER)
+    match = _NUMBERED.match(name)
+    if match is None:
+        return Place(role=_first(_NAME_RULES, name) or _first(_GLOBAL_RULES, _base(name)) or Role.OTHER)
+    role = _first(_NAME_RULES, name) or _first(_BASE_RULES, _base(match["base"])) or Role.OTHER
+    return Place(role=role, stack=match["stack"], layer=int(match["layer"]))
+
+
+def places_of(names: Iterable[str]) -> dict[str, Place]:
+    """Return the place of each of a model's tensors.
+
+    A layer that holds a ``nextn.*`` tensor is an MTP layer, and all of it (its attention and experts too) has that
+    role: so DeepSeek's and GLM's last layer is told from those that every token passes.
+    """
+    places = {name: place_of(name) for name in names}
+    mtp = {
+        (place.stack, place.layer) for place in places.values() if place.role is Role.MTP and place.layer is not None
+    }
+    if not mtp:
+        return places
+    return {
+        name: replace(place, role=Role.MTP) if (place.stack, place.layer) in mtp else place
+        for name, place in places.items()
+    }
+
+
+def _first(rules: _Rules, text: str) -> Role | None:
+    return next((role for role, pattern in rules if pattern.fullmatch(text)), None)
+
+
+def _base(name: str) -> str:
+    return _SUFFIX.sub("", name)

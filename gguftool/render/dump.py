@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gguftool.analysis.dump import Dump, KVEntry
 from gguftool.errors import printable
-from gguftool.render.table import Table, columns
+from gguftool.render.table import Table, columns, markdown_text, render_csv, render_markdown
 from gguftool.render.units import format_size
 
 _TEXT_LIMIT = 120  # characters of a string value that a table shows
@@ -31,6 +31,53 @@ def heading(report: Dump) -> str:
     if report.duplicate_keys:
         lines.append(f"keys that occur more than once: {', '.join(map(printable, report.duplicate_keys))}")
     return "\n".join(lines) + "\n"
+
+
+def dump_markdown(report: Dump, *, kvs: bool = True, tensors: bool = True) -> str:
+    """Return the tables in GitHub's markdown."""
+    blocks = [f"{markdown_text(line)}\n" for line in heading(report).splitlines()]
+    return "\n".join([*blocks, *map(render_markdown, dump_tables(report, kvs=kvs, tensors=tensors))])
+
+
+def dump_csv(report: Dump, *, tensors: bool = True) -> str:
+    """Return the tensors as csv, or without `tensors` the metadata; numbers plain, texts whole."""
+    return render_csv(_flat_tensors(report) if tensors else _flat_kvs(report))
+
+
+def _flat_tensors(report: Dump) -> Table:
+    heads = ("index", "name", "type", "type_id", "shape", "elements", "bytes", "bits_per_weight", "offset", "file")
+    rows = tuple(
+        (
+            str(tensor.index),
+            tensor.name,
+            tensor.type,
+            str(tensor.type_id),
+            "x".join(map(str, tensor.dims)),
+            str(tensor.elements),
+            str(tensor.nbytes),
+            str(tensor.bits_per_weight),
+            str(tensor.offset),
+            report.files[tensor.file].path,
+            tensor.sizing,
+        )
+        for tensor in report.tensors
+    )
+    return Table(title="", columns=columns(*heads, "sizing"), rows=rows)
+
+
+def _flat_kvs(report: Dump) -> Table:
+    rows = tuple(
+        (
+            str(kv.index),
+            kv.key,
+            kv.type,
+            kv.element_type or "",
+            str(kv.count),
+            _value(kv) if kv.element_type else str(kv.value),
+        )
+        for kv in report.metadata
+    )
+    return Table(title="", columns=columns("index", "key", "type", "element_type", "count", "value"), rows=rows)
 
 
 def _tables(report: Dump, kvs: bool, tensors: bool) -> Iterator[Table]:

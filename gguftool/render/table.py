@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _CELL_LIMIT = 4096
-_MARKDOWN = str.maketrans({char: "\\" + char for char in "\\`*_{}[]<>|#~"})
+# What means something to markdown; an underscore inside a word does not, and type names are full of them.
+_MARKDOWN = re.compile(r"[\\`*{}\[\]<>|#~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +70,10 @@ def render_rich(table: Table) -> RenderableType:
 
 def render_markdown(table: Table) -> str:
     """Return the table in GitHub's markdown."""
-    heads = [_markdown_cell(column.name) for column in table.columns]
+    heads = [markdown_text(column.name) for column in table.columns]
     rules = ["---:" if column.right else ":---" for column in table.columns]
-    rows = [[_markdown_cell(cell) for cell in row] for row in table.rows]
-    lines = [f"### {_markdown_cell(table.title)}", ""] if table.title else []
+    rows = [[markdown_text(cell) for cell in row] for row in table.rows]
+    lines = [f"### {markdown_text(table.title)}", ""] if table.title else []
     lines += ["| " + " | ".join(row) + " |" for row in (heads, rules, *rows)]
     return "\n".join(lines) + "\n"
 
@@ -85,8 +87,9 @@ def render_csv(table: Table) -> str:
     return out.getvalue()
 
 
-def _markdown_cell(text: str) -> str:
-    return printable(text, _CELL_LIMIT).translate(_MARKDOWN)
+def markdown_text(text: str) -> str:
+    """Return `text` so that markdown shows it as it is, and a terminal can do nothing with it."""
+    return _MARKDOWN.sub(r"\\\g<0>", printable(text, _CELL_LIMIT))
 
 
 def columns(*names: str) -> tuple[Column, ...]:

@@ -1,0 +1,164 @@
+"""A report as text, markdown and csv; JSON comes from `render/as_json.py`, the page from `render/html.py`.
+
+A report is a few lines of words and then sections, tables and heat strips; what shows them decides how.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from gguftool.analysis.report import Distribution, Report
+from gguftool.errors import listed, printable
+from gguftool.render.palette import palette
+from gguftool.render.report_tables import (
+    By,
+    compared_devices,
+    compared_tables,
+    csv_table,
+    label_text,
+    layer_table,
+    rules_table,
+    share_table,
+    stacks,
+    tensor_table,
+)
+from gguftool.render.strip import TEXT_WIDTH, Strip, make_strip, strip_text
+from gguftool.render.table import Table, markdown_text, render_csv, render_markdown, render_text
+from gguftool.render.units import format_count, format_size
+
+Section = Table | Strip
+
+_MAX_UNPLACED = 4
+
+
+def report_sections(report: Report, by: By | None = None) -> tuple[Section, ...]:
+    """Return what to show: broken down as `by` says, or by type, role and layer; and devices where placed."""
+    return tuple(_sections(report, by))
+
+
+def headings(report: Report) -> tuple[str, ...]:
+    """Return the lines above the sections, safe to print: each model's name, label and claim, and what it is."""
+    lines = []
+    for mark, model in _marked(report):
+        lines += [f"{mark}{model.model}", *(f"  {line}" for line in model_lines(model))]
+    return tuple(printable(line, 4096) for line in lines)
+
+
+def _marked(report: Report) -> list[tuple[str, Distribution]]:
+    """Return each model with the mark that its columns and rows have where there are several."""
+    several = len(report.models) > 1
+    return [(f"#{index} " if several else "", model) for index, model in enumerate(report.models, start=1)]
+
+
+def model_lines(model: Distribution) -> tuple[str, ...]:
+    """Return what there is to say of one model: label, claim, what it is."""
+    kind = model.architecture or "no architecture named"
+    name = f" '{model.name}'" if model.name else ""
+    files = "1 file" if model.files == 1 else f"{model.files:,} files"
+    what = (
+        f"{kind}{name}, {format_count(model.parameters)} parameters in {len(model.tensors):,} tensors, "
+        f"{files} of {format_size(model.file_bytes)}"
+    )
+    return (label_text(model.label), model.label.claim.text, what, *_unplaced(model))
+
+
+def report_text(report: Report, by: By | None = None, width: int = TEXT_WIDTH) -> str:
+    """Return the report as plain text; strips are wrapped at `width` columns, tables are as wide as they are."""
+    blocks = ["\n".join(headings(report)) + "\n"]
+    for section in report_sections(report, by):
+        blocks.append(render_text(section) if isinstance(section, Table) else strip_text(section, width))
+    return "\n".join(blocks)
+
+
+def report_markdown(report: Report, by: By | None = None) -> str:
+    """Return the report in GitHub's markdown, strips as code blocks."""
+    blocks = []
+    for mark, model in _marked(report):
+        lines = [f"- {markdown_text(line)}" for line in model_lines(model)[1:]]
+        name = markdown_text(f"{mark}{model.model}")
+        blocks.append(f"## {name}\n\n**{label_text(model.label)}**\n\n" + "\n".join(lines) + "\n")
+    for section in report_sections(report, by):
+        if isinstance(section, Table):
+            blocks.append(render_markdown(section))
+        else:
+            blocks.append(f"```text\n{strip_text(section)}```\n")
+    return "\n".join(blocks)
+
+
+def report_csv(report: Report, by: By | None = None) -> str:
+    """Return one csv table with raw numbers, by type unless `by` says otherwise."""
+    return render_csv(csv_table(report, by or By.TYPE))
+
+
+def strips_of(report: Report) -> tuple[Strip, ...]:
+    """Return the heat strips of all stacks; of several models with a row for each, all in the same letters."""
+    bits = type_bits(report)
+    inks = palette(bits)
+    strips = []
+    for stack in stacks(report):
+        grids = [
+            (f" #{index}" if len(report.models) > 1 else "", grid)
+            for index, model in enumerate(report.models, start=1)
+            for grid in model.by_layer
+            if grid.stack == stack
+        ]
+        strips.append(make_strip(f"by layer: {stack}.N, one column a layer", grids, inks, bits))
+    return tuple(strips)
+
+
+def type_bits(report: Report) -> dict[str, float]:
+    """Return the true bits per weight of all types in `report`, over all its models."""
+    nbytes: Counter[str] = Counter()
+    parameters: Counter[str] = Counter()
+    for share in (share for model in report.models for share in model.by_type):
+        nbytes[share.name] += share.nbytes
+        parameters[share.name] += share.parameters
+    return {name: nbytes[name] * 8 / parameters[name] if parameters[name] else 0.0 for name in nbytes}
+
+
+def _sections(report: Report, by: By | None) -> Iterator[Section]:
+    if by in (None, By.TYPE):
+        yield from _tables(report, By.TYPE)
+    if by in (None, By.ROLE):
+        yield from _tables(report, By.ROLE)
+    if by in (None, By.LAYER):
+        yield from strips_of(report)
+    if by in (By.LAYER, By.TENSOR):
+        yield from _tables(report, by)
+    yield from _devices(report)
+
+
+def _tables(report: Report, by: By) -> tuple[Table, ...]:
+    if len(report.models) != 1:
+        return compared_tables(report, by)
+    model = report.models[0]
+    if by is By.TYPE:
+        return (share_table("by type", "type", model.by_type, types=False),)
+    if by is By.ROLE:
+        return (share_table("by role", "role", model.by_role),)
+    if by is By.LAYER:
+        return tuple(map(layer_table, model.by_layer))
+    return (tensor_table(model),)
+
+
+def _devices(report: Report) -> Iterator[Table]:
+    placed = [model for model in report.models if model.placement is not None]
+    if not placed:
+        return
+    if len(report.models) > 1:
+        yield from compared_devices(report)
+        return
+    if placed[0].placement is not None:
+        yield share_table("by device", "device", placed[0].placement.devices)
+    rules = rules_table(placed[0])
+    if rules is not None:
+        yield rules
+
+
+def _unplaced(model: Distribution) -> tuple[str, ...]:
+    """Name the tensors that no placement rule took."""
+    names = model.placement.unplaced if model.placement else ()
+    if not names:
+        return ()
+    return (f"unplaced, so where -ngl sends them, {len(names):,} tensors: {listed(names, _MAX_UNPLACED)}",)

@@ -1,0 +1,240 @@
+"""A report's tables: of one model in full, of several side by side; and flat ones with raw numbers for csv."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from enum import Enum
+
+from gguftool.analysis.label import Label
+from gguftool.analysis.report import Distribution, Layers, Report, Share, TensorRow
+from gguftool.model.roles import Role
+from gguftool.render.table import Table, columns
+from gguftool.render.units import format_count, format_size
+
+_MAX_TYPES = 3  # types that a cell names
+_MAX_WIDE = 3  # models that stand side by side with several columns each
+_NONE = "-"
+
+
+class By(Enum):
+    """What a report is broken down by."""
+
+    TYPE = "type"
+    ROLE = "role"
+    LAYER = "layer"
+    TENSOR = "tensor"
+
+
+def label_text(label: Label) -> str:
+    """Return a model's label in one line: ``IQ3_K mix, 3.10 bpw, 7 types, 231 GiB``."""
+    if not label.majority:
+        return "no tensors"
+    kind = f"{label.majority} mix" if label.mix else label.majority
+    types = "1 type" if label.types == 1 else f"{label.types} types"
+    return f"{kind}, {label.bits_per_weight:.2f} bpw, {types}, {format_size(label.nbytes)}"
+
+
+# --- one model -------------------------------------------------------------------------------------------------------
+
+
+def share_table(title: str, head: str, shares: Iterable[Share], *, types: bool = True) -> Table:
+    """Return one row a share; `types` adds what each is made of."""
+    rows = tuple(
+        (
+            share.name,
+            f"{share.tensors:,}",
+            format_count(share.parameters),
+            format_size(share.nbytes),
+            percent(share.share),
+            f"{share.bits_per_weight:.2f}",
+            *([named(share.types)] if types else []),
+        )
+        for share in shares
+    )
+    heads = (head, ">tensors", ">parameters", ">size", ">share", ">bpw")
+    return Table(title=title, columns=columns(*heads, *(["types"] if types else [])), rows=rows)
+
+
+def rules_table(model: Distribution) -> Table | None:
+    """Return what each placement rule took, None where none was given."""
+    if model.placement is None:
+        return None
+    rows = tuple(
+        (use.pattern, use.device, f"{use.tensors:,}", format_size(use.nbytes)) for use in model.placement.rules
+    )
+    return Table(title="by rule, first match wins", columns=columns("regex", "device", ">tensors", ">size"), rows=rows)
+
+
+def tensor_table(model: Distribution) -> Table:
+    """Return one row a tensor; its role is left to csv and JSON, for names need the room."""
+    placed = model.placement is not None
+    rows = tuple(
+        (
+            str(row.index),
+            row.type,
+            " x ".join(map(str, row.dims)),
+            format_size(row.nbytes),
+            f"{row.bits_per_weight:.2f}",
+            *([row.device or "unplaced"] if placed else []),
+            row.name,
+        )
+        for row in model.tensors
+    )
+    heads = (">#", "type", ">shape", ">size", ">bpw", *(["device"] if placed else []), "name")
+    return Table(title=f"{len(rows):,} tensors", columns=columns(*heads), rows=rows)
+
+
+def layer_table(grid: Layers) -> Table:
+    """Return one row a layer."""
+    return share_table(f"{len(grid.layers)} layers of {grid.stack}", ">layer", grid.totals)
+
+
+# --- several models --------------------------------------------------------------------------------------------------
+
+_Shown = tuple[tuple[str, Callable[[Share], str]], ...]
+_SIZE: _Shown = ((">size", lambda share: format_size(share.nbytes)),)
+_SHARE: _Shown = ((">share", lambda share: percent(share.share)),)
+_BITS: _Shown = ((">bpw", lambda share: f"{share.bits_per_weight:.2f}"),)
+_TYPES: _Shown = (("types", lambda share: named(share.types, 2)),)
+
+
+def compared(title: str, head: str, sides: Sequence[Sequence[Share]], shown: _Shown) -> tuple[Table, ...]:
+    """Set the models' shares side by side: in one table, or where that gets too wide in one for each of `shown`."""
+    if len(sides) <= _MAX_WIDE or len(shown) == 1:
+        return (_compared(title, head, sides, shown),)
+    return tuple(
+        _compared(f"{title}: {column.removeprefix('>')}", head, sides, ((column, show),)) for column, show in shown
+    )
+
+
+def _compared(title: str, head: str, sides: Sequence[Sequence[Share]], shown: _Shown) -> Table:
+    """Return one row a name, and for each model the columns of `shown`; a dash where a model has no such share."""
+    by_name = [{share.name: share for share in side} for side in sides]
+    names = dict.fromkeys(name for side in by_name for name in side)
+    heads = [head]
+    for index in range(1, len(sides) + 1):
+        heads += [_marked(column, index, alone=len(shown) == 1) for column, _ in shown]
+    rows = tuple(
+        (name, *(show(side[name]) if name in side else _NONE for side in by_name for _, show in shown))
+        for name in names
+    )
+    return Table(title=title, columns=columns(*heads), rows=rows)
+
+
+def _marked(column: str, index: int, *, alone: bool) -> str:
+    right, name = ">" * column.startswith(">"), column.removeprefix(">")
+    return f"{right}#{index}" if alone else f"{right}#{index} {name}"
+
+
+def _sorted_rows(tables: Iterable[Table], key: Callable[[str], int]) -> tuple[Table, ...]:
+    return tuple(replace(table, rows=tuple(sorted(table.rows, key=lambda row: key(row[0])))) for table in tables)
+
+
+def compared_tables(report: Report, by: By) -> tuple[Table, ...]:
+    """Return the tables that set the models of `report` side by side."""
+    models = report.models
+    if by is By.TYPE:
+        return compared("by type", "type", [model.by_type for model in models], _SIZE + _SHARE)
+    if by is By.ROLE:
+        tables = compared("by role", "role", [model.by_role for model in models], _SIZE + _BITS + _TYPES)
+        order = {role.value: index for index, role in enumerate(Role)}
+        return _sorted_rows(tables, order.__getitem__)
+    if by is By.LAYER:
+        return tuple(table for stack in stacks(report) for table in _compared_layers(report, stack))
+    return (_compared_tensors(report),)
+
+
+def compared_devices(report: Report) -> tuple[Table, ...]:
+    """Return bytes per device of several models."""
+    sides = [model.placement.devices if model.placement else () for model in report.models]
+    return compared("by device", "device", sides, _SIZE + _SHARE)
+
+
+def stacks(report: Report) -> tuple[str, ...]:
+    """Return the stacks that occur in any model, in order of first sight."""
+    return tuple(dict.fromkeys(grid.stack for model in report.models for grid in model.by_layer))
+
+
+def _compared_layers(report: Report, stack: str) -> tuple[Table, ...]:
+    grids = [next((grid for grid in model.by_layer if grid.stack == stack), None) for model in report.models]
+    sides = [grid.totals if grid else () for grid in grids]
+    return _sorted_rows(compared(f"layers of {stack}", ">layer", sides, _SIZE + _BITS), int)
+
+
+def _compared_tensors(report: Report) -> Table:
+    sides = [{row.name: row for row in model.tensors} for model in report.models]
+    names = dict.fromkeys(name for side in sides for name in side)
+    heads = [head for index in range(1, len(sides) + 1) for head in (f"#{index} type", f">#{index} size")]
+    rows = tuple((*(cell for side in sides for cell in _tensor_cells(side.get(name))), name) for name in names)
+    return Table(title=f"{len(rows):,} tensors", columns=columns(*heads, "name"), rows=rows)
+
+
+def _tensor_cells(row: TensorRow | None) -> tuple[str, str]:
+    return (row.type, format_size(row.nbytes)) if row else (_NONE, _NONE)
+
+
+# --- csv -------------------------------------------------------------------------------------------------------------
+
+
+def csv_table(report: Report, by: By) -> Table:
+    """Return one flat table with raw numbers: bytes, counts, bits per weight; a row says which model it is of."""
+    heads, rows = _FLAT[by]
+    return Table(
+        title="",
+        columns=columns("model", *heads),
+        rows=tuple((model.model, *row) for model in report.models for row in rows(model)),
+    )
+
+
+_Rows = Callable[[Distribution], Iterable[tuple[str, ...]]]
+
+
+def _flat(share: Share) -> tuple[str, ...]:
+    numbers = (share.tensors, share.parameters, share.nbytes, share.share, share.bits_per_weight)
+    return (share.name, *map(str, numbers), " ".join(share.types))
+
+
+def _flat_cells(model: Distribution) -> Iterable[tuple[str, ...]]:
+    for grid in model.by_layer:
+        for cell in grid.cells:
+            numbers = (cell.tensors, cell.parameters, cell.nbytes, cell.bits_per_weight)
+            yield (grid.stack, str(cell.layer), cell.role, *map(str, numbers), " ".join(cell.types))
+
+
+def _flat_tensors(model: Distribution) -> Iterable[tuple[str, ...]]:
+    for row in model.tensors:
+        layer = "" if row.layer is None else str(row.layer)
+        shape, numbers = "x".join(map(str, row.dims)), (row.parameters, row.nbytes, row.bits_per_weight)
+        yield (str(row.index), row.name, row.type, shape, *map(str, numbers), row.role, row.stack, layer,
+               row.device or "", row.sizing)  # fmt: skip
+
+
+_SUMS = ("tensors", "parameters", "bytes", "share", "bits_per_weight", "types")
+_FLAT: dict[By, tuple[tuple[str, ...], _Rows]] = {
+    By.TYPE: (("type", *_SUMS), lambda model: map(_flat, model.by_type)),
+    By.ROLE: (("role", *_SUMS), lambda model: map(_flat, model.by_role)),
+    By.LAYER: (
+        ("stack", "layer", "role", "tensors", "parameters", "bytes", "bits_per_weight", "types"),
+        _flat_cells,
+    ),
+    By.TENSOR: (
+        ("index", "name", "type", "shape", "parameters", "bytes", "bits_per_weight", "role", "stack", "layer",
+         "device", "sizing"),
+        _flat_tensors,
+    ),
+}  # fmt: skip
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def percent(share: float) -> str:
+    """Return a share (0 to 1) as per cent; what is there but rounds to nothing is said to be below 0.1%."""
+    return "<0.1%" if 0 < share < 0.0005 else f"{share * 100:.1f}%"
+
+
+def named(types: Sequence[str], limit: int = _MAX_TYPES) -> str:
+    """Return type names with commas; beyond `limit` only their number."""
+    more = f" +{len(types) - limit}" if len(types) > limit else ""
+    return ", ".join(types[:limit]) + more
