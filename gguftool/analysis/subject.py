@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
+from gguftool.analysis.placement import Rule, device_of
 from gguftool.format.ggml import TYPES, Formula, TypeTraits, nbytes, type_name
 from gguftool.format.header import INTEGERS, KV, TensorInfo, ValueType, find_kv, round_up
 from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS

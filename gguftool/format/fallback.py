@@ -36,7 +36,7 @@ def fallback_type(type_name: str, ne0: int, engine: str) -> str | None:
     which.  llama.cpp takes F16 where its fallback does not fit either; ik_llama.cpp does not look a second time.
     """
     traits = find_type(type_name)
-    if traits is None or engine not in traits.engines:
+    if traits is None or engine not in traits.engines or engine_rules_of(traits.name) is None:
         return None
     written = written_type(traits.name, ne0, engine)
     return None if written in {THROWS, UNCHECKED} else written
@@ -50,7 +50,7 @@ def explain_fallback(type_name: str, ne0: int, engine: str) -> str:
     fallback = fallback_type(type_name, ne0, engine)
     if fallback is not None:
         return f"{engine} falls back to {fallback}"
-    if written_type(traits.name, ne0, engine) == THROWS:
+    if engine_rules_of(traits.name) and written_type(traits.name, ne0, engine) == THROWS:
         return f"{engine} stops"
     return f"{engine} does not check it (an assertion, or garbage)"
 
