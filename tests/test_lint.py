@@ -16,6 +16,7 @@ from gguftool.analysis.doctor import DIAGNOSES
 from gguftool.analysis.lint import RULES, CannotEvaluate, Finding, Hit, Rule, Severity, judged, run_rules
 from gguftool.analysis.lint_layers import layers_in_words
 from gguftool.analysis.lint_structure import spread
+from gguftool.analysis.placement import parse_rules
 from gguftool.format.ggml import BOTH, IK, MAINLINE
 from gguftool.render.check import check_text
 
@@ -307,10 +308,10 @@ def test_rules_of_places(tmp_path, code):
     (undecided,) = [f for f in found(path, IKL) if f.code == code]
     assert undecided.severity is Severity.INFO
     assert "could not be evaluated" in undecided.message
-    on_gpu = ((re.compile("exps"), "CUDA0"),)
+    on_gpu = parse_rules(["exps=CUDA0"])
     (finding,) = hits(path, code, IKL, places=on_gpu)
     assert finding.tensors == ("blk.0.ffn_up_exps.weight", "blk.0.ffn_gate_exps.weight")
-    assert [f for f in found(path, IKL, places=((re.compile("."), "CPU"),)) if f.code == code] == []
+    assert [f for f in found(path, IKL, places=parse_rules([".=CPU"])) if f.code == code] == []
 
 
 def test_the_first_place_that_matches_counts(tmp_path):
