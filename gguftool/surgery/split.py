@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from gguftool.errors import PlanError, printable
-from gguftool.format.header import ALIGNMENT_KEY, KV, ByteOrder, Header, ValueType, find_kv, make_kv, round_up
-from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS, MAX_SHARDS, ShardName
-from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, slot_of, with_alignment
-from gguftool.model.model import Model, Tensor
-from gguftool.model.opening import ORDER_KEY
-from gguftool.storage.plan import OutputFile, Plan
+from gguftool.model.layout import Dialect, ForceSizes, check_sizes, with_alignment
+from gguftool.model.model import Model
+from gguftool.storage.plan import Plan
 from gguftool.surgery.common import require_complete, without_layout_keys
-
-IK_MAX_FILES = 64  # GGML_MAX_CONTEXTS in ggml/include/ggml.h of ik_llama.cpp; more needs a build of one's own
-
+from gguftool.surgery.sets import Cut, lay_out_set
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitOptions:
-    """How to cut: by number of tensors a shard, or by bytes a file; sizes and alignment in bytes."""
+    """How to cut (see `Cut`), and how tensors lie in the shards; alignment in bytes, None for the model's own."""
 
     max_tensors: int = 1
     max_size: int | None = None
@@ -37,8 +29,6 @@ def plan_split(model: Model, prefix: str, options: SplitOptions | None = None) -
     """
     options = options or SplitOptions()
     require_complete(model)
-    if not Path(prefix).name or prefix.endswith("/"):
-        raise PlanError(f"PREFIX '{printable(prefix)}' ends in a folder; give the start of the file names too")
     dialect = Dialect(
         version=model.version,
         byte_order=model.byte_order,
@@ -48,105 +38,11 @@ def plan_split(model: Model, prefix: str, options: SplitOptions | None = None) -
     tensors = tuple(model.tensors.values())
     check_sizes(tensors, dialect)
     metadata = with_alignment(without_layout_keys(model.kvs), dialect.alignment, dialect.byte_order)
-    bundled = tuple(t for t in tensors if t.nbytes < options.bundle_small)
-    others = tuple(t for t in tensors if t.nbytes >= options.bundle_small)
-    cutter = _Cutter(metadata=metadata, tensors=tensors, bundled=bundled, options=options, dialect=dialect)
-    shards = cutter.cut(others)
-    if len(shards) > MAX_SHARDS:
-        raise PlanError(f"{len(shards):,} shards; split.count holds at most {MAX_SHARDS:,}: raise --max-tensors")
-    names = [ShardName(prefix=prefix, number=n, count=len(shards)) for n in range(1, len(shards) + 1)]
-    outputs = tuple(
-        gguf_file(Path(str(name)), cutter.kvs(name.number, name.count), shard, dialect)
-        for name, shard in zip(names, shards, strict=True)
+    cut = Cut(
+        max_tensors=options.max_tensors,
+        max_size=options.max_size,
+        bundle_small=options.bundle_small,
+        tensor_first=options.tensor_first,
     )
-    return Plan(outputs=outputs, inputs=model.sources, remarks=tuple(_remarks(outputs, shards, options)))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Cutter:
-    """Deals tensors out to shards and knows what metadata each shard carries."""
-
-    metadata: tuple[KV, ...]
-    tensors: tuple[Tensor, ...]
-    bundled: tuple[Tensor, ...]
-    options: SplitOptions
-    dialect: Dialect
-
-    def kvs(self, number: int, count: int) -> tuple[KV, ...]:
-        """Return the metadata of shard `number` (from 1): all of it in shard 1, else what a loader needs."""
-        order = self.dialect.byte_order
-        split = (
-            make_kv(KEY_NO, ValueType.UINT16, number - 1, byte_order=order),
-            make_kv(KEY_COUNT, ValueType.UINT16, count, byte_order=order),
-            make_kv(KEY_TENSORS, ValueType.INT32, len(self.tensors), byte_order=order),
-        )
-        if number == 1:
-            return (*self.metadata, *self._tensor_order(order), *split)
-        alignment = find_kv(self.metadata, ALIGNMENT_KEY)
-        return split if alignment is None else (alignment, *split)
-
-    def _tensor_order(self, order: ByteOrder) -> tuple[KV, ...]:
-        """Bundling breaks the tensors' order, so shard 1 records it for merge."""
-        if not self.bundled:
-            return ()
-        names = [tensor.info.name for tensor in self.tensors]
-        return (make_kv(ORDER_KEY, ValueType.ARRAY, names, element=ValueType.STRING, byte_order=order),)
-
-    def cut(self, others: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-        """Return the tensors of each shard; the first holds the bundled ones only, unless tensors come first."""
-        first = list(self.bundled)
-        if not self.options.tensor_first:
-            return [tuple(first), *self._fill([], 2, iter(others))]
-        return self._fill(first, 1, iter(others))
-
-    def _fill(self, shard: list[Tensor], number: int, tensors: Iterator[Tensor]) -> list[tuple[Tensor, ...]]:
-        """Fill shards from `number` on, starting with what `shard` holds already."""
-        shards: list[tuple[Tensor, ...]] = []
-        room = self._room(number, shard)
-        held = 0  # what is bundled into shard 1 does not count against --max-tensors
-        for tensor in tensors:
-            need = _info_size(tensor), slot_of(tensor, self.dialect).step
-            in_first = number + len(shards) == 1  # shard 1 may stay without tensors, any other holds at least one
-            if (held or in_first) and not self._fits(room, need, held):
-                shards.append(tuple(shard))
-                shard, held = [], 0
-                room = self._room(number + len(shards), shard)
-            shard.append(tensor)
-            room = (room[0] + need[0], room[1] + need[1])
-            held += 1
-        return [*shards, tuple(shard)] if shard or number + len(shards) == 1 else shards
-
-    def _room(self, number: int, shard: Sequence[Tensor]) -> tuple[int, int]:
-        """Return the bytes (head without padding, data) that a shard takes before more is added."""
-        head = Header(
-            version=self.dialect.version,
-            byte_order=self.dialect.byte_order,
-            kvs=self.kvs(number, MAX_SHARDS),
-            tensors=tuple(tensor.info for tensor in shard),
-        )
-        return head.length, sum(slot_of(tensor, self.dialect).step for tensor in shard)
-
-    def _fits(self, room: tuple[int, int], need: tuple[int, int], held: int) -> bool:
-        if self.options.max_size is None:
-            return held < self.options.max_tensors
-        head = round_up(room[0] + need[0], self.dialect.alignment)
-        return head + room[1] + need[1] <= self.options.max_size
-
-
-def _info_size(tensor: Tensor) -> int:
-    """Bytes of a tensor info, an upper bound in version 1 (which writes narrower numbers)."""
-    empty = Header()
-    return Header(tensors=(tensor.info,)).length - empty.length
-
-
-def _remarks(outputs: Sequence[OutputFile], shards: Sequence[Sequence[Tensor]], options: SplitOptions) -> Iterator[str]:
-    if options.max_size is not None:
-        for output, shard in zip(outputs, shards, strict=True):
-            if output.size > options.max_size:
-                what = f"'{printable(shard[0].info.name)}' alone is larger" if shard else "the metadata is larger"
-                yield f"{output.path.name} has {output.size:,} bytes, over the limit of {options.max_size:,}: {what}"
-    if len(shards) > IK_MAX_FILES:
-        yield (
-            f"{len(shards):,} files: ik_llama.cpp opens at most {IK_MAX_FILES} unless it was built with a larger "
-            "GGML_MAX_CONTEXTS"
-        )
+    outputs, remarks = lay_out_set(prefix, metadata, tensors, cut, dialect)
+    return Plan(outputs=outputs, inputs=model.sources, remarks=(*model.remarks, *remarks))
