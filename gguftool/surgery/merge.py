@@ -30,6 +30,8 @@ def plan_merge(models: Sequence[Model], output: Path, options: MergeOptions | No
     options = options or MergeOptions()
     donor = next((model for model in models if find_kv(model.kvs, "general.architecture")), models[0])
     require_complete(donor)
+    if len({model.byte_order for model in models}) > 1:
+        raise PlanError("the inputs differ in their byte order; convert one of them first")
     tensors = _pool(models)
     dialect = Dialect(
         version=donor.version,
