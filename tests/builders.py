@@ -184,14 +184,14 @@ def llama_kvs(*more: KV, layers: int = 1, vocabulary: int = 4) -> tuple[KV, ...]
 
 
 def llama_tensors(layers: int = 1) -> tuple[Tensor, ...]:
-    """Tensors of mixed types and sizes, some of which need padding."""
+    """Tensors of mixed types and sizes, some of which need padding; types that every engine and gguf-py know."""
     blocks = [
         part
         for layer in range(layers)
         for part in (
             tensor(f"blk.{layer}.attn_norm.weight", "F32", (9,)),
             tensor(f"blk.{layer}.attn_q.weight", "Q8_0", (32, 7)),
-            tensor(f"blk.{layer}.ffn_down.weight", "IQ4_KS", (256, 3)),
+            tensor(f"blk.{layer}.ffn_down.weight", "Q6_K", (256, 3)),
             tensor(f"blk.{layer}.ffn_up.weight", "Q4_K", (256, 2)),
         )
     ]

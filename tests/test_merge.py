@@ -9,7 +9,7 @@ import builders as b
 import pytest
 import strategies as own
 from conftest import FIXTURES
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gguftool.errors import PlanError
@@ -37,6 +37,7 @@ def taken_apart_and_together(data: bytes, folder: Path, options: SplitOptions) -
     return (folder / "out.gguf").read_bytes()
 
 
+@settings(max_examples=150)
 @given(data=own.model_files(), options=split_options)
 def test_merge_inverts_split(tmp_path_factory: pytest.TempPathFactory, data: bytes, options: SplitOptions) -> None:
     assert taken_apart_and_together(data, tmp_path_factory.mktemp("round"), options) == data
@@ -90,7 +91,7 @@ def test_shards_are_read_each_by_its_own_alignment(tmp_path: Path) -> None:
 
 
 def test_a_padded_size_conflict_is_an_error_that_names_the_way_out(tmp_path: Path) -> None:
-    tensors = (b.Tensor("short", (64,), 0, bytes(96)), b.tensor("last", "F32", (8,)))
+    tensors = (b.Tensor("short", (64,), 0, bytes(96)), b.tensor("last", "F32", (80,)))
     (tmp_path / "x.gguf").write_bytes(b.gguf((), tensors))
     with pytest.raises(PlanError, match=r"'short' \(F32\) takes 256 bytes by its type, 96 in the file.*--force-sizes"):
         plan_merge([open_model(tmp_path / "x.gguf")], tmp_path / "out.gguf")
@@ -130,7 +131,7 @@ def test_inputs_of_two_byte_orders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "extra.gguf").write_bytes(b.gguf((), [b.tensor("extra", "F32", (8,))]))
     models = [open_model(FIXTURES / "big-endian.gguf"), open_model(tmp_path / "extra.gguf")]
     for pair in itertools.permutations(models):
-        with pytest.raises(PlanError, match="byte order"):
+        with pytest.raises(PlanError, match=r"byte order|-endian"):
             plan_merge(pair, tmp_path / "out.gguf")
 
 

@@ -9,20 +9,18 @@ from typing import Any
 import pytest
 from conftest import FIXTURES, SHARED, shared_path
 
+from gguftool.format.ggml import TYPES
 from gguftool.format.header import ValueType
 from gguftool.model.opening import open_model
 
 # What PyPI gguf cannot read, and why; everything else has to be compared.
 UNREADABLE = {
-    "mixed-ik.gguf": "types of ik_llama.cpp",
     "unknown-type.gguf": "a type nobody knows",
     "v1.gguf": "version 1",
     "duplicate-keys.gguf": "a key twice",
     "odd-names.gguf": "names that are not UTF-8",
-    "arrays.gguf": "empty and nested arrays",
-    **dict.fromkeys((f"small: {name}" for name in ("v2", "align64")), ""),
+    "zoo-ml.gguf": "Q2_0, which is newer than it",
 }
-IK_TYPES = ("IQ4_KS", "IQ5_K", "zoo-ik.gguf")
 
 
 def files() -> list[Path]:
@@ -31,7 +29,9 @@ def files() -> list[Path]:
 
 
 def compared(path: Path) -> bool:
-    return path.name not in UNREADABLE and not any(part in path.name for part in IK_TYPES)
+    """Whether gguf-py can read it: it knows no type of ik_llama.cpp."""
+    infos = open_model(path, this_file_only=True).files[0].header.tensors
+    return path.name not in UNREADABLE and not any("llama.cpp" not in TYPES[i.type].engines for i in infos if i.type in TYPES)
 
 
 def oracle_value(field: Any) -> Any:
@@ -53,6 +53,8 @@ def test_gguf_py_reads_the_same(path: Path) -> None:
         assert kinds[0] == kv.type
         if kv.type is ValueType.ARRAY and kv.count:
             assert kinds[1] == kv.element_type
+        if kv.element_type is ValueType.ARRAY or kv.type is ValueType.ARRAY and not kv.count:
+            continue  # gguf-py flattens arrays of arrays and has no value for empty ones
         # Both decode float32 to the same double; text is UTF-8 here.
         assert kv.value() == oracle_value(field), kv.key
     assert [

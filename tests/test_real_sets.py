@@ -36,7 +36,7 @@ def test_real_models_come_back_byte_for_byte(path: Path, options: SplitOptions, 
     execute(plan_merge([open_model(tmp_path / "shards")], tmp_path / "out.gguf"), quick)
     assert (tmp_path / "out.gguf").read_bytes() == path.read_bytes()
     limit = options.max_size
-    assert limit is None or all(len(o.copies) == 1 for o in split.outputs if o.size > limit)
+    assert limit is None or all(len(o.copies) <= 1 for o in split.outputs if o.size > limit)
 
 
 @pytest.mark.parametrize("name", SETS)
