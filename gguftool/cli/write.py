@@ -57,7 +57,10 @@ def split(
     if max_size is not None and max_tensors != 1:
         raise typer.BadParameter("--max-size and --max-tensors exclude each other")
     options = SplitOptions(
-        cut=Cut(max_tensors=max_tensors, max_size=max_size, bundle_small=bundle_small, tensor_first=tensor_first_split),
+        max_tensors=max_tensors,
+        max_size=max_size,
+        bundle_small=bundle_small,
+        tensor_first=tensor_first_split,
         alignment=align,
         force_sizes=_force_sizes(force_sizes),
     )
