@@ -10,6 +10,7 @@ from gguftool.storage.plan import Plan
 from gguftool.surgery.common import require_complete, without_layout_keys
 from gguftool.surgery.sets import Cut, lay_out_set
 
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitOptions:
     """How to cut (see `Cut`), and how tensors lie in the shards; alignment in bytes, None for the model's own."""
