@@ -70,14 +70,21 @@ def headers(draw: st.DrawFn) -> Header:
         kvs.insert(draw(st.integers(0, len(kvs))), b.KV("general.alignment", b.U32, draw(alignments)))
     u32, u64 = st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1)
     infos = tuple(
-        TensorInfo(name=name, dims=tuple(draw(st.lists(st.integers(0, 9), max_size=4))), type=draw(u32), offset=draw(u64))
+        TensorInfo(
+            name=name, dims=tuple(draw(st.lists(st.integers(0, 9), max_size=4))), type=draw(u32), offset=draw(u64)
+        )
         for name in draw(st.lists(names, max_size=5, unique=True))
     )
     return Header(
         version=version,
         byte_order=ByteOrder(order),
         kvs=tuple(
-            KV(key=str(kv.key), type=ValueType(kv.type), raw=b.value(kv.type, kv.value, 3, order), byte_order=ByteOrder(order))
+            KV(
+                key=str(kv.key),
+                type=ValueType(kv.type),
+                raw=b.value(kv.type, kv.value, 3, order),
+                byte_order=ByteOrder(order),
+            )
             for kv in kvs
         ),
         tensors=infos,

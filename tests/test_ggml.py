@@ -105,7 +105,9 @@ def test_every_other_holder_of_an_id_is_listed() -> None:
 def test_sizes_agree_with_gguf_py_where_it_is_right() -> None:
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
-    ours = {t.value: (TYPES[t.value].block_size, TYPES[t.value].type_size) for t in GGML_QUANT_SIZES if t.value in TYPES}
+    ours = {
+        t.value: (TYPES[t.value].block_size, TYPES[t.value].type_size) for t in GGML_QUANT_SIZES if t.value in TYPES
+    }
     theirs = {t.value: size for t, size in GGML_QUANT_SIZES.items() if t.value in TYPES}
     assert len(theirs) > 25
     # PyPI gguf gives Q8_1 40 bytes; block_q8_1 in ggml-common.h is two halves and 32 bytes: 36.
@@ -165,7 +167,9 @@ def test_an_unknown_id_has_a_name_but_no_size() -> None:
     assert (type_name(156_000), type_alias(156_000), nbytes(156_000, (1,))) == ("type#156000", "type#156000", None)
 
 
-@pytest.mark.parametrize(("name", "alias"), [("Q4_K", "q4_K"), ("IQ4_KS", "iq4_ks"), ("Q8_KV", "q8_KV"), ("F32", "f32")])
+@pytest.mark.parametrize(
+    ("name", "alias"), [("Q4_K", "q4_K"), ("IQ4_KS", "iq4_ks"), ("Q8_KV", "q8_KV"), ("F32", "f32")]
+)
 def test_aliases_are_what_recipes_write(name: str, alias: str) -> None:
     found = find_type(name)
     assert found is not None

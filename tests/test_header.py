@@ -110,7 +110,11 @@ _VALUES: list[tuple[int, Any]] = [
 @pytest.mark.parametrize("version", [1, 2, 3])
 @pytest.mark.parametrize(("kind", "item"), _VALUES)
 def test_values_of_every_type_alone_and_in_arrays(kind: int, item: Any, version: int, order: str) -> None:
-    kvs = (b.KV("one", kind, item), b.KV("some", b.ARR, b.Array(kind, [item] * 3)), b.KV("none", b.ARR, b.Array(kind, [])))
+    kvs = (
+        b.KV("one", kind, item),
+        b.KV("some", b.ARR, b.Array(kind, [item] * 3)),
+        b.KV("none", b.ARR, b.Array(kind, [])),
+    )
     header = parsed(b.gguf(kvs, version=version, order=order))
     one, some, none = header.kvs
     assert (one.value(), one.count, one.element_type) == (item, 1, kind)
@@ -122,7 +126,12 @@ def test_values_of_every_type_alone_and_in_arrays(kind: int, item: Any, version:
 
 @pytest.mark.parametrize("version", [1, 3])
 def test_nested_arrays(version: int) -> None:
-    inner = [b.Array(b.STR, ["a", "bc"]), b.Array(b.U8, [1]), b.Array(b.ARR, [b.Array(b.I16, [-1, 5])]), b.Array(b.STR, [])]
+    inner = [
+        b.Array(b.STR, ["a", "bc"]),
+        b.Array(b.U8, [1]),
+        b.Array(b.ARR, [b.Array(b.I16, [-1, 5])]),
+        b.Array(b.STR, []),
+    ]
     kvs = (b.KV("deep", b.ARR, b.Array(b.ARR, inner)), b.KV("after", b.U8, 7))
     header = parsed(b.gguf(kvs, version=version))
     assert header.kvs[0].value() == [["a", "bc"], [1], [[-1, 5]], []]

@@ -76,7 +76,9 @@ def test_align_moves_every_tensor_and_changes_none(tmp_path: Path, alignment: in
     merged = open_model(tmp_path / "out.gguf")
     assert merged.alignment == alignment
     assert all(tensor.gap.offset % alignment == 0 for tensor in merged.tensors.values())
-    assert {n: t.extent.read() for n, t in merged.tensors.items()} == {n: t.extent.read() for n, t in model.tensors.items()}
+    assert {n: t.extent.read() for n, t in merged.tensors.items()} == {
+        n: t.extent.read() for n, t in model.tensors.items()
+    }
 
 
 def test_shards_are_read_each_by_its_own_alignment(tmp_path: Path) -> None:
@@ -116,7 +118,9 @@ def test_an_incomplete_set_is_refused_with_what_is_missing(tmp_path: Path, witho
 def test_a_shard_that_holds_too_few_tensors_makes_the_set_incomplete(tmp_path: Path) -> None:
     tensors = b.llama_tensors()
     for name, data in b.shard_set("m", ((), tensors[:2], tensors[3:])).items():
-        (tmp_path / name).write_bytes(data.replace(b"split.tensors.count\x05\0\0\0\x05", b"split.tensors.count\x05\0\0\0\x06"))
+        (tmp_path / name).write_bytes(
+            data.replace(b"split.tensors.count\x05\0\0\0\x05", b"split.tensors.count\x05\0\0\0\x06")
+        )
     with pytest.raises(PlanError, match="5 of 6 tensors"):
         plan_merge([open_model(tmp_path)], tmp_path / "out.gguf")
 

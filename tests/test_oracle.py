@@ -31,7 +31,9 @@ def files() -> list[Path]:
 def compared(path: Path) -> bool:
     """Whether gguf-py can read it: it knows no type of ik_llama.cpp."""
     infos = open_model(path, this_file_only=True).files[0].header.tensors
-    return path.name not in UNREADABLE and not any("llama.cpp" not in TYPES[i.type].engines for i in infos if i.type in TYPES)
+    return path.name not in UNREADABLE and not any(
+        "llama.cpp" not in TYPES[i.type].engines for i in infos if i.type in TYPES
+    )
 
 
 def oracle_value(field: Any) -> Any:
@@ -53,12 +55,13 @@ def test_gguf_py_reads_the_same(path: Path) -> None:
         assert kinds[0] == kv.type
         if kv.type is ValueType.ARRAY and kv.count:
             assert kinds[1] == kv.element_type
-        if kv.element_type is ValueType.ARRAY or kv.type is ValueType.ARRAY and not kv.count:
+        if kv.element_type is ValueType.ARRAY or (kv.type is ValueType.ARRAY and not kv.count):
             continue  # gguf-py flattens arrays of arrays and has no value for empty ones
         # Both decode float32 to the same double; text is UTF-8 here.
         assert kv.value() == oracle_value(field), kv.key
     assert [
-        (t.name, tuple(map(int, t.shape)), int(t.tensor_type), int(t.data_offset), int(t.n_bytes)) for t in theirs.tensors
+        (t.name, tuple(map(int, t.shape)), int(t.tensor_type), int(t.data_offset), int(t.n_bytes))
+        for t in theirs.tensors
     ] == [(t.info.name, t.info.dims, t.info.type, t.gap.offset, t.nbytes) for t in ours.tensors.values()]
     for reader, tensor in zip(theirs.tensors, ours.tensors.values(), strict=True):
         assert reader.data.tobytes() == tensor.extent.read()
@@ -71,8 +74,7 @@ def test_what_gguf_py_cannot_read_is_still_unreadable_to_it_and_readable_here(pa
 
     assert open_model(path, this_file_only=True).tensors
     with pytest.raises((ValueError, KeyError, IndexError)):
-        for field in GGUFReader(path).fields.values():
-            oracle_value(field)
+        [oracle_value(field) for field in GGUFReader(path).fields.values()]
 
 
 def test_the_reference_models_are_among_what_is_compared() -> None:

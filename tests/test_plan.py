@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def test_coalescing_changes_calls_but_not_bytes(pieces: list[tuple[int, int, int
     joined = coalesce(copies)
     assert painted(joined) == painted(tuple(copies))
     assert all(part.extent.length for part in joined)
-    pairs = zip(joined, joined[1:], strict=False)
+    pairs = itertools.pairwise(joined)
     assert not any(a.extent.end == z.extent.offset and a.offset + a.extent.length == z.offset for a, z in pairs)
 
 

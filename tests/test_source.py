@@ -159,7 +159,7 @@ def test_no_descriptor_stays_open(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["https://example.org/a.gguf", "hf://a/b/c.gguf", "s3://bucket/a.gguf"])
 def test_what_cannot_be_read_yet_says_so(name: str) -> None:
-    with pytest.raises(SourceError, match=f"{name.split(':')[0]}:// cannot be read"):
+    with pytest.raises(SourceError, match=f"{name.split(':', maxsplit=1)[0]}:// cannot be read"):
         expand(name, ".gguf")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def test_max_size_is_a_real_limit(model: Model, limit: int, bundle_small: int, t
     assert len([remark for remark in plan.remarks if "over the limit" in remark]) == len(over)
     # Nothing is cut finer than the limit asks for: no shard's first tensor would have fitted into the one before.
     shards = plan.outputs if tensor_first and not bundle_small else plan.outputs[1:]
-    for before, after in zip(shards, shards[1:], strict=False):
+    for before, after in itertools.pairwise(shards):
         grown = parse(before.head, before.size), parse(after.head, after.size).tensors[0]
         head = replace(grown[0], tensors=(*grown[0].tensors, grown[1])).data_offset
         data = before.size - len(before.head) + b.round_up(model.tensors[grown[1].name].nbytes, 32)
