@@ -15,12 +15,11 @@ from pathlib import Path
 import builders as b
 import pytest
 from conftest import environment, one_error_line, run_gguftool
-from faults import Faults, MemorySource, copy_plan, expected, small_disk, tree
+from faults import Faults, MemorySource, copy_plan, expected, helper_path, small_disk, tree
 
 from gguftool.errors import ExecuteError, GGUFToolError, SourceError
 from gguftool.storage.execute import Options, execute
 from gguftool.storage.local import LocalSource, open_local
-from gguftool.storage.part import part_path
 from gguftool.storage.plan import Plan
 
 DATA = bytes(range(256)) * 256
@@ -440,7 +439,7 @@ def test_a_set_that_cannot_be_published_is_taken_back(
 def test_old_shards_that_a_killed_run_moved_aside_are_named_and_kept(source: LocalSource, out: Path) -> None:
     for name in NAMES:
         (out / name).write_bytes(b"old " + name.encode())
-    (out / NAMES[2]).rename(part_path(out / NAMES[2], "old"))
+    (out / NAMES[2]).rename(helper_path(out / NAMES[2], "old"))
     before = tree(out)
     with pytest.raises(ExecuteError, match="interrupted") as error:
         execute(set_plan(source, out), Options(force=True))
@@ -479,7 +478,7 @@ def test_many_processes_on_one_output_make_one_whole_file(tmp_path: Path) -> Non
 
 
 def test_a_part_file_of_a_killed_run_is_removed(source: LocalSource, out: Path) -> None:
-    part_path(out / "a.gguf").write_bytes(b"half of it")
+    helper_path(out / "a.gguf", "part").write_bytes(b"half of it")
     execute(copy_plan(source, out / "a.gguf"))
     assert tree(out) == {"a.gguf": expected(DATA)}
 
@@ -489,7 +488,7 @@ def test_a_left_over_part_that_is_a_second_name_of_a_published_file_does_no_harm
 ) -> None:
     """A crash between the two steps of publishing leaves both names on one file."""
     (out / "a.gguf").write_bytes(b"published")
-    os.link(out / "a.gguf", part_path(out / "a.gguf"))
+    os.link(out / "a.gguf", helper_path(out / "a.gguf", "part"))
     os.link(out / "a.gguf", out / "b.gguf")
     execute(copy_plan(source, out / "a.gguf"), Options(force=True))
     assert tree(out) == {"a.gguf": expected(DATA), "b.gguf": b"published"}
@@ -498,7 +497,7 @@ def test_a_left_over_part_that_is_a_second_name_of_a_published_file_does_no_harm
 def test_a_part_name_that_is_a_symlink_is_not_followed(source: LocalSource, tmp_path: Path, out: Path) -> None:
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
-    part_path(out / "a.gguf").symlink_to(victim)
+    helper_path(out / "a.gguf", "part").symlink_to(victim)
     with pytest.raises(ExecuteError):
         execute(copy_plan(source, out / "a.gguf"))
     assert victim.read_bytes() == b"precious"

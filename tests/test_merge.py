@@ -127,8 +127,9 @@ def test_a_shard_that_holds_too_few_tensors_makes_the_set_incomplete(tmp_path: P
 
 def test_a_tensor_in_two_inputs_is_named(tmp_path: Path) -> None:
     model = open_model(FIXTURES / "v2.gguf")
-    with pytest.raises(PlanError, match=r"6 tensor\(s\) stand in more than one input"):
+    with pytest.raises(PlanError, match=r"more than one input|in several inputs") as error:
         plan_merge([model, open_model(FIXTURES / "v1.gguf")], tmp_path / "out.gguf")
+    assert all(name in str(error.value) for name in model.tensors)
 
 
 def test_inputs_of_two_byte_orders_are_refused(tmp_path: Path) -> None:

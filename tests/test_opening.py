@@ -128,7 +128,7 @@ def test_a_set_with_gaps_opens_and_lists_them(folder: Path, numbers: tuple[int, 
     assert model.missing == tuple(f"m-{number:05d}-of-00003.gguf" for number in (1, 2, 3) if number not in numbers)
     assert model.expected_tensors == len(TENSORS)
     assert not model.is_complete
-    with pytest.raises(PlanError, match=r"incomplete") as error:
+    with pytest.raises(PlanError) as error:
         plan_merge([model], folder / "out.gguf")
     assert all(name in str(error.value) for name in model.missing)
 
