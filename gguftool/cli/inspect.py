@@ -99,7 +99,7 @@ def types(
 def _check_regex(pattern: str) -> None:
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise typer.BadParameter(f"'{pattern}' is not a regular expression: {error}") from None
 
 

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from types import FrameType
 from typing import NoReturn
 
-from gguftool.cli.output import fail, prepare_streams
+from gguftool.cli.output import ReaderGone, drop_stdout, fail, prepare_streams
 from gguftool.errors import GGUFToolError
 
 
@@ -37,8 +36,8 @@ def main() -> NoReturn:
     except GGUFToolError as error:
         fail(str(error))
         code = 2
-    except BrokenPipeError:
-        _drop_stdout()
+    except (ReaderGone, BrokenPipeError):
+        drop_stdout()
         code = 141  # what a shell reports for a reader that went away: no error of ours
     except RecursionError:
         fail("the input is nested too deeply")
@@ -67,14 +66,9 @@ def _flush(code: int) -> int:
         if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
-        _drop_stdout()
+        drop_stdout()
     except OSError as error:
         fail(f"standard output: {error.strerror}")
-        _drop_stdout()
+        drop_stdout()
         return 2
     return code
-
-
-def _drop_stdout() -> None:
-    """Point standard output at nothing, so that the interpreter's own flush at exit stays silent."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

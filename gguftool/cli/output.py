@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from gguftool.errors import printable
+from gguftool.errors import ExecuteError, printable
 from gguftool.render.table import Table, render_rich, text_of
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
+class ReaderGone(BaseException):
+    """Whoever read standard output went away; not an `OSError`, which the command line library would exit 1 on."""
+
+
 def prepare_streams() -> None:
-    """Let names that the terminal's encoding lacks be shown escaped instead of ending the program."""
+    """Let names that the terminal's encoding lacks be shown escaped instead of ending the program.
+
+    A closed standard error becomes a silent one: `print` would put its text into the data instead.
+    """
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -23,23 +33,45 @@ def prepare_streams() -> None:
 
 def write(text: str) -> None:
     """Write data to standard output as it is."""
-    sys.stdout.write(text)
+    with _standard_output() as out:
+        out.write(text)
 
 
 def write_bytes(data: bytes) -> None:
     """Write raw bytes to standard output."""
-    sys.stdout.flush()
-    sys.stdout.buffer.write(data)
+    with _standard_output() as out:
+        out.flush()
+        out.buffer.write(data)
 
 
 def show_tables(tables: Sequence[Table]) -> None:
     """Show tables: with rich on a terminal, as plain text in a pipe."""
-    if not sys.stdout.isatty():
+    if sys.stdout is None or not sys.stdout.isatty():
         write(text_of(tables))
         return
     console = rich_console()
-    for table in tables:
-        console.print(render_rich(table))
+    with _standard_output():
+        for table in tables:
+            console.print(render_rich(table))
+
+
+@contextmanager
+def _standard_output() -> Iterator[Any]:
+    """Lend standard output; raise `ReaderGone`, or `ExecuteError` where it is closed or cannot take the data."""
+    if sys.stdout is None:
+        raise ExecuteError("is closed", source="standard output")
+    try:
+        yield sys.stdout
+    except BrokenPipeError:
+        raise ReaderGone from None
+    except OSError as error:
+        drop_stdout()
+        raise ExecuteError(f"cannot write: {error.strerror}", source="standard output") from error
+
+
+def drop_stdout() -> None:
+    """Point standard output at nothing, so that a later flush of what could not be written stays silent."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def rich_console() -> Console:

@@ -236,10 +236,8 @@ def parse(buffer: bytes | bytearray | memoryview, total_size: int) -> Header:
     n_kvs = cursor.count("number of metadata KV", MAX_KVS)
     # The least that so many entries take: an empty key and a one-byte value, an empty name and no dims.
     cursor.claim(n_kvs * (cursor.width + 5) + n_tensors * (cursor.width + 16), "counts")
-    kvs = tuple(_parse_kv(cursor, index) for index in range(n_kvs))
-    alignment_of(kvs)
-    infos = tuple(_parse_tensor_info(cursor, index) for index in range(n_tensors))
-    _refuse_duplicates(infos)
+    kvs = _parse_kvs(cursor, n_kvs)
+    infos = _parse_tensor_infos(cursor, n_tensors)
     return Header(version=version, byte_order=cursor.order, kvs=kvs, tensors=infos)
 
 
@@ -319,6 +317,22 @@ def _parse_version(cursor: _Cursor) -> int:
     return int(version)
 
 
+def _parse_kvs(cursor: _Cursor, count: int) -> tuple[KV, ...]:
+    kvs: list[KV] = []
+    alignment = None  # the first entry is the one that counts
+    for index in range(count):
+        start = cursor.pos
+        kvs.append(_parse_kv(cursor, index))
+        if alignment is None and kvs[-1].key == ALIGNMENT_KEY:
+            alignment = kvs[-1]
+            try:
+                alignment_of((alignment,))
+            except FormatError as error:
+                error.where, error.offset = f"metadata KV {index}", start
+                raise
+    return tuple(kvs)
+
+
 def _parse_kv(cursor: _Cursor, index: int) -> KV:
     where = f"metadata KV {index}"
     key = cursor.text(where)
@@ -390,6 +404,23 @@ def _skip_strings(cursor: _Cursor, count: int, where: str) -> None:
         cursor.pos += size
 
 
+def _parse_tensor_infos(cursor: _Cursor, count: int) -> tuple[TensorInfo, ...]:
+    infos: list[TensorInfo] = []
+    seen: dict[str, int] = {}
+    for index in range(count):
+        start = cursor.pos
+        info = _parse_tensor_info(cursor, index)
+        first = seen.setdefault(info.name, index)
+        if first != index:
+            raise FormatError(
+                f"tensor name '{printable(info.name)}' stands twice (first as tensor info {first}); names must differ",
+                where=f"tensor info {index}",
+                offset=start,
+            )
+        infos.append(info)
+    return tuple(infos)
+
+
 def _parse_tensor_info(cursor: _Cursor, index: int) -> TensorInfo:
     where = f"tensor info {index}"
     name = cursor.text(where)
@@ -404,17 +435,6 @@ def _parse_tensor_info(cursor: _Cursor, index: int) -> TensorInfo:
         raise FormatError(f"{shape} elements are more than 2^63 - 1", where=where, offset=start)
     kind = cursor.number("I", where)
     return TensorInfo(name=name, dims=dims, type=kind, offset=cursor.number("Q", where))
-
-
-def _refuse_duplicates(infos: tuple[TensorInfo, ...]) -> None:
-    seen: dict[str, int] = {}
-    for index, info in enumerate(infos):
-        first = seen.setdefault(info.name, index)
-        if first != index:
-            raise FormatError(
-                f"tensor name '{printable(info.name)}' stands twice (first as tensor info {first}); names must differ",
-                where=f"tensor info {index}",
-            )
 
 
 # --- values ----------------------------------------------------------------------------------------------------------

@@ -110,7 +110,9 @@ def _pool(specs: Sequence[str], this_file_only: bool) -> list[Source]:
     names: dict[str, None] = {}
     sets: set[tuple[str, int]] = set()
     for spec in specs:
-        for name in expand(spec, _SUFFIX):
+        for found in expand(spec, _SUFFIX):
+            # As `siblings` spells it: `a//b` and `a/b` are one prefix.
+            name = os.path.join(os.path.dirname(found), os.path.basename(found))
             shard = None if this_file_only else parse_shard_name(name)
             if shard is None:
                 names[name] = None
@@ -122,7 +124,9 @@ def _pool(specs: Sequence[str], this_file_only: bool) -> list[Source]:
     by_file: dict[object, Source] = {}
     for name in names:
         source = open_source(name)
-        by_file.setdefault(source.file_id or source.identity, source)
+        known = by_file.setdefault(source.file_id or source.identity, source)
+        if parse_shard_name(known.name) is None and parse_shard_name(name) is not None:
+            by_file[source.file_id or source.identity] = source  # of two names the one by which its set finds it
     return list(by_file.values())
 
 
@@ -230,6 +234,8 @@ def _union(name: str, models: list[Model]) -> Model:
     donor = next((model for model in models if find_kv(model.kvs, "general.architecture")), models[0])
     models = [donor, *(model for model in models if model is not donor)]
     files = tuple(file for model in models for file in model.files)
+    if len({file.header.byte_order for file in files}) > 1:
+        raise FormatError("the files differ in their byte order, so they cannot be one model", source=name)
     tensors = _collect_tensors(name, files)
     expected = donor.expected_tensors
     complete = expected == len(tensors)

@@ -1,6 +1,7 @@
-"""Report dataclasses as JSON that is valid whatever a file holds.
+r"""Report dataclasses as JSON that is valid whatever a file holds.
 
 NaN and infinities are strings, integers stay integers up to 2^64, and text that was not UTF-8 is ``{"b64": ...}``.
+Characters that a terminal could act on (C1, bidi marks) are written as ``\uXXXX``, which is the same JSON.
 """
 
 from __future__ import annotations
@@ -9,14 +10,18 @@ import base64
 import dataclasses
 import json
 import math
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+_NOT_ASCII = re.compile(r"[^\n\x20-\x7e]+")
+
 
 def render_json(report: Any) -> str:
     """Return a report (dataclasses, tuples, dicts, scalars) as indented JSON with a final newline."""
-    return json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    text = json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return _NOT_ASCII.sub(_escaped, text)
 
 
 def _plain(value: Any) -> Any:
@@ -45,6 +50,12 @@ def _text(text: str) -> str | dict[str, str]:
     except UnicodeEncodeError:
         return {"b64": base64.b64encode(text.encode("utf-8", "surrogateescape")).decode("ascii")}
     return text
+
+
+def _escaped(match: re.Match[str]) -> str:
+    """Return characters as they are where they can be shown, else in JSON's own escapes."""
+    found = match[0]
+    return found if found.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in found)
 
 
 def _key(key: object) -> str:

@@ -44,7 +44,7 @@ def render_text(table: Table) -> str:
     names = tuple(column.name for column in table.columns)
     rows = [tuple(printable(cell, _CELL_LIMIT) for cell in row) for row in (names, *table.rows)]
     widths = [max(len(row[index]) for row in rows) for index in range(len(names))]
-    lines = [table.title] if table.title else []
+    lines = [printable(table.title, _CELL_LIMIT)] if table.title else []
     for row in rows:
         cells = (
             cell.rjust(width) if column.right else cell.ljust(width)
@@ -60,9 +60,11 @@ def render_rich(table: Table) -> RenderableType:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    shown = RichTable(title=Text(table.title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    shown = RichTable(
+        title=Text(printable(table.title, _CELL_LIMIT)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     for column in table.columns:
-        shown.add_column(Text(column.name), justify="right" if column.right else "left", overflow="fold")
+        shown.add_column(Text(printable(column.name)), justify="right" if column.right else "left", overflow="fold")
     for row in table.rows:
         shown.add_row(*(Text(printable(cell, _CELL_LIMIT)) for cell in row))
     return shown
@@ -82,7 +84,7 @@ def render_csv(table: Table) -> str:
     """Return the table as csv with a heading line."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([column.name for column in table.columns])
+    writer.writerow([printable(column.name) for column in table.columns])
     writer.writerows([printable(cell, 1 << 20) for cell in row] for row in table.rows)
     return out.getvalue()
 

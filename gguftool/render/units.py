@@ -15,7 +15,11 @@ def parse_size(text: str) -> int:
     units = _DECIMAL | _BINARY
     if match is None or match["unit"].upper() not in units:
         raise ValueError(f"'{text}' is not a size; write 500M, 48G (powers of 1000) or 48GiB (powers of 1024)")
-    return int(float(match["number"]) * units[match["unit"].upper()])
+    whole, _, fraction = match["number"].partition(".")
+    size: int = int(whole + fraction) * units[match["unit"].upper()] // 10 ** len(fraction)
+    if size >= 1 << 63:
+        raise ValueError(f"'{text[:40]}' is more than any file system holds")
+    return size
 
 
 def format_size(nbytes: int) -> str:

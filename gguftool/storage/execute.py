@@ -18,7 +18,7 @@ from pathlib import Path
 from gguftool.errors import ExecuteError
 from gguftool.storage.copying import check_sources, copy_extent, write_fully
 from gguftool.storage.local import helper_path
-from gguftool.storage.part import PartFile, create_part, exists_already, publish
+from gguftool.storage.part import PartFile, create_part, publish
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.preflight import check_space, check_targets, folders, said_plainly
 from gguftool.storage.source import Extent
@@ -162,10 +162,24 @@ def _publish_all(plan: Plan, parts: _Parts, options: Options) -> None:
     """Publish the outputs, the first one last."""
     targets = [output.path for output in (*plan.outputs[1:], plan.outputs[0])]
     if len(targets) == 1:
-        parts.publish(targets[0], replace=options.force)
-        _sync_folders(targets, options)
+        _publish_one(targets[0], parts, options)
     else:
         _publish_set(targets, parts, options)
+
+
+def _publish_one(target: Path, parts: _Parts, options: Options) -> None:
+    replaces = options.force and target.exists()
+    parts.publish(target, replace=options.force)
+    try:
+        _sync_folders([target], options)
+    except OSError as error:
+        if replaces:
+            raise ExecuteError(
+                f"was replaced and is complete, but the disk did not confirm the new name: {error.strerror}",
+                source=str(target),
+            ) from error
+        target.unlink(missing_ok=True)
+        raise
 
 
 def _publish_set(targets: list[Path], parts: _Parts, options: Options) -> None:
@@ -183,8 +197,7 @@ def _publish_set(targets: list[Path], parts: _Parts, options: Options) -> None:
     except BaseException:
         for path in published:
             path.unlink(missing_ok=True)
-        for path, old in aside.items():
-            os.replace(old, path)
+        _move_back(aside)
         raise
     for old in aside.values():
         old.unlink(missing_ok=True)
@@ -192,15 +205,29 @@ def _publish_set(targets: list[Path], parts: _Parts, options: Options) -> None:
 
 def _move_aside(targets: list[Path]) -> dict[Path, Path]:
     """Rename the existing ones of `targets` to helper names beside them; return where each went."""
-    aside: dict[Path, Path] = {}
     for path in targets:
         old = helper_path(path, "old")
         if old.exists():
-            raise exists_already(old)
-        if path.exists():
-            os.rename(path, old)
-            aside[path] = old
+            raise ExecuteError(
+                f"an interrupted run moved the old {path.name} here; rename it back or delete it", source=str(old)
+            )
+    aside: dict[Path, Path] = {}
+    try:
+        for path in targets:
+            if path.exists():
+                aside[path] = helper_path(path, "old")
+                os.rename(path, aside[path])
+    except BaseException:
+        _move_back(aside)
+        raise
     return aside
+
+
+def _move_back(aside: dict[Path, Path]) -> None:
+    """Give old files their names again, shard 1 last: until then the set does not load."""
+    for path, old in reversed(aside.items()):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(old, path)
 
 
 def _sync_folders(targets: list[Path], options: Options) -> None:

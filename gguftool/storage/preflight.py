@@ -39,7 +39,8 @@ def check_targets(plan: Plan, *, force: bool) -> None:
         elif not force:
             taken.append(str(output.path))
     if problems:
-        raise ExecuteError("; ".join(problems))
+        more = f"; and {len(problems) - 20:,} more" if len(problems) > 20 else ""
+        raise ExecuteError("; ".join(problems[:20]) + more)
     if taken:
         more = f" (and {len(taken) - 1:,} more)" if len(taken) > 1 else ""
         raise ExecuteError(f"exists already{more}; --force replaces it", source=taken[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguftool.errors import PlanError, printable
@@ -48,7 +48,9 @@ def lay_out_set(
         options=cut,
         dialect=dialect,
     )
-    shards = cutter.cut([tensor for tensor in tensors if tensor.nbytes >= cut.bundle_small])
+    cutter = replace(cutter, bundled=cutter.bundled_within_limit())
+    bundled = {tensor.info.name for tensor in cutter.bundled}
+    shards = cutter.cut([tensor for tensor in tensors if tensor.info.name not in bundled])
     if len(shards) > MAX_SHARDS:
         raise PlanError(f"{len(shards):,} shards; split.count holds at most {MAX_SHARDS:,}: raise --max-tensors")
     names = [ShardName(prefix=prefix, number=n, count=len(shards)) for n in range(1, len(shards) + 1)]
@@ -89,12 +91,26 @@ class _Cutter:
         names = [tensor.info.name for tensor in self.tensors]
         return (make_kv(ORDER_KEY, ValueType.ARRAY, names, element=ValueType.STRING, byte_order=order),)
 
+    def bundled_within_limit(self) -> tuple[Tensor, ...]:
+        """Return those of the bundled tensors that fit into shard 1: a limit in bytes holds for it too."""
+        if self.options.max_size is None:
+            return self.bundled
+        room, fitting = self._room(1, ()), []
+        for tensor in self.bundled:
+            need = _info_size(tensor), slot_of(tensor, self.dialect).step
+            if self._fits(room, need, 0):
+                fitting.append(tensor)
+                room = (room[0] + need[0], room[1] + need[1])
+        return tuple(fitting)
+
     def cut(self, others: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
         """Return the tensors of each shard; the first holds the bundled ones only, unless tensors come first."""
-        first = list(self.bundled)
         if not self.options.tensor_first:
-            return [tuple(first), *self._fill([], 2, iter(others))]
-        return self._fill(first, 1, iter(others))
+            return [self.bundled, *self._fill([], 2, iter(others))]
+        first, *rest = self._fill(list(self.bundled), 1, iter(others))
+        # In the model's order, so that its last tensor (the only one that may lack padding) is the last here too.
+        names = {tensor.info.name for tensor in first}
+        return [tuple(tensor for tensor in self.tensors if tensor.info.name in names), *rest]
 
     def _fill(self, shard: list[Tensor], number: int, tensors: Iterator[Tensor]) -> list[tuple[Tensor, ...]]:
         """Fill shards from `number` on, starting with what `shard` holds already."""
