@@ -11,8 +11,9 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import engine
 import pytest
+
+from e2e import engine
 
 REPO = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("GGUFTOOL_SHARED") or REPO.parent / "shared")

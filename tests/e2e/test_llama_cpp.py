@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from engine import EngineError
 
 import gguftool as api
+from e2e.engine import EngineError
 
 pytestmark = pytest.mark.e2e
 
