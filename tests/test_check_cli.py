@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from gguftool.analysis.check import check
 from gguftool.cli.app import app
+from gguftool.errors import PlanError
 from gguftool.storage.local import LocalSource
 
 
@@ -57,13 +58,15 @@ def test_exit_codes(tmp_path, mixed):
         ["--select", "Z9"],
         ["--ignore", "lint"],
         ["--fail-on", "never"],
-        ["--place", "exps"],
-        ["--place", "(=CPU"],
-        ["--place", "exps="],
     ],
 )
 def test_bad_usage(mixed, wrong):
     assert run(mixed, *wrong).exit_code == 2
+
+
+@pytest.mark.parametrize("wrong", ["exps", "(=CPU", "exps="])
+def test_bad_places(mixed, wrong):
+    assert isinstance(run(mixed, "--place", wrong).exception, PlanError)
 
 
 def test_text(mixed):

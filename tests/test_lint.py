@@ -316,10 +316,10 @@ def test_rules_of_places(tmp_path, code):
 
 def test_the_first_place_that_matches_counts(tmp_path):
     path = written(tmp_path, model(*moe(up=212, gate=212)))
-    hybrid = ((re.compile("exps"), "CPU"), (re.compile("."), "CUDA0"))
+    hybrid = parse_rules(["exps=CPU", ".=CUDA0"])
     (finding,) = hits(path, "G01", IKL, places=hybrid)
     assert "stay on the CPU" in finding.message
-    only_gate = ((re.compile("gate"), "CUDA0"), (re.compile("exps"), "CPU"))
+    only_gate = parse_rules(["gate=CUDA0", "exps=CPU"])
     assert {f.tensors for f in hits(path, "G01", IKL, places=only_gate)} == {
         ("blk.0.ffn_gate_exps.weight",),
         ("blk.0.ffn_up_exps.weight",),

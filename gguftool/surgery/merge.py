@@ -95,6 +95,8 @@ def _lay_out(
 
 def _default_donor(sources: Sequence[Input]) -> Model:
     donor = next((s.model for s in sources if s.model.get("general.architecture")), None)
+    if donor is None and len(sources) == 1:
+        return sources[0].model  # an imatrix file, say, or a set without its first shard, which is said later
     if donor is None:
         raise PlanError("no input has a general.architecture; --kv-from names a model that gives the metadata")
     return donor
