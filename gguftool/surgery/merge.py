@@ -125,6 +125,8 @@ def _without_strays(sources: list[Input], remarks: list[str]) -> list[Input]:
 def _reference(donor: Model, sources: Sequence[Input]) -> Model | None:
     """Return the model that says which tensors there are, their order and spelling: the donor or a complete input."""
     candidates = [donor, *(source.model for source in sources)]
+    if len(candidates) == 2 and candidates[0] is candidates[1] and donor.is_complete:
+        return donor  # also without tensors: files of a vocabulary alone exist
     return next((model for model in candidates if model.is_complete and model.tensors), None)
 
 
@@ -160,6 +162,8 @@ def _problems(
             yield f"{listed(extra)}: in {source.name} but not in {reference.name if reference else 'the set'}"
         if source.model.byte_order is not donor.byte_order:
             yield f"{source.name} is {source.model.byte_order.name.lower()}-endian, {donor.name} is not"
+    if donor.missing and donor.get("general.architecture") is None:
+        yield f"the first shard, which has the metadata, is missing: {listed(donor.missing, 3)}"
     if reference is None and donor.expected_tensors is None:
         yield "no input is complete, and the metadata does not say how many tensors there are (split.tensors.count)"
     elif reference is None and donor.expected_tensors != len(names):
