@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
 import struct
@@ -18,7 +19,10 @@ from gguftool.analysis.lint_layers import layers_in_words
 from gguftool.analysis.lint_structure import spread
 from gguftool.analysis.placement import parse_rules
 from gguftool.format.ggml import BOTH, IK, MAINLINE
+from gguftool.model.opening import open_model
 from gguftool.render.check import check_text
+from gguftool.storage.execute import execute
+from gguftool.surgery.maps import plan_map
 
 ML, IKL = MAINLINE[0], IK[0]
 EXPS = ("ffn_up_exps", "ffn_gate_exps", "ffn_down_exps")
@@ -553,3 +557,35 @@ def test_rules_are_registered_by_the_decorator(monkeypatch):
 
     (rule,) = lint.RULES
     assert (rule.code, rule.sentence, rule.engines, rule.check) == ("X9", "One sentence.", IK, looks)
+
+
+def _mapped(folder: Path) -> list[Path]:
+    """Make a set with the map that `hash --map` writes beside it."""
+    paths = shards(folder)
+    opened = open_model(paths[0])
+    sums = {file.source.name: hashlib.sha256(Path(file.source.name).read_bytes()).hexdigest() for file in opened.files}
+    execute(plan_map(opened, sums, folder / "tensors.map"))
+    return paths
+
+
+def test_a_map_is_held_against_heads_and_with_data_against_hashes(tmp_path):
+    paths = _mapped(tmp_path)
+    (undecided,) = found(tmp_path)
+    assert (undecided.code, undecided.severity) == ("F29", Severity.INFO)
+    assert "could not be evaluated" in undecided.message
+    assert found(tmp_path, read_data=True) == ()
+    data = bytearray(paths[1].read_bytes())
+    data[-40] ^= 1
+    paths[1].write_bytes(data)
+    (finding,) = hits(tmp_path, "F29", read_data=True)
+    assert finding.where == str(paths[1])
+    assert not hits(tmp_path, "F28")
+
+
+def test_a_map_of_other_tensors(tmp_path):
+    _mapped(tmp_path)
+    path = tmp_path / "tensors.map"
+    path.write_text(path.read_text().replace("dtype=f32", "dtype=q8_0"))
+    assert hits(tmp_path, "F28")
+    path.write_text("nonsense\n")
+    assert all("could not be evaluated" in f.message for f in hits(tmp_path, "F28"))

@@ -40,6 +40,7 @@ class CheckOptions:
     ignore: tuple[str, ...] = ()
     places: tuple[PlacementRule, ...] = ()
     this_file_only: bool = False
+    read_data: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +87,7 @@ def check(spec: str, options: CheckOptions | None = None) -> Report:
         return _unreadable(spec, (diagnose_absent(spec, error),), 0, options)
     members, remarks = _choose(spec, groups)
     files, diagnoses = _read(members)
-    subject = subject_of(spec, files, this_file_only=options.this_file_only, places=options.places) if files else None
+    subject = _subject(spec, files, options) if files else None
     diagnoses += _truncations(subject) if subject else ()
     if diagnoses or subject is None:
         return _unreadable(spec, diagnoses, len(members), options)
@@ -106,6 +107,16 @@ def check(spec: str, options: CheckOptions | None = None) -> Report:
         diagnoses=(),
         findings=findings if options.engines else weighed,
         remarks=remarks,
+    )
+
+
+def _subject(spec: str, files: Sequence[ModelFile], options: CheckOptions) -> Subject:
+    return subject_of(
+        spec,
+        files,
+        this_file_only=options.this_file_only,
+        places=options.places,
+        read_data=options.read_data,
     )
 
 

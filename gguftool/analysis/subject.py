@@ -121,6 +121,7 @@ class Subject:
     layers: Mapping[int, Mapping[str, Placed]]
     this_file_only: bool = False
     places: tuple[Rule, ...] = ()
+    read_data: bool = False
 
     @property
     def architecture(self) -> str:
@@ -184,7 +185,12 @@ def _weights(tensors: tuple[Placed, ...], by_name: Mapping[str, Placed]) -> tupl
 
 
 def subject_of(
-    name: str, files: Iterable[ModelFile], *, this_file_only: bool = False, places: tuple[Rule, ...] = ()
+    name: str,
+    files: Iterable[ModelFile],
+    *,
+    this_file_only: bool = False,
+    places: tuple[Rule, ...] = (),
+    read_data: bool = False,
 ) -> Subject:
     """Place the tensors of `files`; the file with the metadata comes first."""
     ordered = sorted(files, key=lambda file: (find_kv(file.header.kvs, "general.architecture") is None,))
@@ -209,6 +215,7 @@ def subject_of(
         layers=dict(sorted(layers.items())),
         this_file_only=this_file_only,
         places=places,
+        read_data=read_data,
     )
 
 

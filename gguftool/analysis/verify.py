@@ -66,14 +66,17 @@ def hash_files(model: Model, jobs: int | None = None, progress: Progress = no_pr
 
 
 def verify_against_map(
-    files: Sequence[ModelFile], entries: tuple[MapEntry, ...], jobs: int | None, progress: Progress
+    files: Sequence[ModelFile],
+    entries: tuple[MapEntry, ...],
+    jobs: int | None = None,
+    progress: Progress = no_progress,
 ) -> tuple[Verdict, ...]:
     """Compare each file that has a line with it: tensor, shape and type by its header, then sha256 of the file.
 
     `bytes` and `elements` of a map are hints and not compared.
     """
     pairs = [(file, entry) for file in files if (entry := entry_of(file, entries)) is not None]
-    wrong = {file.source.name: said for file, entry in pairs if (said := _header_differs(file, entry))}
+    wrong = {file.source.name: said for file, entry in pairs if (said := header_differs(file, entry))}
     hashed = [(file, e) for file, e in pairs if e.sha256 is not None and file.source.name not in wrong]
     digests = digest_all([[whole(file.source)] for file, _ in hashed], jobs, progress)
     found = {file.source.name: sha256 for (file, _), sha256 in zip(hashed, digests, strict=True)}
@@ -90,7 +93,8 @@ def _map_verdict(name: str, entry: MapEntry, wrong: Mapping[str, str], found: Ma
     return Verdict(name=name, ok=False, detail=f"sha256 is {found[name]}, the map says {entry.sha256}")
 
 
-def _header_differs(file: ModelFile, entry: MapEntry) -> str | None:
+def header_differs(file: ModelFile, entry: MapEntry) -> str | None:
+    """Say in what the tensor, shape or type in `file` is not as `entry` says; None where it is."""
     infos = {info.name: info for info in file.header.tensors}
     info = infos.get(entry.tensor)
     if info is None:

@@ -43,6 +43,9 @@ def check(
             show_default=False,
         ),
     ] = None,
+    data: Annotated[
+        bool, typer.Option("--data", help="Read all data too: hash shards that a tensors.map lies beside.")
+    ] = False,
     this_file_only: ThisFileOnly = False,
     json: Json = False,
 ) -> None:
@@ -64,6 +67,7 @@ def check(
         ignore=_codes("--ignore", ignore),
         places=parse_rules(place or []),
         this_file_only=this_file_only,
+        read_data=data,
     )
     report = make_report(model, options)
     for text in report.remarks:

@@ -253,7 +253,7 @@ def _verify_maps(models: Sequence[Model]) -> None:
 
     bad = []
     for model in models:
-        for entries in find_maps(model).values():
+        for entries in find_maps(model.files).values():
             with progress_bar(sum(file.source.size for file in model.files)) as progress:
                 verdicts = verify_against_map(model.files, entries, None, progress)
             bad += [f"{verdict.name}: {verdict.detail}" for verdict in verdicts if verdict.ok is False]

@@ -81,7 +81,7 @@ def _labels(explicit: str | None, model: Model) -> Iterator[str]:
     by_name = label_of_name(model.files[0].source.name)
     if by_name is not None:
         yield by_name
-    maps = find_maps(model)
+    maps = find_maps(model.files)
     if len(maps) == 1:  # several maps beside one set mean a mix, which has no label of its own
         entries = next(iter(maps.values()))
         by_map = label_of_name(entries[0].file) if entries else None
