@@ -8,9 +8,9 @@ from pathlib import Path
 import builders as b
 import pytest
 import strategies as own
-from conftest import FIXTURES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import FIXTURES
 
 from gguftool.errors import PlanError
 from gguftool.format.header import parse
