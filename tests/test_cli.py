@@ -15,8 +15,8 @@ from pathlib import Path
 
 import builders as b
 import pytest
-from conftest import FIXTURES, REPO, environment, one_error_line, run_gguftool
 from faults import tree
+from support import FIXTURES, REPO, environment, one_error_line, run_gguftool
 
 DEMO = FIXTURES / "demo.gguf"
 

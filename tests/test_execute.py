@@ -14,8 +14,8 @@ from pathlib import Path
 
 import builders as b
 import pytest
-from conftest import environment, one_error_line, run_gguftool
 from faults import Faults, MemorySource, copy_plan, expected, helper_path, small_disk, tree
+from support import environment, one_error_line, run_gguftool
 
 from gguftool.errors import ExecuteError, GGUFToolError, SourceError
 from gguftool.storage.execute import Options, execute

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import FIXTURES
+from support import FIXTURES
 
 
 def manifest() -> dict[str, tuple[str, str]]:

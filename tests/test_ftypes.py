@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import pytest
-from conftest import shared_path
+from support import shared_path
 
 from gguftool.format import ftypes
 from gguftool.format.ggml import find_type

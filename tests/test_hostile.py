@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import builders as b
 import pytest
-from conftest import FIXTURES, environment, one_error_line, run_gguftool
+from support import FIXTURES, environment, one_error_line, run_gguftool
 from test_header import HOSTILE
 
 from gguftool.errors import FormatError

@@ -8,9 +8,9 @@ from pathlib import Path
 import builders as b
 import pytest
 import strategies as own
-from conftest import FIXTURES
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import FIXTURES
 
 from gguftool.errors import PlanError
 from gguftool.format.header import parse
@@ -103,7 +103,7 @@ def test_an_alignment_for_which_a_stranger_asks_is_bounded(tmp_path: Path) -> No
     kvs = (b.KV("general.alignment", b.U32, 1 << 31),)
     (tmp_path / "x.gguf").write_bytes(b.head(kvs) + bytes(64))
     with pytest.raises(PlanError, match="2,147,483,648"):
-        plan_merge([open_model(tmp_path / "x.gguf")], tmp_path / "out.gguf")
+        plan_split(open_model(tmp_path / "x.gguf"), str(tmp_path / "m"))
 
 
 @pytest.mark.parametrize("without", [1, 2, 3])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import builders as b
 import pytest
-from conftest import FIXTURES
+from support import FIXTURES
 
 from gguftool.errors import FormatError, PlanError, SourceError
 from gguftool.format.shards import ShardName, parse_shard_name

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FIXTURES, SHARED, shared_path
+from support import FIXTURES, SHARED, shared_path
 
 from gguftool.format.ggml import TYPES
 from gguftool.format.header import ValueType

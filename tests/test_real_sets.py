@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import SHARED, shared_path
+from support import SHARED, shared_path
 
 from gguftool.model.opening import open_model
 from gguftool.storage.execute import Options, execute
