@@ -10,7 +10,7 @@ from subprocess import CompletedProcess
 
 import builders
 import pytest
-from conftest import REPO, one_error_line
+from support import REPO, one_error_line
 
 Run = Callable[..., "CompletedProcess[bytes]"]
 

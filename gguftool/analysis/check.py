@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 # Importing the rule modules registers their rules.
-from gguftool.analysis import lint_layers, lint_loaders, lint_sets, lint_structure, lint_types
+from gguftool.analysis import lint_layers, lint_loaders, lint_maps, lint_sets, lint_structure, lint_types
 from gguftool.analysis.doctor import DIAGNOSES, diagnose_absent, diagnose_truncation, diagnose_unreadable
 from gguftool.analysis.lint import RULES, Finding, Rule, Severity, judged, run_rules
 from gguftool.analysis.placement import Rule as PlacementRule
@@ -23,7 +23,7 @@ from gguftool.model.model import ModelFile
 from gguftool.model.opening import find_files, read_header
 from gguftool.storage.source import Source
 
-_RULE_MODULES = (lint_layers, lint_loaders, lint_sets, lint_structure, lint_types)
+_RULE_MODULES = (lint_layers, lint_loaders, lint_maps, lint_sets, lint_structure, lint_types)
 
 _Members = Sequence[tuple[Source, ShardName | None]]
 

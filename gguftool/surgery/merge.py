@@ -95,11 +95,13 @@ def _lay_out(
 
 def _default_donor(sources: Sequence[Input]) -> Model:
     donor = next((s.model for s in sources if s.model.get("general.architecture")), None)
-    if donor is None and len(sources) == 1:
-        return sources[0].model  # an imatrix file, say, or a set without its first shard, which is said later
-    if donor is None:
-        raise PlanError("no input has a general.architecture; --kv-from names a model that gives the metadata")
-    return donor
+    if donor is not None:
+        return donor
+    if len(sources) == 1 and sources[0].model.is_complete:
+        return sources[0].model  # an imatrix file, say
+    missing = [shard for source in sources for shard in source.model.missing]
+    gaps = f" (missing shards: {listed(missing)})" if missing else ""
+    raise PlanError(f"no input has a general.architecture{gaps}; --kv-from names a model that gives the metadata")
 
 
 def _same_model(model: Model | None, sources: Sequence[Input]) -> Model | None:
@@ -162,8 +164,6 @@ def _problems(
             yield f"{listed(extra)}: in {source.name} but not in {reference.name if reference else 'the set'}"
         if source.model.byte_order is not donor.byte_order:
             yield f"{source.name} is {source.model.byte_order.name.lower()}-endian, {donor.name} is not"
-    if donor.missing and donor.get("general.architecture") is None:
-        yield f"the first shard, which has the metadata, is missing: {listed(donor.missing, 3)}"
     if reference is None and donor.expected_tensors is None:
         yield "no input is complete, and the metadata does not say how many tensors there are (split.tensors.count)"
     elif reference is None and donor.expected_tensors != len(names):
