@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 MAX_SHARDS = 65535  # split.count is a u16
 KEY_NO, KEY_COUNT, KEY_TENSORS = "split.no", "split.count", "split.tensors.count"
@@ -27,6 +28,7 @@ class ShardName:
         return f"{self.prefix}-{self.number:05d}-of-{self.count:05d}.gguf"
 
 
+@lru_cache(maxsize=8192)  # a large set's names are asked for several times
 def parse_shard_name(name: str) -> ShardName | None:
     """Take `name` apart; None where it is not the name of a shard, or its numbers contradict each other."""
     match = _PATTERN.fullmatch(name)

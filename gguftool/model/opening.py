@@ -21,7 +21,7 @@ from gguftool.storage.source import Source
 
 ORDER_KEY = "gguftool.tensor_order"
 _SUFFIX = ".gguf"
-_FIRST_READ = 64 << 10  # holds the head of a shard; a model's head needs one or two larger reads
+_FIRST_READ = 4 << 10  # holds the head of a shard; a model's head needs one or two larger reads
 _GROWTH = 16
 
 
@@ -176,26 +176,29 @@ def _model_of_group(group: _Group) -> Model:
 def _refuse_contradictions(name: str, files: Sequence[ModelFile]) -> None:
     """Raise one `FormatError` that lists everything in which shards contradict their names or each other."""
     problems = []
-    totals: dict[int, str] = {}
+    totals: dict[int, ModelFile] = {}
     for file in files:
         if file.shard is None:
             continue
         number, count = _integer(file.header.get(KEY_NO)), _integer(file.header.get(KEY_COUNT))
-        shown = printable(os.path.basename(file.source.name))
         if number is not None and number != file.shard.number - 1:
-            problems.append(f"{shown} says {KEY_NO} = {number}, by its name it is {file.shard.number - 1}")
+            problems.append(f"{_shown(file)} says {KEY_NO} = {number}, by its name it is {file.shard.number - 1}")
         if count is not None and count != file.shard.count:
-            problems.append(f"{shown} says {KEY_COUNT} = {count}, by its name it is {file.shard.count}")
+            problems.append(f"{_shown(file)} says {KEY_COUNT} = {count}, by its name it is {file.shard.count}")
         total = _integer(file.header.get(KEY_TENSORS))
         if total is not None:
-            totals.setdefault(total, shown)
+            totals.setdefault(total, file)
         if file.header.byte_order is not files[0].header.byte_order:
-            problems.append(f"{shown} has another byte order than the first shard")
+            problems.append(f"{_shown(file)} has another byte order than the first shard")
     if len(totals) > 1:
-        said = ", ".join(f"{total} in {shown}" for total, shown in totals.items())
+        said = ", ".join(f"{total} in {_shown(file)}" for total, file in totals.items())
         problems.append(f"{KEY_TENSORS} differs: {said}")
     if problems:
         raise FormatError(f"shards contradict each other: {'; '.join(problems)}", source=name)
+
+
+def _shown(file: ModelFile) -> str:
+    return printable(os.path.basename(file.source.name))
 
 
 def _collect_tensors(name: str, files: Sequence[ModelFile]) -> dict[str, Tensor]:

@@ -96,8 +96,13 @@ class LocalSource:
 
 def helper_path(target: Path, suffix: str) -> Path:
     """Return the path beside `target` of a helper file: short whatever the target's name, and found again by it."""
-    digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]
-    return target.parent / f".gguftool-{digest}.{suffix}"
+    return Path(_helper_name(os.fspath(target), suffix))
+
+
+def _helper_name(target: str, suffix: str) -> str:
+    folder, name = os.path.split(target)
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+    return os.path.join(folder, f".gguftool-{digest}.{suffix}")
 
 
 def undo_path(target: Path) -> Path:
@@ -111,7 +116,7 @@ def open_local(path: Path) -> LocalSource:
     Raises `SourceError` where there is none, it may not be read, or a change in place was interrupted.
     """
     source = open_local_even_unfinished(path)
-    if os.path.lexists(undo_path(path)):
+    if os.path.lexists(_helper_name(source.name, "undo")):
         raise SourceError(
             "a change in place of this file did not finish; 'gguftool edit FILE --recover' gives the old file back",
             source=str(path),
@@ -120,12 +125,14 @@ def open_local(path: Path) -> LocalSource:
 
 
 def open_local_even_unfinished(path: Path) -> LocalSource:
-    """Open the regular file at `path`, also in the middle of a change in place: for recovery."""
-    fd = _open(path)
+    """Open the regular file at `path`, also in the middle of a change in place: for recovery.
+
+    That it may be read is found out by the first read.
+    """
     try:
-        status = os.fstat(fd)
-    finally:
-        os.close(fd)
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise _cannot_open(path, error) from error
     if stat.S_ISDIR(status.st_mode):
         raise SourceError("is a directory; expected a file", source=str(path))
     if not stat.S_ISREG(status.st_mode):
@@ -137,8 +144,12 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, _OPEN_FLAGS)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise SourceError(f"cannot open: {reason}", source=str(path)) from error
+        raise _cannot_open(path, error) from error
+
+
+def _cannot_open(path: Path, error: Exception) -> SourceError:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return SourceError(f"cannot open: {reason}", source=str(path))
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int, int, int]:
