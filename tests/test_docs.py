@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+import typing
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,7 +45,11 @@ def _long_options(command: Any) -> set[str]:
     return own.union(*(_long_options(sub) for sub in getattr(command, "commands", {}).values()))
 
 
-CLI_SECTIONS = _sections((DOCS / "cli.md").read_text(encoding="utf-8"), "##")
+CLI_SECTIONS = {
+    heading: text
+    for heading, text in _sections((DOCS / "cli.md").read_text(encoding="utf-8"), "##").items()
+    if heading.startswith("gguftool ")
+}
 
 
 def test_every_command_has_a_section_and_every_section_a_command() -> None:
@@ -51,7 +58,8 @@ def test_every_command_has_a_section_and_every_section_a_command() -> None:
 
 @pytest.mark.parametrize("name", _commands())
 def test_every_option_is_documented_and_every_documented_option_exists(name: str) -> None:
-    assert set(_LONG_OPTION.findall(CLI_SECTIONS[f"gguftool {name}"])) == _long_options(_commands()[name])
+    described = re.sub(r"```console\n.+?```", "", CLI_SECTIONS[f"gguftool {name}"], flags=re.DOTALL)
+    assert set(_LONG_OPTION.findall(described)) == _long_options(_commands()[name])
 
 
 @pytest.mark.parametrize("name", _commands())
@@ -77,20 +85,90 @@ JSON_SECTIONS = {
     for heading, text in _sections((DOCS / "json.md").read_text(encoding="utf-8"), "###").items()
 }
 
+# Reports whose names stand on a page of their own, in a table with a row for each dataclass.
+OWN_PAGES = {"diff.md": "gguftool.analysis.diff.HeaderDiff", "report.md": "gguftool.analysis.report.Report"}
+
+
+def _load(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _path(kind: Any) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _field_names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in dataclasses.fields(kind))
+
+
+def _nested(kind: Any) -> set[Any]:
+    """Return `kind` and the dataclasses in its fields, theirs included."""
+    found, waiting = set(), [kind]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, type) and dataclasses.is_dataclass(part):
+            if part not in found:
+                found.add(part)
+                waiting += typing.get_type_hints(part).values()
+        else:
+            waiting += typing.get_args(part)
+    return found
+
 
 @pytest.mark.parametrize("path", JSON_SECTIONS)
 def test_documented_fields_are_those_of_the_dataclass(path: str) -> None:
-    module, _, name = path.rpartition(".")
-    fields = dataclasses.fields(getattr(importlib.import_module(module), name))
-    assert _documented_fields(JSON_SECTIONS[path]) == [field.name for field in fields]
+    assert _documented_fields(JSON_SECTIONS[path]) == list(_field_names(_load(path)))
+
+
+@pytest.mark.parametrize(("page", "path"), OWN_PAGES.items())
+def test_a_page_with_a_report_has_a_row_for_each_dataclass(page: str, path: str) -> None:
+    section = _sections((DOCS / page).read_text(encoding="utf-8"), "##")["JSON"]
+    rows = re.findall(r"^\| (?:[^|]+) \| (`.+) \|$", section, flags=re.MULTILINE)
+    documented = {tuple(re.findall(r"`(\w+)`", re.sub(r"\([^)]*\)", "", row))) for row in rows}
+    assert documented == {_field_names(kind) for kind in _nested(_load(path))}
 
 
 def test_every_report_that_is_printed_or_nested_is_documented() -> None:
-    documented = {path.rpartition(".")[2] for path in JSON_SECTIONS}
     printed = set(re.findall(r" a(?: list of)? `([A-Z]\w+)`", "".join(CLI_SECTIONS.values())))
-    nested = set(re.findall(r"list of `([A-Z]\w+)`", "".join(JSON_SECTIONS.values())))
     assert {"Dump", "Receipt", "Preview"} <= printed
-    assert printed | nested == documented
+    assert printed <= {path.rpartition(".")[2] for path in JSON_SECTIONS}
+    nested = {_path(part) for path in JSON_SECTIONS for part in _nested(_load(path))}
+    assert nested == set(JSON_SECTIONS)
+
+
+JSON_RUNS = {
+    "dump demo.gguf": "gguftool.analysis.dump.Dump",
+    "report demo.gguf": "gguftool.analysis.report.Report",
+    "diff demo.gguf demo.gguf": "gguftool.analysis.diff.HeaderDiff",
+    "check demo.gguf": "gguftool.analysis.check.Report",
+    "split demo.gguf shards/demo": "gguftool.storage.execute.Receipt",
+    "merge demo.gguf -o merged.gguf": "gguftool.storage.execute.Receipt",
+    "swap demo.gguf --from demo.gguf --tensor output -o out.gguf": "gguftool.storage.execute.Receipt",
+    "edit demo.gguf --remove general.name -o out.gguf": "gguftool.storage.execute.Receipt",
+    "export demo.gguf --tensor output -o out.safetensors": "gguftool.storage.execute.Receipt",
+    "merge demo.gguf -o merged.gguf --dry-run": "gguftool.storage.plan.Preview",
+    "hash demo.gguf": "gguftool.analysis.verify.Hash",
+    "hash demo.gguf --check sums": "gguftool.analysis.verify.Verdict",
+    "recipe check all.recipe --model demo.gguf": "gguftool.analysis.recipe.RecipeReport",
+    "types iq4_ks": "gguftool.render.types.TypeRow",
+}
+
+
+@pytest.mark.parametrize("command", JSON_RUNS)
+def test_commands_print_the_reports_that_are_documented(command: str, beside_the_demo: Path) -> None:
+    os.chdir("fixtures")
+    Path("all.recipe").write_text(".*=q8_0\n", encoding="utf-8")
+    Path("sums").write_text(f"{hashlib.sha256(DEMO.read_bytes()).hexdigest()}  demo.gguf\n", encoding="utf-8")
+    made = json.loads(_run(f"gguftool {command} --json", merged=False))
+    if isinstance(made, list):
+        made = made[0]
+    assert tuple(made) == _field_names(_load(JSON_RUNS[command]))
+
+
+def test_every_command_with_json_is_run_for_it() -> None:
+    with_json = {name for name, command in _commands().items() if "--json" in _long_options(command)}
+    assert {command.split()[0] for command in JSON_RUNS} == with_json
 
 
 def _set_up_commands() -> list[str]:
@@ -126,10 +204,10 @@ def test_the_readme_leads_to_every_page() -> None:
     assert {f"docs/{page.name}" for page in DOCS.glob("*.md")} <= {target for _, target in _links()}
 
 
-def _tour() -> list[tuple[str, str]]:
-    """Return the README's console commands with what they are said to print."""
+def _examples(page: Path) -> list[tuple[str, str]]:
+    """Return a page's console commands with what they are said to print."""
     steps = []
-    for block in re.findall(r"```console\n(.+?)```", README, flags=re.DOTALL):
+    for block in re.findall(r"```console\n(.+?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
         for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
             command, _, output = step.partition("\n")
             steps.append((command, output))
@@ -137,13 +215,22 @@ def _tour() -> list[tuple[str, str]]:
 
 
 def _pattern(shown: str) -> str:
-    """A line of dots alone stands for any lines."""
-    return re.escape(shown).replace(re.escape("...\n"), "(?:.*\n)*")
+    """A line of dots alone stands for any lines; how many rules check has is not what a page is about."""
+    any_lines = re.escape(shown).replace(re.escape("...\n"), "(?:.*\n)*")
+    return re.sub(r"\d+(\\ rules;)", r"\\d+\1", any_lines)
+
+
+def _run(command: str, *, merged: bool = True) -> str:
+    """Run a command as the pages show it; return its output, with errors and remarks among it if `merged`."""
+    line = re.sub(r"^gguftool\b", f"'{sys.executable}' -m gguftool", command)
+    errors = "2>&1" if merged else ""
+    done = subprocess.run(["sh", "-c", f"({line}) {errors}"], capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout.rstrip("\n") + "\n" if done.stdout else ""
 
 
 @pytest.fixture
 def beside_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder that holds what the README's examples name."""
+    """A working folder that holds what the pages' examples name."""
     if not DEMO.exists():
         pytest.skip("fixtures/demo.gguf is not there; python fixtures/make.py makes it")
     (tmp_path / "fixtures").mkdir()
@@ -154,12 +241,19 @@ def beside_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_tour_shows_what_the_commands_print(beside_the_demo: Path) -> None:
-    assert len(_tour()) > 5
-    for command, shown in _tour():
-        line = re.sub(r"^gguftool\b", f"'{sys.executable}' -m gguftool", command)
-        done = subprocess.run(["sh", "-c", f"({line}) 2>&1"], capture_output=True, text=True, timeout=60, check=False)
-        assert re.fullmatch(_pattern(shown), done.stdout.rstrip("\n") + "\n"), f"{command} prints\n{done.stdout}"
+@pytest.mark.parametrize("page", ["README.md", "docs/cli.md"])
+def test_pages_show_what_the_commands_print(page: str, beside_the_demo: Path) -> None:
+    examples = _examples(REPO / page)
+    assert len(examples) > 5
+    for command, shown in examples:
+        printed = _run(command)
+        assert re.fullmatch(_pattern(shown), printed), f"{command} prints\n{printed}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/cli.md"])
+def test_every_command_has_an_example(page: str) -> None:
+    shown = {command.split()[1] for command, _ in _examples(REPO / page) if command.startswith("gguftool ")}
+    assert set(_commands()) - shown == set()
 
 
 def test_the_readmes_python_runs(beside_the_demo: Path) -> None:
