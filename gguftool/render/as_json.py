@@ -28,7 +28,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return _text(value)
     if value is None or isinstance(value, (bool, int)):
-        return value.name if isinstance(value, Enum) else value
+        return value.name.lower() if isinstance(value, Enum) else value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Enum):

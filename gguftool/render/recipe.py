@@ -20,7 +20,7 @@ def summary_text(report: RecipeReport) -> str:
         f"({format_size(report.model_nbytes)}), {report.model_bits_per_weight:g}",
     ]
     if report.unpredicted:
-        lines.append(f"of these {len(report.unpredicted):,} tensors are counted as they are, their type is not known")
+        lines.append(f"counted as they are, for their type is not known: {len(report.unpredicted):,} of these tensors")
     order = {"error": 0, "warning": 1, "info": 2}
     lines += [_line(finding) for finding in sorted(report.findings, key=lambda finding: order[finding.severity])]
     return "\n".join(lines) + "\n"
