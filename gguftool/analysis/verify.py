@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from gguftool.errors import FormatError, GGUFToolError, printable
 from gguftool.format.ggml import type_alias
 from gguftool.format.maps import MapEntry, parse_map
-from gguftool.model.maps import entry_of
+from gguftool.model.maps import MapIndex
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.opening import open_model
 from gguftool.storage.digests import Progress, digest_all, no_progress, whole
@@ -70,24 +70,32 @@ def verify_against_map(
 ) -> tuple[Verdict, ...]:
     """Compare each file that has a line with it: tensor, shape and type by its header, then sha256 of the file.
 
+    `entries` may be of several maps that lie together: a file is as promised where one of its lines promises it.
     `bytes` and `elements` of a map are hints and not compared.
     """
-    pairs = [(file, entry) for file in files if (entry := entry_of(file, entries)) is not None]
-    wrong = {file.source.name: said for file, entry in pairs if (said := _header_differs(file, entry))}
-    hashed = [(file, e) for file, e in pairs if e.sha256 is not None and file.source.name not in wrong]
-    digests = digest_all([[whole(file.source)] for file, _ in hashed], jobs, progress)
-    found = {file.source.name: sha256 for (file, _), sha256 in zip(hashed, digests, strict=True)}
-    return tuple(_map_verdict(file.source.name, entry, wrong, found) for file, entry in pairs)
+    index = MapIndex(entries)
+    lines = [(file, own) for file in files if (own := index.entries_of(file))]
+    hashed = [file for file, own in lines if any(entry.sha256 and not _header_differs(file, entry) for entry in own)]
+    digests = digest_all([[whole(file.source)] for file in hashed], jobs, progress)
+    found = {file.source.name: sha256 for file, sha256 in zip(hashed, digests, strict=True)}
+    return tuple(_best_verdict(file, own, found.get(file.source.name)) for file, own in lines)
 
 
-def _map_verdict(name: str, entry: MapEntry, wrong: Mapping[str, str], found: Mapping[str, str]) -> Verdict:
-    if name in wrong:
-        return Verdict(name=name, ok=False, detail=wrong[name])
-    if name not in found:
+def _best_verdict(file: ModelFile, entries: Sequence[MapEntry], sha256: str | None) -> Verdict:
+    """Return the kindest verdict of a file's lines: as promised, else not, else nothing to compare."""
+    verdicts = [_map_verdict(file, entry, sha256) for entry in entries]
+    return min(verdicts, key=lambda verdict: (True, False, None).index(verdict.ok))
+
+
+def _map_verdict(file: ModelFile, entry: MapEntry, sha256: str | None) -> Verdict:
+    name, wrong = file.source.name, _header_differs(file, entry)
+    if wrong is not None:
+        return Verdict(name=name, ok=False, detail=wrong)
+    if entry.sha256 is None:
         return Verdict(name=name, ok=None, detail="the map has no hash for it")
-    if found[name] == entry.sha256:
+    if sha256 == entry.sha256:
         return Verdict(name=name, ok=True, detail="sha256 as in the map")
-    return Verdict(name=name, ok=False, detail=f"sha256 is {found[name]}, the map says {entry.sha256}")
+    return Verdict(name=name, ok=False, detail=f"sha256 is {sha256}, the map says {entry.sha256}")
 
 
 def _header_differs(file: ModelFile, entry: MapEntry) -> str | None:

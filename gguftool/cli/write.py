@@ -170,7 +170,7 @@ def merge(
     inputs = open_inputs(models)
     plan = plan_merge(inputs, output, options)
     if not (dry_run or no_verify):
-        _verify_maps([source.model for source in inputs])
+        _verify_maps([source.model for source in inputs], plan)
     _carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
 
 
@@ -239,19 +239,21 @@ def _read_recipe(name: str | None) -> Recipe | None:
     return parse_any(source.read_at(0, min(source.size, MAX_TEXT + 1)), name)
 
 
-def _verify_maps(models: Sequence[Model]) -> None:
-    """Hash the shards that a tensors.map lies beside; raise one `SourceError` that names all that differ."""
+def _verify_maps(models: Sequence[Model], plan: Plan) -> None:
+    """Hash the shards that `plan` reads and a tensors.map lies beside; raise one `SourceError` for all that differ."""
     from gguftool.analysis.verify import verify_against_map
     from gguftool.cli.output import progress_bar
     from gguftool.errors import SourceError
     from gguftool.model.maps import find_maps
 
     bad = []
+    used = {use.name for use in plan.preview().uses}
     for model in models:
-        for entries in find_maps(model).values():
-            with progress_bar(sum(file.source.size for file in model.files)) as progress:
-                verdicts = verify_against_map(model.files, entries, None, progress)
-            bad += [f"{verdict.name}: {verdict.detail}" for verdict in verdicts if verdict.ok is False]
+        entries = tuple(entry for entries in find_maps(model).values() for entry in entries)
+        files = [file for file in model.files if entries and file.source.name in used]
+        with progress_bar(sum(file.source.size for file in files)) as progress:
+            verdicts = verify_against_map(files, entries, None, progress)
+        bad += [f"{verdict.name}: {verdict.detail}" for verdict in verdicts if verdict.ok is False]
     if bad:
         raise SourceError(f"{len(bad)} shard(s) are not what their tensors.map says: {'; '.join(bad)}")
 

@@ -20,6 +20,7 @@ from gguftool.errors import FormatError, printable
 from gguftool.format.ggml import TYPES, find_type, nbytes
 
 MAX_HEAD = 100_000_000  # bytes; the reference implementation refuses more
+MAX_DIMS = 4  # GGML_MAX_DIMS
 RAW_PREFIX = "gguftool."
 
 # dtype -> (name of the ggml type with the same bytes, bytes an element)
@@ -38,7 +39,7 @@ DTYPE_OF = {ggml: dtype for dtype, (ggml, _) in _DTYPES.items()}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SafeTensor:
-    """One tensor: `dims` in ggml order, ggml `type_id` (None for dtypes ggml lacks), bytes [begin, end) of the data."""
+    """One tensor: `dims` in ggml order, ggml `type_id` (None for what ggml lacks), bytes [begin, end) of the data."""
 
     name: str
     dims: tuple[int, ...]
@@ -84,7 +85,7 @@ def _parse_entry(name: str, entry: Any, metadata: Mapping[str, Any], data_size: 
     raw = metadata.get(RAW_PREFIX + name)
     if dtype == "U8" and isinstance(raw, str):
         return _parse_raw(name, raw, begin, end, where)
-    known = _DTYPES.get(dtype)
+    known = _DTYPES.get(dtype) if len(shape) <= MAX_DIMS else None
     if known is not None and math.prod(shape) * known[1] != end - begin:
         raise FormatError(f"{dtype} {shape} does not take {end - begin:,} bytes", where=where)
     traits = find_type(known[0]) if known else None
@@ -103,7 +104,7 @@ def _parse_raw(name: str, raw: str, begin: int, end: int, where: str) -> SafeTen
     try:
         said = json.loads(raw)
         type_id, dims = said["type"], tuple(said["dims"])
-        whole = all(type(number) is int and number >= 0 for number in (type_id, *dims))
+        whole = len(dims) <= MAX_DIMS and all(type(number) is int and number >= 0 for number in (type_id, *dims))
     except (ValueError, TypeError, KeyError, RecursionError):
         whole = False
     if not whole:
