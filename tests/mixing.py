@@ -33,7 +33,7 @@ FILE_TYPE, QUANT_VERSION = "general.file_type", "general.quantization_version"
 
 
 def data_of(label: str, name: str, kind: str, dims: Sequence[int]) -> bytes:
-    return b.filler(f"{label}:{name}", b.size_of(kind, dims))
+    return b.filler(f"{label}:{name}", b.size_of(kind, dims or (1,)))
 
 
 def quant_tensors(

@@ -46,9 +46,13 @@ def remark(text: str) -> None:
     print(f"note: {printable(text, 4096)}", file=sys.stderr)
 
 
-def fail(text: str) -> None:
-    """Print an error: one line, whatever the text holds."""
-    print(f"gguftool: error: {printable(text, 1 << 16)}", file=sys.stderr)
+def fail(text: str, problems: Sequence[str] = ()) -> None:
+    """Print an error: one line, whatever the text holds, and one more for each of several problems."""
+    if len(problems) == 1:
+        text, problems = f"{text}: {problems[0]}", ()
+    print(f"gguftool: error: {printable(text, 1 << 16)}{':' if problems else ''}", file=sys.stderr)
+    for problem in problems:
+        print(f"  - {printable(problem, 1 << 16)}", file=sys.stderr)
 
 
 @contextmanager

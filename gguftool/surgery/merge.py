@@ -161,7 +161,7 @@ def _problems(
     if reference is None and donor.expected_tensors not in (None, len(names)):
         missing = listed(list(donor.missing)) or "unknown"
         yield f"{len(names):,} of {donor.expected_tensors:,} tensors are there; missing shards: {missing}"
-    elif reference is None:
+    elif reference is None and donor.expected_tensors is None:
         yield "no input is complete, and none says how many tensors there are (split.tensors.count)"
     if reference is not None:
         yield from shape_conflicts(reference, names, sources)
@@ -170,7 +170,8 @@ def _problems(
 
 def _refuse_problems(problems: Sequence[str]) -> None:
     if problems:
-        raise PlanError(f"{len(problems)} problem(s): " + "; ".join(problems))
+        said = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+        raise PlanError(f"cannot merge, {said}", problems=problems)
 
 
 def _plan_inputs(donor: Model, sources: Sequence[Input]) -> list[Model]:
