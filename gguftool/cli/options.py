@@ -10,7 +10,9 @@ import typer
 from gguftool.render.units import parse_size
 
 
-def _size(text: str) -> int:
+def _size(text: str | int) -> int:
+    if isinstance(text, int):
+        return text  # a default value
     try:
         return parse_size(text)
     except ValueError as error:

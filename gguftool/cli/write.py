@@ -40,8 +40,9 @@ def split(
         size_option("--max-size", help="Bytes in a shard, head and padding included; not with --max-tensors."),
     ] = None,
     bundle_small: Annotated[
-        int, size_option("--bundle-small", help="Tensors smaller than this ride in shard 1; merge restores the order.")
-    ] = 0,
+        int | None,  # no default of 0: typer would run the size parser on it
+        size_option("--bundle-small", help="Tensors smaller than this ride in shard 1; merge restores the order."),
+    ] = None,
     tensor_first_split: Annotated[
         bool, typer.Option("--tensor-first-split", help="Let shard 1 hold tensors too, not only the metadata.")
     ] = False,
@@ -76,7 +77,7 @@ def split(
     options = SplitOptions(
         max_tensors=max_tensors,
         max_size=max_size,
-        bundle_small=bundle_small,
+        bundle_small=bundle_small or 0,
         tensor_first=tensor_first_split,
         alignment=align,
         force_sizes=_force_sizes(force_sizes),

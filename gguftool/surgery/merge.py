@@ -16,7 +16,7 @@ from gguftool.surgery.compare import contradictions, shape_conflicts
 from gguftool.surgery.inputs import Input
 from gguftool.surgery.mix import MixOptions, choose
 from gguftool.surgery.sets import Cut, lay_out_set
-from gguftool.surgery.truth import Chosen, true_metadata
+from gguftool.surgery.truth import PROVENANCE_PREFIX, Chosen, true_metadata, without_provenance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ def plan_merge(inputs: Sequence[Input | Model], output: Path, options: MergeOpti
     truth = true_metadata(donor, chosen, keep_file_type=options.keep_file_type)
     kvs = truth.kvs
     if options.provenance:
-        kvs = (*kvs, *_provenance(chosen, donor.byte_order))
+        kvs = (*without_provenance(kvs), *_provenance(chosen, donor.byte_order))
     tensors = tuple(_as_in(reference, choice.tensor) for choice in chosen)
     dialect = Dialect(
         version=donor.version,
@@ -121,9 +121,13 @@ def _without_strays(sources: list[Input], remarks: list[str]) -> list[Input]:
 
 
 def _reference(donor: Model, sources: Sequence[Input]) -> Model | None:
-    """Return the model that says which tensors there are, their order and spelling: the donor or a complete input."""
+    """Return the model that says which tensors there are, their order and spelling: the donor or a complete input.
+
+    A file that is complete for all it tells, but has fewer tensors than the donor's set counts, is a part like others.
+    """
+    least = donor.expected_tensors or 1
     candidates = [donor, *(source.model for source in sources)]
-    return next((model for model in candidates if model.is_complete and model.tensors), None)
+    return next((model for model in candidates if model.is_complete and len(model.tensors) >= least), None)
 
 
 def _names(donor: Model, reference: Model | None, sources: Sequence[Input]) -> tuple[str, ...]:
@@ -152,17 +156,22 @@ def _problems(
     donor: Model, reference: Model | None, names: Sequence[str], sources: Sequence[Input], options: MergeOptions
 ) -> Iterator[str]:
     known = set(names)
+    if donor.get("general.architecture") is None:
+        yield f"{donor.name}, which is to give the metadata, has no general.architecture"
     for source in sources:
         extra = [name for name in source.model.tensors if name not in known]
         if extra:
-            yield f"{listed(extra)}: in {source.name} but not in {reference.name if reference else 'the set'}"
+            yield f"not in {reference.name if reference else 'the set'}, but in {source.name}: {listed(extra, 8)}"
         if source.model.byte_order is not donor.byte_order:
             yield f"{source.name} is {source.model.byte_order.name.lower()}-endian, {donor.name} is not"
-    if reference is None and donor.expected_tensors not in (None, len(names)):
+    if reference is None and donor.expected_tensors is None:
+        yield "no input is complete, and the metadata does not say how many tensors there are (split.tensors.count)"
+    elif reference is None and donor.expected_tensors is not None and donor.expected_tensors < len(names):
+        counts = [f"{len(source.model.tensors):,} in {source.name}" for source in sources]
+        yield f"{len(names):,} tensors are there, {donor.expected_tensors:,} belong together: {listed(counts)}"
+    elif reference is None and donor.expected_tensors != len(names):
         missing = listed(list(donor.missing)) or "unknown"
         yield f"{len(names):,} of {donor.expected_tensors:,} tensors are there; missing shards: {missing}"
-    elif reference is None and donor.expected_tensors is None:
-        yield "no input is complete, and none says how many tensors there are (split.tensors.count)"
     if reference is not None:
         yield from shape_conflicts(reference, names, sources)
     yield from contradictions(donor, sources, options.allowed_mismatches)
@@ -183,6 +192,6 @@ def _provenance(chosen: Sequence[Chosen], order: ByteOrder) -> tuple[KV, ...]:
     files: dict[str, int] = {}
     indexes = [files.setdefault(Path(choice.tensor.gap.source.name).name, len(files)) for choice in chosen]
     return (
-        make_kv("gguftool.source.files", ValueType.ARRAY, list(files), element=ValueType.STRING, byte_order=order),
-        make_kv("gguftool.source.of_tensor", ValueType.ARRAY, indexes, element=ValueType.UINT32, byte_order=order),
+        make_kv(f"{PROVENANCE_PREFIX}files", ValueType.ARRAY, list(files), element=ValueType.STRING, byte_order=order),
+        make_kv(f"{PROVENANCE_PREFIX}of_tensor", ValueType.ARRAY, indexes, element=ValueType.UINT32, byte_order=order),
     )

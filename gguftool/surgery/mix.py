@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 
 from gguftool.errors import PlanError, listed, printable
 from gguftool.format.fallback import fallback_type, keeps_type
-from gguftool.format.ggml import TYPES, find_type, type_alias
+from gguftool.format.ggml import TYPES, find_type, type_alias, type_name
 from gguftool.format.recipe import Recipe, Rule
-from gguftool.model.model import Tensor
 from gguftool.surgery.inputs import Input, find_inputs
 from gguftool.surgery.truth import Chosen
 
@@ -153,14 +152,10 @@ def _second_best(name: str, type_id: int, holders: Sequence[Input]) -> tuple[Inp
         if holder.is_labelled(type_id):
             return holder, f"the input labelled {type_alias(type_id)} ({holder.name})"
     types = {holder.model.tensors[name].info.type for holder in holders}
-    if len(types) == 1 and is_never_quantized(holders[0].model.tensors[name]):
+    info = holders[0].model.tensors[name].info
+    if len(types) == 1 and keeps_type(name, info.dims, type_name(info.type)):
         return holders[0], "every input (no engine quantizes it)"
     return None
-
-
-def is_never_quantized(tensor: Tensor) -> bool:
-    """Whether the llama-quantize of both engines leaves the tensor alone: one dimension, norms, routers, ..."""
-    return keeps_type(tensor.info.name, tensor.info.dims)
 
 
 def _fallen_back(name: str, type_id: int, holders: Sequence[Input]) -> Input | None:
