@@ -1,18 +1,20 @@
-"""Dealing tensors out to the files of a set: by number, by bytes, with small ones bundled into shard 1."""
+"""Sets of files: dealing tensors out to new ones (by number, by bytes), and rewriting those that are there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import PlanError, printable
 from gguftool.format.header import ALIGNMENT_KEY, KV, ByteOrder, Header, ValueType, find_kv, make_kv, round_up
-from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS, MAX_SHARDS, ShardName
-from gguftool.model.layout import Dialect, gguf_file, slot_of
-from gguftool.model.model import Tensor
+from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS, MAX_SHARDS, SPLIT_KEYS, ShardName
+from gguftool.model.layout import Dialect, gguf_file, slot_of, with_alignment
+from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.model.opening import ORDER_KEY
-from gguftool.storage.plan import OutputFile
+from gguftool.storage.digests import whole
+from gguftool.storage.plan import Copy, OutputFile
+from gguftool.surgery.common import without_layout_keys
 
 IK_MAX_FILES = 64  # GGML_MAX_CONTEXTS in ggml/include/ggml.h of ik_llama.cpp; more needs a build of one's own
 
@@ -145,3 +147,61 @@ def _remarks(outputs: Sequence[OutputFile], shards: Sequence[Sequence[Tensor]], 
             f"{len(shards):,} files: ik_llama.cpp opens at most {IK_MAX_FILES} unless it was built with a larger "
             "GGML_MAX_CONTEXTS"
         )
+
+
+# --- rewriting a set that is there ---
+
+
+def rewrite_set(
+    model: Model, kvs: tuple[KV, ...], taken: Mapping[str, Tensor], prefix: Path, dialect: Dialect
+) -> tuple[OutputFile, ...]:
+    """Return the files of `model` under a new prefix, with `kvs` in shard 1 and the tensors `taken` replaced.
+
+    Shards in which nothing changes are copied whole.
+    """
+    count, start = len(model.files), str(prefix).removesuffix(".gguf")
+    kvs = with_alignment(kvs, dialect.alignment, dialect.byte_order)
+    outputs = []
+    for number, file in enumerate(_in_shard_order(model), start=1):
+        path = Path(str(ShardName(prefix=start, number=number, count=count)))
+        own = _own_kvs(file, kvs if file is model.files[0] else None, dialect)
+        if (file.shard and (file.shard.number, file.shard.count)) != (number, count):
+            own = _renumbered(own, number, count, len(model.tensors), dialect.byte_order)
+        tensors = [taken.get(tensor.info.name, tensor) for tensor in tensors_of(file.source, file.header)]
+        if own == file.header.kvs and not any(tensor.info.name in taken for tensor in tensors):
+            copy = Copy(extent=whole(file.source), offset=0)
+            outputs.append(OutputFile(path=path, head=b"", copies=(copy,), size=file.source.size))
+        else:
+            outputs.append(gguf_file(path, own, tensors, dialect))
+    return tuple(outputs)
+
+
+def _in_shard_order(model: Model) -> list[ModelFile]:
+    """Return the files with the metadata's first: of a model joined from partial sets, by their shard numbers."""
+    first, *others = model.files
+    return [first, *sorted(others, key=lambda file: file.shard.number if file.shard else 0)]
+
+
+def _renumbered(kvs: tuple[KV, ...], number: int, count: int, n_tensors: int, order: ByteOrder) -> tuple[KV, ...]:
+    """Return `kvs` with the split keys of shard `number` of `count`, in their old places."""
+    split = (
+        make_kv(KEY_NO, ValueType.UINT16, number - 1, byte_order=order),
+        make_kv(KEY_COUNT, ValueType.UINT16, count, byte_order=order),
+        make_kv(KEY_TENSORS, ValueType.INT32, n_tensors, byte_order=order),
+    )
+    new = {kv.key: kv for kv in split}
+    return (*(new.pop(kv.key, kv) for kv in kvs), *new.values())
+
+
+def _own_kvs(file: ModelFile, model_kvs: tuple[KV, ...] | None, dialect: Dialect) -> tuple[KV, ...]:
+    """Return a shard's metadata: its own, with the model's true metadata in the place of shard 1's."""
+    kvs = file.header.kvs
+    if model_kvs is not None:
+        changed = {kv.key: kv for kv in model_kvs}
+        kept = [changed.pop(kv.key) if kv.key in changed else kv for kv in kvs if _stays(kv, model_kvs)]
+        kvs = (*kept, *changed.values())
+    return with_alignment(kvs, dialect.alignment, dialect.byte_order)
+
+
+def _stays(kv: KV, model_kvs: tuple[KV, ...]) -> bool:
+    return kv.key in SPLIT_KEYS or not without_layout_keys([kv]) or any(other.key == kv.key for other in model_kvs)

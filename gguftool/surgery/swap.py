@@ -9,13 +9,12 @@ from pathlib import Path
 from gguftool.errors import PlanError, listed, printable
 from gguftool.format.ggml import type_alias
 from gguftool.format.header import KV
-from gguftool.format.shards import SPLIT_KEYS, ShardName
 from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, with_alignment
-from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
-from gguftool.storage.digests import whole
-from gguftool.storage.plan import Copy, OutputFile, Plan
-from gguftool.surgery.common import require_complete, select_tensors, without_layout_keys
+from gguftool.model.model import Model, Tensor
+from gguftool.storage.plan import OutputFile, Plan
+from gguftool.surgery.common import require_complete, select_tensors
 from gguftool.surgery.donors import Donor
+from gguftool.surgery.sets import rewrite_set
 from gguftool.surgery.truth import Chosen, TrueMetadata, true_metadata
 
 
@@ -47,7 +46,7 @@ def plan_swap(
     truth = _truth(model, donor, taken, keep_file_type=options.keep_file_type)
     check_sizes([taken.get(name, tensor) for name, tensor in model.tensors.items()], dialect)
     is_set = len(model.files) > 1
-    outputs = _set_outputs if is_set else _one_output
+    outputs = rewrite_set if is_set else _one_output
     return Plan(
         outputs=outputs(model, truth.kvs, taken, output, dialect),
         inputs=(*model.sources, *(source for source in donor.sources if source not in model.sources)),
@@ -62,18 +61,24 @@ def choose_swaps(model: Model, donor: Donor, patterns: Sequence[str]) -> dict[st
     missing = [name for name in names if name not in donor.tensors]
     if missing:
         problems.append(f"{listed(missing)}: not in the donor {donor.name}, or of a type that ggml lacks")
-    taken = {}
+    taken, wrong_order = {}, []
     for name in names:
         if name in missing:
             continue
         ours, theirs = model.tensors[name], donor.tensors[name]
+        order = donor.byte_orders.get(name, donor.byte_order)
+        if order is not model.byte_order:
+            wrong_order.append(f"'{printable(name)}'")
         if ours.info.shape != theirs.info.shape:
             problems.append(f"'{printable(name)}' is {ours.info.shape} here and {theirs.info.shape} in the donor")
         taken[name] = replace(theirs, info=replace(theirs.info, dims=ours.info.dims))
-    if donor.model is not None and donor.model.byte_order is not model.byte_order:
-        problems.append("model and donor have different byte orders")
+    if wrong_order:
+        order = model.byte_order.name.lower()
+        problems.append(f"the model is {order}-endian, the donor's bytes are not: {listed(wrong_order, 8)}")
+    if len(problems) == 1:
+        raise PlanError(problems[0])
     if problems:
-        raise PlanError("; ".join(problems))
+        raise PlanError(f"cannot swap, {len(problems):,} problems", problems=problems)
     return taken
 
 
@@ -92,38 +97,6 @@ def _one_output(
 ) -> tuple[OutputFile, ...]:
     tensors = [taken.get(name, tensor) for name, tensor in model.tensors.items()]
     return (gguf_file(output, with_alignment(kvs, dialect.alignment, dialect.byte_order), tensors, dialect),)
-
-
-def _set_outputs(
-    model: Model, kvs: tuple[KV, ...], taken: Mapping[str, Tensor], prefix: Path, dialect: Dialect
-) -> tuple[OutputFile, ...]:
-    """Write every shard anew under the new prefix: those that nothing changes in are copied whole."""
-    count = len(model.files)
-    outputs = []
-    for number, file in enumerate(model.files, start=1):
-        path = Path(str(ShardName(prefix=str(prefix), number=number, count=count)))
-        own = _own_kvs(file, kvs if number == 1 else None, dialect)
-        tensors = [taken.get(tensor.info.name, tensor) for tensor in tensors_of(file.source, file.header)]
-        if own == file.header.kvs and not any(tensor.info.name in taken for tensor in tensors):
-            copy = Copy(extent=whole(file.source), offset=0)
-            outputs.append(OutputFile(path=path, head=b"", copies=(copy,), size=file.source.size))
-        else:
-            outputs.append(gguf_file(path, own, tensors, dialect))
-    return tuple(outputs)
-
-
-def _own_kvs(file: ModelFile, model_kvs: tuple[KV, ...] | None, dialect: Dialect) -> tuple[KV, ...]:
-    """Return a shard's metadata: its own, with the model's true metadata in the place of shard 1's."""
-    kvs = file.header.kvs
-    if model_kvs is not None:
-        changed = {kv.key: kv for kv in model_kvs}
-        kept = [changed.pop(kv.key) if kv.key in changed else kv for kv in kvs if _stays(kv, model_kvs)]
-        kvs = (*kept, *changed.values())
-    return with_alignment(kvs, dialect.alignment, dialect.byte_order)
-
-
-def _stays(kv: KV, model_kvs: tuple[KV, ...]) -> bool:
-    return kv.key in SPLIT_KEYS or not without_layout_keys([kv]) or any(other.key == kv.key for other in model_kvs)
 
 
 def _described(model: Model, taken: Mapping[str, Tensor], limit: int = 20) -> str:

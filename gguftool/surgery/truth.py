@@ -106,14 +106,16 @@ def _with_quantization_version(kvs: tuple[KV, ...], order: ByteOrder, chosen: Se
 def _with_imatrix(kvs: tuple[KV, ...], donor: Model, chosen: Sequence[Chosen], remarks: list[str]) -> tuple[KV, ...]:
     """Take `quantize.imatrix.*` from the one model that all quantized tensors come from, else drop it."""
     makers = {id(choice.model): choice.model for choice in chosen if _is_quantized(choice.tensor)}
-    if list(makers.values()) == [donor] or not makers:
+    if makers.keys() == {id(donor)}:
         return kvs
     rest = tuple(kv for kv in kvs if not kv.key.startswith(IMATRIX_PREFIX))
-    if len(makers) == 1:
-        maker = next(iter(makers.values()))
-        return (*rest, *(kv for kv in maker.kvs if kv.key.startswith(IMATRIX_PREFIX)))
-    if any(kv.key.startswith(IMATRIX_PREFIX) for maker in (donor, *makers.values()) for kv in maker.kvs):
-        remarks.append(f"{IMATRIX_PREFIX}* left out: the quantized tensors come from {len(makers)} models")
+    theirs = [kv for maker in makers.values() for kv in maker.kvs if kv.key.startswith(IMATRIX_PREFIX)]
+    if len(makers) == 1 and theirs:
+        return (*rest, *theirs)
+    if theirs or len(rest) < len(kvs):
+        whose = {0: "no tensor is quantized", 1: "the model that the quantized tensors come from has none"}
+        why = whose.get(len(makers), f"the quantized tensors come from {len(makers)} models")
+        remarks.append(f"{IMATRIX_PREFIX}* left out: {why}")
     return rest
 
 
