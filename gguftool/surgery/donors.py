@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from gguftool.errors import FormatError
@@ -27,7 +27,7 @@ class Donor:
     sources: tuple[Source, ...]
     model: Model | None
     byte_order: ByteOrder = ByteOrder.LITTLE
-    byte_orders: Mapping[str, ByteOrder] = MappingProxyType({})
+    byte_orders: Mapping[str, ByteOrder] = field(default_factory=dict)
 
 
 def open_donor(spec: str) -> Donor:

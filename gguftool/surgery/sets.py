@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguftool.errors import PlanError, printable
@@ -160,11 +160,12 @@ def rewrite_set(
     Shards in which nothing changes are copied whole.
     """
     count, start = len(model.files), str(prefix).removesuffix(".gguf")
-    kvs = with_alignment(kvs, dialect.alignment, dialect.byte_order)
     outputs = []
     for number, file in enumerate(_in_shard_order(model), start=1):
         path = Path(str(ShardName(prefix=start, number=number, count=count)))
-        own = _own_kvs(file, kvs if file is model.files[0] else None, dialect)
+        keeps = dialect.alignment == model.alignment  # shards may differ in it: each is read by its own
+        spoken = replace(dialect, alignment=file.header.alignment) if keeps else dialect
+        own = _own_kvs(file, kvs if file is model.files[0] else None, spoken)
         if (file.shard and (file.shard.number, file.shard.count)) != (number, count):
             own = _renumbered(own, number, count, len(model.tensors), dialect.byte_order)
         tensors = [taken.get(tensor.info.name, tensor) for tensor in tensors_of(file.source, file.header)]
@@ -172,7 +173,7 @@ def rewrite_set(
             copy = Copy(extent=whole(file.source), offset=0)
             outputs.append(OutputFile(path=path, head=b"", copies=(copy,), size=file.source.size))
         else:
-            outputs.append(gguf_file(path, own, tensors, dialect))
+            outputs.append(gguf_file(path, own, tensors, spoken))
     return tuple(outputs)
 
 

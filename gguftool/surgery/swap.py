@@ -66,8 +66,7 @@ def choose_swaps(model: Model, donor: Donor, patterns: Sequence[str]) -> dict[st
         if name in missing:
             continue
         ours, theirs = model.tensors[name], donor.tensors[name]
-        order = donor.byte_orders.get(name, donor.byte_order)
-        if order is not model.byte_order:
+        if donor.byte_orders.get(name, donor.byte_order) is not model.byte_order:
             wrong_order.append(f"'{printable(name)}'")
         if ours.info.shape != theirs.info.shape:
             problems.append(f"'{printable(name)}' is {ours.info.shape} here and {theirs.info.shape} in the donor")
