@@ -42,8 +42,8 @@ def shape_conflicts(reference: Model, names: Sequence[str], inputs: Sequence[Inp
             tensor, expected = source.model.tensors.get(name), reference.tensors.get(name)
             if tensor is not None and expected is not None and tensor.info.shape != expected.info.shape:
                 yield (
-                    f"'{printable(name)}' is {_dims(tensor.info.shape)} in {source.name}, "
-                    f"{_dims(expected.info.shape)} in {reference.name}"
+                    f"'{printable(name)}' is {shape_text(tensor.info.shape)} in {source.name}, "
+                    f"{shape_text(expected.info.shape)} in {reference.name}"
                 )
 
 
@@ -71,5 +71,6 @@ def _text(value: object) -> str:
     return printable(str(value), 60)
 
 
-def _dims(shape: tuple[int, ...]) -> str:
+def shape_text(shape: tuple[int, ...]) -> str:
+    """Return a shape as people write it: ``256 x 6``."""
     return " x ".join(map(str, shape)) or "a scalar"

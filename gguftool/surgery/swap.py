@@ -13,6 +13,7 @@ from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, w
 from gguftool.model.model import Model, Tensor
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.surgery.common import require_complete, select_tensors
+from gguftool.surgery.compare import shape_text
 from gguftool.surgery.donors import Donor
 from gguftool.surgery.sets import rewrite_set
 from gguftool.surgery.truth import Chosen, TrueMetadata, true_metadata
@@ -69,7 +70,10 @@ def choose_swaps(model: Model, donor: Donor, patterns: Sequence[str]) -> dict[st
         if donor.byte_orders.get(name, donor.byte_order) is not model.byte_order:
             wrong_order.append(f"'{printable(name)}'")
         if ours.info.shape != theirs.info.shape:
-            problems.append(f"'{printable(name)}' is {ours.info.shape} here and {theirs.info.shape} in the donor")
+            problems.append(
+                f"'{printable(name)}' is {shape_text(ours.info.shape)} here and "
+                f"{shape_text(theirs.info.shape)} in the donor"
+            )
         taken[name] = replace(theirs, info=replace(theirs.info, dims=ours.info.dims))
     if wrong_order:
         order = model.byte_order.name.lower()
@@ -83,7 +87,8 @@ def choose_swaps(model: Model, donor: Donor, patterns: Sequence[str]) -> dict[st
 
 def _truth(model: Model, donor: Donor, taken: Mapping[str, Tensor], *, keep_file_type: bool) -> TrueMetadata:
     nobody = Model(name=donor.name, files=model.files, kvs=(), tensors=donor.tensors)  # safetensors carry no metadata
-    source = donor.model or nobody
+    itself = {source.file_id for source in donor.sources} == {source.file_id for source in model.sources}
+    source = model if itself else donor.model or nobody
     chosen = [
         Chosen(tensor=taken.get(name, tensor), model=source if name in taken else model)
         for name, tensor in model.tensors.items()
