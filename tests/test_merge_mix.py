@@ -174,6 +174,17 @@ def test_everything_but_the_truth_is_the_donors_byte_for_byte(tmp_path: Path, pa
     assert [kv.key for kv in model.kvs][len(theirs.kvs) :] == ["general.quantization_version"]
 
 
+def test_inputs_of_other_architecture_are_left_out_where_the_donor_is_named(tmp_path: Path, pair: list[str]) -> None:
+    """A folder of several models' quants is a pool; without --kv-from nobody knows which model is meant."""
+    clip = b.KV("general.architecture", b.STR, "clip")
+    other = quant(tmp_path / "other.gguf", "Q6_K", clip, llama=False, shapes={"v.blk.0.attn_q.weight": (256, 4)})
+    assert "general.architecture differs" in problems([*pair, other], tmp_path / "out.gguf", MIX)
+    plan = merge_plan([*pair, other], tmp_path / "out.gguf", MIX, kv_from=pair[0])
+    assert f"left out, as their architecture is not that of {pair[0]}: {other}" in plan.remarks
+    said = problems([*pair, other], tmp_path / "out.gguf", ".*=q6_K", kv_from=pair[0])
+    assert f"left out, as their architecture is not that of {pair[0]}: {other}" in said
+
+
 def test_mixed_byte_orders_are_refused(tmp_path: Path, pair: list[str]) -> None:
     big = quant(tmp_path / "big.gguf", "Q4_K", order=">")
     said = problems([pair[0], big], tmp_path / "out.gguf", MIX)

@@ -7,12 +7,18 @@ independent of head and layout, and of all data in header order), and what sha25
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gguftool.errors import FormatError, GGUFToolError, printable
 from gguftool.format.ggml import type_alias
+from gguftool.format.manifests import (
+    is_sums,
+    is_tensor_hashes,
+    manifest_lines,
+    parse_sums,
+    parse_tensor_hashes,
+)
 from gguftool.format.maps import MapEntry, parse_map
 from gguftool.model.maps import MapIndex
 from gguftool.model.model import Model, ModelFile
@@ -22,8 +28,6 @@ from gguftool.storage.locate import open_source
 from gguftool.storage.source import Extent
 
 _MAX_MANIFEST = 64 << 20  # bytes
-_LLAMA_LINE = re.compile(r"(?P<algorithm>[a-z0-9]+)\s+(?P<hex>[0-9a-f]+)\s\s(?P<name>.+)")
-_SUM_LINE = re.compile(r"(?P<hex>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,17 +129,12 @@ def verify_manifest(
     if source.size > _MAX_MANIFEST:
         raise FormatError(f"{source.size:,} bytes; a manifest has at most {_MAX_MANIFEST:,}", source=manifest)
     text = source.read_at(0, source.size).decode("utf-8", "surrogateescape")
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = manifest_lines(text)
     if not lines:
         raise FormatError("holds no line", source=manifest)
-    if _SUM_LINE.fullmatch(lines[0]):
+    if is_sums(lines):
         return _verify_sums(manifest, lines, jobs, progress)
-    if (match := _LLAMA_LINE.fullmatch(lines[0])) is not None:
-        if match["algorithm"] != "sha256":
-            raise FormatError(
-                f"its hashes are {match['algorithm']}; only sha256 is checked (llama-gguf-hash --sha256)",
-                source=manifest,
-            )
+    if is_tensor_hashes(lines):
         return _verify_tensors(manifest, lines, model, jobs, progress)
     return _verify_map(manifest, parse_map(text, manifest), model, jobs, progress)
 
@@ -165,12 +164,13 @@ def _with_missing(entries: Iterable[MapEntry], verdicts: tuple[Verdict, ...]) ->
 
 
 def _verify_sums(manifest: str, lines: Sequence[str], jobs: int | None, progress: Progress) -> tuple[Verdict, ...]:
-    folder = os.path.dirname(manifest)
-    wanted = _promised(manifest, lines, _SUM_LINE)
+    """Check files by name: beside the manifest, else counted from here, as sha256sum does."""
+    wanted = parse_sums(lines, manifest)
     present, verdicts = {}, []
     for name in wanted:
+        beside = os.path.join(os.path.dirname(manifest), name)
         try:
-            present[name] = open_source(os.path.join(folder, name))
+            present[name] = open_source(beside if os.path.exists(beside) else name)
         except GGUFToolError as error:
             verdicts.append(Verdict(name=name, ok=False, detail=error.message))
     digests = digest_all([[whole(source)] for source in present.values()], jobs, progress)
@@ -181,14 +181,15 @@ def _verify_tensors(
     manifest: str, lines: Sequence[str], model: Model | None, jobs: int | None, progress: Progress
 ) -> tuple[Verdict, ...]:
     """Check ``FILE:TENSOR`` lines by the tensors' names, and the line of ``FILE`` against all data in order."""
-    wanted = _promised(manifest, lines, _LLAMA_LINE)
+    wanted = parse_tensor_hashes(lines, manifest)
     base = min(wanted, key=len)  # the line of the file itself is the shortest: the others add :TENSOR
     model = model or open_model(os.path.join(os.path.dirname(manifest), base))
     every = [tensor.extent for tensor in model.tensors.values()]
+    tensors = {printable(name, len(name)): tensor for name, tensor in model.tensors.items()}  # as manifests say them
     works: dict[str, list[Extent]] = {}
     verdicts = []
     for name in wanted:
-        tensor = model.tensors.get(name[len(base) + 1 :]) if name.startswith(base + ":") else None
+        tensor = tensors.get(name[len(base) + 1 :]) if name.startswith(base + ":") else None
         if name == base:
             works[name] = every
         elif tensor is not None:
@@ -197,16 +198,6 @@ def _verify_tensors(
             verdicts.append(Verdict(name=name, ok=False, detail=f"is not in {printable(model.name)}"))
     digests = digest_all(list(works.values()), jobs, progress)
     return (*verdicts, *_compared(wanted, dict(zip(works, digests, strict=True))))
-
-
-def _promised(manifest: str, lines: Sequence[str], pattern: re.Pattern[str]) -> dict[str, str]:
-    promised = {}
-    for number, line in enumerate(lines, start=1):
-        match = pattern.fullmatch(line)
-        if match is None:
-            raise FormatError(f"cannot be read: {printable(line, 80)!r}", source=manifest, where=f"line {number}")
-        promised[match["name"]] = match["hex"].lower()
-    return promised
 
 
 def _compared(wanted: Mapping[str, str], found: Mapping[str, str]) -> Iterable[Verdict]:

@@ -29,6 +29,14 @@ def write_bytes(data: bytes) -> None:
     sys.stdout.buffer.write(data)
 
 
+def write_exactly(text: str) -> None:
+    """Write lines with names as their own bytes into a pipe, escaped on a terminal."""
+    if sys.stdout.isatty():
+        write("".join(printable(line, len(line)) + "\n" for line in text.splitlines()))
+    else:
+        write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
 def show_tables(tables: Sequence[Table]) -> None:
     """Show tables: with rich on a terminal, as plain text in a pipe."""
     if not sys.stdout.isatty():

@@ -49,12 +49,17 @@ def plan_merge(inputs: Sequence[Input | Model], output: Path, options: MergeOpti
     sources = [source if isinstance(source, Input) else Input(model=source) for source in inputs]
     remarks = [remark for source in sources for remark in source.model.remarks]
     donor = _same_model(options.kv_from, sources) or _default_donor(sources)
+    left_out = [] if options.kv_from is None else _of_other_architecture(donor, sources, options.allowed_mismatches)
+    if left_out:
+        sources = [source for source in sources if source not in left_out]
+        names = listed([source.name for source in left_out])
+        remarks.append(f"left out, as their architecture is not that of {donor.name}: {names}")
     if options.recipe is None:
         sources = _without_strays(sources, remarks)
     reference = _reference(donor, sources)
     names = _names(donor, reference, sources)
     mix = choose(names, sources, options.recipe, options.mix)
-    _refuse_problems([*mix.problems, *_problems(donor, reference, names, sources, options)])
+    _refuse_problems([*mix.problems, *_problems(donor, reference, names, sources, options)], remarks)
     chosen = [mix.chosen[name] for name in names]
     truth = true_metadata(donor, chosen, keep_file_type=options.keep_file_type)
     kvs = truth.kvs
@@ -106,6 +111,16 @@ def _same_model(model: Model | None, sources: Sequence[Input]) -> Model | None:
         return None
     wanted = {source.file_id for source in model.sources}
     return next((s.model for s in sources if {x.file_id for x in s.model.sources} & wanted), model)
+
+
+def _of_other_architecture(donor: Model, sources: Sequence[Input], allowed: Sequence[str]) -> list[Input]:
+    """Return the inputs that say another architecture than the donor that the user named: they lie there by chance."""
+    key = "general.architecture"
+    wanted = donor.get(key)
+    if wanted is None or key in allowed:
+        return []
+    said = ((source, source.model.get(key)) for source in sources)
+    return [source for source, kv in said if kv is not None and (kv.type, kv.raw) != (wanted.type, wanted.raw)]
 
 
 def _without_strays(sources: list[Input], remarks: list[str]) -> list[Input]:
@@ -177,8 +192,10 @@ def _problems(
     yield from contradictions(donor, sources, options.allowed_mismatches)
 
 
-def _refuse_problems(problems: Sequence[str]) -> None:
+def _refuse_problems(problems: Sequence[str], remarks: Sequence[str]) -> None:
+    """Raise one error for all problems; what was left out may be why, so it is said too."""
     if problems:
+        problems = [*problems, *(remark for remark in remarks if remark.startswith("left out"))]
         said = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
         raise PlanError(f"cannot merge, {said}", problems=problems)
 
