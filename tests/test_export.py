@@ -9,8 +9,8 @@ from typing import Any
 
 import builders as b
 import pytest
-from conftest import environment, run_gguftool, shared_path
 from mixing import SHAPES, quant
+from support import environment, run_gguftool, shared_path
 from test_swap import _MEASURED
 
 import gguftool

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import builders as b
 import pytest
-from conftest import environment, run_gguftool
 from mixing import SHAPES, data_of, per_tensor, quant
+from support import environment, run_gguftool
 
 import gguftool
 from gguftool.analysis.verify import hash_tensors, verify_manifest
@@ -169,9 +169,8 @@ def test_a_map_is_written_and_checked(shards: Path) -> None:
     hashed(shards, "--map")
     lines = (shards / "tensors.map").read_text().splitlines()
     first = shards / "M-Q8_0-00002-of-00008.gguf"
-    assert lines[0] == (
-        f"{first.name}:{sha256(first.read_bytes())}:token_embd.weight:shape=(256, 4):dtype=q8_0:elements=1024:bytes=1088"
-    )
+    shape = "shape=(256, 4):dtype=q8_0:elements=1024:bytes=1088"
+    assert lines[0] == (f"{first.name}:{sha256(first.read_bytes())}:token_embd.weight:{shape}")
     assert len(lines) == 7
     assert hashed("--check", shards / "tensors.map").startswith("7 as promised, 0 not")
     assert hashed(shards, "--check", shards / "tensors.map").startswith("7 as promised, 0 not")

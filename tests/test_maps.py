@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -56,8 +57,8 @@ def test_shapes_of_one_dimension(shape: str) -> None:
         (LINE.replace(SHA, "g" * 64), "is not a sha256"),
         (LINE.replace(SHA, SHA[:-1]), "is not a sha256"),
         (LINE.replace("bytes=7", "bytes=-7"), "expected shape"),
-        (LINE.replace("bytes=7", "bytes=٧"), "expected shape"),
-        (LINE.replace("4096", "٤٠"), "expected shape"),
+        (LINE.replace("bytes=7", "bytes=\u0667"), "expected shape"),
+        (LINE.replace("4096", "\u0664\u0660"), "expected shape"),
         (LINE.replace("4096", "9" * 30), "expected shape"),
         (LINE.replace("dtype", "type"), "expected shape"),
     ],
@@ -119,10 +120,8 @@ def test_names_that_a_map_cannot_say_are_refused(name: str) -> None:
 
 @given(st.text(max_size=200))
 def test_any_text_is_entries_or_a_format_error(text: str) -> None:
-    try:
+    with contextlib.suppress(FormatError):
         parse_map(text, "x")
-    except FormatError:
-        pass
 
 
 # --- beside shards ---------------------------------------------------------------------------------------------------
@@ -136,8 +135,8 @@ def _map_of(folder: Path) -> str:
 
 
 def _verify(model: Model) -> tuple[Verdict, ...]:
-    entries = tuple(entry for entries in find_maps(model).values() for entry in entries)
-    return verify_against_map(model.files, entries, None, lambda nbytes: None)
+    entries = tuple(entry for entries in find_maps(model.files).values() for entry in entries)
+    return verify_against_map(model.files, entries)
 
 
 def test_a_map_of_our_own_verifies_and_has_no_line_for_the_first_shard(tmp_path: Path) -> None:
@@ -234,7 +233,7 @@ def test_maps_of_thousands_of_shards_are_looked_up_and_not_searched(tmp_path: Pa
     many = tuple(replace(entry, file=f"N-{number:05d}-of-60000.gguf") for number in range(2, 60_000))
     files = tuple(model.files[1] for _ in range(2000))
     start = time.perf_counter()
-    verify_against_map(files, many, 1, lambda nbytes: None)
+    verify_against_map(files, many, 1)
     assert time.perf_counter() - start < 5
 
 

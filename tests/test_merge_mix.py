@@ -8,8 +8,8 @@ from pathlib import Path
 
 import builders as b
 import pytest
-from conftest import run_gguftool
 from mixing import NORMS, SHAPES, merge_plan, merged, origin, per_tensor, quant, quant_tensors, value, write
+from support import run_gguftool
 
 import gguftool
 from gguftool.errors import GGUFToolError, PlanError
@@ -148,10 +148,17 @@ def test_the_donor_is_the_first_input_with_an_architecture(tmp_path: Path, pair:
     assert value(model, "general.finetune") == "named"
 
 
-def test_no_architecture_anywhere_is_an_error(tmp_path: Path) -> None:
+def test_no_architecture_anywhere_is_an_error_of_a_mix(tmp_path: Path, pair: list[str]) -> None:
     bare = quant(tmp_path / "bare.gguf", "Q4_K", llama=False)
-    assert "--kv-from names a model" in problems([bare], tmp_path / "out.gguf")
-    assert "has no general.architecture" in problems([bare], tmp_path / "out.gguf", kv_from=bare)
+    other = quant(tmp_path / "other.gguf", "Q8_0", llama=False)
+    assert "--kv-from names a model" in problems([bare, other], tmp_path / "out.gguf", MIX)
+    assert "has no general.architecture" in problems([bare, *pair], tmp_path / "out.gguf", MIX, kv_from=bare)
+
+
+def test_a_set_without_its_first_shard_is_refused(tmp_path: Path) -> None:
+    folder = per_tensor(tmp_path / "s", "M", "Q8_0", only=(2, 3, 4, 5, 6, 7, 8))
+    said = problems([folder], tmp_path / "out.gguf")
+    assert "the first shard, which has the metadata, is missing" in said
 
 
 def test_kv_from_may_be_a_shard_or_no_input_at_all(tmp_path: Path, pair: list[str]) -> None:
@@ -421,4 +428,4 @@ def test_a_shell_expanded_glob_equals_a_quoted_one_on_the_command_line(tmp_path:
 
 def test_a_plan_error_is_what_bad_requests_raise(tmp_path: Path) -> None:
     with pytest.raises(PlanError):
-        merge_plan([quant(tmp_path / "bare.gguf", "Q8_0", llama=False)], tmp_path / "o.gguf")
+        merge_plan([per_tensor(tmp_path / "s", "M", "Q8_0", only=(1, 2))], tmp_path / "o.gguf")

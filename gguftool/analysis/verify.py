@@ -70,7 +70,10 @@ def hash_files(model: Model, jobs: int | None = None, progress: Progress = no_pr
 
 
 def verify_against_map(
-    files: Sequence[ModelFile], entries: tuple[MapEntry, ...], jobs: int | None, progress: Progress
+    files: Sequence[ModelFile],
+    entries: tuple[MapEntry, ...],
+    jobs: int | None = None,
+    progress: Progress = no_progress,
 ) -> tuple[Verdict, ...]:
     """Compare each file that has a line with it: tensor, shape and type by its header, then sha256 of the file.
 
@@ -79,7 +82,7 @@ def verify_against_map(
     """
     index = MapIndex(entries)
     lines = [(file, own) for file in files if (own := index.entries_of(file))]
-    hashed = [file for file, own in lines if any(entry.sha256 and not _header_differs(file, entry) for entry in own)]
+    hashed = [file for file, own in lines if any(entry.sha256 and not header_differs(file, entry) for entry in own)]
     digests = digest_all([[whole(file.source)] for file in hashed], jobs, progress)
     found = {file.source.name: sha256 for file, sha256 in zip(hashed, digests, strict=True)}
     return tuple(_best_verdict(file, own, found.get(file.source.name)) for file, own in lines)
@@ -92,7 +95,7 @@ def _best_verdict(file: ModelFile, entries: Sequence[MapEntry], sha256: str | No
 
 
 def _map_verdict(file: ModelFile, entry: MapEntry, sha256: str | None) -> Verdict:
-    name, wrong = file.source.name, _header_differs(file, entry)
+    name, wrong = file.source.name, header_differs(file, entry)
     if wrong is not None:
         return Verdict(name=name, ok=False, detail=wrong)
     if entry.sha256 is None:
@@ -102,7 +105,8 @@ def _map_verdict(file: ModelFile, entry: MapEntry, sha256: str | None) -> Verdic
     return Verdict(name=name, ok=False, detail=f"sha256 is {sha256}, the map says {entry.sha256}")
 
 
-def _header_differs(file: ModelFile, entry: MapEntry) -> str | None:
+def header_differs(file: ModelFile, entry: MapEntry) -> str | None:
+    """Say in what the tensor, shape or type in `file` is not as `entry` says; None where it is."""
     infos = {info.name: info for info in file.header.tensors}
     info = infos.get(entry.tensor)
     if info is None:

@@ -250,7 +250,7 @@ def _verify_maps(models: Sequence[Model], plan: Plan) -> None:
     bad = []
     used = {use.name for use in plan.preview().uses}
     for model in models:
-        entries = tuple(entry for entries in find_maps(model).values() for entry in entries)
+        entries = tuple(entry for entries in find_maps(model.files).values() for entry in entries)
         files = [file for file in model.files if entries and file.source.name in used]
         with progress_bar(sum(file.source.size for file in files)) as progress:
             verdicts = verify_against_map(files, entries, None, progress)

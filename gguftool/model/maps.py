@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from gguftool.errors import FormatError
 from gguftool.format.maps import MapEntry, parse_map
 from gguftool.format.shards import parse_shard_name
-from gguftool.model.model import Model, ModelFile
+from gguftool.model.model import ModelFile
 from gguftool.storage.locate import open_source, siblings
 
 _MAX_MAP = 64 << 20  # bytes; 65,535 lines of 300 bytes take 20 MB
 _NAMES = ("tensors.map", "tensors.*.map")
 
 
-def find_maps(model: Model) -> dict[str, tuple[MapEntry, ...]]:
-    """Read the maps in the folders of `model`'s shards: path -> entries. A broken map is a `FormatError`."""
+def find_maps(files: Sequence[ModelFile]) -> dict[str, tuple[MapEntry, ...]]:
+    """Read the maps in the folders of those of `files` that are shards: path -> entries.
+
+    A broken map is a `FormatError`.
+    """
     maps: dict[str, tuple[MapEntry, ...]] = {}
-    folders = {os.path.dirname(file.source.name): file for file in model.files if file.shard}
+    folders = {os.path.dirname(file.source.name): file for file in files if file.shard}
     for file in folders.values():
         for name in siblings(file.source.name, ".map"):
             if any(fnmatch.fnmatch(os.path.basename(name), pattern) for pattern in _NAMES):

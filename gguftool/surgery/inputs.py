@@ -83,7 +83,7 @@ def _labels(explicit: str | None, model: Model) -> Iterator[str]:
     if by_name is not None:
         yield by_name
     try:
-        maps = find_maps(model)
+        maps = find_maps(model.files)
     except GGUFToolError:
         return  # a map that cannot be read gives no label; verifying says what is wrong with it
     if len(maps) == 1:  # several maps beside one set mean a mix, which has no label of its own

@@ -100,6 +100,8 @@ def _lay_out(
 
 def _default_donor(sources: Sequence[Input]) -> Model:
     donor = next((s.model for s in sources if s.model.get("general.architecture")), None)
+    if donor is None and len(sources) == 1:
+        return sources[0].model  # an imatrix file, say, or a set without its first shard, which is said later
     if donor is None:
         raise PlanError("no input has a general.architecture; --kv-from names a model that gives the metadata")
     return donor
@@ -142,6 +144,8 @@ def _reference(donor: Model, sources: Sequence[Input]) -> Model | None:
     """
     least = donor.expected_tensors or 1
     candidates = [donor, *(source.model for source in sources)]
+    if len(candidates) == 2 and candidates[0] is candidates[1] and donor.is_complete:
+        return donor  # also without tensors: files of a vocabulary alone exist
     return next((model for model in candidates if model.is_complete and len(model.tensors) >= least), None)
 
 
@@ -171,7 +175,7 @@ def _problems(
     donor: Model, reference: Model | None, names: Sequence[str], sources: Sequence[Input], options: MergeOptions
 ) -> Iterator[str]:
     known = set(names)
-    if donor.get("general.architecture") is None:
+    if len(sources) > 1 and donor.get("general.architecture") is None:
         yield f"{donor.name}, which is to give the metadata, has no general.architecture"
     for source in sources:
         extra = [name for name in source.model.tensors if name not in known]
@@ -179,6 +183,8 @@ def _problems(
             yield f"not in {reference.name if reference else 'the set'}, but in {source.name}: {listed(extra, 8)}"
         if source.model.byte_order is not donor.byte_order:
             yield f"{source.name} is {source.model.byte_order.name.lower()}-endian, {donor.name} is not"
+    if donor.missing and donor.get("general.architecture") is None:
+        yield f"the first shard, which has the metadata, is missing: {listed(donor.missing, 3)}"
     if reference is None and donor.expected_tensors is None:
         yield "no input is complete, and the metadata does not say how many tensors there are (split.tensors.count)"
     elif reference is None and donor.expected_tensors is not None and donor.expected_tensors < len(names):

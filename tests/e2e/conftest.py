@@ -11,11 +11,12 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import engine
 import pytest
 
+from e2e import engine
+
 REPO = Path(__file__).resolve().parents[2]
-SHARED = Path(os.environ.get("GGUFTOOL_SHARED", REPO.parent / "shared"))
+SHARED = Path(os.environ.get("GGUFTOOL_SHARED") or REPO.parent / "shared")
 CACHE = REPO / ".cache"
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"

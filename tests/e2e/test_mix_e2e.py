@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from conftest import SHARED
 
 import gguftool as api
+from e2e.conftest import SHARED
 from gguftool.format.ggml import MAINLINE, TYPES
 
 pytestmark = pytest.mark.e2e
