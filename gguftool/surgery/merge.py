@@ -52,8 +52,8 @@ def plan_merge(inputs: Sequence[Input | Model], output: Path, options: MergeOpti
     left_out = [] if options.kv_from is None else _of_other_architecture(donor, sources, options.allowed_mismatches)
     if left_out:
         sources = [source for source in sources if source not in left_out]
-        names = listed([source.name for source in left_out])
-        remarks.append(f"left out, as their architecture is not that of {donor.name}: {names}")
+        where = listed([source.name for source in left_out])
+        remarks.append(f"left out, as their architecture is not that of {donor.name}: {where}")
     if options.recipe is None:
         sources = _without_strays(sources, remarks)
     reference = _reference(donor, sources)

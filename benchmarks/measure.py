@@ -1,0 +1,78 @@
+"""Running commands, timing them in alternating rounds, and judging ratios against bars.
+
+Only ratios are judged: both sides of one run in turn, so that a machine that is slow today is slow for both.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+MIB = 1 << 20
+PYTHON = sys.executable
+
+_TRAMPOLINE = """
+import os, resource, sys
+code = os.spawnvp(os.P_WAIT, sys.argv[1], sys.argv[1:])
+print()
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code != 0)
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One measured figure and its bar; `at_least` bars are to be exceeded, the others not to be."""
+
+    what: str
+    value: float
+    bar: float
+    unit: str
+    detail: str
+    at_least: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether the bar is kept."""
+        return self.value >= self.bar if self.at_least else self.value <= self.bar
+
+    def __str__(self) -> str:
+        bar = f"{'at least' if self.at_least else 'at most'} {self.bar:g}{self.unit}"
+        return f"{self.what}: {self.value:.3g}{self.unit} ({bar}) {'ok' if self.ok else 'MISSED'}\n    {self.detail}"
+
+
+def run(command: Sequence[str | Path]) -> str:
+    """Run `command` from the top of the checkout and return what it printed; raise `RuntimeError` where it fails."""
+    done = subprocess.run([str(part) for part in command], cwd=REPO, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{command} ended with {done.returncode}: {done.stderr}")
+    return done.stdout
+
+
+def peak_of(command: Sequence[str | Path]) -> int:
+    """Return the peak of the resident memory of `command`, in bytes, as the kernel counted it for the whole process.
+
+    A bare interpreter starts it: the kernel counts the memory of whoever starts a process as its own.
+    """
+    return int(run((PYTHON, "-I", "-S", "-c", _TRAMPOLINE, *command)).splitlines()[-1]) << 10
+
+
+def wall(action: Callable[[], object]) -> float:
+    """Return the seconds that `action` took."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+def alternate(first: Callable[[], float], second: Callable[[], float], rounds: int) -> tuple[float, float, str]:
+    """Take both measures in turn, `rounds` times; return the two medians and all figures as text."""
+    pairs = [(first(), second()) for _ in range(rounds)]
+    ones, others = ([pair[side] for pair in pairs] for side in (0, 1))
+    shown = " vs ".join(" ".join(f"{value:.3g}" for value in values) for values in (ones, others))
+    return statistics.median(ones), statistics.median(others), f"seconds in {rounds} rounds: {shown}"

@@ -1,0 +1,68 @@
+"""The models that the benchmarks work on, made on the spot."""
+
+from __future__ import annotations
+
+import random
+import struct
+from pathlib import Path
+
+F32, F16 = 0, 1
+_U32, _I32, _FLOAT, _STRING, _ARRAY = 4, 5, 6, 8, 9
+_ALIGNMENT = 32
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def _array(element: int, count: int, body: bytes) -> bytes:
+    return struct.pack("<IQ", element, count) + body
+
+
+def _write_head(path: Path, kvs: list[tuple[str, int, bytes]], tensors: list[tuple[str, tuple[int, ...], int]]) -> int:
+    """Write a head for dense `tensors` (name, dims, type) of F32 or F16; return the size of the whole file."""
+    offset = 0
+    parts = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(kvs))]
+    parts += [_text(key) + struct.pack("<I", kind) + raw for key, kind, raw in kvs]
+    for name, dims, kind in tensors:
+        parts += [_text(name), struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)]
+        size = {F32: 4, F16: 2}[kind]
+        for dim in dims:
+            size *= dim
+        offset += -(-size // _ALIGNMENT) * _ALIGNMENT
+    head = b"".join(parts)
+    head += bytes(-len(head) % _ALIGNMENT)
+    path.write_bytes(head)
+    return len(head) + offset
+
+
+def vocabulary_model(path: Path, n_tokens: int = 262_144) -> None:
+    """Make a model with the vocabulary of a large one: tokens, scores and token types; and one block of tensors."""
+    rng = random.Random(1)
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    tokens = b"".join(_text("\u2581" + "".join(rng.choices(letters, k=rng.randint(1, 9)))) for _ in range(n_tokens))
+    kvs = [
+        ("general.architecture", _STRING, _text("llama")),
+        ("tokenizer.ggml.model", _STRING, _text("llama")),
+        ("tokenizer.ggml.tokens", _ARRAY, _array(_STRING, n_tokens, tokens)),
+        ("tokenizer.ggml.scores", _ARRAY, _array(_FLOAT, n_tokens, struct.pack("<f", -1.0) * n_tokens)),
+        ("tokenizer.ggml.token_type", _ARRAY, _array(_I32, n_tokens, struct.pack("<i", 1) * n_tokens)),
+    ]
+    names = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", "ffn_gate", "ffn_up", "ffn_down")
+    tensors = [(f"blk.0.{name}.weight", (64, 64), F32) for name in names]
+    size = _write_head(path, kvs, tensors)
+    with path.open("r+b") as file:
+        file.truncate(size)
+
+
+def big_model(path: Path, n_tensors: int, tensor_bytes: int) -> None:
+    """Make a model of `n_tensors` F16 tensors of `tensor_bytes` each (a multiple of 8 KiB), all bytes written."""
+    kvs = [("general.architecture", _STRING, _text("llama")), ("llama.block_count", _U32, struct.pack("<I", n_tensors))]
+    tensors = [(f"blk.{n}.ffn_up.weight", (4096, tensor_bytes // 8192), F16) for n in range(n_tensors)]
+    size = _write_head(path, kvs, tensors)
+    noise = random.Random(2).randbytes(1 << 20)
+    with path.open("ab") as file:
+        left = size - path.stat().st_size
+        while left:
+            left -= file.write(noise[: min(left, len(noise))])
