@@ -205,6 +205,24 @@ def test_a_map_is_not_written_over_without_force(shards: Path) -> None:
     hashed(shards, "--map", "--force")
 
 
+def test_split_says_before_it_writes_that_a_map_is_there(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / "tensors.map").write_text("mine\n")
+    done = run_gguftool("split", model, tmp_path / "s" / "M", "--map")
+    assert (done.returncode, b"tensors.map: exists already" in done.stderr) == (2, True)
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["tensors.map"]
+
+
+@pytest.mark.parametrize("prefix", ["M[1]", "*", "M"])
+def test_the_map_of_a_split_is_that_of_its_own_shards(tmp_path: Path, model: Path, prefix: str) -> None:
+    other = run_gguftool("split", model, tmp_path / "s" / prefix, "--max-tensors", "3", "--no-sync")
+    assert other.returncode == 0, other.stderr
+    done = run_gguftool("split", model, tmp_path / "s" / prefix, "--map", "--no-sync")
+    assert done.returncode == 0, done.stderr
+    lines = (tmp_path / "s" / "tensors.map").read_text().splitlines()
+    assert [line.split(":")[0] for line in lines] == [f"{prefix}-{number:05d}-of-00008.gguf" for number in range(2, 9)]
+
+
 def test_a_map_without_a_model_of_its_own_misses_files(tmp_path: Path, shards: Path, model: Path) -> None:
     hashed(shards, "--map")
     said = hashed(model, "--check", shards / "tensors.map", code=1)

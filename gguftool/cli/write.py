@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -70,6 +71,7 @@ def split(
     from gguftool.cli.hashing import write_map_beside
     from gguftool.format.labels import THIREUS_TAIL
     from gguftool.model.opening import open_model
+    from gguftool.storage.part import exists_already
     from gguftool.surgery.split import SplitOptions, plan_split
 
     if max_size is not None and max_tensors != 1:
@@ -88,11 +90,12 @@ def split(
         prefix += THIREUS_TAIL
     if write_map and (max_tensors != 1 or max_size is not None or bundle_small or tensor_first_split):
         raise typer.BadParameter("--map is for sets of one tensor a shard, with the metadata alone in shard 1")
-    _carry_out(
-        plan_split(open_model(model), prefix, options), dry_run=dry_run, force=force, sync=not no_sync, json=json
-    )
+    if write_map and not force and os.path.lexists(beside := Path(prefix).parent / "tensors.map"):
+        raise exists_already(beside)  # said before the shards are written
+    plan = plan_split(open_model(model), prefix, options)
+    _carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
     if write_map and not dry_run:
-        write_map_beside(open_model(f"{prefix}-*-of-*.gguf"), force=force, jobs=None)
+        write_map_beside(open_model(plan.outputs[0].path), force=force, jobs=None)
 
 
 def merge(
