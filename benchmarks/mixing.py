@@ -37,18 +37,22 @@ class Bench:
         self.donor, self.out, self.copy = folder / "donor.gguf", folder / "out", folder / "copy"
 
     def make(self) -> None:
+        """Make the files that are read."""
         big_model(self.whole, n_tensors=SHARDS - 1, tensor_bytes=TENSOR_BYTES)
         big_model(self.donor, n_tensors=1, tensor_bytes=TENSOR_BYTES)
         run((*_GGUFTOOL, "split", self.whole, self.shards / "m"))
 
     def split(self) -> None:
+        """Split the one file."""
         run((*_GGUFTOOL, "split", self.whole, self.out / "m"))
 
     def swap(self) -> None:
+        """Swap one tensor of the set, which writes a new set."""
         name = "blk.0.ffn_up.weight"
         run((*_GGUFTOOL, "swap", self.shards, "--from", self.donor, "--tensor", name, "-o", self.out / "m"))
 
     def merge(self) -> None:
+        """Merge the set."""
         run((*_GGUFTOOL, "merge", self.shards, "-o", self.out / "m.gguf"))
 
     def copied(self, what: Path) -> None:
