@@ -8,6 +8,7 @@ with `printable` where a message is built.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 # Cc control, Cf format (bidi marks, zero-width), Cs lone surrogate, Co private use, Zl/Zp line separators.
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -15,18 +16,33 @@ _MAX_SHOWN = 200
 
 
 class GGUFToolError(Exception):
-    """Base of every error that a user can meet; prints as ``<source> (<where>, offset N): <message>``."""
+    """Base of every error that a user can meet; prints as ``<source> (<where>, offset N): <message>``.
+
+    Where several `problems` were collected, `message` says how many of what, and they follow it behind a colon.
+    """
 
     def __init__(
-        self, message: str, *, source: str | None = None, where: str | None = None, offset: int | None = None
+        self,
+        message: str,
+        *,
+        source: str | None = None,
+        where: str | None = None,
+        offset: int | None = None,
+        problems: Sequence[str] = (),
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.problems = tuple(problems)
         self.source = source
         self.where = where
         self.offset = offset
 
     def __str__(self) -> str:
+        return f"{self.headline}: {'; '.join(self.problems)}" if self.problems else self.headline
+
+    @property
+    def headline(self) -> str:
+        """The error without its list of problems."""
         place = ", ".join(
             part for part in (self.where, None if self.offset is None else f"offset {self.offset:,}") if part
         )

@@ -92,7 +92,7 @@ def test_json(tmp_path, mixed):
     assert answer["readable"] is True
     assert answer["engines"] == ["ik_llama.cpp"]
     first = answer["findings"][0]
-    assert (first["code"], first["severity"], first["where"]) == ("M01", "WARNING", "blk.0")
+    assert (first["code"], first["severity"], first["where"]) == ("M01", "warning", "blk.0")
     assert first["tensors"] == ["blk.0.ffn_up_exps.weight", "blk.0.ffn_gate_exps.weight"]
     missing = run(tmp_path / "none.gguf", "--json")
     assert missing.exit_code == 2

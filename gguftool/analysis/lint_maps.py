@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from gguftool.analysis.lint import CannotEvaluate, Hit, Severity, rule
 from gguftool.analysis.subject import Subject
 from gguftool.analysis.verify import header_differs, verify_against_map
 from gguftool.errors import printable
 from gguftool.format.maps import MapEntry
-from gguftool.model.maps import entry_of, find_maps
-from gguftool.model.model import ModelFile
+from gguftool.model.maps import MapIndex, find_maps
 
 _FETCH = "fetch the shard anew, or the map that belongs to it"
 
 
-def _entries(subject: Subject) -> Iterator[tuple[ModelFile, MapEntry]]:
-    for entries in find_maps(subject.files).values():
-        for file in subject.files:
-            if (entry := entry_of(file, entries)) is not None:
-                yield file, entry
+def _entries(subject: Subject) -> tuple[MapEntry, ...]:
+    """Return the lines of all maps beside the shards: a cooked mix has one map for each label that went into it."""
+    return tuple(entry for entries in find_maps(subject.files).values() for entry in entries)
 
 
 @rule("F28", Severity.ERROR, way_out=_FETCH)
 def shard_against_map(subject: Subject) -> Iterator[Hit]:
     """A shard's tensor is not what the tensors.map beside it says."""
-    for file, entry in _entries(subject):
-        said = header_differs(file, entry)
-        if said is not None:
-            yield Hit(message=said, where=printable(file.source.name, 4096))
+    index = MapIndex(_entries(subject))
+    for file in subject.files:
+        said = [header_differs(file, entry) for entry in index.entries_of(file)]
+        if said and said[0] is not None and None not in said:
+            yield Hit(message=said[0], where=printable(file.source.name, 4096))
 
 
 @rule("F29", Severity.ERROR, way_out=_FETCH)
 def hash_against_map(subject: Subject) -> Iterator[Hit]:
     """A shard's sha256 is not what the tensors.map beside it says."""
-    maps = find_maps(subject.files)
-    hashed = sum(entry.sha256 is not None for entries in maps.values() for entry in entries)
-    if hashed and not subject.read_data:
+    entries = _entries(subject)
+    if any(entry.sha256 for entry in entries) and not subject.read_data:
         raise CannotEvaluate("hashing reads every shard whole; --data asks for that")
-    for entries in maps.values():
-        yield from _hash_hits(subject.files, entries)
-
-
-def _hash_hits(files: Sequence[ModelFile], entries: tuple[MapEntry, ...]) -> Iterator[Hit]:
-    for verdict in verify_against_map(files, entries):
+    for verdict in verify_against_map(subject.files, entries):
         if verdict.ok is False:
             yield Hit(message=verdict.detail, where=printable(verdict.name, 4096))

@@ -7,14 +7,20 @@ independent of head and layout, and of all data in header order), and what sha25
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from gguftool.errors import FormatError, GGUFToolError, printable
 from gguftool.format.ggml import type_alias
+from gguftool.format.manifests import (
+    is_sums,
+    is_tensor_hashes,
+    manifest_lines,
+    parse_sums,
+    parse_tensor_hashes,
+)
 from gguftool.format.maps import MapEntry, parse_map
-from gguftool.model.maps import entry_of
+from gguftool.model.maps import MapIndex
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.opening import open_model
 from gguftool.storage.digests import Progress, digest_all, no_progress, whole
@@ -22,8 +28,6 @@ from gguftool.storage.locate import open_source
 from gguftool.storage.source import Extent
 
 _MAX_MANIFEST = 64 << 20  # bytes
-_LLAMA_LINE = re.compile(r"(?P<algorithm>[a-z0-9]+)\s+(?P<hex>[0-9a-f]+)\s\s(?P<name>.+)")
-_SUM_LINE = re.compile(r"(?P<hex>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,24 +77,32 @@ def verify_against_map(
 ) -> tuple[Verdict, ...]:
     """Compare each file that has a line with it: tensor, shape and type by its header, then sha256 of the file.
 
+    `entries` may be of several maps that lie together: a file is as promised where one of its lines promises it.
     `bytes` and `elements` of a map are hints and not compared.
     """
-    pairs = [(file, entry) for file in files if (entry := entry_of(file, entries)) is not None]
-    wrong = {file.source.name: said for file, entry in pairs if (said := header_differs(file, entry))}
-    hashed = [(file, e) for file, e in pairs if e.sha256 is not None and file.source.name not in wrong]
-    digests = digest_all([[whole(file.source)] for file, _ in hashed], jobs, progress)
-    found = {file.source.name: sha256 for (file, _), sha256 in zip(hashed, digests, strict=True)}
-    return tuple(_map_verdict(file.source.name, entry, wrong, found) for file, entry in pairs)
+    index = MapIndex(entries)
+    lines = [(file, own) for file in files if (own := index.entries_of(file))]
+    hashed = [file for file, own in lines if any(entry.sha256 and not header_differs(file, entry) for entry in own)]
+    digests = digest_all([[whole(file.source)] for file in hashed], jobs, progress)
+    found = {file.source.name: sha256 for file, sha256 in zip(hashed, digests, strict=True)}
+    return tuple(_best_verdict(file, own, found.get(file.source.name)) for file, own in lines)
 
 
-def _map_verdict(name: str, entry: MapEntry, wrong: Mapping[str, str], found: Mapping[str, str]) -> Verdict:
-    if name in wrong:
-        return Verdict(name=name, ok=False, detail=wrong[name])
-    if name not in found:
+def _best_verdict(file: ModelFile, entries: Sequence[MapEntry], sha256: str | None) -> Verdict:
+    """Return the kindest verdict of a file's lines: as promised, else not, else nothing to compare."""
+    verdicts = [_map_verdict(file, entry, sha256) for entry in entries]
+    return min(verdicts, key=lambda verdict: (True, False, None).index(verdict.ok))
+
+
+def _map_verdict(file: ModelFile, entry: MapEntry, sha256: str | None) -> Verdict:
+    name, wrong = file.source.name, header_differs(file, entry)
+    if wrong is not None:
+        return Verdict(name=name, ok=False, detail=wrong)
+    if entry.sha256 is None:
         return Verdict(name=name, ok=None, detail="the map has no hash for it")
-    if found[name] == entry.sha256:
+    if sha256 == entry.sha256:
         return Verdict(name=name, ok=True, detail="sha256 as in the map")
-    return Verdict(name=name, ok=False, detail=f"sha256 is {found[name]}, the map says {entry.sha256}")
+    return Verdict(name=name, ok=False, detail=f"sha256 is {sha256}, the map says {entry.sha256}")
 
 
 def header_differs(file: ModelFile, entry: MapEntry) -> str | None:
@@ -121,17 +133,12 @@ def verify_manifest(
     if source.size > _MAX_MANIFEST:
         raise FormatError(f"{source.size:,} bytes; a manifest has at most {_MAX_MANIFEST:,}", source=manifest)
     text = source.read_at(0, source.size).decode("utf-8", "surrogateescape")
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = manifest_lines(text)
     if not lines:
         raise FormatError("holds no line", source=manifest)
-    if _SUM_LINE.fullmatch(lines[0]):
+    if is_sums(lines):
         return _verify_sums(manifest, lines, jobs, progress)
-    if (match := _LLAMA_LINE.fullmatch(lines[0])) is not None:
-        if match["algorithm"] != "sha256":
-            raise FormatError(
-                f"its hashes are {match['algorithm']}; only sha256 is checked (llama-gguf-hash --sha256)",
-                source=manifest,
-            )
+    if is_tensor_hashes(lines):
         return _verify_tensors(manifest, lines, model, jobs, progress)
     return _verify_map(manifest, parse_map(text, manifest), model, jobs, progress)
 
@@ -161,12 +168,13 @@ def _with_missing(entries: Iterable[MapEntry], verdicts: tuple[Verdict, ...]) ->
 
 
 def _verify_sums(manifest: str, lines: Sequence[str], jobs: int | None, progress: Progress) -> tuple[Verdict, ...]:
-    folder = os.path.dirname(manifest)
-    wanted = _promised(manifest, lines, _SUM_LINE)
+    """Check files by name: beside the manifest, else counted from here, as sha256sum does."""
+    wanted = parse_sums(lines, manifest)
     present, verdicts = {}, []
     for name in wanted:
+        beside = os.path.join(os.path.dirname(manifest), name)
         try:
-            present[name] = open_source(os.path.join(folder, name))
+            present[name] = open_source(beside if os.path.exists(beside) else name)
         except GGUFToolError as error:
             verdicts.append(Verdict(name=name, ok=False, detail=error.message))
     digests = digest_all([[whole(source)] for source in present.values()], jobs, progress)
@@ -177,14 +185,15 @@ def _verify_tensors(
     manifest: str, lines: Sequence[str], model: Model | None, jobs: int | None, progress: Progress
 ) -> tuple[Verdict, ...]:
     """Check ``FILE:TENSOR`` lines by the tensors' names, and the line of ``FILE`` against all data in order."""
-    wanted = _promised(manifest, lines, _LLAMA_LINE)
+    wanted = parse_tensor_hashes(lines, manifest)
     base = min(wanted, key=len)  # the line of the file itself is the shortest: the others add :TENSOR
     model = model or open_model(os.path.join(os.path.dirname(manifest), base))
     every = [tensor.extent for tensor in model.tensors.values()]
+    tensors = {printable(name, len(name)): tensor for name, tensor in model.tensors.items()}  # as manifests say them
     works: dict[str, list[Extent]] = {}
     verdicts = []
     for name in wanted:
-        tensor = model.tensors.get(name[len(base) + 1 :]) if name.startswith(base + ":") else None
+        tensor = tensors.get(name[len(base) + 1 :]) if name.startswith(base + ":") else None
         if name == base:
             works[name] = every
         elif tensor is not None:
@@ -193,16 +202,6 @@ def _verify_tensors(
             verdicts.append(Verdict(name=name, ok=False, detail=f"is not in {printable(model.name)}"))
     digests = digest_all(list(works.values()), jobs, progress)
     return (*verdicts, *_compared(wanted, dict(zip(works, digests, strict=True))))
-
-
-def _promised(manifest: str, lines: Sequence[str], pattern: re.Pattern[str]) -> dict[str, str]:
-    promised = {}
-    for number, line in enumerate(lines, start=1):
-        match = pattern.fullmatch(line)
-        if match is None:
-            raise FormatError(f"cannot be read: {printable(line, 80)!r}", source=manifest, where=f"line {number}")
-        promised[match["name"]] = match["hex"].lower()
-    return promised
 
 
 def _compared(wanted: Mapping[str, str], found: Mapping[str, str]) -> Iterable[Verdict]:

@@ -43,7 +43,7 @@ def hash_(
     line is over all data in header order, as llama-gguf-hash --sha256 prints it.
     """
     from gguftool.analysis.verify import hash_files, hash_tensors, verify_manifest
-    from gguftool.cli.output import progress_bar, write
+    from gguftool.cli.output import progress_bar, write, write_exactly
     from gguftool.model.opening import open_model
     from gguftool.render.as_json import render_json
     from gguftool.render.hashes import manifest_text, sums_text
@@ -62,7 +62,10 @@ def hash_(
     size = sum(file.source.size for file in opened.files)
     with progress_bar(size if files else 2 * size) as progress:
         hashes = (hash_files if files else hash_tensors)(opened, jobs, progress)
-    write(render_json(hashes) if json else (sums_text if files else manifest_text)(hashes))
+    if files and not json:
+        write_exactly(sums_text(hashes))
+    else:
+        write(render_json(hashes) if json else manifest_text(hashes))
 
 
 def _show_verdicts(verdicts: tuple[Verdict, ...], *, json: bool) -> None:

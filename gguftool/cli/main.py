@@ -34,7 +34,7 @@ def main() -> NoReturn:
         fail(f"stopped by {signal.Signals(signalled.number).name}; nothing was left under a final name")
         code = 128 + signalled.number
     except GGUFToolError as error:
-        fail(str(error))
+        fail(error.headline, error.problems)
         code = 2
     except (ReaderGone, BrokenPipeError):
         drop_stdout()

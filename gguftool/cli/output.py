@@ -44,6 +44,14 @@ def write_bytes(data: bytes) -> None:
         out.buffer.write(data)
 
 
+def write_exactly(text: str) -> None:
+    """Write lines with names as their own bytes into a pipe, escaped on a terminal."""
+    if sys.stdout.isatty():
+        write("".join(printable(line, len(line)) + "\n" for line in text.splitlines()))
+    else:
+        write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
 def show_tables(tables: Sequence[Table]) -> None:
     """Show tables: with rich on a terminal, as plain text in a pipe."""
     if sys.stdout is None or not sys.stdout.isatty():
@@ -86,9 +94,13 @@ def remark(text: str) -> None:
     print(f"note: {printable(text, 4096)}", file=sys.stderr)
 
 
-def fail(text: str) -> None:
-    """Print an error: one line, whatever the text holds."""
-    print(f"gguftool: error: {printable(text, 1 << 16)}", file=sys.stderr)
+def fail(text: str, problems: Sequence[str] = ()) -> None:
+    """Print an error: one line, whatever the text holds, and one more for each of several problems."""
+    if len(problems) == 1:
+        text, problems = f"{text}: {problems[0]}", ()
+    print(f"gguftool: error: {printable(text, 1 << 16)}{':' if problems else ''}", file=sys.stderr)
+    for problem in problems:
+        print(f"  - {printable(problem, 1 << 16)}", file=sys.stderr)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -73,6 +74,7 @@ def split(
     from gguftool.cli.hashing import write_map_beside
     from gguftool.format.labels import THIREUS_TAIL
     from gguftool.model.opening import open_model
+    from gguftool.storage.part import exists_already
     from gguftool.surgery.split import SplitOptions, plan_split
 
     if max_size is not None and max_tensors != 1:
@@ -91,9 +93,12 @@ def split(
         prefix += THIREUS_TAIL
     if write_map and (max_tensors != 1 or max_size is not None or bundle_small or tensor_first_split):
         raise typer.BadParameter("--map is for sets of one tensor a shard, with the metadata alone in shard 1")
-    carry_out(plan_split(open_model(model), prefix, options), dry_run=dry_run, force=force, sync=not no_sync, json=json)
+    if write_map and not force and os.path.lexists(beside := Path(prefix).parent / "tensors.map"):
+        raise exists_already(beside)  # said before the shards are written
+    plan = plan_split(open_model(model), prefix, options)
+    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
     if write_map and not dry_run:
-        write_map_beside(open_model(f"{prefix}-*-of-*.gguf"), force=force, jobs=None)
+        write_map_beside(open_model(plan.outputs[0].path), force=force, jobs=None)
 
 
 def merge(
@@ -172,7 +177,7 @@ def merge(
     inputs = open_inputs(models)
     plan = plan_merge(inputs, output, options)
     if not (dry_run or no_verify):
-        _verify_maps([source.model for source in inputs])
+        _verify_maps([source.model for source in inputs], plan)
     carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
 
 
@@ -244,19 +249,21 @@ def _read_recipe(name: str | None) -> Recipe | None:
     return parse_any(source.read_at(0, min(source.size, MAX_TEXT + 1)), name)
 
 
-def _verify_maps(models: Sequence[Model]) -> None:
-    """Hash the shards that a tensors.map lies beside; raise one `SourceError` that names all that differ."""
+def _verify_maps(models: Sequence[Model], plan: Plan) -> None:
+    """Hash the shards that `plan` reads and a tensors.map lies beside; raise one `SourceError` for all that differ."""
     from gguftool.analysis.verify import verify_against_map
     from gguftool.cli.output import progress_bar
     from gguftool.errors import SourceError
     from gguftool.model.maps import find_maps
 
     bad = []
+    used = {use.name for use in plan.preview().uses}
     for model in models:
-        for entries in find_maps(model.files).values():
-            with progress_bar(sum(file.source.size for file in model.files)) as progress:
-                verdicts = verify_against_map(model.files, entries, None, progress)
-            bad += [f"{verdict.name}: {verdict.detail}" for verdict in verdicts if verdict.ok is False]
+        entries = tuple(entry for entries in find_maps(model.files).values() for entry in entries)
+        files = [file for file in model.files if entries and file.source.name in used]
+        with progress_bar(sum(file.source.size for file in files)) as progress:
+            verdicts = verify_against_map(files, entries, None, progress)
+        bad += [f"{verdict.name}: {verdict.detail}" for verdict in verdicts if verdict.ok is False]
     if bad:
         raise SourceError(f"{len(bad)} shard(s) are not what their tensors.map says: {'; '.join(bad)}")
 

@@ -16,7 +16,8 @@ from gguftool.errors import FormatError, printable
 from gguftool.format.ggml import find_type
 
 MAX_LINES = 65_535  # a set has no more shards
-_SHAPE = re.compile(r"\(\s*(\d{1,19}(?:\s*,\s*\d{1,19})*)?\s*,?\s*\)")
+_LINE_END = re.compile(r"\r\n|\r|\n")  # not str.splitlines: names may hold what that takes for a line's end
+_NUMBER = re.compile(r"[0-9]{1,19}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -43,7 +44,7 @@ class MapEntry:
 def parse_map(text: str, source: str) -> tuple[MapEntry, ...]:
     """Read a map; lines of 7 or 8 fields. Raises one `FormatError` that names every line it cannot read."""
     entries, problems = [], []
-    lines = text.removeprefix("\ufeff").splitlines()
+    lines = _LINE_END.split(text.removeprefix("\ufeff"))
     if len(lines) > MAX_LINES:
         raise FormatError(f"{len(lines):,} lines; a map has at most {MAX_LINES:,}", source=source)
     for number, line in enumerate(lines, start=1):
@@ -71,9 +72,9 @@ def _parse_line(line: str) -> MapEntry | str:
         return f"{len(fields)} fields, expected 7 or 8 separated by ':' ({printable(line, 60)!r})"
     file, sha256, tensor = fields[:3]
     named = dict(field.partition("=")[::2] for field in fields[3:])
-    shape = _SHAPE.fullmatch(named.get("shape", ""))
+    shape = _parse_shape(named.get("shape", ""))
     numbers = named.get("elements", ""), named.get("bytes", "")
-    if shape is None or "dtype" not in named or not all(n.isascii() and n.isdigit() and len(n) < 20 for n in numbers):
+    if shape is None or "dtype" not in named or not all(map(_NUMBER.fullmatch, numbers)):
         return f"expected shape=(..):dtype=..:elements=N:bytes=N ({printable(line, 60)!r})"
     known = _SHA256.fullmatch(sha256.lower()) is not None and set(sha256) != {"0"}
     if sha256 and set(sha256) != {"0"} and not known:
@@ -82,12 +83,22 @@ def _parse_line(line: str) -> MapEntry | str:
         file=file,
         sha256=sha256.lower() if known else None,
         tensor=tensor,
-        shape=tuple(int(dim) for dim in (shape[1] or "").split(",") if dim.strip()),
+        shape=shape,
         dtype=named["dtype"].lower(),
         elements=int(numbers[0]),
         nbytes=int(numbers[1]),
         imatrix=named.get("imatrix") or None,
     )
+
+
+def _parse_shape(text: str) -> tuple[int, ...] | None:
+    """Read ``(256, 272)`` or ``(4096,)``; None for other text."""
+    if not (text.startswith("(") and text.endswith(")")):
+        return None
+    dims = [dim.strip() for dim in text[1:-1].split(",")]
+    if dims[-1] == "":
+        dims.pop()  # what stands behind a tuple's last comma
+    return tuple(map(int, dims)) if all(map(_NUMBER.fullmatch, dims)) else None
 
 
 def _render_line(entry: MapEntry) -> str:

@@ -20,6 +20,7 @@ from gguftool.errors import FormatError, printable
 from gguftool.format.ggml import TYPES, find_type, nbytes
 
 MAX_HEAD = 100_000_000  # bytes; the reference implementation refuses more
+MAX_DIMS = 4  # GGML_MAX_DIMS
 RAW_PREFIX = "gguftool."
 
 # dtype -> (name of the ggml type with the same bytes, bytes an element)
@@ -38,7 +39,10 @@ DTYPE_OF = {ggml: dtype for dtype, (ggml, _) in _DTYPES.items()}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SafeTensor:
-    """One tensor: `dims` in ggml order, ggml `type_id` (None for dtypes ggml lacks), bytes [begin, end) of the data."""
+    """One tensor: `dims` in ggml order, ggml `type_id` (None for what ggml lacks), bytes [begin, end) of the data.
+
+    `big_endian` is for raw tensors out of big-endian GGUF files alone.
+    """
 
     name: str
     dims: tuple[int, ...]
@@ -46,6 +50,7 @@ class SafeTensor:
     dtype: str
     begin: int
     end: int
+    big_endian: bool = False
 
 
 def head_length(first: bytes, total_size: int) -> int:
@@ -84,7 +89,7 @@ def _parse_entry(name: str, entry: Any, metadata: Mapping[str, Any], data_size: 
     raw = metadata.get(RAW_PREFIX + name)
     if dtype == "U8" and isinstance(raw, str):
         return _parse_raw(name, raw, begin, end, where)
-    known = _DTYPES.get(dtype)
+    known = _DTYPES.get(dtype) if len(shape) <= MAX_DIMS else None
     if known is not None and math.prod(shape) * known[1] != end - begin:
         raise FormatError(f"{dtype} {shape} does not take {end - begin:,} bytes", where=where)
     traits = find_type(known[0]) if known else None
@@ -102,16 +107,21 @@ def _parse_raw(name: str, raw: str, begin: int, end: int, where: str) -> SafeTen
     """Read the ggml type and dims that `export --dtype raw` recorded."""
     try:
         said = json.loads(raw)
-        type_id, dims = said["type"], tuple(said["dims"])
-        whole = all(type(number) is int and number >= 0 for number in (type_id, *dims))
-    except (ValueError, TypeError, KeyError, RecursionError):
+        type_id, dims, big = said["type"], tuple(said["dims"]), said.get("byte_order") == "big"
+        whole = len(dims) <= MAX_DIMS and all(type(number) is int and number >= 0 for number in (type_id, *dims))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         whole = False
     if not whole:
         raise FormatError(f"its metadata {RAW_PREFIX}... does not say type and dims", where=where)
     expected = nbytes(type_id, dims)
     if expected is not None and expected != end - begin:
         raise FormatError(f"{TYPES[type_id].name} {dims} takes {expected:,} bytes, not {end - begin:,}", where=where)
-    return SafeTensor(name=name, dims=dims, type_id=type_id, dtype="U8", begin=begin, end=end)
+    return SafeTensor(name=name, dims=dims, type_id=type_id, dtype="U8", begin=begin, end=end, big_endian=big)
+
+
+def _raw_record(tensor: SafeTensor) -> dict[str, Any]:
+    record: dict[str, Any] = {"type": tensor.type_id, "dims": tensor.dims}
+    return {**record, "byte_order": "big"} if tensor.big_endian else record
 
 
 def serialize_safetensors(tensors: Sequence[SafeTensor]) -> bytes:
@@ -120,11 +130,7 @@ def serialize_safetensors(tensors: Sequence[SafeTensor]) -> bytes:
     A tensor of dtype U8 with a type gets its type and dims recorded.
     """
     listing: dict[str, Any] = {}
-    metadata = {
-        RAW_PREFIX + tensor.name: json.dumps({"type": tensor.type_id, "dims": tensor.dims})
-        for tensor in tensors
-        if tensor.dtype == "U8"
-    }
+    metadata = {RAW_PREFIX + tensor.name: json.dumps(_raw_record(tensor)) for tensor in tensors if tensor.dtype == "U8"}
     if metadata:
         listing["__metadata__"] = metadata
     for tensor in tensors:

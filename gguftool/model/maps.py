@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from gguftool.errors import FormatError
 from gguftool.format.maps import MapEntry, parse_map
 from gguftool.format.shards import parse_shard_name
 from gguftool.model.model import ModelFile
@@ -32,27 +33,34 @@ def find_maps(files: Sequence[ModelFile]) -> dict[str, tuple[MapEntry, ...]]:
 def read_map(name: str) -> tuple[MapEntry, ...]:
     """Read the map at `name`; raise `SourceError` or `FormatError` where that cannot be done."""
     source = open_source(name)
-    return parse_map(source.read_at(0, min(source.size, _MAX_MAP)).decode("utf-8", "surrogateescape"), name)
+    if source.size > _MAX_MAP:
+        raise FormatError(f"{source.size:,} bytes; a tensors.map has at most {_MAX_MAP:,}", source=name)
+    return parse_map(source.read_at(0, source.size).decode("utf-8", "surrogateescape"), name)
 
 
-def entry_of(file: ModelFile, entries: tuple[MapEntry, ...]) -> MapEntry | None:
-    """Return the entry for `file`: by its name, else by shard number, tensor and type.
+class MapIndex:
+    """The entries of one map or of several that lie together, found by file name and by what a shard holds."""
 
-    In a cooked mix every shard carries one label in its name whatever it holds, so names alone would miss.
-    """
-    base = os.path.basename(file.source.name)
-    for entry in entries:
-        if entry.file == base:
-            return entry
-    if file.shard is None or len(file.header.tensors) != 1:
-        return None
-    info = file.header.tensors[0]
-    for entry in entries:
-        named = parse_shard_name(entry.file)
-        if (
-            named is not None
-            and (named.number, named.count) == (file.shard.number, file.shard.count)
-            and (entry.tensor, entry.type_id) == (info.name, info.type)
-        ):
-            return entry
-    return None
+    def __init__(self, entries: Iterable[MapEntry]) -> None:
+        self._by_name: dict[str, list[MapEntry]] = {}
+        self._by_content: dict[object, list[MapEntry]] = {}
+        for entry in entries:
+            name = os.path.basename(entry.file)
+            self._by_name.setdefault(name, []).append(entry)
+            shard = parse_shard_name(name)
+            if shard is not None:
+                key = (shard.number, shard.count, entry.tensor, entry.type_id)
+                self._by_content.setdefault(key, []).append(entry)
+
+    def entries_of(self, file: ModelFile) -> list[MapEntry]:
+        """Return the entries for `file`: by shard number, tensor and type; where there is none, by its name.
+
+        In a cooked mix every shard carries one label in its name whatever it holds, so what it holds comes first: the
+        map of the label would condemn every shard of another type.
+        """
+        if file.shard is not None and len(file.header.tensors) == 1:
+            info = file.header.tensors[0]
+            found = self._by_content.get((file.shard.number, file.shard.count, info.name, info.type))
+            if found:
+                return found
+        return self._by_name.get(os.path.basename(file.source.name), [])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from gguftool.analysis.verify import Hash, Verdict
 from gguftool.errors import printable
+from gguftool.format.manifests import render_sum
 
 
 def manifest_text(hashes: Sequence[Hash]) -> str:
@@ -14,8 +15,8 @@ def manifest_text(hashes: Sequence[Hash]) -> str:
 
 
 def sums_text(hashes: Sequence[Hash]) -> str:
-    """Return lines that ``sha256sum --check`` reads."""
-    return "".join(f"{one.sha256}  {printable(one.name, 1 << 16)}\n" for one in hashes)
+    """Return lines that ``sha256sum --check`` reads; names are as they are, fit for a pipe and not for a terminal."""
+    return "".join(render_sum(one.name, one.sha256) + "\n" for one in hashes)
 
 
 def verdicts_text(verdicts: Sequence[Verdict]) -> str:

@@ -2,23 +2,41 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 from gguftool.errors import printable
 from gguftool.render.table import Table, columns, text_of
 from gguftool.render.units import format_size
 from gguftool.storage.execute import Receipt
 from gguftool.storage.plan import Preview
 
+_MAX_FILES = 20  # that a preview lists one by one
+
 
 def preview_text(preview: Preview) -> str:
     """Return what a plan would write and take from where."""
-    outputs = tuple((f"{size:,}", path) for path, size in preview.outputs)
-    uses = tuple((f"{use.nbytes:,}", use.name) for use in preview.uses)
+    outputs = preview.outputs
+    uses = [(use.name, use.nbytes) for use in preview.uses]
     tables = [
-        Table(title=f"would write {len(outputs):,} file(s)", columns=columns(">bytes", "output"), rows=outputs),
-        Table(title=f"from {len(uses):,} source(s)", columns=columns(">bytes", "source"), rows=uses),
+        Table(title=f"would write {len(outputs):,} file(s)", columns=columns(">bytes", "output"), rows=_rows(outputs)),
+        Table(title=f"from {len(uses):,} source(s)", columns=columns(">bytes", "source"), rows=_rows(uses)),
     ]
     total = f"{format_size(preview.bytes_written)} to write, {format_size(preview.bytes_copied)} of it copied"
     return f"{text_of(tables)}\n{total}; nothing was written (dry run)\n"
+
+
+def _rows(files: Sequence[tuple[str, int]]) -> tuple[tuple[str, str], ...]:
+    """Return a row a file; of more than fit on a screen, a row a folder (`--json` lists every file)."""
+    if len(files) <= _MAX_FILES:
+        return tuple((f"{nbytes:,}", name) for name, nbytes in files)
+    folders: dict[str, list[int]] = {}
+    for name, nbytes in files:
+        folders.setdefault(os.path.dirname(name) or ".", []).append(nbytes)
+    return tuple(
+        (f"{sum(sizes):,}", f"{folder}/ ({len(sizes):,} file{'s' * (len(sizes) > 1)})")
+        for folder, sizes in folders.items()
+    )
 
 
 def receipt_text(receipt: Receipt) -> str:

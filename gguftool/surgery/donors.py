@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from gguftool.errors import FormatError
-from gguftool.format.header import TensorInfo
+from gguftool.format.header import ByteOrder, TensorInfo
 from gguftool.format.safetensors import head_length, parse_safetensors
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.opening import open_model
@@ -17,19 +17,25 @@ from gguftool.storage.source import Extent, Source
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Donor:
-    """Tensors by name, their sources, and the GGUF model they are of (None for safetensors)."""
+    """Tensors by name, their sources, and the GGUF model they are of (None for safetensors).
+
+    `byte_order` is that of all tensors but those in `byte_orders`.
+    """
 
     name: str
     tensors: Mapping[str, Tensor]
     sources: tuple[Source, ...]
     model: Model | None
+    byte_order: ByteOrder = ByteOrder.LITTLE
+    byte_orders: Mapping[str, ByteOrder] = field(default_factory=dict)
 
 
 def open_donor(spec: str) -> Donor:
     """Open a GGUF model or a ``.safetensors`` file."""
-    if not spec.endswith(".safetensors"):
+    if not spec.lower().endswith(".safetensors"):
         model = open_model(spec)
-        return Donor(name=model.name, tensors=model.tensors, sources=model.sources, model=model)
+        order = model.byte_order
+        return Donor(name=model.name, tensors=model.tensors, sources=model.sources, model=model, byte_order=order)
     source = open_source(spec)
     try:
         length = head_length(source.read_at(0, min(8, source.size)), source.size)
@@ -37,17 +43,19 @@ def open_donor(spec: str) -> Donor:
     except FormatError as error:
         error.source = spec
         raise
-    tensors = {}
+    found = {}
     for entry in listed:
         if entry.type_id is None:
             continue  # a dtype that ggml lacks; asking for it says so
         info = TensorInfo(name=entry.name, dims=entry.dims, type=entry.type_id, offset=0)
         size = entry.end - entry.begin
-        tensors[entry.name] = Tensor(
+        found[entry.name] = Tensor(
             info=info,
             gap=Extent(source=source, offset=length + entry.begin, length=size),
             type_nbytes=size,
             sizing=Sizing.EXACT,
             alignment=1,
         )
-    return Donor(name=spec, tensors=MappingProxyType(tensors), sources=(source,), model=None)
+    big = {entry.name: ByteOrder.BIG for entry in listed if entry.big_endian}
+    tensors = MappingProxyType(found)
+    return Donor(name=spec, tensors=tensors, sources=(source,), model=None, byte_orders=MappingProxyType(big))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gguftool.errors import PlanError, printable
 from gguftool.format.ggml import type_alias
+from gguftool.format.header import ByteOrder
 from gguftool.format.safetensors import SafeTensor, serialize_safetensors
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.storage.plan import Copy, OutputFile, Plan
@@ -34,6 +35,7 @@ def plan_export(model: Model, patterns: Sequence[str], output: Path, dtype: Floa
                 dtype="U8" if dtype is None else dtype.name,
                 begin=offset,
                 end=offset + extent.length,
+                big_endian=dtype is None and model.byte_order is ByteOrder.BIG,
             )
         )
         if extent.length:
@@ -62,14 +64,19 @@ def _contents(tensors: Sequence[Tensor], model: Model, dtype: FloatType | None) 
             contents.append(_content(tensor, model, dtype))
         except PlanError as error:
             problems.append(error.message)
+    if len(problems) == 1:
+        raise PlanError(problems[0])
     if problems:
-        raise PlanError("; ".join(problems))
+        raise PlanError(f"{len(problems):,} tensors cannot be exported so", problems=problems)
     return contents
 
 
 def _content(tensor: Tensor, model: Model, dtype: FloatType | None) -> Extent:
     if tensor.sizing is Sizing.CONFLICT or (dtype is None and tensor.sizing is Sizing.GAP):
-        raise PlanError(f"'{printable(tensor.info.name)}' ({type_alias(tensor.info.type)}): its size is in doubt")
+        raise PlanError(
+            f"'{printable(tensor.info.name)}' is {type_alias(tensor.info.type)}, whose size cannot be told from its "
+            f"padding: {tensor.gap.length:,} bytes lie in its place"
+        )
     if dtype is None:
         return tensor.extent
     source: Source = dequantized(tensor, dtype, model.byte_order)

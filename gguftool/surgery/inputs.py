@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from gguftool.errors import PlanError, listed, printable
+from gguftool.errors import GGUFToolError, PlanError, listed, printable
 from gguftool.format.labels import is_label_of, label_of_name, normal_label
 from gguftool.model.maps import find_maps
 from gguftool.model.model import Model
@@ -38,23 +38,24 @@ def open_inputs(arguments: Sequence[str]) -> tuple[Input, ...]:
 
     Neighbouring arguments without a label are pooled, so that a glob that the shell expanded is one input.
     """
-    inputs: list[Input] = []
-    seen: set[object] = set()
+    inputs: dict[frozenset[object], Input] = {}
     for label, specs in _runs(arguments):
         for model in open_models(*specs):
-            files = {source.file_id or source.identity for source in model.sources}
-            if not files <= seen:
-                seen |= files
-                inputs.append(Input(model=model, labels=tuple(_labels(label, model))))
-    return tuple(inputs)
+            files = frozenset(source.file_id or source.identity for source in model.sources)
+            known = next((other for other in inputs if files <= other), None)
+            if known is None:
+                inputs[files] = Input(model=model, labels=tuple(_labels(label, model)))
+            elif label is not None:
+                again = inputs[known]
+                inputs[known] = replace(again, labels=(normal_label(label), *again.labels))
+    return tuple(inputs.values())
 
 
-def find_input(inputs: Iterable[Input], label: str) -> Input:
-    """Return the first input under `label`; `PlanError` lists the labels there are."""
-    inputs = tuple(inputs)
-    for candidate in inputs:
-        if normal_label(label) in candidate.labels:
-            return candidate
+def find_inputs(inputs: Sequence[Input], label: str) -> list[Input]:
+    """Return the inputs under `label` (a folder may hold several); `PlanError` lists the labels there are."""
+    found = [candidate for candidate in inputs if normal_label(label) in candidate.labels]
+    if found:
+        return found
     known = sorted({known for candidate in inputs for known in candidate.labels})
     raise PlanError(f"no input is labelled '{printable(label)}'; the labels are {listed(known) or 'none'}")
 
@@ -81,7 +82,10 @@ def _labels(explicit: str | None, model: Model) -> Iterator[str]:
     by_name = label_of_name(model.files[0].source.name)
     if by_name is not None:
         yield by_name
-    maps = find_maps(model.files)
+    try:
+        maps = find_maps(model.files)
+    except GGUFToolError:
+        return  # a map that cannot be read gives no label; verifying says what is wrong with it
     if len(maps) == 1:  # several maps beside one set mean a mix, which has no label of its own
         entries = next(iter(maps.values()))
         by_map = label_of_name(entries[0].file) if entries else None

@@ -6,22 +6,30 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from gguftool.errors import PlanError
+from gguftool.errors import PlanError, printable
 from gguftool.format.ggml import type_alias
 from gguftool.format.maps import MapEntry, render_map
 from gguftool.model.model import Model, ModelFile, tensors_of
 from gguftool.storage.plan import OutputFile, Plan
+from gguftool.surgery.common import require_complete
 
 
 def plan_map(model: Model, sha256: Mapping[str, str], output: Path) -> Plan:
     """Plan the map of `model`'s shards; `sha256` gives each file's hash by its name. The first shard has no line.
 
-    Raises `PlanError` where another shard holds not exactly one tensor: a map has one line a shard.
+    Raises `PlanError` where shards are missing, the first holds tensors, or another holds not exactly one: a map has
+    one line a shard.
     """
-    crowded = [file.source.name for file in model.files[1:] if len(file.header.tensors) != 1]
+    require_complete(model)
+    counts = [(len(file.header.tensors), file) for file in model.files]
+    crowded = [(count, file) for number, (count, file) in enumerate(counts) if count != (number > 0)]
     if len(model.files) < 2 or crowded:
-        found = f"{crowded[0]} holds another number" if crowded else "it is a single file"
-        raise PlanError(f"a tensors.map is for sets of one tensor a shard; {found}", source=model.name)
+        found = "it is a single file"
+        if len(model.files) > 1:
+            count, file = crowded[0]
+            found = f"{printable(file.source.name)} holds {count:,}"
+        what = "a tensors.map is for sets of one tensor a shard, with the metadata alone in shard 1"
+        raise PlanError(f"{what}; {found}", source=model.name)
     text = render_map(_entry(file, sha256[file.source.name]) for file in model.files[1:])
     head = text.encode("utf-8", "surrogateescape")
     return Plan(outputs=(OutputFile(path=output, head=head, copies=(), size=len(head)),), inputs=model.sources)

@@ -16,7 +16,7 @@ from gguftool.surgery.compare import contradictions, shape_conflicts
 from gguftool.surgery.inputs import Input
 from gguftool.surgery.mix import MixOptions, choose
 from gguftool.surgery.sets import Cut, lay_out_set
-from gguftool.surgery.truth import Chosen, true_metadata
+from gguftool.surgery.truth import PROVENANCE_PREFIX, Chosen, true_metadata, without_provenance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,17 +49,22 @@ def plan_merge(inputs: Sequence[Input | Model], output: Path, options: MergeOpti
     sources = [source if isinstance(source, Input) else Input(model=source) for source in inputs]
     remarks = [remark for source in sources for remark in source.model.remarks]
     donor = _same_model(options.kv_from, sources) or _default_donor(sources)
+    left_out = [] if options.kv_from is None else _of_other_architecture(donor, sources, options.allowed_mismatches)
+    if left_out:
+        sources = [source for source in sources if source not in left_out]
+        where = listed([source.name for source in left_out])
+        remarks.append(f"left out, as their architecture is not that of {donor.name}: {where}")
     if options.recipe is None:
         sources = _without_strays(sources, remarks)
     reference = _reference(donor, sources)
     names = _names(donor, reference, sources)
     mix = choose(names, sources, options.recipe, options.mix)
-    _refuse_problems([*mix.problems, *_problems(donor, reference, names, sources, options)])
+    _refuse_problems([*mix.problems, *_problems(donor, reference, names, sources, options)], remarks)
     chosen = [mix.chosen[name] for name in names]
     truth = true_metadata(donor, chosen, keep_file_type=options.keep_file_type)
     kvs = truth.kvs
     if options.provenance:
-        kvs = (*kvs, *_provenance(chosen, donor.byte_order))
+        kvs = (*without_provenance(kvs), *_provenance(chosen, donor.byte_order))
     tensors = tuple(_as_in(reference, choice.tensor) for choice in chosen)
     dialect = Dialect(
         version=donor.version,
@@ -112,6 +117,16 @@ def _same_model(model: Model | None, sources: Sequence[Input]) -> Model | None:
     return next((s.model for s in sources if {x.file_id for x in s.model.sources} & wanted), model)
 
 
+def _of_other_architecture(donor: Model, sources: Sequence[Input], allowed: Sequence[str]) -> list[Input]:
+    """Return the inputs that say another architecture than the donor that the user named: they lie there by chance."""
+    key = "general.architecture"
+    wanted = donor.get(key)
+    if wanted is None or key in allowed:
+        return []
+    said = ((source, source.model.get(key)) for source in sources)
+    return [source for source, kv in said if kv is not None and (kv.type, kv.raw) != (wanted.type, wanted.raw)]
+
+
 def _without_strays(sources: list[Input], remarks: list[str]) -> list[Input]:
     """Leave out incomplete sets where one complete model has all that they have."""
     complete = [source for source in sources if source.model.is_complete and source.model.tensors]
@@ -125,11 +140,15 @@ def _without_strays(sources: list[Input], remarks: list[str]) -> list[Input]:
 
 
 def _reference(donor: Model, sources: Sequence[Input]) -> Model | None:
-    """Return the model that says which tensors there are, their order and spelling: the donor or a complete input."""
+    """Return the model that says which tensors there are, their order and spelling: the donor or a complete input.
+
+    A file that is complete for all it tells, but has fewer tensors than the donor's set counts, is a part like others.
+    """
+    least = donor.expected_tensors or 1
     candidates = [donor, *(source.model for source in sources)]
     if len(candidates) == 2 and candidates[0] is candidates[1] and donor.is_complete:
         return donor  # also without tensors: files of a vocabulary alone exist
-    return next((model for model in candidates if model.is_complete and model.tensors), None)
+    return next((model for model in candidates if model.is_complete and len(model.tensors) >= least), None)
 
 
 def _names(donor: Model, reference: Model | None, sources: Sequence[Input]) -> tuple[str, ...]:
@@ -158,14 +177,19 @@ def _problems(
     donor: Model, reference: Model | None, names: Sequence[str], sources: Sequence[Input], options: MergeOptions
 ) -> Iterator[str]:
     known = set(names)
+    if len(sources) > 1 and donor.get("general.architecture") is None:
+        yield f"{donor.name}, which is to give the metadata, has no general.architecture"
     for source in sources:
         extra = [name for name in source.model.tensors if name not in known]
         if extra:
-            yield f"{listed(extra)}: in {source.name} but not in {reference.name if reference else 'the set'}"
+            yield f"not in {reference.name if reference else 'the set'}, but in {source.name}: {listed(extra, 8)}"
         if source.model.byte_order is not donor.byte_order:
             yield f"{source.name} is {source.model.byte_order.name.lower()}-endian, {donor.name} is not"
     if reference is None and donor.expected_tensors is None:
         yield "no input is complete, and the metadata does not say how many tensors there are (split.tensors.count)"
+    elif reference is None and donor.expected_tensors is not None and donor.expected_tensors < len(names):
+        counts = [f"{len(source.model.tensors):,} in {source.name}" for source in sources]
+        yield f"{len(names):,} tensors are there, {donor.expected_tensors:,} belong together: {listed(counts)}"
     elif reference is None and donor.expected_tensors != len(names):
         missing = listed(list(donor.missing)) or "unknown"
         yield f"{len(names):,} of {donor.expected_tensors:,} tensors are there; missing shards: {missing}"
@@ -174,9 +198,12 @@ def _problems(
     yield from contradictions(donor, sources, options.allowed_mismatches)
 
 
-def _refuse_problems(problems: Sequence[str]) -> None:
+def _refuse_problems(problems: Sequence[str], remarks: Sequence[str]) -> None:
+    """Raise one error for all problems; what was left out may be why, so it is said too."""
     if problems:
-        raise PlanError(f"{len(problems)} problem(s): " + "; ".join(problems))
+        problems = [*problems, *(remark for remark in remarks if remark.startswith("left out"))]
+        said = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+        raise PlanError(f"cannot merge, {said}", problems=problems)
 
 
 def _plan_inputs(donor: Model, sources: Sequence[Input]) -> list[Model]:
@@ -188,6 +215,6 @@ def _provenance(chosen: Sequence[Chosen], order: ByteOrder) -> tuple[KV, ...]:
     files: dict[str, int] = {}
     indexes = [files.setdefault(Path(choice.tensor.gap.source.name).name, len(files)) for choice in chosen]
     return (
-        make_kv("gguftool.source.files", ValueType.ARRAY, list(files), element=ValueType.STRING, byte_order=order),
-        make_kv("gguftool.source.of_tensor", ValueType.ARRAY, indexes, element=ValueType.UINT32, byte_order=order),
+        make_kv(f"{PROVENANCE_PREFIX}files", ValueType.ARRAY, list(files), element=ValueType.STRING, byte_order=order),
+        make_kv(f"{PROVENANCE_PREFIX}of_tensor", ValueType.ARRAY, indexes, element=ValueType.UINT32, byte_order=order),
     )

@@ -15,7 +15,7 @@ from gguftool.errors import PlanError, listed, printable
 from gguftool.format.fallback import fallback_type, keeps_type
 from gguftool.format.ggml import TYPES, find_type, type_alias, type_name
 from gguftool.format.recipe import Recipe, Rule
-from gguftool.surgery.inputs import Input, find_input
+from gguftool.surgery.inputs import Input, find_inputs
 from gguftool.surgery.truth import Chosen
 
 _SHOWN = 8  # names that one remark or problem lists
@@ -104,13 +104,14 @@ def _by_rule(
 
 def _by_label(name: str, label: str, inputs: Sequence[Input], notes: _Notes) -> Input | None:
     try:
-        picked = find_input(inputs, label)
+        labelled = find_inputs(inputs, label)
     except PlanError as error:
         notes.problem(error.message, name)
         return None
-    if name in picked.model.tensors:
-        return picked
-    notes.problem(f"not in the input @{printable(label)} ({picked.name})", name)
+    for picked in labelled:
+        if name in picked.model.tensors:
+            return picked
+    notes.problem(f"not in the input @{printable(label)} ({listed([picked.name for picked in labelled])})", name)
     return None
 
 
@@ -159,10 +160,11 @@ def _second_best(name: str, type_id: int, holders: Sequence[Input]) -> tuple[Inp
 
 def _fallen_back(name: str, type_id: int, holders: Sequence[Input]) -> Input | None:
     """Return the input that has the type which an engine's llama-quantize takes for rows too short for `type_id`."""
-    ne0 = holders[0].model.tensors[name].info.dims[0]
-    traits = TYPES[type_id]
+    dims, traits = holders[0].model.tensors[name].info.dims, TYPES.get(type_id)
+    if traits is None or not dims:
+        return None
     for engine in traits.engines:
-        fallen = fallback_type(traits.name, ne0, engine)
+        fallen = fallback_type(traits.name, dims[0], engine)
         found = find_type(fallen) if fallen else None
         having = _having(name, found.id, holders) if found else []
         if having:

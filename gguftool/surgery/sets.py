@@ -175,18 +175,39 @@ def rewrite_set(
 
     Shards in which nothing changes are copied whole.
     """
-    count = len(model.files)
+    count, start = len(model.files), str(prefix).removesuffix(".gguf")
     outputs = []
-    for number, file in enumerate(model.files, start=1):
-        path = Path(str(ShardName(prefix=str(prefix), number=number, count=count)))
-        own = _own_kvs(file, kvs if number == 1 else None, dialect)
+    for number, file in enumerate(_in_shard_order(model), start=1):
+        path = Path(str(ShardName(prefix=start, number=number, count=count)))
+        keeps = dialect.alignment == model.alignment  # shards may differ in it: each is read by its own
+        spoken = replace(dialect, alignment=file.header.alignment) if keeps else dialect
+        own = _own_kvs(file, kvs if file is model.files[0] else None, spoken)
+        if (file.shard and (file.shard.number, file.shard.count)) != (number, count):
+            own = _renumbered(own, number, count, len(model.tensors), dialect.byte_order)
         tensors = [taken.get(tensor.info.name, tensor) for tensor in tensors_of(file.source, file.header)]
         if own == file.header.kvs and not any(tensor.info.name in taken for tensor in tensors):
             copy = Copy(extent=whole(file.source), offset=0)
             outputs.append(OutputFile(path=path, head=b"", copies=(copy,), size=file.source.size))
         else:
-            outputs.append(gguf_file(path, own, tensors, dialect))
+            outputs.append(gguf_file(path, own, tensors, spoken))
     return tuple(outputs)
+
+
+def _in_shard_order(model: Model) -> list[ModelFile]:
+    """Return the files with the metadata's first: of a model joined from partial sets, by their shard numbers."""
+    first, *others = model.files
+    return [first, *sorted(others, key=lambda file: file.shard.number if file.shard else 0)]
+
+
+def _renumbered(kvs: tuple[KV, ...], number: int, count: int, n_tensors: int, order: ByteOrder) -> tuple[KV, ...]:
+    """Return `kvs` with the split keys of shard `number` of `count`, in their old places."""
+    split = (
+        make_kv(KEY_NO, ValueType.UINT16, number - 1, byte_order=order),
+        make_kv(KEY_COUNT, ValueType.UINT16, count, byte_order=order),
+        make_kv(KEY_TENSORS, ValueType.INT32, n_tensors, byte_order=order),
+    )
+    new = {kv.key: kv for kv in split}
+    return (*(new.pop(kv.key, kv) for kv in kvs), *new.values())
 
 
 def _own_kvs(file: ModelFile, model_kvs: tuple[KV, ...] | None, dialect: Dialect) -> tuple[KV, ...]:

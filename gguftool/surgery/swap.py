@@ -13,6 +13,7 @@ from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, s
 from gguftool.model.model import Model, Tensor
 from gguftool.storage.plan import OutputFile, Plan, in_place
 from gguftool.surgery.common import require_complete, select_tensors
+from gguftool.surgery.compare import shape_text
 from gguftool.surgery.donors import Donor
 from gguftool.surgery.sets import rewrite_set
 from gguftool.surgery.truth import Chosen, TrueMetadata, true_metadata
@@ -60,24 +61,33 @@ def choose_swaps(model: Model, donor: Donor, patterns: Sequence[str]) -> dict[st
     missing = [name for name in names if name not in donor.tensors]
     if missing:
         problems.append(f"{listed(missing)}: not in the donor {donor.name}, or of a type that ggml lacks")
-    taken = {}
+    taken, wrong_order = {}, []
     for name in names:
         if name in missing:
             continue
         ours, theirs = model.tensors[name], donor.tensors[name]
+        if donor.byte_orders.get(name, donor.byte_order) is not model.byte_order:
+            wrong_order.append(f"'{printable(name)}'")
         if ours.info.shape != theirs.info.shape:
-            problems.append(f"'{printable(name)}' is {ours.info.shape} here and {theirs.info.shape} in the donor")
+            problems.append(
+                f"'{printable(name)}' is {shape_text(ours.info.shape)} here and "
+                f"{shape_text(theirs.info.shape)} in the donor"
+            )
         taken[name] = replace(theirs, info=replace(theirs.info, dims=ours.info.dims))
-    if donor.model is not None and donor.model.byte_order is not model.byte_order:
-        problems.append("model and donor have different byte orders")
+    if wrong_order:
+        order = model.byte_order.name.lower()
+        problems.append(f"the model is {order}-endian, the donor's bytes are not: {listed(wrong_order, 8)}")
+    if len(problems) == 1:
+        raise PlanError(problems[0])
     if problems:
-        raise PlanError("; ".join(problems))
+        raise PlanError(f"cannot swap, {len(problems):,} problems", problems=problems)
     return taken
 
 
 def _truth(model: Model, donor: Donor, taken: Mapping[str, Tensor], *, keep_file_type: bool) -> TrueMetadata:
     nobody = Model(name=donor.name, files=model.files, kvs=(), tensors=donor.tensors)  # safetensors carry no metadata
-    source = donor.model or nobody
+    itself = {source.file_id for source in donor.sources} == {source.file_id for source in model.sources}
+    source = model if itself else donor.model or nobody
     chosen = [
         Chosen(tensor=taken.get(name, tensor), model=source if name in taken else model)
         for name, tensor in model.tensors.items()

@@ -18,6 +18,7 @@ from gguftool.surgery.common import without_layout_keys
 QUANTIZATION_VERSION_KEY = "general.quantization_version"
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION in ggml/include/ggml.h of both engines
 IMATRIX_PREFIX = "quantize.imatrix."
+PROVENANCE_PREFIX = "gguftool.source."  # what merge --provenance writes: true for that file's tensors alone
 # llama-quantize gives these their own types in most mixes, so they do not speak for the whole.
 _NO_VOTE = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
 
@@ -53,11 +54,17 @@ def true_metadata(donor: Model, chosen: Sequence[Chosen], *, keep_file_type: boo
     if all(choice.model is donor for choice in chosen):
         return TrueMetadata(kvs=kvs, remarks=())
     remarks: list[str] = []
+    kvs = without_provenance(kvs)
     if not keep_file_type:
         kvs = _with_file_type(kvs, donor, chosen, remarks)
     kvs = _with_quantization_version(kvs, donor.byte_order, chosen)
     kvs = _with_imatrix(kvs, donor, chosen, remarks)
     return TrueMetadata(kvs=kvs, remarks=tuple(remarks))
+
+
+def without_provenance(kvs: Iterable[KV]) -> tuple[KV, ...]:
+    """Return `kvs` without those that say where the tensors of an earlier merge came from."""
+    return tuple(kv for kv in kvs if not kv.key.startswith(PROVENANCE_PREFIX))
 
 
 def _with_file_type(kvs: tuple[KV, ...], donor: Model, chosen: Sequence[Chosen], remarks: list[str]) -> tuple[KV, ...]:
@@ -99,14 +106,16 @@ def _with_quantization_version(kvs: tuple[KV, ...], order: ByteOrder, chosen: Se
 def _with_imatrix(kvs: tuple[KV, ...], donor: Model, chosen: Sequence[Chosen], remarks: list[str]) -> tuple[KV, ...]:
     """Take `quantize.imatrix.*` from the one model that all quantized tensors come from, else drop it."""
     makers = {id(choice.model): choice.model for choice in chosen if _is_quantized(choice.tensor)}
-    if list(makers.values()) == [donor] or not makers:
+    if makers.keys() == {id(donor)}:
         return kvs
     rest = tuple(kv for kv in kvs if not kv.key.startswith(IMATRIX_PREFIX))
-    if len(makers) == 1:
-        maker = next(iter(makers.values()))
-        return (*rest, *(kv for kv in maker.kvs if kv.key.startswith(IMATRIX_PREFIX)))
-    if any(kv.key.startswith(IMATRIX_PREFIX) for maker in (donor, *makers.values()) for kv in maker.kvs):
-        remarks.append(f"{IMATRIX_PREFIX}* left out: the quantized tensors come from {len(makers)} models")
+    theirs = [kv for maker in makers.values() for kv in maker.kvs if kv.key.startswith(IMATRIX_PREFIX)]
+    if len(makers) == 1 and theirs:
+        return (*rest, *theirs)
+    if theirs or len(rest) < len(kvs):
+        whose = {0: "no tensor is quantized", 1: "the model that the quantized tensors come from has none"}
+        why = whose.get(len(makers), f"the quantized tensors come from {len(makers)} models")
+        remarks.append(f"{IMATRIX_PREFIX}* left out: {why}")
     return rest
 
 

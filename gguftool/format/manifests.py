@@ -1,0 +1,75 @@
+r"""Manifests of hashes as other tools write them: sha256sum's, and llama-gguf-hash's.
+
+    3955de92...  model.gguf                           sha256sum: a line with escapes in its name starts with \
+    sha256    3955de92...  model.gguf:output.weight   llama-gguf-hash: the line of model.gguf is over all its tensors
+
+Sources: GNU coreutils src/digest.c (print_filename, filename_unescape); llama.cpp examples/gguf-hash/gguf-hash.cpp.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from gguftool.errors import FormatError, printable
+
+_LLAMA_LINE = re.compile(r"(?P<algorithm>[a-z0-9]+)\s+(?P<hex>[0-9a-f-]+)\s\s(?P<name>.+)")
+_SUM_LINE = re.compile(r"(?P<escaped>\\?)(?P<hex>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
+_ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
+_UNESCAPES = {escape: char for char, escape in _ESCAPES.items()}
+
+
+def manifest_lines(text: str) -> list[str]:
+    """Return the lines that say something: no blank ones, no comments, no BOM."""
+    lines = re.split(r"\r?\n", text.removeprefix("\ufeff"))
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def is_sums(lines: Sequence[str]) -> bool:
+    """Whether `lines` are sha256sum's."""
+    return _SUM_LINE.fullmatch(lines[0]) is not None
+
+
+def is_tensor_hashes(lines: Sequence[str]) -> bool:
+    """Whether `lines` are llama-gguf-hash's."""
+    return _LLAMA_LINE.fullmatch(lines[0]) is not None
+
+
+def render_sum(name: str, sha256: str) -> str:
+    """Return the line, without its end, that ``sha256sum --check`` reads."""
+    escaped = re.sub(r"[\\\n\r]", lambda found: _ESCAPES[found[0]], name)
+    return f"{'' if escaped == name else chr(92)}{sha256}  {escaped}"
+
+
+def parse_sums(lines: Sequence[str], source: str) -> dict[str, str]:
+    """Return name -> sha256 of sha256sum's lines; raise `FormatError` for a line that is none."""
+    promised = {}
+    for number, line in enumerate(lines, start=1):
+        match = _SUM_LINE.fullmatch(line) or _no_line(line, number, source)
+        name = match["name"]
+        if match["escaped"]:
+            name = re.sub(r"\\[\\nr]", lambda found: _UNESCAPES[found[0]], name)
+        promised[name] = match["hex"].lower()
+    return promised
+
+
+def parse_tensor_hashes(lines: Sequence[str], source: str) -> Mapping[str, str]:
+    """Return name -> sha256 of llama-gguf-hash's lines; those of other algorithms are passed over.
+
+    Raises `FormatError` for a line that is none, and where no line is of sha256.
+    """
+    promised, others = {}, {}
+    for number, line in enumerate(lines, start=1):
+        match = _LLAMA_LINE.fullmatch(line) or _no_line(line, number, source)
+        if match["algorithm"] == "sha256":
+            promised[match["name"]] = match["hex"]
+        else:
+            others[match["algorithm"]] = True
+    if not promised:
+        said = printable(", ".join(others), 80)
+        raise FormatError(f"its hashes are {said}; only sha256 is checked (llama-gguf-hash --sha256)", source=source)
+    return promised
+
+
+def _no_line(line: str, number: int, source: str) -> re.Match[str]:
+    raise FormatError(f"cannot be read: '{printable(line, 80)}'", source=source, where=f"line {number}")
