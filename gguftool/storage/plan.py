@@ -24,7 +24,7 @@ class OutputFile:
     """`head` at offset 0, `copies` behind it in ascending order, zeros between them, `size` bytes in all.
 
     With a `base` the file at `path` is that source, and it is changed in place: bytes that neither head nor copies
-    cover stay as they are.
+    cover stay as they are. With `replaces` the file at `path` is that source, whose place the output takes as a whole.
     """
 
     path: Path
@@ -32,6 +32,7 @@ class OutputFile:
     copies: tuple[Copy, ...]
     size: int
     base: Source | None = None
+    replaces: Source | None = None
 
     def __post_init__(self) -> None:
         end = len(self.head)
@@ -66,13 +67,19 @@ class Preview:
 class Plan:
     """Everything that is needed to write the outputs; `inputs` are all sources that they depend on, also by metadata.
 
-    `remarks` say what a user should know about the outcome. The first output is published last: of a shard set that is
-    the shard from which engines start.
+    `remarks` say what a user should know about the outcome. `gate` is the file from which engines start, where it is
+    not the first output: of several outputs it is without its name while the others get theirs.
     """
 
     outputs: tuple[OutputFile, ...]
     inputs: tuple[Source, ...]
     remarks: tuple[str, ...] = ()
+    gate: Path | None = None
+
+    @property
+    def gate_path(self) -> Path:
+        """The file from which engines start; shard 1 of a set."""
+        return self.gate or self.outputs[0].path
 
     @property
     def fingerprint(self) -> str:
@@ -128,6 +135,33 @@ def coalesce(copies: Iterable[Copy]) -> tuple[Copy, ...]:
         elif copy.extent.length:
             joined.append(copy)
     return tuple(joined)
+
+
+def pieces(output: OutputFile, start: int, step: int) -> Iterator[tuple[OutputFile, int]]:
+    """Cut what `output` has from offset `start` on into pieces of about `step` bytes.
+
+    Yields each piece (as an output of the same file) and the offset up to which the file is then complete.
+    """
+    head = b"" if start else output.head
+    piece: list[Copy] = []
+    room = step - len(head)
+    for copy in output.copies:
+        done = max(0, start - copy.offset)
+        while done < copy.extent.length:
+            take = min(max(room, 1), copy.extent.length - done)
+            part = Extent(source=copy.extent.source, offset=copy.extent.offset + done, length=take)
+            piece.append(Copy(extent=part, offset=copy.offset + done))
+            done, room = done + take, room - take
+            if room <= 0 and copy.offset + done < output.size:
+                yield replace(output, head=head, copies=tuple(piece)), copy.offset + done
+                head, piece, room = b"", [], step
+    if start < output.size:
+        yield replace(output, head=head, copies=tuple(piece)), output.size
+
+
+def bytes_below(output: OutputFile, offset: int) -> int:
+    """Return how many bytes the copies have below `offset`."""
+    return sum(min(copy.extent.length, max(0, offset - copy.offset)) for copy in output.copies)
 
 
 def in_place(output: OutputFile, base: Source) -> OutputFile:

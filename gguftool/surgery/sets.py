@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguftool.errors import PlanError, printable
@@ -163,14 +163,42 @@ def rewrite_set(
     outputs = []
     for number, file in enumerate(model.files, start=1):
         path = Path(str(ShardName(prefix=str(prefix), number=number, count=count)))
-        own = _own_kvs(file, kvs if number == 1 else None, dialect)
-        tensors = [taken.get(tensor.info.name, tensor) for tensor in tensors_of(file.source, file.header)]
-        if own == file.header.kvs and not any(tensor.info.name in taken for tensor in tensors):
-            copy = Copy(extent=whole(file.source), offset=0)
-            outputs.append(OutputFile(path=path, head=b"", copies=(copy,), size=file.source.size))
-        else:
-            outputs.append(gguf_file(path, own, tensors, dialect))
+        changed = _rewritten(file, path, kvs if number == 1 else None, taken, dialect)
+        copy = Copy(extent=whole(file.source), offset=0)
+        outputs.append(changed or OutputFile(path=path, head=b"", copies=(copy,), size=file.source.size))
     return tuple(outputs)
+
+
+def replace_shards(
+    model: Model, kvs: tuple[KV, ...], taken: Mapping[str, Tensor], dialect: Dialect
+) -> tuple[tuple[OutputFile, ...], Path]:
+    """Return the shards of `model` that change, to be replaced where they are, and the path of shard 1.
+
+    Raises `PlanError` where nothing changes, or the files are no set of one folder and prefix.
+    """
+    shards = [file.shard for file in model.files]
+    if any(shard is None or shard.prefix != (shards[0] or shard).prefix for shard in shards):
+        raise PlanError("is not one set of shards; -o PREFIX writes a new one", source=model.name)
+    outputs = []
+    for number, file in enumerate(model.files, start=1):
+        path = Path(file.source.name)
+        output = _rewritten(file, path, kvs if number == 1 else None, taken, dialect)
+        if output is not None:
+            outputs.append(replace(output, replaces=file.source))
+    if not outputs:
+        raise PlanError("nothing would change", source=model.name)
+    return tuple(outputs), Path(model.files[0].source.name)
+
+
+def _rewritten(
+    file: ModelFile, path: Path, kvs: tuple[KV, ...] | None, taken: Mapping[str, Tensor], dialect: Dialect
+) -> OutputFile | None:
+    """Return a shard's new file, or None where it stays as it is."""
+    own = _own_kvs(file, kvs, dialect)
+    if own == file.header.kvs and not any(info.name in taken for info in file.header.tensors):
+        return None
+    tensors = [taken.get(tensor.info.name, tensor) for tensor in tensors_of(file.source, file.header)]
+    return gguf_file(path, own, tensors, dialect)
 
 
 def _own_kvs(file: ModelFile, model_kvs: tuple[KV, ...] | None, dialect: Dialect) -> tuple[KV, ...]:
