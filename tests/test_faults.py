@@ -42,9 +42,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module", autouse=True)
 def _counted(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
-    reporter = request.config.pluginmanager.getplugin("terminalreporter")
-    if reporter is not None and COUNTS:
-        reporter.write_line("injected: " + ", ".join(f"{count:,} {what}" for what, count in sorted(COUNTS.items())))
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print("\ninjected: " + ", ".join(f"{count:,} {what}" for what, count in sorted(COUNTS.items())))
 
 
 def after_an_unbroken_run(case: Case, folder: Path) -> tuple[dict[str, bytes], list[str]]:
