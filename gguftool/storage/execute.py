@@ -230,8 +230,8 @@ def _publish_all(plan: Plan, parts: _Parts, log: ResumeLog, options: Options) ->
         log.remove()
         publish_one(parts.in_order()[0], replace=replacing, sync=options.sync)
     else:
-        publish_set(plan, parts.in_order(), replace=replacing, sync=options.sync)
-        log.remove()
+        publish_set(plan, parts.in_order(), resume_path(plan), replace=replacing, sync=options.sync)
+        log.close()
 
 
 # --- in place --------------------------------------------------------------------------------------------------------

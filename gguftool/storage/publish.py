@@ -54,6 +54,14 @@ def publish_one(part: PartFile, *, replace: bool, sync: bool) -> None:
         raise
     if backup is not None:
         remove_quietly(backup)
+        _sync_quietly(part.target.parent, sync=sync)
+
+
+def _sync_quietly(folder: Path, *, sync: bool) -> None:
+    """Make the removal of helper files durable: they would be in the way, or take space, after a power cut."""
+    if sync:
+        with contextlib.suppress(OSError):
+            sync_folders([folder])
 
 
 def _second_name(target: Path) -> Path | None:
@@ -105,8 +113,10 @@ class SetJournal:
         return tuple(dict.fromkeys((self.gate, *reversed(self.targets))))
 
 
-def publish_set(plan: Plan, parts: Sequence[PartFile], *, replace: bool, sync: bool) -> None:
+def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path, *, replace: bool, sync: bool) -> None:
     """Publish several outputs; `parts` in the order of publishing, all durable, the gate's last where it is one.
+
+    The journal `superseded` says nothing any more when all have their names, and goes then.
 
     Raises `HalfwayError` where the set could be neither published nor taken back; then the journal stays.
     """
@@ -126,6 +136,7 @@ def publish_set(plan: Plan, parts: Sequence[PartFile], *, replace: bool, sync: b
             raise
         for path in journal.aside if replace else ():
             remove_quietly(helper_path(path, "old"))
+        remove_quietly(superseded)
         try:
             _end(journal, fd)
         except OSError as error:
@@ -134,6 +145,7 @@ def publish_set(plan: Plan, parts: Sequence[PartFile], *, replace: bool, sync: b
                 f"'gguftool edit {journal.gate.name} --recover' tries again",
                 source=str(gate),
             ) from error
+        _sync_quietly(gate.parent, sync=sync)
 
 
 def _end(journal: SetJournal, fd: int) -> None:
