@@ -40,9 +40,7 @@ def helpers(folder: Path) -> list[str]:
 
 # --- the order of system calls ---------------------------------------------------------------------------------------
 
-_CALLS = (
-    "openat,pwrite64,copy_file_range,write,fsync,fdatasync,syncfs,link,linkat,rename,renameat,unlink,ftruncate,flock"
-)
+_CALLS = "pwrite64,copy_file_range,write,fsync,fdatasync,syncfs,link,linkat,rename,renameat,unlink,ftruncate,flock"
 
 
 def traced(arguments: Sequence[object], log: Path, inject: str = "") -> subprocess.CompletedProcess[bytes]:

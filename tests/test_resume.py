@@ -161,6 +161,32 @@ def test_what_was_written_goes_when_the_disk_is_full_and_stays_on_a_signal(tmp_p
     assert any("went on from" in note for note in told.notes)
 
 
+def test_what_lies_above_the_watermark_is_forgotten_also_in_the_gaps(tmp_path: Path) -> None:
+    case = next(case for case in RESUMABLE if case.name.startswith("merge"))
+    folder = tmp_path / "run"
+    set_up(case, folder)
+    run(case, folder)
+    wanted = listing(folder)
+    set_up(case, folder)
+    plan = case.plan(folder)
+
+    def interrupt(_nbytes: int) -> None:
+        if helper_path(plan.outputs[0].path, "resume").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan, Options(checkpoint=CHECKPOINT, progress=interrupt))
+    marks = [line.split() for line in helper_path(plan.outputs[0].path, "resume").read_text().splitlines()[1:]]
+    mark = max(int(line[1]) for line in marks if line)
+    part = helper_path(plan.outputs[0].path, "part")
+    data = part.read_bytes()
+    part.write_bytes(data[:mark] + b"\xee" * (len(data) - mark))
+    told = Told()
+    execute(plan, told.options())
+    assert any("went on from" in note for note in told.notes)
+    assert listing(folder) == wanted
+
+
 def test_pieces_are_the_output_whatever_the_step_and_start(tmp_path: Path) -> None:
     case = next(case for case in CASES if case.name == "swap -o")
     set_up(case, tmp_path / "run")

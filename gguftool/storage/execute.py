@@ -194,9 +194,9 @@ def _write_part(part: PartFile, index: int, options: Options, log: ResumeLog, *,
     """Write output `index` from its watermark on; return how many bytes an earlier run had copied."""
     output = log.plan.outputs[index]
     start = log.known.get(index, 0) if is_old else 0
-    if is_old and not (start and agrees(part, output, start)):
-        start = 0
-        os.ftruncate(part.fd, 0)
+    if is_old:
+        start = start if start and agrees(part, output, start) else 0
+        os.ftruncate(part.fd, start)  # what is above the watermark may be anything
         os.ftruncate(part.fd, output.size)
     skipped = bytes_below(output, start)
     options.progress(skipped)

@@ -285,7 +285,7 @@ def _parse(gate: Path, data: bytes) -> SetJournal | None:
         known = said["version"] == _VERSION
     except (ValueError, TypeError, KeyError, RecursionError):
         known = False
-    if not known or any(Path(name).name != name or "\0" in name for name, _ in names):
+    if not known or any(not name or Path(name).name != name or "\0" in name for name, _ in names):
         raise ExecuteError("is not a set journal of this gguftool, or is damaged", source=str(set_journal_path(gate)))
     return journal
 
