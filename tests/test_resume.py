@@ -18,7 +18,8 @@ from writers import CASES, Case, listing, run, set_up, visible
 from gguftool.errors import ExecuteError
 from gguftool.storage.execute import Options, execute
 from gguftool.storage.local import helper_path
-from gguftool.storage.plan import Plan, bytes_below, pieces
+from gguftool.storage.pieces import bytes_below, pieces
+from gguftool.storage.plan import Plan
 
 CHECKPOINT = 300
 RESUMABLE = [case for case in CASES if case.checkpoint == CHECKPOINT]

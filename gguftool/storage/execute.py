@@ -19,7 +19,8 @@ from gguftool.errors import ExecuteError
 from gguftool.storage.copying import check_sources, copy_extent, write_fully
 from gguftool.storage.durable import bulk_sync, close_quietly, sync_folders
 from gguftool.storage.part import PartFile, create_part, refuse_busy, remove_quietly, take_over
-from gguftool.storage.plan import OutputFile, Plan, bytes_below, pieces
+from gguftool.storage.pieces import bytes_below, pieces
+from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.preflight import check_space, check_targets, folders, said_plainly
 from gguftool.storage.publish import HalfwayError, finish_set, publish_one, publish_set
 from gguftool.storage.resume import ResumeLog, agrees, read_resume, remove_resume, resume_path, worth_keeping
