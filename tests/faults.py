@@ -13,6 +13,7 @@ import os
 import signal
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -77,25 +78,32 @@ class _Boundary:
 
 @dataclass
 class Injector:
-    """Counts calls; fails number `at` (from 0) as `kind` says, and with `persistent` all later ones of its name."""
+    """Counts calls; fails the `nth` call of `name` (from 0) as `kind` says, with `persistent` all later ones too.
 
-    at: int | None = None
+    By name and not by position in the run: where threads copy, the order of calls differs from run to run. With
+    `kill_at` the process is killed at that position instead.
+    """
+
+    name: str = ""
+    nth: int = 0
     kind: str = ""
     persistent: bool = False
-    kill: bool = False
+    kill_at: int | None = None
     calls: list[str] = field(default_factory=list)
     injected: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def __str__(self) -> str:
+        return f"{self.name} number {self.nth}: {self.kind}{' from then on' if self.persistent else ''}"
+
     def call(self, name: str, real: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         with self._lock:
-            number = len(self.calls)
+            position, number = len(self.calls), self.calls.count(name)
             self.calls.append(name)
-        hit = self.at is not None and (number == self.at or (self.persistent and self._is_later(number, name)))
-        if not hit:
-            return None if name in _SYNCS else real(*args, **kwargs)
-        if self.kill:
+        if position == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if name != self.name or number < self.nth or (number > self.nth and not self.persistent):
+            return None if name in _SYNCS else real(*args, **kwargs)
         self.injected += 1
         if self.kind == "short":
             return _Boundary.short(name, real, args, kwargs)
@@ -104,10 +112,6 @@ class Injector:
         if name == "close":
             real(*args, **kwargs)  # Linux frees the descriptor whatever close answers
         raise OSError(getattr(errno, self.kind), os.strerror(getattr(errno, self.kind)))
-
-    def _is_later(self, number: int, name: str) -> bool:
-        assert self.at is not None
-        return number > self.at and name == self.calls[self.at]
 
     @contextmanager
     def active(self) -> Iterator[Injector]:
@@ -139,11 +143,12 @@ def count_calls(run: Callable[[], object]) -> list[str]:
 
 def every_fault(calls: list[str]) -> Iterator[Injector]:
     """One injector for each way in which each of `calls` can fail, once and from then on."""
-    for at, name in enumerate(calls):
-        for kind in FAULTS.get(name, ()):
-            yield Injector(at=at, kind=kind)
-            if kind not in ("short",) and name in calls[at + 1 :]:
-                yield Injector(at=at, kind=kind, persistent=True)
+    for name, count in Counter(calls).items():
+        for nth in range(count):
+            for kind in FAULTS.get(name, ()):
+                yield Injector(name=name, nth=nth, kind=kind)
+                if kind != "short" and nth + 1 < count:
+                    yield Injector(name=name, nth=nth, kind=kind, persistent=True)
 
 
 def killed_at(at: int, run: Callable[[], object]) -> bool:
@@ -153,7 +158,7 @@ def killed_at(at: int, run: Callable[[], object]) -> bool:
         child = os.fork()
     if not child:
         try:
-            with Injector(at=at, kill=True).active():
+            with Injector(kill_at=at).active():
                 run()
         finally:
             os._exit(0)

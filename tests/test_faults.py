@@ -91,7 +91,7 @@ def test_whatever_call_fails_the_output_is_right_or_the_old_one(case: Case, fold
     before = {**case.files, **case.old}
     assert wanted != before
     for injector in every_fault(calls):
-        where = f"{case}: call {injector.at} {calls[injector.at or 0]} {injector.kind} {injector.persistent}"
+        where = f"{case}: {injector}"
         set_up(case, folder)
         said = error_of_run(case, folder, injector, where)
         if not injector.injected:
@@ -164,7 +164,9 @@ def test_killed_at_any_call_the_next_run_makes_it_right(case: Case, folder: Path
     for at in range(len(calls)):
         set_up(case, folder)
         plan = case.plan(folder)
-        assert killed_at(at, lambda plan=plan: execute_plan(case, plan)), at  # type: ignore[misc]
+        if not killed_at(at, lambda plan=plan: execute_plan(case, plan)):  # type: ignore[misc]
+            assert visible(listing(folder)) == wanted  # with threads, a run may take fewer calls
+            continue
         COUNTS["kills"] += 1
         assert_nothing_wrong_is_named(case, folder, before, wanted)
         run_again(case, folder, before, wanted)

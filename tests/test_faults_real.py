@@ -40,7 +40,9 @@ def helpers(folder: Path) -> list[str]:
 
 # --- the order of system calls ---------------------------------------------------------------------------------------
 
-_CALLS = "pwrite64,copy_file_range,write,fsync,fdatasync,syncfs,link,linkat,rename,renameat,unlink,ftruncate,flock"
+_CALLS = (
+    "preadv,pwrite64,copy_file_range,write,fsync,fdatasync,syncfs,link,linkat,rename,renameat,unlink,ftruncate,flock"
+)
 
 
 def traced(arguments: Sequence[object], log: Path, inject: str = "") -> subprocess.CompletedProcess[bytes]:
@@ -123,10 +125,11 @@ def test_in_place_the_journal_is_durable_before_the_first_byte_changes(tmp_path:
         "pwrite64:error=ENOSPC:when=1+",
         "pwrite64:error=EIO:when=2",
         "pwrite64:error=EINTR:when=1",
-        "copy_file_range:error=ENOSPC:when=2+",
+        "copy_file_range,preadv:error=EIO:when=2+",
+        "copy_file_range,pwrite64:error=ENOSPC:when=5+",
         "copy_file_range:error=EXDEV:when=1+",
-        "copy_file_range:error=EINTR:when=1",
-        "copy_file_range:retval=0:when=1",
+        "copy_file_range,preadv:error=EINTR:when=1",
+        "copy_file_range,preadv:retval=0:when=1",
         "fsync:error=EIO:when=1",
         "fsync:error=EIO:when=4",
         "fsync:error=EINTR:when=1",
@@ -150,7 +153,9 @@ def test_a_kernel_that_fails_leaves_all_or_nothing(inject: str, tmp_path: Path) 
     wanted = {path.name: path.read_bytes() for path in (tmp_path / "clean").iterdir()}
     log = tmp_path / "log"
     done = traced(arguments, log, inject)
-    assert "INJECTED" in log.read_text(errors="replace") or "KILL" in inject or "signal" in inject
+    if inject.startswith("copy_file_range:") and "copy_file_range(" not in log.read_text(errors="replace"):
+        pytest.skip("copying does not use copy_file_range on the file system of the temporary folder")
+    assert "INJECTED" in log.read_text(errors="replace") or "signal" in inject
     assert source.read_bytes() == before
     shards = {path.name: path.read_bytes() for path in tmp_path.glob("s-*.gguf")}
     if done.returncode == 0:

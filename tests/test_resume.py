@@ -142,10 +142,13 @@ def test_what_was_written_goes_when_the_disk_is_full_and_stays_on_a_signal(tmp_p
     set_up(case, folder)
     plan = case.plan(folder)
     calls = count_calls(lambda: execute(plan, Told().options()))
-    last = max(at for at, name in enumerate(calls) if name == "pwrite")
+    last = calls.count("pwrite") - 1
     for output in plan.outputs:
         output.path.unlink()
-    with Injector(at=last, kind="ENOSPC").active(), pytest.raises(ExecuteError, match="the disk is full"):
+    with (
+        Injector(name="pwrite", nth=last, kind="ENOSPC").active(),
+        pytest.raises(ExecuteError, match="the disk is full"),
+    ):
         execute(plan, Told().options())
     assert listing(folder) == dict(case.files)
     told = Told()
