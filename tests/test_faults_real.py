@@ -41,7 +41,7 @@ def helpers(folder: Path) -> list[str]:
 # --- the order of system calls ---------------------------------------------------------------------------------------
 
 _CALLS = (
-    "preadv,pwrite64,copy_file_range,write,fsync,fdatasync,syncfs,link,linkat,rename,renameat,unlink,ftruncate,flock"
+    "preadv,preadv2,pwrite64,copy_file_range,fsync,fdatasync,syncfs,link,linkat,rename,renameat,unlink,ftruncate,flock"
 )
 
 
@@ -125,11 +125,11 @@ def test_in_place_the_journal_is_durable_before_the_first_byte_changes(tmp_path:
         "pwrite64:error=ENOSPC:when=1+",
         "pwrite64:error=EIO:when=2",
         "pwrite64:error=EINTR:when=1",
-        "copy_file_range,preadv:error=EIO:when=2+",
-        "copy_file_range,pwrite64:error=ENOSPC:when=5+",
+        "copy_file_range,preadv,preadv2:error=EIO:when=2+",
+        "copy_file_range,pwrite64:error=ENOSPC:when=2+",
         "copy_file_range:error=EXDEV:when=1+",
-        "copy_file_range,preadv:error=EINTR:when=1",
-        "copy_file_range,preadv:retval=0:when=1",
+        "copy_file_range,preadv,preadv2:error=EINTR:when=1",
+        "copy_file_range,preadv,preadv2:retval=0:when=1",
         "fsync:error=EIO:when=1",
         "fsync:error=EIO:when=4",
         "fsync:error=EINTR:when=1",

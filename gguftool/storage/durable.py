@@ -39,7 +39,7 @@ def bulk_sync(folders: Iterable[Path], cleanup: contextlib.ExitStack) -> Callabl
 
     The descriptors are opened before the first write: syncfs reports write-back errors since its descriptor's opening.
     """
-    if not hasattr(ctypes.CDLL(None), "syncfs"):
+    if os.name == "nt" or not hasattr(ctypes.CDLL(None), "syncfs"):
         return None
     fds = []
     for folder in dict.fromkeys(folders):
