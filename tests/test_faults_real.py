@@ -99,6 +99,11 @@ def test_data_then_fsync_then_name_then_fsync_of_the_folder(command: str, force:
     assert max(published, key=lambda name: published[name]) == names[0], "shard 1 gets its name last"
     all_durable = max(at for at, (call, about) in enumerate(seen) if call == "fsync" and about.endswith(".part"))
     assert all_durable < min(published.values()), "all data is durable before the first name"
+    if command == "split":
+        journal = helper_path(out / names[0], "set").name
+        synced = seen.index(("fsync", journal))
+        first_rename = next(at for at, (call, _) in enumerate(seen) if call in ("link", "rename"))
+        assert synced < seen.index(("fsync", "."), synced) < first_rename, "the set journal is durable before any name"
 
 
 @needs_strace

@@ -17,9 +17,10 @@ from writers import CASES, Case, listing, run, set_up, visible
 
 from gguftool.errors import ExecuteError
 from gguftool.storage.execute import Options, execute
-from gguftool.storage.local import helper_path
+from gguftool.storage.local import helper_path, open_local
 from gguftool.storage.pieces import bytes_below, pieces
-from gguftool.storage.plan import Plan
+from gguftool.storage.plan import Copy, OutputFile, Plan
+from gguftool.storage.source import Extent
 
 CHECKPOINT = 300
 RESUMABLE = [case for case in CASES if case.checkpoint == CHECKPOINT]
@@ -166,29 +167,58 @@ def test_what_was_written_goes_when_the_disk_is_full_and_stays_on_a_signal(tmp_p
 
 
 def test_what_lies_above_the_watermark_is_forgotten_also_in_the_gaps(tmp_path: Path) -> None:
-    case = next(case for case in RESUMABLE if case.name.startswith("merge"))
-    folder = tmp_path / "run"
-    set_up(case, folder)
-    run(case, folder)
-    wanted = listing(folder)
-    set_up(case, folder)
-    plan = case.plan(folder)
+    (tmp_path / "source").write_bytes(bytes(range(1, 201)) * 10)
+    source = open_local(tmp_path / "source")
+    copies = tuple(
+        Copy(extent=Extent(source=source, offset=at, length=100), offset=2 * at) for at in range(0, 2000, 100)
+    )
+    output = OutputFile(path=tmp_path / "out", head=b"", copies=copies, size=4000)
+    plan = Plan(outputs=(output,), inputs=(source,))
+    journal, part = helper_path(output.path, "resume"), helper_path(output.path, "part")
 
     def interrupt(_nbytes: int) -> None:
-        if helper_path(plan.outputs[0].path, "resume").exists():
+        if journal.exists():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         execute(plan, Options(checkpoint=CHECKPOINT, progress=interrupt))
-    marks = [line.split() for line in helper_path(plan.outputs[0].path, "resume").read_text().splitlines()[1:]]
-    mark = max(int(line[1]) for line in marks if line)
-    part = helper_path(plan.outputs[0].path, "part")
-    data = part.read_bytes()
-    part.write_bytes(data[:mark] + b"\xee" * (len(data) - mark))
+    mark = max(int(line.split()[1]) for line in journal.read_text().splitlines()[1:])
+    assert 0 < mark < 1000
+    part.write_bytes(part.read_bytes()[:mark] + b"\xee" * (4000 - mark))
     told = Told()
     execute(plan, told.options())
     assert any("went on from" in note for note in told.notes)
-    assert listing(folder) == wanted
+    assert output.path.read_bytes() == b"".join(
+        (tmp_path / "source").read_bytes()[at : at + 100] + bytes(100) for at in range(0, 2000, 100)
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="names of descriptors come from /proc, on Linux")
+def test_data_is_durable_before_it_is_journaled_and_the_journal_before_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = RESUMABLE[0]
+    set_up(case, tmp_path / "run")
+    plan = case.plan(tmp_path / "run")
+    events: list[tuple[str, str]] = []
+
+    def watch(name: str) -> None:
+        real = getattr(os, name)
+
+        def call(fd: int, *rest: object) -> object:
+            events.append((name, os.readlink(f"/proc/self/fd/{fd}").rpartition(".")[2]))
+            return real(fd, *rest)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("write", "pwrite", "fsync"):
+        watch(name)
+    execute(plan, Told().options())
+    journaled = [at for at, event in enumerate(events) if event == ("write", "resume")]
+    assert len(journaled) >= 3
+    for at in journaled:
+        assert events[at - 1] == ("fsync", "part")
+        assert events[at + 1] == ("fsync", "resume")
 
 
 def test_pieces_are_the_output_whatever_the_step_and_start(tmp_path: Path) -> None:
