@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gguftool.cli.options import DryRun, Force, InPlace, Json, ModelArgument, NoSync, OptionalOutput, one_target
+from gguftool.cli.options import (
+    DryRun,
+    Force,
+    InPlace,
+    Json,
+    ModelArgument,
+    NoResume,
+    NoSync,
+    OptionalOutput,
+    one_target,
+)
 
 if TYPE_CHECKING:
     from gguftool.format.header import KV, ByteOrder
@@ -33,19 +42,22 @@ def edit(
     output: OptionalOutput = None,
     in_place: InPlace = False,
     recover: Annotated[
-        bool, typer.Option("--recover", help="Undo a change in place that did not finish, and do nothing else.")
+        bool,
+        typer.Option("--recover", help="Only undo or finish an interrupted change in place."),
     ] = False,
     dry_run: DryRun = False,
     force: Force = False,
     no_sync: NoSync = False,
+    no_resume: NoResume = False,
     json: Json = False,
 ) -> None:
     """Change metadata.
 
-    Renames first, then removals, then values, each in its old place. In place only where the new head ends where the
-    old one does. Keys of the layout (general.alignment, split.*) belong to other commands.
+    Renames first, then removals, then values, each in its old place. A single file can be changed in place only where
+    the new head ends where the old one does; of a split set shard 1 is replaced. Keys of the layout
+    (general.alignment, split.*) belong to other commands.
     """
-    from gguftool.cli.write import carry_out
+    from gguftool.cli.write import carry_out, recover_first
     from gguftool.model.opening import open_model
     from gguftool.surgery.edit import plan_edit
 
@@ -53,18 +65,29 @@ def edit(
         _recover(model)
         return
     output = one_target(output, in_place=in_place)
+    if in_place:
+        recover_first(model)
     opened = open_model(model)
     edits = _edits(set_ or [], set_file or [], remove or [], rename or [], opened.byte_order)
-    carry_out(plan_edit(opened, edits, output), dry_run=dry_run, force=force, sync=not no_sync, json=json)
+    carry_out(
+        plan_edit(opened, edits, output),
+        dry_run=dry_run,
+        force=force,
+        sync=not no_sync,
+        resume=not no_resume,
+        json=json,
+    )
 
 
 def _recover(name: str) -> None:
     from gguftool.cli.output import write
-    from gguftool.errors import printable
-    from gguftool.storage.execute import recover
+    from gguftool.errors import SourceError, printable
+    from gguftool.model.recovery import recover_model
 
-    journal = recover(Path(name))
-    write(f"{printable(name, 4096)} has its old bytes back ({len(journal.ranges)} range(s))\n")
+    done = recover_model(name)
+    if not done:
+        raise SourceError("there is no unfinished change in place here", source=name)
+    write("".join(f"{printable(text, 4096)}\n" for text in done))
 
 
 def _edits(set_: list[str], set_file: list[str], remove: list[str], rename: list[str], order: ByteOrder) -> Edits:

@@ -64,6 +64,9 @@ Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist
 NoSync = Annotated[
     bool, typer.Option("--no-sync", help="Do not wait for the disk: faster, but a power cut may lose the output.")
 ]
+NoResume = Annotated[
+    bool, typer.Option("--no-resume", help="Start anew instead of going on from where an interrupted run stopped.")
+]
 Align = Annotated[
     int | None,
     typer.Option(

@@ -18,6 +18,7 @@ from gguftool.cli.options import (
     Json,
     KeepFileType,
     ModelArgument,
+    NoResume,
     NoSync,
     OptionalOutput,
     OutputOption,
@@ -65,6 +66,7 @@ def split(
     dry_run: DryRun = False,
     force: Force = False,
     no_sync: NoSync = False,
+    no_resume: NoResume = False,
     json: Json = False,
 ) -> None:
     """Take a model apart into shards.
@@ -96,7 +98,7 @@ def split(
     if write_map and not force and os.path.lexists(beside := Path(prefix).parent / "tensors.map"):
         raise exists_already(beside)  # said before the shards are written
     plan = plan_split(open_model(model), prefix, options)
-    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
+    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json)
     if write_map and not dry_run:
         write_map_beside(open_model(plan.outputs[0].path), force=force, jobs=None)
 
@@ -151,6 +153,7 @@ def merge(
     dry_run: DryRun = False,
     force: Force = False,
     no_sync: NoSync = False,
+    no_resume: NoResume = False,
     json: Json = False,
 ) -> None:
     """Put shards, or a mix of several quants, together.
@@ -178,7 +181,7 @@ def merge(
     plan = plan_merge(inputs, output, options)
     if not (dry_run or no_verify):
         _verify_maps([source.model for source in inputs], plan)
-    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
+    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json)
 
 
 def swap(
@@ -195,12 +198,14 @@ def swap(
     dry_run: DryRun = False,
     force: Force = False,
     no_sync: NoSync = False,
+    no_resume: NoResume = False,
     json: Json = False,
 ) -> None:
     """Replace tensors by a donor's.
 
     Shapes must agree, types may differ. Of a split set, OUT is the prefix of the new set. --in-place
-    changes a single file where it is; that needs every tensor to take the same room as before.
+    changes a single file where it is, which needs every tensor to take the same room as before; of a set it replaces
+    the shards that change, whatever their size.
     """
     from gguftool.model.opening import open_model
     from gguftool.surgery.donors import open_donor
@@ -208,8 +213,10 @@ def swap(
 
     options = SwapOptions(keep_file_type=keep_file_type, alignment=align, force_sizes=_force_sizes(force_sizes))
     output = one_target(output, in_place=in_place)
+    if in_place:
+        recover_first(model)
     plan = plan_swap(open_model(model), open_donor(donor), tensor, output, options)
-    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
+    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json)
 
 
 def export(
@@ -222,6 +229,7 @@ def export(
     dry_run: DryRun = False,
     force: Force = False,
     no_sync: NoSync = False,
+    no_resume: NoResume = False,
     json: Json = False,
 ) -> None:
     """Write tensors to a safetensors file.
@@ -236,7 +244,7 @@ def export(
     if dtype != "raw" and dtype not in names:
         raise typer.BadParameter(f"--dtype takes raw, f32, f16 or bf16, not '{dtype}'")
     plan = plan_export(open_model(model), tensor, output, names.get(dtype))
-    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
+    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json)
 
 
 def _read_recipe(name: str | None) -> Recipe | None:
@@ -279,7 +287,7 @@ def _force_sizes(text: str | None) -> ForceSizes | None:
         raise typer.BadParameter(f"--force-sizes takes gap or type, not '{text}'") from None
 
 
-def carry_out(plan: Plan, *, dry_run: bool, force: bool, sync: bool, json: bool) -> None:
+def carry_out(plan: Plan, *, dry_run: bool, force: bool, sync: bool, resume: bool, json: bool) -> None:
     """Show the plan, or execute it and say what was written."""
     from gguftool.cli.output import progress_bar, remark, write
     from gguftool.render.as_json import render_json
@@ -293,5 +301,15 @@ def carry_out(plan: Plan, *, dry_run: bool, force: bool, sync: bool, json: bool)
         write(render_json(preview) if json else preview_text(preview))
         return
     with progress_bar(preview.bytes_copied) as progress:
-        receipt = execute(plan, Options(force=force, sync=sync, progress=progress))
+        options = Options(force=force, sync=sync, resume=resume, progress=progress, note=remark)
+        receipt = execute(plan, options)
     write(render_json(receipt) if json else receipt_text(receipt))
+
+
+def recover_first(model: str) -> None:
+    """Before a change in place: put right what an interrupted one left, and say so."""
+    from gguftool.cli.output import remark
+    from gguftool.model.recovery import recover_model
+
+    for text in recover_model(model):
+        remark(text)

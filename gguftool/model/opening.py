@@ -10,12 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 
 from gguftool.errors import FormatError, GGUFToolError, SourceError, listed, printable
 from gguftool.format.header import INTEGERS, KV, Header, NeedMoreData, ValueType, find_kv, parse
 from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS, ShardName, parse_shard_name
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
+from gguftool.storage.local import refuse_unfinished
 from gguftool.storage.locate import expand, open_source, siblings
 from gguftool.storage.source import Source
 
@@ -124,10 +126,19 @@ def _pool(specs: Sequence[str], this_file_only: bool) -> list[Source]:
     by_file: dict[object, Source] = {}
     for name in names:
         source = open_source(name)
+        if source.file_id is not None and not this_file_only:
+            _refuse_unfinished_set(source.name)
         known = by_file.setdefault(source.file_id or source.identity, source)
         if parse_shard_name(known.name) is None and parse_shard_name(name) is not None:
             by_file[source.file_id or source.identity] = source  # of two names the one by which its set finds it
     return list(by_file.values())
+
+
+def _refuse_unfinished_set(name: str) -> None:
+    """Raise `SourceError` where the set of this shard is half old, half new; its shard 1 is then without its name."""
+    shard = parse_shard_name(name)
+    if shard is not None:
+        refuse_unfinished(Path(str(replace(shard, number=1))))
 
 
 def _shards_beside(name: str, shard: ShardName) -> Iterable[str]:

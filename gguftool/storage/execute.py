@@ -9,34 +9,43 @@ are complete; otherwise they do not exist, or are the old ones.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
 from gguftool.storage.copying import check_sources, copy_extent, write_fully
-from gguftool.storage.local import helper_path
-from gguftool.storage.part import PartFile, create_part, publish
+from gguftool.storage.durable import bulk_sync, close_quietly, sync_folders
+from gguftool.storage.part import PartFile, create_part, refuse_busy, remove_quietly, take_over
+from gguftool.storage.pieces import bytes_below, pieces
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.preflight import check_space, check_targets, folders, said_plainly
+from gguftool.storage.publish import HalfwayError, finish_set, publish_one, publish_set
+from gguftool.storage.resume import ResumeLog, agrees, read_resume, remove_resume, resume_path, worth_keeping
 from gguftool.storage.source import Extent
-from gguftool.storage.undo import Journal, changed_ranges, journal_file, open_for_change, read_journal
+from gguftool.storage.undo import Journal, changed_ranges, journal_file, journal_lock, open_for_change, read_journal
 
 # Above this number of outputs on one file system, one checked syncfs costs less than an fsync for each.
 _SYNCFS_FROM = 8
-# What fsync answers for a folder on file systems that have no such notion (some FUSE and network ones).
-_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EBADF})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to carry out a plan: `force` replaces existing outputs, `sync` makes them durable before they get a name."""
+    """How to carry out a plan.
+
+    `force` replaces existing outputs; `sync` makes them durable before they get a name (without it a run cannot be
+    resumed); `resume` goes on from where an interrupted run of the same plan stopped; `checkpoint` is how many bytes
+    may have to be copied again then; `note` is told what a user should know.
+    """
 
     force: bool = False
     sync: bool = True
+    resume: bool = True
+    checkpoint: int = 1 << 30
     progress: Callable[[int], None] = lambda nbytes: None
+    note: Callable[[str], None] = lambda text: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,63 +63,149 @@ def execute(plan: Plan, options: Options | None = None) -> Receipt:
     changes; then no output exists under its final name that was not there before.
     """
     options = options or Options()
-    check_targets(plan, force=options.force)
-    with folders(plan), said_plainly(plan):
-        check_space(plan)
-        if plan.outputs[0].base is not None:
-            return _change_in_place(plan, options)
-        with contextlib.ExitStack() as cleanup:
-            parts = _Parts()
-            cleanup.callback(parts.remove)
-            _write_parts(plan, options, parts, cleanup)
-            check_sources(plan.inputs)
-            _publish_all(plan, parts, options)
-    return Receipt(
+    receipt = Receipt(
         paths=tuple(output.path for output in plan.outputs), nbytes=sum(output.size for output in plan.outputs)
     )
+    with said_plainly(plan):
+        if _finished_before(plan, options):
+            return receipt
+        check_targets(plan, force=options.force)
+        with folders(plan, sync=options.sync):
+            check_space(plan)
+            if plan.outputs[0].base is not None:
+                return _change_in_place(plan, options)
+            _write_anew(plan, options)
+    return receipt
+
+
+def _finished_before(plan: Plan, options: Options) -> bool:
+    """Finish what an interrupted run left half-published; return whether it was this very plan."""
+    finished = finish_set(plan.gate_path)
+    if finished is None:
+        return False
+    options.note(f"finished publishing the set of {plan.gate_path.name}, in which an earlier run was interrupted")
+    if finished.fingerprint != plan.fingerprint:
+        return False
+    remove_quietly(resume_path(plan))
+    return True
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------
 
 
 class _Parts:
-    """The part files that this run has made and not yet published; those are its own to remove."""
+    """The part files that this run has made or taken over and not yet published; those are its own to remove."""
 
-    def __init__(self) -> None:
-        self._paths: dict[Path, Path] = {}  # target -> part
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._parts: dict[int, PartFile] = {}
 
-    def create(self, output: OutputFile) -> PartFile:
-        part = create_part(output.path, output.size)
-        self._paths[output.path] = part.path
-        return part
+    def open(self, index: int) -> tuple[PartFile, bool]:
+        """Open the part file of output `index`, and say whether it is one that an earlier run left."""
+        output = self._plan.outputs[index]
+        old = take_over(output.path, output.size)
+        self._parts[index] = part = old or create_part(output.path, output.size)
+        return part, old is not None
 
-    def publish(self, target: Path, *, replace: bool) -> None:
-        publish(self._paths[target], target, replace=replace)
-        del self._paths[target]
+    def in_order(self) -> list[PartFile]:
+        """Return the part files in the order of publishing: the first output's last."""
+        return [self._parts[index] for index in _order(self._plan)]
 
     def remove(self) -> None:
-        for path in self._paths.values():
-            path.unlink(missing_ok=True)
+        """Remove those without a final name; one that cannot be removed stays."""
+        for part in self._parts.values():
+            remove_quietly(part.path)
 
 
-def _write_parts(plan: Plan, options: Options, parts: _Parts, cleanup: contextlib.ExitStack) -> None:
-    """Write every output into its part file, durable where asked.
+def _order(plan: Plan) -> tuple[int, ...]:
+    return (*range(1, len(plan.outputs)), 0)
+
+
+def _write_anew(plan: Plan, options: Options) -> None:
+    """Write all parts and publish them; on failure remove them, or keep them for a later run that goes on.
 
     The first output's part stays open and locked to the end: it is what keeps a second run on the same set away.
     """
-    first = parts.create(plan.outputs[0])
-    cleanup.callback(first.close)
-    in_bulk = options.sync and len(plan.outputs) > _SYNCFS_FROM
-    bulk = _bulk_sync(plan, cleanup) if in_bulk else None
-    for output in plan.outputs[1:]:
-        part = parts.create(output)
+    if options.resume:
+        refuse_busy(plan.outputs[0].path)
+        read_resume(plan)  # refuses what another plan left while nothing is touched
+    with contextlib.ExitStack() as cleanup:
+        parts = _Parts(plan)
+        first, found = parts.open(0)
+        cleanup.callback(first.close)
+        log: ResumeLog | None = None
         try:
-            _fill(part, output, options, sync=bulk is None)
+            log = _begin_log(plan, options, cleanup)
+            _write_parts(plan, options, parts, log, found=found)
+            check_sources(plan.inputs)
+            _publish_all(plan, parts, log, options)
+        except HalfwayError:
+            raise
+        except BaseException as error:
+            _give_up(plan, parts, log, error, options)
+            raise
+
+
+def _give_up(plan: Plan, parts: _Parts, log: ResumeLog | None, error: BaseException, options: Options) -> None:
+    if log is not None and log.is_kept and worth_keeping(error, plan.inputs):
+        options.note("what is done is kept: the same command goes on from there, --no-resume starts anew")
+        return
+    parts.remove()
+    if log is not None:
+        log.remove()
+
+
+def _begin_log(plan: Plan, options: Options, cleanup: contextlib.ExitStack) -> ResumeLog:
+    """Find out, with the first part's lock held, what an interrupted run left to go on from."""
+    if not options.resume:
+        remove_resume(plan)
+    known = read_resume(plan)
+    in_bulk = options.sync and len(plan.outputs) > _SYNCFS_FROM
+    log = ResumeLog(
+        plan=plan,
+        step=options.checkpoint if options.sync else sys.maxsize,
+        sync_data=bulk_sync([output.path.parent for output in plan.outputs], cleanup) if in_bulk else None,
+        known=known,
+    )
+    cleanup.callback(log.close)
+    if known:
+        log.go_on()
+    else:
+        remove_quietly(resume_path(plan))
+    return log
+
+
+def _write_parts(plan: Plan, options: Options, parts: _Parts, log: ResumeLog, *, found: bool) -> None:
+    """Write what is missing of every output into its part file, durable where asked."""
+    done = 0
+    for index in _order(plan):
+        part, is_old = (parts.in_order()[-1], found) if index == 0 else parts.open(index)
+        try:
+            done += _write_part(part, index, options, log, is_old=is_old)
         finally:
-            part.close()
-    _fill(first, plan.outputs[0], options, sync=bulk is None)
-    if bulk is not None:
-        bulk()
+            if index:
+                part.close()
+    if log.sync_data is not None:
+        log.sync_data()
+    if done:
+        options.note(f"went on from {done:,} bytes that an interrupted run had written")
+
+
+def _write_part(part: PartFile, index: int, options: Options, log: ResumeLog, *, is_old: bool) -> int:
+    """Write output `index` from its watermark on; return how many bytes an earlier run had copied."""
+    output = log.plan.outputs[index]
+    start = log.known.get(index, 0) if is_old else 0
+    if is_old:
+        start = start if start and agrees(part, output, start) else 0
+        os.ftruncate(part.fd, start)  # what is above the watermark may be anything
+        os.ftruncate(part.fd, output.size)
+    skipped = bytes_below(output, start)
+    options.progress(skipped)
+    for piece, end in pieces(output, start, log.step):
+        _fill(part, piece, options, sync=log.sync_data is None)
+        log.note(index, start, end)
+        start = end
+    return skipped
 
 
 def _fill(part: PartFile, output: OutputFile, options: Options, *, sync: bool) -> None:
@@ -129,140 +224,37 @@ def _fill(part: PartFile, output: OutputFile, options: Options, *, sync: bool) -
         raise ExecuteError(f"is {written:,} bytes long, planned were {output.size:,}", source=str(part.path))
 
 
-def _bulk_sync(plan: Plan, cleanup: contextlib.ExitStack) -> Callable[[], None] | None:
-    """Return a call that makes everything written since now durable, or None where the system has no syncfs.
-
-    The descriptors are opened before the first write: syncfs reports write-back errors since its descriptor's opening.
-    """
-    try:
-        import ctypes
-
-        syncfs = ctypes.CDLL(None, use_errno=True).syncfs
-    except (ImportError, OSError, AttributeError):
-        return None
-    fds = []
-    for folder in dict.fromkeys(output.path.parent for output in plan.outputs):
-        fd = os.open(folder, os.O_RDONLY)
-        cleanup.callback(os.close, fd)
-        fds.append(fd)
-
-    def sync_all() -> None:
-        for fd in fds:
-            if syncfs(fd) != 0:
-                number = ctypes.get_errno()
-                raise OSError(number, os.strerror(number))
-
-    return sync_all
-
-
-# --- final names -----------------------------------------------------------------------------------------------------
-
-
-def _publish_all(plan: Plan, parts: _Parts, options: Options) -> None:
-    """Publish the outputs, the first one last."""
-    targets = [output.path for output in (*plan.outputs[1:], plan.outputs[0])]
-    if len(targets) == 1:
-        _publish_one(targets[0], parts, options)
+def _publish_all(plan: Plan, parts: _Parts, log: ResumeLog, options: Options) -> None:
+    """Give the finished parts their names; the resume journal goes first, or its run is over when it would be read."""
+    replacing = options.force or any(output.replaces is not None for output in plan.outputs)
+    if len(plan.outputs) == 1:
+        log.remove()
+        publish_one(parts.in_order()[0], replace=replacing, sync=options.sync)
     else:
-        _publish_set(targets, parts, options)
-
-
-def _publish_one(target: Path, parts: _Parts, options: Options) -> None:
-    replaces = options.force and target.exists()
-    parts.publish(target, replace=options.force)
-    try:
-        _sync_folders([target], options)
-    except OSError as error:
-        if replaces:
-            raise ExecuteError(
-                f"was replaced and is complete, but the disk did not confirm the new name: {error.strerror}",
-                source=str(target),
-            ) from error
-        target.unlink(missing_ok=True)
-        raise
-
-
-def _publish_set(targets: list[Path], parts: _Parts, options: Options) -> None:
-    """Publish a set; where one fails, those published by this call are taken back.
-
-    Old shards move aside first, shard 1 foremost, so that old and new can never load together.
-    """
-    aside = _move_aside(list(reversed(targets))) if options.force else {}
-    published: list[Path] = []
-    try:
-        for target in targets:
-            parts.publish(target, replace=False)
-            published.append(target)
-        _sync_folders(targets, options)
-    except BaseException:
-        for path in published:
-            path.unlink(missing_ok=True)
-        _move_back(aside)
-        raise
-    for old in aside.values():
-        old.unlink(missing_ok=True)
-
-
-def _move_aside(targets: list[Path]) -> dict[Path, Path]:
-    """Rename the existing ones of `targets` to helper names beside them; return where each went."""
-    for path in targets:
-        old = helper_path(path, "old")
-        if old.exists():
-            raise ExecuteError(
-                f"an interrupted run moved the old {path.name} here; rename it back or delete it", source=str(old)
-            )
-    aside: dict[Path, Path] = {}
-    try:
-        for path in targets:
-            if path.exists():
-                aside[path] = helper_path(path, "old")
-                os.rename(path, aside[path])
-    except BaseException:
-        _move_back(aside)
-        raise
-    return aside
-
-
-def _move_back(aside: dict[Path, Path]) -> None:
-    """Give old files their names again, shard 1 last: until then the set does not load."""
-    for path, old in reversed(aside.items()):
-        with contextlib.suppress(FileNotFoundError):
-            os.replace(old, path)
-
-
-def _sync_folders(targets: list[Path], options: Options) -> None:
-    if not options.sync:
-        return
-    for folder in dict.fromkeys(path.parent for path in targets):
-        try:
-            fd = os.open(folder, os.O_RDONLY)
-        except OSError:
-            continue  # Windows has no descriptors of folders
-        try:
-            os.fsync(fd)
-        except OSError as error:
-            if error.errno not in _NO_FOLDER_SYNC:
-                raise
-        finally:
-            os.close(fd)
+        publish_set(plan, parts.in_order(), resume_path(plan), replace=replacing, sync=options.sync)
+        log.close()
 
 
 # --- in place --------------------------------------------------------------------------------------------------------
 
 
 def _change_in_place(plan: Plan, options: Options) -> Receipt:
-    """Write the undo journal, then the changes, then remove the journal; always durable, whatever `options` say."""
+    """Write the undo journal, then the changes, then remove the journal; always durable, whatever `options` say.
+
+    The journal is locked while the file changes, so that nobody takes a living run for an interrupted one.
+    """
     (output,) = plan.outputs
     journal = journal_file(output)
-    durable = Options(force=False, sync=True, progress=options.progress)
-    execute(Plan(outputs=(journal,), inputs=plan.inputs), durable)
-    try:
-        _patch(output, options)
-        check_sources(tuple(source for source in plan.inputs if source != output.base))
-    except BaseException:
-        recover(output.path)
-        raise
-    _remove_journal(output.path, journal.path)
+    execute(Plan(outputs=(journal,), inputs=plan.inputs), Options(resume=False, progress=options.progress))
+    with journal_lock(output.path):
+        try:
+            _patch(output, options)
+            check_sources(tuple(source for source in plan.inputs if source != output.base))
+            os.unlink(journal.path)
+        except BaseException:
+            _undo(output.path)
+            raise
+    _forget_journal(output.path)
     return Receipt(paths=(output.path,), nbytes=sum(length for _, length in changed_ranges(output)))
 
 
@@ -275,15 +267,31 @@ def _patch(output: OutputFile, options: Options) -> None:
             copy_extent(copy.extent, fd, copy.offset, options.progress)
         os.fsync(fd)
     finally:
-        os.close(fd)
+        close_quietly(fd)
+
+
+def _forget_journal(target: Path) -> None:
+    try:
+        sync_folders([target.parent])
+    except OSError as error:
+        raise ExecuteError(
+            f"is as wanted, and its undo journal is gone, but not durably: {error.strerror}; should the power fail, "
+            "the journal may be back, and 'gguftool edit FILE --recover' gives the old file back",
+            source=str(target),
+        ) from error
 
 
 def recover(target: Path) -> Journal:
     """Give `target` the bytes back that its undo journal kept, and remove the journal.
 
-    Raises `SourceError` where there is no journal, `FormatError` where it is damaged, `ExecuteError` where the file
-    cannot be written; then the journal stays, and it can be tried again.
+    Raises `SourceError` where there is no journal, `FormatError` where it is damaged, `ExecuteError` where a living run
+    is at it, or the file cannot be written; then the journal stays, and it can be tried again.
     """
+    with journal_lock(target):
+        return _undo(target)
+
+
+def _undo(target: Path) -> Journal:
     journal = read_journal(target)
     try:
         fd = open_for_change(target)
@@ -294,8 +302,9 @@ def recover(target: Path) -> Journal:
             os.ftruncate(fd, journal.size)
             os.fsync(fd)
         finally:
-            os.close(fd)
-        _remove_journal(target, journal.source.path)
+            close_quietly(fd)
+        os.unlink(journal.source.path)
+        sync_folders([target.parent])
     except OSError as error:
         raise ExecuteError(
             f"cannot be given back its old bytes: {error.strerror}; they are safe in {journal.source.name}, and "
@@ -303,8 +312,3 @@ def recover(target: Path) -> Journal:
             source=str(target),
         ) from error
     return journal
-
-
-def _remove_journal(target: Path, journal: Path) -> None:
-    os.unlink(journal)
-    _sync_folders([target], Options())

@@ -52,7 +52,7 @@ class LocalSource:
         """Lend a read-only descriptor; raise `SourceError` where the file cannot be opened or is another one now."""
         fd = _open(self.path)
         try:
-            self._compare(os.fstat(fd))
+            self._compare(_status(fd, self.path))
             yield fd
         finally:
             os.close(fd)
@@ -110,18 +110,43 @@ def undo_path(target: Path) -> Path:
     return helper_path(target, "undo")
 
 
-def open_local(path: Path) -> LocalSource:
-    """Open the regular file at `path`.
+def set_journal_path(gate: Path) -> Path:
+    """Return where the journal lies while a set is published whose engines start from `gate`."""
+    return helper_path(gate, "set")
 
-    Raises `SourceError` where there is none, it may not be read, or a change in place was interrupted.
-    """
-    source = open_local_even_unfinished(path)
-    if os.path.lexists(_helper_name(source.name, "undo")):
+
+def is_being_published(gate: Path) -> bool:
+    """Whether the set behind `gate` is between old and new; an empty journal is one that could not be removed."""
+    try:
+        return os.lstat(set_journal_path(gate)).st_size > 0
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise SourceError(f"cannot read: {error.strerror}", source=str(set_journal_path(gate))) from error
+
+
+def refuse_unfinished(path: Path) -> None:
+    """Raise `SourceError` where a change in place of `path`, or the publishing of the set behind it, did not finish."""
+    if os.path.lexists(undo_path(path)):
         raise SourceError(
             "a change in place of this file did not finish; 'gguftool edit FILE --recover' gives the old file back",
             source=str(path),
         )
-    return source
+    if is_being_published(path):
+        raise SourceError(
+            "the files of this set are half old, half new: publishing them did not finish; "
+            "'gguftool edit FILE --recover' finishes it",
+            source=str(path),
+        )
+
+
+def open_local(path: Path) -> LocalSource:
+    """Open the regular file at `path`.
+
+    Raises `SourceError` where there is none, it may not be read, or a change was interrupted.
+    """
+    refuse_unfinished(path)
+    return open_local_even_unfinished(path)
 
 
 def open_local_even_unfinished(path: Path) -> LocalSource:
@@ -150,6 +175,13 @@ def _open(path: Path) -> int:
 def _cannot_open(path: Path, error: Exception) -> SourceError:
     reason = error.strerror if isinstance(error, OSError) else str(error)
     return SourceError(f"cannot open: {reason}", source=str(path))
+
+
+def _status(fd: int, path: Path) -> os.stat_result:
+    try:
+        return os.fstat(fd)
+    except OSError as error:
+        raise SourceError(f"cannot read: {error.strerror}", source=str(path)) from error
 
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int, int, int]:

@@ -2,18 +2,21 @@
 
 A part file lies in the target's folder (so that publishing is a rename within one file system) under a short name
 derived from the target's name: a later run finds it, and a target name of 255 bytes still works.  An exclusive lock
-tells a running writer from a killed one: a part that is locked is refused, one that is not is a left-over and goes.
-Nothing is ever written under the final name, and publishing never replaces a file unless that was asked for.
+tells a running writer from a killed one: a part that is locked is refused, one that is not is a left-over, which is
+taken over (see `resume`) or goes.  Nothing is ever written under the final name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
+from gguftool.storage.durable import close_quietly
 from gguftool.storage.local import helper_path
 
 try:
@@ -23,28 +26,32 @@ except ImportError:  # Windows: two runs on one target are told apart by O_EXCL 
 else:
     HAVE_LOCKS = True
 
-_CREATE = (
-    os.O_RDWR
-    | os.O_CREAT
-    | os.O_EXCL
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_NOFOLLOW", 0)
-    | getattr(os, "O_BINARY", 0)
-)
+_SAFE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE
+REOPEN = os.O_RDWR | _SAFE | getattr(os, "O_NONBLOCK", 0)
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartFile:
-    """An open part file and the final path that it will be published under."""
+    """An open, locked part file, the final path that it will be published under, and its (device, inode)."""
 
     path: Path
     target: Path
     fd: int
+    file_id: tuple[int, int]
 
     def close(self) -> None:
-        """Close the descriptor, and with it drop the lock."""
-        os.close(self.fd)
+        """Close the descriptor, and with it drop the lock; after the last fsync nothing is left to go wrong."""
+        close_quietly(self.fd)
+
+    def is_published(self) -> bool:
+        """Whether the final name is this very file."""
+        try:
+            status = os.lstat(self.target)
+        except FileNotFoundError:
+            return False
+        return (status.st_dev, status.st_ino) == self.file_id
 
 
 def create_part(target: Path, size: int) -> PartFile:
@@ -53,28 +60,79 @@ def create_part(target: Path, size: int) -> PartFile:
     Raises `ExecuteError` where another run holds it.
     """
     path = helper_path(target, "part")
-    _remove_left_over(path, target)
+    remove_left_over(target)
     try:
-        fd = os.open(path, _CREATE, 0o666)
+        fd = os.open(path, CREATE, 0o666)
     except FileExistsError:
-        raise _busy(target) from None
-    if not (_lock(fd) and _is_same(fd, path)):
-        os.close(fd)
-        raise _busy(target)
+        raise busy(target) from None
+    try:
+        part = _owned(fd, path, target)
+    except BaseException:
+        close_quietly(fd)
+        raise
     try:
         os.ftruncate(fd, size)
-    except OSError:
-        os.close(fd)
-        path.unlink()
+    except BaseException:
+        remove_quietly(path)
+        close_quietly(fd)
         raise
-    return PartFile(path=path, target=target, fd=fd)
+    return part
 
 
-def publish(part: Path, target: Path, *, replace: bool) -> None:
-    """Give the finished part file its final name; without `replace` an existing file is an `ExecuteError`."""
-    if replace:
-        os.replace(part, target)
+def take_over(target: Path, size: int) -> PartFile | None:
+    """Open and lock the part file that an interrupted run left for `target`; None where there is none that fits.
+
+    One with a second name is never written to: after a crash in `publish` that name is the final one.
+    """
+    path = helper_path(target, "part")
+    try:
+        fd = os.open(path, REOPEN)
+    except FileNotFoundError:
+        return None
+    try:
+        part = _owned(fd, path, target)
+        status = os.fstat(fd)
+        if status.st_size == size and status.st_nlink == 1 and stat.S_ISREG(status.st_mode):
+            return part
+    except BaseException:
+        close_quietly(fd)
+        raise
+    close_quietly(fd)
+    return None
+
+
+def remove_left_over(target: Path) -> None:
+    """Remove the part file of a killed run; raise `ExecuteError` where its run is alive."""
+    path = helper_path(target, "part")
+    try:
+        fd = os.open(path, REOPEN)
+    except FileNotFoundError:
         return
+    try:
+        if not lock(fd):
+            raise busy(target)
+        # Unlinked, never truncated: after a crash in `publish` it may be a second name of a published file.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    finally:
+        close_quietly(fd)
+
+
+def refuse_busy(target: Path) -> None:
+    """Raise `ExecuteError` where a living run holds the part file of `target`."""
+    try:
+        fd = os.open(helper_path(target, "part"), REOPEN)
+    except FileNotFoundError:
+        return
+    try:
+        if not lock(fd):
+            raise busy(target)
+    finally:
+        close_quietly(fd)
+
+
+def publish(part: Path, target: Path) -> None:
+    """Give the finished part file its final name; an existing file there is an `ExecuteError`, never replaced."""
     try:
         os.link(part, target)  # unlike rename, link never replaces
     except FileExistsError:
@@ -86,7 +144,13 @@ def publish(part: Path, target: Path, *, replace: bool) -> None:
             raise exists_already(target) from None
         os.rename(part, target)
         return
-    os.unlink(part)
+    remove_quietly(part)  # a second name that stays is no harm: the next run removes it
+
+
+def remove_quietly(path: Path) -> None:
+    """Unlink `path`; where that cannot be, it stays."""
+    with contextlib.suppress(OSError):
+        os.unlink(path)
 
 
 def exists_already(target: Path) -> ExecuteError:
@@ -94,21 +158,8 @@ def exists_already(target: Path) -> ExecuteError:
     return ExecuteError("exists already; --force replaces it", source=str(target))
 
 
-def _remove_left_over(path: Path, target: Path) -> None:
-    try:
-        fd = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-    except FileNotFoundError:
-        return
-    try:
-        if not _lock(fd):
-            raise _busy(target)
-        # Unlinked, never truncated: after a crash in `publish` it may be a second name of a published file.
-        path.unlink(missing_ok=True)
-    finally:
-        os.close(fd)
-
-
-def _lock(fd: int) -> bool:
+def lock(fd: int) -> bool:
+    """Take the exclusive lock of an open file; False where another run holds it."""
     if not HAVE_LOCKS:
         return True
     try:
@@ -120,12 +171,20 @@ def _lock(fd: int) -> bool:
     return True
 
 
-def _is_same(fd: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.lstat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _busy(target: Path) -> ExecuteError:
+def busy(target: Path) -> ExecuteError:
+    """The error for an output that a living run is writing."""
     return ExecuteError("another gguftool is writing this file; wait for it or stop it", source=str(target))
+
+
+def _owned(fd: int, path: Path, target: Path) -> PartFile:
+    """Lock an open part file; raise `ExecuteError` where another run was quicker."""
+    if not lock(fd):
+        raise busy(target)
+    status = os.fstat(fd)
+    try:
+        there = os.lstat(path)
+    except FileNotFoundError:
+        raise busy(target) from None
+    if not os.path.samestat(status, there):
+        raise busy(target)
+    return PartFile(path=path, target=target, fd=fd, file_id=(status.st_dev, status.st_ino))

@@ -24,7 +24,7 @@ class OutputFile:
     """`head` at offset 0, `copies` behind it in ascending order, zeros between them, `size` bytes in all.
 
     With a `base` the file at `path` is that source, and it is changed in place: bytes that neither head nor copies
-    cover stay as they are.
+    cover stay as they are. With `replaces` the file at `path` is that source, whose place the output takes as a whole.
     """
 
     path: Path
@@ -32,6 +32,7 @@ class OutputFile:
     copies: tuple[Copy, ...]
     size: int
     base: Source | None = None
+    replaces: Source | None = None
 
     def __post_init__(self) -> None:
         end = len(self.head)
@@ -66,13 +67,19 @@ class Preview:
 class Plan:
     """Everything that is needed to write the outputs; `inputs` are all sources that they depend on, also by metadata.
 
-    `remarks` say what a user should know about the outcome. The first output is published last: of a shard set that is
-    the shard from which engines start.
+    `remarks` say what a user should know about the outcome. `gate` is the file from which engines start, where it is
+    not the first output: of several outputs it is without its name while the others get theirs.
     """
 
     outputs: tuple[OutputFile, ...]
     inputs: tuple[Source, ...]
     remarks: tuple[str, ...] = ()
+    gate: Path | None = None
+
+    @property
+    def gate_path(self) -> Path:
+        """The file from which engines start; shard 1 of a set."""
+        return self.gate or self.outputs[0].path
 
     @property
     def fingerprint(self) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
+from gguftool.storage.durable import sync_folders
+from gguftool.storage.local import helper_path
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.undo import changed_ranges
 
@@ -25,11 +27,14 @@ def check_targets(plan: Plan, *, force: bool) -> None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError) as error:
-            problems.append(f"{output.path}: {error}")
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            problems.append(f"{output.path}: {reason}")
             continue
         file_id = (status.st_dev, status.st_ino)
         if output.base is not None:
             problems += _base_problems(output, status)
+        elif output.replaces is not None:
+            problems += _replaced_problems(output, file_id)
         elif file_id in inputs:
             problems.append(f"{output.path}: is an input ({inputs[file_id]}); an output cannot overwrite it")
         elif stat.S_ISLNK(status.st_mode):
@@ -46,6 +51,12 @@ def check_targets(plan: Plan, *, force: bool) -> None:
         raise ExecuteError(f"exists already{more}; --force replaces it", source=taken[0])
 
 
+def _replaced_problems(output: OutputFile, file_id: tuple[int, int]) -> Iterator[str]:
+    """Yield why the file at the output's path may not be replaced by it."""
+    if output.replaces is None or file_id != output.replaces.file_id:
+        yield f"{output.path}: is a symbolic link or another file now; name the file itself"
+
+
 def _base_problems(output: OutputFile, status: os.stat_result) -> Iterator[str]:
     """Yield why the file at the output's path may not be changed in place."""
     if output.base is None or (status.st_dev, status.st_ino) != output.base.file_id:
@@ -55,24 +66,31 @@ def _base_problems(output: OutputFile, status: os.stat_result) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def folders(plan: Plan) -> Iterator[None]:
-    """Make missing output folders; take back those that stayed empty where the run fails."""
+def folders(plan: Plan, *, sync: bool) -> Iterator[None]:
+    """Make missing output folders, durable where asked; take back those that stayed empty where the run fails."""
     made: list[Path] = []
     try:
         for folder in dict.fromkeys(output.path.parent for output in plan.outputs):
             missing = [path for path in (folder, *folder.parents) if not path.exists()]
             for path in reversed(missing):
-                try:
-                    path.mkdir(exist_ok=True)
-                except OSError as error:
-                    raise ExecuteError(f"cannot make this folder: {error.strerror}", source=str(path)) from error
+                _make_folder(path)
                 made.append(path)
+        if sync:
+            sync_folders(path.parent for path in made)
         yield
     except BaseException:
         for path in reversed(made):
             with contextlib.suppress(OSError):
-                path.rmdir()
+                os.rmdir(path)
         raise
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        os.mkdir(path)
+    except OSError as error:
+        if not path.is_dir():
+            raise ExecuteError(f"cannot make this folder: {error.strerror}", source=str(path)) from error
 
 
 def check_space(plan: Plan) -> None:
@@ -85,7 +103,7 @@ def check_space(plan: Plan) -> None:
         device = os.stat(output.path.parent).st_dev
         # A change in place needs room for its journal.
         size = output.size if output.base is None else sum(length for _, length in changed_ranges(output))
-        needed[device] = needed.get(device, 0) + size
+        needed[device] = needed.get(device, 0) + size - _left_over(output.path)
         folders[device] = output.path.parent
     for device, nbytes in needed.items():
         space = os.statvfs(folders[device])
@@ -95,6 +113,15 @@ def check_space(plan: Plan) -> None:
                 f"needs {nbytes:,} bytes and {free:,} are free here; make room or choose another folder",
                 source=str(folders[device]),
             )
+
+
+def _left_over(target: Path) -> int:
+    """Return the bytes on disk of a part file that an interrupted run left: taken over, or removed before writing."""
+    try:
+        status = os.lstat(helper_path(target, "part"))
+    except FileNotFoundError:
+        return 0
+    return status.st_blocks * 512 if status.st_nlink == 1 else 0
 
 
 @contextlib.contextmanager

@@ -9,15 +9,18 @@ The journal is itself an output file (a head and copies of extents), so the exec
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguftool.errors import ExecuteError, FormatError
+from gguftool.errors import ExecuteError, FormatError, SourceError
+from gguftool.storage.durable import close_quietly
 from gguftool.storage.local import LocalSource, open_local_even_unfinished, undo_path
+from gguftool.storage.part import REOPEN, busy, lock
 from gguftool.storage.plan import Copy, OutputFile
 from gguftool.storage.source import Extent
 
@@ -83,6 +86,25 @@ def _places(start: int, ranges: Sequence[tuple[int, int]]) -> tuple[int, ...]:
     for _, count in ranges:
         places.append(places[-1] + count)
     return tuple(places)
+
+
+@contextlib.contextmanager
+def journal_lock(target: Path) -> Iterator[None]:
+    """Hold the journal of `target`: who changes the file, or gives it back its old bytes, has it alone.
+
+    Raises `SourceError` where there is no journal, `ExecuteError` where another run holds it.
+    """
+    path = undo_path(target)
+    try:
+        fd = os.open(path, REOPEN)
+    except FileNotFoundError:
+        raise SourceError("there is no unfinished change in place of this file", source=str(target)) from None
+    try:
+        if not lock(fd) or not os.path.lexists(path):
+            raise busy(target)
+        yield
+    finally:
+        close_quietly(fd)
 
 
 def open_for_change(path: Path) -> int:

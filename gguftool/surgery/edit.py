@@ -13,7 +13,7 @@ from gguftool.model.layout import Dialect, check_sizes, gguf_file
 from gguftool.model.model import Model
 from gguftool.storage.plan import Plan, in_place
 from gguftool.surgery.common import LAYOUT_KEYS, require_complete
-from gguftool.surgery.sets import rewrite_set
+from gguftool.surgery.sets import replace_shards, rewrite_set
 
 # Key -> the command that changes it.
 _NOT_BY_EDIT = dict.fromkeys(SPLIT_KEYS, "split and merge") | {ALIGNMENT_KEY: "merge --align N"}
@@ -57,13 +57,14 @@ def edited(kvs: Sequence[KV], edits: Edits) -> tuple[KV, ...]:
 def plan_edit(model: Model, edits: Edits, output: Path | None) -> Plan:
     """Plan `model` with `edits`; of a set only shard 1 is written anew. `output` None changes the file in place.
 
-    Raises `PlanError` where an edit is impossible, or the new head does not end where the old one does.
+    Raises `PlanError` where an edit is impossible, or the new head of a single file does not end where the old one did.
     """
     require_complete(model)
     kvs = edited(model.kvs, edits)
     if len(model.files) > 1:
         if output is None:
-            raise PlanError("is a split set; -o PREFIX writes a new one", source=model.name)
+            outputs, gate = replace_shards(model, kvs, {}, _dialect(model))
+            return Plan(outputs=outputs, inputs=model.sources, remarks=model.remarks, gate=gate)
         outputs = rewrite_set(model, kvs, {}, output, _dialect(model))
         return Plan(outputs=outputs, inputs=model.sources, remarks=model.remarks)
     tensors = tuple(model.tensors.values())

@@ -179,18 +179,51 @@ def rewrite_set(
     outputs = []
     for number, file in enumerate(_in_shard_order(model), start=1):
         path = Path(str(ShardName(prefix=start, number=number, count=count)))
-        keeps = dialect.alignment == model.alignment  # shards may differ in it: each is read by its own
-        spoken = replace(dialect, alignment=file.header.alignment) if keeps else dialect
-        own = _own_kvs(file, kvs if file is model.files[0] else None, spoken)
+        own = _own_kvs(file, kvs if file is model.files[0] else None, _spoken(file, model, dialect))
         if (file.shard and (file.shard.number, file.shard.count)) != (number, count):
             own = _renumbered(own, number, count, len(model.tensors), dialect.byte_order)
-        tensors = [taken.get(tensor.info.name, tensor) for tensor in tensors_of(file.source, file.header)]
-        if own == file.header.kvs and not any(tensor.info.name in taken for tensor in tensors):
-            copy = Copy(extent=whole(file.source), offset=0)
-            outputs.append(OutputFile(path=path, head=b"", copies=(copy,), size=file.source.size))
-        else:
-            outputs.append(gguf_file(path, own, tensors, spoken))
+        copy = Copy(extent=whole(file.source), offset=0)
+        changed = _rewritten(file, path, own, taken, _spoken(file, model, dialect))
+        outputs.append(changed or OutputFile(path=path, head=b"", copies=(copy,), size=file.source.size))
     return tuple(outputs)
+
+
+def replace_shards(
+    model: Model, kvs: tuple[KV, ...], taken: Mapping[str, Tensor], dialect: Dialect
+) -> tuple[tuple[OutputFile, ...], Path]:
+    """Return the shards of `model` that change, to be replaced where they are, and the path of shard 1.
+
+    Raises `PlanError` where nothing changes, or the files are no set of one folder and prefix.
+    """
+    shards = [file.shard for file in model.files]
+    if any(shard is None or shard.prefix != (shards[0] or shard).prefix for shard in shards):
+        raise PlanError("is not one set of shards; -o PREFIX writes a new one", source=model.name)
+    outputs = []
+    for file in model.files:
+        spoken = _spoken(file, model, dialect)
+        own = _own_kvs(file, kvs if file is model.files[0] else None, spoken)
+        output = _rewritten(file, Path(file.source.name), own, taken, spoken)
+        if output is not None:
+            outputs.append(replace(output, replaces=file.source))
+    if not outputs:
+        raise PlanError("nothing would change", source=model.name)
+    return tuple(outputs), Path(model.files[0].source.name)
+
+
+def _spoken(file: ModelFile, model: Model, dialect: Dialect) -> Dialect:
+    """Return the dialect of one shard: shards may differ in their alignment, and keep it where none is asked for."""
+    keeps = dialect.alignment == model.alignment
+    return replace(dialect, alignment=file.header.alignment) if keeps else dialect
+
+
+def _rewritten(
+    file: ModelFile, path: Path, own: tuple[KV, ...], taken: Mapping[str, Tensor], dialect: Dialect
+) -> OutputFile | None:
+    """Return a shard's new file with the metadata `own`, or None where it stays as it is."""
+    if own == file.header.kvs and not any(info.name in taken for info in file.header.tensors):
+        return None
+    tensors = [taken.get(tensor.info.name, tensor) for tensor in tensors_of(file.source, file.header)]
+    return gguf_file(path, own, tensors, dialect)
 
 
 def _in_shard_order(model: Model) -> list[ModelFile]:

@@ -15,7 +15,7 @@ from gguftool.storage.plan import OutputFile, Plan, in_place
 from gguftool.surgery.common import require_complete, select_tensors
 from gguftool.surgery.compare import shape_text
 from gguftool.surgery.donors import Donor
-from gguftool.surgery.sets import rewrite_set
+from gguftool.surgery.sets import replace_shards, rewrite_set
 from gguftool.surgery.truth import Chosen, TrueMetadata, true_metadata
 
 
@@ -33,8 +33,9 @@ def plan_swap(
 ) -> Plan:
     """Plan `model` with the tensors that `patterns` choose taken from `donor`; of a set, `output` is the prefix.
 
-    `output` None changes the file in place, which needs every tensor to take the same room as before. Types may
-    differ, shapes must agree. Raises one `PlanError` with all that stands in the way.
+    `output` None changes the model in place: a single file needs every tensor to take the same room as before, of a
+    set the shards that change are replaced. Types may differ, shapes must agree. Raises one `PlanError` with all that
+    stands in the way.
     """
     options = options or SwapOptions()
     require_complete(model)
@@ -47,10 +48,16 @@ def plan_swap(
     )
     truth = _truth(model, donor, taken, keep_file_type=options.keep_file_type)
     check_sizes([taken.get(name, tensor) for name, tensor in model.tensors.items()], dialect)
+    gate = None
+    if output is None and len(model.files) > 1:
+        outputs, gate = replace_shards(model, truth.kvs, taken, dialect)
+    else:
+        outputs = _outputs(model, truth.kvs, taken, output, dialect)
     return Plan(
-        outputs=_outputs(model, truth.kvs, taken, output, dialect),
+        outputs=outputs,
         inputs=(*model.sources, *(source for source in donor.sources if source not in model.sources)),
         remarks=(f"swaps {len(taken)} tensor(s): {_described(model, taken)}", *model.remarks, *truth.remarks),
+        gate=gate,
     )
 
 
@@ -98,9 +105,7 @@ def _truth(model: Model, donor: Donor, taken: Mapping[str, Tensor], *, keep_file
 def _outputs(
     model: Model, kvs: tuple[KV, ...], taken: Mapping[str, Tensor], output: Path | None, dialect: Dialect
 ) -> tuple[OutputFile, ...]:
-    if len(model.files) > 1:
-        if output is None:
-            raise PlanError("is a split set; -o PREFIX writes a new one", source=model.name)
+    if len(model.files) > 1 and output is not None:
         return rewrite_set(model, kvs, taken, output, dialect)
     base = model.files[0].source
     tensors = [taken.get(name, tensor) for name, tensor in model.tensors.items()]

@@ -1,0 +1,41 @@
+"""Putting right what a crash left of a change in place, of one file or of a set."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from gguftool.format.shards import parse_shard_name
+from gguftool.storage.execute import recover
+from gguftool.storage.local import helper_path, is_being_published, undo_path
+from gguftool.storage.locate import expand
+from gguftool.storage.publish import finish_set
+
+
+def recover_model(spec: str) -> tuple[str, ...]:
+    """Recover every file and set that `spec` names; return what was done, in words, empty where nothing had to be.
+
+    Raises `ExecuteError` or `FormatError` where it cannot be done; then everything that is needed for it stays.
+    """
+    return tuple(_recovered(expand(spec, ".gguf")))
+
+
+def _recovered(names: tuple[str, ...]) -> Iterator[str]:
+    for name in names:
+        shard = parse_shard_name(name)
+        gate = Path(str(replace(shard, number=1)) if shard else name)
+        if undo_path(Path(name)).exists():
+            journal = recover(Path(name))
+            yield f"{name} has its old bytes back ({len(journal.ranges)} range(s))"
+        if is_being_published(gate):
+            finished = finish_set(gate)
+            yield (
+                f"{gate}: nothing had been replaced yet"
+                if finished is None
+                else f"{gate}: finished, all {len(finished.names)} replaced file(s) of the set are the new ones"
+            )
+        elif helper_path(Path(name), "old").exists():
+            os.unlink(helper_path(Path(name), "old"))
+            yield f"{name} is the new one; its old copy, left by an interrupted run, is gone"

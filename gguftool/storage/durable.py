@@ -1,0 +1,61 @@
+"""What makes bytes and names outlive a power cut: fsync of folders, and one syncfs for many files."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+# What fsync answers for a folder on file systems that have no such notion (some FUSE and network ones).
+_NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EBADF})
+
+
+def sync_folders(folders: Iterable[Path]) -> None:
+    """Make the names in `folders` durable; raise `OSError` where the disk says that they are not."""
+    if os.name == "nt":
+        return  # Windows has no descriptors of folders
+    for folder in dict.fromkeys(folders):
+        fd = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno not in _NO_FOLDER_SYNC:
+                raise
+        finally:
+            close_quietly(fd)
+
+
+def close_quietly(fd: int) -> None:
+    """Close a descriptor whose data is durable, or of which nothing is wanted: what close answers changes nothing."""
+    with contextlib.suppress(OSError):
+        os.close(fd)
+
+
+def bulk_sync(folders: Iterable[Path], cleanup: contextlib.ExitStack) -> Callable[[], None] | None:
+    """Return a call that makes everything written since now durable, or None where the system has no syncfs.
+
+    The descriptors are opened before the first write: syncfs reports write-back errors since its descriptor's opening.
+    """
+    if os.name == "nt" or not hasattr(ctypes.CDLL(None), "syncfs"):
+        return None
+    fds = []
+    for folder in dict.fromkeys(folders):
+        fd = os.open(folder, os.O_RDONLY)
+        cleanup.callback(close_quietly, fd)
+        fds.append(fd)
+
+    def sync_all() -> None:
+        for fd in fds:
+            syncfs(fd)
+
+    return sync_all
+
+
+def syncfs(fd: int) -> None:
+    """Write back the whole file system of `fd`; raise `OSError` where that failed since `fd` was opened."""
+    if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

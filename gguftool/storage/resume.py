@@ -1,0 +1,198 @@
+"""The resume journal: how far each part file of an unfinished run is complete and durable.
+
+The first line says what the plan was (fingerprint, sources, outputs), each other one ``INDEX OFFSET``: output INDEX is
+complete below OFFSET.  A line is appended only after the data it speaks of is durable, and a torn line says less, never
+more; so whatever interrupted the run, what the journal says is true.  It is made at the first checkpoint: short runs
+leave none.  Kept beside the first output; the lock of that output's part file is the lock of the journal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gguftool.errors import ExecuteError, SourceError, listed
+from gguftool.storage.durable import close_quietly, sync_folders
+from gguftool.storage.local import helper_path
+from gguftool.storage.part import CREATE, REOPEN, PartFile, remove_left_over, remove_quietly
+from gguftool.storage.plan import OutputFile, Plan
+
+_VERSION = "gguftool resume 1"
+_MAX_JOURNAL = 256 << 20  # bytes; a run of 2 TB over 65,535 files writes some 10 million
+_PROBE = 64 << 10  # bytes below a watermark that are compared with their source before they are trusted
+
+
+def resume_path(plan: Plan) -> Path:
+    """Return where the resume journal of `plan` lies."""
+    return helper_path(plan.outputs[0].path, "resume")
+
+
+@dataclass(slots=True, kw_only=True)
+class ResumeLog:
+    """Appends watermarks, `step` bytes apart; `sync_data` makes pending part files durable, where `_fill` did not."""
+
+    plan: Plan
+    step: int
+    sync_data: Callable[[], None] | None
+    known: dict[int, int]
+    _fd: int | None = None
+    _pending: dict[int, int] = field(default_factory=dict)
+    _pending_bytes: int = 0
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether there is something that a later run can go on from."""
+        return self._fd is not None
+
+    def note(self, index: int, start: int, end: int) -> None:
+        """Record that output `index` is complete up to `end`, at the latest when `step` bytes have gathered."""
+        self._pending[index] = end
+        self._pending_bytes += end - start
+        if self._pending_bytes < self.step:
+            return
+        if self.sync_data is not None:
+            self.sync_data()
+        text = "".join(f"{number} {offset}\n" for number, offset in self._pending.items())
+        self._append(text.encode())
+        self._pending.clear()
+        self._pending_bytes = 0
+
+    def _append(self, data: bytes) -> None:
+        new = self._fd is None
+        if self._fd is None:
+            path = resume_path(self.plan)
+            self._fd = os.open(path, CREATE | os.O_APPEND, 0o666)
+            data = json.dumps(_said(self.plan)).encode() + b"\n" + data
+        while data:
+            data = data[os.write(self._fd, data) :]
+        os.fsync(self._fd)
+        if new:
+            sync_folders([resume_path(self.plan).parent])
+
+    def go_on(self) -> None:
+        """Open the journal that is there, to append to it."""
+        self._fd = os.open(resume_path(self.plan), REOPEN | os.O_APPEND)
+        os.write(self._fd, b"\n")  # ends a torn line
+
+    def close(self) -> None:
+        """Close the journal and leave it where it is."""
+        if self._fd is not None:
+            close_quietly(self._fd)
+            self._fd = None
+
+    def remove(self) -> None:
+        """Remove the journal: the outputs are complete, or are given up. One that stays without parts says nothing."""
+        if self._fd is not None:
+            remove_quietly(resume_path(self.plan))
+            self.close()
+
+
+def _said(plan: Plan) -> dict[str, Any]:
+    return {
+        "version": _VERSION,
+        "fingerprint": plan.fingerprint,
+        "sources": [[source.name, source.identity] for source in plan.inputs],
+        "outputs": [[output.path.name, output.size] for output in plan.outputs],
+    }
+
+
+def read_resume(plan: Plan) -> dict[int, int]:
+    """Return how far each output is complete after an interrupted run of this very plan; empty without a journal.
+
+    Raises `ExecuteError` that says what changed, where the journal is of another plan. Call with the lock held.
+    """
+    try:
+        with open(resume_path(plan), "rb") as file:
+            first, *lines = file.read(_MAX_JOURNAL).split(b"\n")
+    except FileNotFoundError:
+        return {}
+    said = _parse_first(first)
+    if said is None:
+        return {}  # torn before its first line was durable: nothing in it can be true
+    if said["fingerprint"] != plan.fingerprint:
+        raise ExecuteError(
+            f"an interrupted run left part files of another plan here: {_difference(said, plan)}; "
+            "--no-resume removes them and starts anew",
+            source=str(plan.outputs[0].path),
+        )
+    known: dict[int, int] = {}
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            index, offset = (int(number) for number in line.split(b" "))
+            if 0 <= index < len(plan.outputs) and offset <= plan.outputs[index].size:
+                known[index] = max(offset, known.get(index, 0))
+    return known
+
+
+def _parse_first(line: bytes) -> dict[str, Any] | None:
+    try:
+        said = json.loads(line)
+        names = [name for name, _ in said["outputs"]]
+        identities = [identity for _, identity in said["sources"]]
+        good = said["version"] == _VERSION and isinstance(said["fingerprint"], str)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    if not good or not all(isinstance(text, str) for text in (*names, *identities)):
+        return None
+    return said  # type: ignore[no-any-return]
+
+
+def _difference(said: dict[str, Any], plan: Plan) -> str:
+    now = {source.name: source.identity for source in plan.inputs}
+    before = {str(name): identity for name, identity in said["sources"]}
+    changed = [name for name in now if name in before and before[name] != now[name]]
+    if changed:
+        return f"changed since: {listed(changed)}"
+    if before.keys() != now.keys():
+        return f"its sources were {listed(list(before))}"
+    outputs = [[output.path.name, output.size] for output in plan.outputs]
+    if said["outputs"] != outputs:
+        return f"it was to write {len(said['outputs']):,} file(s) of other names or sizes"
+    return "its options were others"
+
+
+def remove_resume(plan: Plan) -> None:
+    """Remove a journal and the part files it names, whoever's plan it was. Call with the lock held."""
+    path = resume_path(plan)
+    try:
+        with open(path, "rb") as file:
+            said = _parse_first(file.readline(_MAX_JOURNAL))
+    except FileNotFoundError:
+        return
+    own = plan.outputs[0].path
+    for name, _ in said["outputs"] if said else ():
+        target = own.parent / Path(name).name
+        if target != own:
+            remove_left_over(target)
+    remove_quietly(path)
+
+
+def agrees(part: PartFile, output: OutputFile, mark: int) -> bool:
+    """Whether the last bytes of `part` below `mark` are those that the plan wants there."""
+    start = max(0, mark - _PROBE)
+    wanted = [(len(output.head[start:mark]), start, output.head[start:mark])] if start < len(output.head) else []
+    for copy in output.copies:
+        begin, end = max(start, copy.offset), min(mark, copy.offset + copy.extent.length)
+        if begin < end:
+            place = copy.extent.offset + begin - copy.offset
+            wanted.append((end - begin, begin, copy.extent.source.read_at(place, end - begin)))
+    return all(os.pread(part.fd, length, offset) == data for length, offset, data in wanted)
+
+
+def worth_keeping(error: BaseException, sources: Sequence[Any]) -> bool:
+    """Whether the part files stay for a later run: after a signal, or where a source failed without having changed."""
+    if not isinstance(error, Exception):
+        return True
+    if not isinstance(error, SourceError):
+        return False
+    try:
+        for source in sources:
+            source.check_unchanged()
+    except SourceError:
+        return False
+    return True
