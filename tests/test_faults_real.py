@@ -17,7 +17,7 @@ from pathlib import Path
 
 import builders as b
 import pytest
-from conftest import environment, one_error_line, run_gguftool
+from support import environment, one_error_line, run_gguftool
 
 from gguftool.storage.local import helper_path
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import builders as b
 import pytest
-from conftest import one_error_line, run_gguftool
+from support import one_error_line, run_gguftool
 from syscalls import count_calls, killed_at
 from writers import CASES, listing, set_up, visible
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import builders as b
 import pytest
-from conftest import REPO, environment, run_gguftool
+from support import REPO, environment, run_gguftool
 from syscalls import Injector, count_calls, killed_at
 from writers import CASES, Case, listing, run, set_up, visible
 

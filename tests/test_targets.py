@@ -11,7 +11,7 @@ from pathlib import Path
 
 import builders as b
 import pytest
-from conftest import environment, one_error_line, run_gguftool
+from support import environment, one_error_line, run_gguftool
 
 from gguftool.errors import SourceError
 from gguftool.model.opening import open_model
