@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
-from gguftool.storage.copying import check_sources, copy_extent, write_fully
+from gguftool.storage.copying import check_sources, copy_all, copy_extent, write_fully
 from gguftool.storage.local import helper_path
 from gguftool.storage.part import PartFile, create_part, exists_already, publish
 from gguftool.storage.plan import OutputFile, Plan
@@ -32,10 +32,14 @@ _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to carry out a plan: `force` replaces existing outputs, `sync` makes them durable before they get a name."""
+    """How to carry out a plan: `force` replaces existing outputs, `sync` makes them durable before they get a name.
+
+    `jobs` is the number of threads that copy, None for as many as pay.
+    """
 
     force: bool = False
     sync: bool = True
+    jobs: int | None = None
     progress: Callable[[int], None] = lambda nbytes: None
 
 
@@ -116,8 +120,7 @@ def _write_parts(plan: Plan, options: Options, parts: _Parts, cleanup: contextli
 def _fill(part: PartFile, output: OutputFile, options: Options, *, sync: bool) -> None:
     try:
         write_fully(part.fd, output.head, 0)
-        for copy in output.copies:
-            copy_extent(copy.extent, part.fd, copy.offset, options.progress)
+        copy_all(output.copies, part.fd, jobs=options.jobs, progress=options.progress, durable=options.sync, fresh=True)
         if options.sync and sync:
             os.fsync(part.fd)
     except OSError as error:
