@@ -82,7 +82,7 @@ def write_model(path: Path, n_tensors: int, tensor_bytes: int, *, kvs: Sequence[
 
 def gguftool(*args: object) -> None:
     command = [sys.executable, "-m", "gguftool", *map(str, args)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=REPO, env={**os.environ, "PYTHONPATH": str(REPO)})
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=REPO, env={**os.environ, "PYTHONPATH": str(REPO)})
 
 
 def cp(sources: Sequence[Path], target: Path, *, sync: bool) -> None:

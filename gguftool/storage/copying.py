@@ -18,7 +18,7 @@ from itertools import islice
 from gguftool.errors import ExecuteError, SourceError
 from gguftool.storage.kernel import CLONE, SERVER_COPY, attempt, clone_grid, is_served
 from gguftool.storage.plan import Copy
-from gguftool.storage.positional import data_ranges, read_into, start_writeback, write_some
+from gguftool.storage.positional import leading_hole, read_into, start_writeback, write_some
 from gguftool.storage.source import Extent, Source
 
 Progress = Callable[[int], None]
@@ -231,17 +231,15 @@ class _Work:
 
     def _move_file(self, fd: int, segment: Copy, buffer: memoryview) -> None:
         extent = segment.extent
+        done = 0
         if self._served:
             done = attempt(SERVER_COPY, fd, extent.offset, self._target, segment.offset, extent.length)
+        elif self._fresh and extent.length >= _MIN_CLONE:
+            done = leading_hole(fd, extent.offset, extent.length)
+        if done:
             self._done(done)
             segment = _part(segment, done, extent.length - done)
-            extent = segment.extent
-        ranges = [(extent.offset, extent.length)]
-        if self._fresh and extent.length >= _MIN_CLONE:
-            ranges = list(data_ranges(fd, extent.offset, extent.length))
-            self._done(extent.length - sum(length for _, length in ranges))
-        for offset, length in ranges:
-            self._read_and_write(fd, _part(segment, offset - extent.offset, length), buffer)
+        self._read_and_write(fd, segment, buffer)
 
     def _read_and_write(self, fd: int, piece: Copy, buffer: memoryview) -> None:
         offset, place, left = piece.extent.offset, piece.offset, piece.extent.length

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 
 _POSITION = threading.Lock()
@@ -43,27 +43,19 @@ def write_some(fd: int, data: memoryview, offset: int) -> int:
         return os.write(fd, data)
 
 
-def data_ranges(fd: int, offset: int, length: int) -> Iterator[tuple[int, int]]:
-    """Yield (offset, length) of what is not a hole in a range of a file; all of it where holes cannot be told.
+def leading_hole(fd: int, offset: int, length: int) -> int:
+    """Return how many bytes at the start of a range are a hole of a sparse file, 0 where that cannot be told.
 
-    A file that was cut shorter looks like a hole, so a range without data counts as one only inside the file.
+    Only the leading hole: on tmpfs, asking where data ends walks through all of it. A file that was cut shorter looks
+    like a hole too, so the range must lie inside the file.
     """
-    if not hasattr(os, "SEEK_DATA"):
-        yield offset, length
-        return
-    end = offset + length
-    while offset < end:
-        try:
-            start = os.lseek(fd, offset, os.SEEK_DATA)
-            stop = min(end, os.lseek(fd, start, os.SEEK_HOLE))
-        except OSError as error:
-            if error.errno != errno.ENXIO or os.fstat(fd).st_size < end:
-                yield offset, end - offset
-            return
-        if start >= end:
-            return
-        yield start, stop - start
-        offset = stop
+    status = os.fstat(fd)
+    if not hasattr(os, "SEEK_DATA") or status.st_blocks * 512 >= status.st_size or status.st_size < offset + length:
+        return 0
+    try:
+        return min(length, os.lseek(fd, offset, os.SEEK_DATA) - offset)
+    except OSError as error:
+        return length if error.errno == errno.ENXIO else 0
 
 
 def start_writeback(fd: int, offset: int, length: int) -> None:
