@@ -7,7 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gguftool.cli.options import DryRun, Force, InPlace, Json, ModelArgument, NoSync, OptionalOutput, one_target
+from gguftool.cli.options import (
+    DryRun,
+    Force,
+    InPlace,
+    Jobs,
+    Json,
+    ModelArgument,
+    NoSync,
+    OptionalOutput,
+    Pad,
+    Reserve,
+    filler_of,
+    one_target,
+)
 
 if TYPE_CHECKING:
     from gguftool.format.header import KV, ByteOrder
@@ -35,6 +48,9 @@ def edit(
     recover: Annotated[
         bool, typer.Option("--recover", help="Undo a change in place that did not finish, and do nothing else.")
     ] = False,
+    pad: Pad = False,
+    reserve: Reserve = 0,
+    jobs: Jobs = None,
     dry_run: DryRun = False,
     force: Force = False,
     no_sync: NoSync = False,
@@ -43,11 +59,12 @@ def edit(
     """Change metadata.
 
     Renames first, then removals, then values, each in its old place. In place only where the new head ends where the
-    old one does. Keys of the layout (general.alignment, split.*) belong to other commands.
+    old one does: --reserve leaves room for that beforehand. Keys of the layout (general.alignment, split.*) belong to
+    other commands.
     """
     from gguftool.cli.write import carry_out
     from gguftool.model.opening import open_model
-    from gguftool.surgery.edit import plan_edit
+    from gguftool.surgery.edit import Edits, plan_edit
 
     if recover:
         _recover(model)
@@ -55,7 +72,10 @@ def edit(
     output = one_target(output, in_place=in_place)
     opened = open_model(model)
     edits = _edits(set_ or [], set_file or [], remove or [], rename or [], opened.byte_order)
-    carry_out(plan_edit(opened, edits, output), dry_run=dry_run, force=force, sync=not no_sync, json=json)
+    if edits == Edits() and not (pad or reserve):
+        raise typer.BadParameter("nothing to change: give --set, --set-file, --remove, --rename, --pad or --reserve")
+    plan = plan_edit(opened, edits, output, filler_of(pad, reserve, in_place=in_place))
+    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json, jobs=jobs)
 
 
 def _recover(name: str) -> None:
@@ -71,8 +91,6 @@ def _edits(set_: list[str], set_file: list[str], remove: list[str], rename: list
     from gguftool.surgery.edit import Edits
 
     values = [_value(text, order) for text in set_] + [_file_value(text, order) for text in set_file]
-    if not (values or remove or rename):
-        raise typer.BadParameter("nothing to change: give --set, --set-file, --remove or --rename")
     return Edits(
         rename=tuple(_pair(text, "--rename OLD=NEW") for text in rename), remove=tuple(remove), values=tuple(values)
     )

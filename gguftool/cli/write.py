@@ -14,13 +14,17 @@ from gguftool.cli.options import (
     Force,
     ForceSizesOption,
     InPlace,
+    Jobs,
     Json,
     KeepFileType,
     ModelArgument,
     NoSync,
     OptionalOutput,
     OutputOption,
+    Pad,
     Patterns,
+    Reserve,
+    filler_of,
     one_target,
     size_option,
 )
@@ -60,6 +64,7 @@ def split(
     write_map: Annotated[bool, typer.Option("--map", help="Write tensors.map beside the shards.")] = False,
     align: Align = None,
     force_sizes: ForceSizesOption = None,
+    jobs: Jobs = None,
     dry_run: DryRun = False,
     force: Force = False,
     no_sync: NoSync = False,
@@ -90,7 +95,14 @@ def split(
         prefix += THIREUS_TAIL
     if write_map and (max_tensors != 1 or max_size is not None or bundle_small or tensor_first_split):
         raise typer.BadParameter("--map is for sets of one tensor a shard, with the metadata alone in shard 1")
-    carry_out(plan_split(open_model(model), prefix, options), dry_run=dry_run, force=force, sync=not no_sync, json=json)
+    carry_out(
+        plan_split(open_model(model), prefix, options),
+        dry_run=dry_run,
+        force=force,
+        sync=not no_sync,
+        json=json,
+        jobs=jobs,
+    )
     if write_map and not dry_run:
         write_map_beside(open_model(f"{prefix}-*-of-*.gguf"), force=force, jobs=None)
 
@@ -141,7 +153,10 @@ def merge(
         bool, typer.Option("--no-verify", help="Do not hash shards that a tensors.map lies beside.")
     ] = False,
     align: Align = None,
+    pad: Pad = False,
+    reserve: Reserve = 0,
     force_sizes: ForceSizesOption = None,
+    jobs: Jobs = None,
     dry_run: DryRun = False,
     force: Force = False,
     no_sync: NoSync = False,
@@ -167,12 +182,13 @@ def merge(
         provenance=provenance,
         alignment=align,
         force_sizes=_force_sizes(force_sizes),
+        filler=filler_of(pad, reserve),
     )
     inputs = open_inputs(models)
     plan = plan_merge(inputs, output, options)
     if not (dry_run or no_verify):
         _verify_maps([source.model for source in inputs])
-    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
+    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json, jobs=jobs)
 
 
 def swap(
@@ -185,7 +201,10 @@ def swap(
     in_place: InPlace = False,
     keep_file_type: KeepFileType = False,
     align: Align = None,
+    pad: Pad = False,
+    reserve: Reserve = 0,
     force_sizes: ForceSizesOption = None,
+    jobs: Jobs = None,
     dry_run: DryRun = False,
     force: Force = False,
     no_sync: NoSync = False,
@@ -200,10 +219,15 @@ def swap(
     from gguftool.surgery.donors import open_donor
     from gguftool.surgery.swap import SwapOptions, plan_swap
 
-    options = SwapOptions(keep_file_type=keep_file_type, alignment=align, force_sizes=_force_sizes(force_sizes))
+    options = SwapOptions(
+        keep_file_type=keep_file_type,
+        alignment=align,
+        force_sizes=_force_sizes(force_sizes),
+        filler=filler_of(pad, reserve, in_place=in_place),
+    )
     output = one_target(output, in_place=in_place)
     plan = plan_swap(open_model(model), open_donor(donor), tensor, output, options)
-    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
+    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json, jobs=jobs)
 
 
 def export(
@@ -213,6 +237,7 @@ def export(
     dtype: Annotated[
         str, typer.Option("--dtype", metavar="raw|f32|f16|bf16", help="Bytes as they are, or dequantized.")
     ] = "raw",
+    jobs: Jobs = None,
     dry_run: DryRun = False,
     force: Force = False,
     no_sync: NoSync = False,
@@ -230,7 +255,7 @@ def export(
     if dtype != "raw" and dtype not in names:
         raise typer.BadParameter(f"--dtype takes raw, f32, f16 or bf16, not '{dtype}'")
     plan = plan_export(open_model(model), tensor, output, names.get(dtype))
-    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json)
+    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, json=json, jobs=jobs)
 
 
 def _read_recipe(name: str | None) -> Recipe | None:
@@ -271,7 +296,7 @@ def _force_sizes(text: str | None) -> ForceSizes | None:
         raise typer.BadParameter(f"--force-sizes takes gap or type, not '{text}'") from None
 
 
-def carry_out(plan: Plan, *, dry_run: bool, force: bool, sync: bool, json: bool) -> None:
+def carry_out(plan: Plan, *, dry_run: bool, force: bool, sync: bool, json: bool, jobs: int | None = None) -> None:
     """Show the plan, or execute it and say what was written."""
     from gguftool.cli.output import progress_bar, remark, write
     from gguftool.render.as_json import render_json
@@ -285,5 +310,5 @@ def carry_out(plan: Plan, *, dry_run: bool, force: bool, sync: bool, json: bool)
         write(render_json(preview) if json else preview_text(preview))
         return
     with progress_bar(preview.bytes_copied) as progress:
-        receipt = execute(plan, Options(force=force, sync=sync, progress=progress))
+        receipt = execute(plan, Options(force=force, sync=sync, jobs=jobs, progress=progress))
     write(render_json(receipt) if json else receipt_text(receipt))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguftool.errors import PlanError, printable
@@ -12,6 +12,7 @@ from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS, MAX_SHARDS, S
 from gguftool.model.layout import Dialect, gguf_file, slot_of, with_alignment
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.model.opening import ORDER_KEY
+from gguftool.model.padding import PADDING_KEY
 from gguftool.storage.digests import whole
 from gguftool.storage.plan import Copy, OutputFile
 from gguftool.surgery.common import without_layout_keys
@@ -53,7 +54,7 @@ def lay_out_set(
         raise PlanError(f"{len(shards):,} shards; split.count holds at most {MAX_SHARDS:,}: raise --max-tensors")
     names = [ShardName(prefix=prefix, number=n, count=len(shards)) for n in range(1, len(shards) + 1)]
     outputs = tuple(
-        gguf_file(Path(str(name)), cutter.kvs(name.number, name.count), shard, dialect)
+        gguf_file(Path(str(name)), cutter.kvs(name.number, name.count), shard, _dialect_of(name.number, dialect))
         for name, shard in zip(names, shards, strict=True)
     )
     return outputs, tuple(_remarks(outputs, shards, cut))
@@ -127,7 +128,18 @@ class _Cutter:
         if self.options.max_size is None:
             return held < self.options.max_tensors
         head = round_up(room[0] + need[0], self.dialect.alignment)
-        return head + room[1] + need[1] <= self.options.max_size
+        return head + room[1] + need[1] + self.dialect.filler.at_most <= self.options.max_size
+
+
+def _dialect_of(number: int, dialect: Dialect, old: Header | None = None) -> Dialect:
+    """Return `dialect` for one shard: only the one with the metadata gets room for later edits.
+
+    A shard that had such room in its `old` header keeps it.
+    """
+    filler = dialect.filler if number == 1 else replace(dialect.filler, reserve=0)
+    if old is not None and old.get(PADDING_KEY) is not None:
+        filler = replace(filler, at_least=old.data_offset)
+    return replace(dialect, filler=filler)
 
 
 def _info_size(tensor: Tensor) -> int:
@@ -165,11 +177,12 @@ def rewrite_set(
         path = Path(str(ShardName(prefix=str(prefix), number=number, count=count)))
         own = _own_kvs(file, kvs if number == 1 else None, dialect)
         tensors = [taken.get(tensor.info.name, tensor) for tensor in tensors_of(file.source, file.header)]
-        if own == file.header.kvs and not any(tensor.info.name in taken for tensor in tensors):
+        changes = own != file.header.kvs or any(tensor.info.name in taken for tensor in tensors)
+        if not changes and not (number == 1 and dialect.filler.reserve):
             copy = Copy(extent=whole(file.source), offset=0)
             outputs.append(OutputFile(path=path, head=b"", copies=(copy,), size=file.source.size))
         else:
-            outputs.append(gguf_file(path, own, tensors, dialect))
+            outputs.append(gguf_file(path, own, tensors, _dialect_of(number, dialect, file.header)))
     return tuple(outputs)
 
 
