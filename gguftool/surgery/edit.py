@@ -100,7 +100,7 @@ def _edit_in_place(model: Model, kvs: tuple[KV, ...], dialect: Dialect) -> Outpu
         padded = replace(dialect, filler=Filler(pad=True))
         anew = gguf_file(Path(base.name), kvs, tensors, padded)
         raise PlanError(
-            f"not in place: {error.message}. A new file, -o OUT, takes {anew.size:,} bytes; with --pad, "
+            f"{error.message}. A new file, -o OUT, takes {anew.size:,} bytes; with --pad, "
             f"{congruent_bytes(anew.copies):,} of them are shared where the file system can (XFS, btrfs), and "
             "--reserve 64KiB leaves room for the next edit in place",
             source=base.name,
