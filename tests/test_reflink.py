@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,10 +79,14 @@ def write_model(path: Path, *kvs: builders.KV) -> Path:
 
 
 def free(folder: Path) -> int:
-    """Bytes free on the file system once all that was written has its blocks."""
-    subprocess.run(["sync", "-f", folder], check=True)
-    space = os.statvfs(folder)
-    return space.f_bfree * space.f_frsize
+    """Bytes free once what was written has its blocks and what was deleted has given them back (XFS takes a while)."""
+    last, now = -1, 0
+    while last != now:
+        subprocess.run(["sync", "-f", folder], check=True)
+        time.sleep(0.1)
+        space = os.statvfs(folder)
+        last, now = now, space.f_bfree * space.f_frsize
+    return now
 
 
 def tensors_of(path: Path) -> list[bytes]:
@@ -99,7 +104,7 @@ def test_congruent_extents_share_blocks_and_others_are_copied(folder: Path) -> N
         os.close(fd)
         assert (folder / name).read_bytes() == bytes(offset) + data[1000:-2000]
         used = before - free(folder)
-        assert used < most
+        assert 0 <= used < most
         assert (used > 10 * MIB) is (name == "other")
 
 
@@ -109,7 +114,7 @@ def test_edit_with_pad_takes_almost_no_space(model: Path, folder: Path) -> None:
     plan = plan_edit(open_model(model), Edits(values=(template,)), folder / "out.gguf", Filler(pad=True))
     execute(plan)
     assert tensors_of(folder / "out.gguf") == tensors_of(model)
-    assert before - free(folder) < 2 * MIB < plan.preview().bytes_congruent
+    assert 0 <= before - free(folder) < 2 * MIB < plan.preview().bytes_congruent
 
 
 def test_swap_takes_the_space_of_what_was_swapped(model: Path, folder: Path) -> None:
@@ -118,7 +123,7 @@ def test_swap_takes_the_space_of_what_was_swapped(model: Path, folder: Path) -> 
     options = SwapOptions(filler=Filler(pad=True))
     execute(plan_swap(open_model(model), open_donor(str(donor)), NAMES[2:3], folder / "out.gguf", options))
     assert tensors_of(folder / "out.gguf") == tensors_of(model)
-    assert before - free(folder) < 6 * MIB
+    assert 0 <= before - free(folder) < 6 * MIB
 
 
 def test_merge_of_aligned_shards_takes_almost_no_space(model: Path, folder: Path) -> None:
@@ -127,4 +132,4 @@ def test_merge_of_aligned_shards_takes_almost_no_space(model: Path, folder: Path
     before = free(folder)
     execute(plan_merge([shards], folder / "out.gguf"))
     assert tensors_of(folder / "out.gguf") == tensors_of(model)
-    assert before - free(folder) < 0.05 * model.stat().st_size
+    assert 0 <= before - free(folder) < 0.05 * model.stat().st_size
