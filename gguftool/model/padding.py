@@ -90,8 +90,8 @@ def _ending_at(header: Header, data_offset: int) -> Header:
     if not _can_end_at(header, data_offset):
         size = _with_filler(header, None).length
         raise PlanError(
-            f"cannot be changed in place: the new head takes {size:,} bytes and has to end at {data_offset:,}; a filler "
-            f"in between takes at least {_with_filler(header, 0).length - size}"
+            f"cannot be changed in place: the new head takes {size:,} bytes and has to end at {data_offset:,}; a "
+            f"filler in between takes at least {_with_filler(header, 0).length - size}"
         )
     without = _with_filler(header, None)
     if without.data_offset == data_offset:
