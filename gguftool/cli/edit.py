@@ -10,11 +10,15 @@ from gguftool.cli.options import (
     DryRun,
     Force,
     InPlace,
+    Jobs,
     Json,
     ModelArgument,
     NoResume,
     NoSync,
     OptionalOutput,
+    Pad,
+    Reserve,
+    filler_of,
     one_target,
 )
 
@@ -45,6 +49,9 @@ def edit(
         bool,
         typer.Option("--recover", help="Only undo or finish an interrupted change in place."),
     ] = False,
+    pad: Pad = False,
+    reserve: Reserve = 0,
+    jobs: Jobs = None,
     dry_run: DryRun = False,
     force: Force = False,
     no_sync: NoSync = False,
@@ -54,12 +61,12 @@ def edit(
     """Change metadata.
 
     Renames first, then removals, then values, each in its old place. A single file can be changed in place only where
-    the new head ends where the old one does; of a split set shard 1 is replaced. Keys of the layout
-    (general.alignment, split.*) belong to other commands.
+    the new head ends where the old one does (--reserve leaves room for that beforehand); of a split set shard 1 is
+    replaced. Keys of the layout (general.alignment, split.*) belong to other commands.
     """
     from gguftool.cli.write import carry_out, recover_first
     from gguftool.model.opening import open_model
-    from gguftool.surgery.edit import plan_edit
+    from gguftool.surgery.edit import Edits, plan_edit
 
     if recover:
         _recover(model)
@@ -69,14 +76,10 @@ def edit(
         recover_first(model)
     opened = open_model(model)
     edits = _edits(set_ or [], set_file or [], remove or [], rename or [], opened.byte_order)
-    carry_out(
-        plan_edit(opened, edits, output),
-        dry_run=dry_run,
-        force=force,
-        sync=not no_sync,
-        resume=not no_resume,
-        json=json,
-    )
+    if edits == Edits() and not (pad or reserve):
+        raise typer.BadParameter("nothing to change: give --set, --set-file, --remove, --rename, --pad or --reserve")
+    plan = plan_edit(opened, edits, output, filler_of(pad, reserve, in_place=in_place))
+    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json, jobs=jobs)
 
 
 def _recover(name: str) -> None:
@@ -94,8 +97,6 @@ def _edits(set_: list[str], set_file: list[str], remove: list[str], rename: list
     from gguftool.surgery.edit import Edits
 
     values = [_value(text, order) for text in set_] + [_file_value(text, order) for text in set_file]
-    if not (values or remove or rename):
-        raise typer.BadParameter("nothing to change: give --set, --set-file, --remove or --rename")
     return Edits(
         rename=tuple(_pair(text, "--rename OLD=NEW") for text in rename), remove=tuple(remove), values=tuple(values)
     )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gguftool.render.units import parse_size
+
+if TYPE_CHECKING:
+    from gguftool.model.padding import Filler
 
 
 def _size(text: str | int) -> int:
@@ -95,6 +98,15 @@ Patterns = Annotated[
         help="A tensor's name, or a regular expression that is searched in the names. Repeatable.",
     ),
 ]
+Pad = Annotated[
+    bool,
+    typer.Option(
+        "--pad", help="Fill the head (gguftool.padding) so that file systems that can share the rest with its source."
+    ),
+]
+Reserve = Annotated[
+    int, size_option("--reserve", help="Leave this much room in the head for later edits in place, such as 64KiB.")
+]
 KeepFileType = Annotated[
     bool, typer.Option("--keep-file-type", help="Keep general.file_type whatever the tensors are.")
 ]
@@ -102,6 +114,19 @@ OptionalOutput = Annotated[
     Path | None, typer.Option("-o", "--output", metavar="OUT", help="The file to write.", show_default=False)
 ]
 InPlace = Annotated[bool, typer.Option("--in-place", help="Change the file itself, with an undo journal.")]
+
+
+def filler_of(pad: bool, reserve: int, *, in_place: bool = False) -> Filler:
+    """Return the filler that --pad and --reserve ask for."""
+    from gguftool.model.padding import MAX_RESERVE, Filler
+
+    if in_place and reserve:
+        raise typer.BadParameter("--reserve makes the head longer, which takes a new file: give -o OUT")
+    if reserve > MAX_RESERVE:
+        raise typer.BadParameter(
+            f"--reserve takes at most {MAX_RESERVE:,} bytes: engines read all of it at every start"
+        )
+    return Filler(pad=pad, reserve=reserve)
 
 
 def one_target(output: Path | None, *, in_place: bool) -> Path | None:

@@ -15,6 +15,7 @@ from gguftool.cli.options import (
     Force,
     ForceSizesOption,
     InPlace,
+    Jobs,
     Json,
     KeepFileType,
     ModelArgument,
@@ -22,7 +23,10 @@ from gguftool.cli.options import (
     NoSync,
     OptionalOutput,
     OutputOption,
+    Pad,
     Patterns,
+    Reserve,
+    filler_of,
     one_target,
     size_option,
 )
@@ -63,6 +67,7 @@ def split(
     write_map: Annotated[bool, typer.Option("--map", help="Write tensors.map beside the shards.")] = False,
     align: Align = None,
     force_sizes: ForceSizesOption = None,
+    jobs: Jobs = None,
     dry_run: DryRun = False,
     force: Force = False,
     no_sync: NoSync = False,
@@ -98,7 +103,7 @@ def split(
     if write_map and not force and os.path.lexists(beside := Path(prefix).parent / "tensors.map"):
         raise exists_already(beside)  # said before the shards are written
     plan = plan_split(open_model(model), prefix, options)
-    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json)
+    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json, jobs=jobs)
     if write_map and not dry_run:
         write_map_beside(open_model(plan.outputs[0].path), force=force, jobs=None)
 
@@ -149,7 +154,10 @@ def merge(
         bool, typer.Option("--no-verify", help="Do not hash shards that a tensors.map lies beside.")
     ] = False,
     align: Align = None,
+    pad: Pad = False,
+    reserve: Reserve = 0,
     force_sizes: ForceSizesOption = None,
+    jobs: Jobs = None,
     dry_run: DryRun = False,
     force: Force = False,
     no_sync: NoSync = False,
@@ -176,12 +184,13 @@ def merge(
         provenance=provenance,
         alignment=align,
         force_sizes=_force_sizes(force_sizes),
+        filler=filler_of(pad, reserve),
     )
     inputs = open_inputs(models)
     plan = plan_merge(inputs, output, options)
     if not (dry_run or no_verify):
         _verify_maps([source.model for source in inputs], plan)
-    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json)
+    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json, jobs=jobs)
 
 
 def swap(
@@ -194,7 +203,10 @@ def swap(
     in_place: InPlace = False,
     keep_file_type: KeepFileType = False,
     align: Align = None,
+    pad: Pad = False,
+    reserve: Reserve = 0,
     force_sizes: ForceSizesOption = None,
+    jobs: Jobs = None,
     dry_run: DryRun = False,
     force: Force = False,
     no_sync: NoSync = False,
@@ -211,12 +223,17 @@ def swap(
     from gguftool.surgery.donors import open_donor
     from gguftool.surgery.swap import SwapOptions, plan_swap
 
-    options = SwapOptions(keep_file_type=keep_file_type, alignment=align, force_sizes=_force_sizes(force_sizes))
+    options = SwapOptions(
+        keep_file_type=keep_file_type,
+        alignment=align,
+        force_sizes=_force_sizes(force_sizes),
+        filler=filler_of(pad, reserve, in_place=in_place),
+    )
     output = one_target(output, in_place=in_place)
     if in_place:
         recover_first(model)
     plan = plan_swap(open_model(model), open_donor(donor), tensor, output, options)
-    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json)
+    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json, jobs=jobs)
 
 
 def export(
@@ -226,6 +243,7 @@ def export(
     dtype: Annotated[
         str, typer.Option("--dtype", metavar="raw|f32|f16|bf16", help="Bytes as they are, or dequantized.")
     ] = "raw",
+    jobs: Jobs = None,
     dry_run: DryRun = False,
     force: Force = False,
     no_sync: NoSync = False,
@@ -244,7 +262,7 @@ def export(
     if dtype != "raw" and dtype not in names:
         raise typer.BadParameter(f"--dtype takes raw, f32, f16 or bf16, not '{dtype}'")
     plan = plan_export(open_model(model), tensor, output, names.get(dtype))
-    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json)
+    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json, jobs=jobs)
 
 
 def _read_recipe(name: str | None) -> Recipe | None:
@@ -287,7 +305,9 @@ def _force_sizes(text: str | None) -> ForceSizes | None:
         raise typer.BadParameter(f"--force-sizes takes gap or type, not '{text}'") from None
 
 
-def carry_out(plan: Plan, *, dry_run: bool, force: bool, sync: bool, resume: bool, json: bool) -> None:
+def carry_out(
+    plan: Plan, *, dry_run: bool, force: bool, sync: bool, resume: bool, json: bool, jobs: int | None = None
+) -> None:
     """Show the plan, or execute it and say what was written."""
     from gguftool.cli.output import progress_bar, remark, write
     from gguftool.render.as_json import render_json
@@ -301,7 +321,7 @@ def carry_out(plan: Plan, *, dry_run: bool, force: bool, sync: bool, resume: boo
         write(render_json(preview) if json else preview_text(preview))
         return
     with progress_bar(preview.bytes_copied) as progress:
-        options = Options(force=force, sync=sync, resume=resume, progress=progress, note=remark)
+        options = Options(force=force, sync=sync, resume=resume, jobs=jobs, progress=progress, note=remark)
         receipt = execute(plan, options)
     write(render_json(receipt) if json else receipt_text(receipt))
 

@@ -26,6 +26,7 @@ from gguftool.format.header import (
     serialize,
 )
 from gguftool.model.model import Sizing, Tensor
+from gguftool.model.padding import Filler, filled
 from gguftool.storage.plan import Copy, OutputFile, coalesce
 from gguftool.storage.source import Extent
 
@@ -42,12 +43,13 @@ class ForceSizes(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialect:
-    """What all files of an output share: version, byte order, alignment; and how doubtful sizes are settled."""
+    """What all files of an output share: version, byte order, alignment; how doubtful sizes are settled; the filler."""
 
     version: int
     byte_order: ByteOrder
     alignment: int
     force_sizes: ForceSizes | None = None
+    filler: Filler = Filler()  # noqa: RUF009 - frozen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,23 +99,21 @@ def _size_problem(tensor: Tensor, dialect: Dialect) -> str | None:
 def gguf_file(path: Path, kvs: Sequence[KV], tensors: Sequence[Tensor], dialect: Dialect) -> OutputFile:
     """Lay out one GGUF file with `kvs` and `tensors`, in this order.
 
-    The padding behind the last tensor is as its source has it (some writers leave it out, and every loader takes that).
+    The head is filled as `dialect.filler` wants it (`PlanError` where it cannot be). The padding behind the last tensor
+    is as its source has it (some writers leave it out, and every loader takes that).
     """
     slots = [slot_of(tensor, dialect) for tensor in tensors]
     infos, offset = [], 0
     for tensor, slot in zip(tensors, slots, strict=True):
         infos.append(replace(tensor.info, offset=offset))
         offset += slot.step
-    head = serialize(
-        Header(version=dialect.version, byte_order=dialect.byte_order, kvs=tuple(kvs), tensors=tuple(infos))
-    )
-    copies = [
-        Copy(
-            extent=Extent(source=tensor.gap.source, offset=tensor.gap.offset, length=slot.copied),
-            offset=len(head) + info.offset,
-        )
+    header = Header(version=dialect.version, byte_order=dialect.byte_order, kvs=tuple(kvs), tensors=tuple(infos))
+    places = [
+        Copy(extent=Extent(source=tensor.gap.source, offset=tensor.gap.offset, length=slot.copied), offset=info.offset)
         for tensor, slot, info in zip(tensors, slots, infos, strict=True)
     ]
+    head = serialize(filled(header, places, dialect.filler))
+    copies = [replace(place, offset=len(head) + place.offset) for place in places]
     return OutputFile(path=path, head=head, copies=coalesce(copies), size=_file_size(head, tensors, slots, dialect))
 
 

@@ -9,7 +9,7 @@ from gguftool.errors import printable
 from gguftool.render.table import Table, columns, text_of
 from gguftool.render.units import format_size
 from gguftool.storage.execute import Receipt
-from gguftool.storage.plan import Preview
+from gguftool.storage.plan import BLOCK, Preview
 
 _MAX_FILES = 20  # that a preview lists one by one
 
@@ -22,8 +22,17 @@ def preview_text(preview: Preview) -> str:
         Table(title=f"would write {len(outputs):,} file(s)", columns=columns(">bytes", "output"), rows=_rows(outputs)),
         Table(title=f"from {len(uses):,} source(s)", columns=columns(">bytes", "source"), rows=_rows(uses)),
     ]
-    total = f"{format_size(preview.bytes_written)} to write, {format_size(preview.bytes_copied)} of it copied"
-    return f"{text_of(tables)}\n{total}; nothing was written (dry run)\n"
+    return f"{text_of(tables)}\n{_totals(preview)}; nothing was written (dry run)\n"
+
+
+def _totals(preview: Preview) -> str:
+    """Say what is written, what of it comes from where, and what could be shared instead."""
+    said = [f"{format_size(preview.bytes_written)} to write, {format_size(preview.bytes_copied)} of it copied"]
+    said.append(f"{format_size(preview.bytes_congruent)} of that can be shared where the file system can (XFS, btrfs)")
+    more = preview.bytes_congruent_padded - preview.bytes_congruent
+    if more > 0:
+        said.append(f"{format_size(more)} more were it moved by less than {BLOCK} bytes (--pad; --align {BLOCK})")
+    return ", ".join(said)
 
 
 def _rows(files: Sequence[tuple[str, int]]) -> tuple[tuple[str, str], ...]:

@@ -1,74 +1,79 @@
-"""Moving one extent into an open file by the fastest call that works here.
+"""Moving extents into an open file by the fastest way that works here, several at a time.
 
-A chain of tries: the kernel's `copy_file_range` (no byte enters this process; file systems that can share blocks do),
-then plain `pread` and `pwrite` through one buffer. A named list of errnos means "not here, try the next"; anything
-else is an error. Memory is one buffer, whatever the extent's length.
+A range whose source and target offsets agree modulo the block size is cloned where the file system can: ragged head
+and tail are copied, the middle shared.  Everything else is cut into segments that a few threads copy: through the
+server's own copy call on network file systems, else by reading and writing through one small buffer a thread.  The
+calling thread is one of the workers, so a signal's exception is raised between two buffers and stops the others.
+
+Memory is one buffer a thread, whatever the extents' lengths.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from gguftool.errors import ExecuteError, SourceError
+from gguftool.storage.kernel import CLONE, SERVER_COPY, attempt, clone_grid, is_served
+from gguftool.storage.plan import Copy
+from gguftool.storage.positional import leading_hole, read_into, start_writeback, write_some
 from gguftool.storage.source import Extent, Source
 
 Progress = Callable[[int], None]
 
-# What copy_file_range answers where it cannot serve these two files (man 2 copy_file_range; EPERM and EACCES are seen
-# under seccomp filters and on some network file systems).
-_NOT_HERE = frozenset(
-    {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.ETXTBSY, errno.EBADF}
-)
-_KERNEL_CHUNK = 32 << 20  # bytes a call: progress moves and Ctrl-C is heard at every one
-_BUFFER = 1 << 20
+BUFFER = 512 << 10  # bytes; stays in the processor's second-level cache between read and write
+_SEGMENT = 8 << 20  # bytes a thread takes at once, on this grid in the target so that no two share a page
+_MIN_CLONE = 64 << 10  # bytes; below, sharing blocks costs more metadata than it saves
+_DEFAULT_JOBS = 2  # a file's writes are serialized by the kernel: one thread reads while another writes
+MAX_JOBS = 64
+
+
+def copy_all(
+    copies: Iterable[Copy],
+    target: int,
+    *,
+    jobs: int | None = None,
+    progress: Progress = lambda nbytes: None,
+    durable: bool = False,
+    fresh: bool = False,
+) -> None:
+    """Carry out `copies` into the open file `target` with up to `jobs` threads, this one among them.
+
+    `durable` lets the disk start early because an fsync will follow; `fresh` says that the target reads as zeros where
+    nothing was written, so that holes of sources stay holes. `progress` is called in this thread only.
+    Raises `SourceError` where a source ends early or fails, `OSError` or `ExecuteError` where the target does.
+    """
+    work = _Work(copies, target, progress, durable=durable, fresh=fresh)
+    helpers: list[threading.Thread] = []
+    try:
+        if work.has_several():
+            helpers = _start(work.help, min(jobs or _DEFAULT_JOBS, MAX_JOBS) - 1)
+        work.drain()
+        work.wait(helpers)
+    finally:
+        # The descriptor is the caller's to close: no thread may outlive this call.
+        work.stop.set()
+        work.wait(helpers)
+    if work.error is not None:
+        raise work.error
+    work.report()
 
 
 def copy_extent(extent: Extent, target: int, offset: int, progress: Progress) -> None:
-    """Copy `extent` to `offset` of the open file `target`, calling `progress` with the bytes done since the last call.
-
-    Raises `SourceError` where the source ends early or fails, `OSError` where the target does.
-    """
-    lent = extent.source.descriptor()
-    done = 0
-    if lent is not None and hasattr(os, "copy_file_range"):
-        with lent as fd:
-            done = _copy_in_kernel(fd, extent, target, offset, progress)
-    _copy_plainly(extent, done, target, offset, progress)
+    """Copy `extent` to `offset` of `target` in this thread, zeros included, as `copy_all` does."""
+    copy_all((Copy(extent=extent, offset=offset),), target, jobs=1, progress=progress)
 
 
-def _copy_in_kernel(fd: int, extent: Extent, target: int, offset: int, progress: Progress) -> int:
-    """Return how many bytes went through; fewer than all where the kernel declined."""
-    done = 0
-    while done < extent.length:
-        want = min(_KERNEL_CHUNK, extent.length - done)
-        try:
-            moved = os.copy_file_range(fd, target, want, extent.offset + done, offset + done)
-        except OSError as error:
-            if error.errno in _NOT_HERE:
-                break
-            raise
-        if moved == 0:
-            break  # the end of the file, or a file system that does not know: the plain path finds out
-        done += moved
-        progress(moved)
-    return done
-
-
-def _copy_plainly(extent: Extent, done: int, target: int, offset: int, progress: Progress) -> None:
-    while done < extent.length:
-        data = extent.source.read_at(extent.offset + done, min(_BUFFER, extent.length - done))
-        write_fully(target, data, offset + done)
-        done += len(data)
-        progress(len(data))
-
-
-def write_fully(target: int, data: bytes, offset: int) -> None:
+def write_fully(target: int, data: bytes | memoryview, offset: int) -> None:
     """Write all of `data`, however many calls it takes; raise `ExecuteError` where a call writes nothing."""
     view = memoryview(data)
     while view:
-        written = os.pwrite(target, view, offset)
+        try:
+            written = write_some(target, view, offset)
+        except OSError as error:
+            raise OSError(error.errno, f"{os.strerror(error.errno or 0)} at offset {offset:,}") from error
         if written <= 0:
             raise ExecuteError("the file system accepted no more bytes", offset=offset)
         view = view[written:]
@@ -85,3 +90,190 @@ def check_sources(sources: tuple[Source, ...]) -> None:
             problems.append(str(error))
     if problems:
         raise SourceError("; ".join(problems))
+
+
+# --- threads ---------------------------------------------------------------------------------------------------------
+
+
+def _start(work: Callable[[], None], count: int) -> list[threading.Thread]:
+    """Start `count` threads, or as many as the system allows; fewer only cost time."""
+    started = []
+    for _ in range(count):
+        thread = threading.Thread(target=work, name="copying", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            break
+        started.append(thread)
+    return started
+
+
+class _Work:
+    """What the threads of one `copy_all` share: segments to take, bytes done, the first error."""
+
+    def __init__(self, copies: Iterable[Copy], target: int, progress: Progress, *, durable: bool, fresh: bool) -> None:
+        self.stop = threading.Event()
+        self.error: BaseException | None = None
+        self._target = target
+        self._durable = durable
+        self._fresh = fresh
+        self._served = is_served(target)
+        self._progress = progress
+        self._owner = threading.get_ident()
+        self._taking = threading.Lock()
+        self._segments = self._cut(copies)
+        self._ahead: list[Copy] = []
+        self._counting = threading.Lock()
+        self._unreported = 0
+
+    def has_several(self) -> bool:
+        """Return whether there is more than one segment, so that threads pay."""
+        self._ahead = list(islice(self._segments, 2))
+        return len(self._ahead) > 1
+
+    def take(self) -> Copy | None:
+        """Return the next segment to copy, None where there is none or the work has stopped."""
+        with self._taking:
+            if self.stop.is_set():
+                return None
+            return self._ahead.pop(0) if self._ahead else next(self._segments, None)
+
+    def help(self) -> None:
+        """Work in a thread of its own; the first error stops all."""
+        try:
+            self.drain()
+        except BaseException as error:
+            with self._counting:
+                self.error = self.error or error
+            self.stop.set()
+
+    def drain(self) -> None:
+        """Copy segments until there are none."""
+        buffer = memoryview(b"")
+        while (segment := self.take()) is not None:
+            size = min(BUFFER, segment.extent.length)
+            if len(buffer) < size:
+                buffer = memoryview(bytearray(size))
+            self._move(segment, buffer)
+
+    def wait(self, threads: list[threading.Thread]) -> None:
+        """Wait for `threads`, in steps so that a signal is heard on every system and progress goes on."""
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.1)
+                if not self.stop.is_set():
+                    self.report()
+
+    def report(self) -> None:
+        """Tell `progress` what was done since the last time."""
+        with self._counting:
+            nbytes, self._unreported = self._unreported, 0
+        if nbytes:
+            self._progress(nbytes)
+
+    def _done(self, nbytes: int) -> None:
+        """Count bytes; the calling thread of `copy_all` passes on what all have done."""
+        with self._counting:
+            self._unreported += nbytes
+        if threading.get_ident() == self._owner:
+            self.report()
+
+    # --- from copies to segments ---
+
+    def _cut(self, copies: Iterable[Copy]) -> Iterator[Copy]:
+        """Clone what can be cloned, and yield the rest in segments."""
+        grid = clone_grid(self._target)
+        for copy in copies:
+            rest = (copy,) if grid is None else self._clone(copy, grid)
+            for piece in rest:
+                yield from _segments(piece)
+
+    def _clone(self, copy: Copy, grid: int) -> tuple[Copy, ...]:
+        """Share the whole blocks of `copy` with its source; return what is left to be copied."""
+        start = -copy.offset % grid
+        length = (copy.extent.length - start) // grid * grid
+        if (copy.extent.offset - copy.offset) % grid or length < _MIN_CLONE:
+            return (copy,)
+        lent = copy.extent.source.descriptor()
+        if lent is None:
+            return (copy,)
+        with lent as fd:
+            place = copy.offset + start
+            offset = copy.extent.offset + start
+            shared = attempt(CLONE, fd, offset, self._target, place, length, lambda: not self.stop.is_set())
+        if not shared:
+            return (copy,)
+        self._done(shared)
+        behind = start + shared
+        return (_part(copy, 0, start), _part(copy, behind, copy.extent.length - behind))
+
+    # --- from segments to bytes ---
+
+    def _move(self, segment: Copy, buffer: memoryview) -> None:
+        lent = segment.extent.source.descriptor()
+        if lent is None:
+            self._move_computed(segment)
+        else:
+            with lent as fd:
+                self._move_file(fd, segment, buffer)
+        if self._durable and not self.stop.is_set():
+            start_writeback(self._target, segment.offset, segment.extent.length)
+
+    def _move_computed(self, segment: Copy) -> None:
+        """Copy from a source without a descriptor: bytes that are computed, or come over a network."""
+        extent = segment.extent
+        for done in range(0, extent.length, BUFFER):
+            if self.stop.is_set():
+                return
+            data = extent.source.read_at(extent.offset + done, min(BUFFER, extent.length - done))
+            write_fully(self._target, data, segment.offset + done)
+            self._done(len(data))
+
+    def _move_file(self, fd: int, segment: Copy, buffer: memoryview) -> None:
+        extent = segment.extent
+        done = 0
+        if self._served:
+            done = attempt(SERVER_COPY, fd, extent.offset, self._target, segment.offset, extent.length)
+        elif self._fresh and extent.length >= _MIN_CLONE:
+            done = leading_hole(fd, extent.offset, extent.length)
+        if done:
+            self._done(done)
+            segment = _part(segment, done, extent.length - done)
+        self._read_and_write(fd, segment, buffer)
+
+    def _read_and_write(self, fd: int, piece: Copy, buffer: memoryview) -> None:
+        offset, place, left = piece.extent.offset, piece.offset, piece.extent.length
+        while left and not self.stop.is_set():
+            got = _read(piece.extent.source, fd, buffer[: min(len(buffer), left)], offset, left)
+            write_fully(self._target, buffer[:got], place)
+            self._done(got)
+            offset, place, left = offset + got, place + got, left - got
+
+
+def _read(source: Source, fd: int, buffer: memoryview, offset: int, left: int) -> int:
+    """Read what one call gives; raise `SourceError` where the disk fails or the file ends early."""
+    try:
+        got = read_into(fd, buffer, offset)
+    except OSError as error:
+        raise SourceError(f"cannot read: {error.strerror}", source=source.name, offset=offset) from error
+    if not got:
+        raise SourceError(
+            f"ends here, {left:,} bytes early; it was {source.size:,} bytes long when it was opened",
+            source=source.name,
+            offset=offset,
+        )
+    return got
+
+
+def _segments(copy: Copy) -> Iterator[Copy]:
+    """Cut `copy` where its target crosses the grid of segments."""
+    done = 0
+    while done < copy.extent.length:
+        length = min(copy.extent.length - done, _SEGMENT - (copy.offset + done) % _SEGMENT)
+        yield _part(copy, done, length)
+        done += length
+
+
+def _part(copy: Copy, start: int, length: int) -> Copy:
+    extent = Extent(source=copy.extent.source, offset=copy.extent.offset + start, length=length)
+    return Copy(extent=extent, offset=copy.offset + start)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
-from gguftool.storage.copying import check_sources, copy_extent, write_fully
+from gguftool.storage.copying import check_sources, copy_all, copy_extent, write_fully
 from gguftool.storage.durable import bulk_sync, close_quietly, sync_folders
 from gguftool.storage.part import PartFile, create_part, refuse_busy, remove_quietly, take_over
 from gguftool.storage.pieces import bytes_below, pieces
@@ -37,13 +37,15 @@ class Options:
 
     `force` replaces existing outputs; `sync` makes them durable before they get a name (without it a run cannot be
     resumed); `resume` goes on from where an interrupted run of the same plan stopped; `checkpoint` is how many bytes
-    may have to be copied again then; `note` is told what a user should know.
+    may have to be copied again then; `note` is told what a user should know. `jobs` is the number of threads that
+    copy, None for as many as pay.
     """
 
     force: bool = False
     sync: bool = True
     resume: bool = True
     checkpoint: int = 1 << 30
+    jobs: int | None = None
     progress: Callable[[int], None] = lambda nbytes: None
     note: Callable[[str], None] = lambda text: None
 
@@ -211,8 +213,7 @@ def _write_part(part: PartFile, index: int, options: Options, log: ResumeLog, *,
 def _fill(part: PartFile, output: OutputFile, options: Options, *, sync: bool) -> None:
     try:
         write_fully(part.fd, output.head, 0)
-        for copy in output.copies:
-            copy_extent(copy.extent, part.fd, copy.offset, options.progress)
+        copy_all(output.copies, part.fd, jobs=options.jobs, progress=options.progress, durable=options.sync, fresh=True)
         if options.sync and sync:
             os.fsync(part.fd)
     except OSError as error:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import SourceError
+from gguftool.storage.positional import read_some
 
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -67,7 +68,7 @@ class LocalSource:
         parts = []
         while length:
             try:
-                part = os.pread(fd, length, offset)
+                part = read_some(fd, length, offset)
             except OSError as error:
                 raise SourceError(f"cannot read: {error.strerror}", source=self.name, offset=offset) from error
             if not part:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguftool.errors import PlanError
 from gguftool.storage.source import Extent, Source
+
+# Bytes. XFS and btrfs share whole blocks of this size, the default of both on every common machine.
+BLOCK = 4096
+_USUAL_ALIGNMENT = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +59,19 @@ class SourceUse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What a plan would do, for people and for `--json`."""
+    """What a plan would do, for people and for `--json`.
+
+    Of `bytes_copied`, `bytes_congruent` lie in whole blocks at offsets that agree with their source's: a file system
+    that can share blocks (XFS, btrfs) clones them. `bytes_congruent_padded` is what that would be were the data moved
+    by less than a block, as `--pad` does.
+    """
 
     outputs: tuple[tuple[str, int], ...]
     uses: tuple[SourceUse, ...]
     bytes_written: int
     bytes_copied: int
+    bytes_congruent: int
+    bytes_congruent_padded: int
     remarks: tuple[str, ...]
 
 
@@ -111,6 +123,8 @@ class Plan:
             uses=tuple(SourceUse(name=name, nbytes=nbytes) for name, nbytes in uses.items()),
             bytes_written=sum(output.size for output in self.outputs),
             bytes_copied=sum(uses.values()),
+            bytes_congruent=sum(congruent_bytes(output.copies) for output in self.outputs),
+            bytes_congruent_padded=sum(_congruent_if_moved(output) for output in self.outputs),
             remarks=self.remarks,
         )
 
@@ -135,6 +149,31 @@ def coalesce(copies: Iterable[Copy]) -> tuple[Copy, ...]:
         elif copy.extent.length:
             joined.append(copy)
     return tuple(joined)
+
+
+def congruent_bytes(copies: Iterable[Copy], shift: int = 0) -> int:
+    """Return how many bytes lie in whole blocks at offsets congruent to the source's, the target moved by `shift`."""
+    total = 0
+    for copy in copies:
+        offset = copy.offset + shift
+        if (copy.extent.offset - offset) % BLOCK == 0:
+            end = offset + copy.extent.length
+            total += max(0, end // BLOCK - -(-offset // BLOCK)) * BLOCK
+    return total
+
+
+def _congruent_if_moved(output: OutputFile) -> int:
+    """Return the congruent bytes of `output` at the best shift of its data that keeps the alignment of its copies."""
+    if output.base is not None or not output.head:
+        return congruent_bytes(output.copies)
+    step = math.gcd(_USUAL_ALIGNMENT, *(copy.offset for copy in output.copies))
+    votes: dict[int, int] = {0: 0}
+    for copy in output.copies:
+        shift = (copy.extent.offset - copy.offset) % BLOCK
+        if shift % step == 0:
+            votes[shift] = votes.get(shift, 0) + copy.extent.length
+    best = max(votes, key=lambda shift: votes[shift])
+    return max(congruent_bytes(output.copies, shift) for shift in (0, best))
 
 
 def in_place(output: OutputFile, base: Source) -> OutputFile:

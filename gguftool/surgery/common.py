@@ -11,9 +11,10 @@ from gguftool.format.pattern import BadPatternError, compile_pattern
 from gguftool.format.shards import KEY_TENSORS, SPLIT_KEYS
 from gguftool.model.model import Model
 from gguftool.model.opening import ORDER_KEY
+from gguftool.model.padding import PADDING_KEY
 
 # Keys that describe how a model lies in files, not the model; every writer makes its own.
-LAYOUT_KEYS = SPLIT_KEYS | {ORDER_KEY, "gguftool.padding"}
+LAYOUT_KEYS = SPLIT_KEYS | {ORDER_KEY, PADDING_KEY}
 
 
 def without_layout_keys(kvs: Iterable[KV]) -> tuple[KV, ...]:

@@ -11,12 +11,15 @@ from gguftool.format.header import ALIGNMENT_KEY, KV
 from gguftool.format.shards import SPLIT_KEYS
 from gguftool.model.layout import Dialect, check_sizes, gguf_file
 from gguftool.model.model import Model
-from gguftool.storage.plan import Plan, in_place
+from gguftool.model.padding import PADDING_KEY, Filler
+from gguftool.storage.plan import OutputFile, Plan, congruent_bytes, in_place
 from gguftool.surgery.common import LAYOUT_KEYS, require_complete
 from gguftool.surgery.sets import replace_shards, rewrite_set
 
 # Key -> the command that changes it.
 _NOT_BY_EDIT = dict.fromkeys(SPLIT_KEYS, "split and merge") | {ALIGNMENT_KEY: "merge --align N"}
+
+NO_FILLER = Filler()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,28 +57,52 @@ def edited(kvs: Sequence[KV], edits: Edits) -> tuple[KV, ...]:
     return tuple(result)
 
 
-def plan_edit(model: Model, edits: Edits, output: Path | None) -> Plan:
+def plan_edit(model: Model, edits: Edits, output: Path | None, filler: Filler = NO_FILLER) -> Plan:
     """Plan `model` with `edits`; of a set only shard 1 is written anew. `output` None changes the file in place.
 
-    Raises `PlanError` where an edit is impossible, or the new head of a single file does not end where the old one did.
+    `filler` says how the head is filled up; a filler that is there already is resized. Raises `PlanError` where an
+    edit is impossible, or the new head of a single file cannot end where the old one did.
     """
     require_complete(model)
     kvs = edited(model.kvs, edits)
+    dialect = Dialect(
+        version=model.version, byte_order=model.byte_order, alignment=model.alignment, filler=_kept(model, filler)
+    )
     if len(model.files) > 1:
         if output is None:
-            outputs, gate = replace_shards(model, kvs, {}, _dialect(model))
+            outputs, gate = replace_shards(model, kvs, {}, dialect)
             return Plan(outputs=outputs, inputs=model.sources, remarks=model.remarks, gate=gate)
-        outputs = rewrite_set(model, kvs, {}, output, _dialect(model))
+        outputs = rewrite_set(model, kvs, {}, output, dialect)
         return Plan(outputs=outputs, inputs=model.sources, remarks=model.remarks)
+    check_sizes(model.tensors.values(), dialect)
+    if output is None:
+        outputs = (_edit_in_place(model, kvs, dialect),)
+    else:
+        outputs = (gguf_file(output, kvs, tuple(model.tensors.values()), dialect),)
+    return Plan(outputs=outputs, inputs=model.sources, remarks=model.remarks)
+
+
+def _kept(model: Model, filler: Filler) -> Filler:
+    """Return `filler`, keeping the room that a filler in `model` has now."""
+    if model.get(PADDING_KEY) is None:
+        return filler
+    return replace(filler, at_least=model.files[0].header.data_offset)
+
+
+def _edit_in_place(model: Model, kvs: tuple[KV, ...], dialect: Dialect) -> OutputFile:
+    """Return the change of the only file's head; `PlanError` says what a new file would cost."""
+    base, old = model.files[0].source, model.files[0].header
+    if model.get(PADDING_KEY) is not None or dialect.filler.pad:
+        dialect = replace(dialect, filler=Filler(data_offset=old.data_offset))
     tensors = tuple(model.tensors.values())
-    dialect = _dialect(model)
-    check_sizes(tensors, dialect)
-    base = model.files[0].source
-    if output is not None:
-        return Plan(outputs=(gguf_file(output, kvs, tensors, dialect),), inputs=(base,), remarks=model.remarks)
-    changed = in_place(gguf_file(Path(base.name), kvs, tensors, dialect), base)
-    return Plan(outputs=(changed,), inputs=(base,), remarks=model.remarks)
-
-
-def _dialect(model: Model) -> Dialect:
-    return Dialect(version=model.version, byte_order=model.byte_order, alignment=model.alignment)
+    try:
+        return in_place(gguf_file(Path(base.name), kvs, tensors, dialect), base)
+    except PlanError as error:
+        padded = replace(dialect, filler=Filler(pad=True))
+        anew = gguf_file(Path(base.name), kvs, tensors, padded)
+        raise PlanError(
+            f"{error.message}. A new file, -o OUT, takes {anew.size:,} bytes; with --pad, "
+            f"{congruent_bytes(anew.copies):,} of them are shared where the file system can (XFS, btrfs), and "
+            "--reserve 64KiB leaves room for the next edit in place",
+            source=base.name,
+        ) from None

@@ -11,6 +11,7 @@ from gguftool.format.header import KV, ByteOrder, ValueType, make_kv
 from gguftool.format.recipe import Recipe
 from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, with_alignment
 from gguftool.model.model import Model, Tensor
+from gguftool.model.padding import Filler
 from gguftool.storage.plan import Plan
 from gguftool.surgery.compare import contradictions, shape_conflicts
 from gguftool.surgery.inputs import Input
@@ -37,6 +38,7 @@ class MergeOptions:
     provenance: bool = False
     alignment: int | None = None
     force_sizes: ForceSizes | None = None
+    filler: Filler = Filler()  # noqa: RUF009 - frozen
 
 
 def plan_merge(inputs: Sequence[Input | Model], output: Path, options: MergeOptions | None = None) -> Plan:
@@ -71,6 +73,7 @@ def plan_merge(inputs: Sequence[Input | Model], output: Path, options: MergeOpti
         byte_order=donor.byte_order,
         alignment=options.alignment or donor.alignment,
         force_sizes=options.force_sizes,
+        filler=options.filler,
     )
     remarks += [*mix.remarks, *truth.remarks]
     return _lay_out(output, kvs, tensors, dialect, options.max_size, _plan_inputs(donor, sources), remarks)

@@ -12,6 +12,7 @@ from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS, MAX_SHARDS, S
 from gguftool.model.layout import Dialect, gguf_file, slot_of, with_alignment
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.model.opening import ORDER_KEY
+from gguftool.model.padding import PADDING_KEY
 from gguftool.storage.digests import whole
 from gguftool.storage.plan import Copy, OutputFile
 from gguftool.surgery.common import without_layout_keys
@@ -55,7 +56,7 @@ def lay_out_set(
         raise PlanError(f"{len(shards):,} shards; split.count holds at most {MAX_SHARDS:,}: raise --max-tensors")
     names = [ShardName(prefix=prefix, number=n, count=len(shards)) for n in range(1, len(shards) + 1)]
     outputs = tuple(
-        gguf_file(Path(str(name)), cutter.kvs(name.number, name.count), shard, dialect)
+        gguf_file(Path(str(name)), cutter.kvs(name.number, name.count), shard, _dialect_of(name.number, dialect))
         for name, shard in zip(names, shards, strict=True)
     )
     return outputs, tuple(_remarks(outputs, shards, cut))
@@ -143,7 +144,18 @@ class _Cutter:
         if self.options.max_size is None:
             return held < self.options.max_tensors
         head = round_up(room[0] + need[0], self.dialect.alignment)
-        return head + room[1] + need[1] <= self.options.max_size
+        return head + room[1] + need[1] + self.dialect.filler.at_most <= self.options.max_size
+
+
+def _dialect_of(number: int, dialect: Dialect, old: Header | None = None) -> Dialect:
+    """Return `dialect` for one shard: only the one with the metadata gets room for later edits.
+
+    A shard that had such room in its `old` header keeps it.
+    """
+    filler = dialect.filler if number == 1 else replace(dialect.filler, reserve=0)
+    if old is not None and old.get(PADDING_KEY) is not None:
+        filler = replace(filler, at_least=old.data_offset)
+    return replace(dialect, filler=filler)
 
 
 def _info_size(tensor: Tensor) -> int:
@@ -212,15 +224,17 @@ def replace_shards(
 
 def _spoken(file: ModelFile, model: Model, dialect: Dialect) -> Dialect:
     """Return the dialect of one shard: shards may differ in their alignment, and keep it where none is asked for."""
-    keeps = dialect.alignment == model.alignment
-    return replace(dialect, alignment=file.header.alignment) if keeps else dialect
+    if dialect.alignment == model.alignment:
+        dialect = replace(dialect, alignment=file.header.alignment)
+    return _dialect_of(1 if file is model.files[0] else 2, dialect, file.header)
 
 
 def _rewritten(
     file: ModelFile, path: Path, own: tuple[KV, ...], taken: Mapping[str, Tensor], dialect: Dialect
 ) -> OutputFile | None:
     """Return a shard's new file with the metadata `own`, or None where it stays as it is."""
-    if own == file.header.kvs and not any(info.name in taken for info in file.header.tensors):
+    changes = own != file.header.kvs or any(info.name in taken for info in file.header.tensors)
+    if not changes and not dialect.filler.reserve:
         return None
     tensors = [taken.get(tensor.info.name, tensor) for tensor in tensors_of(file.source, file.header)]
     return gguf_file(path, own, tensors, dialect)

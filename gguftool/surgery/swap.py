@@ -11,6 +11,7 @@ from gguftool.format.ggml import type_alias
 from gguftool.format.header import KV
 from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, slot_of, with_alignment
 from gguftool.model.model import Model, Tensor
+from gguftool.model.padding import PADDING_KEY, Filler
 from gguftool.storage.plan import OutputFile, Plan, in_place
 from gguftool.surgery.common import require_complete, select_tensors
 from gguftool.surgery.compare import shape_text
@@ -26,6 +27,7 @@ class SwapOptions:
     keep_file_type: bool = False
     alignment: int | None = None
     force_sizes: ForceSizes | None = None
+    filler: Filler = Filler()  # noqa: RUF009 - frozen
 
 
 def plan_swap(
@@ -45,6 +47,7 @@ def plan_swap(
         byte_order=model.byte_order,
         alignment=options.alignment or model.alignment,
         force_sizes=options.force_sizes,
+        filler=options.filler,
     )
     truth = _truth(model, donor, taken, keep_file_type=options.keep_file_type)
     check_sizes([taken.get(name, tensor) for name, tensor in model.tensors.items()], dialect)
@@ -110,9 +113,15 @@ def _outputs(
     base = model.files[0].source
     tensors = [taken.get(name, tensor) for name, tensor in model.tensors.items()]
     kvs = with_alignment(kvs, dialect.alignment, dialect.byte_order)
+    old, padding = model.files[0].header.data_offset, model.get(PADDING_KEY)
+    if padding is not None:
+        kvs = (*kvs, padding)
+        dialect = replace(dialect, filler=replace(dialect.filler, at_least=old))
     if output is not None:
         return (gguf_file(output, kvs, tensors, dialect),)
     _refuse_other_sizes(model, taken, dialect)
+    if padding is not None or dialect.filler.pad:
+        dialect = replace(dialect, filler=Filler(data_offset=old))
     return (in_place(gguf_file(Path(base.name), kvs, tensors, dialect), base),)
 
 

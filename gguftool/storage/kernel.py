@@ -1,0 +1,128 @@
+"""Copies that no byte of enters this process: shared blocks (reflink), and copies that a file server makes.
+
+Each is tried where it can pay and declined by a named list of errnos; what a pair of devices declines for good is
+remembered, so that a set of thousands of files asks once.
+
+`copy_file_range` is asked only of network and FUSE file systems, where it may save the way over the wire and back.
+On local ones it goes through a pipe of 64 KiB and is slower than reading and writing through a buffer that stays in the
+processor's cache; `sendfile` is the same pipe, and slower everywhere it was measured (docs/benchmarks-copying.md).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    HAVE_IOCTL = False
+else:
+    HAVE_IOCTL = sys.platform == "linux"
+
+# linux/fs.h: _IOW(0x94, 13, struct file_clone_range); on the few architectures that number ioctls differently the
+# answer is ENOTTY, and extents are copied.
+_FICLONERANGE = 0x4020940D
+
+# "These two file systems never will": remembered for the pair.
+NEVER_HERE = frozenset({errno.EXDEV, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY})
+# "Not these files, or not this range": the next way is tried. EPERM and EACCES are seen under seccomp filters and on
+# network file systems, EINVAL for ranges off the block grid and btrfs files with other checksum flags, ETXTBSY for swap
+# files, EBADF for append-only ones. EIO does not say whose disk failed; reading and writing apart finds out.
+NOT_THIS_TIME = frozenset(
+    {errno.EINVAL, errno.EPERM, errno.EACCES, errno.ETXTBSY, errno.EBADF, errno.EIO, errno.EISDIR, errno.EAGAIN}
+)
+
+_SERVED = ("nfs", "cifs", "smb", "fuse", "ceph", "lustre", "9p", "glusterfs", "gpfs", "beegfs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """One kernel call: (source fd, its offset, target fd, its offset, length) -> bytes moved, by `chunk` at most."""
+
+    name: str
+    call: Callable[[int, int, int, int, int], int]
+    chunk: int
+
+
+def _clone(source: int, offset: int, target: int, place: int, length: int) -> int:
+    fcntl.ioctl(target, _FICLONERANGE, struct.pack("=qQQQ", source, offset, length, place))
+    return length
+
+
+def _copy_file_range(source: int, offset: int, target: int, place: int, length: int) -> int:
+    return os.copy_file_range(source, target, length, offset, place)
+
+
+# A chunk is what Ctrl-C waits for: cloning a GiB of fragmented extents takes some milliseconds.
+CLONE = Way(name="clone", call=_clone, chunk=1 << 30)
+SERVER_COPY = Way(name="server copy", call=_copy_file_range, chunk=8 << 20)
+
+_declined: set[tuple[str, object]] = set()
+
+
+def attempt(
+    way: Way, source: int, offset: int, target: int, place: int, length: int, go_on: Callable[[], bool] = lambda: True
+) -> int:
+    """Move a range by `way` as far as the kernel goes along; return the bytes moved, 0 where it declines.
+
+    Raises `OSError` for what no other way would cure, such as a full disk.
+    """
+    pair = (way.name, _pair(source, target))
+    done = 0
+    while done < length and pair not in _declined and go_on():
+        try:
+            moved = way.call(source, offset + done, target, place + done, min(way.chunk, length - done))
+        except OSError as error:
+            if error.errno in NEVER_HERE:
+                _declined.add(pair)
+            elif error.errno not in NOT_THIS_TIME:
+                raise
+            break
+        if moved <= 0:
+            break  # the end of the file, or a file system that does not know: reading finds out
+        done += moved
+    return done
+
+
+def forget_declined() -> None:
+    """Ask again, also where a pair of devices declined."""
+    _declined.clear()
+
+
+def _pair(source: int, target: int) -> tuple[int, int, int]:
+    """Return what stands for the two file systems; the id tells apart mounts that reuse a device number."""
+    identity = os.fstatvfs(target).f_fsid if hasattr(os, "fstatvfs") else 0
+    return os.fstat(source).st_dev, os.fstat(target).st_dev, identity
+
+
+def clone_grid(target: int) -> int | None:
+    """Return the block size on which ranges of `target` can be cloned, in bytes; None where nothing can be."""
+    if not HAVE_IOCTL:
+        return None
+    return max(os.fstatvfs(target).f_frsize, 512)
+
+
+def is_served(target: int) -> bool:
+    """Return whether `target` lies on a file system that is another machine's, or another process's, work."""
+    return hasattr(os, "copy_file_range") and _file_system(os.fstat(target).st_dev).startswith(_SERVED)
+
+
+@lru_cache(maxsize=64)
+def _file_system(device: int) -> str:
+    """Return the name of a device's file system by the table of mounts; empty where it is not listed."""
+    wanted = f"{os.major(device)}:{os.minor(device)}".encode()
+    try:
+        with open("/proc/self/mountinfo", "rb") as table:
+            for line in table:
+                fields, _, rest = line.partition(b" - ")
+                if fields.split()[2:3] == [wanted]:
+                    return rest.split()[0].decode("ascii", "replace")
+    except (OSError, IndexError):
+        pass
+    return ""

@@ -1,0 +1,83 @@
+"""Reading and writing at offsets, and starting write-back, on every system.
+
+Where the system has `preadv` and `pwrite` no file position is involved and threads need no lock.  Where it has not
+(Windows) one lock guards seek and transfer: slower with several threads, and right.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+
+_POSITION = threading.Lock()
+_WRITE = 2  # SYNC_FILE_RANGE_WRITE in linux/fs.h: start, do not wait
+
+
+def read_into(fd: int, buffer: memoryview, offset: int) -> int:
+    """Read up to ``len(buffer)`` bytes from `offset`; return how many, 0 at the end of the file."""
+    if hasattr(os, "preadv"):
+        return os.preadv(fd, [buffer], offset)
+    data = read_some(fd, len(buffer), offset)
+    buffer[: len(data)] = data
+    return len(data)
+
+
+def read_some(fd: int, length: int, offset: int) -> bytes:
+    """Return up to `length` bytes from `offset`, none at the end of the file."""
+    if hasattr(os, "pread"):
+        return os.pread(fd, length, offset)
+    with _POSITION:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.read(fd, length)
+
+
+def write_some(fd: int, data: memoryview, offset: int) -> int:
+    """Write `data` at `offset`; return how many bytes the system took."""
+    if hasattr(os, "pwrite"):
+        return os.pwrite(fd, data, offset)
+    with _POSITION:
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.write(fd, data)
+
+
+def leading_hole(fd: int, offset: int, length: int) -> int:
+    """Return how many bytes at the start of a range are a hole of a sparse file, 0 where that cannot be told.
+
+    Only the leading hole: on tmpfs, asking where data ends walks through all of it. A file that was cut shorter looks
+    like a hole too, so the range must lie inside the file.
+    """
+    status = os.fstat(fd)
+    if not hasattr(os, "SEEK_DATA") or status.st_blocks * 512 >= status.st_size or status.st_size < offset + length:
+        return 0
+    try:
+        return min(length, os.lseek(fd, offset, os.SEEK_DATA) - offset)
+    except OSError as error:
+        return length if error.errno == errno.ENXIO else 0
+
+
+def start_writeback(fd: int, offset: int, length: int) -> None:
+    """Let the disk begin with a range that was just written, without waiting; errors show in the later fsync.
+
+    The kernel by itself starts only when a tenth of the memory is dirty, so without this the disk idles while the
+    copy runs and the copy waits while the disk writes.
+    """
+    call = _sync_file_range()
+    if call is not None:
+        call(fd, offset, length, _WRITE)
+
+
+@lru_cache(maxsize=1)
+def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
+    """Return Linux's sync_file_range, None on other systems: it is not in `os`."""
+    try:
+        import ctypes
+
+        call = ctypes.CDLL(None, use_errno=True).sync_file_range
+    except (ImportError, OSError, AttributeError, TypeError):
+        return None
+    call.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int64, ctypes.c_uint]
+    call.restype = ctypes.c_int
+    return call

@@ -1,0 +1,135 @@
+"""Blocks are shared on file systems that can: XFS and btrfs in loop-mounted images."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import builders
+import pytest
+from builders import STR, filler, gguf, llama_kvs, tensor
+
+from gguftool.format.header import ValueType, make_kv
+from gguftool.model.opening import open_model
+from gguftool.model.padding import Filler
+from gguftool.storage import kernel
+from gguftool.storage.copying import copy_all
+from gguftool.storage.execute import execute
+from gguftool.storage.local import open_local
+from gguftool.storage.plan import Copy
+from gguftool.storage.source import Extent
+from gguftool.surgery.donors import open_donor
+from gguftool.surgery.edit import Edits, plan_edit
+from gguftool.surgery.merge import plan_merge
+from gguftool.surgery.split import SplitOptions, plan_split
+from gguftool.surgery.swap import SwapOptions, plan_swap
+
+MIB = 1 << 20
+MAKERS = {"xfs": ("mkfs.xfs", "-q", "-m", "reflink=1"), "btrfs": ("mkfs.btrfs", "-q")}
+PACKAGES = {"xfs": "xfsprogs", "btrfs": "btrfs-progs"}
+NAMES = [f"blk.{index}.ffn_up.weight" for index in range(8)]
+ROWS = 123_361  # 4 MiB of Q8_0 and a bit, so that nothing lies on a block by chance
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def mounted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder on a file system with reflinks; unmounted whatever happens."""
+    kind = request.param
+    maker = MAKERS[kind]
+    if shutil.which(maker[0]) is None:
+        pytest.skip(f"no {maker[0]}: install {PACKAGES[kind]}")
+    folder = tmp_path_factory.mktemp(kind)
+    image, mount = folder / "image", folder / "mount"
+    mount.mkdir()
+    with image.open("wb") as file:
+        file.truncate(600 * MIB)
+    subprocess.run([*maker, str(image)], check=True, capture_output=True)
+    done = subprocess.run(["mount", "-o", "loop", image, mount], check=False, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no loop mounts here ({done.stderr.strip()}): run as root, outside of a container")
+    kernel.forget_declined()
+    try:
+        yield mount
+    finally:
+        subprocess.run(["umount", mount], check=True)
+        image.unlink()
+
+
+@pytest.fixture
+def folder(mounted: Path) -> Iterator[Path]:
+    path = mounted / "here"
+    path.mkdir()
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def model(folder: Path) -> Path:
+    return write_model(folder / "model.gguf")
+
+
+def write_model(path: Path, *kvs: builders.KV) -> Path:
+    tensors = [tensor(name, "Q8_0", (32, ROWS)) for name in NAMES]
+    path.write_bytes(gguf(llama_kvs(*kvs, layers=8), tensors))
+    return path
+
+
+def free(folder: Path) -> int:
+    """Bytes free once what was written has its blocks and what was deleted has given them back (XFS takes a while)."""
+    last, now = -1, 0
+    while last != now:
+        subprocess.run(["sync", "-f", folder], check=True)
+        time.sleep(0.1)
+        space = os.statvfs(folder)
+        last, now = now, space.f_bfree * space.f_frsize
+    return now
+
+
+def tensors_of(path: Path) -> list[bytes]:
+    return [item.extent.read() for item in open_model(path).tensors.values()]
+
+
+def test_congruent_extents_share_blocks_and_others_are_copied(folder: Path) -> None:
+    data = filler("reflink", 16 * MIB)
+    (folder / "source").write_bytes(data)
+    extent = Extent(source=open_local(folder / "source"), offset=1000, length=16 * MIB - 3000)
+    for name, offset, most in (("congruent", 4096 * 5 + 1000, MIB), ("other", 4096 * 5 + 1032, 20 * MIB)):
+        before = free(folder)
+        fd = os.open(folder / name, os.O_RDWR | os.O_CREAT)
+        copy_all([Copy(extent=extent, offset=offset)], fd, fresh=True)
+        os.close(fd)
+        assert (folder / name).read_bytes() == bytes(offset) + data[1000:-2000]
+        used = before - free(folder)
+        assert 0 <= used < most
+        assert (used > 10 * MIB) is (name == "other")
+
+
+def test_edit_with_pad_takes_almost_no_space(model: Path, folder: Path) -> None:
+    before = free(folder)
+    template = make_kv("tokenizer.chat_template", ValueType.STRING, "x" * 7000)
+    plan = plan_edit(open_model(model), Edits(values=(template,)), folder / "out.gguf", Filler(pad=True))
+    execute(plan)
+    assert tensors_of(folder / "out.gguf") == tensors_of(model)
+    assert 0 <= before - free(folder) < 2 * MIB < plan.preview().bytes_congruent
+
+
+def test_swap_takes_the_space_of_what_was_swapped(model: Path, folder: Path) -> None:
+    donor = write_model(folder / "donor.gguf", builders.KV("general.description", STR, "d" * 500))
+    before = free(folder)
+    options = SwapOptions(filler=Filler(pad=True))
+    execute(plan_swap(open_model(model), open_donor(str(donor)), NAMES[2:3], folder / "out.gguf", options))
+    assert tensors_of(folder / "out.gguf") == tensors_of(model)
+    assert 0 <= before - free(folder) < 6 * MIB
+
+
+def test_merge_of_aligned_shards_takes_almost_no_space(model: Path, folder: Path) -> None:
+    execute(plan_split(open_model(model), str(folder / "set"), SplitOptions(alignment=4096)))
+    shards = open_model(folder / "set-00001-of-00009.gguf")
+    before = free(folder)
+    execute(plan_merge([shards], folder / "out.gguf"))
+    assert tensors_of(folder / "out.gguf") == tensors_of(model)
+    assert 0 <= before - free(folder) < 0.05 * model.stat().st_size
