@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from builders import filler
-from conftest import environment
 from hypothesis import given
 from hypothesis import strategies as st
+from support import environment
 
 from gguftool.errors import ExecuteError, SourceError
 from gguftool.storage import copying, kernel, positional

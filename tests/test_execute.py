@@ -290,39 +290,6 @@ def test_an_input_that_only_gave_metadata_is_checked_too(source: LocalSource, tm
 # --- the kernel's copy call ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("after", [0, 1])
-@pytest.mark.parametrize(
-    "number",
-    [errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES, errno.ETXTBSY, errno.EBADF],
-    ids=errno.errorcode.get,
-)
-def test_a_kernel_that_declines_to_copy_is_done_without(
-    source: LocalSource, out: Path, monkeypatch: pytest.MonkeyPatch, number: int, after: int
-) -> None:
-    real, calls = os.copy_file_range, []
-
-    def decline(fd: int, target: int, length: int, start: int, at: int) -> int:
-        calls.append(length)
-        if len(calls) > after:
-            raise OSError(number, os.strerror(number))
-        return real(fd, target, min(length, 1000), start, at)
-
-    monkeypatch.setattr(os, "copy_file_range", decline)
-    execute(copy_plan(source, out / "a.gguf"))
-    assert tree(out) == {"a.gguf": expected(DATA)}
-    assert len(calls) >= 2
-
-
-@pytest.mark.parametrize("moved", [0, 1000])
-def test_a_kernel_that_copies_little_or_nothing_is_helped(
-    source: LocalSource, out: Path, monkeypatch: pytest.MonkeyPatch, moved: int
-) -> None:
-    real = os.copy_file_range
-    monkeypatch.setattr(os, "copy_file_range", lambda a, z, n, *at: real(a, z, min(n, moved), *at) if moved else 0)
-    execute(copy_plan(source, out / "a.gguf"))
-    assert tree(out) == {"a.gguf": expected(DATA)}
-
-
 def test_short_writes_are_continued(source: LocalSource, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.pwrite
     monkeypatch.delattr(os, "copy_file_range")
@@ -433,17 +400,6 @@ def test_a_set_that_cannot_be_published_is_taken_back(
     _published(monkeypatch, fail_at)
     with pytest.raises(ExecuteError, match="no output was made or changed"):
         execute(set_plan(source, out), Options(force=True))
-    assert tree(out) == before
-
-
-def test_old_shards_that_a_killed_run_moved_aside_are_named_and_kept(source: LocalSource, out: Path) -> None:
-    for name in NAMES:
-        (out / name).write_bytes(b"old " + name.encode())
-    (out / NAMES[2]).rename(helper_path(out / NAMES[2], "old"))
-    before = tree(out)
-    with pytest.raises(ExecuteError, match="interrupted") as error:
-        execute(set_plan(source, out), Options(force=True))
-    assert NAMES[2] in str(error.value)
     assert tree(out) == before
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import builders
 import pytest
 from builders import ARR, STR, U8, U32, Array, gguf, llama_kvs, llama_tensors, small_model, tensor
-from conftest import one_error_line
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from support import one_error_line
 
 from gguftool.errors import PlanError
 from gguftool.format.header import (
