@@ -12,6 +12,7 @@ from gguftool.cli.options import Force, Json
 if TYPE_CHECKING:
     from gguftool.analysis.verify import Verdict
     from gguftool.model.model import Model
+    from gguftool.storage.execute import Receipt
 
 
 def hash_(
@@ -43,7 +44,7 @@ def hash_(
     line is over all data in header order, as llama-gguf-hash --sha256 prints it.
     """
     from gguftool.analysis.verify import hash_files, hash_tensors, verify_manifest
-    from gguftool.cli.output import progress_bar, write, write_exactly
+    from gguftool.cli.output import progress_bar, show_receipt, write, write_exactly
     from gguftool.model.opening import open_model
     from gguftool.render.as_json import render_json
     from gguftool.render.hashes import manifest_text, sums_text
@@ -57,7 +58,7 @@ def hash_(
     if opened is None:
         raise typer.BadParameter("MODEL is needed, or --check MANIFEST")
     if write_map:
-        write_map_beside(opened, force=force, jobs=jobs)
+        show_receipt(write_map_beside(opened, force=force, jobs=jobs), json=json)
         return
     size = sum(file.source.size for file in opened.files)
     with progress_bar(size if files else 2 * size) as progress:
@@ -78,11 +79,10 @@ def _show_verdicts(verdicts: tuple[Verdict, ...], *, json: bool) -> None:
         raise typer.Exit(1)
 
 
-def write_map_beside(model: Model, *, force: bool, jobs: int | None) -> None:
+def write_map_beside(model: Model, *, force: bool, jobs: int | None) -> Receipt:
     """Hash the shards of `model` and write tensors.map into their folder."""
     from gguftool.analysis.verify import hash_files
-    from gguftool.cli.output import progress_bar, write
-    from gguftool.render.plan import receipt_text
+    from gguftool.cli.output import progress_bar
     from gguftool.storage.execute import Options, execute
     from gguftool.surgery.maps import plan_map
 
@@ -90,4 +90,4 @@ def write_map_beside(model: Model, *, force: bool, jobs: int | None) -> None:
         hashes = hash_files(model, jobs, progress)
     folder = Path(model.files[0].source.name).parent
     plan = plan_map(model, {one.name: one.sha256 for one in hashes}, folder / "tensors.map")
-    write(receipt_text(execute(plan, Options(force=force))))
+    return execute(plan, Options(force=force))

@@ -89,7 +89,7 @@ ForceSizesOption = Annotated[
     ),
 ]
 PositiveInt = Annotated[int, typer.Option(callback=_positive)]
-Jobs = Annotated[int | None, typer.Option("--jobs", metavar="N", min=1, help="Threads. Default: one a core.")]
+Jobs = Annotated[int | None, typer.Option("--jobs", metavar="N", min=1, help="Threads. Default: as many as pay.")]
 Patterns = Annotated[
     list[str],
     typer.Option(

@@ -14,6 +14,8 @@ from gguftool.render.table import Table, render_rich, text_of
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from gguftool.storage.execute import Receipt
+
 
 class ReaderGone(BaseException):
     """Whoever read standard output went away; not an `OSError`, which the command line library would exit 1 on."""
@@ -113,3 +115,21 @@ def progress_bar(total: int) -> Iterator[Callable[[int], Any]]:
 
     with tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, leave=False) as bar:
         yield bar.update
+
+
+def show_receipt(receipt: Receipt, *, json: bool) -> None:
+    """Say what was written.
+
+    The files are the product, and complete: where standard output cannot take this, it is told on standard error, and
+    the exit code stays 0.
+    """
+    from gguftool.render.as_json import render_json
+    from gguftool.render.plan import receipt_text
+
+    try:
+        write(render_json(receipt) if json else receipt_text(receipt))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (ExecuteError, OSError) as error:
+        drop_stdout()
+        remark(f"all was written, but that could not be said: {error}")

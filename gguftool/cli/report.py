@@ -118,13 +118,12 @@ def _show(made: Report, by: By | None) -> None:
 
 def _write_page(made: Report, opened: tuple[Model, ...], path: Path, *, force: bool) -> None:
     """Write the page through the one executor: never over a file or a model unasked, never half of it."""
-    from gguftool.cli.output import write
+    from gguftool.cli.output import show_receipt
     from gguftool.render.html import report_html
-    from gguftool.render.plan import receipt_text
     from gguftool.storage.execute import Options, execute
     from gguftool.storage.plan import OutputFile, Plan
 
     page = report_html(made).encode("utf-8")
     output = OutputFile(path=path, head=page, copies=(), size=len(page))
     sources = tuple(source for model in opened for source in model.sources)
-    write(receipt_text(execute(Plan(outputs=(output,), inputs=sources), Options(force=force))))
+    show_receipt(execute(Plan(outputs=(output,), inputs=sources), Options(force=force)), json=False)

@@ -79,6 +79,7 @@ def split(
     Engines load the set from its shard 1, which holds all metadata; merge restores the file byte for byte.
     """
     from gguftool.cli.hashing import write_map_beside
+    from gguftool.cli.output import show_receipt
     from gguftool.format.labels import THIREUS_TAIL
     from gguftool.model.opening import open_model
     from gguftool.storage.part import exists_already
@@ -105,7 +106,9 @@ def split(
     plan = plan_split(open_model(model), prefix, options)
     carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json, jobs=jobs)
     if write_map and not dry_run:
-        write_map_beside(open_model(plan.outputs[0].path), force=force, jobs=None)
+        receipt = write_map_beside(open_model(plan.outputs[0].path), force=force, jobs=jobs)
+        if not json:  # the set's receipt is the one JSON document
+            show_receipt(receipt, json=False)
 
 
 def merge(
@@ -174,6 +177,8 @@ def merge(
     from gguftool.surgery.merge import MergeOptions, plan_merge
     from gguftool.surgery.mix import MixOptions
 
+    if strict and allow_fallback:
+        raise typer.BadParameter("--strict and --allow-fallback exclude each other")
     options = MergeOptions(
         recipe=_read_recipe(recipe),
         mix=MixOptions(strict=strict, allow_fallback=allow_fallback),
@@ -309,9 +314,9 @@ def carry_out(
     plan: Plan, *, dry_run: bool, force: bool, sync: bool, resume: bool, json: bool, jobs: int | None = None
 ) -> None:
     """Show the plan, or execute it and say what was written."""
-    from gguftool.cli.output import progress_bar, remark, write
+    from gguftool.cli.output import progress_bar, remark, show_receipt, write
     from gguftool.render.as_json import render_json
-    from gguftool.render.plan import preview_text, receipt_text
+    from gguftool.render.plan import preview_text
     from gguftool.storage.execute import Options, execute
 
     preview = plan.preview()
@@ -323,7 +328,7 @@ def carry_out(
     with progress_bar(preview.bytes_copied) as progress:
         options = Options(force=force, sync=sync, resume=resume, jobs=jobs, progress=progress, note=remark)
         receipt = execute(plan, options)
-    write(render_json(receipt) if json else receipt_text(receipt))
+    show_receipt(receipt, json=json)
 
 
 def recover_first(model: str) -> None:

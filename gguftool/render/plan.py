@@ -12,6 +12,7 @@ from gguftool.storage.execute import Receipt
 from gguftool.storage.plan import BLOCK, Preview
 
 _MAX_FILES = 20  # that a preview lists one by one
+_WORTH_A_HINT = 64 << 10  # bytes that could be shared and are not
 
 
 def preview_text(preview: Preview) -> str:
@@ -28,10 +29,12 @@ def preview_text(preview: Preview) -> str:
 def _totals(preview: Preview) -> str:
     """Say what is written, what of it comes from where, and what could be shared instead."""
     said = [f"{format_size(preview.bytes_written)} to write, {format_size(preview.bytes_copied)} of it copied"]
-    said.append(f"{format_size(preview.bytes_congruent)} of that can be shared where the file system can (XFS, btrfs)")
+    if preview.bytes_congruent:
+        shared = format_size(preview.bytes_congruent)
+        said.append(f"{shared} of that can be shared where the file system can (XFS, btrfs)")
     more = preview.bytes_congruent_padded - preview.bytes_congruent
-    if more > 0:
-        said.append(f"{format_size(more)} more were it moved by less than {BLOCK} bytes (--pad; --align {BLOCK})")
+    if more >= _WORTH_A_HINT:
+        said.append(f"{format_size(more)} more with --align {BLOCK}, or --pad where the command has it")
     return ", ".join(said)
 
 

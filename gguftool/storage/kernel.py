@@ -5,7 +5,7 @@ remembered, so that a set of thousands of files asks once.
 
 `copy_file_range` is asked only of network and FUSE file systems, where it may save the way over the wire and back.
 On local ones it goes through a pipe of 64 KiB and is slower than reading and writing through a buffer that stays in the
-processor's cache; `sendfile` is the same pipe, and slower everywhere it was measured (docs/benchmarks-copying.md).
+processor's cache; `sendfile` is the same pipe, and slower everywhere it was measured (docs/benchmarks.md).
 """
 
 from __future__ import annotations

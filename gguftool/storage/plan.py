@@ -176,6 +176,9 @@ def _congruent_if_moved(output: OutputFile) -> int:
     return max(congruent_bytes(output.copies, shift) for shift in (0, best))
 
 
+NEW_FILE = "; -o OUT writes a new file"  # the way out, where nothing better is known
+
+
 def in_place(output: OutputFile, base: Source) -> OutputFile:
     """Return `output` as a change of `base` in place: only what differs is written.
 
@@ -186,7 +189,7 @@ def in_place(output: OutputFile, base: Source) -> OutputFile:
     if moved or output.size != base.size:
         raise PlanError(
             f"cannot be changed in place: {moved:,} bytes would move, and the file would have {output.size:,} bytes "
-            f"instead of {base.size:,}; -o OUT writes a new file",
+            f"instead of {base.size:,}{NEW_FILE}",
             source=base.name,
         )
     copies = tuple(copy for copy in output.copies if copy.extent.source != base)

@@ -12,7 +12,7 @@ from gguftool.format.shards import SPLIT_KEYS
 from gguftool.model.layout import Dialect, check_sizes, gguf_file
 from gguftool.model.model import Model
 from gguftool.model.padding import PADDING_KEY, Filler
-from gguftool.storage.plan import OutputFile, Plan, congruent_bytes, in_place
+from gguftool.storage.plan import NEW_FILE, OutputFile, Plan, congruent_bytes, in_place
 from gguftool.surgery.common import LAYOUT_KEYS, require_complete
 from gguftool.surgery.sets import replace_shards, rewrite_set
 
@@ -37,10 +37,10 @@ def edited(kvs: Sequence[KV], edits: Edits) -> tuple[KV, ...]:
     for key in (*edits.remove, *(name for pair in edits.rename for name in pair), *(kv.key for kv in edits.values)):
         if key in LAYOUT_KEYS or key in _NOT_BY_EDIT:
             way = _NOT_BY_EDIT.get(key, "gguftool itself")
-            problems.append(f"{key} says how the file is laid out; {way} changes it")
+            problems.append(f"{key} says how the file is laid out, and is changed by {way}")
     names = [kv.key for kv in kvs]
     for key in (*edits.remove, *(old for old, _ in edits.rename)):
-        if key not in names:
+        if key not in names and key not in LAYOUT_KEYS:
             problems.append(f"there is no key '{printable(key)}'")
     for _, new in edits.rename:
         if new in names:
@@ -101,7 +101,7 @@ def _edit_in_place(model: Model, kvs: tuple[KV, ...], dialect: Dialect) -> Outpu
         padded = replace(dialect, filler=Filler(pad=True))
         anew = gguf_file(Path(base.name), kvs, tensors, padded)
         raise PlanError(
-            f"{error.message}. A new file, -o OUT, takes {anew.size:,} bytes; with --pad, "
+            f"{error.message.removesuffix(NEW_FILE)}. A new file, -o OUT, takes {anew.size:,} bytes; with --pad, "
             f"{congruent_bytes(anew.copies):,} of them are shared where the file system can (XFS, btrfs), and "
             "--reserve 64KiB leaves room for the next edit in place",
             source=base.name,
