@@ -28,7 +28,8 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 
-from gguftool.format.header import KV, Header, TensorInfo, ValueType, make_kv, serialize  # noqa: E402
+from gguftool.format.header import Header, TensorInfo, serialize  # noqa: E402
+from gguftool.format.kv import KV, ValueType, make_kv  # noqa: E402
 from gguftool.render.units import parse_size  # noqa: E402
 
 MIB = 1 << 20

@@ -7,7 +7,8 @@ from typing import Any
 import builders as b
 from hypothesis import strategies as st
 
-from gguftool.format.header import KV, ByteOrder, Header, TensorInfo, ValueType
+from gguftool.format.header import Header, TensorInfo
+from gguftool.format.kv import KV, ByteOrder, ValueType
 
 _RANGES = {
     b.U8: (0, 0xFF),

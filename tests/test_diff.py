@@ -90,7 +90,7 @@ def test_array_that_only_grew_says_so():
 def test_equal_arrays_are_never_decoded(monkeypatch):
     tokens = [("t", ARRAY, (STRING, [f"token {i}" for i in range(262_144)]))]
     a, b = made(tokens), made(tokens)
-    monkeypatch.setattr("gguftool.format.header._decode", pytest.fail)
+    monkeypatch.setattr("gguftool.format.kv._decode", pytest.fail)
     monkeypatch.setattr("gguftool.format.values._entries", pytest.fail)
     assert not diff_headers(a, b).differs
 

@@ -10,7 +10,7 @@ import pytest
 from support import FIXTURES, SHARED, shared_path
 
 from gguftool.format.ggml import TYPES
-from gguftool.format.header import ValueType
+from gguftool.format.kv import ValueType
 from gguftool.model.opening import open_model
 
 # What PyPI gguf cannot read, and why; everything else has to be compared.

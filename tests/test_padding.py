@@ -15,17 +15,8 @@ from hypothesis import strategies as st
 from support import one_error_line
 
 from gguftool.errors import PlanError
-from gguftool.format.header import (
-    ALIGNMENT_KEY,
-    KV,
-    ByteOrder,
-    Header,
-    TensorInfo,
-    ValueType,
-    make_kv,
-    parse,
-    serialize,
-)
+from gguftool.format.header import ALIGNMENT_KEY, Header, TensorInfo, parse, serialize
+from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
 from gguftool.model.padding import PADDING_KEY, Filler, best_residue, filled

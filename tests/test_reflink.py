@@ -13,7 +13,7 @@ import builders
 import pytest
 from builders import STR, filler, gguf, llama_kvs, tensor
 
-from gguftool.format.header import ValueType, make_kv
+from gguftool.format.kv import ValueType, make_kv
 from gguftool.model.opening import open_model
 from gguftool.model.padding import Filler
 from gguftool.storage import kernel

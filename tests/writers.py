@@ -10,7 +10,7 @@ from pathlib import Path
 
 import builders as b
 
-from gguftool.format.header import ValueType, make_kv
+from gguftool.format.kv import ValueType, make_kv
 from gguftool.model.opening import open_model
 from gguftool.storage.execute import Options, execute
 from gguftool.storage.plan import Plan

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from gguftool.analysis.errors_between import Errors, ErrorSums, errors_between, errors_of, total
 from gguftool.format.dequantize import Decoder, decoder_of, item_size
 from gguftool.format.ggml import type_name
-from gguftool.format.header import DEFAULT_ALIGNMENT, ByteOrder
+from gguftool.format.header import DEFAULT_ALIGNMENT
+from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Model, Tensor
 from gguftool.model.roles import place_of
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gguftool.analysis.pairing import Change, change_of, paired
 from gguftool.analysis.text_diff import TextDifference, text_difference
-from gguftool.format.header import KV, ValueType
+from gguftool.format.kv import KV, ValueType
 from gguftool.format.values import differing_entries, entry_value, in_little_endian
 
 _ARRAY_SHOWN = 8  # elements of an added or removed array that a report holds

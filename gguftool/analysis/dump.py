@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gguftool.format.ggml import type_name
-from gguftool.format.header import KV, ValueType
+from gguftool.format.kv import KV, ValueType
 from gguftool.model.model import Model, Tensor
 
 

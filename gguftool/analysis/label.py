@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gguftool.format.ftypes import FILE_TYPE_KEY, FType, ftype_name, ftypes_of
 from gguftool.format.ggml import find_type, type_name
-from gguftool.format.header import INTEGERS
+from gguftool.format.kv import INTEGERS
 from gguftool.model.model import Model, Tensor
 from gguftool.model.roles import Place, Role
 

@@ -16,7 +16,8 @@ from gguftool.analysis.subject import Subject, integer_of
 from gguftool.errors import listed, printable
 from gguftool.format.ftypes import FILE_TYPE_KEY, ftype_name, ftypes_of
 from gguftool.format.ggml import BOTH, IK, MAINLINE
-from gguftool.format.header import ALIGNMENT_KEY, DEFAULT_ALIGNMENT, ValueType
+from gguftool.format.header import ALIGNMENT_KEY, DEFAULT_ALIGNMENT
+from gguftool.format.kv import ValueType
 from gguftool.model.model import ModelFile
 
 MAX_NAME = 63  # bytes; GGML_MAX_NAME holds a final zero too

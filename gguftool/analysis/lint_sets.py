@@ -12,7 +12,7 @@ from gguftool.analysis.lint import CannotEvaluate, Hit, Severity, rule
 from gguftool.analysis.subject import Subject
 from gguftool.errors import listed, printable
 from gguftool.format.ggml import BOTH, IK, MAINLINE
-from gguftool.format.header import ValueType
+from gguftool.format.kv import ValueType
 from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS
 from gguftool.model.model import ModelFile
 

@@ -14,7 +14,8 @@ from gguftool.analysis.lint import Hit, Severity, grouped, rule
 from gguftool.analysis.subject import Placed, Subject
 from gguftool.errors import printable
 from gguftool.format.ggml import claims, layout_nbytes
-from gguftool.format.header import DEFAULT_ALIGNMENT, KV, MAGIC, ByteOrder, ValueType, round_up
+from gguftool.format.header import DEFAULT_ALIGNMENT, MAGIC, round_up
+from gguftool.format.kv import KV, ByteOrder, ValueType
 from gguftool.model.model import ModelFile
 
 _T = TypeVar("_T")

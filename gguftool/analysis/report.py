@@ -13,7 +13,7 @@ from gguftool.analysis.label import Label, is_matrix, label_of
 from gguftool.analysis.placement import Rule, device_of
 from gguftool.errors import printable
 from gguftool.format.ggml import type_name
-from gguftool.format.header import ValueType
+from gguftool.format.kv import ValueType
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.roles import Place, Role, places_of
 

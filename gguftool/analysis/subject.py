@@ -13,7 +13,8 @@ from itertools import pairwise
 
 from gguftool.analysis.placement import Rule, device_of
 from gguftool.format.ggml import TYPES, Formula, TypeTraits, nbytes, type_name
-from gguftool.format.header import INTEGERS, KV, TensorInfo, ValueType, find_kv, round_up
+from gguftool.format.header import TensorInfo, round_up
+from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS
 from gguftool.model.model import ModelFile
 

@@ -23,7 +23,7 @@ from gguftool.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from gguftool.format.header import KV, ByteOrder
+    from gguftool.format.kv import KV, ByteOrder
     from gguftool.surgery.edit import Edits
 
 
@@ -110,7 +110,7 @@ def _pair(text: str, usage: str) -> tuple[str, str]:
 
 
 def _value(text: str, order: ByteOrder) -> KV:
-    from gguftool.format.header import ValueType, make_kv
+    from gguftool.format.kv import ValueType, make_kv
     from gguftool.format.literals import SHORT_NAMES, parse_value
 
     key, rest = _pair(text, "--set KEY=TYPE:VALUE")
@@ -128,7 +128,8 @@ def _value(text: str, order: ByteOrder) -> KV:
 
 
 def _file_value(text: str, order: ByteOrder) -> KV:
-    from gguftool.format.header import MAX_HEAD, ValueType, make_kv
+    from gguftool.format.header import MAX_HEAD
+    from gguftool.format.kv import ValueType, make_kv
     from gguftool.storage.locate import open_source
 
     key, path = _pair(text, "--set-file KEY=PATH")

@@ -107,7 +107,7 @@ def _print_value(model: Any, key: str, array_limit: int | None) -> None:
     """Print one value: a string's own bytes into a pipe (escaped on a terminal), arrays as JSON, numbers as text."""
     from gguftool.cli.output import write, write_bytes
     from gguftool.errors import PlanError, printable
-    from gguftool.format.header import ValueType
+    from gguftool.format.kv import ValueType
     from gguftool.render.as_json import render_json
 
     kv = model.get(key)

@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from gguftool.format.ggml import TYPES
-from gguftool.format.header import ByteOrder
+from gguftool.format.kv import ByteOrder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

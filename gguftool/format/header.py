@@ -18,12 +18,21 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum, IntEnum
-from typing import Any, Final
+from typing import Final
 
 from gguftool.errors import FormatError, printable
+from gguftool.format.kv import (
+    INTEGERS,
+    KV,
+    VALUE_SIZES,
+    ByteOrder,
+    ValueType,
+    change_width,
+    encode_text,
+    find_kv,
+)
 
 MAGIC: Final = b"GGUF"
 VERSIONS: Final = (1, 2, 3)
@@ -39,52 +48,7 @@ MAX_NESTING: Final = 8  # arrays of arrays; engines refuse any, the specificatio
 MAX_ELEMENTS: Final = (1 << 63) - 1  # ggml counts elements in int64
 
 
-class ByteOrder(Enum):
-    """Byte order of every number of a file; the value is the prefix that `struct` uses."""
-
-    LITTLE = "<"
-    BIG = ">"
-
-
-class ValueType(IntEnum):
-    """The 13 kinds of metadata values, by their number on disk."""
-
-    UINT8 = 0
-    INT8 = 1
-    UINT16 = 2
-    INT16 = 3
-    UINT32 = 4
-    INT32 = 5
-    FLOAT32 = 6
-    BOOL = 7
-    STRING = 8
-    ARRAY = 9
-    UINT64 = 10
-    INT64 = 11
-    FLOAT64 = 12
-
-
-_CODES: Final = {
-    ValueType.UINT8: "B",
-    ValueType.INT8: "b",
-    ValueType.UINT16: "H",
-    ValueType.INT16: "h",
-    ValueType.UINT32: "I",
-    ValueType.INT32: "i",
-    ValueType.FLOAT32: "f",
-    ValueType.BOOL: "B",
-    ValueType.UINT64: "Q",
-    ValueType.INT64: "q",
-    ValueType.FLOAT64: "d",
-}
-_SIZES: Final = {int(kind): struct.calcsize("<" + code) for kind, code in _CODES.items()}
 _NUMBER_SIZES: Final = {"I": 4, "Q": 8}  # of lengths, counts and ids
-INTEGERS: Final = frozenset(kind for kind, code in _CODES.items() if code in "BbHhIiQq" and kind is not ValueType.BOOL)
-
-
-def fixed_size(kind: ValueType) -> int | None:
-    """Return the bytes of every value of `kind`; None for strings and arrays, which differ in length."""
-    return _SIZES.get(kind)
 
 
 class NeedMoreData(Exception):
@@ -93,35 +57,6 @@ class NeedMoreData(Exception):
     def __init__(self, needed: int) -> None:
         super().__init__(needed)
         self.needed = needed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KV:
-    """One metadata entry; `raw` is the value as version 2 and 3 store it, in the file's byte order.
-
-    Keys that are not UTF-8 keep their bytes through surrogateescape.
-    """
-
-    key: str
-    type: ValueType
-    raw: bytes
-    byte_order: ByteOrder = ByteOrder.LITTLE
-
-    @property
-    def element_type(self) -> ValueType:
-        """The type of an array's elements; of any other value its own type."""
-        if self.type is not ValueType.ARRAY:
-            return self.type
-        return ValueType(_unpack(self.byte_order, "I", self.raw, 0))
-
-    @property
-    def count(self) -> int:
-        """The number of an array's elements; 1 for any other value."""
-        return _unpack(self.byte_order, "Q", self.raw, 4) if self.type is ValueType.ARRAY else 1
-
-    def value(self, limit: int | None = None) -> Any:
-        """Decode the value: int, float, bool, str (surrogateescape), or list; of an array at most `limit` elements."""
-        return _decode(self.raw, 0, self.type, self.byte_order, limit)[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,8 +105,8 @@ class Header:
         """Bytes from the magic to the end of the last tensor info."""
         if self.version == 1:
             return len(_serialize_infos(self))
-        kvs = sum(12 + len(_encode_text(kv.key)) + len(kv.raw) for kv in self.kvs)
-        infos = sum(24 + len(_encode_text(info.name)) + 8 * len(info.dims) for info in self.tensors)
+        kvs = sum(12 + len(encode_text(kv.key)) + len(kv.raw) for kv in self.kvs)
+        infos = sum(24 + len(encode_text(info.name)) + 8 * len(info.dims) for info in self.tensors)
         return 24 + kvs + infos
 
     @property
@@ -193,11 +128,6 @@ class Header:
 def round_up(size: int, alignment: int) -> int:
     """Return the smallest multiple of `alignment` that is at least `size`."""
     return -(-size // alignment) * alignment
-
-
-def find_kv(kvs: Sequence[KV], key: str) -> KV | None:
-    """Return the first of `kvs` under `key`, or None."""
-    return next((kv for kv in kvs if kv.key == key), None)
 
 
 def alignment_of(kvs: Sequence[KV]) -> int:
@@ -342,7 +272,7 @@ def _parse_kv(cursor: _Cursor, index: int) -> KV:
     _skip_value(cursor, kind, where)
     raw = bytes(cursor.buffer[start : cursor.pos])
     if cursor.width == 4:
-        raw = _change_width(raw, kind, cursor.order, 4, 8)
+        raw = change_width(raw, kind, cursor.order, 4, 8)
     return KV(key=key, type=kind, raw=raw, byte_order=cursor.order)
 
 
@@ -366,8 +296,8 @@ def _skip_value(cursor: _Cursor, kind: ValueType, where: str) -> None:
         if kind is ValueType.STRING:
             _skip_strings(cursor, left, where)
         elif kind is not ValueType.ARRAY:
-            cursor.need(_SIZES[kind] * left, where)
-            cursor.pos += _SIZES[kind] * left
+            cursor.need(VALUE_SIZES[kind] * left, where)
+            cursor.pos += VALUE_SIZES[kind] * left
         elif left:
             open_arrays.append((kind, left - 1, depth))
             element = _value_type(cursor, where)
@@ -379,7 +309,7 @@ def _skip_value(cursor: _Cursor, kind: ValueType, where: str) -> None:
                     offset=cursor.pos,
                 )
             smallest = {ValueType.STRING: cursor.width, ValueType.ARRAY: 4 + cursor.width}.get(element)
-            cursor.claim(count * (_SIZES[element] if smallest is None else smallest), where)
+            cursor.claim(count * (VALUE_SIZES[element] if smallest is None else smallest), where)
             open_arrays.append((element, count, depth + 1))
 
 
@@ -437,101 +367,6 @@ def _parse_tensor_info(cursor: _Cursor, index: int) -> TensorInfo:
     return TensorInfo(name=name, dims=dims, type=kind, offset=cursor.number("Q", where))
 
 
-# --- values ----------------------------------------------------------------------------------------------------------
-
-
-def _unpack(order: ByteOrder, code: str, buffer: bytes | bytearray | memoryview, pos: int) -> int:
-    value: int = struct.unpack_from(order.value + code, buffer, pos)[0]
-    return value
-
-
-def _decode(raw: bytes, pos: int, kind: ValueType, order: ByteOrder, limit: int | None) -> tuple[Any, int]:
-    """Return a value of `kind` at `pos` and the position behind it (behind the last decoded element of an array)."""
-    if kind is ValueType.STRING:
-        size = _unpack(order, "Q", raw, pos)
-        end = pos + 8 + size
-        return raw[pos + 8 : end].decode("utf-8", "surrogateescape"), end
-    if kind is not ValueType.ARRAY:
-        value = struct.unpack_from(order.value + _CODES[kind], raw, pos)[0]
-        return (bool(value) if kind is ValueType.BOOL else value), pos + _SIZES[kind]
-    element = ValueType(_unpack(order, "I", raw, pos))
-    count = _unpack(order, "Q", raw, pos + 4)
-    return _decode_elements(raw, pos + 12, element, count if limit is None else min(count, limit), order)
-
-
-def _decode_elements(raw: bytes, pos: int, element: ValueType, count: int, order: ByteOrder) -> tuple[list[Any], int]:
-    if element in _CODES:
-        values = list(struct.unpack_from(f"{order.value}{count}{_CODES[element]}", raw, pos))
-        if element is ValueType.BOOL:
-            values = [bool(value) for value in values]
-        return values, pos + count * _SIZES[element]
-    values = []
-    for _ in range(count):
-        value, pos = _decode(raw, pos, element, order, None)
-        values.append(value)
-    return values, pos
-
-
-def make_kv(
-    key: str,
-    kind: ValueType,
-    value: Any,
-    *,
-    element: ValueType | None = None,
-    byte_order: ByteOrder = ByteOrder.LITTLE,
-) -> KV:
-    """Encode `value` as metadata; an ARRAY takes its `element` type. Raises `FormatError` where it does not fit."""
-    try:
-        raw = _encode(value, kind, element, byte_order)
-    except (struct.error, TypeError, AttributeError, OverflowError, UnicodeEncodeError) as error:
-        raise FormatError(f"{value!r} is not a {kind.name} value: {error}", where=f"'{printable(key)}'") from None
-    return KV(key=key, type=kind, raw=raw, byte_order=byte_order)
-
-
-def _encode(value: Any, kind: ValueType, element: ValueType | None, order: ByteOrder) -> bytes:
-    if kind is ValueType.STRING:
-        data = _encode_text(value)
-        return struct.pack(order.value + "Q", len(data)) + data
-    if kind is not ValueType.ARRAY:
-        return struct.pack(order.value + _CODES[kind], value)
-    if element is None or element is ValueType.ARRAY:
-        raise TypeError("an array needs the type of its elements, and nested arrays are not written")
-    body = b"".join(_encode(item, element, None, order) for item in value)
-    return struct.pack(order.value + "IQ", element, len(value)) + body
-
-
-def _encode_text(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _change_width(raw: bytes, kind: ValueType, order: ByteOrder, old: int, new: int) -> bytes:
-    """Re-encode the lengths inside a value with another width: 4 bytes in version 1, 8 in the later ones."""
-    return b"".join(_pieces_of_width(raw, kind, order, old, new))
-
-
-def _pieces_of_width(raw: bytes, kind: ValueType, order: ByteOrder, old: int, new: int) -> Iterator[bytes]:
-    old_code, new_code = ("I" if old == 4 else "Q"), ("I" if new == 4 else "Q")
-    pos = 0
-    open_arrays = [(kind, 1)]
-    while open_arrays:
-        kind, left = open_arrays.pop()
-        if kind is ValueType.STRING:
-            for _ in range(left):
-                size = _unpack(order, old_code, raw, pos)
-                yield struct.pack(order.value + new_code, size) + raw[pos + old : pos + old + size]
-                pos += old + size
-        elif kind is not ValueType.ARRAY:
-            yield raw[pos : pos + _SIZES[kind] * left]
-            pos += _SIZES[kind] * left
-        elif left:
-            open_arrays.append((kind, left - 1))
-            element = ValueType(_unpack(order, "I", raw, pos))
-            count = _unpack(order, old_code, raw, pos + 4)
-            yield struct.pack(order.value + "I" + new_code, element, count)
-            pos += 4 + old
-            open_arrays.append((element, count))
-
-
 # --- serializing -----------------------------------------------------------------------------------------------------
 
 
@@ -546,11 +381,11 @@ def _serialize_infos(header: Header) -> bytes:
     width, code = (4, "I") if header.version == 1 else (8, "Q")
     parts = [MAGIC, struct.pack(f"{order}I2{code}", header.version, len(header.tensors), len(header.kvs))]
     for kv in header.kvs:
-        key = _encode_text(kv.key)
-        raw = kv.raw if width == 8 else _change_width(kv.raw, kv.type, header.byte_order, 8, 4)
+        key = encode_text(kv.key)
+        raw = kv.raw if width == 8 else change_width(kv.raw, kv.type, header.byte_order, 8, 4)
         parts += [struct.pack(order + code, len(key)), key, struct.pack(order + "I", kv.type), raw]
     for info in header.tensors:
-        name = _encode_text(info.name)
+        name = encode_text(info.name)
         n_dims = len(info.dims)
         parts += [
             struct.pack(order + code, len(name)),

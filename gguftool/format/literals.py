@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gguftool.format.header import INTEGERS, ValueType
+from gguftool.format.kv import INTEGERS, ValueType
 
 SHORT_NAMES = {
     "u8": ValueType.UINT8,

@@ -14,17 +14,8 @@ from pathlib import Path
 
 from gguftool.errors import PlanError, printable
 from gguftool.format.ggml import type_name
-from gguftool.format.header import (
-    ALIGNMENT_KEY,
-    KV,
-    ByteOrder,
-    Header,
-    ValueType,
-    alignment_of,
-    make_kv,
-    round_up,
-    serialize,
-)
+from gguftool.format.header import ALIGNMENT_KEY, Header, alignment_of, round_up, serialize
+from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
 from gguftool.model.model import Sizing, Tensor
 from gguftool.model.padding import Filler, filled
 from gguftool.storage.plan import Copy, OutputFile, coalesce

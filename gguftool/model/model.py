@@ -13,7 +13,8 @@ from itertools import pairwise
 
 from gguftool.errors import FormatError, printable
 from gguftool.format.ggml import nbytes, type_name
-from gguftool.format.header import DEFAULT_ALIGNMENT, KV, ByteOrder, Header, TensorInfo, find_kv, round_up
+from gguftool.format.header import DEFAULT_ALIGNMENT, Header, TensorInfo, round_up
+from gguftool.format.kv import KV, ByteOrder, find_kv
 from gguftool.format.shards import ShardName
 from gguftool.storage.source import Extent, Source
 

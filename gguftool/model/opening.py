@@ -14,7 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from gguftool.errors import FormatError, GGUFToolError, SourceError, listed, printable
-from gguftool.format.header import INTEGERS, KV, Header, NeedMoreData, ValueType, find_kv, parse
+from gguftool.format.header import Header, NeedMoreData, parse
+from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS, ShardName, parse_shard_name
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.storage.local import refuse_unfinished

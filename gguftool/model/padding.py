@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gguftool.errors import PlanError
-from gguftool.format.header import KV, ByteOrder, Header, ValueType, find_kv, make_kv, round_up
+from gguftool.format.header import Header, round_up
+from gguftool.format.kv import KV, ByteOrder, ValueType, find_kv, make_kv
 from gguftool.storage.plan import BLOCK, Copy
 
 PADDING_KEY = "gguftool.padding"

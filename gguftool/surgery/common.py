@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Collection, Iterable, Sequence
 
 from gguftool.errors import PlanError, listed, printable
-from gguftool.format.header import KV
+from gguftool.format.kv import KV
 from gguftool.format.pattern import BadPatternError, compile_pattern
 from gguftool.format.shards import KEY_TENSORS, SPLIT_KEYS
 from gguftool.model.model import Model

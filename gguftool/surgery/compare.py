@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from gguftool.errors import printable
-from gguftool.format.header import KV, ValueType
+from gguftool.format.kv import KV, ValueType
 from gguftool.model.model import Model
 from gguftool.surgery.inputs import Input
 

@@ -12,7 +12,7 @@ from enum import Enum
 from gguftool.errors import PlanError, printable
 from gguftool.format.dequantize import Decoder, decoder_of, encode_floats
 from gguftool.format.ggml import type_name
-from gguftool.format.header import ByteOrder
+from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Tensor
 
 _INTEGERS = frozenset({"I8", "I16", "I32", "I64"})  # no weights: nobody wants them rounded to floats

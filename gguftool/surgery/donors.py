@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from gguftool.errors import FormatError
-from gguftool.format.header import ByteOrder, TensorInfo
+from gguftool.format.header import TensorInfo
+from gguftool.format.kv import ByteOrder
 from gguftool.format.safetensors import head_length, parse_safetensors
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.opening import open_model

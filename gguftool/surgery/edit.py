@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguftool.errors import PlanError, printable
-from gguftool.format.header import ALIGNMENT_KEY, KV
+from gguftool.format.header import ALIGNMENT_KEY
+from gguftool.format.kv import KV
 from gguftool.format.shards import SPLIT_KEYS
 from gguftool.model.layout import Dialect, check_sizes, gguf_file
 from gguftool.model.model import Model

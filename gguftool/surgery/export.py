@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gguftool.errors import PlanError, printable
 from gguftool.format.ggml import type_alias
-from gguftool.format.header import ByteOrder
+from gguftool.format.kv import ByteOrder
 from gguftool.format.safetensors import SafeTensor, serialize_safetensors
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.storage.plan import Copy, OutputFile, Plan

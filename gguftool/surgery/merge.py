@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguftool.errors import PlanError, listed
-from gguftool.format.header import KV, ByteOrder, ValueType, make_kv
+from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
 from gguftool.format.recipe import Recipe
 from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, with_alignment
 from gguftool.model.model import Model, Tensor

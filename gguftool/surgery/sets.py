@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguftool.errors import PlanError, printable
-from gguftool.format.header import ALIGNMENT_KEY, KV, ByteOrder, Header, ValueType, find_kv, make_kv, round_up
+from gguftool.format.header import ALIGNMENT_KEY, Header, round_up
+from gguftool.format.kv import KV, ByteOrder, ValueType, find_kv, make_kv
 from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS, MAX_SHARDS, SPLIT_KEYS, ShardName
 from gguftool.model.layout import Dialect, gguf_file, slot_of, with_alignment
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gguftool.errors import PlanError, listed, printable
 from gguftool.format.ggml import type_alias
-from gguftool.format.header import KV
+from gguftool.format.kv import KV
 from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, slot_of, with_alignment
 from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import PADDING_KEY, Filler

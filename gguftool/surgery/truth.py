@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from gguftool.format.ftypes import FILE_TYPE_KEY, ftype_name, ftype_of_majority, ftype_tensor_type
 from gguftool.format.ggml import IK, MAINLINE, TYPES
-from gguftool.format.header import INTEGERS, KV, ByteOrder, ValueType, find_kv, make_kv
+from gguftool.format.kv import INTEGERS, KV, ByteOrder, ValueType, find_kv, make_kv
 from gguftool.model.model import Model, Tensor
 from gguftool.surgery.common import without_layout_keys
 
