@@ -125,21 +125,20 @@ def _pool(specs: Sequence[str], this_file_only: bool) -> list[Source]:
             else:
                 names[name] = None
     by_file: dict[object, Source] = {}
+    for gate in () if this_file_only else _gates(names):
+        refuse_unfinished(gate)
     for name in names:
         source = open_source(name)
-        if source.file_id is not None and not this_file_only:
-            _refuse_unfinished_set(source.name)
         known = by_file.setdefault(source.file_id or source.identity, source)
         if parse_shard_name(known.name) is None and parse_shard_name(name) is not None:
             by_file[source.file_id or source.identity] = source  # of two names the one by which its set finds it
     return list(by_file.values())
 
 
-def _refuse_unfinished_set(name: str) -> None:
-    """Raise `SourceError` where the set of this shard is half old, half new; its shard 1 is then without its name."""
-    shard = parse_shard_name(name)
-    if shard is not None:
-        refuse_unfinished(Path(str(replace(shard, number=1))))
+def _gates(names: Iterable[str]) -> set[Path]:
+    """Return shard 1 of every set among `names`: while a set is half old, half new, that has no name of its own."""
+    shards = {(shard.prefix, shard.count) for name in names if (shard := parse_shard_name(name))}
+    return {Path(str(ShardName(prefix=prefix, number=1, count=count))) for prefix, count in shards}
 
 
 def _shards_beside(name: str, shard: ShardName) -> Iterable[str]:
