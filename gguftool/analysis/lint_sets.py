@@ -13,10 +13,9 @@ from gguftool.analysis.subject import Subject
 from gguftool.errors import listed, printable
 from gguftool.format.ggml import BOTH, IK, MAINLINE
 from gguftool.format.kv import ValueType
-from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS
+from gguftool.format.shards import IK_MAX_SHARDS, KEY_COUNT, KEY_NO, KEY_TENSORS
 from gguftool.model.model import ModelFile
 
-IK_MAX_SHARDS = 64  # GGML_MAX_CONTEXTS; one context a shard, and inference needs a few more
 IK_SAFE_SHARDS = 62  # what users report to load for inference
 _NAME_OUT = "name shards PREFIX-00001-of-000NN.gguf by split.no + 1 and split.count, all with one PREFIX"
 

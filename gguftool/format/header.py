@@ -266,10 +266,13 @@ def _parse_kvs(cursor: _Cursor, count: int) -> tuple[KV, ...]:
 def _parse_kv(cursor: _Cursor, index: int) -> KV:
     where = f"metadata KV {index}"
     key = cursor.text(where)
-    where = f"{where}, '{printable(key, 80)}'"
-    kind = _value_type(cursor, where)
-    start = cursor.pos
-    _skip_value(cursor, kind, where)
+    try:
+        kind = _value_type(cursor, where)
+        start = cursor.pos
+        _skip_value(cursor, kind, where)
+    except FormatError as error:
+        error.where = f"{where}, '{printable(key, 80)}'"  # on the way up: names cost time where nothing is wrong
+        raise
     raw = bytes(cursor.buffer[start : cursor.pos])
     if cursor.width == 4:
         raw = change_width(raw, kind, cursor.order, 4, 8)
@@ -354,7 +357,15 @@ def _parse_tensor_infos(cursor: _Cursor, count: int) -> tuple[TensorInfo, ...]:
 def _parse_tensor_info(cursor: _Cursor, index: int) -> TensorInfo:
     where = f"tensor info {index}"
     name = cursor.text(where)
-    where = f"{where}, '{printable(name, 80)}'"
+    try:
+        return _parse_placing(cursor, name, where)
+    except FormatError as error:
+        error.where = f"{where}, '{printable(name, 80)}'"
+        raise
+
+
+def _parse_placing(cursor: _Cursor, name: str, where: str) -> TensorInfo:
+    """Read what follows a tensor's name: dims, type, offset."""
     n_dims = cursor.number("I", where)
     if n_dims > MAX_DIMS:
         raise FormatError(f"{n_dims:,} dimensions; ggml knows at most {MAX_DIMS}", where=where, offset=cursor.pos - 4)

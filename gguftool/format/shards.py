@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 MAX_SHARDS = 65535  # split.count is a u16
+IK_MAX_SHARDS = 64  # GGML_MAX_CONTEXTS in ggml/include/ggml.h of ik_llama.cpp, one a shard; more needs an own build
 KEY_NO, KEY_COUNT, KEY_TENSORS = "split.no", "split.count", "split.tensors.count"
 SPLIT_KEYS = frozenset({KEY_NO, KEY_COUNT, KEY_TENSORS})
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from gguftool.errors import PlanError, printable
 from gguftool.format.header import ALIGNMENT_KEY, Header, round_up
 from gguftool.format.kv import KV, ByteOrder, ValueType, find_kv, make_kv
-from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS, MAX_SHARDS, SPLIT_KEYS, ShardName
+from gguftool.format.shards import IK_MAX_SHARDS, KEY_COUNT, KEY_NO, KEY_TENSORS, MAX_SHARDS, SPLIT_KEYS, ShardName
 from gguftool.model.layout import Dialect, gguf_file, slot_of, with_alignment
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.model.opening import ORDER_KEY
@@ -17,8 +17,6 @@ from gguftool.model.padding import PADDING_KEY
 from gguftool.storage.digests import whole
 from gguftool.storage.plan import Copy, OutputFile
 from gguftool.surgery.common import without_layout_keys
-
-IK_MAX_FILES = 64  # GGML_MAX_CONTEXTS in ggml/include/ggml.h of ik_llama.cpp; more needs a build of one's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,9 +169,9 @@ def _remarks(outputs: Sequence[OutputFile], shards: Sequence[Sequence[Tensor]], 
             if output.size > options.max_size:
                 what = f"'{printable(shard[0].info.name)}' alone is larger" if shard else "the metadata is larger"
                 yield f"{output.path.name} has {output.size:,} bytes, over the limit of {options.max_size:,}: {what}"
-    if len(shards) > IK_MAX_FILES:
+    if len(shards) > IK_MAX_SHARDS:
         yield (
-            f"{len(shards):,} files: ik_llama.cpp opens at most {IK_MAX_FILES} unless it was built with a larger "
+            f"{len(shards):,} files: ik_llama.cpp opens at most {IK_MAX_SHARDS} unless it was built with a larger "
             "GGML_MAX_CONTEXTS"
         )
 
