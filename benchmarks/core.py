@@ -37,13 +37,6 @@ seconds = time.perf_counter() - start
 assert len(reader.tensors) == 9
 print(seconds)
 """
-# The same merge on a system whose kernel copies nothing for us.
-_WITHOUT_KERNEL_COPY = """
-import os, sys
-del os.copy_file_range
-from gguftool.cli.main import main
-main()
-"""
 _GGUFTOOL = (PYTHON, "-m", "gguftool")
 
 
@@ -122,23 +115,21 @@ def merging(folder: Path) -> Iterator[Verdict]:
 
 
 def memory(folder: Path) -> Iterator[Verdict]:
-    """Peak memory of a merge whose largest tensor is 1 GiB, with the kernel's copy call and without."""
+    """Peak memory of a merge whose largest tensor is 1 GiB."""
     whole, prefix, out = folder / "whole.gguf", folder / "shards" / "m", folder / "out.gguf"
     big_model(whole, n_tensors=1, tensor_bytes=1024 * MIB)
     run((*_GGUFTOOL, "split", whole, prefix, "--no-sync"))
     first = min(prefix.parent.iterdir())
-    ways = {"copy_file_range": _GGUFTOOL, "read and write": (PYTHON, "-c", _WITHOUT_KERNEL_COPY)}
-    for way, program in ways.items():
-        peak = peak_of((*program, "merge", first, "-o", out, "--no-sync"))
-        run(("cmp", whole, out))
-        out.unlink()
-        yield Verdict(
-            what=f"peak memory of a merge with a 1 GiB tensor, by {way}",
-            value=peak / MIB,
-            bar=80,
-            unit=" MiB",
-            detail="interpreter included",
-        )
+    peak = peak_of((*_GGUFTOOL, "merge", first, "-o", out, "--no-sync"))
+    run(("cmp", whole, out))
+    out.unlink()
+    yield Verdict(
+        what="peak memory of a merge with a 1 GiB tensor",
+        value=peak / MIB,
+        bar=80,
+        unit=" MiB",
+        detail="interpreter included",
+    )
     shutil.rmtree(prefix.parent)
     whole.unlink()
 
