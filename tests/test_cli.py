@@ -368,3 +368,24 @@ def test_no_progress_bar_without_a_terminal(folder: Path) -> None:
     done = run_gguftool("merge", "in.gguf", "-o", "out.gguf")
     assert done.stderr == b""
     assert time.monotonic() - started < 30
+
+
+def test_a_reader_of_standard_error_that_goes_away_stops_nothing(tmp_path: Path) -> None:
+    done = run_gguftool(
+        "split",
+        FIXTURES / "demo.gguf",
+        tmp_path / "s",
+        "--max-size",
+        "10",
+        stderr=_closed_pipe(),
+        stdout=subprocess.PIPE,
+    )
+    assert done.returncode == 0
+    assert len(list(tmp_path.glob("s-*.gguf"))) > 20
+    assert run_gguftool("dump", tmp_path / "nothing.gguf", stderr=_closed_pipe()).returncode == 2
+
+
+def _closed_pipe() -> int:
+    read, write = os.pipe()
+    os.close(read)
+    return write

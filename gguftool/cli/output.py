@@ -93,16 +93,24 @@ def rich_console() -> Console:
 
 def remark(text: str) -> None:
     """Tell the user something about what is done, on standard error."""
-    print(f"note: {printable(text, 4096)}", file=sys.stderr)
+    _say(f"note: {printable(text, 4096)}")
+
+
+def _say(line: str) -> None:
+    """Print to standard error; that nobody reads it is no reason to stop."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
 
 
 def fail(text: str, problems: Sequence[str] = ()) -> None:
     """Print an error: one line, whatever the text holds, and one more for each of several problems."""
     if len(problems) == 1:
         text, problems = f"{text}: {problems[0]}", ()
-    print(f"gguftool: error: {printable(text, 1 << 16)}{':' if problems else ''}", file=sys.stderr)
+    _say(f"gguftool: error: {printable(text, 1 << 16)}{':' if problems else ''}")
     for problem in problems:
-        print(f"  - {printable(problem, 1 << 16)}", file=sys.stderr)
+        _say(f"  - {printable(problem, 1 << 16)}")
 
 
 @contextmanager
