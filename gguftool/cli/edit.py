@@ -64,8 +64,9 @@ def edit(
     the new head ends where the old one does (--reserve leaves room for that beforehand); of a split set shard 1 is
     replaced. Keys of the layout (general.alignment, split.*) belong to other commands.
     """
-    from gguftool.cli.write import carry_out, recover_first
+    from gguftool.cli.write import carry_out, recover_first, with_inputs
     from gguftool.model.opening import open_model
+    from gguftool.storage.locate import open_source
     from gguftool.surgery.edit import Edits, plan_edit
 
     if recover:
@@ -73,12 +74,14 @@ def edit(
         return
     output = one_target(output, in_place=in_place)
     if in_place:
-        recover_first(model)
+        recover_first(model, dry_run=dry_run)
     opened = open_model(model)
     edits = _edits(set_ or [], set_file or [], remove or [], rename or [], opened.byte_order)
     if edits == Edits() and not (pad or reserve):
         raise typer.BadParameter("nothing to change: give --set, --set-file, --remove, --rename, --pad or --reserve")
     plan = plan_edit(opened, edits, output, filler_of(pad, reserve, in_place=in_place))
+    read = tuple(open_source(_pair(text, "--set-file KEY=PATH")[1]) for text in set_file or [])
+    plan = with_inputs(plan, read)
     carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json, jobs=jobs)
 
 
@@ -128,11 +131,14 @@ def _value(text: str, order: ByteOrder) -> KV:
 
 
 def _file_value(text: str, order: ByteOrder) -> KV:
+    from gguftool.errors import PlanError
     from gguftool.format.header import MAX_HEAD
     from gguftool.format.kv import ValueType, make_kv
     from gguftool.storage.locate import open_source
 
     key, path = _pair(text, "--set-file KEY=PATH")
     source = open_source(path)
-    content = source.read_at(0, min(source.size, MAX_HEAD)).decode("utf-8", "surrogateescape")
+    if source.size > MAX_HEAD:
+        raise PlanError(f"has {source.size:,} bytes; a whole head takes at most {MAX_HEAD:,}", source=path)
+    content = source.read_at(0, source.size).decode("utf-8", "surrogateescape")
     return make_kv(key, ValueType.STRING, content, byte_order=order)

@@ -31,12 +31,6 @@ def _alignment(text: str) -> int:
     return value
 
 
-def _positive(value: int) -> int:
-    if value < 1:
-        raise typer.BadParameter(f"{value} is not at least 1")
-    return value
-
-
 def one_format(**asked: bool) -> None:
     """Refuse more than one output format; the keywords are the options' names."""
     names = [f"--{name}" for name, wanted in asked.items() if wanted]
@@ -88,7 +82,6 @@ ForceSizesOption = Annotated[
         help="Whom to believe where a tensor's type and its room in the file differ.",
     ),
 ]
-PositiveInt = Annotated[int, typer.Option(callback=_positive)]
 Jobs = Annotated[int | None, typer.Option("--jobs", metavar="N", min=1, help="Threads. Default: as many as pay.")]
 Patterns = Annotated[
     list[str],

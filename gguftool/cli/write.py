@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from gguftool.model.layout import ForceSizes
     from gguftool.model.model import Model
     from gguftool.storage.plan import Plan
+    from gguftool.storage.source import Source
 
 
 def split(
@@ -179,8 +181,9 @@ def merge(
 
     if strict and allow_fallback:
         raise typer.BadParameter("--strict and --allow-fallback exclude each other")
+    rules, read = _read_recipe(recipe)
     options = MergeOptions(
-        recipe=_read_recipe(recipe),
+        recipe=rules,
         mix=MixOptions(strict=strict, allow_fallback=allow_fallback),
         kv_from=open_model(kv_from) if kv_from is not None else None,
         max_size=max_size,
@@ -192,7 +195,7 @@ def merge(
         filler=filler_of(pad, reserve),
     )
     inputs = open_inputs(models)
-    plan = plan_merge(inputs, output, options)
+    plan = with_inputs(plan_merge(inputs, output, options), read)
     if not (dry_run or no_verify):
         _verify_maps([source.model for source in inputs], plan)
     carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json, jobs=jobs)
@@ -236,7 +239,7 @@ def swap(
     )
     output = one_target(output, in_place=in_place)
     if in_place:
-        recover_first(model)
+        recover_first(model, dry_run=dry_run)
     plan = plan_swap(open_model(model), open_donor(donor), tensor, output, options)
     carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json, jobs=jobs)
 
@@ -270,14 +273,20 @@ def export(
     carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json, jobs=jobs)
 
 
-def _read_recipe(name: str | None) -> Recipe | None:
+def _read_recipe(name: str | None) -> tuple[Recipe | None, tuple[Source, ...]]:
+    """Return the recipe, and the file it was read from."""
     if name is None:
-        return None
+        return None, ()
     from gguftool.format.recipe import MAX_TEXT, parse_any
     from gguftool.storage.locate import open_source
 
     source = open_source(name)
-    return parse_any(source.read_at(0, min(source.size, MAX_TEXT + 1)), name)
+    return parse_any(source.read_at(0, min(source.size, MAX_TEXT + 1)), name), (source,)
+
+
+def with_inputs(plan: Plan, read: Sequence[Source]) -> Plan:
+    """Return `plan` with the files that the command line read besides the models: no output may be one of them."""
+    return replace(plan, inputs=(*plan.inputs, *read))
 
 
 def _verify_maps(models: Sequence[Model], plan: Plan) -> None:
@@ -331,8 +340,10 @@ def carry_out(
     show_receipt(receipt, json=json)
 
 
-def recover_first(model: str) -> None:
-    """Before a change in place: put right what an interrupted one left, and say so."""
+def recover_first(model: str, *, dry_run: bool) -> None:
+    """Before a change in place: put right what an interrupted one left, and say so. A dry run writes nothing."""
+    if dry_run:
+        return  # opening the model refuses it then, naming the command
     from gguftool.cli.output import remark
     from gguftool.model.recovery import recover_model
 

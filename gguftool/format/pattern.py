@@ -4,8 +4,9 @@ What the tools of the field share with Python's `re` is written alike; the rest 
 (``[[:digit:]]``), ``.`` that matches any character, ``$`` that means the very end.
 
 Patterns come from strangers and `re` backtracks.  So lengths are bounded, and a repeat of a group that can match in
-several ways, whose time doubles with each character (``(a*)*``, ``(a|aa)+``), is refused.  What is left, such as
-``a*a*a*b``, takes at worst a power of the name's length, and engines refuse names of 64 bytes and more.
+several ways, whose time doubles with each character (``(a*)*``, ``(a|aa)+``), is refused, and so are more than
+`MAX_REPEATS` parts of free length (``.*``, ``.?``) in one pattern.  What is left takes
+at worst a small power of the name's length, and engines refuse names of 64 bytes and more.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 MAX_PATTERN = 4096  # characters; the longest of 15,000 published rules has a few hundred
+MAX_REPEATS = 6  # of free length in one pattern; published rules have one or two
 
 _CLASSES = {
     "alnum": "0-9A-Za-z",
@@ -39,12 +41,14 @@ _TOKEN = re.compile(
     | (?P<open>\((?:\?[a-zA-Z:=!<]+)?)
     | (?P<close>\))
     | (?P<repeat>[*+]|\{[0-9]*,[0-9]*\}|\{[0-9]+\})
-    | (?P<choice>[?|])
+    | (?P<maybe>\?)
+    | (?P<choice>\|)
     | (?P<end>\$)
     | (?P<other>.)
     """,
     re.VERBOSE | re.DOTALL,
 )
+_FLAGS = re.compile(r"\(\?[a-zA-Z]*[aiLmsux]")
 _POSIX_CLASS = re.compile(r"\[:([a-z]*):\]")
 
 
@@ -79,14 +83,20 @@ def translate(pattern: str) -> str:
     out: list[str] = []
     ways = [False]  # for each open group: whether what stands in it can match in several ways
     closed = False  # whether the token before closed such a group
+    repeats = 0
     for token in _TOKEN.finditer(pattern):
         text, kind = token[0], token.lastgroup
         if kind == "repeat" and closed:
             raise BadPatternError("repeats a group that holds a repeat or a choice, which can take for ever")
         closed = False
-        if kind in ("repeat", "choice"):
+        repeats += kind == "maybe" or (kind == "repeat" and not text[1:-1].isdigit())
+        if repeats > MAX_REPEATS:
+            raise BadPatternError(f"has more than {MAX_REPEATS} parts of free length (* + ?), which can take for ever")
+        if kind in ("repeat", "maybe", "choice"):
             ways[-1] = True
         elif kind == "open":
+            if _FLAGS.match(text):
+                raise BadPatternError("sets flags (?...), which recipes have not")
             ways.append(False)
         elif kind == "close" and len(ways) > 1:
             closed = ways.pop()

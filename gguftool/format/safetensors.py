@@ -34,7 +34,6 @@ _DTYPES = {
     "I16": ("I16", 2),
     "I8": ("I8", 1),
 }
-DTYPE_OF = {ggml: dtype for dtype, (ggml, _) in _DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,7 +107,8 @@ def _parse_raw(name: str, raw: str, begin: int, end: int, where: str) -> SafeTen
     try:
         said = json.loads(raw)
         type_id, dims, big = said["type"], tuple(said["dims"]), said.get("byte_order") == "big"
-        whole = len(dims) <= MAX_DIMS and all(type(number) is int and number >= 0 for number in (type_id, *dims))
+        whole = len(dims) <= MAX_DIMS and all(type(number) is int and 0 <= number < 1 << 63 for number in dims)
+        whole = whole and type(type_id) is int and 0 <= type_id < 1 << 32
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         whole = False
     if not whole:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
-from gguftool.errors import PlanError, printable
+from gguftool.errors import PlanError, listed, printable
 from gguftool.format.ggml import type_name
-from gguftool.format.header import ALIGNMENT_KEY, Header, alignment_of, round_up, serialize
+from gguftool.format.header import ALIGNMENT_KEY, MAX_HEAD, Header, alignment_of, round_up, serialize
 from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
 from gguftool.model.model import Sizing, Tensor
 from gguftool.model.padding import Filler, filled
@@ -64,6 +64,8 @@ def check_sizes(tensors: Iterable[Tensor], dialect: Dialect) -> None:
     """Raise one `PlanError` that names every tensor whose size cannot be settled for `dialect`."""
     if dialect.alignment > MAX_ALIGNMENT:
         raise PlanError(f"an alignment of {dialect.alignment:,} bytes; at most {MAX_ALIGNMENT:,} is written")
+    if dialect.force_sizes is ForceSizes.GAP:
+        _refuse_short_gaps(tensors)
     if dialect.force_sizes is not None:
         return
     problems = [problem for tensor in tensors if (problem := _size_problem(tensor, dialect))]
@@ -73,6 +75,13 @@ def check_sizes(tensors: Iterable[Tensor], dialect: Dialect) -> None:
             f"sizes in doubt: {'; '.join(problems[:20])}{more}. --force-sizes gap copies what lies there, "
             "--force-sizes type copies what the type says"
         )
+
+
+def _refuse_short_gaps(tensors: Iterable[Tensor]) -> None:
+    """Raise `PlanError` where going by the gap would leave a tensor shorter than its type: no reader could have it."""
+    short = [t.info.name for t in tensors if t.type_nbytes is not None and t.gap.length < t.type_nbytes]
+    if short:
+        raise PlanError(f"the gap is shorter than the type's size for {listed(short)}; --force-sizes type takes those")
 
 
 def _size_problem(tensor: Tensor, dialect: Dialect) -> str | None:
@@ -104,6 +113,8 @@ def gguf_file(path: Path, kvs: Sequence[KV], tensors: Sequence[Tensor], dialect:
         for tensor, slot, info in zip(tensors, slots, infos, strict=True)
     ]
     head = serialize(filled(header, places, dialect.filler))
+    if len(head) > MAX_HEAD:
+        raise PlanError(f"a head of {len(head):,} bytes; at most {MAX_HEAD:,} can be read back", source=str(path))
     copies = [replace(place, offset=len(head) + place.offset) for place in places]
     return OutputFile(path=path, head=head, copies=coalesce(copies), size=_file_size(head, tensors, slots, dialect))
 

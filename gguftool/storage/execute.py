@@ -300,7 +300,6 @@ def _undo(target: Path) -> Journal:
             for (offset, length), place in zip(journal.ranges, journal.old, strict=True):
                 old = Extent(source=journal.source, offset=place, length=length)
                 copy_extent(old, fd, offset, lambda nbytes: None)
-            os.ftruncate(fd, journal.size)
             os.fsync(fd)
         finally:
             close_quietly(fd)

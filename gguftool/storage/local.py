@@ -104,7 +104,7 @@ def helper_path(target: Path, suffix: str) -> Path:
 def _helper_stem(target: Path) -> str:
     """Return a helper's name but for its suffix, without the cost of pathlib: every file that is opened asks for it."""
     folder, name = os.path.split(target)
-    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:8]
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:24]
     return os.path.join(folder, f".gguftool-{digest}.")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -283,11 +284,16 @@ def _parse(gate: Path, data: bytes) -> SetJournal | None:
             gate=gate, names=names, fingerprint=str(said["fingerprint"]), replace=said["replace"] is True
         )
         known = said["version"] == _VERSION
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         known = False
-    if not known or any(not name or Path(name).name != name or "\0" in name for name, _ in names):
+    if not known or not all(_is_like(name, gate.name) for name, _ in names):
         raise ExecuteError("is not a set journal of this gguftool, or is damaged", source=str(set_journal_path(gate)))
     return journal
+
+
+def _is_like(name: str, gate: str) -> bool:
+    """Whether `name` is a file name that differs from the gate's in its digits only: no journal reaches further."""
+    return name.isprintable() == gate.isprintable() and re.sub("[0-9]", "0", name) == re.sub("[0-9]", "0", gate)
 
 
 def _roll_forward(journal: SetJournal) -> None:

@@ -71,11 +71,13 @@ def read_journal(target: Path) -> Journal:
         said = json.loads(source.read_at(start, length))
         name, size = str(said["target"]), int(said["size"])
         ranges = tuple((int(offset), int(count)) for offset, count in said["ranges"])
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         raise FormatError(f"is damaged: {error}", source=source.name) from None
     old = _places(start + length, ranges)
     inside = all(0 <= offset <= offset + count <= size for offset, count in ranges)
-    if name != target.name or not inside or old[-1] != source.size:
+    # A change in place never alters the size, so a journal that would is not ours.
+    same_size = open_local_even_unfinished(target).size == size
+    if name != target.name or not (ranges and inside and same_size) or old[-1] != source.size:
         raise FormatError(f"does not belong to {target.name}, or is damaged", source=source.name)
     return Journal(source=source, target=target, size=size, ranges=ranges, old=old[:-1])
 

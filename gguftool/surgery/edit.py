@@ -46,6 +46,9 @@ def edited(kvs: Sequence[KV], edits: Edits) -> tuple[KV, ...]:
     for _, new in edits.rename:
         if new in names:
             problems.append(f"'{printable(new)}' is there already; --remove it first")
+    for side in zip(*edits.rename, strict=True):
+        twice = sorted({key for key in side if side.count(key) > 1})
+        problems += [f"'{printable(key)}' stands in two renames" for key in twice]
     if problems:
         raise PlanError("; ".join(problems))
     renamed = dict(edits.rename)

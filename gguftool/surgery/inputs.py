@@ -18,19 +18,28 @@ _LABELLED = re.compile(r"(?P<label>[A-Za-z0-9_.+-]+)=(?P<spec>.+)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Input:
-    """One model to take tensors from; `labels` are normalized, the most telling first."""
+    """One model to take tensors from; `given` are the labels that the user gave it, `claimed` those of names and maps.
+
+    Both are normalized. What was given comes before what is claimed, also of another input.
+    """
 
     model: Model
-    labels: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
+    claimed: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All labels, the given ones first."""
+        return (*self.given, *self.claimed)
 
     @property
     def name(self) -> str:
         """How messages call it."""
         return self.model.name
 
-    def is_labelled(self, type_id: int) -> bool:
-        """Whether its label, by whatever it got it, is tensor type `type_id`."""
-        return any(is_label_of(label, type_id) for label in self.labels)
+    def is_labelled(self, type_id: int, *, given: bool) -> bool:
+        """Whether it is labelled tensor type `type_id`: by the user, or else by a name or a map."""
+        return any(is_label_of(label, type_id) for label in (self.given if given else self.claimed))
 
 
 def open_inputs(arguments: Sequence[str]) -> tuple[Input, ...]:
@@ -40,20 +49,21 @@ def open_inputs(arguments: Sequence[str]) -> tuple[Input, ...]:
     """
     inputs: dict[frozenset[object], Input] = {}
     for label, specs in _runs(arguments):
+        given = () if label is None else (normal_label(label),)
         for model in open_models(*specs):
             files = frozenset(source.file_id or source.identity for source in model.sources)
             known = next((other for other in inputs if files <= other), None)
             if known is None:
-                inputs[files] = Input(model=model, labels=tuple(_labels(label, model)))
-            elif label is not None:
-                again = inputs[known]
-                inputs[known] = replace(again, labels=(normal_label(label), *again.labels))
+                inputs[files] = Input(model=model, given=given, claimed=tuple(_claimed(model)))
+            else:
+                inputs[known] = replace(inputs[known], given=(*given, *inputs[known].given))
     return tuple(inputs.values())
 
 
 def find_inputs(inputs: Sequence[Input], label: str) -> list[Input]:
     """Return the inputs under `label` (a folder may hold several); `PlanError` lists the labels there are."""
-    found = [candidate for candidate in inputs if normal_label(label) in candidate.labels]
+    wanted = normal_label(label)
+    found = [one for one in inputs if wanted in one.given] or [one for one in inputs if wanted in one.claimed]
     if found:
         return found
     known = sorted({known for candidate in inputs for known in candidate.labels})
@@ -76,9 +86,7 @@ def _runs(arguments: Sequence[str]) -> Iterator[tuple[str | None, list[str]]]:
         yield None, pending
 
 
-def _labels(explicit: str | None, model: Model) -> Iterator[str]:
-    if explicit is not None:
-        yield normal_label(explicit)
+def _claimed(model: Model) -> Iterator[str]:
     by_name = label_of_name(model.files[0].source.name)
     if by_name is not None:
         yield by_name

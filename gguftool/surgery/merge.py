@@ -214,10 +214,20 @@ def _plan_inputs(donor: Model, sources: Sequence[Input]) -> list[Model]:
 
 
 def _provenance(chosen: Sequence[Chosen], order: ByteOrder) -> tuple[KV, ...]:
-    """Say where each tensor came from: file names (no folders), and for each tensor the index of its file."""
+    """Say where each tensor came from: files' names, and for each tensor the index of its file."""
     files: dict[str, int] = {}
-    indexes = [files.setdefault(Path(choice.tensor.gap.source.name).name, len(files)) for choice in chosen]
+    indexes = [files.setdefault(choice.tensor.gap.source.name, len(files)) for choice in chosen]
+    names = _short_names([Path(name).parts for name in files])
     return (
-        make_kv(f"{PROVENANCE_PREFIX}files", ValueType.ARRAY, list(files), element=ValueType.STRING, byte_order=order),
+        make_kv(f"{PROVENANCE_PREFIX}files", ValueType.ARRAY, names, element=ValueType.STRING, byte_order=order),
         make_kv(f"{PROVENANCE_PREFIX}of_tensor", ValueType.ARRAY, indexes, element=ValueType.UINT32, byte_order=order),
     )
+
+
+def _short_names(paths: Sequence[tuple[str, ...]]) -> list[str]:
+    """Return as much of the end of each path as tells them apart: the name alone where that does."""
+    for depth in range(1, max(map(len, paths), default=1) + 1):
+        names = ["/".join(parts[-depth:]) for parts in paths]
+        if len(set(names)) == len(names):
+            break
+    return names

@@ -108,9 +108,11 @@ def _by_label(name: str, label: str, inputs: Sequence[Input], notes: _Notes) -> 
     except PlanError as error:
         notes.problem(error.message, name)
         return None
-    for picked in labelled:
-        if name in picked.model.tensors:
-            return picked
+    having = [picked for picked in labelled if name in picked.model.tensors]
+    if len(having) > 1:
+        notes.remark(f"{len(having)} inputs are labelled @{printable(label)}, taken from {having[0].name}", name)
+    if having:
+        return having[0]
     notes.problem(f"not in the input @{printable(label)} ({listed([picked.name for picked in labelled])})", name)
     return None
 
@@ -148,9 +150,10 @@ def _having(name: str, type_id: int, holders: Iterable[Input]) -> list[Input]:
 
 def _second_best(name: str, type_id: int, holders: Sequence[Input]) -> tuple[Input, str] | None:
     """Return an input whose label is the type, or any where no engine quantizes the tensor and all agree."""
-    for holder in holders:
-        if holder.is_labelled(type_id):
-            return holder, f"the input labelled {type_alias(type_id)} ({holder.name})"
+    for given in (True, False):
+        for holder in holders:
+            if holder.is_labelled(type_id, given=given):
+                return holder, f"the input labelled {type_alias(type_id)} ({holder.name})"
     types = {holder.model.tensors[name].info.type for holder in holders}
     info = holders[0].model.tensors[name].info
     if len(types) == 1 and keeps_type(name, info.dims, type_name(info.type)):

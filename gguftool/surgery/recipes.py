@@ -52,7 +52,12 @@ def compact(assignment: Mapping[str, int | str | Rule], name: str = "") -> Recip
 
 
 def extract(model: Model) -> Recipe:
-    """Return the recipe that says the type of every tensor of `model`, in compact form."""
+    """Return the recipe that says the type of every tensor of `model`, in compact form.
+
+    Raises `PlanError` for a model without tensors: a recipe has at least one rule.
+    """
+    if not model.tensors:
+        raise PlanError("has no tensors, so there is no recipe for it", source=model.name)
     return compact({tensor.info.name: tensor.info.type for tensor in model.tensors.values()}, model.name)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from gguftool.errors import PlanError, printable
 from gguftool.format.header import ALIGNMENT_KEY, Header, round_up
 from gguftool.format.kv import KV, ByteOrder, ValueType, find_kv, make_kv
-from gguftool.format.shards import IK_MAX_SHARDS, KEY_COUNT, KEY_NO, KEY_TENSORS, MAX_SHARDS, SPLIT_KEYS, ShardName
+from gguftool.format.shards import IK_MAX_SHARDS, KEY_COUNT, KEY_NO, KEY_TENSORS, MAX_SHARDS, ShardName
 from gguftool.model.layout import Dialect, gguf_file, slot_of, with_alignment
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.model.opening import ORDER_KEY
@@ -259,12 +259,6 @@ def _renumbered(kvs: tuple[KV, ...], number: int, count: int, n_tensors: int, or
 def _own_kvs(file: ModelFile, model_kvs: tuple[KV, ...] | None, dialect: Dialect) -> tuple[KV, ...]:
     """Return a shard's metadata: its own, with the model's true metadata in the place of shard 1's."""
     kvs = file.header.kvs
-    if model_kvs is not None:
-        changed = {kv.key: kv for kv in model_kvs}
-        kept = [changed.pop(kv.key) if kv.key in changed else kv for kv in kvs if _stays(kv, model_kvs)]
-        kvs = (*kept, *changed.values())
+    if model_kvs is not None and without_layout_keys(kvs) != without_layout_keys(model_kvs):
+        kvs = (*without_layout_keys(model_kvs), *(kv for kv in kvs if not without_layout_keys([kv])))
     return with_alignment(kvs, dialect.alignment, dialect.byte_order)
-
-
-def _stays(kv: KV, model_kvs: tuple[KV, ...]) -> bool:
-    return kv.key in SPLIT_KEYS or not without_layout_keys([kv]) or any(other.key == kv.key for other in model_kvs)
