@@ -16,8 +16,8 @@ import warnings
 from collections.abc import Iterable
 from functools import lru_cache
 
-MAX_PATTERN = 4096  # characters; the longest of 15,000 published rules has a few hundred
-MAX_REPEATS = 6  # of free length in one pattern; published rules have one or two
+MAX_PATTERN = 4096  # characters; a rule that lists every layer of a large model has a few hundred
+MAX_REPEATS = 6  # of free length in one pattern: sixth powers of the length of a name are still bearable
 
 _CLASSES = {
     "alnum": "0-9A-Za-z",
@@ -48,7 +48,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
-_FLAGS = re.compile(r"\(\?[a-zA-Z]*[aiLmsux]")
+_VERBOSE = re.compile(r"\(\?[a-zA-Z]*x")
 _POSIX_CLASS = re.compile(r"\[:([a-z]*):\]")
 
 
@@ -95,8 +95,8 @@ def translate(pattern: str) -> str:
         if kind in ("repeat", "maybe", "choice"):
             ways[-1] = True
         elif kind == "open":
-            if _FLAGS.match(text):
-                raise BadPatternError("sets flags (?...), which recipes have not")
+            if _VERBOSE.match(text):
+                raise BadPatternError("sets verbose mode (?x), in which blanks vanish and repeats cannot be counted")
             ways.append(False)
         elif kind == "close" and len(ways) > 1:
             closed = ways.pop()

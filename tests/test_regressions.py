@@ -99,12 +99,17 @@ def test_a_planted_set_journal_reaches_no_other_file(tmp_path: Path, name: str) 
     assert victim.read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("pattern", [".?" * 40 + "zz", ".*" * 16 + "zzz", "(?x)(.*|.) *zzz", "(?i)a"])
+@pytest.mark.parametrize("pattern", [".?" * 40 + "zz", ".*" * 16 + "zzz", "(?x)(.*|.) *zzz", "(?ix)a"])
 def test_patterns_that_could_run_for_ever_are_refused(pattern: str) -> None:
     start = time.monotonic()
     with pytest.raises(BadPatternError):
         compile_pattern(pattern)
     assert time.monotonic() - start < 1
+
+
+def test_other_flags_are_pythons() -> None:
+    assert compile_pattern("(?i)ATTN_Q").search("blk.0.attn_q.weight")
+    assert compile_pattern("(?P<suffix>weight)$").search("blk.0.attn_q.weight")
 
 
 def test_a_given_label_comes_before_what_a_name_claims(tmp_path: Path) -> None:
