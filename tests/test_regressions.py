@@ -160,3 +160,10 @@ def test_two_renames_make_no_duplicate(rename: tuple[tuple[str, str], ...]) -> N
     kvs: list[KV] = [make_kv(key, ValueType.UINT32, 1) for key in "ab"]
     with pytest.raises(PlanError, match="two renames"):
         edited(kvs, Edits(rename=rename))
+
+
+@pytest.mark.parametrize("arguments", [("dump", DEMO, "--filter"), ("diff", DEMO, DEMO, "--ignore")])
+def test_expressions_of_every_option_are_held_to_the_same_rule(arguments: tuple[object, ...]) -> None:
+    done = run_gguftool(*arguments, ".?" * 40 + "zz", timeout=10)
+    assert done.returncode == 2
+    assert b"can take for ever" in b" ".join(done.stderr.split())

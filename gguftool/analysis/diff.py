@@ -17,6 +17,7 @@ from gguftool.analysis.diff_layout import LayoutChange, diff_layout
 from gguftool.analysis.diff_tensors import TensorChange, TensorGroup, diff_tensors, group_over_layers
 from gguftool.errors import listed
 from gguftool.format.header import ALIGNMENT_KEY
+from gguftool.format.pattern import compile_pattern
 from gguftool.model.model import Model
 
 _LAYOUT_KEY = re.compile(rf"split\.|(?:{re.escape(ALIGNMENT_KEY)}|gguftool\.padding|gguftool\.tensor_order)\Z")
@@ -66,7 +67,7 @@ class HeaderDiff:
 def diff_headers(a: Model, b: Model, options: DiffOptions | None = None) -> HeaderDiff:
     """Compare two models; reads no tensor data unless `options.data` asks for it.
 
-    Raises `SourceError` where data is asked for and cannot be read, `re.error` for a bad pattern.
+    Raises `SourceError` where data is asked for and cannot be read, `BadPatternError` for a bad pattern.
     """
     options = options or DiffOptions()
     wanted = _wanted(options)
@@ -97,7 +98,7 @@ def bytes_to_compare(a: Model, b: Model, options: DiffOptions) -> int:
 
 
 def _wanted(options: DiffOptions) -> Callable[[str], bool]:
-    ignored = [re.compile(pattern) for pattern in options.ignore]
+    ignored = [compile_pattern(pattern) for pattern in options.ignore]
     return lambda name: not any(pattern.search(name) for pattern in ignored)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from gguftool.format.ggml import type_name
 from gguftool.format.kv import KV, ValueType
+from gguftool.format.pattern import compile_pattern
 from gguftool.model.model import Model, Tensor
 
 
@@ -79,7 +79,7 @@ def dump(
 
     Indexes count from 1 as in gguf-dump, and are those of the whole model whatever the filter leaves.
     """
-    wanted = re.compile(name_filter)
+    wanted = compile_pattern(name_filter)
     places = {file.source.identity: index for index, file in enumerate(model.files)}
     return Dump(
         model=model.name,

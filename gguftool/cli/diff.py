@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gguftool.cli.options import Json, ThisFileOnly
+from gguftool.cli.options import Json, ThisFileOnly, check_patterns
 
 if TYPE_CHECKING:
     from gguftool.analysis.diff import HeaderDiff
@@ -59,7 +58,7 @@ def diff(
         raise typer.BadParameter("--json, --markdown and --csv exclude each other")
     if by and not data:
         raise typer.BadParameter("--by says what errors of tensor data are totalled by: add --data")
-    _check_patterns(ignore or [])
+    check_patterns(ignore or [])
     report = _compare(a, b, by or (By.TENSOR if data else None), layout, tuple(ignore or ()), this_file_only)
     for text in report.remarks:
         remark(text)
@@ -73,14 +72,6 @@ def diff(
         _show(report)
     if report.differs:
         raise typer.Exit(1)
-
-
-def _check_patterns(patterns: list[str]) -> None:
-    for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error as error:
-            raise typer.BadParameter(f"'{pattern}' is not a regular expression: {error}") from None
 
 
 def _compare(a: str, b: str, by: By | None, layout: bool, ignore: tuple[str, ...], this_file_only: bool) -> HeaderDiff:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from typing import Annotated, Any
 
 import typer
 
-from gguftool.cli.options import Csv, Json, Markdown, ModelArgument, ThisFileOnly, one_format
+from gguftool.cli.options import Csv, Json, Markdown, ModelArgument, ThisFileOnly, check_patterns, one_format
 
 _TEXT_ARRAY_LIMIT = 6
 
@@ -54,7 +53,7 @@ def dump(
     from gguftool.render.dump import dump_csv, dump_markdown, dump_tables, heading
 
     one_format(json=json, markdown=markdown, csv=csv)
-    _check_regex(name_filter)
+    check_patterns([name_filter])
     opened = open_model(model, this_file_only=this_file_only)
     if key is not None:
         _print_value(opened, key, array_limit)
@@ -94,13 +93,6 @@ def types(
     if name is not None:
         write(describe_type(rows[0]) + "\n")
     show_tables([types_table(rows)])
-
-
-def _check_regex(pattern: str) -> None:
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise typer.BadParameter(f"'{pattern}' is not a regular expression: {error}") from None
 
 
 def _print_value(model: Any, key: str, array_limit: int | None) -> None:

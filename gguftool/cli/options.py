@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gguftool.errors import printable
 from gguftool.render.units import parse_size
 
 if TYPE_CHECKING:
@@ -127,3 +129,14 @@ def one_target(output: Path | None, *, in_place: bool) -> Path | None:
     if (output is None) != in_place:
         raise typer.BadParameter("give either -o OUT or --in-place")
     return output
+
+
+def check_patterns(patterns: Iterable[str]) -> None:
+    """Refuse, as bad usage, what is no regular expression or could run for ever."""
+    from gguftool.format.pattern import BadPatternError, compile_pattern
+
+    for pattern in patterns:
+        try:
+            compile_pattern(pattern)
+        except BadPatternError as error:
+            raise typer.BadParameter(f"'{printable(pattern)}' {error}") from None
