@@ -17,7 +17,7 @@ import pytest
 
 from gguftool.errors import SourceError
 from gguftool.storage.plan import Copy, OutputFile, Plan
-from gguftool.storage.source import Extent, Source
+from gguftool.storage.source import Extent, Source, stream_in_steps
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,13 @@ class MemorySource:
         if offset + length > len(self.data):
             raise SourceError("ends early", source=self.name, offset=offset)
         return self.data[offset : offset + length]
+
+    @property
+    def parallelism(self) -> int:
+        return 2
+
+    def stream(self, offset: int, length: int):
+        return stream_in_steps(self, offset, length, 1 << 16)
 
     def descriptor(self) -> None:
         return None

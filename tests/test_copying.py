@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from builders import filler
+from faults import MemorySource
 from hypothesis import given
 from hypothesis import strategies as st
 from support import environment
@@ -280,6 +281,19 @@ def test_a_source_that_ends_early(source: LocalSource, target: int, monkeypatch:
     with pytest.raises(SourceError, match="ends here, 64,536 bytes early") as caught:
         copy_all([one(source)], target, jobs=1)
     assert (caught.value.source, caught.value.offset) == (source.name, 1000)
+
+
+class Miscounting(MemorySource):
+    """Streams other numbers of bytes than it was asked for."""
+
+    def stream(self, offset: int, length: int) -> Iterator[bytes]:
+        yield self.read_at(offset, length - 1)
+
+
+def test_a_stream_that_ends_early_without_a_word(target: int) -> None:
+    short = Miscounting(name="short", data=filler("short", 1000))
+    with pytest.raises(SourceError, match="gave 99 of 100 bytes"):
+        copy_extent(Extent(source=short, offset=0, length=100), target, 0, lambda nbytes: None)
 
 
 def test_a_source_that_is_cut_shorter_is_no_hole(tmp_path: Path, target: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,6 @@ Progress = Callable[[int], None]
 BUFFER = 512 << 10  # bytes; stays in the processor's second-level cache between read and write
 _SEGMENT = 8 << 20  # bytes a thread takes at once, on this grid in the target so that no two share a page
 _MIN_CLONE = 64 << 10  # bytes; below, sharing blocks costs more metadata than it saves
-_DEFAULT_JOBS = 2  # a file's writes are serialized by the kernel: one thread reads while another writes
 MAX_JOBS = 64
 
 
@@ -49,7 +48,7 @@ def copy_all(
     helpers: list[threading.Thread] = []
     try:
         if work.has_several():
-            helpers = _start(work.help, min(jobs or _DEFAULT_JOBS, MAX_JOBS) - 1)
+            helpers = _start(work.help, min(jobs or work.parallelism, MAX_JOBS) - 1)
         work.drain()
         work.wait(helpers)
     finally:
@@ -121,6 +120,8 @@ class _Work:
         self._progress = progress
         self._owner = threading.get_ident()
         self._taking = threading.Lock()
+        copies = tuple(copies)
+        self.parallelism = max((copy.extent.source.parallelism for copy in copies), default=1)
         self._segments = self._cut(copies)
         self._ahead: list[Copy] = []
         self._counting = threading.Lock()
@@ -212,22 +213,26 @@ class _Work:
     def _move(self, segment: Copy, buffer: memoryview) -> None:
         lent = segment.extent.source.descriptor()
         if lent is None:
-            self._move_computed(segment)
+            self._move_stream(segment)
         else:
             with lent as fd:
                 self._move_file(fd, segment, buffer)
         if self._durable and not self.stop.is_set():
             start_writeback(self._target, segment.offset, segment.extent.length)
 
-    def _move_computed(self, segment: Copy) -> None:
+    def _move_stream(self, segment: Copy) -> None:
         """Copy from a source without a descriptor: bytes that are computed, or come over a network."""
-        extent = segment.extent
-        for done in range(0, extent.length, BUFFER):
+        extent, done = segment.extent, 0
+        for data in extent.source.stream(extent.offset, extent.length):
             if self.stop.is_set():
                 return
-            data = extent.source.read_at(extent.offset + done, min(BUFFER, extent.length - done))
             write_fully(self._target, data, segment.offset + done)
+            done += len(data)
             self._done(len(data))
+        if done != extent.length:  # never publish a hole because a source counted wrong
+            raise SourceError(
+                f"gave {done:,} of {extent.length:,} bytes", source=extent.source.name, offset=extent.offset
+            )
 
     def _move_file(self, fd: int, segment: Copy, buffer: memoryview) -> None:
         extent = segment.extent

@@ -17,8 +17,10 @@ from pathlib import Path
 
 from gguftool.errors import SourceError
 from gguftool.storage.positional import read_some
+from gguftool.storage.source import stream_in_steps
 
 _UNDO, _SET = "undo", "set"  # suffixes of journals
+_STREAM_STEP = 1 << 20  # bytes
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -48,6 +50,15 @@ class LocalSource:
     def file_id(self) -> tuple[int, int]:
         """(device, inode)."""
         return self.stamp[0], self.stamp[1]
+
+    @property
+    def parallelism(self) -> int:
+        """Two: a file's writes are serialized by the kernel, so one thread reads while another writes."""
+        return 2
+
+    def stream(self, offset: int, length: int) -> Iterator[bytes]:
+        """Yield `length` bytes from `offset`."""
+        return stream_in_steps(self, offset, length, _STREAM_STEP)
 
     @contextmanager
     def descriptor(self) -> Iterator[int]:

@@ -5,6 +5,7 @@ Positional reads only: no shared file position, so any number of threads may rea
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -32,11 +33,27 @@ class Source(Protocol):
     def read_at(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset`; raise `SourceError` where they cannot be had."""
 
+    @property
+    def parallelism(self) -> int:
+        """How many threads that read at once pay: for a disk, a computation, a number of connections."""
+
+    def stream(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
+        """Yield exactly `length` bytes from `offset` in order, in pieces as they come; raise `SourceError` as above.
+
+        A piece is good until the next is asked for.
+        """
+
     def descriptor(self) -> AbstractContextManager[int] | None:
         """Lend an open read-only file descriptor for the kernel's copy calls, or None where there is none."""
 
     def check_unchanged(self) -> None:
         """Raise `SourceError` where the source is no longer what it was when it was opened."""
+
+
+def stream_in_steps(source: Source, offset: int, length: int, step: int) -> Iterator[bytes]:
+    """Yield `length` bytes of `source` from `offset` by reads of `step` bytes: the `stream` of a simple source."""
+    for done in range(0, length, step):
+        yield source.read_at(offset + done, min(step, length - done))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

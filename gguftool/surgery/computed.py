@@ -5,6 +5,8 @@ Reads are by whole blocks, so any range can be asked for and memory follows the 
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -14,7 +16,9 @@ from gguftool.format.dequantize import Decoder, decoder_of, encode_floats
 from gguftool.format.ggml import type_name
 from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Tensor
+from gguftool.storage.source import stream_in_steps
 
+_STEP = 512 << 10  # bytes computed at once
 _INTEGERS = frozenset({"I8", "I16", "I32", "I64"})  # no weights: nobody wants them rounded to floats
 
 
@@ -59,6 +63,15 @@ class Dequantized:
     def file_id(self) -> None:
         """Computed bytes are no file."""
         return
+
+    @property
+    def parallelism(self) -> int:
+        """One thread a processor core: numpy computes without the interpreter's lock."""
+        return os.cpu_count() or 1
+
+    def stream(self, offset: int, length: int) -> Iterator[bytes]:
+        """Compute `length` bytes from `offset`, a step at a time."""
+        return stream_in_steps(self, offset, length, _STEP)
 
     def descriptor(self) -> AbstractContextManager[int] | None:
         """Return None: the kernel cannot copy what has to be computed."""
