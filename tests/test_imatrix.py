@@ -102,6 +102,11 @@ def test_statistics_beside_the_sums_are_passed_over():
     assert list(parse_imatrix(gguf([(UP, 2, [1, 2], [1])], statistics), "x").entries) == [UP]
 
 
+def test_a_tensor_without_dims_is_one_value():
+    tensors = [b.Tensor(UP + end, (), 0, struct.pack("<f", value)) for end, value in ((".in_sum2", 6), (".counts", 2))]
+    assert one(gguf([], *tensors)).weights().tolist() == [[3]]
+
+
 def test_only_the_number_of_values_decides_what_fits():
     entry = one(legacy([(EXPERTS, 2, [2, 4, 6, 8, 10, 12])]), EXPERTS)
     assert entry.weights_for((2, 64, 3)).tolist() == [[1, 2], [3, 4], [5, 6]]
@@ -163,6 +168,10 @@ BAD = {
     ),
     "GGUF width 0": (
         gguf([], b.Tensor(UP + ".in_sum2", (0, 1), 0), b.tensor(UP + ".counts", "F32", (1, 1))), "0 x 1 values",
+    ),
+    "GGUF all on one place": (
+        gguf([], *(b.Tensor(f"{n}{end}", (dim, 1), 0, bytes(4), offset=0)
+                   for n in range(9) for end, dim in ((".in_sum2", 99), (".counts", 1)))), "3,600 bytes of sums",
     ),
     "GGUF nothing": (gguf([]), "has no entries"),
     "GGUF datasets": (gguf([(UP, 1, [1], [1])]).replace(b"imatrix.datasets", b"imatrix.datazets"), None),
