@@ -297,6 +297,14 @@ def _types_of_gguf() -> list[str]:
     return [kind.name for kind in GGMLQuantizationType if decoded_by(int(kind)) == "gguf"]
 
 
+def test_what_gguf_dequantizes_is_written_down() -> None:
+    from gguf import GGMLQuantizationType
+
+    known = {kind.name for kind in GGMLQuantizationType if decoded_by(int(kind)) == "gguf"}
+    asked = {kind.name for kind in GGMLQuantizationType if dequantize._by_gguf(traits_of(kind.name)) is not None}
+    assert {name for name in asked if decoded_by(traits_of(name).id) != "numpy"} == known
+
+
 @pytest.mark.parametrize("name", _types_of_gguf())
 def test_libgguf_gives_the_same_floats_as_gguf(name: str) -> None:
     """Bit for bit but for which NaN it is; zeros too, with their signs where gguf keeps them."""
@@ -368,6 +376,7 @@ def test_units_are_independent(name: str) -> None:
         ("IQ2_K_R4", (256, 3, 4)),  # rows of an expert, not of all experts
         ("IQ4_KS", (MAX_UNIT + 256, 1)),
         ("BF16_R16", (MAX_UNIT // 16 + 2, 16)),
+        ("BF16_R16", (257, 16)),  # numbers are interleaved by twos
         ("Q4_0_4_4", (32, 8)),
         ("I2_S", (256, 4)),
     ],

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from gguftool.format.ggml import TYPES, TypeTraits, find_type
 from gguftool.format.kv import ByteOrder
+from gguftool.format.quants.packing import Repack
 from gguftool.format.quants.repacks import REPACKS
 from gguftool.format.quants.types import LOOKUPS
 
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
 
 # Type name to numpy's dtype without byte order.
 _PLAIN = {"F32": "f4", "F16": "f2", "F64": "f8", "I8": "i1", "I16": "i2", "I32": "i4", "I64": "i8", "BF16": "u2"}
+# What gguf 0.19 dequantizes: written down, as asking it takes an import of 0.2 s that a table of types is not worth.
+_OF_GGUF = frozenset(
+    {
+        *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "TQ1_0", "TQ2_0", "MXFP4"),
+        *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "NVFP4"),
+    }
+)
 # Elements of the longest unit that is decoded, 16 rows of 262,144: a file's claim of endless rows is not followed.
 MAX_UNIT = 1 << 22
 
@@ -61,9 +69,11 @@ def decoder_of(type_id: int, byte_order: ByteOrder, dims: tuple[int, ...]) -> De
     return None if decode is None else _by_blocks(traits, _or_nothing(decode))
 
 
-@cache
 def decoded_by(type_id: int) -> str:
-    """Return who turns a type into numbers: ``numpy``, ``gguf``, ``gguftool``, or nothing where nobody does."""
+    """Return who turns a type into numbers: ``numpy``, ``gguf``, ``gguftool``, or nothing where nobody does.
+
+    ``gguf`` also where libgguf does it instead: that changes the time, not the floats.
+    """
     traits = TYPES.get(type_id)
     if traits is None:
         return ""
@@ -71,7 +81,7 @@ def decoded_by(type_id: int) -> str:
         return "numpy"
     if traits.name in REPACKS or traits.name in LOOKUPS:
         return "gguftool"
-    return "gguf" if _by_gguf(traits) is not None else ""
+    return "gguf" if traits.name in _OF_GGUF else ""
 
 
 def item_size(type_id: int) -> int | None:
@@ -90,37 +100,63 @@ def _by_blocks(traits: TypeTraits, decode: Decode) -> Decoder:
 def _by_rows(traits: TypeTraits, row_length: int) -> Decoder | None:
     """Return the decoder of a type whose unit is a group of rows: their scales, then their blocks."""
     rows, repack = traits.interleaved_rows, REPACKS.get(traits.name)
-    base_name = repack.base if repack else traits.name
     unit = rows * row_length
     if not 0 < unit <= MAX_UNIT or row_length % traits.block_size or (repack is None and rows > 1):
         return None
-    lookup, base = LOOKUPS.get(base_name), find_type(base_name)
-    decode_base = None if lookup or base is None else _decode_blocks(base) or _plain_of(base)
-    if lookup is None and decode_base is None:
-        return None
-    unit_bytes = rows * (traits.row_meta_size + row_length // traits.block_size * traits.type_size)
+    row_bytes = row_length // traits.block_size * traits.type_size
     block_bytes = repack.base_bytes if repack else traits.type_size
-    meta = rows * traits.row_meta_size
+    decode = _row_blocks(repack.base if repack else traits.name)
+    if decode is None or row_bytes % block_bytes:  # BF16_R16 interleaves numbers by twos
+        return None
+    units = _RowUnits(
+        rows=rows, meta_bytes=traits.row_meta_size, row_bytes=row_bytes, block_bytes=block_bytes, repack=repack
+    )
+    return Decoder(unit=unit, unit_bytes=units.nbytes, decode=_or_nothing(lambda data: decode(*units.split(data))))
 
-    def decode(data: bytes) -> NDArray[Any]:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RowUnits:
+    """Groups of `rows` rows: first `meta_bytes` of each row, then the blocks of all, interleaved by `repack` if any."""
+
+    rows: int
+    meta_bytes: int
+    row_bytes: int
+    block_bytes: int
+    repack: Repack | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one group."""
+        return self.rows * (self.meta_bytes + self.row_bytes)
+
+    def split(self, data: bytes) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the rows' own bytes (rows x bytes) and the plain blocks in order (blocks x bytes) of whole groups."""
         import numpy as np
 
-        units = np.frombuffer(data, dtype=np.uint8).reshape(-1, unit_bytes)
-        blocks = units[:, meta:].reshape(-1, rows * block_bytes)
-        if repack:
-            plain = repack.unpack(blocks).reshape(len(units), -1, rows, block_bytes)
-            blocks = np.ascontiguousarray(plain.swapaxes(1, 2)).reshape(-1, block_bytes)
-        if lookup is None:
-            assert decode_base is not None
-            return decode_base(blocks.tobytes())
+        units = np.frombuffer(data, dtype=np.uint8).reshape(-1, self.nbytes)
+        meta = self.rows * self.meta_bytes
+        blocks = units[:, meta:].reshape(-1, self.rows * self.block_bytes)
+        if self.repack:
+            plain = self.repack.unpack(blocks).reshape(len(units), -1, self.rows, self.block_bytes)
+            blocks = np.ascontiguousarray(plain.swapaxes(1, 2))
+        return units[:, :meta].reshape(len(units) * self.rows, -1), blocks.reshape(-1, self.block_bytes)
+
+
+def _row_blocks(name: str) -> Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]] | None:
+    """Return the function that makes numbers of rows' own bytes and their blocks of the plain type `name`."""
+    lookup, traits = LOOKUPS.get(name), find_type(name)
+    if lookup is None:
+        plain = None if traits is None else _decode_blocks(traits) or _plain_of(traits)
+        return None if plain is None else lambda _, blocks: plain(blocks.tobytes())
+
+    def decode(metas: NDArray[Any], blocks: NDArray[Any]) -> NDArray[Any]:
+        import numpy as np
+
         with np.errstate(all="ignore"):  # scales of any bytes at all may be NaN or overflow: counted later
-            scales = None
-            if meta:
-                of_rows = lookup.row_scales(units[:, :meta].reshape(-1, meta // rows))
-                scales = of_rows.repeat(len(blocks) // len(of_rows))
+            scales = lookup.row_scales(metas).repeat(len(blocks) // len(metas)) if metas.size else None
             return lookup.decode(blocks, scales).reshape(-1)
 
-    return Decoder(unit=unit, unit_bytes=unit_bytes, decode=_or_nothing(decode))
+    return decode
 
 
 def _or_nothing(decode: Decode) -> Decode:
@@ -152,7 +188,7 @@ def _plain(name: str, byte_order: ByteOrder) -> Decode:
 
 def _decode_blocks(traits: TypeTraits) -> Decode | None:
     """Return the fastest function for a type that is a plain run of blocks."""
-    return _by_libgguf(traits) or _by_gguf(traits) or _by_lookup(traits)
+    return _by_lookup(traits) or _by_libgguf(traits) or _by_gguf(traits)
 
 
 @cache

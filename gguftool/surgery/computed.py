@@ -106,7 +106,7 @@ def dequantized(tensor: Tensor, dtype: FloatType, byte_order: ByteOrder) -> Dequ
         raise PlanError(f"'{name}' is {kind} but its rows are not whole blocks")
     decoder = None if kind in _INTEGERS else decoder_of(tensor.info.type, byte_order, tensor.info.dims)
     if decoder is None:
-        if decoded_by(tensor.info.type) and byte_order is ByteOrder.LITTLE and kind not in _INTEGERS:
+        if decoded_by(tensor.info.type) == "gguftool" and byte_order is ByteOrder.LITTLE:
             raise PlanError(f"'{name}' is {kind}, whose rows cannot be dequantized in the shape {tensor.info.dims}")
         order = "" if byte_order is ByteOrder.LITTLE else " in a big-endian file"
         raise PlanError(f"'{name}' is {kind}{order}, which cannot be dequantized here; --dtype raw exports its bytes")

@@ -65,7 +65,8 @@ class Lookup:
         grouped *= scale[:, :, None]
         elements: NDArray[np.float32] = grouped.reshape(count, self.block_size)
         if self.signs is not None:
-            np.negative(elements, out=elements, where=numbers((self.signs,), blocks).view(bool))
+            floats = elements.view(np.uint32)
+            floats ^= numbers((self.signs,), blocks).astype(np.uint32) << np.uint32(31)
         return elements
 
     def _shift(self, index: NDArray[Any], shift: NDArray[Any]) -> NDArray[Any]:

@@ -140,19 +140,18 @@ class _Step:
         import numpy as np
 
         data = packed[:, self.packed]
-        shape = (len(packed), *self.order.shape)
-        order = self.order.ravel()
         if self.width == 1:
-            bits = np.unpackbits(data, axis=1, bitorder="little").take(order, axis=1)
-            return np.packbits(bits.reshape(shape), axis=2, bitorder="little")
-        if self.width == 8:
-            return data.take(order, axis=1).reshape(shape)
-        shifts = np.arange(0, 8, self.width, dtype=np.uint8)
-        atoms = (data[:, :, None] >> shifts) & np.uint8((1 << self.width) - 1)
-        taken = atoms.reshape(len(packed), -1).take(order, axis=1).reshape(*shape[:2], -1, len(shifts))
-        whole = taken[..., 0].copy()
-        for number, shift in enumerate(shifts[1:], 1):
-            whole |= taken[..., number] << shift
+            bits = np.unpackbits(data, axis=1, bitorder="little").take(self.order.ravel(), axis=1)
+            return np.packbits(bits.reshape(len(packed), *self.order.shape), axis=2, bitorder="little")
+        mask = np.uint8((1 << self.width) - 1)
+        # all lowest atoms, then all next ones: long runs of the same shift are what numpy is fast at
+        atoms = np.concatenate([(data >> np.uint8(shift)) & mask for shift in range(0, 8, self.width)], axis=1)
+        each = 8 // self.width
+        byte, plane = self.order // each, self.order % each
+        places = (plane * data.shape[1] + byte).reshape(len(self.order), -1, each)
+        whole: Bytes = atoms.take(places[..., 0], axis=1)
+        for number in range(1, each):
+            whole |= atoms.take(places[..., number], axis=1) << np.uint8(number * self.width)
         return whole
 
 
