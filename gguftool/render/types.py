@@ -45,19 +45,8 @@ def type_rows(name: str | None = None) -> tuple[TypeRow, ...]:
 
 def types_table(rows: tuple[TypeRow, ...]) -> Table:
     """Return the rows as a table."""
-    heads = columns(
-        ">id",
-        "name",
-        ">block",
-        ">bytes",
-        ">row meta",
-        ">rows",
-        ">bpw",
-        "engines",
-        "imatrix",
-        "repack of",
-        "dequantized",
-    )
+    sizes = (">block", ">bytes", ">row meta", ">rows", ">bpw")
+    heads = columns(">id", "name", *sizes, "engines", "imatrix", "repack of", "dequantized")
     cells = tuple(
         (
             str(row.id),
