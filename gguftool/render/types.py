@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gguftool.errors import PlanError
+from gguftool.format.dequantize import decoded_by
 from gguftool.format.ftypes import no_such_type
 from gguftool.format.ggml import TYPES, TypeTraits, claims, find_type
 from gguftool.render.table import Table, columns
@@ -12,7 +13,10 @@ from gguftool.render.table import Table, columns
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypeRow:
-    """One tensor type as ``gguftool types --json`` gives it; sizes in bytes, `block` in elements."""
+    """One tensor type as ``gguftool types --json`` gives it; sizes in bytes, `block` in elements.
+
+    `dequantized_by` is ``numpy``, ``gguf`` or ``gguftool``; empty where nobody here knows what the bytes mean.
+    """
 
     id: int
     name: str
@@ -25,6 +29,7 @@ class TypeRow:
     engines: tuple[str, ...]
     needs_imatrix: bool
     repack_of: tuple[str, ...]
+    dequantized_by: str
     also_claimed_by: tuple[str, ...]
 
 
@@ -40,7 +45,8 @@ def type_rows(name: str | None = None) -> tuple[TypeRow, ...]:
 
 def types_table(rows: tuple[TypeRow, ...]) -> Table:
     """Return the rows as a table."""
-    heads = columns(">id", "name", ">block", ">bytes", ">row meta", ">rows", ">bpw", "engines", "imatrix", "repack of")
+    sizes = (">block", ">bytes", ">row meta", ">rows", ">bpw")
+    heads = columns(">id", "name", *sizes, "engines", "imatrix", "repack of", "dequantized")
     cells = tuple(
         (
             str(row.id),
@@ -53,6 +59,7 @@ def types_table(rows: tuple[TypeRow, ...]) -> Table:
             " ".join(row.engines),
             "needed" if row.needs_imatrix else "",
             ", ".join(row.repack_of),
+            row.dequantized_by,
         )
         for row in rows
     )
@@ -68,6 +75,8 @@ def describe_type(row: TypeRow) -> str:
         lines.append(f"{row.interleaved_rows} rows are packed together: the number of rows must divide by it.")
     if row.row_meta:
         lines.append(f"Each row starts with {row.row_meta} bytes of its own; tables of bytes a block come out short.")
+    if not row.dequantized_by:
+        lines.append("It cannot be dequantized here: only its bytes can be compared and exported.")
     if row.also_claimed_by:
         lines.append(f"The number {row.id} is also used by: {', '.join(row.also_claimed_by)}.")
     return "\n".join(lines) + "\n"
@@ -86,5 +95,6 @@ def _row(traits: TypeTraits) -> TypeRow:
         engines=traits.engines,
         needs_imatrix=traits.needs_imatrix,
         repack_of=traits.repack_of,
+        dequantized_by=decoded_by(traits.id),
         also_claimed_by=tuple(f"{claim.name} ({claim.holder})" for claim in claims(traits.id)),
     )
