@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,20 +15,44 @@ if TYPE_CHECKING:
     from gguftool.storage.plan import Plan, Request
 
 
-def request_of(models: Sequence[str], options: Mapping[str, object]) -> Request:
-    """Return what a journal keeps of a command line: models as absolute paths, and the options that were given."""
+# Options that say how to run, and not what comes out.
+_OF_A_RUN = frozenset(
+    {"models", "output", "consume", "yes", "no_verify", "jobs", "dry_run", "no_sync", "no_resume", "json"}
+)
+_PATHS = frozenset({"recipe", "kv_from"})
+
+
+def asked_to_consume(context: typer.Context) -> Request | None:
+    """Return what a journal keeps of the command line, None without --consume; refuse what does not go with it."""
     from gguftool.storage.plan import Request
     from gguftool.surgery.inputs import models_named
 
-    given = tuple(f"{name}={value}" for name, value in options.items() if value)
-    return Request(models=tuple(os.path.abspath(name) for name in models_named(models)), options=given)
+    asked = context.params
+    if not asked["consume"]:
+        if asked["yes"]:
+            raise typer.BadParameter("--yes belongs to --consume")
+        return None
+    if asked["no_sync"]:
+        raise typer.BadParameter("--consume removes inputs, so the output must be durable: not with --no-sync")
+    options = {name: value for name, value in sorted(asked.items()) if value and name not in _OF_A_RUN}
+    said = tuple(
+        f"--{name.replace('_', '-')}={os.path.abspath(value) if name in _PATHS else value}"
+        for name, value in options.items()
+    )
+    return Request(models=tuple(os.path.abspath(name) for name in models_named(asked["models"])), options=said)
 
 
-def go_on(anchor: Path, request: Request, *, anew: bool, dry_run: bool) -> Plan | None:
-    """Return the plan that the same command began, None where there is none, or it may start anew."""
+def find_begun(anchor: Path, request: Request | None, *, anew: bool, dry_run: bool) -> Plan | None:
+    """Return the plan that the same command began, None where there is none, or it may start anew.
+
+    Raises `ExecuteError` where another command began: said before inputs are found to be missing.
+    """
     from gguftool.cli.output import remark
-    from gguftool.storage.consume import discard_unused, find_unfinished
+    from gguftool.storage.consume import discard_unused, find_unfinished, refuse_only_copies
 
+    if request is None:
+        refuse_only_copies([anchor])
+        return None
     if anew:
         if not dry_run:
             discard_unused(anchor)
@@ -37,15 +60,8 @@ def go_on(anchor: Path, request: Request, *, anew: bool, dry_run: bool) -> Plan 
     plan = find_unfinished(anchor, request)
     if plan is not None and plan.consume is not None:
         gone = sum(step.frees for step in plan.consume.steps) - len(plan.consume.freed)
-        remark(f"an interrupted run is gone on with: {gone:,} input file(s) are in its part file already, and removed")
+        remark(f"going on with an interrupted run: {gone:,} input file(s) are in its part file already, and removed")
     return plan
-
-
-def refuse_begun(anchor: Path) -> None:
-    """Refuse an output that a merge --consume began: said before inputs are found to be missing."""
-    from gguftool.storage.consume import refuse_only_copies
-
-    refuse_only_copies([anchor])
 
 
 def confirm_removal(plan: Plan, *, yes: bool) -> None:

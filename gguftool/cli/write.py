@@ -114,6 +114,7 @@ def split(
 
 
 def merge(
+    context: typer.Context,
     models: Annotated[
         list[str],
         typer.Argument(
@@ -155,7 +156,7 @@ def merge(
     provenance: Annotated[
         bool, typer.Option("--provenance", help="Add gguftool.source.*: which file each tensor came from.")
     ] = False,
-    consume: Annotated[
+    consume: Annotated[  # noqa: ARG001 - asked of the context, with all others
         bool, typer.Option("--consume", help="Remove each input as soon as its bytes are safe in the output.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --consume removes files.")] = False,
@@ -178,7 +179,7 @@ def merge(
     Each tensor must come from exactly one input, or a recipe says in which type it is taken. Offsets are dense,
     split.* keys are gone, the metadata is true for the mix.
     """
-    from gguftool.cli.consume import confirm_removal, go_on, refuse_begun, request_of
+    from gguftool.cli.consume import asked_to_consume, confirm_removal, find_begun
     from gguftool.model.opening import open_model
     from gguftool.surgery.inputs import open_inputs
     from gguftool.surgery.merge import MergeOptions, merge_anchor, plan_merge
@@ -186,36 +187,13 @@ def merge(
 
     if strict and allow_fallback:
         raise typer.BadParameter("--strict and --allow-fallback exclude each other")
-    if consume and no_sync:
-        raise typer.BadParameter("--consume removes inputs, so the output must be durable: not with --no-sync")
-    if yes and not consume:
-        raise typer.BadParameter("--yes belongs to --consume")
     anchor = merge_anchor(output, max_size)
-    request = None
-    if consume:
-        others = {
-            "--recipe": recipe and os.path.abspath(recipe),
-            "--kv-from": kv_from and os.path.abspath(kv_from),
-            "--max-size": max_size,
-            "--keep-file-type": keep_file_type,
-            "--strict": strict,
-            "--allow-fallback": allow_fallback,
-            "--allow-kv-mismatch": allow_kv_mismatch,
-            "--provenance": provenance,
-            "--align": align,
-            "--pad": pad,
-            "--reserve": reserve,
-            "--force-sizes": force_sizes,
-            "--force": force,
-        }
-        request = request_of(models, others)
-        begun = go_on(anchor, request, anew=no_resume, dry_run=dry_run)
-        if begun is not None:
-            confirm_removal(begun, yes=yes or dry_run)
-            carry_out(begun, dry_run=dry_run, force=force, sync=True, resume=True, json=json, jobs=jobs)
-            return
-    else:
-        refuse_begun(anchor)
+    request = asked_to_consume(context)
+    begun = find_begun(anchor, request, anew=no_resume, dry_run=dry_run)
+    if begun is not None:
+        confirm_removal(begun, yes=yes or dry_run)
+        carry_out(begun, dry_run=dry_run, force=force, sync=True, resume=True, json=json, jobs=jobs)
+        return
     rules, read = _read_recipe(recipe)
     options = MergeOptions(
         recipe=rules,
@@ -232,8 +210,7 @@ def merge(
     )
     inputs = open_inputs(models)
     plan = with_inputs(plan_merge(inputs, output, options), read)
-    if consume:
-        confirm_removal(plan, yes=yes or dry_run)
+    confirm_removal(plan, yes=yes or dry_run)
     if not (dry_run or no_verify):
         _verify_maps([source.model for source in inputs], plan)
     carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json, jobs=jobs)

@@ -27,7 +27,7 @@ from gguftool.storage.consume_journal import (
 )
 from gguftool.storage.durable import close_quietly, sync_folders
 from gguftool.storage.local import LocalSource, helper_path
-from gguftool.storage.part import CREATE, ONLY_COPY, REOPEN, PartFile, busy, lock
+from gguftool.storage.part import CREATE, ONLY_COPY, PART, REOPEN, PartFile, busy, lock
 from gguftool.storage.plan import Copy, OutputFile, Plan, Request, Step
 from gguftool.storage.positional import read_some
 from gguftool.storage.source import Source
@@ -242,9 +242,10 @@ class Consuming:
         return all(there)
 
     def remove(self) -> None:
-        """Remove second names of published outputs, then the journal; where one stays, so does the journal."""
+        """Remove second names of published files, then the journal; where one stays, so does the journal."""
+        parts = [only_copy_path(output.path) for output in self.plan.outputs]
         with contextlib.suppress(OSError):
-            for path in (*(only_copy_path(output.path) for output in self.plan.outputs), self.path):
+            for path in (helper_path(self.path, PART), *parts, self.path):
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
             sync_folders([self.path.parent])

@@ -20,8 +20,8 @@ from gguftool.storage.consume_journal import consume_file, real_path
 from gguftool.storage.copying import check_sources
 from gguftool.storage.durable import close_quietly, sync_folders
 from gguftool.storage.filling import Options, fill
-from gguftool.storage.local import LocalSource, stamp_of
-from gguftool.storage.part import PartFile, lock, refuse_busy
+from gguftool.storage.local import LocalSource, helper_path, stamp_of
+from gguftool.storage.part import PartFile, lock, refuse_busy, remove_quietly
 from gguftool.storage.plan import Consume, Copy, OutputFile, Plan
 from gguftool.storage.positional import read_some
 from gguftool.storage.preflight import check_targets, folders
@@ -62,6 +62,9 @@ def write_consuming(plan: Plan, consume: Consume, options: Options, write: Write
             except BaseException as error:
                 _keep_or_discard(run, error, options)
                 raise
+        if options.force:  # what was replaced, where it could not be removed at once
+            for output in plan.outputs:
+                remove_quietly(helper_path(output.path, "old"))
         run.remove()
         return tuple(step.source.name for step in run.steps if step.frees)
 
