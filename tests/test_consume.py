@@ -499,6 +499,59 @@ def test_a_folder_behind_a_link_that_points_elsewhere_now(tmp_path: Path, monkey
     assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "plain.gguf").read_bytes()
 
 
+@pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
+def test_what_is_no_journal_is_no_way_to_hang_or_to_read_elsewhere(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, command = half_done(tmp_path, monkeypatch)
+    journal = helper_path(tmp_path / "out.gguf", "consume")
+    os.rename(journal, tmp_path / "aside")
+    if kind == "pipe":
+        os.mkfifo(journal)
+    elif kind == "folder":
+        journal.mkdir()
+    else:
+        journal.symlink_to(tmp_path / "aside")
+    inputs = state(tmp_path / "in")
+    for more in ([], ["--no-resume"]):
+        refused = run_gguftool(*command, *more, timeout=20)
+        assert refused.returncode == 2
+        one_error_line(refused.stderr)
+    assert state(tmp_path / "in") == inputs
+    if kind == "folder":
+        journal.rmdir()
+    else:
+        journal.unlink()
+    os.rename(tmp_path / "aside", journal)
+    assert run_gguftool(*command).returncode == 0
+
+
+def test_a_part_file_without_its_journal_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, command = half_done(tmp_path, monkeypatch)
+    helper_path(tmp_path / "out.gguf", "consume").rename(tmp_path / "aside")
+    fresh = shards(tmp_path / "fresh")
+    before = state(tmp_path)
+    for more in ([], ["--no-resume"], ["--force"]):
+        refused = run_gguftool("merge", tmp_path / "fresh", *command[2:], *more)
+        assert refused.returncode == 2
+        assert "only copy" in one_error_line(refused.stderr)
+    assert state(tmp_path) == before
+    assert all(path.exists() for path in fresh)
+
+
+def test_a_second_name_made_meanwhile_is_said_and_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted, paths, command = half_done(tmp_path, monkeypatch)
+    os.link(paths[-1], tmp_path / "mine")
+    refused = run_gguftool(*command)
+    assert refused.returncode == 2
+    assert b"several names" in refused.stderr
+    assert paths[-1].exists()
+    os.unlink(paths[-1])  # the user's choice: its bytes are safe by then
+    assert run_gguftool(*command).returncode == 0
+    assert (tmp_path / "mine").exists()
+    assert (tmp_path / "out.gguf").read_bytes() == wanted
+
+
 def test_what_reads_back_differently_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = shards(tmp_path / "in")
     real = consuming.read_some

@@ -13,7 +13,7 @@ import fnmatch
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gguftool.errors import ExecuteError, SourceError, listed
@@ -48,7 +48,10 @@ def why_kept(source: Source, inputs: Iterable[Source]) -> str | None:
     names = {real_path(other.path) for other in inputs if isinstance(other, LocalSource) and _is_one(other, source)}
     if len(names) > 1:
         return "given under several names"
-    status = os.lstat(source.path)
+    try:
+        status = os.lstat(source.path)
+    except OSError as error:
+        return error.strerror or str(error)
     if not stat.S_ISREG(status.st_mode):
         return "a symbolic link"
     if status.st_nlink > 1:
@@ -93,8 +96,10 @@ def find_unfinished(anchor: Path, request: Request) -> Plan | None:
 
 def _names(model: str, path: Path) -> bool:
     """Whether `model` (a file, a shard of a set, a folder or a pattern, as an absolute path) can mean `path`."""
+    if os.path.isdir(model):
+        return path.parent == Path(os.path.realpath(model))
     named = real_path(model)
-    return path.parent in (named.parent, Path(os.path.realpath(model))) or fnmatch.fnmatch(str(path), str(named))
+    return path.parent == named.parent or fnmatch.fnmatch(str(path), str(named))
 
 
 def refuse_only_copies(targets: Iterable[Path]) -> None:
@@ -131,6 +136,12 @@ class Consuming:
     begun: Unfinished
     fd: int
     path: Path
+    _places: dict[Source, dict[int, list[Copy]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for index, output in enumerate(self.plan.outputs):
+            for copy in output.copies:
+                self._places.setdefault(copy.extent.source, {}).setdefault(index, []).append(copy)
 
     @property
     def plan(self) -> Plan:
@@ -144,12 +155,8 @@ class Consuming:
 
     def copies_of(self, number: int) -> list[tuple[int, tuple[Copy, ...]]]:
         """Return what the outputs take from the source of a step: (output's index, copies) for each that does."""
-        source = self.steps[number].source
-        found = [
-            (index, tuple(copy for copy in output.copies if copy.extent.source == source))
-            for index, output in enumerate(self.plan.outputs)
-        ]
-        return [(index, copies) for index, copies in found if copies]
+        places = self._places.get(self.steps[number].source, {})
+        return [(index, tuple(copies)) for index, copies in places.items()]
 
     def is_freed(self, number: int) -> bool:
         """Whether the source of a step is gone because its bytes are safe."""
@@ -265,6 +272,8 @@ def open_consuming(anchor: Path, cleanup: contextlib.ExitStack) -> Consuming | N
         fd = os.open(path, REOPEN | os.O_APPEND)
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ExecuteError(f"cannot open: {error.strerror}; nothing was removed", source=str(path)) from error
     cleanup.callback(close_quietly, fd)
     if not lock(fd):
         raise busy(anchor)

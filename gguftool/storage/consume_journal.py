@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ from gguftool.storage.source import Extent, Source
 
 _MAGIC = b"gguftool consume 1\n"
 _DIGEST = 32  # bytes of sha256
+_MAX_PLAN = 1 << 30  # bytes; a plan of 100,000 tensors takes some 10 million, and heads are in memory anyway
+_MAX_JOURNAL = _MAX_PLAN + (64 << 20)  # a line takes 80
+_OPEN = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _COPIED = re.compile(rb"copied (\d{1,9}) ([0-9a-f]{64})")
 
 
@@ -119,7 +123,14 @@ def consume_file(plan: Plan, consume: Consume) -> OutputFile:
     text = json.dumps(said).encode()
     data = b"".join([_MAGIC, struct.pack("<Q", len(text)), text, *(output.head for output in plan.outputs)])
     data += hashlib.sha256(data).digest() + b"\n"
+    if len(data) > _MAX_PLAN:
+        raise PlanError(f"its journal would take {len(data):,} bytes, at most {_MAX_PLAN:,}: too many tensors or files")
     return OutputFile(path=consume_path(consume.anchor), head=data, copies=(), size=len(data))
+
+
+def digest_in(head: bytes) -> str:
+    """Return the digest at the end of a journal as `consume_file` makes it: by it, it is known from others."""
+    return head[-_DIGEST - 1 : -1].hex()
 
 
 def _said_source(step: Step) -> list[Any]:
@@ -142,9 +153,14 @@ def read_unfinished(anchor: Path) -> Unfinished | None:
     """
     path = consume_path(anchor)
     try:
-        data = path.read_bytes()
+        fd = os.open(path, _OPEN)
+        with open(fd, "rb") as file:
+            status = os.fstat(fd)
+            data = file.read() if stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_JOURNAL else b""
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise ExecuteError(f"cannot read: {error.strerror}; nothing was removed", source=str(path)) from error
     try:
         return _parsed(data, anchor)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError, PlanError):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gguftool.errors import ExecuteError, SourceError
 from gguftool.storage.consume import Consuming, only_copy_path, open_consuming, refuse_only_copies
-from gguftool.storage.consume_journal import consume_file, real_path
+from gguftool.storage.consume_journal import consume_file, digest_in, real_path
 from gguftool.storage.copying import check_sources
 from gguftool.storage.durable import close_quietly, sync_folders
 from gguftool.storage.filling import Options, fill
@@ -71,12 +71,15 @@ def write_consuming(plan: Plan, consume: Consume, options: Options, write: Write
 
 def _begin(plan: Plan, consume: Consume, cleanup: contextlib.ExitStack, write: Write) -> Consuming:
     """Make the journal of a new plan, or open the one that `plan` was read from; hold its lock."""
-    if not consume.begun:
+    begun = consume.begun
+    if not begun:
         refuse_only_copies((consume.anchor, *(output.path for output in plan.outputs)))
         refuse_busy(plan.outputs[0].path)
-        write(consume_file(plan, consume))
+        journal = consume_file(plan, consume)
+        begun = digest_in(journal.head)
+        write(journal)
     run = open_consuming(consume.anchor, cleanup)
-    if run is None or consume.begun not in ("", run.begun.consume.begun):
+    if run is None or run.begun.consume.begun != begun:
         raise ExecuteError("another run was here meanwhile; run it again", source=str(consume.anchor))
     return run
 
@@ -213,11 +216,13 @@ def free(source: Source) -> None:
         return
     path = real_path(source.path)
     try:
-        is_same = stamp_of(os.lstat(path)) == source.stamp
+        status = os.lstat(path)
     except FileNotFoundError:
-        is_same = False
-    if not is_same:
+        status = None
+    if status is None or stamp_of(status) != source.stamp:
         raise SourceError("is another file than was copied, and stays; put back the one that was", source=str(path))
+    if status.st_nlink > 1:
+        raise SourceError("has several names (hard links) now, and stays; remove it, or the others", source=str(path))
     os.unlink(path)
     sync_folders([path.parent])
 
