@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 from consuming import CONSUME_CASES, assert_nothing_is_lost
 from faults import helper_path, small_disk, tree
 from support import one_error_line, run_gguftool
-from test_faults_real import events, needs_root, needs_strace, traced
+from test_faults_real import events, mounted, needs_root, needs_strace, traced
 
 from gguftool.errors import ExecuteError, GGUFToolError, PlanError, SourceError
 from gguftool.storage import consume, consuming, execute
@@ -119,6 +120,25 @@ def test_it_is_refused_without_a_yes_and_without_sync(more: list[str], said: str
     assert done.returncode == 2
     assert said in " ".join(done.stderr.decode().split())
     assert state(tmp_path) == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal of POSIX")
+def test_a_terminal_is_asked(tmp_path: Path) -> None:
+    import pty
+
+    paths = shards(tmp_path / "in")
+    ours, theirs = pty.openpty()
+    try:
+        for answer, code in ((b"\n", 2), (b"n\n", 2), (b"y\n", 0)):
+            os.write(ours, answer)
+            done = run_gguftool("merge", tmp_path / "in", "-o", tmp_path / "out.gguf", "--consume", stdin=theirs)
+            assert done.returncode == code, done.stderr
+            assert b"Remove 5 input file(s)" in done.stderr
+            assert all(path.exists() for path in paths) == bool(code)
+            assert (tmp_path / "out.gguf").exists() == (not code)
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_a_dry_run_lists_what_would_go_and_what_stays(tmp_path: Path) -> None:
@@ -679,3 +699,51 @@ def half_done_large(disk: Path, beside: Path, monkeypatch: pytest.MonkeyPatch) -
         execute.execute(from_command(disk))
     command = ["merge", str(disk / "in"), "-o", str(disk / "out.gguf"), "--consume", "--yes"]
     return (beside / "plain.gguf").read_bytes(), paths, command
+
+
+@needs_root
+@pytest.mark.skipif(shutil.which("mkfs.ext4") is None, reason="no mkfs.ext4: apt-get install e2fsprogs")
+def test_the_plug_may_be_pulled_at_any_sync_and_removal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the disk holds at each of these moments, without the caches, is all that a later run has."""
+    disk, place = tmp_path / "disk", tmp_path / "mnt"
+    with open(disk, "wb") as file:
+        file.truncate(8 * MIB)
+    subprocess.run(["mkfs.ext4", "-q", "-F", str(disk)], check=True)
+    images: list[Path] = []
+
+    def then_pulled(name: str) -> None:
+        real = getattr(os, name)
+
+        def call(*arguments: object) -> None:
+            real(*arguments)
+            images.append(tmp_path / f"image-{len(images)}")
+            subprocess.run(["cp", "--sparse=always", disk, images[-1]], check=True)
+
+        patch.setattr(os, name, call)
+
+    with mounted(place, "-o", "loop", str(disk)):
+        shards(place / "in", 3)
+        os.sync()
+        wanted = merged_elsewhere(place / "in", tmp_path / "plain.gguf")
+        begun = from_command(place)
+        with monkeypatch.context() as patch:
+            then_pulled("fsync")
+            then_pulled("unlink")
+            execute.execute(begun)
+    assert len(images) > 20
+    gone = []
+    for image in images:
+        place.rmdir()
+        with mounted(place, "-o", "loop", str(image)):
+            gone.append(4 - len(list((place / "in").glob("*.gguf"))))
+            if not (place / "out.gguf").exists() or helper_path(place / "out.gguf", "consume").exists():
+                found = consume.find_unfinished(place / "out.gguf", Request(models=(str(place / "in"),)))
+                execute.execute(found or from_command(place))
+            assert (place / "out.gguf").read_bytes() == wanted
+            assert not list((place / "in").glob("*.gguf"))
+    assert sorted(set(gone)) == [0, 1, 2, 3, 4]
+
+
+def merged_elsewhere(models: Path, output: Path) -> bytes:
+    assert run_gguftool("merge", models, "-o", output).returncode == 0
+    return output.read_bytes()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from gguftool.errors import PlanError
 from gguftool.render.units import format_size
 
 if TYPE_CHECKING:
@@ -73,4 +74,4 @@ def confirm_removal(plan: Plan, *, yes: bool) -> None:
     if sys.stdin is None or not sys.stdin.isatty():
         raise typer.BadParameter(f"--consume would remove {what}; --yes says that it may (--dry-run lists them)")
     if not typer.confirm(f"Remove {what} as they are merged, {freed[0].name} to {freed[-1].name}?", err=True):
-        raise typer.BadParameter("nothing was removed, nothing was written")
+        raise PlanError("not confirmed: nothing was removed, nothing was written")
