@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from consuming import CONSUME_CASES, ConsumeCase, assert_nothing_is_lost
 from syscalls import Injector, count_calls, every_fault, killed_at
 from writers import CASES, Case, listing, run, set_up, visible
 
@@ -148,6 +149,65 @@ def refused_by_readers(case: Case, folder: Path) -> bool:
     except SourceError as error:
         return "--recover" in str(error)
     return False
+
+
+# --- inputs that are removed as they are merged ----------------------------------------------------------------------
+
+consuming = pytest.mark.parametrize("case", CONSUME_CASES, ids=str)
+
+
+def calls_of(case: ConsumeCase, folder: Path) -> tuple[Plan, list[str]]:
+    """Return the plan, and the calls of a run without faults."""
+    case.set_up(folder)
+    plan = case.plan_anew(folder)
+    return plan, count_calls(lambda: execute(plan, Options(force=case.force)))
+
+
+def without_empty_journals(folder: Path) -> dict[str, bytes]:
+    """All files, but for the set journal that could not be removed and was emptied."""
+    return {name: data for name, data in listing(folder).items() if data or not name.endswith(".set")}
+
+
+@consuming
+def test_whatever_call_fails_while_inputs_are_removed_no_tensor_is_lost(case: ConsumeCase, folder: Path) -> None:
+    wanted = case.wanted(folder)
+    plan, calls = calls_of(case, folder)
+    assert listing(folder) == wanted
+    for injector in every_fault(calls):
+        case.set_up(folder)
+        broken = case.plan_anew(folder)
+        said = ""
+        try:
+            with injector.active():
+                execute(broken, Options(force=case.force))
+        except GGUFToolError as error:
+            said = str(error)
+        if not injector.injected:
+            continue
+        where = f"{case}: {injector}: {said}"
+        COUNTS["faults"] += 1
+        assert "Errno" not in said, where
+        assert_nothing_is_lost(case, folder, plan, where)
+        if not said:
+            assert visible(listing(folder)) == wanted, where
+        if said or case.is_begun(folder):
+            case.run(folder)
+        assert without_empty_journals(folder) == wanted, where
+
+
+@consuming
+def test_killed_at_any_call_while_inputs_are_removed_the_same_command_goes_on(case: ConsumeCase, folder: Path) -> None:
+    wanted = case.wanted(folder)
+    plan, calls = calls_of(case, folder)
+    for at in range(len(calls)):
+        case.set_up(folder)
+        broken = case.plan_anew(folder)
+        if killed_at(at, lambda broken=broken: execute(broken, Options(force=case.force))):  # type: ignore[misc]
+            COUNTS["kills"] += 1
+            assert_nothing_is_lost(case, folder, plan, f"{case}, killed at {at}")
+            if visible(listing(folder)) != wanted or case.is_begun(folder):
+                case.run(folder)
+        assert listing(folder) == wanted, f"{case}, killed at {at}"
 
 
 def test_at_least_a_thousand_faults_were_injected() -> None:

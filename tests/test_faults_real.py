@@ -41,7 +41,8 @@ def helpers(folder: Path) -> list[str]:
 # --- the order of system calls ---------------------------------------------------------------------------------------
 
 _CALLS = (
-    "preadv,preadv2,pwrite64,copy_file_range,fsync,fdatasync,syncfs,link,linkat,rename,renameat,unlink,ftruncate,flock"
+    "pread64,preadv,preadv2,pwrite64,write,copy_file_range,fsync,fdatasync,syncfs,link,linkat,rename,renameat,unlink,"
+    "ftruncate,flock"
 )
 
 

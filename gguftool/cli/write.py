@@ -114,6 +114,7 @@ def split(
 
 
 def merge(
+    context: typer.Context,
     models: Annotated[
         list[str],
         typer.Argument(
@@ -155,6 +156,10 @@ def merge(
     provenance: Annotated[
         bool, typer.Option("--provenance", help="Add gguftool.source.*: which file each tensor came from.")
     ] = False,
+    consume: Annotated[  # noqa: ARG001 - asked of the context, with all others
+        bool, typer.Option("--consume", help="Remove each input as soon as its bytes are safe in the output.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --consume removes files.")] = False,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Do not hash shards that a tensors.map lies beside.")
     ] = False,
@@ -174,13 +179,21 @@ def merge(
     Each tensor must come from exactly one input, or a recipe says in which type it is taken. Offsets are dense,
     split.* keys are gone, the metadata is true for the mix.
     """
+    from gguftool.cli.consume import asked_to_consume, confirm_removal, find_begun
     from gguftool.model.opening import open_model
     from gguftool.surgery.inputs import open_inputs
-    from gguftool.surgery.merge import MergeOptions, plan_merge
+    from gguftool.surgery.merge import MergeOptions, merge_anchor, plan_merge
     from gguftool.surgery.mix import MixOptions
 
     if strict and allow_fallback:
         raise typer.BadParameter("--strict and --allow-fallback exclude each other")
+    anchor = merge_anchor(output, max_size)
+    request = asked_to_consume(context)
+    begun = find_begun(anchor, request, anew=no_resume, dry_run=dry_run)
+    if begun is not None:
+        confirm_removal(begun, yes=yes or dry_run)
+        carry_out(begun, dry_run=dry_run, force=force, sync=True, resume=True, json=json, jobs=jobs)
+        return
     rules, read = _read_recipe(recipe)
     options = MergeOptions(
         recipe=rules,
@@ -193,9 +206,11 @@ def merge(
         alignment=align,
         force_sizes=_force_sizes(force_sizes),
         filler=filler_of(pad, reserve),
+        consume=request,
     )
     inputs = open_inputs(models)
     plan = with_inputs(plan_merge(inputs, output, options), read)
+    confirm_removal(plan, yes=yes or dry_run)
     if not (dry_run or no_verify):
         _verify_maps([source.model for source in inputs], plan)
     carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json, jobs=jobs)

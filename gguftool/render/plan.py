@@ -23,6 +23,13 @@ def preview_text(preview: Preview) -> str:
         Table(title=f"would write {len(outputs):,} file(s)", columns=columns(">bytes", "output"), rows=_rows(outputs)),
         Table(title=f"from {len(uses):,} source(s)", columns=columns(">bytes", "source"), rows=_rows(uses)),
     ]
+    freed = [(use.name, use.nbytes) for use in preview.freed]
+    if freed:
+        tables.append(
+            Table(
+                title=f"would remove {len(freed):,} source(s)", columns=columns(">bytes", "source"), rows=_rows(freed)
+            )
+        )
     return f"{text_of(tables)}\n{_totals(preview)}; nothing was written (dry run)\n"
 
 
@@ -54,6 +61,7 @@ def _rows(files: Sequence[tuple[str, int]]) -> tuple[tuple[str, str], ...]:
 def receipt_text(receipt: Receipt) -> str:
     """Return one line on what was written."""
     first, last = printable(str(receipt.paths[0]), 4096), printable(str(receipt.paths[-1]), 4096)
+    freed = f", removed {len(receipt.freed):,} source file(s)" if receipt.freed else ""
     if len(receipt.paths) == 1:
-        return f"wrote {first} ({format_size(receipt.nbytes)})\n"
-    return f"wrote {len(receipt.paths):,} files, {first} to {last} ({format_size(receipt.nbytes)})\n"
+        return f"wrote {first} ({format_size(receipt.nbytes)}){freed}\n"
+    return f"wrote {len(receipt.paths):,} files, {first} to {last} ({format_size(receipt.nbytes)}){freed}\n"

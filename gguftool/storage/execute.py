@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
-from gguftool.storage.copying import check_sources, copy_all, copy_extent, write_fully
+from gguftool.storage.consume import refuse_only_copies
+from gguftool.storage.consuming import write_consuming
+from gguftool.storage.copying import check_sources, copy_extent, write_fully
 from gguftool.storage.durable import bulk_sync, close_quietly, sync_folders
+from gguftool.storage.filling import Options, fill
 from gguftool.storage.part import PartFile, create_part, refuse_busy, remove_quietly, take_over
 from gguftool.storage.pieces import bytes_below, pieces
 from gguftool.storage.plan import OutputFile, Plan
@@ -27,35 +29,19 @@ from gguftool.storage.resume import ResumeLog, agrees, read_resume, remove_resum
 from gguftool.storage.source import Extent
 from gguftool.storage.undo import Journal, changed_ranges, journal_file, journal_lock, open_for_change, read_journal
 
+__all__ = ["Options", "Receipt", "execute", "recover"]
+
 # Above this number of outputs on one file system, one checked syncfs costs less than an fsync for each.
 _SYNCFS_FROM = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How to carry out a plan.
-
-    `force` replaces existing outputs; `sync` makes them durable before they get a name (without it a run cannot be
-    resumed); `resume` goes on from where an interrupted run of the same plan stopped; `checkpoint` is how many bytes
-    may have to be copied again then; `note` is told what a user should know. `jobs` is the number of threads that
-    copy, None for as many as pay.
-    """
-
-    force: bool = False
-    sync: bool = True
-    resume: bool = True
-    checkpoint: int = 1 << 30
-    jobs: int | None = None
-    progress: Callable[[int], None] = lambda nbytes: None
-    note: Callable[[str], None] = lambda text: None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What was written: the paths in the plan's order and the bytes of all of them."""
+    """What was written: the paths in the plan's order and the bytes of all of them; `freed` are the removed sources."""
 
     paths: tuple[Path, ...]
     nbytes: int
+    freed: tuple[str, ...] = ()
 
 
 def execute(plan: Plan, options: Options | None = None) -> Receipt:
@@ -69,6 +55,9 @@ def execute(plan: Plan, options: Options | None = None) -> Receipt:
         paths=tuple(output.path for output in plan.outputs), nbytes=sum(output.size for output in plan.outputs)
     )
     with said_plainly(plan):
+        if plan.consume is not None:
+            return replace(receipt, freed=write_consuming(plan, plan.consume, options, _write_one))
+        refuse_only_copies(output.path for output in plan.outputs)
         if _finished_before(plan, options):
             return receipt
         check_targets(plan, force=options.force)
@@ -78,6 +67,10 @@ def execute(plan: Plan, options: Options | None = None) -> Receipt:
                 return _change_in_place(plan, options)
             _write_anew(plan, options)
     return receipt
+
+
+def _write_one(output: OutputFile) -> None:
+    execute(Plan(outputs=(output,), inputs=()), Options(resume=False))
 
 
 def _finished_before(plan: Plan, options: Options) -> bool:
@@ -204,25 +197,10 @@ def _write_part(part: PartFile, index: int, options: Options, log: ResumeLog, *,
     skipped = bytes_below(output, start)
     options.progress(skipped)
     for piece, end in pieces(output, start, log.step):
-        _fill(part, piece, options, sync=log.sync_data is None)
+        fill(part, piece, options, sync=log.sync_data is None)
         log.note(index, start, end)
         start = end
     return skipped
-
-
-def _fill(part: PartFile, output: OutputFile, options: Options, *, sync: bool) -> None:
-    try:
-        write_fully(part.fd, output.head, 0)
-        copy_all(output.copies, part.fd, jobs=options.jobs, progress=options.progress, durable=options.sync, fresh=True)
-        if options.sync and sync:
-            os.fsync(part.fd)
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(output.path)
-        raise
-    written = os.fstat(part.fd).st_size
-    if written != output.size:
-        raise ExecuteError(f"is {written:,} bytes long, planned were {output.size:,}", source=str(part.path))
 
 
 def _publish_all(plan: Plan, parts: _Parts, log: ResumeLog, options: Options) -> None:

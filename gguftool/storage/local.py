@@ -100,7 +100,7 @@ class LocalSource:
             pass
 
     def _compare(self, status: os.stat_result) -> None:
-        now = _stamp(status)
+        now = stamp_of(status)
         if now != self.stamp:
             names = ("device", "inode", "size", "mtime", "ctime")
             changed = ", ".join(name for name, old, new in zip(names, self.stamp, now, strict=True) if old != new)
@@ -181,7 +181,7 @@ def open_local_even_unfinished(path: Path) -> LocalSource:
         raise SourceError("is a directory; expected a file", source=str(path))
     if not stat.S_ISREG(status.st_mode):
         raise SourceError("is not a regular file (a pipe or a device cannot be read at offsets)", source=str(path))
-    return LocalSource(path=path, stamp=_stamp(status))
+    return LocalSource(path=path, stamp=stamp_of(status))
 
 
 def _open(path: Path) -> int:
@@ -203,5 +203,6 @@ def _status(fd: int, path: Path) -> os.stat_result:
         raise SourceError(f"cannot read: {error.strerror}", source=str(path)) from error
 
 
-def _stamp(status: os.stat_result) -> tuple[int, int, int, int, int]:
+def stamp_of(status: os.stat_result) -> tuple[int, int, int, int, int]:
+    """Return device, inode, size, mtime and ctime, by which a file is known."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -29,6 +29,7 @@ else:
 _SAFE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE
 REOPEN = os.O_RDWR | _SAFE | getattr(os, "O_NONBLOCK", 0)
+PART, ONLY_COPY = "part", "only-copy"  # suffixes: of what can be written again, and of what cannot (see `consume`)
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
 
 
@@ -59,7 +60,7 @@ def create_part(target: Path, size: int) -> PartFile:
 
     Raises `ExecuteError` where another run holds it.
     """
-    path = helper_path(target, "part")
+    path = helper_path(target, PART)
     remove_left_over(target)
     try:
         fd = os.open(path, CREATE, 0o666)
@@ -84,7 +85,7 @@ def take_over(target: Path, size: int) -> PartFile | None:
 
     One with a second name is never written to: after a crash in `publish` that name is the final one.
     """
-    path = helper_path(target, "part")
+    path = helper_path(target, PART)
     try:
         fd = os.open(path, REOPEN)
     except FileNotFoundError:
@@ -103,7 +104,7 @@ def take_over(target: Path, size: int) -> PartFile | None:
 
 def remove_left_over(target: Path) -> None:
     """Remove the part file of a killed run; raise `ExecuteError` where its run is alive."""
-    path = helper_path(target, "part")
+    path = helper_path(target, PART)
     try:
         fd = os.open(path, REOPEN)
     except FileNotFoundError:
@@ -121,7 +122,7 @@ def remove_left_over(target: Path) -> None:
 def refuse_busy(target: Path) -> None:
     """Raise `ExecuteError` where a living run holds the part file of `target`."""
     try:
-        fd = os.open(helper_path(target, "part"), REOPEN)
+        fd = os.open(helper_path(target, PART), REOPEN)
     except FileNotFoundError:
         return
     try:

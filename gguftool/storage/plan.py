@@ -58,8 +58,44 @@ class SourceUse:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The command that asked for a plan: the `models` it names, and its other `options`, spelled out."""
+
+    models: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A source whose bytes are copied in one go; with `frees` its file is removed when they are safe."""
+
+    source: Source
+    frees: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consume:
+    """That sources make room as they are copied: in the order of `steps`.
+
+    The journal lies beside `anchor`, what the user calls the output (of a set its prefix), so that the same command
+    finds it when the sources are gone. `begun` names the journal that the plan was read back from, empty for a new
+    plan.
+    """
+
+    anchor: Path
+    steps: tuple[Step, ...]
+    request: Request = Request()
+    begun: str = ""
+
+    @property
+    def freed(self) -> tuple[Source, ...]:
+        """The sources that go; those that an earlier run removed are no files any more, and not among them."""
+        return tuple(step.source for step in self.steps if step.frees and step.source.file_id is not None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What a plan would do, for people and for `--json`.
+    """What a plan would do, for people and for `--json`; `freed` are sources that it removes, with their sizes.
 
     Of `bytes_copied`, `bytes_congruent` lie in whole blocks at offsets that agree with their source's: a file system
     that can share blocks (XFS, btrfs) clones them. `bytes_congruent_padded` is what that would be were the data moved
@@ -73,6 +109,7 @@ class Preview:
     bytes_congruent: int
     bytes_congruent_padded: int
     remarks: tuple[str, ...]
+    freed: tuple[SourceUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,13 +117,15 @@ class Plan:
     """Everything that is needed to write the outputs; `inputs` are all sources that they depend on, also by metadata.
 
     `remarks` say what a user should know about the outcome. `gate` is the file from which engines start, where it is
-    not the first output: of several outputs it is without its name while the others get theirs.
+    not the first output: of several outputs it is without its name while the others get theirs. With `consume`, inputs
+    are removed as soon as what the outputs take from them is safe.
     """
 
     outputs: tuple[OutputFile, ...]
     inputs: tuple[Source, ...]
     remarks: tuple[str, ...] = ()
     gate: Path | None = None
+    consume: Consume | None = None
 
     @property
     def gate_path(self) -> Path:
@@ -126,7 +165,11 @@ class Plan:
             bytes_congruent=sum(congruent_bytes(output.copies) for output in self.outputs),
             bytes_congruent_padded=sum(_congruent_if_moved(output) for output in self.outputs),
             remarks=self.remarks,
+            freed=tuple(SourceUse(name=source.name, nbytes=source.size) for source in self._freed()),
         )
+
+    def _freed(self) -> tuple[Source, ...]:
+        return self.consume.freed if self.consume is not None else ()
 
 
 def coalesce(copies: Iterable[Copy]) -> tuple[Copy, ...]:

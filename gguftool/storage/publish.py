@@ -21,7 +21,18 @@ from pathlib import Path
 from gguftool.errors import ExecuteError
 from gguftool.storage.durable import close_quietly, sync_folders
 from gguftool.storage.local import helper_path, set_journal_path
-from gguftool.storage.part import CREATE, REOPEN, PartFile, busy, exists_already, lock, publish, remove_quietly
+from gguftool.storage.part import (
+    CREATE,
+    ONLY_COPY,
+    PART,
+    REOPEN,
+    PartFile,
+    busy,
+    exists_already,
+    lock,
+    publish,
+    remove_quietly,
+)
 from gguftool.storage.plan import Plan
 
 _VERSION = "gguftool set 1"
@@ -90,13 +101,14 @@ def _take_back(part: PartFile) -> None:
 class SetJournal:
     """What is being published: `names` and sizes in the order of publishing, all beside `gate`.
 
-    `replace`: files under these names are old ones, to be replaced.
+    `replace`: files under these names are old ones, to be replaced; `suffix`: that of the part files.
     """
 
     gate: Path
     names: tuple[tuple[str, int], ...]
     fingerprint: str
     replace: bool
+    suffix: str = PART
 
     @property
     def path(self) -> Path:
@@ -114,10 +126,10 @@ class SetJournal:
         return tuple(dict.fromkeys((self.gate, *reversed(self.targets))))
 
 
-def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path, *, replace: bool, sync: bool) -> None:
+def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path | None, *, replace: bool, sync: bool) -> None:
     """Publish several outputs; `parts` in the order of publishing, all durable, the gate's last where it is one.
 
-    The journal `superseded` says nothing any more when all have their names, and goes then.
+    A journal `superseded` says nothing any more when all have their names, and goes then.
 
     Raises `HalfwayError` where the set could be neither published nor taken back; then the journal stays.
     """
@@ -126,7 +138,8 @@ def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path, *, repl
         raise ExecuteError("the files of a set must lie in one folder", source=str(gate))
     sizes = {output.path: output.size for output in plan.outputs}
     names = tuple((part.target.name, sizes[part.target]) for part in parts)
-    journal = SetJournal(gate=gate, names=names, fingerprint=plan.fingerprint, replace=replace)
+    suffix = ONLY_COPY if plan.consume is not None else PART
+    journal = SetJournal(gate=gate, names=names, fingerprint=plan.fingerprint, replace=replace, suffix=suffix)
     with contextlib.ExitStack() as cleanup:
         fd = _begin(journal, cleanup, sync=sync)
         done: list[PartFile] = []
@@ -137,7 +150,8 @@ def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path, *, repl
             raise
         for path in journal.aside if replace else ():
             remove_quietly(helper_path(path, "old"))
-        remove_quietly(superseded)
+        if superseded is not None:
+            remove_quietly(superseded)
         try:
             _end(journal, fd)
         except OSError as error:
@@ -218,6 +232,8 @@ def _reason(error: BaseException) -> str:
 def _begin(journal: SetJournal, cleanup: contextlib.ExitStack, *, sync: bool) -> int:
     """Write the journal, lock it for as long as `cleanup` lives, and make it durable; whole or not at all."""
     said = {"version": _VERSION, "fingerprint": journal.fingerprint, "replace": journal.replace, "names": journal.names}
+    if journal.suffix != PART:
+        said["suffix"] = journal.suffix
     data = json.dumps(said).encode() + b"\n"
     try:
         fd = os.open(journal.path, CREATE, 0o666)
@@ -281,10 +297,14 @@ def _parse(gate: Path, data: bytes) -> SetJournal | None:
         said = json.loads(data)
         names = tuple((str(name), int(size)) for name, size in said["names"])
         journal = SetJournal(
-            gate=gate, names=names, fingerprint=str(said["fingerprint"]), replace=said["replace"] is True
+            gate=gate,
+            names=names,
+            fingerprint=str(said["fingerprint"]),
+            replace=said["replace"] is True,
+            suffix=str(said.get("suffix", PART)),
         )
-        known = said["version"] == _VERSION
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+        known = said["version"] == _VERSION and journal.suffix in (PART, ONLY_COPY)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         known = False
     if not known or not all(_is_like(name, gate.name) for name, _ in names):
         raise ExecuteError("is not a set journal of this gguftool, or is damaged", source=str(set_journal_path(gate)))
@@ -298,7 +318,7 @@ def _is_like(name: str, gate: str) -> bool:
 
 def _roll_forward(journal: SetJournal) -> None:
     for target, (_, size) in zip(journal.targets, journal.names, strict=True):
-        part = helper_path(target, "part")
+        part = helper_path(target, journal.suffix)
         if _is_there(part):
             _publish_left(part, target, size, replace=journal.replace)
     old_gate = helper_path(journal.gate, "old")

@@ -60,6 +60,11 @@ def open_inputs(arguments: Sequence[str]) -> tuple[Input, ...]:
     return tuple(inputs.values())
 
 
+def models_named(arguments: Sequence[str]) -> tuple[str, ...]:
+    """Return what ``MODEL`` and ``LABEL=MODEL`` arguments name, without labels."""
+    return tuple(spec for _, specs in _runs(arguments) for spec in specs)
+
+
 def find_inputs(inputs: Sequence[Input], label: str) -> list[Input]:
     """Return the inputs under `label` (a folder may hold several); `PlanError` lists the labels there are."""
     wanted = normal_label(label)

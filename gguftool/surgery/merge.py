@@ -12,8 +12,9 @@ from gguftool.format.recipe import Recipe
 from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, with_alignment
 from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import Filler
-from gguftool.storage.plan import Plan
+from gguftool.storage.plan import Plan, Request
 from gguftool.surgery.compare import contradictions, shape_conflicts
+from gguftool.surgery.consume import consuming
 from gguftool.surgery.inputs import Input
 from gguftool.surgery.mix import MixOptions, choose
 from gguftool.surgery.sets import Cut, lay_out_set
@@ -26,7 +27,8 @@ class MergeOptions:
 
     `kv_from`: whose metadata, by default that of the first input with a `general.architecture`; `max_size`: write a
     set of files up to this size; `allowed_mismatches`: keys in which inputs may differ; `provenance`: say in
-    `gguftool.source.*` where each tensor came from.
+    `gguftool.source.*` where each tensor came from; `consume`: remove each file when what the output takes from it is
+    safe, for this command.
     """
 
     recipe: Recipe | None = None
@@ -39,6 +41,12 @@ class MergeOptions:
     alignment: int | None = None
     force_sizes: ForceSizes | None = None
     filler: Filler = Filler()  # noqa: RUF009 - frozen
+    consume: Request | None = None
+
+
+def merge_anchor(output: Path, max_size: int | None) -> Path:
+    """Return what stands for the output whatever its files are called: its path, or the prefix of a set."""
+    return output if max_size is None else Path(str(output).removesuffix(".gguf"))
 
 
 def plan_merge(inputs: Sequence[Input | Model], output: Path, options: MergeOptions | None = None) -> Plan:
@@ -76,7 +84,11 @@ def plan_merge(inputs: Sequence[Input | Model], output: Path, options: MergeOpti
         filler=options.filler,
     )
     remarks += [*mix.remarks, *truth.remarks]
-    return _lay_out(output, kvs, tensors, dialect, options.max_size, _plan_inputs(donor, sources), remarks)
+    plan = _lay_out(output, kvs, tensors, dialect, options.max_size, _plan_inputs(donor, sources), remarks)
+    if options.consume is None:
+        return plan
+    models = [source.model for source in sources]
+    return consuming(plan, merge_anchor(output, options.max_size), options.consume, chosen, donor, models)
 
 
 def _lay_out(
@@ -93,8 +105,7 @@ def _lay_out(
     sources = tuple(dict.fromkeys(source for model in inputs for source in model.sources))
     if max_size is None:
         return Plan(outputs=(gguf_file(output, kvs, tensors, dialect),), inputs=sources, remarks=tuple(remarks))
-    prefix = str(output).removesuffix(".gguf")
-    outputs, more = lay_out_set(prefix, kvs, tensors, Cut(max_size=max_size), dialect)
+    outputs, more = lay_out_set(str(merge_anchor(output, max_size)), kvs, tensors, Cut(max_size=max_size), dialect)
     return Plan(outputs=outputs, inputs=sources, remarks=(*remarks, *more))
 
 

@@ -1,0 +1,49 @@
+"""How a plan is carried out, and the one way in which bytes get into a part file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gguftool.errors import ExecuteError
+from gguftool.storage.copying import copy_all, write_fully
+from gguftool.storage.part import PartFile
+from gguftool.storage.plan import OutputFile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to carry out a plan.
+
+    `force` replaces existing outputs; `sync` makes them durable before they get a name (without it a run cannot be
+    resumed); `resume` goes on from where an interrupted run of the same plan stopped; `checkpoint` is how many bytes
+    may have to be copied again then; `note` is told what a user should know. `jobs` is the number of threads that
+    copy, None for as many as pay.
+    """
+
+    force: bool = False
+    sync: bool = True
+    resume: bool = True
+    checkpoint: int = 1 << 30
+    jobs: int | None = None
+    progress: Callable[[int], None] = lambda nbytes: None
+    note: Callable[[str], None] = lambda text: None
+
+
+def fill(part: PartFile, output: OutputFile, options: Options, *, sync: bool, fresh: bool = True) -> None:
+    """Write head and copies of `output` into `part`; `fresh` says that it reads as zeros where nothing was written."""
+    try:
+        write_fully(part.fd, output.head, 0)
+        copy_all(
+            output.copies, part.fd, jobs=options.jobs, progress=options.progress, durable=options.sync, fresh=fresh
+        )
+        if options.sync and sync:
+            os.fsync(part.fd)
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(output.path)
+        raise
+    written = os.fstat(part.fd).st_size
+    if written != output.size:
+        raise ExecuteError(f"is {written:,} bytes long, planned were {output.size:,}", source=str(part.path))
