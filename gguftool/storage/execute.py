@@ -12,12 +12,13 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
 from gguftool.storage.copying import check_sources, copy_all, copy_extent, write_fully
 from gguftool.storage.durable import bulk_sync, close_quietly, sync_folders
+from gguftool.storage.hashing import Digests, Hashing, hash_finished
 from gguftool.storage.part import PartFile, create_part, refuse_busy, remove_quietly, take_over
 from gguftool.storage.pieces import bytes_below, pieces
 from gguftool.storage.plan import OutputFile, Plan
@@ -38,7 +39,9 @@ class Options:
     `force` replaces existing outputs; `sync` makes them durable before they get a name (without it a run cannot be
     resumed); `resume` goes on from where an interrupted run of the same plan stopped; `checkpoint` is how many bytes
     may have to be copied again then; `note` is told what a user should know. `jobs` is the number of threads that
-    copy, None for as many as pay.
+    copy, and of those that hash, None for as many as pay. `hash_files` and `hash_parts` ask for digests in the receipt:
+    of the outputs, and of their marks. `publishing` is called when outputs begin to get their names: what a signal
+    raises from then on still takes them back, but little is left to do.
     """
 
     force: bool = False
@@ -46,16 +49,20 @@ class Options:
     resume: bool = True
     checkpoint: int = 1 << 30
     jobs: int | None = None
+    hash_files: bool = False
+    hash_parts: bool = False
     progress: Callable[[int], None] = lambda nbytes: None
     note: Callable[[str], None] = lambda text: None
+    publishing: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What was written: the paths in the plan's order and the bytes of all of them."""
+    """What was written: the paths in the plan's order, the bytes of all of them, and the digests asked for."""
 
     paths: tuple[Path, ...]
     nbytes: int
+    digests: Digests | None = None
 
 
 def execute(plan: Plan, options: Options | None = None) -> Receipt:
@@ -70,14 +77,14 @@ def execute(plan: Plan, options: Options | None = None) -> Receipt:
     )
     with said_plainly(plan):
         if _finished_before(plan, options):
-            return receipt
+            return replace(receipt, digests=_hash_finished(plan, options))
         check_targets(plan, force=options.force)
         with folders(plan, sync=options.sync):
             check_space(plan)
             if plan.outputs[0].base is not None:
                 return _change_in_place(plan, options)
-            _write_anew(plan, options)
-    return receipt
+            digests = _write_anew(plan, options)
+    return replace(receipt, digests=digests)
 
 
 def _finished_before(plan: Plan, options: Options) -> bool:
@@ -90,6 +97,10 @@ def _finished_before(plan: Plan, options: Options) -> bool:
         return False
     remove_quietly(resume_path(plan))
     return True
+
+
+def _hash_finished(plan: Plan, options: Options) -> Digests | None:
+    return hash_finished(plan, files=options.hash_files, parts=options.hash_parts, jobs=options.jobs)
 
 
 # --- bytes -----------------------------------------------------------------------------------------------------------
@@ -123,8 +134,8 @@ def _order(plan: Plan) -> tuple[int, ...]:
     return (*range(1, len(plan.outputs)), 0)
 
 
-def _write_anew(plan: Plan, options: Options) -> None:
-    """Write all parts and publish them; on failure remove them, or keep them for a later run that goes on.
+def _write_anew(plan: Plan, options: Options) -> Digests | None:
+    """Write all parts, hash them where asked, publish them; on failure remove them, or keep them for a later run.
 
     The first output's part stays open and locked to the end: it is what keeps a second run on the same set away.
     """
@@ -135,10 +146,13 @@ def _write_anew(plan: Plan, options: Options) -> None:
         parts = _Parts(plan)
         first, found = parts.open(0)
         cleanup.callback(first.close)
+        hashing = Hashing(plan, files=options.hash_files, parts=options.hash_parts, jobs=options.jobs)
+        cleanup.callback(hashing.close)
         log: ResumeLog | None = None
         try:
             log = _begin_log(plan, options, cleanup)
-            _write_parts(plan, options, parts, log, found=found)
+            _write_parts(plan, options, parts, log, hashing, found=found)
+            digests = hashing.finish()
             check_sources(plan.inputs)
             _publish_all(plan, parts, log, options)
         except HalfwayError:
@@ -146,6 +160,7 @@ def _write_anew(plan: Plan, options: Options) -> None:
         except BaseException as error:
             _give_up(plan, parts, log, error, options)
             raise
+        return digests
 
 
 def _give_up(plan: Plan, parts: _Parts, log: ResumeLog | None, error: BaseException, options: Options) -> None:
@@ -177,13 +192,13 @@ def _begin_log(plan: Plan, options: Options, cleanup: contextlib.ExitStack) -> R
     return log
 
 
-def _write_parts(plan: Plan, options: Options, parts: _Parts, log: ResumeLog, *, found: bool) -> None:
+def _write_parts(plan: Plan, options: Options, parts: _Parts, log: ResumeLog, hashing: Hashing, *, found: bool) -> None:
     """Write what is missing of every output into its part file, durable where asked."""
     done = 0
     for index in _order(plan):
         part, is_old = (parts.in_order()[-1], found) if index == 0 else parts.open(index)
         try:
-            done += _write_part(part, index, options, log, is_old=is_old)
+            done += _write_part(part, index, options, log, hashing, is_old=is_old)
         finally:
             if index:
                 part.close()
@@ -193,7 +208,7 @@ def _write_parts(plan: Plan, options: Options, parts: _Parts, log: ResumeLog, *,
         options.note(f"went on from {done:,} bytes that an interrupted run had written")
 
 
-def _write_part(part: PartFile, index: int, options: Options, log: ResumeLog, *, is_old: bool) -> int:
+def _write_part(part: PartFile, index: int, options: Options, log: ResumeLog, hashing: Hashing, *, is_old: bool) -> int:
     """Write output `index` from its watermark on; return how many bytes an earlier run had copied."""
     output = log.plan.outputs[index]
     start = log.known.get(index, 0) if is_old else 0
@@ -203,9 +218,11 @@ def _write_part(part: PartFile, index: int, options: Options, log: ResumeLog, *,
         os.ftruncate(part.fd, output.size)
     skipped = bytes_below(output, start)
     options.progress(skipped)
-    for piece, end in pieces(output, start, log.step):
+    hashing.reached(index, part.path, start)
+    for piece, end in pieces(output, start, min(log.step, hashing.piece)):
         _fill(part, piece, options, sync=log.sync_data is None)
         log.note(index, start, end)
+        hashing.reached(index, part.path, end)
         start = end
     return skipped
 
@@ -227,6 +244,7 @@ def _fill(part: PartFile, output: OutputFile, options: Options, *, sync: bool) -
 
 def _publish_all(plan: Plan, parts: _Parts, log: ResumeLog, options: Options) -> None:
     """Give the finished parts their names; the resume journal goes first, or its run is over when it would be read."""
+    options.publishing()
     replacing = options.force or any(output.replaces is not None for output in plan.outputs)
     if len(plan.outputs) == 1:
         log.remove()
@@ -251,12 +269,15 @@ def _change_in_place(plan: Plan, options: Options) -> Receipt:
         try:
             _patch(output, options)
             check_sources(tuple(source for source in plan.inputs if source != output.base))
+            digests = _hash_finished(plan, options)
+            options.publishing()
             os.unlink(journal.path)
         except BaseException:
             _undo(output.path)
             raise
     _forget_journal(output.path)
-    return Receipt(paths=(output.path,), nbytes=sum(length for _, length in changed_ranges(output)))
+    changed = sum(length for _, length in changed_ranges(output))
+    return Receipt(paths=(output.path,), nbytes=changed, digests=digests)
 
 
 def _patch(output: OutputFile, options: Options) -> None:

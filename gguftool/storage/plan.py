@@ -25,11 +25,21 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """A range of an output under a name by which its digest can be asked for: a tensor's data without padding."""
+
+    name: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFile:
     """`head` at offset 0, `copies` behind it in ascending order, zeros between them, `size` bytes in all.
 
     With a `base` the file at `path` is that source, and it is changed in place: bytes that neither head nor copies
     cover stay as they are. With `replaces` the file at `path` is that source, whose place the output takes as a whole.
+    `marks` name ranges of it; they change no byte.
     """
 
     path: Path
@@ -38,6 +48,7 @@ class OutputFile:
     size: int
     base: Source | None = None
     replaces: Source | None = None
+    marks: tuple[Mark, ...] = ()
 
     def __post_init__(self) -> None:
         end = len(self.head)
@@ -80,13 +91,15 @@ class Plan:
     """Everything that is needed to write the outputs; `inputs` are all sources that they depend on, also by metadata.
 
     `remarks` say what a user should know about the outcome. `gate` is the file from which engines start, where it is
-    not the first output: of several outputs it is without its name while the others get theirs.
+    not the first output: of several outputs it is without its name while the others get theirs. `sequence` names the
+    marks in the order in which they make up the whole, where they do not lie so in the outputs.
     """
 
     outputs: tuple[OutputFile, ...]
     inputs: tuple[Source, ...]
     remarks: tuple[str, ...] = ()
     gate: Path | None = None
+    sequence: tuple[str, ...] = ()
 
     @property
     def gate_path(self) -> Path:
