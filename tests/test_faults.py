@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 from syscalls import Injector, count_calls, every_fault, killed_at
-from writers import CASES, Case, listing, run, set_up, visible
+from writers import CASES, Case, listing, options_of, run, set_up, visible
 
 from gguftool.errors import ExecuteError, GGUFToolError, SourceError
 from gguftool.model.opening import open_model
 from gguftool.model.recovery import recover_model
-from gguftool.storage.execute import Options, execute
+from gguftool.storage.execute import execute
 from gguftool.storage.plan import Plan
 
 COUNTS: collections.Counter[str] = collections.Counter()
@@ -56,7 +56,7 @@ def after_an_unbroken_run(case: Case, folder: Path) -> tuple[dict[str, bytes], l
 
 
 def execute_plan(case: Case, plan: Plan) -> None:
-    execute(plan, Options(force=case.force, checkpoint=case.checkpoint))
+    execute(plan, options_of(case))
 
 
 def recover_in_place(case: Case, folder: Path) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gguftool.errors import ExecuteError
 from gguftool.storage.copying import check_sources, copy_all, copy_extent, write_fully
-from gguftool.storage.durable import bulk_sync, close_quietly, sync_folders
+from gguftool.storage.durable import bulk_sync, close_quietly, sync_file, sync_folders
 from gguftool.storage.hashing import Digests, Hashing, hash_finished
 from gguftool.storage.part import PartFile, create_part, refuse_busy, remove_quietly, take_over
 from gguftool.storage.pieces import bytes_below, pieces
@@ -232,7 +232,7 @@ def _fill(part: PartFile, output: OutputFile, options: Options, *, sync: bool) -
         write_fully(part.fd, output.head, 0)
         copy_all(output.copies, part.fd, jobs=options.jobs, progress=options.progress, durable=options.sync, fresh=True)
         if options.sync and sync:
-            os.fsync(part.fd)
+            sync_file(part.fd)
     except OSError as error:
         if error.filename is None:
             error.filename = str(output.path)
@@ -287,7 +287,7 @@ def _patch(output: OutputFile, options: Options) -> None:
             write_fully(fd, output.head, 0)
         for copy in output.copies:
             copy_extent(copy.extent, fd, copy.offset, options.progress)
-        os.fsync(fd)
+        sync_file(fd)
     finally:
         close_quietly(fd)
 
@@ -321,7 +321,7 @@ def _undo(target: Path) -> Journal:
             for (offset, length), place in zip(journal.ranges, journal.old, strict=True):
                 old = Extent(source=journal.source, offset=place, length=length)
                 copy_extent(old, fd, offset, lambda nbytes: None)
-            os.fsync(fd)
+            sync_file(fd)
         finally:
             close_quietly(fd)
         os.unlink(journal.source.path)
