@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from syscalls import Injector, count_calls, every_fault, killed_at
+from syscalls import FAULTS, Injector, count_calls, every_fault, killed_at
 from writers import CASES, Case, listing, options_of, run, set_up, visible
 
 from gguftool.errors import ExecuteError, GGUFToolError, SourceError
@@ -24,6 +24,7 @@ from gguftool.storage.execute import execute
 from gguftool.storage.plan import Plan
 
 COUNTS: collections.Counter[str] = collections.Counter()
+INJECTED: set[str] = set()
 MODEL_OF = {"m.gguf", "set-00001-of-00003.gguf"}
 in_every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -97,6 +98,7 @@ def test_whatever_call_fails_the_output_is_right_or_the_old_one(case: Case, fold
         if not injector.injected:
             continue
         COUNTS["faults"] += 1
+        INJECTED.add(injector.name)
         now = visible(listing(folder))
         if not said or "but not durably" in said:
             assert now == wanted, where
@@ -152,6 +154,23 @@ def refused_by_readers(case: Case, folder: Path) -> bool:
 
 def test_at_least_a_thousand_faults_were_injected() -> None:
     assert COUNTS["faults"] >= 1000, "run the whole file: the count is over all of its tests"
+
+
+def test_every_kind_of_call_was_failed() -> None:
+    """Those of `FAULTS` that no writer makes here: other ways of the same, and calls that only other systems need."""
+    elsewhere = {
+        "copy_file_range",
+        "sendfile",
+        "posix_fallocate",
+        "pwritev",
+        "fdatasync",
+        "listdir",
+        "scandir",
+        "pread",
+    }
+    ours = {name for name in FAULTS if hasattr(os, name) or name == "ioctl"}
+    assert ours - INJECTED <= elsewhere | {"read", "rmdir", "mkdir"}, "run the whole file"
+    assert {"ioctl", "lseek", "fstatvfs", "preadv", "pwrite", "fsync", "link", "replace"} <= INJECTED
 
 
 # --- kill -9 ---------------------------------------------------------------------------------------------------------
