@@ -42,7 +42,7 @@ class Digests:
     """What was hashed of a plan's outputs.
 
     `files`: each output; `parts`: each named range, in the plan's sequence; `whole`: all of these one after the other,
-    None where the outputs hold only some of a set's, or none.
+    None where the outputs hold only some of a set's, or have no named ranges.
     """
 
     files: tuple[Digest, ...]
@@ -59,7 +59,7 @@ class Hashing:
         self._names = tuple(str(output.path) for output in outputs)
         self._files = [_Follower([_Range(index, 0, output.size)]) for index, output in enumerate(outputs)]
         self._parts = {name: _Follower([place]) for name, place in places.items()}
-        has_all = bool(places) and all(output.replaces is None for output in plan.outputs)
+        has_all = parts and all(output.replaces is None and output.marks is not None for output in plan.outputs)
         self._whole = _Follower(places.values()) if has_all else None
         self._of_output: dict[int, list[_Follower]] = {}
         for index, file in enumerate(self._files):
@@ -93,7 +93,7 @@ class Hashing:
 
         Raises `ExecuteError` where an output cannot be read back.
         """
-        if not self._of_output:
+        if not (self._of_output or self._whole):
             return None
         self._start_round()
         self._wait()
@@ -217,7 +217,7 @@ def _places(plan: Plan) -> dict[str, _Range]:
     found = {
         mark.name: _Range(index, mark.offset, mark.length)
         for index, output in enumerate(plan.outputs)
-        for mark in output.marks
+        for mark in output.marks or ()
     }
     sequence = [name for name in plan.sequence if name in found]
     return {name: found[name] for name in dict.fromkeys([*sequence, *found])}

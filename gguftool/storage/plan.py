@@ -39,7 +39,7 @@ class OutputFile:
 
     With a `base` the file at `path` is that source, and it is changed in place: bytes that neither head nor copies
     cover stay as they are. With `replaces` the file at `path` is that source, whose place the output takes as a whole.
-    `marks` name ranges of it; they change no byte.
+    `marks` name ranges of it, None where it has no such names; they change no byte.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class OutputFile:
     size: int
     base: Source | None = None
     replaces: Source | None = None
-    marks: tuple[Mark, ...] = ()
+    marks: tuple[Mark, ...] | None = None
 
     def __post_init__(self) -> None:
         end = len(self.head)

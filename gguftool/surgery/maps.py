@@ -40,7 +40,7 @@ def plan_map_of_split(model: Model, plan: Plan, sha256: Sequence[str]) -> Plan:
     entries = (
         _entry(output.path.name, digest, model.tensors[mark.name].info, mark.length)
         for output, digest in shards
-        for mark in output.marks
+        for mark in output.marks or ()
     )
     return _plan(entries, plan.outputs[0].path.parent / "tensors.map", model)
 
