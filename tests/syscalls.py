@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from gguftool.storage import durable
+from gguftool.storage import durable, kernel
 
 _ERRORS = ("EIO", "ENOSPC", "EPERM")
 # Call -> the ways in which it can fail. "short": less than was asked for; "zero": nothing, as at the end of a file.
@@ -44,6 +44,9 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "replace": _ERRORS,
     "mkdir": _ERRORS,
     "rmdir": ("EIO",),
+    "ioctl": ("EOPNOTSUPP", "EXDEV", "ENOTTY", "EINVAL", "EINTR", "EIO", "ENOSPC"),
+    "lseek": ("EINVAL", "EIO", "EOPNOTSUPP"),
+    "fstatvfs": ("EIO", "ENOSYS"),
     "fstat": ("EIO",),
     "lstat": ("EIO", "EACCES"),
     "stat": ("EIO",),
@@ -117,8 +120,9 @@ class Injector:
     def active(self) -> Iterator[Injector]:
         """Replace the system calls for as long as the block runs."""
         places: list[tuple[Any, str, str]] = [(os, name, name) for name in FAULTS if hasattr(os, name)]
-        places += [(fcntl, "flock", "flock"), (durable, "syncfs", "fsync")]
+        places += [(fcntl, "flock", "flock"), (fcntl, "ioctl", "ioctl"), (durable, "syncfs", "fsync")]
         saved = [(module, attribute, getattr(module, attribute)) for module, attribute, _ in places]
+        kernel.forget_declined()  # or the calls that share blocks are made once in all runs
         try:
             for (module, attribute, name), (_, _, real) in zip(places, saved, strict=True):
                 setattr(module, attribute, self._wrapped(name, real))

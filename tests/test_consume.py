@@ -5,6 +5,7 @@ Every call failed, and a kill at every call, are in test_faults.py; the order of
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -103,6 +104,27 @@ def test_inputs_are_gone_and_the_output_is_that_of_a_plain_merge(tmp_path: Path)
     assert sorted(os.listdir(tmp_path)) == ["in", "out.gguf", "plain.gguf"]
     assert os.listdir(tmp_path / "in") == ["tensors.txt"]
     assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "plain.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_hashes_are_those_of_the_output_also_when_it_goes_on(
+    interrupted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if interrupted:
+        _, _, command = half_done(tmp_path, monkeypatch)
+    else:
+        shards(tmp_path / "in")
+        command = ["merge", str(tmp_path / "in"), "-o", str(tmp_path / "out.gguf"), "--consume", "--yes"]
+    done = run_gguftool(*command, "--hash", "--json")
+    assert done.returncode == 0, done.stderr
+    digests = json.loads(done.stdout)["digests"]
+    hashed = run_gguftool("hash", tmp_path / "out.gguf").stdout.decode().split()
+    assert [hashed[1 + 3 * index] for index in range(len(digests["parts"]))] == [
+        part["sha256"] for part in digests["parts"]
+    ]
+    assert len(digests["parts"]) == 4
+    assert digests["whole"] == hashed[-2]
+    assert digests["files"][0]["sha256"] == hashlib.sha256((tmp_path / "out.gguf").read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(

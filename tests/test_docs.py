@@ -264,3 +264,18 @@ def test_the_readmes_python_runs(beside_the_demo: Path) -> None:
     assert done.returncode == 0, done.stderr
     written = sum(path.stat().st_size for path in (beside_the_demo / "shards").iterdir())
     assert done.stdout == f"{written}\n"
+
+
+# --- testing.md ------------------------------------------------------------------------------------------------------
+
+
+def test_every_test_that_the_table_of_faults_names_exists() -> None:
+    table = _sections((DOCS / "testing.md").read_text(encoding="utf-8"), "##")["Faults"]
+    rows = re.findall(r"^\| (\d+) \| (.+?) \| (.+) \|$", table, flags=re.MULTILINE)
+    assert {int(number) for number, _, _ in rows} >= set(range(1, 31))
+    for number, _, tests in rows:
+        named = re.findall(r"`(\w+)::(\w+)`", tests)
+        assert named, number
+        for file, test in named:
+            text = (REPO / "tests" / f"{file}.py").read_text(encoding="utf-8")
+            assert re.search(rf"^def {test}\(", text, flags=re.MULTILINE), f"{number}: {file}::{test}"

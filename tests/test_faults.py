@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 from consuming import CONSUME_CASES, ConsumeCase, assert_nothing_is_lost
-from syscalls import Injector, count_calls, every_fault, killed_at
-from writers import CASES, Case, listing, run, set_up, visible
+from syscalls import FAULTS, Injector, count_calls, every_fault, killed_at
+from writers import CASES, Case, listing, options_of, run, set_up, visible
 
 from gguftool.errors import ExecuteError, GGUFToolError, SourceError
 from gguftool.model.opening import open_model
@@ -25,6 +25,7 @@ from gguftool.storage.execute import Options, execute
 from gguftool.storage.plan import Plan
 
 COUNTS: collections.Counter[str] = collections.Counter()
+INJECTED: set[str] = set()
 MODEL_OF = {"m.gguf", "set-00001-of-00003.gguf"}
 in_every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -57,7 +58,7 @@ def after_an_unbroken_run(case: Case, folder: Path) -> tuple[dict[str, bytes], l
 
 
 def execute_plan(case: Case, plan: Plan) -> None:
-    execute(plan, Options(force=case.force, checkpoint=case.checkpoint))
+    execute(plan, options_of(case))
 
 
 def recover_in_place(case: Case, folder: Path) -> bool:
@@ -98,6 +99,7 @@ def test_whatever_call_fails_the_output_is_right_or_the_old_one(case: Case, fold
         if not injector.injected:
             continue
         COUNTS["faults"] += 1
+        INJECTED.add(injector.name)
         now = visible(listing(folder))
         if not said or "but not durably" in said:
             assert now == wanted, where
@@ -212,6 +214,23 @@ def test_killed_at_any_call_while_inputs_are_removed_the_same_command_goes_on(ca
 
 def test_at_least_a_thousand_faults_were_injected() -> None:
     assert COUNTS["faults"] >= 1000, "run the whole file: the count is over all of its tests"
+
+
+def test_every_kind_of_call_was_failed() -> None:
+    """Those of `FAULTS` that no writer makes here: other ways of the same, and calls that only other systems need."""
+    elsewhere = {
+        "copy_file_range",
+        "sendfile",
+        "posix_fallocate",
+        "pwritev",
+        "fdatasync",
+        "listdir",
+        "scandir",
+        "pread",
+    }
+    ours = {name for name in FAULTS if hasattr(os, name) or name == "ioctl"}
+    assert ours - INJECTED <= elsewhere | {"read", "rmdir", "mkdir"}, "run the whole file"
+    assert {"ioctl", "lseek", "fstatvfs", "preadv", "pwrite", "fsync", "link", "replace"} <= INJECTED
 
 
 # --- kill -9 ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -18,7 +19,7 @@ from gguftool.model.opening import open_model
 from gguftool.model.padding import Filler
 from gguftool.storage import kernel
 from gguftool.storage.copying import copy_all
-from gguftool.storage.execute import execute
+from gguftool.storage.execute import Options, execute
 from gguftool.storage.local import open_local
 from gguftool.storage.plan import Copy
 from gguftool.storage.source import Extent
@@ -112,7 +113,9 @@ def test_edit_with_pad_takes_almost_no_space(model: Path, folder: Path) -> None:
     before = free(folder)
     template = make_kv("tokenizer.chat_template", ValueType.STRING, "x" * 7000)
     plan = plan_edit(open_model(model), Edits(values=(template,)), folder / "out.gguf", Filler(pad=True))
-    execute(plan)
+    digests = execute(plan, Options(hash_files=True)).digests
+    assert digests is not None
+    assert digests.files[0].sha256 == hashlib.sha256((folder / "out.gguf").read_bytes()).hexdigest()
     assert tensors_of(folder / "out.gguf") == tensors_of(model)
     assert 0 <= before - free(folder) < 2 * MIB < plan.preview().bytes_congruent
 

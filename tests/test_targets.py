@@ -114,11 +114,20 @@ def test_a_helper_name_that_is_taken_by_a_link_is_not_followed(source: Path, tmp
 @pytest.mark.parametrize(
     "name", ["x" * 255, "new\nline.gguf", "-dash.gguf", "$(echo).gguf", "\udcff\udcfe.gguf", " .gguf"]
 )
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_odd_names_work(name: str, encoding: str, source: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        {"PYTHONIOENCODING": "utf-8"},
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=["utf-8", "ascii", "LC_ALL=C", "C and no UTF-8 mode"],
+)
+def test_odd_names_work(name: str, encoding: dict[str, str], source: Path, tmp_path: Path) -> None:
     target = tmp_path / "o" / name
     command = [sys.executable, "-m", "gguftool", "merge", str(source), "-o", str(target)]
-    environ = {**environment(), "PYTHONIOENCODING": encoding}
+    environ = {**environment(), **encoding}
     done = subprocess.run(command, env=environ, capture_output=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     assert target.read_bytes() == MODEL

@@ -57,6 +57,7 @@ class Case:
     plan: Callable[[Path], Plan]
     force: bool = False
     checkpoint: int = 1 << 30
+    hash: bool = False
     changes_inputs: bool = False
     old: Files = field(default_factory=dict)
 
@@ -101,6 +102,10 @@ _ONE = {"m.gguf": MODEL}
 _MANY = {"many.gguf": b.gguf(b.llama_kvs(), b.llama_tensors(2))}
 _WITH_DONORS = {**_ONE, "donor.gguf": DONOR, "other.gguf": OTHER_TYPE_DONOR}
 _SET_WITH_DONORS = {**SET, "donor.gguf": DONOR, "other.gguf": OTHER_TYPE_DONOR}
+_LARGE = b.shard_set(
+    "set",
+    [[], [b.tensor("a.weight", "F32", (1024, 20)), b.Tensor("b.weight", (1024, 40), 0, bytes(40 << 12), None)]],
+)
 _OLD_SET = {b.shard_name("out/s", n, 3): f"old shard {n}".encode() for n in (1, 2, 3)}
 
 CASES = (
@@ -120,7 +125,10 @@ CASES = (
     Case("edit --in-place", _ONE, _edit(None, "Tony"), changes_inputs=True),
     Case("edit -o, set", SET, _edit("new", "Other", "set-00001-of-00003.gguf")),
     Case("edit --in-place, set", SET, _edit(None, "Long" * 20, "set-00001-of-00003.gguf"), changes_inputs=True),
+    Case("edit -o, set with holes", _LARGE, _edit("new", "Other", "set-00001-of-00002.gguf")),
     Case("export", _ONE, _export),
+    Case("split, hashed", _ONE, _split, hash=True),
+    Case("merge, hashed, checkpoints", SET, _merge, hash=True, checkpoint=300),
 )  # fmt: skip
 
 
@@ -130,14 +138,31 @@ def set_up(case: Case, folder: Path) -> None:
     folder.mkdir(parents=True)
     for name, data in {**case.files, **case.old}.items():
         (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).write_bytes(data)
+        write_with_holes(folder / name, data)
+
+
+def write_with_holes(path: Path, data: bytes) -> None:
+    """Write `data`, pages of zeros as holes."""
+    with path.open("wb") as file:
+        for offset in range(0, len(data), 4096):
+            page = data[offset : offset + 4096]
+            if any(page):
+                file.seek(offset)
+                file.write(page)
+        file.truncate(len(data))
 
 
 def run(case: Case, folder: Path, **options: object) -> Plan:
     """Plan and execute, as a command does."""
     plan = case.plan(folder)
-    execute(plan, Options(force=case.force, checkpoint=case.checkpoint, **options))  # type: ignore[arg-type]
+    execute(plan, options_of(case, **options))
     return plan
+
+
+def options_of(case: Case, **more: object) -> Options:
+    """How the case is carried out."""
+    hashes = {"hash_files": case.hash, "hash_parts": case.hash}
+    return Options(force=case.force, checkpoint=case.checkpoint, **{**hashes, **more})  # type: ignore[arg-type]
 
 
 def listing(folder: Path) -> dict[str, bytes]:

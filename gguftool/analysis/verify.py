@@ -24,6 +24,7 @@ from gguftool.model.maps import MapIndex
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.opening import open_model
 from gguftool.storage.digests import Progress, digest_all, no_progress, whole
+from gguftool.storage.execute import Receipt
 from gguftool.storage.locate import open_source
 from gguftool.storage.source import Extent
 
@@ -64,6 +65,24 @@ def hash_files(model: Model, jobs: int | None = None, progress: Progress = no_pr
     """Hash each file of the model as a whole."""
     digests = digest_all([[whole(file.source)] for file in model.files], jobs, progress)
     return tuple(Hash(name=file.source.name, sha256=sha256) for file, sha256 in zip(model.files, digests, strict=True))
+
+
+def file_hashes(receipt: Receipt) -> tuple[Hash, ...]:
+    """Return the hashes of the files that a writer made, as `hash_files` of them would."""
+    digests = receipt.digests
+    return tuple(Hash(name=one.name, sha256=one.sha256) for one in (digests.files if digests else ()))
+
+
+def tensor_hashes(receipt: Receipt, name: str) -> tuple[Hash, ...]:
+    """Return the hashes of tensors as `hash_tensors` would; `name` is that of the model's first file.
+
+    Of a set that was replaced in part there are only the tensors that were written.
+    """
+    digests = receipt.digests
+    if digests is None:
+        return ()
+    parts = tuple(Hash(name=f"{name}:{one.name}", sha256=one.sha256) for one in digests.parts)
+    return parts if digests.whole is None else (*parts, Hash(name=name, sha256=digests.whole))
 
 
 # --- checking --------------------------------------------------------------------------------------------------------
@@ -136,11 +155,19 @@ def verify_manifest(
     lines = manifest_lines(text)
     if not lines:
         raise FormatError("holds no line", source=manifest)
-    if is_sums(lines):
-        return _verify_sums(manifest, lines, jobs, progress)
-    if is_tensor_hashes(lines):
-        return _verify_tensors(manifest, lines, model, jobs, progress)
+    if is_sums(lines[0]) or is_tensor_hashes(lines[0]):
+        return _verify_lines(manifest, lines, model, jobs, progress)
     return _verify_map(manifest, parse_map(text, manifest), model, jobs, progress)
+
+
+def _verify_lines(
+    manifest: str, lines: Sequence[str], model: Model | None, jobs: int | None, progress: Progress
+) -> tuple[Verdict, ...]:
+    """Check the lines of files and those of tensors: what a writer's --hash prints has both."""
+    sums = [line for line in lines if is_sums(line)]
+    others = [line for line in lines if not is_sums(line)]
+    of_files = _verify_sums(manifest, sums, jobs, progress) if sums else ()
+    return (*of_files, *(_verify_tensors(manifest, others, model, jobs, progress) if others else ()))
 
 
 def _verify_map(
@@ -187,6 +214,8 @@ def _verify_tensors(
     """Check ``FILE:TENSOR`` lines by the tensors' names, and the line of ``FILE`` against all data in order."""
     wanted = parse_tensor_hashes(lines, manifest)
     base = min(wanted, key=len)  # the line of the file itself is the shortest: the others add :TENSOR
+    if ".gguf:" in base:  # of a set that was replaced in part, there are the others only
+        base = base[: base.index(".gguf:") + len(".gguf")]
     model = model or open_model(os.path.join(os.path.dirname(manifest), base))
     every = [tensor.extent for tensor in model.tensors.values()]
     tensors = {printable(name, len(name)): tensor for name, tensor in model.tensors.items()}  # as manifests say them

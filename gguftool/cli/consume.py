@@ -18,7 +18,20 @@ if TYPE_CHECKING:
 
 # Options that say how to run, and not what comes out.
 _OF_A_RUN = frozenset(
-    {"models", "output", "consume", "yes", "no_verify", "jobs", "dry_run", "no_sync", "no_resume", "json"}
+    {
+        "models",
+        "output",
+        "consume",
+        "yes",
+        "no_verify",
+        "jobs",
+        "dry_run",
+        "no_sync",
+        "no_resume",
+        "hash_",
+        "hash",
+        "json",
+    }
 )
 _PATHS = frozenset({"recipe", "kv_from"})
 

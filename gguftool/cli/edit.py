@@ -9,6 +9,7 @@ import typer
 from gguftool.cli.options import (
     DryRun,
     Force,
+    HashOption,
     InPlace,
     Jobs,
     Json,
@@ -56,6 +57,7 @@ def edit(
     force: Force = False,
     no_sync: NoSync = False,
     no_resume: NoResume = False,
+    hash_: HashOption = False,
     json: Json = False,
 ) -> None:
     """Change metadata.
@@ -64,7 +66,7 @@ def edit(
     the new head ends where the old one does (--reserve leaves room for that beforehand); of a split set shard 1 is
     replaced. Keys of the layout (general.alignment, split.*) belong to other commands.
     """
-    from gguftool.cli.write import carry_out, recover_first, with_inputs
+    from gguftool.cli.write import Writing, carry_out, recover_first, with_inputs
     from gguftool.model.opening import open_model
     from gguftool.storage.locate import open_source
     from gguftool.surgery.edit import Edits, plan_edit
@@ -82,7 +84,8 @@ def edit(
     plan = plan_edit(opened, edits, output, filler_of(pad, reserve, in_place=in_place))
     read = tuple(open_source(_pair(text, "--set-file KEY=PATH")[1]) for text in set_file or [])
     plan = with_inputs(plan, read)
-    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json, jobs=jobs)
+    writing = Writing(force=force, sync=not no_sync, resume=not no_resume, jobs=jobs, hash=hash_)
+    carry_out(plan, writing, dry_run=dry_run, json=json)
 
 
 def _recover(name: str) -> None:

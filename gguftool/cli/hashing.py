@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gguftool.analysis.verify import Verdict
     from gguftool.model.model import Model
     from gguftool.storage.execute import Receipt
+    from gguftool.storage.plan import Plan
 
 
 def hash_(
@@ -91,3 +92,12 @@ def write_map_beside(model: Model, *, force: bool, jobs: int | None) -> Receipt:
     folder = Path(model.files[0].source.name).parent
     plan = plan_map(model, {one.name: one.sha256 for one in hashes}, folder / "tensors.map")
     return execute(plan, Options(force=force))
+
+
+def write_map_of(model: Model, plan: Plan, receipt: Receipt, *, force: bool) -> Receipt:
+    """Write tensors.map beside the shards that `plan` made of `model`, from the hashes in their receipt."""
+    from gguftool.storage.execute import Options, execute
+    from gguftool.surgery.maps import plan_map_of_split
+
+    digests = receipt.digests.files if receipt.digests is not None else ()
+    return execute(plan_map_of_split(model, plan, [one.sha256 for one in digests]), Options(force=force))

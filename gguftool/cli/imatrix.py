@@ -98,7 +98,7 @@ def convert(
 
     The weights that llama-quantize makes of it stay the same to the last bit; what else is lost is said.
     """
-    from gguftool.cli.write import carry_out
+    from gguftool.cli.write import Writing, carry_out
     from gguftool.format.imatrix import ImatrixKind
     from gguftool.model.imatrix import read_imatrix
     from gguftool.storage.locate import open_source
@@ -113,7 +113,7 @@ def convert(
         raise typer.BadParameter("--chunk-size is for GGUF outputs; the legacy format does not hold it")
     source = open_source(file)
     plan = plan_convert(source, read_imatrix(source), output, kind, chunk_size)
-    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=False, json=json)
+    carry_out(plan, Writing(force=force, sync=not no_sync, resume=False), dry_run=dry_run, json=json)
 
 
 def show_imatrix(

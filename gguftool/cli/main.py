@@ -7,27 +7,17 @@ from __future__ import annotations
 
 import signal
 import sys
-from types import FrameType
 from typing import NoReturn
 
 from gguftool.cli.output import ReaderGone, drop_stdout, fail, prepare_streams
+from gguftool.cli.signals import Interrupted, install
 from gguftool.errors import GGUFToolError
-
-
-class Interrupted(BaseException):
-    """A signal asked the program to stop; everything unwinds, so that part files go."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 def main() -> NoReturn:
     """Run the command line and exit."""
     prepare_streams()
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), _interrupt)
+    install()
     try:
         code = _run()
     except Interrupted as signalled:
@@ -53,11 +43,6 @@ def _run() -> int:
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0 if done.code is None else 2
     return 0
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)  # a second Ctrl-C ends it at once
-    raise Interrupted(number)
 
 
 def _flush(code: int) -> int:

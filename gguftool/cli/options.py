@@ -66,6 +66,9 @@ NoSync = Annotated[
 NoResume = Annotated[
     bool, typer.Option("--no-resume", help="Start anew instead of going on from where an interrupted run stopped.")
 ]
+HashOption = Annotated[
+    bool, typer.Option("--hash", help="Print sha256 of the files and tensors written, hashed while they are copied.")
+]
 Align = Annotated[
     int | None,
     typer.Option(

@@ -125,8 +125,10 @@ def progress_bar(total: int) -> Iterator[Callable[[int], Any]]:
         yield bar.update
 
 
-def show_receipt(receipt: Receipt, *, json: bool) -> None:
-    """Say what was written.
+def show_receipt(receipt: Receipt, *, json: bool, model: str = "") -> None:
+    """Say what was written; digests are the data then, as `hash --files` and `hash` print them.
+
+    `model` is the name of the model's first file, which lines of tensors begin with.
 
     The files are the product, and complete: where standard output cannot take this, it is told on standard error, and
     the exit code stays 0.
@@ -135,9 +137,24 @@ def show_receipt(receipt: Receipt, *, json: bool) -> None:
     from gguftool.render.plan import receipt_text
 
     try:
-        write(render_json(receipt) if json else receipt_text(receipt))
+        if json:
+            write(render_json(receipt))
+        elif receipt.digests is None:
+            write(receipt_text(receipt))
+        else:
+            _show_digests(receipt, model)
         if sys.stdout is not None:
             sys.stdout.flush()
     except (ExecuteError, OSError) as error:
         drop_stdout()
         remark(f"all was written, but that could not be said: {error}")
+
+
+def _show_digests(receipt: Receipt, model: str) -> None:
+    from gguftool.analysis.verify import file_hashes, tensor_hashes
+    from gguftool.render.hashes import manifest_text, sums_text
+    from gguftool.render.plan import receipt_text
+
+    remark(receipt_text(receipt).rstrip())
+    write_exactly(sums_text(file_hashes(receipt)))
+    write(manifest_text(tensor_hashes(receipt, model)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +15,7 @@ from gguftool.cli.options import (
     DryRun,
     Force,
     ForceSizesOption,
+    HashOption,
     InPlace,
     Jobs,
     Json,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from gguftool.format.recipe import Recipe
     from gguftool.model.layout import ForceSizes
     from gguftool.model.model import Model
+    from gguftool.storage.execute import Receipt
     from gguftool.storage.plan import Plan
     from gguftool.storage.source import Source
 
@@ -74,13 +76,14 @@ def split(
     force: Force = False,
     no_sync: NoSync = False,
     no_resume: NoResume = False,
+    hash_: HashOption = False,
     json: Json = False,
 ) -> None:
     """Take a model apart into shards.
 
     Engines load the set from its shard 1, which holds all metadata; merge restores the file byte for byte.
     """
-    from gguftool.cli.hashing import write_map_beside
+    from gguftool.cli.hashing import write_map_of
     from gguftool.cli.output import show_receipt
     from gguftool.format.labels import THIREUS_TAIL
     from gguftool.model.opening import open_model
@@ -105,12 +108,14 @@ def split(
         raise typer.BadParameter("--map is for sets of one tensor a shard, with the metadata alone in shard 1")
     if write_map and not force and os.path.lexists(beside := Path(prefix).parent / "tensors.map"):
         raise exists_already(beside)  # said before the shards are written
-    plan = plan_split(open_model(model), prefix, options)
-    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json, jobs=jobs)
-    if write_map and not dry_run:
-        receipt = write_map_beside(open_model(plan.outputs[0].path), force=force, jobs=jobs)
+    source = open_model(model)
+    plan = plan_split(source, prefix, options)
+    writing = Writing(force=force, sync=not no_sync, resume=not no_resume, jobs=jobs, hash=hash_)
+    receipt = carry_out(plan, writing, dry_run=dry_run, json=json, hash_files=write_map)
+    if write_map and receipt is not None:
+        written = write_map_of(source, plan, receipt, force=force)
         if not json:  # the set's receipt is the one JSON document
-            show_receipt(receipt, json=False)
+            show_receipt(written, json=False)
 
 
 def merge(
@@ -172,6 +177,7 @@ def merge(
     force: Force = False,
     no_sync: NoSync = False,
     no_resume: NoResume = False,
+    hash_: HashOption = False,
     json: Json = False,
 ) -> None:
     """Put shards, or a mix of several quants, together.
@@ -192,7 +198,7 @@ def merge(
     begun = find_begun(anchor, request, anew=no_resume, dry_run=dry_run)
     if begun is not None:
         confirm_removal(begun, yes=yes or dry_run)
-        carry_out(begun, dry_run=dry_run, force=force, sync=True, resume=True, json=json, jobs=jobs)
+        carry_out(begun, Writing(force=force, jobs=jobs, hash=hash_), dry_run=dry_run, json=json)
         return
     rules, read = _read_recipe(recipe)
     options = MergeOptions(
@@ -213,7 +219,8 @@ def merge(
     confirm_removal(plan, yes=yes or dry_run)
     if not (dry_run or no_verify):
         _verify_maps([source.model for source in inputs], plan)
-    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json, jobs=jobs)
+    writing = Writing(force=force, sync=not no_sync, resume=not no_resume, jobs=jobs, hash=hash_)
+    carry_out(plan, writing, dry_run=dry_run, json=json)
 
 
 def swap(
@@ -234,6 +241,7 @@ def swap(
     force: Force = False,
     no_sync: NoSync = False,
     no_resume: NoResume = False,
+    hash_: HashOption = False,
     json: Json = False,
 ) -> None:
     """Replace tensors by a donor's.
@@ -256,7 +264,8 @@ def swap(
     if in_place:
         recover_first(model, dry_run=dry_run)
     plan = plan_swap(open_model(model), open_donor(donor), tensor, output, options)
-    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json, jobs=jobs)
+    writing = Writing(force=force, sync=not no_sync, resume=not no_resume, jobs=jobs, hash=hash_)
+    carry_out(plan, writing, dry_run=dry_run, json=json)
 
 
 def export(
@@ -271,6 +280,7 @@ def export(
     force: Force = False,
     no_sync: NoSync = False,
     no_resume: NoResume = False,
+    hash_: HashOption = False,
     json: Json = False,
 ) -> None:
     """Write tensors to a safetensors file.
@@ -285,7 +295,8 @@ def export(
     if dtype != "raw" and dtype not in names:
         raise typer.BadParameter(f"--dtype takes raw, f32, f16 or bf16, not '{dtype}'")
     plan = plan_export(open_model(model), tensor, output, names.get(dtype))
-    carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json, jobs=jobs)
+    writing = Writing(force=force, sync=not no_sync, resume=not no_resume, jobs=jobs, hash=hash_)
+    carry_out(plan, writing, dry_run=dry_run, json=json)
 
 
 def _read_recipe(name: str | None) -> tuple[Recipe | None, tuple[Source, ...]]:
@@ -334,11 +345,21 @@ def _force_sizes(text: str | None) -> ForceSizes | None:
         raise typer.BadParameter(f"--force-sizes takes gap or type, not '{text}'") from None
 
 
-def carry_out(
-    plan: Plan, *, dry_run: bool, force: bool, sync: bool, resume: bool, json: bool, jobs: int | None = None
-) -> None:
-    """Show the plan, or execute it and say what was written."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Writing:
+    """What the options that every writer has say."""
+
+    force: bool = False
+    sync: bool = True
+    resume: bool = True
+    jobs: int | None = None
+    hash: bool = False
+
+
+def carry_out(plan: Plan, writing: Writing, *, dry_run: bool, json: bool, hash_files: bool = False) -> Receipt | None:
+    """Show the plan and return None, or execute it and say what was written; `hash_files` is for the caller's use."""
     from gguftool.cli.output import progress_bar, remark, show_receipt, write
+    from gguftool.cli.signals import publishing
     from gguftool.render.as_json import render_json
     from gguftool.render.plan import preview_text
     from gguftool.storage.execute import Options, execute
@@ -348,11 +369,22 @@ def carry_out(
         remark(text)
     if dry_run:
         write(render_json(preview) if json else preview_text(preview))
-        return
+        return None
     with progress_bar(preview.bytes_copied) as progress:
-        options = Options(force=force, sync=sync, resume=resume, jobs=jobs, progress=progress, note=remark)
+        options = Options(
+            force=writing.force,
+            sync=writing.sync,
+            resume=writing.resume,
+            jobs=writing.jobs,
+            hash_files=writing.hash or hash_files,
+            hash_parts=writing.hash,
+            progress=progress,
+            note=remark,
+            publishing=publishing,
+        )
         receipt = execute(plan, options)
-    show_receipt(receipt, json=json)
+    show_receipt(receipt if writing.hash else replace(receipt, digests=None), json=json, model=plan.gate_path.name)
+    return receipt
 
 
 def recover_first(model: str, *, dry_run: bool) -> None:

@@ -25,14 +25,14 @@ def manifest_lines(text: str) -> list[str]:
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
-def is_sums(lines: Sequence[str]) -> bool:
-    """Whether `lines` are sha256sum's."""
-    return _SUM_LINE.fullmatch(lines[0]) is not None
+def is_sums(line: str) -> bool:
+    """Whether `line` is sha256sum's."""
+    return _SUM_LINE.fullmatch(line) is not None
 
 
-def is_tensor_hashes(lines: Sequence[str]) -> bool:
-    """Whether `lines` are llama-gguf-hash's."""
-    return _LLAMA_LINE.fullmatch(lines[0]) is not None
+def is_tensor_hashes(line: str) -> bool:
+    """Whether `line` is llama-gguf-hash's."""
+    return _LLAMA_LINE.fullmatch(line) is not None
 
 
 def render_sum(name: str, sha256: str) -> str:

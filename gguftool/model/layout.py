@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from itertools import pairwise
 from pathlib import Path
 
 from gguftool.errors import PlanError, listed, printable
@@ -18,7 +19,7 @@ from gguftool.format.header import ALIGNMENT_KEY, MAX_HEAD, Header, alignment_of
 from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
 from gguftool.model.model import Sizing, Tensor
 from gguftool.model.padding import Filler, filled
-from gguftool.storage.plan import Copy, OutputFile, coalesce
+from gguftool.storage.plan import Copy, Mark, OutputFile, coalesce
 from gguftool.storage.source import Extent
 
 # Padding of every tensor to more than this makes no file better; hostile files ask for gigabytes of zeros.
@@ -116,7 +117,22 @@ def gguf_file(path: Path, kvs: Sequence[KV], tensors: Sequence[Tensor], dialect:
     if len(head) > MAX_HEAD:
         raise PlanError(f"a head of {len(head):,} bytes; at most {MAX_HEAD:,} can be read back", source=str(path))
     copies = [replace(place, offset=len(head) + place.offset) for place in places]
-    return OutputFile(path=path, head=head, copies=coalesce(copies), size=_file_size(head, tensors, slots, dialect))
+    size = _file_size(head, tensors, slots, dialect)
+    marks = _marks(tensors, [len(head) + info.offset for info in infos], size)
+    return OutputFile(path=path, head=head, copies=coalesce(copies), size=size, marks=marks)
+
+
+def marks_of(tensors: Iterable[Tensor]) -> tuple[Mark, ...]:
+    """Return the marks of `tensors` in a file that is copied as it is."""
+    return tuple(Mark(name=t.info.name, offset=t.extent.offset, length=t.nbytes) for t in tensors)
+
+
+def _marks(tensors: Sequence[Tensor], starts: Sequence[int], size: int) -> tuple[Mark, ...]:
+    """Return each tensor's data without padding: of an unknown type what a reader of the output takes for that."""
+    return tuple(
+        Mark(name=tensor.info.name, offset=start, length=end - start if tensor.type_nbytes is None else tensor.nbytes)
+        for tensor, (start, end) in zip(tensors, pairwise([*starts, size]), strict=True)
+    )
 
 
 def _file_size(head: bytes, tensors: Sequence[Tensor], slots: Sequence[Slot], dialect: Dialect) -> int:

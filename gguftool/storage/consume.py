@@ -25,7 +25,7 @@ from gguftool.storage.consume_journal import (
     real_path,
     stamp_if_same,
 )
-from gguftool.storage.durable import close_quietly, sync_folders
+from gguftool.storage.durable import close_quietly, sync_file, sync_folders
 from gguftool.storage.local import LocalSource, helper_path
 from gguftool.storage.part import CREATE, ONLY_COPY, PART, REOPEN, PartFile, busy, lock
 from gguftool.storage.plan import Copy, OutputFile, Plan, Request, Step
@@ -225,7 +225,7 @@ class Consuming:
         data = b"\n" * (not self._ends_with_newline()) + text.encode()
         while data:
             data = data[os.write(self.fd, data) :]
-        os.fsync(self.fd)
+        sync_file(self.fd)
 
     def _ends_with_newline(self) -> bool:
         return read_some(self.fd, 1, os.fstat(self.fd).st_size - 1) == b"\n"

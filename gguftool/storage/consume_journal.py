@@ -21,13 +21,13 @@ import re
 import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from gguftool.errors import ExecuteError, PlanError, SourceError
 from gguftool.storage.local import LocalSource, helper_path, stamp_of
-from gguftool.storage.plan import Consume, Copy, OutputFile, Plan, Request, Step
+from gguftool.storage.plan import Consume, Copy, Mark, OutputFile, Plan, Request, Step
 from gguftool.storage.source import Extent, Source
 
 _MAGIC = b"gguftool consume 1\n"
@@ -118,6 +118,8 @@ def consume_file(plan: Plan, consume: Consume) -> OutputFile:
         "options": consume.request.options,
         "sources": [_said_source(step) for step in consume.steps],
         "outputs": [[output.path.name, output.size, len(output.head)] for output in plan.outputs],
+        "marks": [output.marks and [astuple(mark) for mark in output.marks] for output in plan.outputs],
+        "sequence": plan.sequence,
         "copies": [[_said_copy(copy, numbers) for copy in output.copies] for output in plan.outputs],
     }
     text = json.dumps(said).encode()
@@ -184,7 +186,9 @@ def _parsed(data: bytes, anchor: Path) -> Unfinished:
     outputs = tuple(_outputs(said, data, start + length, anchor, steps))
     request = Request(models=tuple(map(str, said["models"])), options=tuple(map(str, said["options"])))
     consume = Consume(anchor=anchor, steps=steps, request=request, begun=digest.hex())
-    plan = Plan(outputs=outputs, inputs=tuple(step.source for step in steps), consume=consume)
+    sequence = tuple(map(str, said["sequence"]))
+    inputs = tuple(step.source for step in steps)
+    plan = Plan(outputs=outputs, inputs=inputs, sequence=sequence, consume=consume)
     return Unfinished(plan=plan, consume=consume, copied=copied, complete=complete)
 
 
@@ -245,7 +249,8 @@ def stamp_if_same(path: Path, stamp: tuple[int, int, int, int, int]) -> tuple[in
 
 
 def _outputs(said: Any, data: bytes, place: int, anchor: Path, steps: tuple[Step, ...]) -> Iterator[OutputFile]:
-    for (name, size, head), copies in zip(said["outputs"], said["copies"], strict=True):
+    entries = zip(said["outputs"], said["copies"], said["marks"], strict=True)
+    for (name, size, head), copies, marks in entries:
         # No journal reaches further than the output that it lies beside.
         _require(name == anchor.name or (name.startswith(f"{anchor.name}-") and Path(name).name == name))
         yield OutputFile(
@@ -253,8 +258,16 @@ def _outputs(said: Any, data: bytes, place: int, anchor: Path, steps: tuple[Step
             head=data[place : place + head],
             copies=tuple(_copy(_counts(copy), steps) for copy in copies),
             size=size,
+            marks=None if marks is None else tuple(_mark(mark, size) for mark in marks),
         )
         place += head
+
+
+def _mark(entry: Any, size: int) -> Mark:
+    name, *numbers = entry
+    offset, length = _counts(numbers)
+    _require(offset + length <= size)
+    return Mark(name=str(name), offset=offset, length=length)
 
 
 def _copy(numbers: list[int], steps: tuple[Step, ...]) -> Copy:

@@ -20,6 +20,7 @@ from gguftool.storage.consume_journal import consume_file, digest_in, real_path
 from gguftool.storage.copying import check_sources
 from gguftool.storage.durable import close_quietly, sync_folders
 from gguftool.storage.filling import Options, fill
+from gguftool.storage.hashing import Digests, hash_finished
 from gguftool.storage.local import LocalSource, helper_path, stamp_of
 from gguftool.storage.part import PartFile, lock, refuse_busy, remove_quietly
 from gguftool.storage.plan import Consume, Copy, OutputFile, Plan
@@ -33,8 +34,10 @@ _READ = 1 << 20  # bytes
 Write = Callable[[OutputFile], object]
 
 
-def write_consuming(plan: Plan, consume: Consume, options: Options, write: Write) -> tuple[str, ...]:
-    """Write a plan whose sources go as they are copied, or go on with it; return the names of what went.
+def write_consuming(
+    plan: Plan, consume: Consume, options: Options, write: Write
+) -> tuple[tuple[str, ...], Digests | None]:
+    """Write a plan whose sources go as they are copied, or go on with it; return the names of what went, and digests.
 
     `write` writes one file, durably and as a whole or not at all.
 
@@ -48,7 +51,9 @@ def write_consuming(plan: Plan, consume: Consume, options: Options, write: Write
         cleanup.enter_context(folders(plan, sync=True))
         hold_folders(consume.freed, cleanup)
         run = _begin(plan, consume, cleanup, write)
-        if not run.is_published():
+        if run.is_published():
+            digests = hash_finished(run.plan, options)
+        else:
             try:
                 check_targets(plan, force=options.force)
                 check_room(run)
@@ -56,6 +61,7 @@ def write_consuming(plan: Plan, consume: Consume, options: Options, write: Write
                 _fill_only_copies(run, options)
                 gone = {step.source.identity for step in run.steps if step.frees}
                 check_sources(tuple(source for source in plan.inputs if source.identity not in gone))
+                digests = hash_finished(run.plan, options, [only_copy_path(output.path) for output in run.plan.outputs])
                 _publish_only_copies(run, options)
             except HalfwayError:
                 raise
@@ -66,7 +72,7 @@ def write_consuming(plan: Plan, consume: Consume, options: Options, write: Write
             for output in plan.outputs:
                 remove_quietly(helper_path(output.path, "old"))
         run.remove()
-        return tuple(step.source.name for step in run.steps if step.frees)
+        return tuple(step.source.name for step in run.steps if step.frees), digests
 
 
 def _begin(plan: Plan, consume: Consume, cleanup: contextlib.ExitStack, write: Write) -> Consuming:
@@ -136,6 +142,7 @@ def _is_safe(run: Consuming, number: int) -> bool:
 
 
 def _publish_only_copies(run: Consuming, options: Options) -> None:
+    options.publishing()
     parts = run.parts()
     run.note_complete(parts)
     if len(parts) == 1:

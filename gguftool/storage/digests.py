@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from gguftool.errors import SourceError
+from gguftool.storage.positional import read_into
 from gguftool.storage.source import Extent, Source
 
 _BUFFER = 1 << 20  # bytes; larger ones leave the processor's cache and hash slower
@@ -34,7 +35,7 @@ def digest(extents: Iterable[Extent], progress: Progress = no_progress) -> str:
                 progress(len(data))
         else:
             with lent as fd:
-                _update(sha256, fd, extent, progress)
+                update(sha256, fd, extent.offset, extent.length, extent.source.name, progress)
     return sha256.hexdigest()
 
 
@@ -51,17 +52,20 @@ def whole(source: Source) -> Extent:
     return Extent(source=source, offset=0, length=source.size)
 
 
-def _update(sha256: hashlib._Hash, fd: int, extent: Extent, progress: Progress) -> None:
-    buffer = memoryview(bytearray(min(_BUFFER, extent.length)))
-    offset, left = extent.offset, extent.length
-    while left:
+def update(sha256: hashlib._Hash, fd: int, offset: int, length: int, name: str, progress: Progress) -> None:
+    """Take `length` bytes of an open file into `sha256`.
+
+    Raises `SourceError` under `name` where they cannot be read.
+    """
+    buffer = memoryview(bytearray(min(_BUFFER, length)))
+    while length:
         try:
-            got = os.preadv(fd, [buffer[: min(len(buffer), left)]], offset)
+            got = read_into(fd, buffer[: min(len(buffer), length)], offset)
         except OSError as error:
-            raise SourceError(f"cannot read: {error.strerror}", source=extent.source.name, offset=offset) from error
+            raise SourceError(f"cannot read: {error.strerror}", source=name, offset=offset) from error
         if not got:
-            raise SourceError(f"ends here, {left:,} bytes early", source=extent.source.name, offset=offset)
+            raise SourceError(f"ends here, {length:,} bytes early", source=name, offset=offset)
         sha256.update(buffer[:got])
         progress(got)
         offset += got
-        left -= got
+        length -= got

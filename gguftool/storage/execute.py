@@ -18,8 +18,9 @@ from gguftool.errors import ExecuteError
 from gguftool.storage.consume import refuse_only_copies
 from gguftool.storage.consuming import write_consuming
 from gguftool.storage.copying import check_sources, copy_extent, write_fully
-from gguftool.storage.durable import bulk_sync, close_quietly, sync_folders
+from gguftool.storage.durable import bulk_sync, close_quietly, sync_file, sync_folders
 from gguftool.storage.filling import Options, fill
+from gguftool.storage.hashing import Digests, Hashing, hash_finished
 from gguftool.storage.part import PartFile, create_part, refuse_busy, remove_quietly, take_over
 from gguftool.storage.pieces import bytes_below, pieces
 from gguftool.storage.plan import OutputFile, Plan
@@ -37,10 +38,14 @@ _SYNCFS_FROM = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What was written: the paths in the plan's order and the bytes of all of them; `freed` are the removed sources."""
+    """What was written: the paths in the plan's order, the bytes of all of them, and the digests asked for.
+
+    `freed` are the sources that were removed.
+    """
 
     paths: tuple[Path, ...]
     nbytes: int
+    digests: Digests | None = None
     freed: tuple[str, ...] = ()
 
 
@@ -56,17 +61,18 @@ def execute(plan: Plan, options: Options | None = None) -> Receipt:
     )
     with said_plainly(plan):
         if plan.consume is not None:
-            return replace(receipt, freed=write_consuming(plan, plan.consume, options, _write_one))
+            freed, digests = write_consuming(plan, plan.consume, options, _write_one)
+            return replace(receipt, freed=freed, digests=digests)
         refuse_only_copies(output.path for output in plan.outputs)
         if _finished_before(plan, options):
-            return receipt
+            return replace(receipt, digests=hash_finished(plan, options))
         check_targets(plan, force=options.force)
         with folders(plan, sync=options.sync):
             check_space(plan)
             if plan.outputs[0].base is not None:
                 return _change_in_place(plan, options)
-            _write_anew(plan, options)
-    return receipt
+            digests = _write_anew(plan, options)
+    return replace(receipt, digests=digests)
 
 
 def _write_one(output: OutputFile) -> None:
@@ -116,8 +122,8 @@ def _order(plan: Plan) -> tuple[int, ...]:
     return (*range(1, len(plan.outputs)), 0)
 
 
-def _write_anew(plan: Plan, options: Options) -> None:
-    """Write all parts and publish them; on failure remove them, or keep them for a later run that goes on.
+def _write_anew(plan: Plan, options: Options) -> Digests | None:
+    """Write all parts, hash them where asked, publish them; on failure remove them, or keep them for a later run.
 
     The first output's part stays open and locked to the end: it is what keeps a second run on the same set away.
     """
@@ -128,10 +134,13 @@ def _write_anew(plan: Plan, options: Options) -> None:
         parts = _Parts(plan)
         first, found = parts.open(0)
         cleanup.callback(first.close)
+        hashing = Hashing(plan, files=options.hash_files, parts=options.hash_parts, jobs=options.jobs)
+        cleanup.callback(hashing.close)
         log: ResumeLog | None = None
         try:
             log = _begin_log(plan, options, cleanup)
-            _write_parts(plan, options, parts, log, found=found)
+            _write_parts(plan, options, parts, log, hashing, found=found)
+            digests = hashing.finish()
             check_sources(plan.inputs)
             _publish_all(plan, parts, log, options)
         except HalfwayError:
@@ -139,6 +148,7 @@ def _write_anew(plan: Plan, options: Options) -> None:
         except BaseException as error:
             _give_up(plan, parts, log, error, options)
             raise
+        return digests
 
 
 def _give_up(plan: Plan, parts: _Parts, log: ResumeLog | None, error: BaseException, options: Options) -> None:
@@ -170,13 +180,13 @@ def _begin_log(plan: Plan, options: Options, cleanup: contextlib.ExitStack) -> R
     return log
 
 
-def _write_parts(plan: Plan, options: Options, parts: _Parts, log: ResumeLog, *, found: bool) -> None:
+def _write_parts(plan: Plan, options: Options, parts: _Parts, log: ResumeLog, hashing: Hashing, *, found: bool) -> None:
     """Write what is missing of every output into its part file, durable where asked."""
     done = 0
     for index in _order(plan):
         part, is_old = (parts.in_order()[-1], found) if index == 0 else parts.open(index)
         try:
-            done += _write_part(part, index, options, log, is_old=is_old)
+            done += _write_part(part, index, options, log, hashing, is_old=is_old)
         finally:
             if index:
                 part.close()
@@ -186,7 +196,7 @@ def _write_parts(plan: Plan, options: Options, parts: _Parts, log: ResumeLog, *,
         options.note(f"went on from {done:,} bytes that an interrupted run had written")
 
 
-def _write_part(part: PartFile, index: int, options: Options, log: ResumeLog, *, is_old: bool) -> int:
+def _write_part(part: PartFile, index: int, options: Options, log: ResumeLog, hashing: Hashing, *, is_old: bool) -> int:
     """Write output `index` from its watermark on; return how many bytes an earlier run had copied."""
     output = log.plan.outputs[index]
     start = log.known.get(index, 0) if is_old else 0
@@ -196,15 +206,18 @@ def _write_part(part: PartFile, index: int, options: Options, log: ResumeLog, *,
         os.ftruncate(part.fd, output.size)
     skipped = bytes_below(output, start)
     options.progress(skipped)
-    for piece, end in pieces(output, start, log.step):
+    hashing.reached(index, part.path, start)
+    for piece, end in pieces(output, start, min(log.step, hashing.piece)):
         fill(part, piece, options, sync=log.sync_data is None)
         log.note(index, start, end)
+        hashing.reached(index, part.path, end)
         start = end
     return skipped
 
 
 def _publish_all(plan: Plan, parts: _Parts, log: ResumeLog, options: Options) -> None:
     """Give the finished parts their names; the resume journal goes first, or its run is over when it would be read."""
+    options.publishing()
     replacing = options.force or any(output.replaces is not None for output in plan.outputs)
     if len(plan.outputs) == 1:
         log.remove()
@@ -229,12 +242,15 @@ def _change_in_place(plan: Plan, options: Options) -> Receipt:
         try:
             _patch(output, options)
             check_sources(tuple(source for source in plan.inputs if source != output.base))
+            digests = hash_finished(plan, options)
+            options.publishing()
             os.unlink(journal.path)
         except BaseException:
             _undo(output.path)
             raise
     _forget_journal(output.path)
-    return Receipt(paths=(output.path,), nbytes=sum(length for _, length in changed_ranges(output)))
+    changed = sum(length for _, length in changed_ranges(output))
+    return Receipt(paths=(output.path,), nbytes=changed, digests=digests)
 
 
 def _patch(output: OutputFile, options: Options) -> None:
@@ -244,7 +260,7 @@ def _patch(output: OutputFile, options: Options) -> None:
             write_fully(fd, output.head, 0)
         for copy in output.copies:
             copy_extent(copy.extent, fd, copy.offset, options.progress)
-        os.fsync(fd)
+        sync_file(fd)
     finally:
         close_quietly(fd)
 
@@ -278,7 +294,7 @@ def _undo(target: Path) -> Journal:
             for (offset, length), place in zip(journal.ranges, journal.old, strict=True):
                 old = Extent(source=journal.source, offset=place, length=length)
                 copy_extent(old, fd, offset, lambda nbytes: None)
-            os.fsync(fd)
+            sync_file(fd)
         finally:
             close_quietly(fd)
         os.unlink(journal.source.path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gguftool.errors import ExecuteError
 from gguftool.storage.copying import copy_all, write_fully
+from gguftool.storage.durable import sync_file
 from gguftool.storage.part import PartFile
 from gguftool.storage.plan import OutputFile
 
@@ -19,7 +20,9 @@ class Options:
     `force` replaces existing outputs; `sync` makes them durable before they get a name (without it a run cannot be
     resumed); `resume` goes on from where an interrupted run of the same plan stopped; `checkpoint` is how many bytes
     may have to be copied again then; `note` is told what a user should know. `jobs` is the number of threads that
-    copy, None for as many as pay.
+    copy, and of those that hash, None for as many as pay. `hash_files` and `hash_parts` ask for digests in the receipt:
+    of the outputs, and of their marks. `publishing` is called when outputs begin to get their names: what a signal
+    raises from then on still takes them back, but little is left to do.
     """
 
     force: bool = False
@@ -27,8 +30,11 @@ class Options:
     resume: bool = True
     checkpoint: int = 1 << 30
     jobs: int | None = None
+    hash_files: bool = False
+    hash_parts: bool = False
     progress: Callable[[int], None] = lambda nbytes: None
     note: Callable[[str], None] = lambda text: None
+    publishing: Callable[[], None] = lambda: None
 
 
 def fill(part: PartFile, output: OutputFile, options: Options, *, sync: bool, fresh: bool = True) -> None:
@@ -39,7 +45,7 @@ def fill(part: PartFile, output: OutputFile, options: Options, *, sync: bool, fr
             output.copies, part.fd, jobs=options.jobs, progress=options.progress, durable=options.sync, fresh=fresh
         )
         if options.sync and sync:
-            os.fsync(part.fd)
+            sync_file(part.fd)
     except OSError as error:
         if error.filename is None:
             error.filename = str(output.path)

@@ -36,6 +36,7 @@ NEVER_HERE = frozenset({errno.EXDEV, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOS
 # files, EBADF for append-only ones. EIO does not say whose disk failed; reading and writing apart finds out.
 NOT_THIS_TIME = frozenset(
     {errno.EINVAL, errno.EPERM, errno.EACCES, errno.ETXTBSY, errno.EBADF, errno.EIO, errno.EISDIR, errno.EAGAIN}
+    | {errno.EINTR}  # which Python retries for reads and writes, but not for these calls
 )
 
 _SERVED = ("nfs", "cifs", "smb", "fuse", "ceph", "lustre", "9p", "glusterfs", "gpfs", "beegfs")
@@ -105,7 +106,10 @@ def clone_grid(target: int) -> int | None:
     """Return the block size on which ranges of `target` can be cloned, in bytes; None where nothing can be."""
     if not HAVE_IOCTL:
         return None
-    return max(os.fstatvfs(target).f_frsize, 512)
+    try:
+        return max(os.fstatvfs(target).f_frsize, 512)
+    except OSError:  # a file system that does not say shares nothing either
+        return None
 
 
 def is_served(target: int) -> bool:

@@ -25,11 +25,21 @@ class Copy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """A range of an output under a name by which its digest can be asked for: a tensor's data without padding."""
+
+    name: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFile:
     """`head` at offset 0, `copies` behind it in ascending order, zeros between them, `size` bytes in all.
 
     With a `base` the file at `path` is that source, and it is changed in place: bytes that neither head nor copies
     cover stay as they are. With `replaces` the file at `path` is that source, whose place the output takes as a whole.
+    `marks` name ranges of it, None where it has no such names; they change no byte.
     """
 
     path: Path
@@ -38,6 +48,7 @@ class OutputFile:
     size: int
     base: Source | None = None
     replaces: Source | None = None
+    marks: tuple[Mark, ...] | None = None
 
     def __post_init__(self) -> None:
         end = len(self.head)
@@ -117,7 +128,8 @@ class Plan:
     """Everything that is needed to write the outputs; `inputs` are all sources that they depend on, also by metadata.
 
     `remarks` say what a user should know about the outcome. `gate` is the file from which engines start, where it is
-    not the first output: of several outputs it is without its name while the others get theirs. With `consume`, inputs
+    not the first output: of several outputs it is without its name while the others get theirs. `sequence` names the
+    marks in the order in which they make up the whole, where they do not lie so in the outputs. With `consume`, inputs
     are removed as soon as what the outputs take from them is safe.
     """
 
@@ -126,6 +138,7 @@ class Plan:
     remarks: tuple[str, ...] = ()
     gate: Path | None = None
     consume: Consume | None = None
+    sequence: tuple[str, ...] = ()
 
     @property
     def gate_path(self) -> Path:

@@ -15,6 +15,9 @@ from gguftool.storage.local import helper_path
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.undo import changed_ranges
 
+# What statvfs answers on file systems that do not count their space: the disk itself says when it is full.
+_NO_ANSWER = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+
 
 def check_targets(plan: Plan, *, force: bool) -> None:
     """Refuse outputs that are inputs, symlinks, no regular files, or there already: all problems in one error."""
@@ -106,7 +109,12 @@ def check_space(plan: Plan) -> None:
         needed[device] = needed.get(device, 0) + size - _left_over(output.path)
         folders[device] = output.path.parent
     for device, nbytes in needed.items():
-        space = os.statvfs(folders[device])
+        try:
+            space = os.statvfs(folders[device])
+        except OSError as error:
+            if error.errno not in _NO_ANSWER:
+                raise
+            continue
         free = space.f_bavail * space.f_frsize
         if nbytes > free:
             raise ExecuteError(
@@ -135,7 +143,7 @@ def said_plainly(plan: Plan) -> Iterator[None]:
         hints = {
             errno.ENOSPC: "the disk is full; make room and run it again",
             errno.EDQUOT: "your disk quota is used up",
-            errno.EFBIG: "the file is larger than this file system or a limit (ulimit -f) allows",
+            errno.EFBIG: "the file is larger than this file system (FAT32: under 4 GiB) or a limit (ulimit -f) allows",
             errno.EROFS: "the file system is mounted read-only",
             errno.EACCES: "permission denied",
         }

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
-from gguftool.storage.durable import close_quietly, sync_folders
+from gguftool.storage.durable import close_quietly, sync_file, sync_folders
 from gguftool.storage.local import helper_path, set_journal_path
 from gguftool.storage.part import (
     CREATE,
@@ -246,7 +246,7 @@ def _begin(journal: SetJournal, cleanup: contextlib.ExitStack, *, sync: bool) ->
         while data:
             data = data[os.write(fd, data) :]
         if sync:
-            os.fsync(fd)
+            sync_file(fd)
             sync_folders([journal.gate.parent])
     except BaseException:
         remove_quietly(journal.path)

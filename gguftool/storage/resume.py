@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gguftool.errors import ExecuteError, SourceError, listed
-from gguftool.storage.durable import close_quietly, sync_folders
+from gguftool.storage.durable import close_quietly, sync_file, sync_folders
 from gguftool.storage.local import helper_path
 from gguftool.storage.part import CREATE, REOPEN, PartFile, remove_left_over, remove_quietly
 from gguftool.storage.plan import OutputFile, Plan
@@ -70,7 +70,7 @@ class ResumeLog:
             data = json.dumps(_said(self.plan)).encode() + b"\n" + data
         while data:
             data = data[os.write(self._fd, data) :]
-        os.fsync(self._fd)
+        sync_file(self._fd)
         if new:
             sync_folders([resume_path(self.plan).parent])
 

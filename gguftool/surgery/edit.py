@@ -15,7 +15,7 @@ from gguftool.model.model import Model
 from gguftool.model.padding import PADDING_KEY, Filler
 from gguftool.storage.plan import NEW_FILE, OutputFile, Plan, congruent_bytes, in_place
 from gguftool.surgery.common import LAYOUT_KEYS, require_complete
-from gguftool.surgery.sets import replace_shards, rewrite_set
+from gguftool.surgery.sets import recorded_sequence, replace_shards, rewrite_set
 
 # Key -> the command that changes it.
 _NOT_BY_EDIT = dict.fromkeys(SPLIT_KEYS, "split and merge") | {ALIGNMENT_KEY: "merge --align N"}
@@ -73,11 +73,12 @@ def plan_edit(model: Model, edits: Edits, output: Path | None, filler: Filler = 
         version=model.version, byte_order=model.byte_order, alignment=model.alignment, filler=_kept(model, filler)
     )
     if len(model.files) > 1:
+        sequence = recorded_sequence(model)
         if output is None:
             outputs, gate = replace_shards(model, kvs, {}, dialect)
-            return Plan(outputs=outputs, inputs=model.sources, remarks=model.remarks, gate=gate)
+            return Plan(outputs=outputs, inputs=model.sources, remarks=model.remarks, gate=gate, sequence=sequence)
         outputs = rewrite_set(model, kvs, {}, output, dialect)
-        return Plan(outputs=outputs, inputs=model.sources, remarks=model.remarks)
+        return Plan(outputs=outputs, inputs=model.sources, remarks=model.remarks, sequence=sequence)
     check_sizes(model.tensors.values(), dialect)
     if output is None:
         outputs = (_edit_in_place(model, kvs, dialect),)

@@ -10,7 +10,7 @@ from gguftool.errors import PlanError, printable
 from gguftool.format.header import ALIGNMENT_KEY, Header, round_up
 from gguftool.format.kv import KV, ByteOrder, ValueType, find_kv, make_kv
 from gguftool.format.shards import IK_MAX_SHARDS, KEY_COUNT, KEY_NO, KEY_TENSORS, MAX_SHARDS, ShardName
-from gguftool.model.layout import Dialect, gguf_file, slot_of, with_alignment
+from gguftool.model.layout import Dialect, gguf_file, marks_of, slot_of, with_alignment
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.model.opening import ORDER_KEY
 from gguftool.model.padding import PADDING_KEY
@@ -195,8 +195,15 @@ def rewrite_set(
             own = _renumbered(own, number, count, len(model.tensors), dialect.byte_order)
         copy = Copy(extent=whole(file.source), offset=0)
         changed = _rewritten(file, path, own, taken, _spoken(file, model, dialect))
-        outputs.append(changed or OutputFile(path=path, head=b"", copies=(copy,), size=file.source.size))
+        marks = marks_of(tensors_of(file.source, file.header))
+        same = OutputFile(path=path, head=b"", copies=(copy,), size=file.source.size, marks=marks)
+        outputs.append(changed or same)
     return tuple(outputs)
+
+
+def recorded_sequence(model: Model) -> tuple[str, ...]:
+    """Return the tensors' names in the order that a bundling split recorded in `model`, empty where it did not."""
+    return () if model.get(ORDER_KEY) is None else tuple(model.tensors)
 
 
 def replace_shards(

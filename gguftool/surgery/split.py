@@ -46,4 +46,9 @@ def plan_split(model: Model, prefix: str, options: SplitOptions | None = None) -
         tensor_first=options.tensor_first,
     )
     outputs, remarks = lay_out_set(prefix, metadata, tensors, cut, dialect)
-    return Plan(outputs=outputs, inputs=model.sources, remarks=(*model.remarks, *remarks))
+    return Plan(
+        outputs=outputs,
+        inputs=model.sources,
+        remarks=(*model.remarks, *remarks),
+        sequence=tuple(model.tensors) if options.bundle_small else (),
+    )

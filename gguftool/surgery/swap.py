@@ -16,7 +16,7 @@ from gguftool.storage.plan import OutputFile, Plan, in_place
 from gguftool.surgery.common import require_complete, select_tensors
 from gguftool.surgery.compare import shape_text
 from gguftool.surgery.donors import Donor
-from gguftool.surgery.sets import replace_shards, rewrite_set
+from gguftool.surgery.sets import recorded_sequence, replace_shards, rewrite_set
 from gguftool.surgery.truth import Chosen, TrueMetadata, true_metadata
 
 
@@ -61,6 +61,7 @@ def plan_swap(
         inputs=(*model.sources, *(source for source in donor.sources if source not in model.sources)),
         remarks=(f"swaps {len(taken)} tensor(s): {_described(model, taken)}", *model.remarks, *truth.remarks),
         gate=gate,
+        sequence=recorded_sequence(model) if len(model.files) > 1 else (),
     )
 
 
