@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
-from gguftool.storage.copying import check_sources, copy_all, copy_extent, write_fully
+from gguftool.storage.copying import check_sources, copy_all, copy_extent
 from gguftool.storage.durable import bulk_sync, close_quietly, sync_folders
 from gguftool.storage.part import PartFile, create_part, refuse_busy, remove_quietly, take_over
 from gguftool.storage.pieces import bytes_below, pieces
 from gguftool.storage.plan import OutputFile, Plan
+from gguftool.storage.positional import write_fully
 from gguftool.storage.preflight import check_space, check_targets, folders, said_plainly
 from gguftool.storage.publish import HalfwayError, finish_set, publish_one, publish_set
 from gguftool.storage.resume import ResumeLog, agrees, read_resume, remove_resume, resume_path, worth_keeping
