@@ -30,6 +30,7 @@ class OutputFile:
 
     With a `base` the file at `path` is that source, and it is changed in place: bytes that neither head nor copies
     cover stay as they are. With `replaces` the file at `path` is that source, whose place the output takes as a whole.
+    `sha256` is what the finished file must have, in hex, where somebody said so: it is verified before publishing.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class OutputFile:
     size: int
     base: Source | None = None
     replaces: Source | None = None
+    sha256: str | None = None
 
     def __post_init__(self) -> None:
         end = len(self.head)
