@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
 from gguftool.storage.digests import digest, whole
 from gguftool.storage.local import open_local_even_unfinished
 from gguftool.storage.plan import OutputFile
+from gguftool.storage.source import Source
+
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def refuse_other_bytes(written: Path, output: OutputFile) -> None:
@@ -21,3 +25,9 @@ def refuse_other_bytes(written: Path, output: OutputFile) -> None:
             "source; nothing was written, try again",
             source=str(output.path),
         )
+
+
+def recorded_sha256(source: Source) -> str | None:
+    """Return the sha256 that the keeper of `source` recorded of all of it, in hex; None where none is known."""
+    found = getattr(source, "recorded_sha256", None)
+    return found if isinstance(found, str) and _SHA256.fullmatch(found) else None
