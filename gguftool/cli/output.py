@@ -114,14 +114,17 @@ def fail(text: str, problems: Sequence[str] = ()) -> None:
 
 
 @contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[int], Any]]:
-    """Yield a callback that takes the bytes done since its last call; a bar is drawn on a terminal only."""
+def progress_bar(total: int, what: str | None = None) -> Iterator[Callable[[int], Any]]:
+    """Yield a callback that takes the bytes done since its last call.
+
+    On a terminal a bar is drawn, with `what` before it, the rate and the time left; elsewhere nothing.
+    """
     if not sys.stderr.isatty():
         yield lambda nbytes: None
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, leave=False) as bar:
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1024, leave=False) as bar:
         yield bar.update
 
 

@@ -29,5 +29,5 @@ def refuse_other_bytes(written: Path, output: OutputFile) -> None:
 
 def recorded_sha256(source: Source) -> str | None:
     """Return the sha256 that the keeper of `source` recorded of all of it, in hex; None where none is known."""
-    found = getattr(source, "recorded_sha256", None)
+    found = getattr(source, "sha256", None)  # sources of the Hub have it
     return found if isinstance(found, str) and _SHA256.fullmatch(found) else None

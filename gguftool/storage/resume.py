@@ -216,6 +216,10 @@ def worth_keeping(error: BaseException, sources: Sequence[Any]) -> bool:
         return True
     if not isinstance(error, SourceError):
         return False
+    from gguftool.storage.remote.strict import ChangedError
+
+    if isinstance(error, ChangedError):
+        return False
     try:
         for source in sources:
             if source.file_id is not None:  # asking a server that is gone takes long, and a later run asks anyway

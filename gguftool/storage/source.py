@@ -56,6 +56,11 @@ def stream_in_steps(source: Source, offset: int, length: int, step: int) -> Iter
         yield source.read_at(offset + done, min(step, length - done))
 
 
+def is_remote(source: Source) -> bool:
+    """Whether the bytes of `source` come over a network; its name is a URL then."""
+    return source.file_id is None and "://" in source.name
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
     """`length` bytes of `source` from `offset`."""

@@ -25,6 +25,7 @@ from gguftool.storage.positional import leading_hole, read_some
 from gguftool.storage.promised import recorded_sha256
 from gguftool.storage.source import Extent, Source
 
+MAX_MANIFEST = 64 << 20  # bytes
 _PAGE = 4096  # bytes: what a crash leaves unwritten comes in pages
 _BLOCK = 1 << 20
 _ZEROS = bytes(_BLOCK)
@@ -86,7 +87,7 @@ def plan_repair(local: Source, original: ModelFile, damage: Damage, output: Path
     takes the old one's name. Raises `PlanError` where damage is proven, and nothing shows where.
     """
     source = original.source
-    if not damage.found and damage.sha256 is not None:
+    if not damage.found and damage.sha256 is not None and not damage.is_proven:
         raise PlanError(
             f"its sha256 is not the recorded {damage.sha256}, and no hole, no zeros and no difference in the head show "
             "where: name the tensors' hashes with --check MANIFEST, or fetch it anew without --repair",
