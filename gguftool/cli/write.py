@@ -295,12 +295,15 @@ def _verify_maps(models: Sequence[Model], plan: Plan) -> None:
     from gguftool.cli.output import progress_bar
     from gguftool.errors import SourceError
     from gguftool.model.maps import find_maps
+    from gguftool.storage.source import is_remote
 
     bad = []
     used = {use.name for use in plan.preview().uses}
     for model in models:
-        entries = tuple(entry for entries in find_maps(model.files).values() for entry in entries)
-        files = [file for file in model.files if entries and file.source.name in used]
+        # Hashing what is far away would fetch all of it, also what the plan does not use.
+        files = [file for file in model.files if file.source.name in used and not is_remote(file.source)]
+        entries = tuple(entry for entries in find_maps(files).values() for entry in entries)
+        files = files if entries else []
         with progress_bar(sum(file.source.size for file in files)) as progress:
             verdicts = verify_against_map(files, entries, None, progress)
         bad += [f"{verdict.name}: {verdict.detail}" for verdict in verdicts if verdict.ok is False]

@@ -193,6 +193,8 @@ def in_place(output: OutputFile, base: Source) -> OutputFile:
 
     Raises `PlanError` where that cannot be: bytes that are kept would have to move, or the file's size would change.
     """
+    if base.file_id is None:
+        raise PlanError(f"is not a local file, and cannot be changed in place{NEW_FILE}", source=base.name)
     kept = [copy for copy in output.copies if copy.extent.source == base]
     moved = sum(copy.extent.length for copy in kept if copy.extent.offset != copy.offset)
     if moved or output.size != base.size:

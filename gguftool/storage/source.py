@@ -61,6 +61,11 @@ def is_remote(source: Source) -> bool:
     return source.file_id is None and "://" in source.name
 
 
+def place_of(source: Source) -> object:
+    """Return what two names of one file have in common: device and inode of a local one, the identity of others."""
+    return source.file_id or source.identity
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
     """`length` bytes of `source` from `offset`."""
