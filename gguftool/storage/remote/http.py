@@ -328,7 +328,7 @@ class HttpSource:
             sent["If-Range"] = pinned.etag
         getter = self._origin.getter if at_home else wire.get_by_pool
         try:
-            return wire.ask(getter, url, sent, effort.silence, effort.silence)
+            return wire.ask(getter, url, sent, effort.silence)
         except wire.BrokenError as error:
             raise wire.BrokenError(f"{address.host_of(url)}: {error}") from None
 
