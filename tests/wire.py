@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 Answer = Callable[["Exchange"], None]
@@ -35,6 +35,7 @@ class Request:
     path: str
     query: str
     headers: tuple[tuple[str, str], ...]
+    body: bytes = b""
 
     def header(self, name: str) -> str | None:
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
@@ -267,21 +268,28 @@ def _finish(connection: socket.socket, stopping: threading.Event) -> None:
 
 
 def read_request(connection: socket.socket, port: int, stopping: threading.Event) -> Request | None:
-    """Read one request's head (and drop its body); None where the client has gone."""
-    head = b""
-    while b"\r\n\r\n" not in head:
-        if stopping.is_set() or len(head) > 1 << 20:
+    """Read one request; None where the client has gone, or the server goes."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        piece = _receive(connection, stopping)
+        if not piece or len(received) > 1 << 20:
             return None
-        pending = isinstance(connection, ssl.SSLSocket) and connection.pending()
-        if not pending and not select.select([connection], [], [], 0.05)[0]:
-            continue
-        piece = connection.recv(65536)
-        if not piece:
-            return None
-        head += piece
-    text = head.partition(b"\r\n\r\n")[0].decode("latin-1")
-    line, *lines = text.split("\r\n")
+        received += piece
+    head, _, body = received.partition(b"\r\n\r\n")
+    line, *lines = head.decode("latin-1").split("\r\n")
     method, target, *_ = [*line.split(" "), "", ""]
     path, _, query = target.partition("?")
     headers = tuple((key.strip(), value.strip()) for key, _, value in (item.partition(":") for item in lines))
-    return Request(port, method, path, query, headers)
+    request = Request(port, method, path, query, headers)
+    while len(body) < int(request.header("Content-Length") or 0):
+        body += _receive(connection, stopping) or bytes(1 << 20)
+    return replace(request, body=body)
+
+
+def _receive(connection: socket.socket, stopping: threading.Event) -> bytes:
+    """The next bytes; none where the client has gone, or the server goes."""
+    while not stopping.is_set():
+        pending = isinstance(connection, ssl.SSLSocket) and connection.pending()
+        if pending or select.select([connection], [], [], 0.05)[0]:
+            return connection.recv(65536)
+    return b""
