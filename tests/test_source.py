@@ -157,12 +157,6 @@ def test_no_descriptor_stays_open(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-@pytest.mark.parametrize("name", ["https://example.org/a.gguf", "hf://a/b/c.gguf", "s3://bucket/a.gguf"])
-def test_what_cannot_be_read_yet_says_so(name: str) -> None:
-    with pytest.raises(SourceError, match=f"{name.split(':', maxsplit=1)[0]}:// cannot be read"):
-        expand(name, ".gguf")
-
-
 def test_a_file_whose_name_looks_like_a_pattern_is_a_file(tmp_path: Path) -> None:
     for name in ("a[1].gguf", "a1.gguf"):
         (tmp_path / name).write_bytes(b"")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Source(Protocol):
@@ -48,6 +48,19 @@ class Source(Protocol):
 
     def check_unchanged(self) -> None:
         """Raise `SourceError` where the source is no longer what it was when it was opened."""
+
+
+@runtime_checkable
+class RemoteSource(Protocol):
+    """What a source behind a network has beside the rest: asking costs more there than bytes do."""
+
+    @property
+    def first_read(self) -> int:
+        """Bytes of the head that opening has fetched already: what the first read should ask for."""
+
+    @property
+    def answer(self) -> str:
+        """How the server answered at opening (status, type, size, host), for errors about what it sent."""
 
 
 def stream_in_steps(source: Source, offset: int, length: int, step: int) -> Iterator[bytes]:

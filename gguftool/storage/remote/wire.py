@@ -15,13 +15,14 @@ import contextlib
 import http.client
 import os
 import queue
+import re
 import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
 from gguftool.errors import SourceError, printable
@@ -31,11 +32,19 @@ _CONNECTIONS = 64  # kept open; as many as threads may copy
 _DISCARDED = 16 << 10  # bytes of a body that is read only to keep the connection
 _SLOWEST = 1 << 10  # bytes/s below which a chunked body is cut off; its framing hides a trickle from the reader
 
+T = TypeVar("T")
+_INTERIM = (102, 103)
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
 INSTALL = "install it with: pip install 'gguftool[hub]'"
 
 
 class BrokenError(Exception):
     """The connection failed before or in an answer; `str` says how, without a URL."""
+
+    def __init__(self, text: str, cause: Exception | None = None) -> None:
+        super().__init__(text)
+        self.cause = cause
 
 
 class Answer(Protocol):
@@ -57,39 +66,49 @@ class Answer(Protocol):
 Getter = Callable[[str, dict[str, str], float], Answer]  # (URL, headers, seconds of silence) -> answer
 
 
-def ask(getter: Getter, url: str, headers: dict[str, str], silence: float, seconds: float) -> Answer:
-    """GET `url`; raise `BrokenError` where no complete head came within `seconds`, or `silence` s nothing at all."""
-    box: queue.SimpleQueue[Answer | BaseException] = queue.SimpleQueue()
+def ask(getter: Getter, url: str, headers: dict[str, str], silence: float) -> Answer:
+    """GET `url`; raise `BrokenError` where no complete head came within `silence` seconds."""
+    return in_time(lambda: getter(url, headers, silence), silence, lambda answer: answer.close())
+
+
+def in_time(call: Callable[[], T], seconds: float, late: Callable[[T], None] = lambda result: None) -> T:
+    """Return what `call` returns; raise `BrokenError` after `seconds` and give `late` what it returns then.
+
+    `call` goes on in a thread that nobody waits for, also when the program ends.
+    """
+    box: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
     lock, left = threading.Lock(), threading.Event()
 
     def run() -> None:
-        result: Answer | BaseException
+        result: tuple[bool, Any]
         try:
-            result = getter(url, headers, silence)
+            result = True, call()
         except BaseException as error:
-            result = error
+            result = False, error
         with lock:
-            box.put(result)
-            late = left.is_set()
-        if late and not isinstance(result, BaseException):
-            result.close()
+            if not left.is_set():
+                box.put(result)
+                return
+        if result[0]:
+            late(cast("T", result[1]))
 
     try:
         threading.Thread(target=run, name="asking", daemon=True).start()
     except RuntimeError:  # no more threads to be had
         run()
     try:
-        result = box.get(timeout=seconds)
-    except queue.Empty:
+        done, result = box.get(timeout=seconds)
+    except BaseException as error:  # nothing came in time, or the user interrupts
         with lock:
             left.set()
-            late = not box.empty()
-        if late and not isinstance(answer := box.get(), BaseException):
-            answer.close()
-        raise BrokenError(f"no answer within {seconds:.3g} s") from None
-    if isinstance(result, BaseException):
+        if not box.empty() and (found := box.get())[0]:
+            late(found[1])
+        if isinstance(error, queue.Empty):
+            raise BrokenError(f"no answer within {seconds:.3g} s") from None
+        raise
+    if not done:
         raise result
-    return result
+    return cast("T", result)
 
 
 def discard(answer: Answer) -> None:
@@ -119,7 +138,7 @@ class _PoolAnswer:
         chunked = "chunked" in self.headers.get("Transfer-Encoding", "").lower()
         timer = _cut_off(self.response, self.headers) if chunked else None
         try:
-            while piece := _guarded(lambda: self.response.read1(PIECE, decode_content=False)):
+            while piece := guarded(lambda: self.response.read1(PIECE, decode_content=False)):
                 yield piece
         finally:
             if timer is not None:
@@ -133,7 +152,7 @@ class _PoolAnswer:
         if "Content-Length" not in self.headers or "Transfer-Encoding" in self.headers:
             return self.close()
         try:
-            _guarded(self.response.read)  # nothing is left; tells http.client that the answer is over
+            guarded(self.response.read)  # nothing is left; tells http.client that the answer is over
         except BrokenError:
             return self.close()
         self.response.release_conn()
@@ -155,7 +174,7 @@ def get_by_pool(url: str, headers: dict[str, str], silence: float) -> Answer:
     import urllib3
 
     manager = _manager(_proxy(url))
-    response = _guarded(
+    response = guarded(
         lambda: manager.request(
             "GET",
             url,
@@ -167,7 +186,20 @@ def get_by_pool(url: str, headers: dict[str, str], silence: float) -> Answer:
             timeout=urllib3.Timeout(connect=silence, read=silence),
         )
     )
+    if response.status in _INTERIM:  # http.client takes an interim answer for the answer
+        response.close()
+        return get_by_session(url, headers, silence)
+    _refuse_defects(response)
     return _PoolAnswer(status=response.status, headers=response.headers, response=response)
+
+
+def _refuse_defects(response: Any) -> None:
+    """Raise where a head was not read to its end: http.client takes what follows a bad line for the body."""
+    message = getattr(getattr(response, "_original_response", None), "msg", None)
+    values = response.headers.values()
+    if getattr(message, "defects", None) or any(_CONTROL.search(value) for value in values):
+        response.close()
+        raise BrokenError("the answer's head is no valid HTTP")
 
 
 @lru_cache(maxsize=8)
@@ -221,7 +253,7 @@ class _SessionAnswer:
     body: Iterator[bytes]
 
     def pieces(self) -> Iterator[bytes]:
-        while (piece := _guarded(lambda: next(self.body, None))) is not None:
+        while (piece := guarded(lambda: next(self.body, None))) is not None:
             yield piece
 
     def close(self) -> None:
@@ -229,7 +261,7 @@ class _SessionAnswer:
 
     def release(self) -> None:
         with contextlib.suppress(BrokenError):
-            _guarded(lambda: next(self.body, None))  # nothing is left; tells the session that the answer is over
+            guarded(lambda: next(self.body, None))  # nothing is left; tells the session that the answer is over
         self.response.close()
 
 
@@ -242,7 +274,7 @@ def get_by_session(url: str, headers: dict[str, str], silence: float) -> Answer:
         request = session.build_request("GET", url, headers=headers, timeout=silence)
         return session.send(request, stream=True, follow_redirects=False)
 
-    response = _guarded(send)
+    response = guarded(send)
     return _SessionAnswer(
         status=response.status_code, headers=response.headers, response=response, body=response.iter_raw()
     )
@@ -251,14 +283,14 @@ def get_by_session(url: str, headers: dict[str, str], silence: float) -> Answer:
 # --- what went wrong -------------------------------------------------------------------------------------------------
 
 
-def _guarded(call: Callable[[], Any]) -> Any:
+def guarded(call: Callable[[], Any]) -> Any:
     """Call into an HTTP library; whatever it raises becomes a `BrokenError`: its messages may hold whole URLs."""
     try:
         return call()
     except SourceError:
         raise
     except Exception as error:
-        raise BrokenError(_words(error)) from None
+        raise BrokenError(_words(error), error) from None
 
 
 def _words(error: BaseException) -> str:
