@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from gguftool.format.shards import KEY_TENSORS
 from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, with_alignment
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.padding import Filler
+from gguftool.storage.locate import base_name
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.promised import recorded_sha256
 from gguftool.storage.source import Extent, Source
@@ -69,7 +69,7 @@ def _as_it_is(source: Source, path: Path) -> OutputFile:
 
 def _own_name(file: ModelFile) -> str:
     """Return the last part of a file's name; names come from a server's listing, so nothing odd is taken."""
-    name = os.path.basename(file.source.name)
+    name = base_name(file.source.name)
     if not name or name.startswith((".", "-")) or "\\" in name or not name.isprintable():
         raise PlanError(f"'{printable(name)}' is no name for a file here; -o OUT.gguf names it")
     return name
