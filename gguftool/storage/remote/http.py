@@ -24,6 +24,8 @@ from gguftool.storage.remote.strict import (
     Validators,
     beginning,
     part_of,
+    readable,
+    recognised,
     refusal,
     size_in_refusal,
     validators_of,
@@ -86,7 +88,7 @@ class HttpSource:
         self.first_read = first_read
         self.size = 0
         self.commit = ""
-        self.answer = ""
+        self._answer = ""
         self._origin = origin
         self._lock = threading.Lock()
         self._resolved: str | None = None
@@ -107,6 +109,12 @@ class HttpSource:
             version = hashlib.sha256(self._head).hexdigest()[:16]
         place = address.shown(self._origin.fixed("*") if self._origin.fixed else self._origin.url)
         return ":".join(("http", place, address.query_digest(self._origin.url), version, str(self.size)))
+
+    @property
+    def answer(self) -> str:
+        """How the server answered at opening, and what the body is where that is known to be no model."""
+        kind = recognised(self._head[:64])
+        return f"{self._answer}; this is {kind}" if kind else self._answer
 
     @property
     def file_id(self) -> None:
@@ -171,7 +179,7 @@ class HttpSource:
             if status in (200, 206):
                 part = self._accept(reply, start, stop)
                 stop = min(stop, part.total)
-                for piece in self._body(answer, effort, part, reply.url):
+                for piece in self._body(reply, effort, part):
                     start += len(piece)
                     yield piece
                 if start < part.stop:
@@ -191,29 +199,32 @@ class HttpSource:
             except wire.BrokenError as error:
                 effort.wait(self._problem(str(error), start if self._opened else None))
 
-    def _body(self, answer: wire.Answer, effort: Effort, part: Part, url: str) -> Iterator[bytes]:
+    def _body(self, reply: _Reply, effort: Effort, part: Part) -> Iterator[bytes]:
         """Yield up to as many bytes as `part` promises; return early where the connection fails."""
-        left = part.stop - part.start
+        answer, left, done = reply.answer, part.stop - part.start, False
         try:
             for piece in answer.pieces():
                 taken = piece[:left] if len(piece) > left else piece
                 left -= len(taken)
                 effort.advance(len(taken))
                 yield taken
-                if not left:
+                if len(piece) > len(taken):
+                    raise self._problem("the server sends more bytes than its Content-Range says", part.stop)
+                if not left and "Content-Length" in answer.headers:
                     break
                 if effort.left <= 0:
-                    raise self._problem(f"{address.host_of(url)} sends next to nothing; given up", part.stop - left)
+                    slow = f"is too slow: next to no bytes came within {effort.seconds:.0f} s"
+                    raise self._problem(f"{address.host_of(reply.url)} {slow}", part.stop - left)
+            done = not left
+        except wire.BrokenError as error:
+            if "Transfer-Encoding" in answer.headers:
+                # Framing that is wrong cannot be told from a lost connection.
+                raise self._problem(f"a body in chunks breaks off ({error})", part.stop - left) from None
+        finally:  # also where whoever takes the pieces stops
+            if done:
+                answer.release()
             else:
                 answer.close()
-        except wire.BrokenError:
-            answer.close()
-        except BaseException:  # also of whoever takes the pieces and stops
-            answer.close()
-            raise
-        else:
-            if not left:
-                answer.release()
 
     def _refused(self, reply: _Reply, effort: Effort, start: int, *, again: bool) -> None:
         """Wait where asking again may help; raise what the answer says where it does not."""
@@ -238,8 +249,8 @@ class HttpSource:
         except SourceError as error:
             first = b"" if isinstance(error, ChangedError) else beginning(answer)
             answer.close()
-            if first:
-                error.message += f"; it begins '{printable(first.decode('utf-8', 'replace'))}'"
+            if readable(first):
+                error.message += f"; it begins '{readable(first)}'"
             raise self._named(error, start) from None
         return part
 
@@ -278,7 +289,7 @@ class HttpSource:
         text = f"status {reply.answer.status}, {kind}, {self.size:,} bytes, from {address.host_of(reply.url)}"
         for label, value in (("LFS", self._linked.etag), ("Xet", self._linked.xet), ("commit", self._linked.commit)):
             text += f", {label} {printable(value, 80)}" if value else ""
-        self.answer = text
+        self._answer = text
 
     def _check_linked_size(self) -> None:
         if self._linked.size.isdigit() and int(self._linked.size[:18]) != self.size:

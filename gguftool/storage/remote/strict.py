@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gguftool.errors import SourceError, printable
 from gguftool.storage.remote.wire import Answer, BrokenError
@@ -34,6 +34,15 @@ _ADVICE = {
     429: "the server asks for fewer requests",
     451: "the file is withheld for legal reasons",
 }
+
+
+_INSTEAD = (
+    (b"version https://git-lfs", "a git-LFS pointer: git lfs pull, or fetch it by its /resolve/ link"),
+    (b"<!doctype html", "a web page (HTML): use the /resolve/ link, and a token where the model is gated"),
+    (b"<html", "a web page (HTML): use the /resolve/ link, and a token where the model is gated"),
+    (b"<?xml", "an XML message"),
+    (b'{"', "a JSON message, or safetensors"),
+)
 
 
 class AbsentError(SourceError):
@@ -112,19 +121,21 @@ def part_of(answer: Answer, start: int, stop: int, total: int | None) -> Part:
         raise SourceError(f"the server answers 206 with the Content-Range {_quoted(text)}")
     part = Part(start=int(match[1]), stop=int(match[2]) + 1, total=int(match[3]))
     _check(part, text, start, stop, total)
-    if length is not None and length != part.stop - part.start:
-        raise SourceError(f"the server announces {length:,} bytes for the Content-Range {_quoted(text)}")
-    return part
+    if length is None or length == part.stop - part.start:
+        return part
+    if length > part.stop - part.start:
+        raise SourceError(f"the server announces {length:,} bytes, more than the Content-Range {_quoted(text)}")
+    return replace(part, stop=start + length)  # fewer than it says: the rest is asked for again
 
 
 def _check(part: Part, text: str, start: int, stop: int, total: int | None) -> None:
     """Raise where a 206 does not carry what was asked for."""
+    if part.start != start or not start < part.stop <= min(stop, part.total):
+        raise SourceError(f"bytes {start}-{stop - 1} were asked for, the Content-Range is {_quoted(text)}")
     if total is not None and part.total != total:
         raise ChangedError(
             f"changed since it was opened: its size was {total:,}, now it is {part.total:,}; start again"
         )
-    if part.start != start or not start < part.stop <= min(stop, part.total):
-        raise SourceError(f"bytes {start}-{stop - 1} were asked for; the server answers with {_quoted(text)}")
 
 
 def _whole(start: int, stop: int, total: int | None, length: int | None) -> Part:
@@ -141,7 +152,7 @@ def _length(headers: Mapping[str, str]) -> int | None:
     text = headers.get("Content-Length", "").strip()
     if not text or "chunked" in headers.get("Transfer-Encoding", "").lower():
         return None
-    if not re.fullmatch(r"[0-9]{1,18}", text):
+    if not re.fullmatch(r"[0-9]{1,30}", text):
         raise SourceError(f"the server announces a Content-Length of {_quoted(text)}")
     return int(text)
 
@@ -156,10 +167,10 @@ def refusal(answer: Answer, host: str) -> SourceError:
     """Say in one line what an unwelcome answer is: status, type, host, first bytes, and what to do. Closes it."""
     code = answer.headers.get("X-Error-Code", "")
     advice = _ADVICE.get(code) or _ADVICE.get(answer.status)
-    first = beginning(answer)
+    first = readable(beginning(answer))
     kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
     text = f"HTTP status {answer.status}{f', {printable(kind, 60)}' if kind else ''}, from {host}"
-    text += f", beginning '{printable(first.decode('utf-8', 'replace'))}'" if first else ""
+    text += f", beginning '{first}'" if first else ""
     text += f": {advice}" if advice else ""
     absent = answer.status in (404, 410) and code in ("", "EntryNotFound")
     return (AbsentError if absent else SourceError)(text)
@@ -177,6 +188,20 @@ def beginning(answer: Answer) -> bytes:
         pass
     answer.close()
     return first[:_SHOWN].strip()
+
+
+def readable(first: bytes) -> str:
+    """Return the beginning of a text, fit to be shown; empty where it is none."""
+    if any(byte < 32 and byte not in b"\t\r\n\x1b\a" for byte in first):
+        return ""
+    text = first.decode("utf-8", "ignore").strip()
+    return printable(" ".join(text.split()))
+
+
+def recognised(first: bytes) -> str:
+    """Say what the beginning of a file is that is sent instead of models; empty where it is none of these."""
+    text = first.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
+    return next((kind for start, kind in _INSTEAD if text.startswith(start)), "")
 
 
 def _quoted(text: str) -> str:

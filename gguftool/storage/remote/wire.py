@@ -15,6 +15,7 @@ import contextlib
 import http.client
 import os
 import queue
+import re
 import socket
 import ssl
 import threading
@@ -32,6 +33,9 @@ _DISCARDED = 16 << 10  # bytes of a body that is read only to keep the connectio
 _SLOWEST = 1 << 10  # bytes/s below which a chunked body is cut off; its framing hides a trickle from the reader
 
 T = TypeVar("T")
+_INTERIM = (102, 103)
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
 INSTALL = "install it with: pip install 'gguftool[hub]'"
 
 
@@ -182,7 +186,20 @@ def get_by_pool(url: str, headers: dict[str, str], silence: float) -> Answer:
             timeout=urllib3.Timeout(connect=silence, read=silence),
         )
     )
+    if response.status in _INTERIM:  # http.client takes an interim answer for the answer
+        response.close()
+        return get_by_session(url, headers, silence)
+    _refuse_defects(response)
     return _PoolAnswer(status=response.status, headers=response.headers, response=response)
+
+
+def _refuse_defects(response: Any) -> None:
+    """Raise where a head was not read to its end: http.client takes what follows a bad line for the body."""
+    message = getattr(getattr(response, "_original_response", None), "msg", None)
+    values = response.headers.values()
+    if getattr(message, "defects", None) or any(_CONTROL.search(value) for value in values):
+        response.close()
+        raise BrokenError("the answer's head is no valid HTTP")
 
 
 @lru_cache(maxsize=8)
