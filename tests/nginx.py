@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,8 +74,8 @@ class Logged:
 class Nginx:
     """A running nginx: `url(name)` of a file, `log()` of what was asked since `forget()`."""
 
-    def __init__(self, folder: Path, home: Path, slow: str = "2m") -> None:
-        self.folder, self.home, self.port = folder, home, free_port()
+    def __init__(self, folder: Path, home: Path, slow: str = "2m", port: int | None = None) -> None:
+        self.folder, self.home, self.port = folder, home, port or free_port()
         self._skipped = self._markers = 0
         config = _CONFIG.format(
             user="user root;" if os.geteuid() == 0 else "", home=home, port=self.port, folder=folder, slow=slow
@@ -151,7 +152,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path],
     """`nginx(folder)` starts one that serves the folder; all end with the test."""
     running: list[Nginx] = []
 
-    def start(folder: Path, **options: str) -> Nginx:
+    def start(folder: Path, **options: Any) -> Nginx:
         running.append(Nginx(folder, tmp_path_factory.mktemp("nginx"), **options))
         return running[-1]
 

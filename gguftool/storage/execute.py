@@ -12,19 +12,31 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
-from gguftool.storage.copying import check_sources, copy_all, copy_extent, write_fully
+from gguftool.storage.copying import check_sources, copy_all, copy_extent
 from gguftool.storage.durable import bulk_sync, close_quietly, sync_folders
+from gguftool.storage.landing import Landing, believable, is_streamed, without
 from gguftool.storage.part import PartFile, create_part, refuse_busy, remove_quietly, take_over
 from gguftool.storage.pieces import bytes_below, pieces
 from gguftool.storage.plan import OutputFile, Plan
+from gguftool.storage.positional import write_fully
 from gguftool.storage.preflight import check_space, check_targets, folders, said_plainly
+from gguftool.storage.promised import refuse_other_bytes
 from gguftool.storage.publish import HalfwayError, finish_set, publish_one, publish_set
-from gguftool.storage.resume import ResumeLog, agrees, read_resume, remove_resume, resume_path, worth_keeping
+from gguftool.storage.resume import (
+    ResumeLog,
+    agrees,
+    read_ranges,
+    read_resume,
+    remove_resume,
+    resume_path,
+    worth_keeping,
+)
 from gguftool.storage.source import Extent
+from gguftool.storage.tally import Watch
 from gguftool.storage.undo import Journal, changed_ranges, journal_file, journal_lock, open_for_change, read_journal
 
 # Above this number of outputs on one file system, one checked syncfs costs less than an fsync for each.
@@ -139,6 +151,8 @@ def _write_anew(plan: Plan, options: Options) -> None:
         try:
             log = _begin_log(plan, options, cleanup)
             _write_parts(plan, options, parts, log, found=found)
+            for part, index in zip(parts.in_order(), _order(plan), strict=True):
+                refuse_other_bytes(part.path, plan.outputs[index])
             check_sources(plan.inputs)
             _publish_all(plan, parts, log, options)
         except HalfwayError:
@@ -168,9 +182,10 @@ def _begin_log(plan: Plan, options: Options, cleanup: contextlib.ExitStack) -> R
         step=options.checkpoint if options.sync else sys.maxsize,
         sync_data=bulk_sync([output.path.parent for output in plan.outputs], cleanup) if in_bulk else None,
         known=known,
+        ranges=read_ranges(plan),
     )
     cleanup.callback(log.close)
-    if known:
+    if known or log.ranges:
         log.go_on()
     else:
         remove_quietly(resume_path(plan))
@@ -196,6 +211,8 @@ def _write_parts(plan: Plan, options: Options, parts: _Parts, log: ResumeLog, *,
 def _write_part(part: PartFile, index: int, options: Options, log: ResumeLog, *, is_old: bool) -> int:
     """Write output `index` from its watermark on; return how many bytes an earlier run had copied."""
     output = log.plan.outputs[index]
+    if is_streamed(output):
+        return _write_streamed(part, index, options, log, is_old=is_old)
     start = log.known.get(index, 0) if is_old else 0
     if is_old:
         start = start if start and agrees(part, output, start) else 0
@@ -210,10 +227,45 @@ def _write_part(part: PartFile, index: int, options: Options, log: ResumeLog, *,
     return skipped
 
 
-def _fill(part: PartFile, output: OutputFile, options: Options, *, sync: bool) -> None:
+def _write_streamed(part: PartFile, index: int, options: Options, log: ResumeLog, *, is_old: bool) -> int:
+    """Write what output `index` lacks, noting ranges as they land; return how many bytes an earlier run had copied."""
+    output = log.plan.outputs[index]
+    there = believable(part, output, log.ranges.get(index, ())) if is_old else ()
+    rest = replace(output, copies=without(output.copies, there))
+    skipped = sum(copy.extent.length for copy in output.copies) - sum(copy.extent.length for copy in rest.copies)
+    options.progress(skipped)
+    landing = Landing(log, index, part) if options.sync else None
+    try:
+        _fill(part, rest, options, sync=log.sync_data is None, watch=landing, fresh=not is_old)
+    except BaseException as error:
+        if landing is not None and worth_keeping(error, log.plan.inputs):
+            landing.note_quietly()
+        raise
+    if landing is not None:
+        landing.note(durable=log.sync_data is None)
+    return skipped
+
+
+def _fill(
+    part: PartFile,
+    output: OutputFile,
+    options: Options,
+    *,
+    sync: bool,
+    watch: Watch | None = None,
+    fresh: bool = True,
+) -> None:
     try:
         write_fully(part.fd, output.head, 0)
-        copy_all(output.copies, part.fd, jobs=options.jobs, progress=options.progress, durable=options.sync, fresh=True)
+        copy_all(
+            output.copies,
+            part.fd,
+            jobs=options.jobs,
+            progress=options.progress,
+            durable=options.sync,
+            fresh=fresh,
+            watch=watch,
+        )
         if options.sync and sync:
             os.fsync(part.fd)
     except OSError as error:
@@ -250,6 +302,7 @@ def _change_in_place(plan: Plan, options: Options) -> Receipt:
     with journal_lock(output.path):
         try:
             _patch(output, options)
+            refuse_other_bytes(output.path, output)
             check_sources(tuple(source for source in plan.inputs if source != output.base))
             os.unlink(journal.path)
         except BaseException:
@@ -264,8 +317,7 @@ def _patch(output: OutputFile, options: Options) -> None:
     try:
         if output.head:
             write_fully(fd, output.head, 0)
-        for copy in output.copies:
-            copy_extent(copy.extent, fd, copy.offset, options.progress)
+        copy_all(output.copies, fd, jobs=options.jobs, progress=options.progress)
         os.fsync(fd)
     finally:
         close_quietly(fd)

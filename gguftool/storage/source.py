@@ -69,6 +69,16 @@ def stream_in_steps(source: Source, offset: int, length: int, step: int) -> Iter
         yield source.read_at(offset + done, min(step, length - done))
 
 
+def is_remote(source: Source) -> bool:
+    """Whether the bytes of `source` come over a network; its name is a URL then."""
+    return source.file_id is None and "://" in source.name
+
+
+def place_of(source: Source) -> object:
+    """Return what two names of one file have in common: device and inode of a local one, the identity of others."""
+    return source.file_id or source.identity
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
     """`length` bytes of `source` from `offset`."""
