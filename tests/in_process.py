@@ -52,7 +52,7 @@ def _prepare() -> None:
 
     import gguftool.cli.app
 
-    assert huggingface_hub and urllib3 and gguftool.cli.app
+    assert all((huggingface_hub, urllib3, gguftool.cli.app))
     refuse_other_hosts()
 
 
