@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from gguftool.errors import FormatError, GGUFToolError, SourceError, listed, printable
+from gguftool.errors import FormatError, GGUFToolError, SourceError, listed, printable, without_secrets
 from gguftool.format.header import Header, NeedMoreData, parse
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS, ShardName, parse_shard_name
@@ -47,7 +47,7 @@ def open_model(*specs: str | os.PathLike[str], this_file_only: bool = False) -> 
     Raises `SourceError` (nothing there, or several models), `FormatError` (not GGUF, or contradictory shards).
     """
     groups = _group(_pool([os.fspath(spec) for spec in specs], this_file_only))
-    name = " ".join(os.fspath(spec) for spec in specs)
+    name = " ".join(without_secrets(os.fspath(spec)) for spec in specs)
     complete = [group for group in groups if group.is_complete]
     if len(complete) > 1:
         raise SourceError(

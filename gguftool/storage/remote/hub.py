@@ -188,7 +188,7 @@ def _ask_listing(place: HubPath, revision: str) -> Snapshot:
     """Ask for commit and file names at once."""
     name = str(replace(place, path=""))
     api = _library().HfApi(endpoint=endpoint(), library_name="gguftool")
-    effort = Effort()
+    effort, host = Effort(), address.host_of(endpoint())
     while True:
         try:
             info = wire.in_time(
@@ -203,7 +203,9 @@ def _ask_listing(place: HubPath, revision: str) -> Snapshot:
             problem, after = _refused(error, name)
             if problem is not None:
                 raise problem from None
-            effort.wait(SourceError(f"the Hub's list of files: {error}", source=name), after)
+            response = getattr(error.cause, "response", None)
+            text = str(error) if response is None else f"HTTP status {response.status_code}"
+            effort.wait(SourceError(f"the Hub's list of files: {text}, from {host}", source=name), after)
             continue
         files = tuple(sorted(_paths(info)))
         return Snapshot(commit=str(info.sha or ""), files=files, since=time.monotonic())
@@ -244,6 +246,7 @@ def _library() -> Any:
     try:
         import huggingface_hub
         import huggingface_hub.constants
+        import huggingface_hub.utils
     except ImportError:
         raise SourceError(f"files on servers need the extra 'hub'; {wire.INSTALL}") from None
     return huggingface_hub
