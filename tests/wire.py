@@ -81,7 +81,7 @@ class Exchange:
             view = memoryview(part)
             while view:
                 sent = self.socket.send(view[: 1 << 16])
-                self.server.count_sent(sent)
+                self.server.count_sent(self.request.path, sent)
                 view = view[sent:]
 
     def headers(self) -> dict[str, str | None]:
@@ -157,7 +157,7 @@ class WireServer:
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
-        self.sent = 0
+        self.sent: Counter[str] = Counter()  # path -> bytes
         self.errors: list[BaseException] = []
         self.stopping = threading.Event()
         self._counts: Counter[str] = Counter()
@@ -191,7 +191,7 @@ class WireServer:
     def forget(self) -> None:
         """Count from here."""
         with self._lock:
-            self.requests, self.sent = [], 0
+            self.requests, self.sent = [], Counter()
 
     def authorizations(self) -> dict[int, set[str]]:
         """Port -> what it was told in `Authorization` and `Cookie`."""
@@ -200,9 +200,9 @@ class WireServer:
             told[request.port].update(filter(None, (request.header("Authorization"), request.header("Cookie"))))
         return told
 
-    def count_sent(self, length: int) -> None:
+    def count_sent(self, path: str, length: int) -> None:
         with self._lock:
-            self.sent += length
+            self.sent[path] += length
 
     def close(self) -> None:
         self.stopping.set()

@@ -98,19 +98,25 @@ def follow(url: str, location: str, start: str) -> str:
     target, _ = without_login(target)
     if urlsplit(url).scheme == "https" and scheme == "http":
         raise SourceError(f"redirects from https to http at {host_of(target)}; refused", source=shown(url))
-    if _is_inward(target) and not _is_inward(start):
-        raise SourceError(f"redirects into this machine ({host_of(target)}); refused", source=shown(url))
+    inward = _inward(target) - _inward(start)
+    if inward:
+        what = f"{' and '.join(sorted(inward))} address ({host_of(target)})"
+        raise SourceError(f"redirects to a {what}; refused", source=shown(url))
     return target
 
 
-def _is_inward(url: str) -> bool:
-    """Whether the host is this machine or its link: loopback, link-local, unspecified addresses."""
+def _inward(url: str) -> frozenset[str]:
+    """Return in which ways the host is this machine's own: as loopback or unspecified address, or on its link.
+
+    A server that was itself named so may redirect to its like, but not from this machine to its link, where clouds keep
+    the machine's credentials.
+    """
     _, host, port = origin(url)
     if host == "localhost" or host.endswith(".localhost"):
-        return True
-    return any(
-        address.is_loopback or address.is_link_local or address.is_unspecified for address in _addresses(host, port)
-    )
+        return frozenset({"loopback"})
+    found = _addresses(host, port)
+    kinds = {"loopback" for address in found if address.is_loopback or address.is_unspecified}
+    return frozenset(kinds | {"link-local" for address in found if address.is_link_local})
 
 
 def _addresses(host: str, port: int) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:

@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from gguftool.errors import SourceError
 
 VARIABLE = "GGUFTOOL_HTTP_PATIENCE"
-_SECONDS = 60.0
+_SECONDS = 20.0  # with start-up and a last attempt, a command ends within 30 s of the last progress
 _STEP = 64 << 10  # bytes within `seconds` that count as progress
 _ATTEMPTS = 8  # in a row without progress
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0  # seconds between attempts
