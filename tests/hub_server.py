@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, quote, unquote
 
@@ -16,6 +16,7 @@ from rude_server import error, honest
 from wire import Exchange, WireServer
 
 SIGNATURE = "5ec2e7-4ub51gn47u2e"
+_OWN = "/api/agent-harnesses"  # huggingface_hub looks there for the names that it puts into its User-Agent
 _NAMED = {"ETag": None, "Content-Range": None, "Last-Modified": None}
 
 
@@ -53,6 +54,7 @@ class HubServer(WireServer):
         self.page, self.expires = page, expires
         self.linked = self.xet = True
         self.down: int | None = None  # a status that every request of the Hub gets
+        self.before: Callable[[Exchange], object] = lambda exchange: None  # called before each answer
         self.moved: dict[str, str] = {}  # old name of a repository -> its name now
         self._signed: dict[str, int] = {}
         super().__init__()
@@ -63,11 +65,13 @@ class HubServer(WireServer):
         return self.origin
 
     def asked(self, *, cdn: bool = False) -> list[str]:
-        """Method and path of each request of the Hub, or of the CDN."""
+        """Method and path of each request of the Hub, or of the CDN; without what the library asks for itself."""
         port = self.other_port if cdn else self.port
-        return [f"{request.method} {request.path}" for request in list(self.requests) if request.port == port]
+        chosen = [request for request in list(self.requests) if request.port == port and request.path != _OWN]
+        return [f"{request.method} {request.path}" for request in chosen]
 
     def answer(self, exchange: Exchange) -> None:
+        self.before(exchange)
         if exchange.request.port == self.other_port:
             self._cdn(exchange)
         elif self.down is not None:

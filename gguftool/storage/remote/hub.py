@@ -254,7 +254,10 @@ def _library() -> Any:
 
 def _headers() -> Mapping[str, str]:
     """Return the user agent, and the token if there is one."""
-    found = _library().utils.build_hf_headers(library_name="gguftool")
+    _library()
+    from huggingface_hub.utils._headers import build_hf_headers
+
+    found = build_hf_headers(library_name="gguftool")
     names = {"user-agent": "User-Agent", "authorization": "Authorization"}
     return {names.get(key.lower(), key): value for key, value in found.items()}
 
