@@ -202,11 +202,12 @@ class _Cursor:
     def extrapolate(self, needed: int) -> int:
         """Return where the head likely ends, given that it goes on at least up to `needed`.
 
-        A vocabulary's array is followed by others as long (scores, types, merges), of which nothing is known yet: one
-        of eight bytes an element is allowed for, within what may be fetched in vain.
+        Later entries of a vocabulary tend to be longer than earlier ones, and its array is followed by others as long
+        (scores, types, merges) of which nothing is known yet: a fifth more, and an array of eight bytes an element,
+        are allowed for, within what may be fetched in vain.
         """
         core = needed + self.array_rest + self.infos_left * _INFO_BYTES
-        more = self.elements * 8 if self.elements >= _VOCABULARY else 0
+        more = self.array_rest // 5 + (self.elements * 8 if self.elements >= _VOCABULARY else 0)
         return min(core + min(more, core * 2 // 5), self.total, MAX_HEAD)
 
     def claim(self, size: int, where: str) -> None:

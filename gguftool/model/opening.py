@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from gguftool.errors import FormatError, GGUFToolError, SourceError, listed, printable, without_secrets
-from gguftool.format.header import Header, NeedMoreData, parse
+from gguftool.format.header import MAX_HEAD, Header, NeedMoreData, parse
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS, ShardName, parse_shard_name
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
@@ -38,6 +38,7 @@ ORDER_KEY = "gguftool.tensor_order"
 _SUFFIX = ".gguf"
 _FIRST_READ = 4 << 10  # holds the head of a shard; a model's head needs one or two larger reads
 _GROWTH = 16
+_REMOTE_READS = 3  # after so many guesses the next read is as large as may be
 _FIRST_READ_OF_SHARD = 64 << 10  # of remote shards behind the first, which carry no vocabulary
 
 
@@ -88,19 +89,23 @@ def read_header(source: Source) -> Header:
     """
     remote = source if isinstance(source, RemoteSource) else None
     buffer = source.read_at(0, min(remote.first_read if remote else _FIRST_READ, source.size))
+    reads = 1
     while True:
         try:
             return parse(buffer, source.size)
         except NeedMoreData as signal:
             # A local read costs next to nothing; of a remote file the rest of the head is fetched as it is guessed.
             guess = signal.likely if remote else len(buffer) * _GROWTH
-            size = min(source.size, max(signal.needed, guess))
+            if remote and reads == _REMOTE_READS:
+                guess = max(guess, signal.needed + signal.needed // 2 + remote.first_read)  # let this be the last
+            size = min(source.size, max(signal.needed, guess), max(signal.needed, MAX_HEAD))
         except GGUFToolError as error:
             error.source = source.name
             if remote and error.where == "magic":
                 error.message += f" (the server's answer: {remote.answer})"
             raise
         buffer += source.read_at(len(buffer), size - len(buffer))
+        reads += 1
 
 
 def read_headers(sources: Sequence[Source]) -> list[Header]:
