@@ -33,7 +33,7 @@ def test_sets_folders_and_globs(files: Callable[[str, bytes], None]) -> None:
     shards = b.shard_set("m", [tensors[at::3] for at in range(3)])
     for name, data in shards.items():
         files(f"/bucket/set/{name}", data)
-    names = [f"memory:///bucket/set/{name}" for name in shards]
+    names = [f"memory://bucket/set/{name}" for name in shards]
     assert list(expand("memory://bucket/set", ".gguf")) == names
     assert list(expand("memory://bucket/*/*.gguf", ".gguf")) == names
     for spec in (names[1], "memory://bucket/set", "memory://bucket/set/*.gguf"):

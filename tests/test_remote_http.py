@@ -309,6 +309,28 @@ def test_a_login_goes_to_its_host_alone(rude: RudeServer) -> None:
     assert not told.get(rude.other_port)
 
 
+class _Proxy(WireServer):
+    """A proxy for plain http, which has every file that it is asked for."""
+
+    def answer(self, exchange: Exchange) -> None:
+        exchange.serve(b.small_model()).reply()
+
+
+@pytest.mark.parametrize("scheme", ["", "http://", "http://me:opensesame@"])
+def test_a_proxy_of_the_environment_is_asked(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+    with _Proxy() as proxy:
+        monkeypatch.setenv("http_proxy", f"{scheme}127.0.0.1:{proxy.port}")
+        assert len(open_model("http://host.example/m.gguf").tensors) == 6
+        (request,) = proxy.requests
+        assert request.header("Host") == "host.example"
+        login = request.header("Proxy-Authorization")
+        assert login == ("Basic bWU6b3BlbnNlc2FtZQ==" if "@" in scheme else None)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        with pytest.raises(SourceError, match="Connection refused"):
+            open_source("http://127.0.0.1:1/m.gguf")
+        assert len(proxy.requests) == 1
+
+
 def test_offline_is_refused_in_one_line(rude: RudeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     rude.forget()

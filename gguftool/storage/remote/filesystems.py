@@ -121,20 +121,28 @@ def list_folder(url: str) -> tuple[str, ...]:
     """Return the names of the files in the folder `url`, sorted."""
     fs, path = _file_system(url)
     entries = _plainly(lambda: fs.ls(path, detail=True), shown(url))
-    return tuple(sorted(fs.unstrip_protocol(entry["name"]) for entry in entries if entry.get("type") == "file"))
+    return tuple(sorted(_named(url, fs, path, entry["name"]) for entry in entries if entry.get("type") == "file"))
 
 
 def matches(url: str) -> tuple[str, ...]:
     """Return the names of the files that match the pattern `url`, sorted."""
     fs, path = _file_system(url)
     found = _plainly(lambda: fs.glob(path, detail=True), shown(url))
-    return tuple(sorted(fs.unstrip_protocol(name) for name, entry in found.items() if entry.get("type") == "file"))
+    return tuple(sorted(_named(url, fs, path, name) for name, entry in found.items() if entry.get("type") == "file"))
 
 
 def is_folder(url: str) -> bool:
     """Whether `url` is a folder."""
     fs, path = _file_system(url)
     return bool(_plainly(lambda: fs.isdir(path), shown(url)))
+
+
+def _named(url: str, fs: Any, path: str, found: str) -> str:
+    """Return the name of the path `found`, spelled as `url` spells its own `path`: with the host, where it has one."""
+    bare = url.rstrip("/")
+    if path and bare.endswith(path.rstrip("/")) and found.startswith("/") == path.startswith("/"):
+        return bare.removesuffix(path.rstrip("/")) + found
+    return str(fs.unstrip_protocol(found))
 
 
 def _file_system(url: str) -> tuple[Any, str]:
