@@ -99,6 +99,30 @@ def test_dump_and_check_of_a_url_read_its_head_alone(nginx: Start, tmp_path: Pat
     assert len(server.log()) == 1
 
 
+def test_hash_and_recipes_of_a_url_are_those_of_the_file(nginx: Start, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b.small_model(layers=2))
+    url = nginx(tmp_path).url("m.gguf")
+    for command in (["recipe", "extract"], ["hash"]):
+        far, near = (run_gguftool(*command, name).stdout for name in (url, tmp_path / "m.gguf"))
+        assert far
+        assert far.replace(url.encode(), b"M") == near.replace(str(tmp_path / "m.gguf").encode(), b"M")
+
+
+def test_what_is_remote_is_not_changed_in_place(nginx: Start, tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b.small_model())
+    url = nginx(tmp_path).url("m.gguf")
+    donor = str(tmp_path / "m.gguf")
+    for command in (
+        ["edit", url, "--set", "general.name=str:New", "--in-place"],
+        ["swap", url, "--from", donor, "--tensor", "output_norm.weight", "--in-place"],
+        ["edit", url, "--recover"],
+    ):
+        done = run_gguftool(*command)
+        assert done.returncode == 2, command
+        assert "local" in one_error_line(done.stderr), done.stderr
+    assert (tmp_path / "m.gguf").read_bytes() == b.small_model()
+
+
 @pytest.fixture
 def big(tmp_path: Path) -> bytes:
     data = random.Random(7).randbytes(5 * MIB + 77)
