@@ -158,6 +158,10 @@ def zeroed(data: bytearray) -> None:
     data[100 * PAGE : 101 * PAGE] = bytes(PAGE)
 
 
+def zeroed_off_the_grid(data: bytearray) -> None:
+    data[50_001:80_003] = bytes(30_002)
+
+
 def head_flipped(data: bytearray) -> None:
     data[200] ^= 1
 
@@ -180,6 +184,7 @@ KINDS: dict[Callable[[bytearray], None], int] = {
     cut: 100_000 + PAGE,
     longer: 0,
     zeroed: 11 * PAGE,
+    zeroed_off_the_grid: 30_002 + 64,
     head_flipped: PAGE,
     head_gone: 2 * PAGE,
     cut_and_zeroed: 100_000 + 11 * PAGE,

@@ -21,8 +21,8 @@ def refuse_other_bytes(written: Path, output: OutputFile) -> None:
     found = digest([whole(open_local_even_unfinished(written))])
     if found != output.sha256:
         raise ExecuteError(
-            f"arrived with sha256 {found}, recorded is {output.sha256}: bytes were damaged on the way or at their "
-            "source; nothing was written, try again",
+            f"would have sha256 {found}, recorded is {output.sha256}: bytes were damaged on the way, at their source, "
+            "or in what was here already; nothing was written, fetch the file anew",
             source=str(output.path),
         )
 

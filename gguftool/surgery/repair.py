@@ -182,7 +182,14 @@ def _scan(local: Source, size: int, progress: Progress) -> tuple[list[tuple[int,
             zeros += [(at + start, at + end) for start, end in _zero_pages(data)]
             at += nbytes
             progress(nbytes)
-    return list(joined(zeros)), sha256.hexdigest()
+        return [_widened(fd, start, end, size) for start, end in joined(zeros)], sha256.hexdigest()
+
+
+def _widened(fd: int, start: int, end: int, size: int) -> tuple[int, int]:
+    """Return a range of zero pages with the zeros that join it: downloads break off anywhere in a page."""
+    before = read_some(fd, min(_PAGE, start), max(0, start - _PAGE))
+    behind = read_some(fd, min(_PAGE, size - end), end) if end < size else b""
+    return start - (len(before) - len(before.rstrip(b"\0"))), end + len(behind) - len(behind.lstrip(b"\0"))
 
 
 def _read(fd: int, length: int, offset: int, local: Source) -> bytes:

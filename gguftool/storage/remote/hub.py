@@ -51,8 +51,8 @@ class HubPath:
 
     def __str__(self) -> str:
         kind = "" if self.kind == "models" else f"{self.kind}/"
-        revision = f"@{quote(self.revision, safe='/') if '/' in self.revision else self.revision}"
-        at = revision if self.revision else ""
+        safe = "/" if self.revision.startswith(("refs/pr/", "refs/convert/")) else ""
+        at = f"@{quote(self.revision, safe=safe)}" if self.revision else ""
         return f"{SCHEME}{kind}{self.repo}{at}" + (f"/{self.path}" if self.path else "")
 
 
@@ -254,7 +254,10 @@ def _library() -> Any:
 
 def _headers() -> Mapping[str, str]:
     """Return the user agent, and the token if there is one."""
-    found = _library().utils.build_hf_headers(library_name="gguftool")
+    _library()
+    from huggingface_hub.utils._headers import build_hf_headers
+
+    found = build_hf_headers(library_name="gguftool")
     names = {"user-agent": "User-Agent", "authorization": "Authorization"}
     return {names.get(key.lower(), key): value for key, value in found.items()}
 
