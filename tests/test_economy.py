@@ -59,6 +59,15 @@ def test_a_head_costs_four_requests_at_most(nginx: Serve, vocabulary: tuple[Path
     assert server.sent <= 1.5 * head + MIB
 
 
+def test_a_head_of_many_keys_is_not_fetched_key_by_key(nginx: Serve, tmp_path: Path) -> None:
+    """Nothing tells how long keys to come are: reads grow all the same."""
+    kvs = [b.KV(f"key.number.{number}", b.STR, "v" * 100) for number in range(40_000)]
+    (tmp_path / "keys.gguf").write_bytes(b.gguf([b.KV("general.architecture", b.STR, "x"), *kvs], b.llama_tensors()))
+    server = nginx(tmp_path)
+    assert run_gguftool("dump", "--no-kv", server.url("keys.gguf")).returncode == 0
+    assert len(ranged(server.log())) <= 8
+
+
 def test_a_small_head_costs_one_request(nginx: Serve, tmp_path: Path) -> None:
     (tmp_path / "small.gguf").write_bytes(b.small_model() + bytes(4 * MIB))
     server = nginx(tmp_path)

@@ -19,6 +19,9 @@ from mixing import quant
 from rude_server import MODES, SECRET, Mode, RudeServer
 from support import run_gguftool
 
+from gguftool.errors import SourceError
+from gguftool.storage.remote.address import follow
+
 TOKEN = "hf_7h1s1s4v3rys3cr3tt0k3n"
 PASSWORD = "p455w0rd-0f-th3-us3r"  # the query of the URL that the user gives
 PATIENCE = "3"  # seconds without progress; what users have is in docs/remote.md
@@ -183,6 +186,30 @@ def test_the_table_is_complete(
     assert wrong == []
     assert len(MODES) >= 60
     assert len(BY_NAME) == len(MODES)
+
+
+@pytest.mark.parametrize(
+    ("start", "location", "says"),
+    [
+        ("https://127.0.0.1/a", "http://127.0.0.1/a", "https to http"),
+        ("https://192.0.2.1/a", "https://127.0.0.1/a", "loopback"),
+        ("https://192.0.2.1/a", "//[::1]/a", "loopback"),
+        ("https://192.0.2.1/a", "https://0.0.0.0/a", "loopback"),
+        ("http://192.0.2.1/a", "http://169.254.169.254/", "link-local"),
+        ("http://127.0.0.1/a", "http://[fe80::1]/", "link-local"),
+        ("http://127.0.0.1/a", "gopher://127.0.0.1/", "not followed"),
+    ],
+)
+def test_where_a_redirect_may_not_lead(start: str, location: str, says: str) -> None:
+    with pytest.raises(SourceError, match=says):
+        follow(start, location, start)
+
+
+@pytest.mark.parametrize("location", ["https://127.0.0.1/b", "http://127.0.0.1:1/b", "/b", "?c"])
+def test_where_a_redirect_may_lead(location: str) -> None:
+    assert follow("http://127.0.0.1/a", location, "http://127.0.0.1/a").startswith(
+        ("http://127.0.0.1", "https://127.0.0.1")
+    )
 
 
 def test_users_wait_no_longer(patient: dict[str, Future[Run]]) -> None:

@@ -38,7 +38,7 @@ ORDER_KEY = "gguftool.tensor_order"
 _SUFFIX = ".gguf"
 _FIRST_READ = 4 << 10  # holds the head of a shard; a model's head needs one or two larger reads
 _GROWTH = 16
-_REMOTE_READS = 3  # after so many guesses the next read is as large as may be
+_REMOTE_READS = 3  # after so many guesses each read is as large as may be
 _FIRST_READ_OF_SHARD = 64 << 10  # of remote shards behind the first, which carry no vocabulary
 
 
@@ -96,8 +96,8 @@ def read_header(source: Source) -> Header:
         except NeedMoreData as signal:
             # A local read costs next to nothing; of a remote file the rest of the head is fetched as it is guessed.
             guess = signal.likely if remote else len(buffer) * _GROWTH
-            if remote and reads == _REMOTE_READS:
-                guess = max(guess, signal.needed + signal.needed // 2 + remote.first_read)  # let this be the last
+            if remote and reads >= _REMOTE_READS:  # as much as may be, and never so little that requests get many
+                guess = max(guess, signal.needed + signal.needed // 2 + remote.first_read)
             size = min(source.size, max(signal.needed, guess), max(signal.needed, MAX_HEAD))
         except GGUFToolError as error:
             error.source = source.name
