@@ -51,8 +51,8 @@ class HubPath:
 
     def __str__(self) -> str:
         kind = "" if self.kind == "models" else f"{self.kind}/"
-        revision = f"@{quote(self.revision, safe='/') if '/' in self.revision else self.revision}"
-        at = revision if self.revision else ""
+        safe = "/" if self.revision.startswith(("refs/pr/", "refs/convert/")) else ""
+        at = f"@{quote(self.revision, safe=safe)}" if self.revision else ""
         return f"{SCHEME}{kind}{self.repo}{at}" + (f"/{self.path}" if self.path else "")
 
 
