@@ -7,7 +7,6 @@ import os
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import builders as b
@@ -187,7 +186,7 @@ KINDS: dict[Callable[[bytearray], None], int] = {
     zeroed_off_the_grid: 30_002 + 64,
     head_flipped: PAGE,
     head_gone: 2 * PAGE,
-    cut_and_zeroed: 100_000 + 11 * PAGE,
+    cut_and_zeroed: 100_000 + 11 * PAGE + MAX_GAP,
     nothing_left: len(BIG),
 }
 
@@ -209,8 +208,7 @@ def test_repair_fetches_what_is_damaged_and_no_more(
     assert plan.preview().bytes_fetched == damage.nbytes <= KINDS[kind]
     source.served = 0
     execute(plan)
-    gaps = [b[0] - a[1] for a, b in pairwise(damage.ranges)]
-    assert source.served == damage.nbytes + sum(gap for gap in gaps if gap <= MAX_GAP)  # read through
+    assert source.served == damage.nbytes
     assert (tmp_path / ("out.gguf" if beside else "local.gguf")).read_bytes() == BIG
     assert path.read_bytes() == (broken if beside else BIG)
     assert {entry.name for entry in tmp_path.iterdir()} == ({"local.gguf", "out.gguf"} if beside else {"local.gguf"})
@@ -288,6 +286,20 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "local.gguf").write_bytes(other)
     with pytest.raises(PlanError, match=r"only 0 of 6 tensors lie here as in https://.*another model"):
         find_damage(open_local(tmp_path / "local.gguf"), original(Recorded(BIG)))
+
+
+def test_damage_all_over_is_fetched_in_few_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gguftool.surgery.repair.MAX_GAP", 1)
+    monkeypatch.setattr("gguftool.surgery.repair._MAX_RANGES", 5)
+    broken = bytearray(BIG)
+    for page in range(10, 130, 4):
+        broken[page * PAGE : (page + 1) * PAGE] = bytes(PAGE)
+    (tmp_path / "local.gguf").write_bytes(broken)
+    local, file = open_local(tmp_path / "local.gguf"), original(Recorded(BIG))
+    damage = find_damage(local, file)
+    assert 1 <= len(damage.ranges) <= 5
+    execute(plan_repair(local, file, damage, None))
+    assert (tmp_path / "local.gguf").read_bytes() == BIG
 
 
 @settings(max_examples=40)

@@ -179,6 +179,30 @@ def test_a_server_that_goes_away_is_exit_2_and_the_same_command_goes_on(
     assert back.sent <= len(data) - 9 * MIB + MIB
 
 
+def test_stopped_by_a_signal_and_replaced_before_it_went_on(served: Path, nginx: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    (folder / "m.gguf").write_bytes((served / "large.gguf").read_bytes())
+    server = nginx(folder, slow="2m")
+    out = tmp_path / "out.gguf"
+    command = [sys.executable, "-m", "gguftool", "fetch", server.url("slow/m.gguf"), "-o", str(out)]
+    first = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and _on_disk(tmp_path) < 8 * MIB:
+        time.sleep(0.02)
+    first.send_signal(signal.SIGINT)
+    _, said = first.communicate(timeout=20)
+    assert first.returncode == 130
+    assert b"the same command goes on" in said
+    os.utime(folder / "m.gguf", (1, 1))  # another ETag
+    again = run("fetch", server.url("slow/m.gguf"), "-o", out)
+    assert again.returncode == 2
+    assert f"changed since: {server.url('slow/m.gguf')}".encode() in again.stderr
+    assert b"--no-resume" in again.stderr
+    good("fetch", server.url("m.gguf"), "-o", out, "--no-resume")
+    assert out.read_bytes() == (folder / "m.gguf").read_bytes()
+
+
 def test_a_file_that_is_replaced_in_mid_fetch_is_never_mixed(served: Path, nginx: Start, tmp_path: Path) -> None:
     folder = tmp_path / "served"
     folder.mkdir()

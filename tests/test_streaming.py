@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ from builders import filler
 from hypothesis import given
 from hypothesis import strategies as st
 from remote_source import SlowSource
+from syscalls import count_calls, every_fault, killed_at
 
-from gguftool.errors import SourceError
+from gguftool.errors import GGUFToolError, SourceError
 from gguftool.storage import landing, runs
 from gguftool.storage.copying import copy_all
 from gguftool.storage.execute import Options, execute
@@ -195,6 +197,63 @@ def test_without_sync_nothing_is_noted(tmp_path: Path) -> None:
     with pytest.raises(SourceError):
         execute(plan_of(path, copy_of(lost, 0, len(DATA), 0)), Options(sync=False))
     assert not list(tmp_path.iterdir())
+
+
+def two_outputs(folder: Path, source: SlowSource) -> Plan:
+    size = len(source.data) // 2
+    outputs = tuple(
+        OutputFile(
+            path=folder / f"out{number}",
+            head=b"head",
+            copies=(copy_of(source, number * size, size - 5000, 4096), copy_of(source, 0, 5000, 4096 + size)),
+            size=4096 + size + 5000,
+        )
+        for number in range(2)
+    )
+    return Plan(outputs=outputs, inputs=(source,))
+
+
+def test_killed_at_any_call_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landing, "STEP", 1 << 16)
+    source = SlowSource(DATA[: 1 << 19])
+    (tmp_path / "whole").mkdir()
+    calls = count_calls(lambda: execute(two_outputs(tmp_path / "whole", source), Options(jobs=1)))
+    wanted = [(tmp_path / "whole" / f"out{number}").read_bytes() for number in range(2)]
+    resumed = 0
+    for at in range(0, len(calls), 2):
+        folder = tmp_path / f"at{at}"
+        folder.mkdir()
+        killed_at(at, lambda folder=folder: execute(two_outputs(folder, source), Options(jobs=1)))  # type: ignore[misc]
+        source.served = 0
+        execute(two_outputs(folder, source), Options(jobs=1, force=True))
+        resumed += source.served < len(source.data) // 2
+        assert [(folder / f"out{number}").read_bytes() for number in range(2)] == wanted, calls[at]
+        assert sorted(path.name for path in folder.iterdir()) == ["out0", "out1"]
+        for path in folder.iterdir():
+            path.unlink()
+    assert resumed >= len(calls) // 10
+
+
+def test_every_call_that_fails_leaves_nothing_or_what_can_be_gone_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landing, "STEP", 1 << 17)
+    source = SlowSource(DATA[: 1 << 19])
+    (tmp_path / "whole").mkdir()
+    calls = count_calls(lambda: execute(two_outputs(tmp_path / "whole", source), Options(jobs=1)))
+    wanted = [(tmp_path / "whole" / f"out{number}").read_bytes() for number in range(2)]
+    for number, injector in enumerate(list(every_fault(calls))[::4]):
+        folder = tmp_path / f"fault{number}"
+        folder.mkdir()
+        with injector.active(), contextlib.suppress(GGUFToolError):
+            execute(two_outputs(folder, source), Options(jobs=1))
+        for index, data in enumerate(wanted):
+            path = folder / f"out{index}"
+            assert not path.exists() or path.read_bytes() == data
+        execute(two_outputs(folder, source), Options(jobs=1, force=True, sync=False))
+        assert [(folder / f"out{index}").read_bytes() for index in range(2)] == wanted
+        for path in folder.iterdir():
+            path.unlink()
 
 
 # --- ranges ---

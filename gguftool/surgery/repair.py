@@ -23,11 +23,13 @@ from gguftool.storage.landing import Ranges, joined
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.positional import leading_hole, read_some
 from gguftool.storage.promised import recorded_sha256
+from gguftool.storage.runs import MAX_GAP
 from gguftool.storage.source import Extent, Source
 
 MAX_MANIFEST = 64 << 20  # bytes
 _PAGE = 4096  # bytes: what a crash leaves unwritten comes in pages
 _BLOCK = 1 << 20
+_MAX_RANGES = 100_000  # an undo journal has room for four times as many
 _ZEROS = bytes(_BLOCK)
 _NO_PAGE = bytes(_PAGE)
 
@@ -76,7 +78,7 @@ def find_damage(
     found = [f"{_total(ranges):,} bytes {kind}{_count(ranges)}" for kind, ranges in kinds.items() if ranges]
     if local.size > original.source.size:
         found.append(f"{local.size - original.source.size:,} bytes too many at the end")
-    ranges = joined(one for ranges in kinds.values() for one in ranges)
+    ranges = _few(joined(one for ranges in kinds.values() for one in ranges))
     return Damage(ranges=ranges, found=tuple(found), sha256=promised)
 
 
@@ -123,6 +125,16 @@ def _between(ranges: Ranges, size: int) -> Iterator[tuple[int, int]]:
         at = end
     if at < size:
         yield at, size
+
+
+def _few(ranges: Ranges) -> tuple[tuple[int, int], ...]:
+    """Join ranges so near each other that what is between is read anyway, and nearer ones until they are few."""
+    gap = MAX_GAP
+    while True:
+        found = tuple((start, end - gap) for start, end in joined((start, end + gap) for start, end in ranges))
+        if len(found) <= _MAX_RANGES:
+            return found
+        gap *= 4
 
 
 def _total(ranges: Ranges) -> int:
