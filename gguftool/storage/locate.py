@@ -29,7 +29,7 @@ U = TypeVar("U")
 
 def scheme_of(name: str) -> str:
     """Return the scheme of a URL, in small letters; empty for a path."""
-    match = _SCHEME.match(name)
+    match = _SCHEME.match(name) if "://" in name else None  # sets have thousands of names
     return match[1].lower() if match else ""
 
 
