@@ -7,12 +7,16 @@ with `printable` where a message is built.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
 # Cc control, Cf format (bidi marks, zero-width), Cs lone surrogate, Co private use, Zl/Zp line separators.
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _MAX_SHOWN = 200
+# A URL's user and password, and its query, which may be a signature.
+_LOGIN = re.compile(r"(?<=://)[^/\s'\"@]*@")
+_QUERY = re.compile(r"(https?://[^\s'\"?#]*)[?#][^\s'\"]*", re.IGNORECASE)
 
 
 class GGUFToolError(Exception):
@@ -46,7 +50,7 @@ class GGUFToolError(Exception):
         place = ", ".join(
             part for part in (self.where, None if self.offset is None else f"offset {self.offset:,}") if part
         )
-        prefix = printable(self.source, limit=4096) if self.source is not None else ""
+        prefix = printable(without_secrets(self.source), limit=4096) if self.source is not None else ""
         if place:
             prefix = f"{prefix} ({place})" if prefix else place
         return f"{prefix}: {self.message}" if prefix else self.message
@@ -66,6 +70,11 @@ class PlanError(GGUFToolError):
 
 class ExecuteError(GGUFToolError):
     """The output cannot be written (no space, exists already, short write): this machine's fault."""
+
+
+def without_secrets(text: str) -> str:
+    """Return `text` without the logins and queries of the URLs in it."""
+    return _QUERY.sub(r"\1", _LOGIN.sub("", text)) if "://" in text else text
 
 
 def printable(text: str, limit: int = _MAX_SHOWN) -> str:

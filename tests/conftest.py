@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from nginx import nginx
 from support import run_gguftool, shared_path
+
+__all__ = ["nginx"]  # a fixture that lives beside its server
 
 # Fixtures that hold test-wide state (tmp_path) are only read or keyed by content in properties, hence the suppression.
 settings.register_profile(

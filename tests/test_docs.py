@@ -147,6 +147,7 @@ JSON_RUNS = {
     "swap demo.gguf --from demo.gguf --tensor output -o out.gguf": "gguftool.storage.execute.Receipt",
     "edit demo.gguf --remove general.name -o out.gguf": "gguftool.storage.execute.Receipt",
     "export demo.gguf --tensor output -o out.safetensors": "gguftool.storage.execute.Receipt",
+    "fetch demo.gguf -o fetched.gguf": "gguftool.storage.execute.Receipt",
     "merge demo.gguf -o merged.gguf --dry-run": "gguftool.storage.plan.Preview",
     "hash demo.gguf": "gguftool.analysis.verify.Hash",
     "hash demo.gguf --check sums": "gguftool.analysis.verify.Verdict",

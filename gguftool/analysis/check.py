@@ -16,14 +16,17 @@ from gguftool.analysis.doctor import DIAGNOSES, diagnose_absent, diagnose_trunca
 from gguftool.analysis.lint import RULES, Finding, Rule, Severity, judged, run_rules
 from gguftool.analysis.placement import Rule as PlacementRule
 from gguftool.analysis.subject import Subject, subject_of
-from gguftool.errors import FormatError, SourceError, listed
+from gguftool.errors import FormatError, SourceError, listed, without_secrets
 from gguftool.format.ggml import BOTH
 from gguftool.format.shards import ShardName
 from gguftool.model.model import ModelFile
 from gguftool.model.opening import find_files, read_header
+from gguftool.storage.locate import are_remote, for_each
 from gguftool.storage.source import Source
 
 _RULE_MODULES = (lint_layers, lint_loaders, lint_maps, lint_sets, lint_structure, lint_types)
+
+_NOT_LOOKED = "remote, so nothing but heads was read: F07 and F19 look into data; --data lets them"
 
 _Members = Sequence[tuple[Source, ShardName | None]]
 
@@ -82,9 +85,10 @@ def check(spec: str, options: CheckOptions | None = None) -> Report:
     """
     options = options or CheckOptions()
     try:
-        groups = find_files(spec, this_file_only=options.this_file_only)
+        spec, given = without_secrets(spec), spec
+        groups = find_files(given, this_file_only=options.this_file_only)
     except SourceError as error:
-        return _unreadable(spec, (diagnose_absent(spec, error),), 0, options)
+        return _unreadable(spec, (diagnose_absent(given, error),), 0, options)
     members, remarks = _choose(spec, groups)
     files, diagnoses = _read(members)
     subject = _subject(spec, files, options) if files else None
@@ -106,7 +110,7 @@ def check(spec: str, options: CheckOptions | None = None) -> Report:
         rules=len({rule.code for rule in rules}),
         diagnoses=(),
         findings=findings if options.engines else weighed,
-        remarks=remarks,
+        remarks=remarks if subject.looks_into_data else (*remarks, _NOT_LOOKED),
     )
 
 
@@ -159,14 +163,17 @@ def _count(group: _Members) -> int:
 
 def _read(members: _Members) -> tuple[list[ModelFile], tuple[Finding, ...]]:
     """Read all heads; return the files, and the diagnoses of those that are no readable GGUF."""
-    files: list[ModelFile] = []
-    diagnoses: list[Finding] = []
-    for source, shard in members:
+
+    def read(member: tuple[Source, ShardName | None]) -> ModelFile | Finding:
+        source, shard = member
         try:
-            files.append(ModelFile(source=source, header=read_header(source), shard=shard))
+            return ModelFile(source=source, header=read_header(source), shard=shard)
         except (FormatError, SourceError) as error:
-            diagnoses.append(_diagnose(source, error))
-    return files, tuple(diagnoses)
+            return _diagnose(source, error)
+
+    found = for_each(members, read, remote=are_remote(source for source, _ in members))
+    files = [part for part in found if isinstance(part, ModelFile)]
+    return files, tuple(part for part in found if isinstance(part, Finding))
 
 
 def _truncations(subject: Subject) -> tuple[Finding, ...]:

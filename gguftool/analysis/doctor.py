@@ -13,21 +13,23 @@ import re
 import shlex
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gguftool.analysis.lint import Finding, Severity, place_of
 from gguftool.analysis.subject import Placed, out_of_file
-from gguftool.errors import FormatError, GGUFToolError, SourceError, printable
+from gguftool.errors import FormatError, GGUFToolError, SourceError, printable, without_secrets
 from gguftool.format.header import MAGIC, NeedMoreData, parse, round_up
 from gguftool.format.imatrix import legacy_start
 from gguftool.model.model import ModelFile
-from gguftool.storage.locate import is_folder, siblings
-from gguftool.storage.source import Source
+from gguftool.storage.locate import is_folder, is_remote, siblings
+from gguftool.storage.source import RemoteSource, Source
 
 HEAD_READ = 4096
 SAMPLES = 8  # places at which the data behind a zeroed head is looked at
 SAMPLE_READ = 512
 MAX_REPARSE = 64 << 20  # bytes of a file that is read whole to tell a cut head from a damaged one
+MAX_REFETCH = 4 << 20  # the same of a remote file
+FIRST_SHOWN = 64  # bytes of a remote file, which may be a server's message
 PARTS_LISTED = 99
 
 # Codes of what is no readable GGUF; docs/lint.md has a section for each.
@@ -124,6 +126,8 @@ _PARTS = (
 
 def diagnose_absent(name: str, error: SourceError) -> Finding:
     """Say what is at a path that could not be opened as one or more files."""
+    if is_remote(name):
+        return _finding("N01", without_secrets(name), error.message, "check the address; the message says what came")
     if is_folder(name):
         inside = _entries(name)
         parts = [entry for entry in inside if _part_of(entry)]
@@ -152,7 +156,16 @@ def diagnose_absent(name: str, error: SourceError) -> Finding:
 
 
 def diagnose_unreadable(source: Source, error: GGUFToolError) -> Finding:
-    """Say what a file is whose head does not parse."""
+    """Say what a file is whose head does not parse, and of a remote one how the server answered."""
+    found = _diagnose(source, error)
+    if not isinstance(source, RemoteSource) or isinstance(error, SourceError):
+        return found
+    first = printable(source.read_at(0, min(FIRST_SHOWN, source.size)).decode("latin-1"), 8 * FIRST_SHOWN)
+    said = f"the server's answer: {source.answer}; the first {FIRST_SHOWN} bytes: '{first}'"
+    return replace(found, message=f"{found.message}; {said}")
+
+
+def _diagnose(source: Source, error: GGUFToolError) -> Finding:
     if isinstance(error, SourceError):
         return _finding("N01", source.name, str(error.message), "")
     if source.size == 0:
@@ -289,7 +302,7 @@ def _bad_head(source: Source, head: bytes, error: GGUFToolError) -> Finding | No
 
 def _is_cut(source: Source) -> bool:
     """Whether the head would go on past the file's end, were the file longer."""
-    if source.size > MAX_REPARSE:
+    if source.size > (MAX_REFETCH if isinstance(source, RemoteSource) else MAX_REPARSE):
         return False
     try:
         parse(source.read_at(0, source.size), 1 << 62)
@@ -323,10 +336,12 @@ def _cat(folder: str, base: str, entries: Sequence[str]) -> str:
     stem = wanted["stem"] if wanted else base
     parts = [(part["number"], entry) for entry in entries if (part := _part_of(entry)) and part["stem"] == stem]
     parts.sort(key=lambda part: (int(part[0]) if part[0].isdigit() else 0, len(part[0]), part[0]))
+    fetch = "download all parts, then " if is_remote(folder) else ""
+    folder = "" if fetch else folder
     names = [shlex.quote(printable(os.path.join(folder, entry), 4096)) for _, entry in parts]
     shown = " ".join(names[:PARTS_LISTED]) + (" ..." if len(names) > PARTS_LISTED else "")
     output = shlex.quote(printable(os.path.join(folder, _output(stem)), 4096))
-    return f"put all parts together: cat {shown} > {output}"
+    return f"{fetch}put all parts together: cat {shown} > {output}"
 
 
 def _output(stem: str) -> str:

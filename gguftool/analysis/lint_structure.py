@@ -129,6 +129,8 @@ def offset_not_aligned(subject: Subject) -> Iterator[Hit]:
 @rule("F07", Severity.WARNING, way_out="harmless to engines; 'gguftool merge FILE -o NEW --align 64' writes it anew")
 def padding_not_zero(subject: Subject) -> Iterator[Hit]:
     """Padding between tensors is not zero."""
+    if not subject.looks_into_data:
+        return
     padded = [t for t in subject.tensors if t.nbytes is not None and 0 < t.room - t.nbytes < t.alignment]
     looked = spread(padded, PADDING_SAMPLES)
     dirty = []
@@ -359,6 +361,8 @@ def joined_files(subject: Subject) -> Iterator[Hit]:
 )
 def zeroed_data(subject: Subject) -> Iterator[Hit]:
     """A large tensor is zero at every place looked at."""
+    if not subject.looks_into_data:
+        return
     large = [
         t for t in subject.tensors if len(t.info.dims) > 1 and t.nbytes is not None and t.nbytes >= SMALLEST_SAMPLED
     ]

@@ -17,6 +17,7 @@ from gguftool.format.header import TensorInfo, round_up
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS
 from gguftool.model.model import ModelFile
+from gguftool.storage.locate import are_remote
 
 _LAYER = re.compile(r"blk\.([0-9]{1,6})\.(.+)", re.DOTALL)
 _EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
@@ -128,6 +129,11 @@ class Subject:
     def architecture(self) -> str:
         """`general.architecture`, empty where it is absent or no string."""
         return self.string("general.architecture")
+
+    @property
+    def looks_into_data(self) -> bool:
+        """Whether samples of data may be read: of remote files each would be a request, so only where it is asked."""
+        return self.read_data or not are_remote(file.source for file in self.files)
 
     @property
     def kind(self) -> str:

@@ -84,9 +84,13 @@ def write_map_beside(model: Model, *, force: bool, jobs: int | None) -> Receipt:
     """Hash the shards of `model` and write tensors.map into their folder."""
     from gguftool.analysis.verify import hash_files
     from gguftool.cli.output import progress_bar
+    from gguftool.errors import PlanError
     from gguftool.storage.execute import Options, execute
+    from gguftool.storage.source import is_remote
     from gguftool.surgery.maps import plan_map
 
+    if any(is_remote(source) for source in model.sources):
+        raise PlanError("is not local, so that no map can be written beside it; fetch it first", source=model.name)
     with progress_bar(sum(file.source.size for file in model.files)) as progress:
         hashes = hash_files(model, jobs, progress)
     folder = Path(model.files[0].source.name).parent

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from gguftool.errors import ExecuteError, printable
+from gguftool.errors import ExecuteError, printable, without_secrets
 from gguftool.render.table import Table, render_rich, text_of
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def rich_console() -> Console:
 
 def remark(text: str) -> None:
     """Tell the user something about what is done, on standard error."""
-    _say(f"note: {printable(text, 4096)}")
+    _say(f"note: {printable(without_secrets(text), 4096)}")
 
 
 def _say(line: str) -> None:
@@ -108,20 +108,23 @@ def fail(text: str, problems: Sequence[str] = ()) -> None:
     """Print an error: one line, whatever the text holds, and one more for each of several problems."""
     if len(problems) == 1:
         text, problems = f"{text}: {problems[0]}", ()
-    _say(f"gguftool: error: {printable(text, 1 << 16)}{':' if problems else ''}")
+    _say(f"gguftool: error: {printable(without_secrets(text), 1 << 16)}{':' if problems else ''}")
     for problem in problems:
-        _say(f"  - {printable(problem, 1 << 16)}")
+        _say(f"  - {printable(without_secrets(problem), 1 << 16)}")
 
 
 @contextmanager
-def progress_bar(total: int) -> Iterator[Callable[[int], Any]]:
-    """Yield a callback that takes the bytes done since its last call; a bar is drawn on a terminal only."""
+def progress_bar(total: int, what: str | None = None) -> Iterator[Callable[[int], Any]]:
+    """Yield a callback that takes the bytes done since its last call.
+
+    On a terminal a bar is drawn, with `what` before it, the rate and the time left; elsewhere nothing.
+    """
     if not sys.stderr.isatty():
         yield lambda nbytes: None
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, unit="B", unit_scale=True, unit_divisor=1024, leave=False) as bar:
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1024, leave=False) as bar:
         yield bar.update
 
 

@@ -98,7 +98,7 @@ def split(
         bundle_small=bundle_small or 0,
         tensor_first=tensor_first_split,
         alignment=align,
-        force_sizes=_force_sizes(force_sizes),
+        force_sizes=force_sizes_of(force_sizes),
     )
     if naming not in (None, "thireus"):
         raise typer.BadParameter(f"--naming takes thireus, not '{naming}'")
@@ -210,7 +210,7 @@ def merge(
         allowed_mismatches=tuple(allow_kv_mismatch or ()),
         provenance=provenance,
         alignment=align,
-        force_sizes=_force_sizes(force_sizes),
+        force_sizes=force_sizes_of(force_sizes),
         filler=filler_of(pad, reserve),
         consume=request,
     )
@@ -257,7 +257,7 @@ def swap(
     options = SwapOptions(
         keep_file_type=keep_file_type,
         alignment=align,
-        force_sizes=_force_sizes(force_sizes),
+        force_sizes=force_sizes_of(force_sizes),
         filler=filler_of(pad, reserve, in_place=in_place),
     )
     output = one_target(output, in_place=in_place)
@@ -321,12 +321,15 @@ def _verify_maps(models: Sequence[Model], plan: Plan) -> None:
     from gguftool.cli.output import progress_bar
     from gguftool.errors import SourceError
     from gguftool.model.maps import find_maps
+    from gguftool.storage.source import is_remote
 
     bad = []
     used = {use.name for use in plan.preview().uses}
     for model in models:
-        entries = tuple(entry for entries in find_maps(model.files).values() for entry in entries)
-        files = [file for file in model.files if entries and file.source.name in used]
+        # Hashing what is far away would fetch all of it, also what the plan does not use.
+        files = [file for file in model.files if file.source.name in used and not is_remote(file.source)]
+        entries = tuple(entry for entries in find_maps(files).values() for entry in entries)
+        files = files if entries else []
         with progress_bar(sum(file.source.size for file in files)) as progress:
             verdicts = verify_against_map(files, entries, None, progress)
         bad += [f"{verdict.name}: {verdict.detail}" for verdict in verdicts if verdict.ok is False]
@@ -334,7 +337,8 @@ def _verify_maps(models: Sequence[Model], plan: Plan) -> None:
         raise SourceError(f"{len(bad)} shard(s) are not what their tensors.map says: {'; '.join(bad)}")
 
 
-def _force_sizes(text: str | None) -> ForceSizes | None:
+def force_sizes_of(text: str | None) -> ForceSizes | None:
+    """Return what --force-sizes says."""
     from gguftool.model.layout import ForceSizes
 
     if text is None:

@@ -51,12 +51,20 @@ MAX_ELEMENTS: Final = (1 << 63) - 1  # ggml counts elements in int64
 _NUMBER_SIZES: Final = {"I": 4, "Q": 8}  # of lengths, counts and ids
 
 
-class NeedMoreData(Exception):
-    """A signal, not an error: the head goes on past the buffer; at least the first `needed` bytes of the file are."""
+_INFO_BYTES: Final = 72  # of a tensor info with a name of common length; for estimates only
+_VOCABULARY: Final = 1000  # elements from which an array is taken for one of a vocabulary, which has several
 
-    def __init__(self, needed: int) -> None:
+
+class NeedMoreData(Exception):
+    """A signal, not an error: the head goes on past the buffer; at least the first `needed` bytes of the file are.
+
+    `likely` is where it ends by what was parsed so far, at least `needed`: for readers to whom asking is dear.
+    """
+
+    def __init__(self, needed: int, likely: int = 0) -> None:
         super().__init__(needed)
         self.needed = needed
+        self.likely = max(needed, likely)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,8 +174,12 @@ def parse(buffer: bytes | bytearray | memoryview, total_size: int) -> Header:
     n_kvs = cursor.count("number of metadata KV", MAX_KVS)
     # The least that so many entries take: an empty key and a one-byte value, an empty name and no dims.
     cursor.claim(n_kvs * (cursor.width + 5) + n_tensors * (cursor.width + 16), "counts")
-    kvs = _parse_kvs(cursor, n_kvs)
-    infos = _parse_tensor_infos(cursor, n_tensors)
+    cursor.infos_left = n_tensors
+    try:
+        kvs = _parse_kvs(cursor, n_kvs)
+        infos = _parse_tensor_infos(cursor, n_tensors)
+    except NeedMoreData as signal:
+        raise NeedMoreData(signal.needed, cursor.extrapolate(signal.needed)) from None
     return Header(version=version, byte_order=cursor.order, kvs=kvs, tensors=infos)
 
 
@@ -182,6 +194,21 @@ class _Cursor:
         self.order = ByteOrder.LITTLE
         self.prefix = "<"  # of `order`, for `struct`
         self.ready = min(len(buffer), total_size, MAX_HEAD)  # up to here nothing needs to be checked
+        # For estimates: tensor infos to come, and of the array in which the buffer ends the elements and the rest.
+        self.infos_left = 0
+        self.elements = 0
+        self.array_rest = 0
+
+    def extrapolate(self, needed: int) -> int:
+        """Return where the head likely ends, given that it goes on at least up to `needed`.
+
+        Later entries of a vocabulary tend to be longer than earlier ones, and its array is followed by others as long
+        (scores, types, merges) of which nothing is known yet: a fifth more, and an array of eight bytes an element,
+        are allowed for, within what may be fetched in vain.
+        """
+        core = needed + self.array_rest + self.infos_left * _INFO_BYTES
+        more = self.array_rest // 5 + (self.elements * 8 if self.elements >= _VOCABULARY else 0)
+        return min(core + min(more, core * 2 // 5), self.total, MAX_HEAD)
 
     def claim(self, size: int, where: str) -> None:
         """Check that `size` more bytes can exist, without asking for them yet."""
@@ -299,6 +326,7 @@ def _skip_value(cursor: _Cursor, kind: ValueType, where: str) -> None:
         if kind is ValueType.STRING:
             _skip_strings(cursor, left, where)
         elif kind is not ValueType.ARRAY:
+            cursor.elements = left
             cursor.need(VALUE_SIZES[kind] * left, where)
             cursor.pos += VALUE_SIZES[kind] * left
         elif left:
@@ -321,8 +349,9 @@ def _skip_strings(cursor: _Cursor, count: int, where: str) -> None:
     cursor.claim(count * cursor.width, where)
     length_at = struct.Struct(cursor.order.value + ("Q" if cursor.width == 8 else "I")).unpack_from
     buffer, pos, width = cursor.buffer, cursor.pos, cursor.width
+    stepped = 0
     try:
-        for _ in range(count):
+        for stepped in range(count):  # noqa: B007  (how many is asked for below)
             pos += width + length_at(buffer, pos)[0]
     except (struct.error, OverflowError):
         pos += width  # no length could be read here: at least that much more is wanted
@@ -330,6 +359,8 @@ def _skip_strings(cursor: _Cursor, count: int, where: str) -> None:
         cursor.pos = pos
         return
     if pos <= min(cursor.total, MAX_HEAD):
+        left = count - stepped - 1
+        cursor.elements, cursor.array_rest = count, left * (pos - cursor.pos) // (stepped + 1)
         raise NeedMoreData(pos)
     for _ in range(count):  # the file ends inside: walk again with care, to say where
         size = cursor.length(where)
@@ -339,6 +370,7 @@ def _skip_strings(cursor: _Cursor, count: int, where: str) -> None:
 
 def _parse_tensor_infos(cursor: _Cursor, count: int) -> tuple[TensorInfo, ...]:
     infos: list[TensorInfo] = []
+    cursor.elements = 0
     seen: dict[str, int] = {}
     for index in range(count):
         start = cursor.pos
@@ -351,6 +383,7 @@ def _parse_tensor_infos(cursor: _Cursor, count: int) -> tuple[TensorInfo, ...]:
                 offset=start,
             )
         infos.append(info)
+        cursor.infos_left -= 1
     return tuple(infos)
 
 

@@ -8,24 +8,38 @@ open (the gaps are listed); only shards that contradict each other do not.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from gguftool.errors import FormatError, GGUFToolError, SourceError, listed, printable
-from gguftool.format.header import Header, NeedMoreData, parse
+from gguftool.errors import FormatError, GGUFToolError, SourceError, listed, printable, without_secrets
+from gguftool.format.header import MAX_HEAD, Header, NeedMoreData, parse
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS, ShardName, parse_shard_name
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.storage.local import refuse_unfinished
-from gguftool.storage.locate import expand, open_source, siblings
-from gguftool.storage.source import Source
+from gguftool.storage.locate import (
+    are_remote,
+    base_name,
+    can_list,
+    expand,
+    for_each,
+    is_remote,
+    open_source,
+    renamed,
+    siblings,
+    without_query,
+)
+from gguftool.storage.remote.strict import AbsentError
+from gguftool.storage.source import RemoteSource, Source
 
 ORDER_KEY = "gguftool.tensor_order"
 _SUFFIX = ".gguf"
 _FIRST_READ = 4 << 10  # holds the head of a shard; a model's head needs one or two larger reads
 _GROWTH = 16
+_REMOTE_READS = 3  # after so many guesses each read is as large as may be
+_FIRST_READ_OF_SHARD = 64 << 10  # of remote shards behind the first, which carry no vocabulary
 
 
 def open_model(*specs: str | os.PathLike[str], this_file_only: bool = False) -> Model:
@@ -34,7 +48,7 @@ def open_model(*specs: str | os.PathLike[str], this_file_only: bool = False) -> 
     Raises `SourceError` (nothing there, or several models), `FormatError` (not GGUF, or contradictory shards).
     """
     groups = _group(_pool([os.fspath(spec) for spec in specs], this_file_only))
-    name = " ".join(os.fspath(spec) for spec in specs)
+    name = " ".join(without_secrets(os.fspath(spec)) for spec in specs)
     complete = [group for group in groups if group.is_complete]
     if len(complete) > 1:
         raise SourceError(
@@ -73,16 +87,30 @@ def read_header(source: Source) -> Header:
 
     Raises `FormatError` naming the source and the place, `SourceError` where it cannot be read.
     """
-    buffer = source.read_at(0, min(_FIRST_READ, source.size))
+    remote = source if isinstance(source, RemoteSource) else None
+    buffer = source.read_at(0, min(remote.first_read if remote else _FIRST_READ, source.size))
+    reads = 1
     while True:
         try:
             return parse(buffer, source.size)
         except NeedMoreData as signal:
-            size = min(source.size, max(signal.needed, len(buffer) * _GROWTH))
+            # A local read costs next to nothing; of a remote file the rest of the head is fetched as it is guessed.
+            guess = signal.likely if remote else len(buffer) * _GROWTH
+            if remote and reads >= _REMOTE_READS:  # as much as may be, and never so little that requests get many
+                guess = max(guess, signal.needed + signal.needed // 2 + remote.first_read)
+            size = min(source.size, max(signal.needed, guess), max(signal.needed, MAX_HEAD))
         except GGUFToolError as error:
             error.source = source.name
+            if remote and error.where == "magic":
+                error.message += f" (the server's answer: {remote.answer})"
             raise
         buffer += source.read_at(len(buffer), size - len(buffer))
+        reads += 1
+
+
+def read_headers(sources: Sequence[Source]) -> list[Header]:
+    """Read the heads of several files, of remote ones several at a time; raises the first error as `read_header`."""
+    return for_each(sources, read_header, remote=are_remote(sources))
 
 
 # --- pooling and grouping --------------------------------------------------------------------------------------------
@@ -111,41 +139,61 @@ class _Group:
 def _pool(specs: Sequence[str], this_file_only: bool) -> list[Source]:
     """Open every file that `specs` name, and the shards beside a named shard, each file once."""
     names: dict[str, None] = {}
+    derived: set[str] = set()
     sets: set[tuple[str, int]] = set()
     for spec in specs:
-        for found in expand(spec, _SUFFIX):
-            # As `siblings` spells it: `a//b` and `a/b` are one prefix.
-            name = os.path.join(os.path.dirname(found), os.path.basename(found))
-            shard = None if this_file_only else parse_shard_name(name)
-            if shard is None:
-                names[name] = None
-            elif (shard.prefix, shard.count) not in sets:
+        for name in expand(spec, _SUFFIX):
+            names[name] = None
+            shard = None if this_file_only else _shard_of(name)
+            if shard is not None and (shard.prefix, shard.count) not in sets:
                 sets.add((shard.prefix, shard.count))
-                names |= dict.fromkeys((name, *_shards_beside(name, shard)))
-            else:
-                names[name] = None
+                found = _shards_beside(name, shard)
+                derived |= set() if can_list(name) else set(found) - {name}
+                names |= dict.fromkeys(found)
     by_file: dict[object, Source] = {}
     for gate in () if this_file_only else _gates(names):
         refuse_unfinished(gate)
-    for name in names:
-        source = open_source(name)
+    for name, source in zip(names, _open_all(list(names), derived - set(specs)), strict=True):
+        if source is None:
+            continue
         known = by_file.setdefault(source.file_id or source.identity, source)
-        if parse_shard_name(known.name) is None and parse_shard_name(name) is not None:
+        if parse_shard_name(known.name) is None and _shard_of(name) is not None:
             by_file[source.file_id or source.identity] = source  # of two names the one by which its set finds it
     return list(by_file.values())
 
 
+def _open_all(names: Sequence[str], derived: Collection[str]) -> list[Source | None]:
+    """Open every file, remote ones several at a time; None for one of `derived` that is not there."""
+
+    def open_one(name: str) -> Source | None:
+        shard = _shard_of(name)
+        try:
+            return open_source(name, _FIRST_READ_OF_SHARD if shard and shard.number > 1 else None)
+        except AbsentError:
+            if name in derived:
+                return None
+            raise
+
+    return for_each(names, open_one, remote=any(map(is_remote, names)))
+
+
+def _shard_of(name: str) -> ShardName | None:
+    return parse_shard_name(without_query(name))
+
+
 def _gates(names: Iterable[str]) -> set[Path]:
     """Return shard 1 of every set among `names`: while a set is half old, half new, that has no name of its own."""
-    shards = {(shard.prefix, shard.count) for name in names if (shard := parse_shard_name(name))}
+    shards = {(shard.prefix, shard.count) for name in names if not is_remote(name) and (shard := _shard_of(name))}
     return {Path(str(ShardName(prefix=prefix, number=1, count=count))) for prefix, count in shards}
 
 
-def _shards_beside(name: str, shard: ShardName) -> Iterable[str]:
-    for other in siblings(name, _SUFFIX):
-        found = parse_shard_name(other)
-        if found is not None and (found.prefix, found.count) == (shard.prefix, shard.count):
-            yield other
+def _shards_beside(name: str, shard: ShardName) -> tuple[str, ...]:
+    """Return the names of the set's shards that lie beside `name`; all that there can be, where nobody can be asked."""
+    if not can_list(name):
+        return tuple(renamed(name, str(replace(shard, number=number))) for number in range(1, shard.count + 1))
+    beside = ((other, _shard_of(other)) for other in siblings(name, _SUFFIX))
+    wanted = (shard.prefix, shard.count)
+    return tuple(other for other, found in beside if found and (found.prefix, found.count) == wanted)
 
 
 def _group(sources: Iterable[Source]) -> list[_Group]:
@@ -163,7 +211,11 @@ def _group(sources: Iterable[Source]) -> list[_Group]:
 
 
 def _model_of_group(group: _Group) -> Model:
-    files = tuple(ModelFile(source=source, header=read_header(source), shard=shard) for source, shard in group.members)
+    headers = read_headers([source for source, _ in group.members])
+    files = tuple(
+        ModelFile(source=source, header=header, shard=shard)
+        for (source, shard), header in zip(group.members, headers, strict=True)
+    )
     _refuse_contradictions(group.name, files)
     first = files[0]
     present = {file.shard.number for file in files if file.shard}
@@ -209,7 +261,7 @@ def _refuse_contradictions(name: str, files: Sequence[ModelFile]) -> None:
 
 
 def _shown(file: ModelFile) -> str:
-    return printable(os.path.basename(file.source.name))
+    return printable(base_name(file.source.name))
 
 
 def _collect_tensors(name: str, files: Sequence[ModelFile]) -> dict[str, Tensor]:

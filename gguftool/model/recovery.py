@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from gguftool.errors import SourceError
 from gguftool.format.shards import parse_shard_name
 from gguftool.storage.execute import recover
 from gguftool.storage.local import helper_path, is_being_published, undo_path
-from gguftool.storage.locate import expand
+from gguftool.storage.locate import expand, is_remote
 from gguftool.storage.publish import finish_set
 
 
@@ -19,6 +20,8 @@ def recover_model(spec: str) -> tuple[str, ...]:
 
     Raises `ExecuteError` or `FormatError` where it cannot be done; then everything that is needed for it stays.
     """
+    if is_remote(spec):
+        raise SourceError("is not local, so nothing was ever changed in place there", source=spec)
     return tuple(_recovered(expand(spec, ".gguf")))
 
 

@@ -10,18 +10,18 @@ Memory is one buffer a thread, whatever the extents' lengths.
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 
-from gguftool.errors import ExecuteError, SourceError
+from gguftool.errors import SourceError
 from gguftool.storage.kernel import CLONE, SERVER_COPY, attempt, clone_grid, is_served
 from gguftool.storage.plan import Copy
-from gguftool.storage.positional import leading_hole, read_into, start_writeback, write_some
+from gguftool.storage.positional import leading_hole, read_into, start_writeback, write_fully
+from gguftool.storage.runs import part_of
 from gguftool.storage.source import Extent, Source
-
-Progress = Callable[[int], None]
+from gguftool.storage.streaming import Lane, lanes_of
+from gguftool.storage.tally import GRACE, Progress, Tally, Watch, join_all, start
 
 BUFFER = 512 << 10  # bytes; stays in the processor's second-level cache between read and write
 _SEGMENT = 8 << 20  # bytes a thread takes at once, on this grid in the target so that no two share a page
@@ -37,46 +37,60 @@ def copy_all(
     progress: Progress = lambda nbytes: None,
     durable: bool = False,
     fresh: bool = False,
+    watch: Watch | None = None,
 ) -> None:
     """Carry out `copies` into the open file `target` with up to `jobs` threads, this one among them.
 
     `durable` lets the disk start early because an fsync will follow; `fresh` says that the target reads as zeros where
-    nothing was written, so that holes of sources stay holes. `progress` is called in this thread only.
+    nothing was written, so that holes of sources stay holes. `progress` is called in this thread only; `watch` is told
+    what has landed where.
     Raises `SourceError` where a source ends early or fails, `OSError` or `ExecuteError` where the target does.
     """
-    work = _Work(copies, target, progress, durable=durable, fresh=fresh)
+    files, streamed = _by_kind(copies)
+    tally = Tally(progress, watch)
+    local = _Files(files, target, tally, durable=durable, fresh=fresh)
+    lanes: list[Lane] = []
     helpers: list[threading.Thread] = []
+    remote: list[threading.Thread] = []
     try:
-        if work.has_several():
-            helpers = _start(work.help, min(jobs or work.parallelism, MAX_JOBS) - 1)
-        work.drain()
-        work.wait(helpers)
+        for group in lanes_of(streamed):
+            lanes.append(Lane(group, target, tally, jobs=jobs, durable=durable))
+        for lane in lanes:
+            if files or len(lanes) > 1 or lane.pays_threads:
+                remote += lane.start(MAX_JOBS)
+        helpers += local.start(jobs)
+        local.drain()
+        tally.wait([*helpers, *remote])
+        for lane in lanes:
+            lane.drain()  # a lane of one thread or request needs no other; nor can one that could not be started
     finally:
-        # The descriptor is the caller's to close: no thread may outlive this call.
-        work.stop.set()
-        work.wait(helpers)
-    if work.error is not None:
-        raise work.error
-    work.report()
+        # The descriptor is the caller's to close: no thread that uses it may outlive this call.
+        tally.stop.set()
+        join_all(helpers)
+        join_all(remote, GRACE)
+        for lane in lanes:
+            lane.close()
+    if tally.error is not None:
+        raise tally.error
+    tally.report()
+
+
+def _by_kind(copies: Iterable[Copy]) -> tuple[list[Copy], list[Copy]]:
+    """Return the copies from sources with a descriptor, and those from others."""
+    files: list[Copy] = []
+    others: list[Copy] = []
+    kinds: dict[int, bool] = {}  # by id: hashing the identity of a source for every tensor costs
+    for copy in copies:
+        source = copy.extent.source
+        if id(source) not in kinds:
+            kinds[id(source)] = source.descriptor() is None
+        (others if kinds[id(source)] else files).append(copy)
+    return files, others
 
 
 def copy_extent(extent: Extent, target: int, offset: int, progress: Progress) -> None:
     """Copy `extent` to `offset` of `target` in this thread, zeros included, as `copy_all` does."""
     copy_all((Copy(extent=extent, offset=offset),), target, jobs=1, progress=progress)
-
-
-def write_fully(target: int, data: bytes | memoryview, offset: int) -> None:
-    """Write all of `data`, however many calls it takes; raise `ExecuteError` where a call writes nothing."""
-    view = memoryview(data)
-    while view:
-        try:
-            written = write_some(target, view, offset)
-        except OSError as error:
-            raise OSError(error.errno, f"{os.strerror(error.errno or 0)} at offset {offset:,}") from error
-        if written <= 0:
-            raise ExecuteError("the file system accepted no more bytes", offset=offset)
-        view = view[written:]
-        offset += written
 
 
 def check_sources(sources: tuple[Source, ...]) -> None:
@@ -91,93 +105,46 @@ def check_sources(sources: tuple[Source, ...]) -> None:
         raise SourceError("; ".join(problems))
 
 
-# --- threads ---------------------------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
-def _start(work: Callable[[], None], count: int) -> list[threading.Thread]:
-    """Start `count` threads, or as many as the system allows; fewer only cost time."""
-    started = []
-    for _ in range(count):
-        thread = threading.Thread(target=work, name="copying", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:
-            break
-        started.append(thread)
-    return started
+class _Files:
+    """The work on sources that are files: segments that a few threads take, the calling one among them."""
 
-
-class _Work:
-    """What the threads of one `copy_all` share: segments to take, bytes done, the first error."""
-
-    def __init__(self, copies: Iterable[Copy], target: int, progress: Progress, *, durable: bool, fresh: bool) -> None:
-        self.stop = threading.Event()
-        self.error: BaseException | None = None
+    def __init__(self, copies: Iterable[Copy], target: int, tally: Tally, *, durable: bool, fresh: bool) -> None:
+        self._tally = tally
         self._target = target
         self._durable = durable
         self._fresh = fresh
         self._served = is_served(target)
-        self._progress = progress
-        self._owner = threading.get_ident()
         self._taking = threading.Lock()
         copies = tuple(copies)
-        self.parallelism = max((copy.extent.source.parallelism for copy in copies), default=1)
+        self._parallelism = max((copy.extent.source.parallelism for copy in copies), default=1)
         self._segments = self._cut(copies)
         self._ahead: list[Copy] = []
-        self._counting = threading.Lock()
-        self._unreported = 0
 
-    def has_several(self) -> bool:
-        """Return whether there is more than one segment, so that threads pay."""
+    def start(self, jobs: int | None) -> list[threading.Thread]:
+        """Start helpers where there is more than one segment, so that they pay."""
         self._ahead = list(islice(self._segments, 2))
-        return len(self._ahead) > 1
-
-    def take(self) -> Copy | None:
-        """Return the next segment to copy, None where there is none or the work has stopped."""
-        with self._taking:
-            if self.stop.is_set():
-                return None
-            return self._ahead.pop(0) if self._ahead else next(self._segments, None)
-
-    def help(self) -> None:
-        """Work in a thread of its own; the first error stops all."""
-        try:
-            self.drain()
-        except BaseException as error:
-            with self._counting:
-                self.error = self.error or error
-            self.stop.set()
+        if len(self._ahead) < 2:
+            return []
+        return start(self._tally.guard(self.drain), min(jobs or self._parallelism, MAX_JOBS) - 1)
 
     def drain(self) -> None:
         """Copy segments until there are none."""
         buffer = memoryview(b"")
-        while (segment := self.take()) is not None:
+        while (segment := self._take()) is not None:
             size = min(BUFFER, segment.extent.length)
             if len(buffer) < size:
                 buffer = memoryview(bytearray(size))
             self._move(segment, buffer)
 
-    def wait(self, threads: list[threading.Thread]) -> None:
-        """Wait for `threads`, in steps so that a signal is heard on every system and progress goes on."""
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(0.1)
-                if not self.stop.is_set():
-                    self.report()
-
-    def report(self) -> None:
-        """Tell `progress` what was done since the last time."""
-        with self._counting:
-            nbytes, self._unreported = self._unreported, 0
-        if nbytes:
-            self._progress(nbytes)
-
-    def _done(self, nbytes: int) -> None:
-        """Count bytes; the calling thread of `copy_all` passes on what all have done."""
-        with self._counting:
-            self._unreported += nbytes
-        if threading.get_ident() == self._owner:
-            self.report()
+    def _take(self) -> Copy | None:
+        """Return the next segment to copy, None where there is none or the work has stopped."""
+        with self._taking:
+            if self._tally.stop.is_set():
+                return None
+            return self._ahead.pop(0) if self._ahead else next(self._segments, None)
 
     # --- from copies to segments ---
 
@@ -201,38 +168,23 @@ class _Work:
         with lent as fd:
             place = copy.offset + start
             offset = copy.extent.offset + start
-            shared = attempt(CLONE, fd, offset, self._target, place, length, lambda: not self.stop.is_set())
+            shared = attempt(CLONE, fd, offset, self._target, place, length, lambda: not self._tally.stop.is_set())
         if not shared:
             return (copy,)
-        self._done(shared)
+        self._tally.landed(place, shared)
         behind = start + shared
-        return (_part(copy, 0, start), _part(copy, behind, copy.extent.length - behind))
+        return (part_of(copy, 0, start), part_of(copy, behind, copy.extent.length - behind))
 
     # --- from segments to bytes ---
 
     def _move(self, segment: Copy, buffer: memoryview) -> None:
         lent = segment.extent.source.descriptor()
         if lent is None:
-            self._move_stream(segment)
-        else:
-            with lent as fd:
-                self._move_file(fd, segment, buffer)
-        if self._durable and not self.stop.is_set():
+            raise SourceError("has lost its descriptor", source=segment.extent.source.name)
+        with lent as fd:
+            self._move_file(fd, segment, buffer)
+        if self._durable and not self._tally.stop.is_set():
             start_writeback(self._target, segment.offset, segment.extent.length)
-
-    def _move_stream(self, segment: Copy) -> None:
-        """Copy from a source without a descriptor: bytes that are computed, or come over a network."""
-        extent, done = segment.extent, 0
-        for data in extent.source.stream(extent.offset, extent.length):
-            if self.stop.is_set():
-                return
-            write_fully(self._target, data, segment.offset + done)
-            done += len(data)
-            self._done(len(data))
-        if done != extent.length:  # never publish a hole because a source counted wrong
-            raise SourceError(
-                f"gave {done:,} of {extent.length:,} bytes", source=extent.source.name, offset=extent.offset
-            )
 
     def _move_file(self, fd: int, segment: Copy, buffer: memoryview) -> None:
         extent = segment.extent
@@ -242,16 +194,16 @@ class _Work:
         elif self._fresh and extent.length >= _MIN_CLONE:
             done = leading_hole(fd, extent.offset, extent.length)
         if done:
-            self._done(done)
-            segment = _part(segment, done, extent.length - done)
+            self._tally.landed(segment.offset, done)
+            segment = part_of(segment, done, extent.length - done)
         self._read_and_write(fd, segment, buffer)
 
     def _read_and_write(self, fd: int, piece: Copy, buffer: memoryview) -> None:
         offset, place, left = piece.extent.offset, piece.offset, piece.extent.length
-        while left and not self.stop.is_set():
+        while left and not self._tally.stop.is_set():
             got = _read(piece.extent.source, fd, buffer[: min(len(buffer), left)], offset, left)
             write_fully(self._target, buffer[:got], place)
-            self._done(got)
+            self._tally.landed(place, got)
             offset, place, left = offset + got, place + got, left - got
 
 
@@ -275,10 +227,5 @@ def _segments(copy: Copy) -> Iterator[Copy]:
     done = 0
     while done < copy.extent.length:
         length = min(copy.extent.length - done, _SEGMENT - (copy.offset + done) % _SEGMENT)
-        yield _part(copy, done, length)
+        yield part_of(copy, done, length)
         done += length
-
-
-def _part(copy: Copy, start: int, length: int) -> Copy:
-    extent = Extent(source=copy.extent.source, offset=copy.extent.offset + start, length=length)
-    return Copy(extent=extent, offset=copy.offset + start)

@@ -17,16 +17,27 @@ from pathlib import Path
 from gguftool.errors import ExecuteError
 from gguftool.storage.consume import refuse_only_copies
 from gguftool.storage.consuming import write_consuming
-from gguftool.storage.copying import check_sources, copy_extent, write_fully
+from gguftool.storage.copying import check_sources, copy_all, copy_extent
 from gguftool.storage.durable import bulk_sync, close_quietly, sync_file, sync_folders
 from gguftool.storage.filling import Options, fill
 from gguftool.storage.hashing import Digests, Hashing, hash_finished
+from gguftool.storage.landing import Landing, believable, is_streamed, without
 from gguftool.storage.part import PartFile, create_part, refuse_busy, remove_quietly, take_over
 from gguftool.storage.pieces import bytes_below, pieces
 from gguftool.storage.plan import OutputFile, Plan
+from gguftool.storage.positional import write_fully
 from gguftool.storage.preflight import check_space, check_targets, folders, said_plainly
+from gguftool.storage.promised import refuse_other_bytes
 from gguftool.storage.publish import HalfwayError, finish_set, publish_one, publish_set
-from gguftool.storage.resume import ResumeLog, agrees, read_resume, remove_resume, resume_path, worth_keeping
+from gguftool.storage.resume import (
+    ResumeLog,
+    agrees,
+    read_ranges,
+    read_resume,
+    remove_resume,
+    resume_path,
+    worth_keeping,
+)
 from gguftool.storage.source import Extent
 from gguftool.storage.undo import Journal, changed_ranges, journal_file, journal_lock, open_for_change, read_journal
 
@@ -140,6 +151,8 @@ def _write_anew(plan: Plan, options: Options) -> Digests | None:
         try:
             log = _begin_log(plan, options, cleanup)
             _write_parts(plan, options, parts, log, hashing, found=found)
+            for part, index in zip(parts.in_order(), _order(plan), strict=True):
+                refuse_other_bytes(part.path, plan.outputs[index])
             digests = hashing.finish()
             check_sources(plan.inputs)
             _publish_all(plan, parts, log, options)
@@ -171,9 +184,10 @@ def _begin_log(plan: Plan, options: Options, cleanup: contextlib.ExitStack) -> R
         step=options.checkpoint if options.sync else sys.maxsize,
         sync_data=bulk_sync([output.path.parent for output in plan.outputs], cleanup) if in_bulk else None,
         known=known,
+        ranges=read_ranges(plan),
     )
     cleanup.callback(log.close)
-    if known:
+    if known or log.ranges:
         log.go_on()
     else:
         remove_quietly(resume_path(plan))
@@ -199,6 +213,8 @@ def _write_parts(plan: Plan, options: Options, parts: _Parts, log: ResumeLog, ha
 def _write_part(part: PartFile, index: int, options: Options, log: ResumeLog, hashing: Hashing, *, is_old: bool) -> int:
     """Write output `index` from its watermark on; return how many bytes an earlier run had copied."""
     output = log.plan.outputs[index]
+    if is_streamed(output):
+        return _write_streamed(part, index, options, log, hashing, is_old=is_old)
     start = log.known.get(index, 0) if is_old else 0
     if is_old:
         start = start if start and agrees(part, output, start) else 0
@@ -212,6 +228,28 @@ def _write_part(part: PartFile, index: int, options: Options, log: ResumeLog, ha
         log.note(index, start, end)
         hashing.reached(index, part.path, end)
         start = end
+    return skipped
+
+
+def _write_streamed(
+    part: PartFile, index: int, options: Options, log: ResumeLog, hashing: Hashing, *, is_old: bool
+) -> int:
+    """Write what output `index` lacks, noting ranges as they land; return how many bytes an earlier run had copied."""
+    output = log.plan.outputs[index]
+    there = believable(part, output, log.ranges.get(index, ())) if is_old else ()
+    rest = replace(output, copies=without(output.copies, there))
+    skipped = sum(copy.extent.length for copy in output.copies) - sum(copy.extent.length for copy in rest.copies)
+    options.progress(skipped)
+    landing = Landing(log, index, part) if options.sync else None
+    try:
+        fill(part, rest, options, sync=log.sync_data is None, watch=landing, fresh=not is_old)
+    except BaseException as error:
+        if landing is not None and worth_keeping(error, log.plan.inputs):
+            landing.note_quietly()
+        raise
+    if landing is not None:
+        landing.note(durable=log.sync_data is None)
+    hashing.reached(index, part.path, output.size)
     return skipped
 
 
@@ -241,6 +279,7 @@ def _change_in_place(plan: Plan, options: Options) -> Receipt:
     with journal_lock(output.path):
         try:
             _patch(output, options)
+            refuse_other_bytes(output.path, output)
             check_sources(tuple(source for source in plan.inputs if source != output.base))
             digests = hash_finished(plan, options)
             options.publishing()
@@ -258,8 +297,7 @@ def _patch(output: OutputFile, options: Options) -> None:
     try:
         if output.head:
             write_fully(fd, output.head, 0)
-        for copy in output.copies:
-            copy_extent(copy.extent, fd, copy.offset, options.progress)
+        copy_all(output.copies, fd, jobs=options.jobs, progress=options.progress)
         sync_file(fd)
     finally:
         close_quietly(fd)

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gguftool.errors import ExecuteError
-from gguftool.storage.copying import copy_all, write_fully
+from gguftool.storage.copying import copy_all
 from gguftool.storage.durable import sync_file
 from gguftool.storage.part import PartFile
 from gguftool.storage.plan import OutputFile
+from gguftool.storage.positional import write_fully
+from gguftool.storage.tally import Watch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +39,26 @@ class Options:
     publishing: Callable[[], None] = lambda: None
 
 
-def fill(part: PartFile, output: OutputFile, options: Options, *, sync: bool, fresh: bool = True) -> None:
+def fill(
+    part: PartFile,
+    output: OutputFile,
+    options: Options,
+    *,
+    sync: bool,
+    fresh: bool = True,
+    watch: Watch | None = None,
+) -> None:
     """Write head and copies of `output` into `part`; `fresh` says that it reads as zeros where nothing was written."""
     try:
         write_fully(part.fd, output.head, 0)
         copy_all(
-            output.copies, part.fd, jobs=options.jobs, progress=options.progress, durable=options.sync, fresh=fresh
+            output.copies,
+            part.fd,
+            jobs=options.jobs,
+            progress=options.progress,
+            durable=options.sync,
+            fresh=fresh,
+            watch=watch,
         )
         if options.sync and sync:
             sync_file(part.fd)

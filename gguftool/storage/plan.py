@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gguftool.errors import PlanError
-from gguftool.storage.source import Extent, Source
+from gguftool.storage.source import Extent, Source, is_remote
 
 # Bytes. XFS and btrfs share whole blocks of this size, the default of both on every common machine.
 BLOCK = 4096
@@ -39,7 +39,8 @@ class OutputFile:
 
     With a `base` the file at `path` is that source, and it is changed in place: bytes that neither head nor copies
     cover stay as they are. With `replaces` the file at `path` is that source, whose place the output takes as a whole.
-    `marks` name ranges of it, None where it has no such names; they change no byte.
+    `marks` name ranges of it, None where it has no such names; they change no byte. `sha256` is what the finished file
+    must have, in hex, where somebody said so: it is verified before publishing.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class OutputFile:
     base: Source | None = None
     replaces: Source | None = None
     marks: tuple[Mark, ...] | None = None
+    sha256: str | None = None
 
     def __post_init__(self) -> None:
         end = len(self.head)
@@ -108,15 +110,16 @@ class Consume:
 class Preview:
     """What a plan would do, for people and for `--json`; `freed` are sources that it removes, with their sizes.
 
-    Of `bytes_copied`, `bytes_congruent` lie in whole blocks at offsets that agree with their source's: a file system
-    that can share blocks (XFS, btrfs) clones them. `bytes_congruent_padded` is what that would be were the data moved
-    by less than a block, as `--pad` does.
+    Of `bytes_copied`, `bytes_fetched` come over a network, and `bytes_congruent` lie in whole blocks at offsets that
+    agree with their source's: a file system that can share blocks (XFS, btrfs) clones them. `bytes_congruent_padded`
+    is what that would be were the data moved by less than a block, as `--pad` does.
     """
 
     outputs: tuple[tuple[str, int], ...]
     uses: tuple[SourceUse, ...]
     bytes_written: int
     bytes_copied: int
+    bytes_fetched: int
     bytes_congruent: int
     bytes_congruent_padded: int
     remarks: tuple[str, ...]
@@ -166,15 +169,18 @@ class Plan:
     def preview(self) -> Preview:
         """Count what would be written and taken from where."""
         uses: dict[str, int] = {}
+        fetched = 0
         for output in self.outputs:
             for copy in output.copies:
                 name = copy.extent.source.name
                 uses[name] = uses.get(name, 0) + copy.extent.length
+                fetched += copy.extent.length if is_remote(copy.extent.source) else 0
         return Preview(
             outputs=tuple((str(output.path), output.size) for output in self.outputs),
             uses=tuple(SourceUse(name=name, nbytes=nbytes) for name, nbytes in uses.items()),
             bytes_written=sum(output.size for output in self.outputs),
             bytes_copied=sum(uses.values()),
+            bytes_fetched=fetched,
             bytes_congruent=sum(congruent_bytes(output.copies) for output in self.outputs),
             bytes_congruent_padded=sum(_congruent_if_moved(output) for output in self.outputs),
             remarks=self.remarks,
@@ -208,11 +214,14 @@ def coalesce(copies: Iterable[Copy]) -> tuple[Copy, ...]:
 
 
 def congruent_bytes(copies: Iterable[Copy], shift: int = 0) -> int:
-    """Return how many bytes lie in whole blocks at offsets congruent to the source's, the target moved by `shift`."""
+    """Return how many bytes lie in whole blocks at offsets congruent to the source's, the target moved by `shift`.
+
+    What comes over a network does not count: it cannot be shared.
+    """
     total = 0
     for copy in copies:
         offset = copy.offset + shift
-        if (copy.extent.offset - offset) % BLOCK == 0:
+        if not is_remote(copy.extent.source) and (copy.extent.offset - offset) % BLOCK == 0:
             end = offset + copy.extent.length
             total += max(0, end // BLOCK - -(-offset // BLOCK)) * BLOCK
     return total
@@ -240,6 +249,8 @@ def in_place(output: OutputFile, base: Source) -> OutputFile:
 
     Raises `PlanError` where that cannot be: bytes that are kept would have to move, or the file's size would change.
     """
+    if base.file_id is None:
+        raise PlanError(f"is not a local file, and cannot be changed in place{NEW_FILE}", source=base.name)
     kept = [copy for copy in output.copies if copy.extent.source == base]
     moved = sum(copy.extent.length for copy in kept if copy.extent.offset != copy.offset)
     if moved or output.size != base.size:

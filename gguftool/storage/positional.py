@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable
 from functools import lru_cache
 
+from gguftool.errors import ExecuteError
+
 _POSITION = threading.Lock()
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE in linux/fs.h: start, do not wait
 
@@ -41,6 +43,23 @@ def write_some(fd: int, data: memoryview, offset: int) -> int:
     with _POSITION:
         os.lseek(fd, offset, os.SEEK_SET)
         return os.write(fd, data)
+
+
+def write_fully(fd: int, data: bytes | memoryview, offset: int, stopped: Callable[[], bool] = lambda: False) -> None:
+    """Write all of `data`, however many calls it takes, or until `stopped`.
+
+    Raises `ExecuteError` where a call writes nothing, `OSError` that says the offset where one fails.
+    """
+    view = memoryview(data)
+    while view and not stopped():
+        try:
+            written = write_some(fd, view, offset)
+        except OSError as error:
+            raise OSError(error.errno, f"{os.strerror(error.errno or 0)} at offset {offset:,}") from error
+        if written <= 0:
+            raise ExecuteError("the file system accepted no more bytes", offset=offset)
+        view = view[written:]
+        offset += written
 
 
 def leading_hole(fd: int, offset: int, length: int) -> int:

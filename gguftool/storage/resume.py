@@ -1,9 +1,10 @@
 """The resume journal: how far each part file of an unfinished run is complete and durable.
 
 The first line says what the plan was (fingerprint, sources, outputs), each other one ``INDEX OFFSET``: output INDEX is
-complete below OFFSET.  A line is appended only after the data it speaks of is durable, and a torn line says less, never
-more; so whatever interrupted the run, what the journal says is true.  It is made at the first checkpoint: short runs
-leave none.  Kept beside the first output; the lock of that output's part file is the lock of the journal.
+complete below OFFSET, or ``INDEX START END``: that range of it is there (see `landing`).  A line is appended only after
+the data it speaks of is durable, and a torn line says less, never more; so whatever interrupted the run, what the
+journal says is true.  It is made at the first checkpoint: short runs leave none.  Kept beside the first output; the
+lock of that output's part file is the lock of the journal.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class ResumeLog:
     step: int
     sync_data: Callable[[], None] | None
     known: dict[int, int]
+    ranges: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
     _fd: int | None = None
     _pending: dict[int, int] = field(default_factory=dict)
     _pending_bytes: int = 0
@@ -61,6 +63,11 @@ class ResumeLog:
         self._append(text.encode())
         self._pending.clear()
         self._pending_bytes = 0
+
+    def note_ranges(self, index: int, ranges: Sequence[tuple[int, int]]) -> None:
+        """Record at once that these (start, end) of output `index`, durable by now, are there."""
+        if ranges:
+            self._append("".join(f"{index} {start} {end}\n" for start, end in ranges).encode())
 
     def _append(self, data: bytes) -> None:
         new = self._fd is None
@@ -129,6 +136,25 @@ def read_resume(plan: Plan) -> dict[int, int]:
     return known
 
 
+def read_ranges(plan: Plan) -> dict[int, list[tuple[int, int]]]:
+    """Return the (start, end) ranges that each output has, in the order in which they were noted.
+
+    Call after `read_resume`, which judges whose journal it is.
+    """
+    found: dict[int, list[tuple[int, int]]] = {}
+    try:
+        with open(resume_path(plan), "rb") as file:
+            _, *lines = file.read(_MAX_JOURNAL).split(b"\n")
+    except FileNotFoundError:
+        return found
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            index, start, end = (int(number) for number in line.split(b" "))
+            if 0 <= index < len(plan.outputs) and 0 <= start < end <= plan.outputs[index].size:
+                found.setdefault(index, []).append((start, end))
+    return found
+
+
 def _parse_first(line: bytes) -> dict[str, Any] | None:
     try:
         said = json.loads(line)
@@ -190,9 +216,14 @@ def worth_keeping(error: BaseException, sources: Sequence[Any]) -> bool:
         return True
     if not isinstance(error, SourceError):
         return False
+    from gguftool.storage.remote.strict import ChangedError
+
+    if isinstance(error, ChangedError):
+        return False
     try:
         for source in sources:
-            source.check_unchanged()
+            if source.file_id is not None:  # asking a server that is gone takes long, and a later run asks anyway
+                source.check_unchanged()
     except SourceError:
         return False
     return True

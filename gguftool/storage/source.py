@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 class Source(Protocol):
@@ -50,10 +50,33 @@ class Source(Protocol):
         """Raise `SourceError` where the source is no longer what it was when it was opened."""
 
 
+@runtime_checkable
+class RemoteSource(Protocol):
+    """What a source behind a network has beside the rest: asking costs more there than bytes do."""
+
+    @property
+    def first_read(self) -> int:
+        """Bytes of the head that opening has fetched already: what the first read should ask for."""
+
+    @property
+    def answer(self) -> str:
+        """How the server answered at opening (status, type, size, host), for errors about what it sent."""
+
+
 def stream_in_steps(source: Source, offset: int, length: int, step: int) -> Iterator[bytes]:
     """Yield `length` bytes of `source` from `offset` by reads of `step` bytes: the `stream` of a simple source."""
     for done in range(0, length, step):
         yield source.read_at(offset + done, min(step, length - done))
+
+
+def is_remote(source: Source) -> bool:
+    """Whether the bytes of `source` come over a network; its name is a URL then."""
+    return source.file_id is None and "://" in source.name
+
+
+def place_of(source: Source) -> object:
+    """Return what two names of one file have in common: device and inode of a local one, the identity of others."""
+    return source.file_id or source.identity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

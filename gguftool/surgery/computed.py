@@ -7,7 +7,7 @@ follows the range, not the tensor.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -17,9 +17,8 @@ from gguftool.format.dequantize import Decoder, decoded_by, decoder_of, encode_f
 from gguftool.format.ggml import type_name
 from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Tensor
-from gguftool.storage.source import stream_in_steps
 
-_STEP = 512 << 10  # bytes computed at once
+_STEP = 128 << 10  # bytes of the input that are computed at once
 _INTEGERS = frozenset({"I8", "I16", "I32", "I64"})  # no weights: nobody wants them rounded to floats
 
 
@@ -67,17 +66,20 @@ class Dequantized:
 
     @property
     def parallelism(self) -> int:
-        """One thread a processor core: numpy computes without the interpreter's lock."""
-        return os.cpu_count() or 1
+        """One thread a processor core (numpy computes without the interpreter's lock), or more connections."""
+        return max(os.cpu_count() or 1, self.tensor.gap.source.parallelism)
 
-    def stream(self, offset: int, length: int) -> Iterator[bytes]:
-        """Compute `length` bytes from `offset`, a step at a time; steps end where units do: none is computed twice."""
-        unit = self.decoder.unit * self.dtype.nbytes
-        step = max(1, _STEP // unit) * unit
-        head = min(length, -offset % unit)
-        if head:
-            yield self.read_at(offset, head)
-        yield from stream_in_steps(self, offset + head, length - head, step)
+    def stream(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
+        """Compute `length` bytes from `offset` as those of the input come: one request where it is far away."""
+        extent, block = self.tensor.extent, self.decoder.unit * self.dtype.nbytes
+        first, last = offset // block, -(-(offset + length) // block)
+        place, size = extent.offset + first * self.decoder.unit_bytes, (last - first) * self.decoder.unit_bytes
+        skip = offset - first * block
+        for blocks in _whole_blocks(extent.source.stream(place, size), self.decoder.unit_bytes):
+            data = memoryview(encode_floats(self.decoder.decode(blocks), self.dtype.value))[skip:]
+            data, skip = data[:length], 0
+            length -= len(data)
+            yield data
 
     def descriptor(self) -> AbstractContextManager[int] | None:
         """Return None: the kernel cannot copy what has to be computed."""
@@ -97,6 +99,19 @@ class Dequantized:
         data = encode_floats(self.decoder.decode(extent.source.read_at(place, size)), self.dtype.value)
         start = offset - first * unit * width
         return data[start : start + length]
+
+
+def _whole_blocks(pieces: Iterable[bytes | memoryview], block: int) -> Iterator[bytes]:
+    """Yield the bytes of `pieces` in steps of whole blocks."""
+    step = max(_STEP // block, 1) * block
+    pending = bytearray()
+    for piece in pieces:
+        pending += piece
+        while len(pending) >= step:
+            yield bytes(pending[:step])
+            del pending[:step]
+    if pending:
+        yield bytes(pending)
 
 
 def dequantized(tensor: Tensor, dtype: FloatType, byte_order: ByteOrder) -> Dequantized:

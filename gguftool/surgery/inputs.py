@@ -12,6 +12,7 @@ from gguftool.format.labels import is_label_of, label_of_name, normal_label
 from gguftool.model.maps import find_maps
 from gguftool.model.model import Model
 from gguftool.model.opening import open_models
+from gguftool.storage.source import place_of
 
 _LABELLED = re.compile(r"(?P<label>[A-Za-z0-9_.+-]+)=(?P<spec>.+)", re.DOTALL)
 
@@ -51,7 +52,7 @@ def open_inputs(arguments: Sequence[str]) -> tuple[Input, ...]:
     for label, specs in _runs(arguments):
         given = () if label is None else (normal_label(label),)
         for model in open_models(*specs):
-            files = frozenset(source.file_id or source.identity for source in model.sources)
+            files = frozenset(place_of(source) for source in model.sources)
             known = next((other for other in inputs if files <= other), None)
             if known is None:
                 inputs[files] = Input(model=model, given=given, claimed=tuple(_claimed(model)))

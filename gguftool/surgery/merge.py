@@ -13,6 +13,7 @@ from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, w
 from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import Filler
 from gguftool.storage.plan import Plan, Request
+from gguftool.storage.source import place_of
 from gguftool.surgery.compare import contradictions, shape_conflicts
 from gguftool.surgery.consume import consuming
 from gguftool.surgery.inputs import Input
@@ -127,8 +128,8 @@ def _same_model(model: Model | None, sources: Sequence[Input]) -> Model | None:
     """Return the input that `model` is by its files, else `model` itself: an extra donor of metadata."""
     if model is None:
         return None
-    wanted = {source.file_id for source in model.sources}
-    return next((s.model for s in sources if {x.file_id for x in s.model.sources} & wanted), model)
+    wanted = {place_of(source) for source in model.sources}
+    return next((s.model for s in sources if {place_of(x) for x in s.model.sources} & wanted), model)
 
 
 def _of_other_architecture(donor: Model, sources: Sequence[Input], allowed: Sequence[str]) -> list[Input]:

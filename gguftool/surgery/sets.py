@@ -214,6 +214,8 @@ def replace_shards(
     Raises `PlanError` where nothing changes, or the files are no set of one folder and prefix.
     """
     shards = [file.shard for file in model.files]
+    if any(source.file_id is None for source in model.sources):
+        raise PlanError("is not local, and cannot be changed in place; -o PREFIX writes a new one", source=model.name)
     if any(shard is None or shard.prefix != (shards[0] or shard).prefix for shard in shards):
         raise PlanError("is not one set of shards; -o PREFIX writes a new one", source=model.name)
     outputs = []

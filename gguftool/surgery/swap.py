@@ -13,6 +13,7 @@ from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, s
 from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import PADDING_KEY, Filler
 from gguftool.storage.plan import OutputFile, Plan, in_place
+from gguftool.storage.source import place_of
 from gguftool.surgery.common import require_complete, select_tensors
 from gguftool.surgery.compare import shape_text
 from gguftool.surgery.donors import Donor
@@ -97,7 +98,7 @@ def choose_swaps(model: Model, donor: Donor, patterns: Sequence[str]) -> dict[st
 
 def _truth(model: Model, donor: Donor, taken: Mapping[str, Tensor], *, keep_file_type: bool) -> TrueMetadata:
     nobody = Model(name=donor.name, files=model.files, kvs=(), tensors=donor.tensors)  # safetensors carry no metadata
-    itself = {source.file_id for source in donor.sources} == {source.file_id for source in model.sources}
+    itself = {place_of(source) for source in donor.sources} == {place_of(source) for source in model.sources}
     source = model if itself else donor.model or nobody
     chosen = [
         Chosen(tensor=taken.get(name, tensor), model=source if name in taken else model)

@@ -1,0 +1,1 @@
+"""Sources behind a network: HTTP servers, the Hugging Face Hub, and whatever fsspec knows."""

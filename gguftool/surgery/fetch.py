@@ -1,0 +1,97 @@
+"""Fetch: one model, or some of its tensors, from wherever it is to here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguftool.errors import PlanError, printable
+from gguftool.format.kv import ValueType, make_kv
+from gguftool.format.shards import KEY_TENSORS
+from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, with_alignment
+from gguftool.model.model import Model, ModelFile
+from gguftool.model.padding import Filler
+from gguftool.storage.locate import base_name
+from gguftool.storage.plan import Copy, OutputFile, Plan
+from gguftool.storage.promised import recorded_sha256
+from gguftool.storage.source import Extent, Source
+from gguftool.surgery.common import require_complete, select_tensors, without_layout_keys
+from gguftool.surgery.merge import MergeOptions, plan_merge
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FetchOptions:
+    """What to take, and how it lies in the output; alignment in bytes, None for the model's own."""
+
+    patterns: tuple[str, ...] = ()
+    alignment: int | None = None
+    force_sizes: ForceSizes | None = None
+    filler: Filler = Filler()  # noqa: RUF009 - frozen
+
+    @property
+    def as_it_is(self) -> bool:
+        """Whether nothing about the layout is to change."""
+        return self.alignment is None and self.filler == Filler()
+
+
+def plan_fetch(model: Model, output: Path, options: FetchOptions | None = None) -> Plan:
+    """Plan `model`, or those of its tensors that the patterns choose, as one valid GGUF at `output`.
+
+    A whole model of one file is taken byte for byte, and verified where its sha256 is recorded; a set is merged.
+    Raises `PlanError` where the model is incomplete, or a pattern matches nothing.
+    """
+    options = options or FetchOptions()
+    if options.patterns:
+        names = select_tensors(options.patterns, tuple(model.tensors))
+        if len(names) < len(model.tensors) or not model.is_complete:
+            return _plan_part(model, names, output, options)
+    require_complete(model)
+    if len(model.files) == 1 and options.as_it_is:
+        return Plan(outputs=(_as_it_is(model.files[0].source, output),), inputs=model.sources, remarks=model.remarks)
+    merge = MergeOptions(alignment=options.alignment, force_sizes=options.force_sizes, filler=options.filler)
+    return plan_merge([model], output, merge)
+
+
+def plan_fetch_files(model: Model, folder: Path) -> Plan:
+    """Plan the files of `model` as they are, under their own names in `folder`; each verified where it can be."""
+    require_complete(model)
+    outputs = tuple(_as_it_is(file.source, folder / _own_name(file)) for file in model.files)
+    if len({output.path for output in outputs}) < len(outputs):
+        raise PlanError("files of one name lie in several folders; -o OUT.gguf makes one file of them")
+    return Plan(outputs=outputs, inputs=model.sources, remarks=model.remarks)
+
+
+def _as_it_is(source: Source, path: Path) -> OutputFile:
+    copies = (Copy(extent=Extent(source=source, offset=0, length=source.size), offset=0),)
+    return OutputFile(path=path, head=b"", copies=copies, size=source.size, sha256=recorded_sha256(source))
+
+
+def _own_name(file: ModelFile) -> str:
+    """Return the last part of a file's name; names come from a server's listing, so nothing odd is taken."""
+    name = base_name(file.source.name)
+    if not name or name.startswith((".", "-")) or "\\" in name or not name.isprintable():
+        raise PlanError(f"'{printable(name)}' is no name for a file here; -o OUT.gguf names it")
+    return name
+
+
+def _plan_part(model: Model, names: Sequence[str], output: Path, options: FetchOptions) -> Plan:
+    """Plan a file of some tensors; it counts what the whole model has, so that nobody takes it for complete."""
+    tensors = [model.tensors[name] for name in names]
+    dialect = Dialect(
+        version=model.version,
+        byte_order=model.byte_order,
+        alignment=options.alignment or model.alignment,
+        force_sizes=options.force_sizes,
+        filler=options.filler,
+    )
+    check_sizes(tensors, dialect)
+    total = model.expected_tensors or len(model.tensors)
+    count = make_kv(KEY_TENSORS, ValueType.INT32, total, byte_order=model.byte_order)
+    kvs = with_alignment((*without_layout_keys(model.kvs), count), dialect.alignment, dialect.byte_order)
+    used = {id(tensor.gap.source) for tensor in tensors} | {id(model.files[0].source)}
+    return Plan(
+        outputs=(gguf_file(output, kvs, tensors, dialect),),
+        inputs=tuple(source for source in model.sources if id(source) in used),
+        remarks=(f"takes {len(tensors):,} of {total:,} tensors", *model.remarks),
+    )

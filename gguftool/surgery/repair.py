@@ -1,0 +1,265 @@
+"""Repair: what of a damaged local file has to be fetched again, and only that.
+
+Downloads that broke off leave what can be seen without the original: a file that is too short, holes, pages of zeros.
+The head is compared byte for byte, and tensors where their hashes are known.  Zeros may be right (embeddings of unused
+tokens are), so fetching them is the price of not having the original; a recorded sha256 of the whole file says before
+and after whether there is anything left to repair.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguftool.errors import GGUFToolError, PlanError, SourceError
+from gguftool.model.maps import MapIndex, find_maps
+from gguftool.model.model import ModelFile, tensors_of
+from gguftool.model.opening import read_header
+from gguftool.storage.digests import Progress, digest_all, no_progress
+from gguftool.storage.landing import Ranges, joined
+from gguftool.storage.plan import Copy, OutputFile, Plan
+from gguftool.storage.positional import leading_hole, read_some
+from gguftool.storage.promised import recorded_sha256
+from gguftool.storage.runs import MAX_GAP
+from gguftool.storage.source import Extent, Source
+
+MAX_MANIFEST = 64 << 20  # bytes
+_PAGE = 4096  # bytes: what a crash leaves unwritten comes in pages
+_BLOCK = 1 << 20
+_MAX_RANGES = 100_000  # an undo journal has room for four times as many
+_ZEROS = bytes(_BLOCK)
+_NO_PAGE = bytes(_PAGE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """What is wrong with a file: (start, end) ranges to fetch, and a sentence for each kind.
+
+    `sha256` is what the whole file must have, None where nobody recorded it; `is_proven` says that it has that now.
+    """
+
+    ranges: tuple[tuple[int, int], ...]
+    found: tuple[str, ...]
+    sha256: str | None
+    is_proven: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes to fetch."""
+        return sum(end - start for start, end in self.ranges)
+
+
+def find_damage(
+    local: Source,
+    original: ModelFile,
+    hashes: Mapping[str, str] | None = None,
+    jobs: int | None = None,
+    progress: Progress = no_progress,
+) -> Damage:
+    """Compare `local` with `original`, reading all of the first and the head of the second.
+
+    `hashes` are sha256 of tensors' data by name. Raises `PlanError` where `local` is another model.
+    """
+    _refuse_other_model(local, original)
+    promised = recorded_sha256(original.source) or _in_a_map(original)
+    zeros, sha256 = _scan(local, min(local.size, original.source.size), progress)
+    if promised is not None and sha256 == promised and local.size == original.source.size:
+        return Damage(ranges=(), found=(), sha256=promised, is_proven=True)
+    head_end = min(original.header.data_offset, local.size, original.source.size)
+    kinds = {
+        "of the head differ": _head_differences(local, original.source, head_end),
+        "are zeros": [(max(start, head_end), end) for start, end in zeros if end > head_end],
+        "are missing at the end": [(local.size, original.source.size)] if local.size < original.source.size else [],
+        "belong to tensors with another sha256": _other_tensors(local, original, hashes or {}, jobs),
+    }
+    found = [f"{_total(ranges):,} bytes {kind}{_count(ranges)}" for kind, ranges in kinds.items() if ranges]
+    if local.size > original.source.size:
+        found.append(f"{local.size - original.source.size:,} bytes too many at the end")
+    ranges = _few(joined(one for ranges in kinds.values() for one in ranges))
+    return Damage(ranges=ranges, found=tuple(found), sha256=promised)
+
+
+def plan_repair(local: Source, original: ModelFile, damage: Damage, output: Path | None) -> Plan:
+    """Plan `local` with the damaged ranges taken from `original`.
+
+    `output` None puts it where it is: in place with an undo journal where the size agrees, else as a new file that
+    takes the old one's name. Raises `PlanError` where damage is proven, and nothing shows where.
+    """
+    source = original.source
+    if not damage.found and damage.sha256 is not None and not damage.is_proven:
+        raise PlanError(
+            f"its sha256 is not the recorded {damage.sha256}, and no hole, no zeros and no difference in the head show "
+            "where: name the tensors' hashes with --check MANIFEST, or fetch it anew without --repair",
+            source=local.name,
+        )
+    bad = [_copy(source, start, end) for start, end in damage.ranges]
+    in_place = output is None and local.size == source.size
+    good = [] if in_place else [_copy(local, *ends) for ends in _between(damage.ranges, min(local.size, source.size))]
+    whole = OutputFile(
+        path=Path(local.name) if output is None else output,
+        head=b"",
+        copies=tuple(sorted((*good, *bad), key=lambda copy: copy.offset)),
+        size=source.size,
+        base=local if in_place else None,
+        replaces=local if output is None and not in_place else None,
+        sha256=damage.sha256,
+    )
+    fetched = f"fetches {damage.nbytes:,} of {source.size:,} bytes"
+    unproven = () if damage.sha256 else ("nobody recorded the file's sha256, so other damage cannot be excluded",)
+    return Plan(outputs=(whole,), inputs=(local, source), remarks=(*damage.found, fetched, *unproven))
+
+
+def _copy(source: Source, start: int, end: int) -> Copy:
+    return Copy(extent=Extent(source=source, offset=start, length=end - start), offset=start)
+
+
+def _between(ranges: Ranges, size: int) -> Iterator[tuple[int, int]]:
+    """Yield what of the first `size` bytes lies outside `ranges`."""
+    at = 0
+    for start, end in ranges:
+        if at < min(start, size):
+            yield at, min(start, size)
+        at = end
+    if at < size:
+        yield at, size
+
+
+def _few(ranges: Ranges) -> tuple[tuple[int, int], ...]:
+    """Join ranges so near each other that what is between is read anyway, and nearer ones until they are few."""
+    gap = MAX_GAP
+    while True:
+        found = tuple((start, end - gap) for start, end in joined((start, end + gap) for start, end in ranges))
+        if len(found) <= _MAX_RANGES:
+            return found
+        gap *= 4
+
+
+def _total(ranges: Ranges) -> int:
+    return sum(end - start for start, end in joined(ranges))
+
+
+def _count(ranges: Ranges) -> str:
+    return f", in {len(ranges):,} ranges" if len(ranges) > 1 else ""
+
+
+# --- looking for damage ----------------------------------------------------------------------------------------------
+
+
+def _refuse_other_model(local: Source, original: ModelFile) -> None:
+    """Raise `PlanError` where both heads can be read and have not even half of their tensors in common."""
+    if local.file_id is None:
+        raise PlanError("only a local file can be repaired", source=local.name)
+    try:
+        header = read_header(local)
+    except GGUFToolError:
+        return  # damaged: that is what it is here for
+    ours = {info.name: (info.dims, info.type, info.offset) for info in header.tensors}
+    theirs = {info.name: (info.dims, info.type, info.offset) for info in original.header.tensors}
+    common = sum(ours.get(name) == place for name, place in theirs.items())
+    if 2 * common < max(len(ours), len(theirs)):
+        raise PlanError(
+            f"only {common:,} of {len(theirs):,} tensors lie here as in {original.source.name}: this is another model, "
+            "or another revision of it (name one as @REVISION)",
+            source=local.name,
+        )
+
+
+def _in_a_map(original: ModelFile) -> str | None:
+    """Return the sha256 that a tensors.map beside `original` has for it."""
+    try:
+        entries = [entry for entries in find_maps([original]).values() for entry in entries]
+    except GGUFToolError:
+        return None
+    hashes = {entry.sha256 for entry in MapIndex(entries).entries_of(original) if entry.sha256}
+    return hashes.pop() if len(hashes) == 1 else None
+
+
+def _scan(local: Source, size: int, progress: Progress) -> tuple[list[tuple[int, int]], str]:
+    """Return the ranges of whole pages of zeros among the first `size` bytes, and the sha256 of these bytes."""
+    sha256 = hashlib.sha256()
+    zeros: list[tuple[int, int]] = []
+    lent = local.descriptor()
+    if lent is None:
+        raise PlanError("only a local file can be repaired", source=local.name)
+    with lent as fd:
+        at = 0
+        while at < size:
+            nbytes = min(_BLOCK, size - at)
+            is_hole = leading_hole(fd, at, nbytes) == nbytes
+            data = _ZEROS[:nbytes] if is_hole else _read(fd, nbytes, at, local)
+            sha256.update(data)
+            zeros += [(at + start, at + end) for start, end in _zero_pages(data)]
+            at += nbytes
+            progress(nbytes)
+        return [_widened(fd, start, end, size) for start, end in joined(zeros)], sha256.hexdigest()
+
+
+def _widened(fd: int, start: int, end: int, size: int) -> tuple[int, int]:
+    """Return a range of zero pages with the zeros that join it: downloads break off anywhere in a page."""
+    before = read_some(fd, min(_PAGE, start), max(0, start - _PAGE))
+    behind = read_some(fd, min(_PAGE, size - end), end) if end < size else b""
+    return start - (len(before) - len(before.rstrip(b"\0"))), end + len(behind) - len(behind.lstrip(b"\0"))
+
+
+def _read(fd: int, length: int, offset: int, local: Source) -> bytes:
+    try:
+        data = read_some(fd, length, offset)
+        while len(data) < length:
+            more = read_some(fd, length - len(data), offset + len(data))
+            if not more:
+                raise SourceError("became shorter while it was read", source=local.name, offset=offset)
+            data += more
+    except OSError:
+        return bytes(length)  # a bad sector: fetched like what was never written
+    return data
+
+
+def _zero_pages(data: bytes) -> Iterator[tuple[int, int]]:
+    if data == _ZEROS[: len(data)]:
+        yield 0, len(data)
+        return
+    for start in range(0, len(data), _PAGE):
+        page = data[start : start + _PAGE]
+        if page == _NO_PAGE[: len(page)]:
+            yield start, start + len(page)
+
+
+def _head_differences(local: Source, remote: Source, size: int) -> list[tuple[int, int]]:
+    """Return the pages of the first `size` bytes in which the two differ."""
+    found = []
+    for at in range(0, size, _BLOCK):
+        nbytes = min(_BLOCK, size - at)
+        ours, theirs = local.read_at(at, nbytes), remote.read_at(at, nbytes)
+        if ours != theirs:
+            pages = range(0, nbytes, _PAGE)
+            found += [
+                (at + start, at + min(start + _PAGE, nbytes))
+                for start in pages
+                if ours[start : start + _PAGE] != theirs[start : start + _PAGE]
+            ]
+    return list(joined(found))
+
+
+def _other_tensors(
+    local: Source, original: ModelFile, hashes: Mapping[str, str], jobs: int | None
+) -> list[tuple[int, int]]:
+    """Return the places of the tensors whose data here has another sha256 than `hashes` say."""
+    places = [tensor for tensor in tensors_of(original.source, original.header) if tensor.info.name in hashes]
+    inside = [tensor for tensor in places if tensor.extent.end <= local.size]
+    extents = [Extent(source=local, offset=tensor.extent.offset, length=tensor.nbytes) for tensor in inside]
+    digests = digest_all([[extent] for extent in extents], jobs)
+    return [
+        (extent.offset, extent.end)
+        for tensor, extent, sha256 in zip(inside, extents, digests, strict=True)
+        if sha256 != hashes[tensor.info.name]
+    ]
+
+
+def hashes_of_tensors(lines: Mapping[str, str]) -> dict[str, str]:
+    """Return tensor name -> sha256 of the lines ``FILE:TENSOR`` of a manifest."""
+    base = min(lines, key=len, default="")
+    prefix = os.path.basename(base) + ":"
+    return {name[len(prefix) :]: sha256 for name, sha256 in lines.items() if name.startswith(prefix)}
