@@ -25,6 +25,7 @@ Progress = Callable[[int], None]
 
 BUFFER = 512 << 10  # bytes; stays in the processor's second-level cache between read and write
 _SEGMENT = 8 << 20  # bytes a thread takes at once, on this grid in the target so that no two share a page
+_PAGES = 64 << 10  # bytes; the least grid, a multiple of every system's page
 _MIN_CLONE = 64 << 10  # bytes; below, sharing blocks costs more metadata than it saves
 MAX_JOBS = 64
 
@@ -271,10 +272,12 @@ def _read(source: Source, fd: int, buffer: memoryview, offset: int, left: int) -
 
 
 def _segments(copy: Copy) -> Iterator[Copy]:
-    """Cut `copy` where its target crosses the grid of segments."""
+    """Cut `copy` where its target crosses the grid of segments; a source that computes may ask for a finer one."""
+    grain = getattr(copy.extent.source, "grain", _SEGMENT)
+    segment = min(_SEGMENT, -(-grain // _PAGES) * _PAGES)
     done = 0
     while done < copy.extent.length:
-        length = min(copy.extent.length - done, _SEGMENT - (copy.offset + done) % _SEGMENT)
+        length = min(copy.extent.length - done, segment - (copy.offset + done) % segment)
         yield _part(copy, done, length)
         done += length
 

@@ -76,10 +76,10 @@ def plan_merge(inputs: Sequence[Input | Model], output: Path, options: MergeOpti
         filler=options.filler,
     )
     remarks += [*mix.remarks, *truth.remarks]
-    return _lay_out(output, kvs, tensors, dialect, options.max_size, _plan_inputs(donor, sources), remarks)
+    return lay_out(output, kvs, tensors, dialect, options.max_size, _plan_inputs(donor, sources), remarks)
 
 
-def _lay_out(
+def lay_out(
     output: Path,
     kvs: tuple[KV, ...],
     tensors: tuple[Tensor, ...],
@@ -88,6 +88,7 @@ def _lay_out(
     inputs: Sequence[Model],
     remarks: Sequence[str],
 ) -> Plan:
+    """Return the plan of one file, or with `max_size` of a set with `output` as prefix."""
     check_sizes(tensors, dialect)
     kvs = with_alignment(kvs, dialect.alignment, dialect.byte_order)
     sources = tuple(dict.fromkeys(source for model in inputs for source in model.sources))
