@@ -19,6 +19,7 @@ from gguftool.analysis.lint import Finding, Severity, place_of
 from gguftool.analysis.subject import Placed, out_of_file
 from gguftool.errors import FormatError, GGUFToolError, SourceError, printable
 from gguftool.format.header import MAGIC, NeedMoreData, parse, round_up
+from gguftool.format.imatrix import legacy_start
 from gguftool.model.model import ModelFile
 from gguftool.storage.locate import is_folder, siblings
 from gguftool.storage.source import Source
@@ -266,15 +267,12 @@ def _zeroed(source: Source, head: bytes, _: GGUFToolError) -> Finding | None:
 
 
 def _old_imatrix(source: Source, head: bytes, _: GGUFToolError) -> Finding | None:
-    """Legacy imatrix.dat: i32 entries, then for each i32 length, a tensor's name, i32 calls, i32 values, floats."""
-    if len(head) < 16:
+    start = legacy_start(head)
+    if start is None:
         return None
-    entries, length = struct.unpack("<ii", head[:8])
-    name = head[8 : 8 + length] if 4 <= length <= 256 else b""
-    if not 1 <= entries <= 1 << 20 or not name.isascii() or not name.endswith(b".weight"):
-        return None
-    message = f"{entries:,} entries, the first for {printable(name.decode('ascii'))}"
-    return _finding("N12", source.name, message, "give it to llama-quantize with --imatrix")
+    message = f"{start[0]:,} entries, the first for {printable(start[1])}"
+    way_out = "'gguftool imatrix show' tells what is in it; llama-quantize takes it with --imatrix"
+    return _finding("N12", source.name, message, way_out)
 
 
 def _bad_head(source: Source, head: bytes, error: GGUFToolError) -> Finding | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from gguftool.analysis.imatrix import ImatrixReport
 from gguftool.format.ggml import type_name
 from gguftool.format.kv import KV, ValueType
 from gguftool.format.pattern import compile_pattern
@@ -59,7 +60,10 @@ class TensorEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dump:
-    """All of it; `duplicate_keys` occur more than once, `missing` are shards that are not there."""
+    """All of it; `duplicate_keys` occur more than once, `missing` are shards that are not there.
+
+    `imatrix` is what an importance matrix in GGUF form holds, None for models and where the tensors were left out.
+    """
 
     model: str
     files: tuple[FileEntry, ...]
@@ -68,6 +72,7 @@ class Dump:
     duplicate_keys: tuple[str, ...]
     missing: tuple[str, ...]
     remarks: tuple[str, ...]
+    imatrix: ImatrixReport | None = None
 
 
 def dump(

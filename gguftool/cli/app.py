@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gguftool.cli import check, diff, edit, hashing, inspect, recipe, report, write
+from gguftool.cli import check, diff, edit, hashing, imatrix, inspect, recipe, report, write
 
 app = typer.Typer(
     name="gguftool",
@@ -47,4 +47,5 @@ app.command()(edit.edit)
 app.command()(write.export)
 app.command("hash")(hashing.hash_)
 app.add_typer(recipe.app, name="recipe")
+app.add_typer(imatrix.app, name="imatrix")
 app.command()(inspect.types)

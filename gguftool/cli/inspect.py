@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -44,23 +45,34 @@ def dump(
     """Show what is inside: metadata and tensors.
 
     Every tensor with its type, shape, size in bytes, bits per weight and offset in the file.
-    With --csv the tensors, or with --no-tensors the metadata.
+    With --csv the tensors, or with --no-tensors the metadata. Of an imatrix also what it holds.
     """
     from gguftool.analysis.dump import dump as make_dump
+    from gguftool.cli.imatrix import describe_if_imatrix, imatrix_instead, show_imatrix
     from gguftool.cli.output import remark, show_tables, write
+    from gguftool.errors import FormatError
     from gguftool.model.opening import open_model
     from gguftool.render.as_json import render_json
     from gguftool.render.dump import dump_csv, dump_markdown, dump_tables, heading
 
     one_format(json=json, markdown=markdown, csv=csv)
     check_patterns([name_filter])
-    opened = open_model(model, this_file_only=this_file_only)
+    try:
+        opened = open_model(model, this_file_only=this_file_only)
+    except FormatError as error:
+        legacy = imatrix_instead(model, error)
+        if key is not None:
+            raise
+        show_imatrix(legacy, name_filter=name_filter, json=json, markdown=markdown, csv=csv)
+        return
     if key is not None:
         _print_value(opened, key, array_limit)
         return
     if array_limit is None and not json:
         array_limit = _TEXT_ARRAY_LIMIT
     report = make_dump(opened, name_filter=name_filter, array_limit=array_limit, kvs=not no_kv, tensors=not no_tensors)
+    if not no_tensors:
+        report = replace(report, imatrix=describe_if_imatrix(opened, name_filter))
     for text in report.remarks:
         remark(text)
     if json:

@@ -66,14 +66,27 @@ def report(
     """
     from gguftool.analysis.placement import parse_rules
     from gguftool.analysis.report import report as make_report
+    from gguftool.cli.imatrix import imatrix_among, imatrix_instead, show_imatrix
     from gguftool.cli.output import remark, write
+    from gguftool.errors import FormatError, PlanError
     from gguftool.render.as_json import render_json
     from gguftool.render.report import report_csv, report_markdown
     from gguftool.render.report_tables import By
 
     one_format(json=json, markdown=markdown, csv=csv, html=html is not None)
     rules, breakdown = parse_rules(place or ()), By(by) if by else None
-    opened = _open(models, this_file_only)
+    try:
+        opened = _open(models, this_file_only)
+        imatrix = imatrix_among(opened)
+    except FormatError as error:
+        if len(models) != 1:
+            raise
+        opened, imatrix = (), imatrix_instead(models[0], error)
+    if imatrix is not None and html is None:
+        show_imatrix(imatrix, json=json, markdown=markdown, csv=csv)
+        return
+    if imatrix is not None:
+        raise PlanError("is an importance matrix, of which there is no page", source=imatrix.name)
     made = make_report(opened, rules)
     for model in made.models:
         for text in model.remarks:

@@ -136,6 +136,17 @@ def parse_imatrix(data: bytes, name: str) -> Imatrix:
     return Imatrix(**made, digest=hashlib.sha256(data).hexdigest())
 
 
+def legacy_start(head: bytes) -> tuple[int, str] | None:
+    """Return the entries and the first name where `head`, a file's first bytes, looks like a legacy imatrix."""
+    if len(head) < 16:
+        return None
+    entries, length = struct.unpack("<ii", head[:8])
+    name = head[8 : 8 + length] if 4 <= length <= 256 else b""
+    if not 1 <= entries <= 1 << 20 or not name.isascii() or not name.endswith(b".weight"):
+        return None
+    return entries, name.decode("ascii")
+
+
 # --- legacy ----------------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from gguftool.analysis.dump import Dump, KVEntry
 from gguftool.errors import printable
+from gguftool.render.imatrix import imatrix_heading, imatrix_table
 from gguftool.render.table import Table, columns, markdown_text, render_csv, render_markdown
 from gguftool.render.units import format_size
 
@@ -26,6 +27,8 @@ def heading(report: Dump) -> str:
         f"{printable(report.model, 4096)}: GGUF version {first.version}, {first.byte_order}-endian, "
         f"{format_size(total)}{shards}, alignment {first.alignment}, data from offset {first.data_offset:,}"
     ]
+    if report.imatrix:
+        lines.append(imatrix_heading(report.imatrix).rstrip("\n"))
     if report.missing:
         lines.append(f"missing: {', '.join(printable(name, 4096) for name in report.missing)}")
     if report.duplicate_keys:
@@ -90,6 +93,8 @@ def _tables(report: Dump, kvs: bool, tensors: bool) -> Iterator[Table]:
         yield Table(title=title, columns=columns(">#", "type", ">count", "key = value"), rows=rows)
     if tensors:
         yield _tensors_table(report, several)
+    if report.imatrix:
+        yield imatrix_table(report.imatrix)
 
 
 def _files_table(report: Dump) -> Table:

@@ -1,0 +1,160 @@
+"""What is in an importance matrix, and how far it covers a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from gguftool.errors import PlanError, listed
+from gguftool.format.fallback import keeps_type
+from gguftool.format.ggml import type_name
+from gguftool.format.header import TensorInfo
+from gguftool.format.imatrix import Imatrix, ImatrixEntry
+from gguftool.format.pattern import compile_pattern
+from gguftool.model.model import Model
+
+_SHOWN = 10  # problems that one error lists
+EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})  # looked up, so never in an imatrix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImatrixTensor:
+    """One entry: `values` in `matrices`; how much went into the poorest and the richest matrix, and which have none.
+
+    Of a legacy file every entry is one matrix, and counts are in chunks; a GGUF counts tokens.
+    """
+
+    name: str
+    matrices: int
+    values: int
+    least: int
+    most: int
+    without_data: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCoverage:
+    """A model's tensors that llama-quantize would quantize, by what an imatrix says of them.
+
+    `covered` have an entry of the right size, `missing` none, `misfits` (in words) one of another size; `embeddings`
+    have none because they are looked up and not multiplied. `unmatched` are entries that are no tensor of the model.
+    """
+
+    model: str
+    tensors: int
+    covered: int
+    missing: tuple[str, ...]
+    misfits: tuple[str, ...]
+    embeddings: tuple[str, ...]
+    unmatched: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImatrixReport:
+    """A whole imatrix file: `matrices` and `matrices_without_data` of all `entries`, and those `tensors` asked for.
+
+    `chunk_count` and `chunk_size` (tokens) are null where the file does not say.
+    """
+
+    imatrix: str
+    kind: str
+    sha256: str
+    entries: int
+    values: int
+    datasets: tuple[str, ...]
+    chunk_count: int | None
+    chunk_size: int | None
+    matrices: int
+    matrices_without_data: int
+    tensors: tuple[ImatrixTensor, ...]
+    coverage: ModelCoverage | None
+
+
+def describe_imatrix(
+    name: str, imatrix: Imatrix, *, model: Model | None = None, name_filter: str = ""
+) -> ImatrixReport:
+    """Describe `imatrix`; `name_filter` is searched in the names of its tensors, `model` is what it shall cover."""
+    wanted = compile_pattern(name_filter)
+    rows = [_row(entry) for entry in imatrix.entries.values()]
+    return ImatrixReport(
+        imatrix=name,
+        kind=imatrix.kind.value,
+        sha256=imatrix.digest,
+        entries=len(rows),
+        values=sum(row.values for row in rows),
+        datasets=imatrix.datasets,
+        chunk_count=imatrix.chunk_count,
+        chunk_size=imatrix.chunk_size,
+        matrices=sum(row.matrices for row in rows),
+        matrices_without_data=sum(len(row.without_data) for row in rows),
+        tensors=tuple(row for row in rows if wanted.search(row.name)),
+        coverage=coverage_of(model, imatrix) if model else None,
+    )
+
+
+def _row(entry: ImatrixEntry) -> ImatrixTensor:
+    return ImatrixTensor(
+        name=entry.name,
+        matrices=int(entry.counts.size),
+        values=entry.values,
+        least=int(entry.counts.min()),
+        most=int(entry.counts.max()),
+        without_data=tuple(int(index) for index in (entry.counts <= 0).nonzero()[0]),
+    )
+
+
+def coverage_of(model: Model, imatrix: Imatrix) -> ModelCoverage:
+    """Say which tensors of `model` have weights in `imatrix`."""
+    infos = [tensor.info for tensor in model.tensors.values() if _quantizable(tensor.info)]
+    found = {info.name: imatrix.entries[info.name] for info in infos if info.name in imatrix.entries}
+    without = [info.name for info in infos if info.name not in found]
+    misfits = tuple(_misfits(model, imatrix, lambda name: True))
+    return ModelCoverage(
+        model=model.name,
+        tensors=len(infos),
+        covered=sum(found[info.name].fits(info.dims) for info in infos if info.name in found),
+        missing=tuple(name for name in without if name not in EMBEDDINGS),
+        misfits=misfits,
+        embeddings=tuple(name for name in without if name in EMBEDDINGS),
+        unmatched=tuple(name for name in imatrix.entries if name not in model.tensors),
+    )
+
+
+def _quantizable(info: TensorInfo) -> bool:
+    return not keeps_type(info.name, info.dims, type_name(info.type))
+
+
+def _misfits(model: Model, imatrix: Imatrix, wanted: Callable[[str], bool]) -> Iterator[str]:
+    for name, entry in imatrix.entries.items():
+        tensor = model.tensors.get(name)
+        # llama-quantize lets the embeddings pass: an old imatrix may hold something else under their name.
+        if tensor is not None and wanted(name) and name not in EMBEDDINGS and not entry.fits(tensor.info.dims):
+            yield entry.misfit(tensor.info.dims)
+
+
+def check_imatrix(imatrix: Imatrix, model: Model, name: str, wanted: Callable[[str], bool] = lambda name: True) -> None:
+    """Raise a `PlanError` that names what differs where the imatrix, known as `name`, is not of `model`.
+
+    That is where no entry is a tensor of the model, or one of the tensors that are `wanted` has an entry of another
+    size. An entry without a tensor, or a tensor without an entry, is none.
+    """
+    names = [entry for entry in imatrix.entries if entry in model.tensors]
+    if not names:
+        raise PlanError(
+            f"none of its {len(imatrix.entries):,} entries is a tensor of {model.name}: it is the imatrix of another "
+            "model",
+            source=name,
+            problems=_first_names(imatrix.entries, model.tensors),
+        )
+    problems = tuple(_misfits(model, imatrix, wanted))
+    if problems:
+        more = (f"and {len(problems) - _SHOWN:,} more",) if len(problems) > _SHOWN else ()
+        raise PlanError(
+            f"does not fit {model.name}: it is the imatrix of another model, or its experts are stored differently",
+            source=name,
+            problems=(*problems[:_SHOWN], *more),
+        )
+
+
+def _first_names(entries: Mapping[str, object], tensors: Mapping[str, object]) -> Sequence[str]:
+    return (f"entries are {listed(list(entries), 3)}", f"tensors are {listed(list(tensors), 3)}")

@@ -1,0 +1,172 @@
+"""Importance matrices to bytes, in either format, so that llama-quantize gets the same weights from both.
+
+The legacy format has one number of calls for all matrices of a tensor, and readers divide by it. A number that is no
+power of two would round the weights, so where the sums that are there do not divide evenly the calls are rounded to
+the nearest power of two: the weights are what a quantizer sees, the calls only how llama-imatrix weighs files against
+each other when it adds them up.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from gguftool.errors import PlanError, printable
+from gguftool.format.header import DEFAULT_ALIGNMENT, Header, TensorInfo, round_up, serialize
+from gguftool.format.imatrix import (
+    COUNTS,
+    F32,
+    GENERAL_TYPE,
+    KEY_CHUNK_COUNT,
+    KEY_CHUNK_SIZE,
+    KEY_DATASETS,
+    SUMS,
+    USUAL_CHUNK,
+    Imatrix,
+    ImatrixEntry,
+    ImatrixKind,
+)
+from gguftool.format.kv import KV, ValueType, encode_text, make_kv
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_MAX_NAME: Final = 63  # bytes of a tensor name that llama.cpp accepts
+_MAX_I32: Final = (1 << 31) - 1
+
+
+# --- GGUF ------------------------------------------------------------------------------------------------------------
+
+
+def serialize_gguf(imatrix: Imatrix, chunk_size: int | None = None) -> bytes:
+    """Return `imatrix` as a GGUF that llama-quantize reads.
+
+    The calls of a legacy imatrix become `chunk_size` tokens each (default: what it says, else 512, as llama-imatrix).
+    Raises `PlanError` where a name is too long, or the weights would change.
+    """
+    chunk = chunk_size or imatrix.chunk_size or USUAL_CHUNK
+    scale = chunk if imatrix.kind is ImatrixKind.LEGACY else 1
+    tensors = list(_gguf_tensors(imatrix, scale))
+    infos, offset = [], 0
+    for name, values in tensors:
+        dims = (values.shape[1], values.shape[0])
+        infos.append(TensorInfo(name=name, dims=dims, type=F32, offset=offset))
+        offset += round_up(values.nbytes, DEFAULT_ALIGNMENT)
+    head = serialize(Header(kvs=_gguf_kvs(imatrix, chunk), tensors=tuple(infos)))
+    data = (values.tobytes().ljust(round_up(values.nbytes, DEFAULT_ALIGNMENT), b"\0") for _, values in tensors)
+    return b"".join((head, *data))
+
+
+def _gguf_kvs(imatrix: Imatrix, chunk: int) -> tuple[KV, ...]:
+    # llama-quantize prints the first dataset without asking whether there is one.
+    datasets = imatrix.datasets or ("",)
+    return (
+        make_kv(GENERAL_TYPE, ValueType.STRING, "imatrix"),
+        make_kv(KEY_DATASETS, ValueType.ARRAY, datasets, element=ValueType.STRING),
+        make_kv(KEY_CHUNK_COUNT, ValueType.UINT32, _chunks(imatrix, chunk)),
+        make_kv(KEY_CHUNK_SIZE, ValueType.UINT32, chunk),
+    )
+
+
+def _chunks(imatrix: Imatrix, chunk: int) -> int:
+    """Return the number of chunks: what the file says, else what went into the fullest entry, as llama-imatrix."""
+    if imatrix.chunk_count is not None:
+        return imatrix.chunk_count
+    most = max((float(entry.counts.max()) for entry in imatrix.entries.values()), default=0.0)
+    return int(most) if imatrix.kind is ImatrixKind.LEGACY else int(most) // chunk
+
+
+def _gguf_tensors(imatrix: Imatrix, scale: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    import numpy as np
+
+    for entry in imatrix.entries.values():
+        if len(encode_text(entry.name + SUMS)) > _MAX_NAME:
+            raise PlanError(f"'{printable(entry.name + SUMS)}' is longer than the {_MAX_NAME} bytes llama.cpp reads")
+        with np.errstate(over="ignore"):
+            scaled = _scaled(entry, scale)
+        if not same_weights(entry, scaled):
+            raise PlanError(
+                f"with chunks of {scale:,} tokens the weights of '{printable(entry.name)}' would change by rounding; "
+                "a power of two such as 512 changes none"
+            )
+        yield entry.name + SUMS, np.ascontiguousarray(scaled.sums, dtype="<f4")
+        yield entry.name + COUNTS, np.ascontiguousarray(scaled.counts, dtype="<f4").reshape(-1, 1)
+
+
+def _scaled(entry: ImatrixEntry, scale: int) -> ImatrixEntry:
+    import numpy as np
+
+    if scale == 1:
+        return entry
+    factor = np.float32(scale)
+    return ImatrixEntry(name=entry.name, sums=entry.sums * factor, counts=entry.counts * factor)
+
+
+def same_weights(one: ImatrixEntry, other: ImatrixEntry) -> bool:
+    """Whether a quantizer would get the same weights from both, whatever their matrices are cut into."""
+    import numpy as np
+
+    if one is other:
+        return True
+    with np.errstate(invalid="ignore", over="ignore"):
+        return bool(np.array_equal(one.weights().ravel(), other.weights().ravel()))
+
+
+# --- legacy ----------------------------------------------------------------------------------------------------------
+
+
+def serialize_legacy(imatrix: Imatrix) -> bytes:
+    """Return `imatrix` as a legacy file; `losses_of_legacy` says what it cannot hold.
+
+    Raises `PlanError` where an entry has more values than it can count.
+    """
+    parts = [struct.pack("<i", len(imatrix.entries))]
+    for entry in imatrix.entries.values():
+        calls, sums = _legacy_sums(entry, imatrix)
+        name = encode_text(entry.name)
+        if entry.values > _MAX_I32:
+            raise PlanError(f"'{printable(entry.name)}' has {entry.values:,} values, more than a legacy file can count")
+        parts += [struct.pack("<i", len(name)), name, struct.pack("<ii", calls, entry.values), sums.tobytes()]
+    if imatrix.chunk_count is not None or imatrix.datasets:
+        dataset = encode_text(imatrix.datasets[-1] if imatrix.datasets else "")  # the last one, as llama-imatrix
+        chunks = min(imatrix.chunk_count or 0, _MAX_I32)
+        parts += [struct.pack("<ii", chunks, len(dataset)), dataset]
+    return b"".join(parts)
+
+
+def _legacy_sums(entry: ImatrixEntry, imatrix: Imatrix) -> tuple[int, NDArray[np.float32]]:
+    """Return the calls and sums that give exactly the entry's weights when they are divided."""
+    import numpy as np
+
+    chunk = 1 if imatrix.kind is ImatrixKind.LEGACY else imatrix.chunk_size or USUAL_CHUNK
+    calls = max(1, min(_MAX_I32, math.ceil(float(entry.counts.max()) / chunk)))
+    power = 1 << min(30, round(math.log2(calls)))
+    weights = entry.weights()
+    with np.errstate(over="ignore"):
+        tries = [(calls, entry.sums / np.float32(chunk)), (calls, weights * np.float32(calls))]
+        for number, sums in (*tries, (power, weights * np.float32(power))):
+            if np.array_equal(sums / np.float32(number), weights):
+                return number, sums.astype("<f4", copy=False)
+    return 1, weights.astype("<f4", copy=False)
+
+
+def losses_of_legacy(imatrix: Imatrix) -> tuple[str, ...]:
+    """Say what a legacy file of `imatrix` cannot hold; its weights are never among it."""
+    if imatrix.kind is ImatrixKind.LEGACY:
+        return ()
+    entries = imatrix.entries.values()
+    several = sum(entry.counts.size > 1 for entry in entries)
+    empty = sum(int((entry.counts == 0).sum()) for entry in entries)
+    lost = []
+    if several:
+        lost.append(f"{several:,} entries have counts for each matrix; the legacy format has one for all")
+    if empty:
+        lost.append(f"{empty:,} matrices without data get the weights 1 that llama-quantize gives them")
+    if imatrix.chunk_size is not None:
+        lost.append(f"the chunk size, {imatrix.chunk_size:,} tokens, is left out: the legacy format does not hold it")
+    if len(imatrix.datasets) > 1:
+        lost.append(f"of {len(imatrix.datasets):,} datasets the last is named: the legacy format holds one")
+    return tuple(lost)

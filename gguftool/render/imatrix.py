@@ -1,0 +1,99 @@
+"""An importance matrix as text, markdown and csv."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from gguftool.analysis.imatrix import ImatrixReport, ImatrixTensor, ModelCoverage
+from gguftool.errors import listed, printable
+from gguftool.render.table import Table, columns, markdown_text, render_csv, render_markdown
+
+_RUNS = 8  # runs of numbers that a cell shows
+_UNITS = {"legacy": "chunks", "gguf": "tokens"}
+
+
+def imatrix_heading(report: ImatrixReport) -> str:
+    """Return the lines above the tables."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def _lines(report: ImatrixReport) -> Iterator[str]:
+    form = "legacy format" if report.kind == "legacy" else "GGUF"
+    yield f"{printable(report.imatrix, 4096)}: an importance matrix ({form}), {report.entries:,} entries"
+    chunks = "chunks: not said" if report.chunk_count is None else f"{report.chunk_count:,} chunks"
+    size = "" if report.chunk_size is None else f" of {report.chunk_size:,} tokens"
+    yield f"  {chunks}{size}; datasets: {listed(report.datasets) if report.datasets else 'not said'}"
+    if report.matrices_without_data:
+        yield f"  {report.matrices_without_data:,} of {report.matrices:,} matrices have no data and get the weight 1"
+    yield f"  sha256 {report.sha256}"
+    if report.coverage:
+        yield from _coverage_lines(report.coverage)
+
+
+def _coverage_lines(found: ModelCoverage) -> Iterator[str]:
+    yield f"{printable(found.model, 4096)}: {found.covered:,} of {found.tensors:,} tensors to quantize are covered"
+    if found.embeddings:
+        yield f"  looked up, so without weights by nature: {listed(found.embeddings)}"
+    if found.missing:
+        yield f"  without an entry: {listed(found.missing)}"
+    if found.unmatched:
+        yield f"  entries that are no tensor of the model: {listed(found.unmatched)}"
+    yield from (f"  does not fit: {text}" for text in found.misfits)
+
+
+def imatrix_table(report: ImatrixReport) -> Table:
+    """Return the entries as a table."""
+    unit = _UNITS[report.kind]
+    heads = columns(">matrices", ">values", f">least {unit}", f">most {unit}", "without data", "tensor")
+    rows = tuple(
+        (
+            f"{one.matrices:,}",
+            f"{one.values:,}",
+            f"{one.least:,}",
+            f"{one.most:,}",
+            _without(one),
+            one.name,
+        )
+        for one in report.tensors
+    )
+    return Table(title=f"{len(rows):,} entries", columns=heads, rows=rows)
+
+
+def imatrix_markdown(report: ImatrixReport) -> str:
+    """Return all of it in GitHub's markdown."""
+    lines = [f"{markdown_text(line.strip())}\n" for line in _lines(report)]
+    return "\n".join([*lines, render_markdown(imatrix_table(report))])
+
+
+def imatrix_csv(report: ImatrixReport) -> str:
+    """Return the entries as csv with plain numbers."""
+    heads = columns("name", "matrices", "values", "least", "most", "unit", "without_data")
+    rows = tuple(
+        (
+            one.name,
+            str(one.matrices),
+            str(one.values),
+            str(one.least),
+            str(one.most),
+            _UNITS[report.kind],
+            " ".join(map(str, one.without_data)),
+        )
+        for one in report.tensors
+    )
+    return render_csv(Table(title="", columns=heads, rows=rows))
+
+
+def _without(one: ImatrixTensor) -> str:
+    """Return ``3 of 64 (5, 10-11)``, or nothing where all matrices have data."""
+    if not one.without_data:
+        return ""
+    return f"{len(one.without_data):,} of {one.matrices:,} ({_runs(one.without_data)})"
+
+
+def _runs(numbers: Sequence[int]) -> str:
+    runs = []
+    for _, pairs in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in pairs]
+        runs.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
+    return ", ".join(runs[:_RUNS]) + (", ..." if len(runs) > _RUNS else "")
