@@ -95,7 +95,7 @@ def split(
         bundle_small=bundle_small or 0,
         tensor_first=tensor_first_split,
         alignment=align,
-        force_sizes=_force_sizes(force_sizes),
+        force_sizes=force_sizes_of(force_sizes),
     )
     if naming not in (None, "thireus"):
         raise typer.BadParameter(f"--naming takes thireus, not '{naming}'")
@@ -181,7 +181,7 @@ def merge(
 
     if strict and allow_fallback:
         raise typer.BadParameter("--strict and --allow-fallback exclude each other")
-    rules, read = _read_recipe(recipe)
+    rules, read = read_recipe(recipe)
     options = MergeOptions(
         recipe=rules,
         mix=MixOptions(strict=strict, allow_fallback=allow_fallback),
@@ -191,7 +191,7 @@ def merge(
         allowed_mismatches=tuple(allow_kv_mismatch or ()),
         provenance=provenance,
         alignment=align,
-        force_sizes=_force_sizes(force_sizes),
+        force_sizes=force_sizes_of(force_sizes),
         filler=filler_of(pad, reserve),
     )
     inputs = open_inputs(models)
@@ -234,7 +234,7 @@ def swap(
     options = SwapOptions(
         keep_file_type=keep_file_type,
         alignment=align,
-        force_sizes=_force_sizes(force_sizes),
+        force_sizes=force_sizes_of(force_sizes),
         filler=filler_of(pad, reserve, in_place=in_place),
     )
     output = one_target(output, in_place=in_place)
@@ -273,7 +273,7 @@ def export(
     carry_out(plan, dry_run=dry_run, force=force, sync=not no_sync, resume=not no_resume, json=json, jobs=jobs)
 
 
-def _read_recipe(name: str | None) -> tuple[Recipe | None, tuple[Source, ...]]:
+def read_recipe(name: str | None) -> tuple[Recipe | None, tuple[Source, ...]]:
     """Return the recipe, and the file it was read from."""
     if name is None:
         return None, ()
@@ -308,7 +308,8 @@ def _verify_maps(models: Sequence[Model], plan: Plan) -> None:
         raise SourceError(f"{len(bad)} shard(s) are not what their tensors.map says: {'; '.join(bad)}")
 
 
-def _force_sizes(text: str | None) -> ForceSizes | None:
+def force_sizes_of(text: str | None) -> ForceSizes | None:
+    """Return what --force-sizes says."""
     from gguftool.model.layout import ForceSizes
 
     if text is None:

@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from gguftool.errors import PlanError
 from gguftool.format.ftypes import no_such_type
 from gguftool.format.ggml import TYPES, TypeTraits, claims, find_type
+from gguftool.format.quantizers import quantizers_of
 from gguftool.render.table import Table, columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypeRow:
-    """One tensor type as ``gguftool types --json`` gives it; sizes in bytes, `block` in elements."""
+    """One tensor type as ``gguftool types --json`` gives it; sizes in bytes, `block` in elements.
+
+    `quantizers` are the back ends of `gguftool quantize` that make it, whether they are installed here or not.
+    """
 
     id: int
     name: str
@@ -25,6 +29,7 @@ class TypeRow:
     engines: tuple[str, ...]
     needs_imatrix: bool
     repack_of: tuple[str, ...]
+    quantizers: tuple[str, ...]
     also_claimed_by: tuple[str, ...]
 
 
@@ -40,7 +45,9 @@ def type_rows(name: str | None = None) -> tuple[TypeRow, ...]:
 
 def types_table(rows: tuple[TypeRow, ...]) -> Table:
     """Return the rows as a table."""
-    heads = columns(">id", "name", ">block", ">bytes", ">row meta", ">rows", ">bpw", "engines", "imatrix", "repack of")
+    heads = columns(
+        ">id", "name", ">block", ">bytes", ">row meta", ">rows", ">bpw", "engines", "imatrix", "repack of", "made by"
+    )
     cells = tuple(
         (
             str(row.id),
@@ -53,6 +60,7 @@ def types_table(rows: tuple[TypeRow, ...]) -> Table:
             " ".join(row.engines),
             "needed" if row.needs_imatrix else "",
             ", ".join(row.repack_of),
+            " ".join(row.quantizers),
         )
         for row in rows
     )
@@ -68,6 +76,8 @@ def describe_type(row: TypeRow) -> str:
         lines.append(f"{row.interleaved_rows} rows are packed together: the number of rows must divide by it.")
     if row.row_meta:
         lines.append(f"Each row starts with {row.row_meta} bytes of its own; tables of bytes a block come out short.")
+    if row.quantizers:
+        lines.append(f"'gguftool quantize' makes it by: {', '.join(row.quantizers)}.")
     if row.also_claimed_by:
         lines.append(f"The number {row.id} is also used by: {', '.join(row.also_claimed_by)}.")
     return "\n".join(lines) + "\n"
@@ -86,5 +96,6 @@ def _row(traits: TypeTraits) -> TypeRow:
         engines=traits.engines,
         needs_imatrix=traits.needs_imatrix,
         repack_of=traits.repack_of,
+        quantizers=quantizers_of(traits.id),
         also_claimed_by=tuple(f"{claim.name} ({claim.holder})" for claim in claims(traits.id)),
     )

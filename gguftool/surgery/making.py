@@ -112,6 +112,9 @@ class Maker:
         entry = None if plain else self._entry(tensor, wanted)
         bytes_of: Source
         if self.options.external and not plain:
+            if not engine_makes(wanted, self.options.engine):
+                self.notes.problem(f"the llama-quantize of {self.options.engine} makes no {type_alias(wanted)}", name)
+                return tensor, None
             bytes_of = self._awaited(tensor, wanted, entry)
         else:
             found = self._encoder(wanted, name)

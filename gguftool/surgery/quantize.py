@@ -23,7 +23,7 @@ from gguftool.storage.plan import Plan
 from gguftool.surgery.common import Notes, grouped, require_complete
 from gguftool.surgery.compare import contradictions
 from gguftool.surgery.inputs import Input
-from gguftool.surgery.making import MakeOptions, Maker, Weights
+from gguftool.surgery.making import Awaited, MakeOptions, Maker, Weights
 from gguftool.surgery.merge import lay_out
 from gguftool.surgery.truth import IMATRIX_PREFIX, Chosen, true_metadata
 from gguftool.surgery.wishes import Rules, wanted_types
@@ -78,6 +78,11 @@ class Decision:
     def made(self) -> tuple[Step, ...]:
         """The tensors that are quantized."""
         return tuple(step for step in self.steps if step.origin is Origin.QUANTIZED)
+
+    @property
+    def awaited(self) -> tuple[Step, ...]:
+        """The tensors that an installed llama-quantize is to make first."""
+        return tuple(step for step in self.made if isinstance(step.tensor.gap.source, Awaited))
 
     def with_made(self, made: Mapping[str, Tensor]) -> Decision:
         """Return the decision with the tensors that an earlier step has `made`."""
