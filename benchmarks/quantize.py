@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 from benchmarks.core import scratch
@@ -91,6 +92,7 @@ def two_cores(folder: Path) -> Iterator[Verdict]:
 def memory(folder: Path) -> Iterator[Verdict]:
     """The peak of a process that quantizes a tensor of 4 GiB, which is a sparse file of zeros."""
     model, out = folder / "sparse.gguf", folder / "out.gguf"
+    out.unlink(missing_ok=True)
     tensor_model(model, rows=1 << 18, width=1 << 12, noise=False)
     peak = peak_of((*_GGUFTOOL, model, "--tensor", ".*=q8_0", "--no-sync", "-o", out))
     size = out.stat().st_size
@@ -115,7 +117,7 @@ def main() -> int:
         return 2
     with scratch(sys.argv[1:]) as folder:
         verdicts = []
-        for verdict in (*one_tensor(folder, model), *memory(folder), *two_cores(folder)):
+        for verdict in chain(one_tensor(folder, model), memory(folder), two_cores(folder)):
             print(verdict, flush=True)
             verdicts.append(verdict)
     return 0 if all(verdict.ok for verdict in verdicts) else 1

@@ -25,7 +25,7 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TypeShare:
+class MadeShare:
     """Tensors that are quantized to one type; `seconds` of one core by a short trial, None where nothing was tried."""
 
     type: str
@@ -42,7 +42,7 @@ class QuantizePreview:
     plan: Preview
     copied: tuple[Share, ...]
     reused: tuple[Share, ...]
-    quantized: tuple[TypeShare, ...]
+    quantized: tuple[MadeShare, ...]
     threads: int
     seconds: float | None
 
@@ -72,10 +72,10 @@ def _shares(steps: Iterable[Step]) -> tuple[Share, ...]:
     return tuple(Share(source=name, tensors=len(sizes), nbytes=sum(sizes)) for name, sizes in models.items())
 
 
-def _type_share(type_id: int, steps: list[Step]) -> TypeShare:
+def _type_share(type_id: int, steps: list[Step]) -> MadeShare:
     elements = sum(step.tensor.info.elements for step in steps)
     largest = max(steps, key=lambda step: step.tensor.info.elements).tensor.gap.source
-    return TypeShare(
+    return MadeShare(
         type=type_alias(type_id),
         tensors=len(steps),
         elements=elements,

@@ -37,10 +37,12 @@ def wanted_types(model: Model, recipe: Recipe, rules: Rules, notes: Notes) -> di
     for name, rule in assigned.items():
         tensor = model.tensors[name]
         if rule is None:
-            notes.remark("matched by no rule, kept in the source's type", name)
             wanted[name] = tensor.info.type
         else:
             wanted[name] = _wanted(tensor, rule, model.tensors, rules, notes)
+    left = sum(rule is None for rule in assigned.values())
+    if left:
+        notes.remark("match no rule and stay as they are", "1 tensor" if left == 1 else f"{left:,} tensors")
     return wanted
 
 
