@@ -23,8 +23,19 @@ ROUNDS = 5
 TENSOR, TYPE = "blk.3.ffn_down.weight", "q4_K"  # 1,536 x 576, Q4_1 in the model
 _GGUFTOOL = (PYTHON, "-m", "gguftool", "quantize")
 
-# What a process takes before it can work: the interpreter, the command line, numpy and both libraries.
-_START = "import gguftool.cli.app, numpy, gguf.quants, libgguf, gguftool.surgery.quantize, gguftool.storage.execute"
+# What a process takes before it can work: the interpreter, numpy and both libraries, and reading this command line.
+_START = """
+import sys
+import numpy, gguf.quants, libgguf
+from gguftool.cli.app import app
+from gguftool.errors import SourceError
+import gguftool.storage.execute, gguftool.surgery.quantize
+try:
+    app([*sys.argv[1:], "-o", "no.gguf"], standalone_mode=False)
+except SourceError:
+    sys.exit()
+sys.exit("the model that is not there was found")
+"""
 
 # libgguf alone, from the file's bytes to the new ones; prints its seconds, those of imports not counted.
 _LIBGGUF = """
@@ -44,12 +55,12 @@ print(time.perf_counter() - start)
 def one_tensor(folder: Path, model: Path) -> Iterator[Verdict]:
     """One tensor of SmolLM2 into a new file, against libgguf for that tensor and ``cp`` of the file."""
     out, copy = folder / "out.gguf", folder / "copy.gguf"
-    command = (*_GGUFTOOL, model, "--tensor", f"{TENSOR}={TYPE}", "--allow-requantize", "--force", "--no-sync")
+    options = ("--tensor", f"{TENSOR}={TYPE}", "--allow-requantize", "--no-sync")
 
     def ours() -> float:
         out.unlink(missing_ok=True)
-        whole = wall(lambda: run((*command, "-o", out)))
-        return whole - wall(lambda: run((PYTHON, "-c", _START)))
+        whole = wall(lambda: run((*_GGUFTOOL, model, *options, "-o", out)))
+        return whole - wall(lambda: run((PYTHON, "-c", _START, "quantize", folder / "no-such.gguf", *options)))
 
     def theirs() -> float:
         copy.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from gguftool.errors import SourceError, printable
@@ -25,10 +26,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CHUNK = 256 << 10  # elements computed at once: 1 MiB of F32, which stays in the processor's cache
-_GRAIN = 4 << 20  # elements that are worth a thread's while: a second of the slowest types
+_GRAIN = 512 << 10  # elements that are worth a thread's while: a second of the slowest types, 5 ms of the fastest
 MAX_ROW = 4 << 20  # elements; a row is the least that can be computed, and real ones have up to 100,000
 # Up to this, scales of half precision cannot overflow whatever the type; beyond, what comes out is looked at.
 _LARGEST_SAFE = 65504.0
+
+
+@lru_cache(maxsize=4)
+def _weights(entry: ImatrixEntry, dims: tuple[int, ...]) -> NDArray[Any]:
+    """Return the weights of all matrices; those of a few hundred experts take 10 MB and time: not for each range."""
+    return entry.weights_for(dims)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +101,7 @@ class Quantized:
     @property
     def grain(self) -> int:
         """Bytes that one thread takes at once: types differ a thousandfold in speed, so less than of a file."""
-        return max(_GRAIN // self.traits.block_size * self.traits.type_size, 16 * self.row_size)
+        return max(_GRAIN // self.traits.block_size * self.traits.type_size, 32 * self.row_size)
 
     def descriptor(self) -> AbstractContextManager[int] | None:
         """Return None: the kernel cannot copy what has to be computed."""
@@ -114,7 +121,7 @@ class Quantized:
         Raises `SourceError` that names the row, where there is a NaN or an infinity, or the type cannot hold a value.
         """
         end = offset + length
-        weights = None if self.entry is None else self.entry.weights_for(self.tensor.info.dims)
+        weights = None if self.entry is None else _weights(self.entry, self.tensor.info.dims)
         for first, last in self._chunks(offset // self.row_size, -(-end // self.row_size)):
             data = memoryview(self._quantize(first, last, weights))
             start = first * self.row_size
