@@ -152,6 +152,7 @@ JSON_RUNS = {
     "hash demo.gguf": "gguftool.analysis.verify.Hash",
     "hash demo.gguf --check sums": "gguftool.analysis.verify.Verdict",
     "recipe check all.recipe --model demo.gguf": "gguftool.analysis.recipe.RecipeReport",
+    "imatrix show demo.imatrix.dat": "gguftool.analysis.imatrix.ImatrixReport",
     "types iq4_ks": "gguftool.render.types.TypeRow",
 }
 
@@ -236,6 +237,7 @@ def beside_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         pytest.skip("fixtures/demo.gguf is not there; python fixtures/make.py makes it")
     (tmp_path / "fixtures").mkdir()
     shutil.copy(DEMO, tmp_path / "fixtures")
+    shutil.copy(DEMO.with_name("demo.imatrix.dat"), tmp_path / "fixtures")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(REPO))
     monkeypatch.setenv("COLUMNS", "200")

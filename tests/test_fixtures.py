@@ -16,7 +16,8 @@ def manifest() -> dict[str, tuple[str, str]]:
 
 
 def test_manifest_lists_every_file_with_its_digest_and_size_below_64_kib() -> None:
-    found = {str(path.relative_to(FIXTURES)): path.read_bytes() for path in FIXTURES.rglob("*.gguf")}
+    paths = [*FIXTURES.rglob("*.gguf"), *FIXTURES.rglob("*.dat")]
+    found = {str(path.relative_to(FIXTURES)): path.read_bytes() for path in paths}
     assert {name: hashlib.sha256(data).hexdigest() for name, data in found.items()} == {
         name: digest for name, (digest, _) in manifest().items()
     }

@@ -88,7 +88,7 @@ def diff_headers(a: Model, b: Model, options: DiffOptions | None = None) -> Head
         groups=group_over_layers(tensors),
         layout=layout,
         data=data,
-        remarks=(*_remarks("A", a), *_remarks("B", b)),
+        remarks=(*_remarks("A", a), *_remarks("B", b), *_imatrix_remarks(a, options.data)),
     )
 
 
@@ -111,6 +111,16 @@ def _side(model: Model, wanted_key: Callable[[str], bool], wanted: Callable[[str
         tensors=len(tensors),
         tensor_bytes=sum(tensor.nbytes for tensor in tensors),
     )
+
+
+def _imatrix_remarks(a: Model, data: DataOptions | None) -> tuple[str, ...]:
+    if data is None or data.imatrix is None:
+        return ()
+    entries = data.imatrix.entries
+    unmatched = [name for name in entries if name not in a.tensors]
+    if not unmatched:
+        return ()
+    return (f"{len(unmatched):,} of the {len(entries):,} imatrix entries are no tensor of A: {listed(unmatched, 3)}",)
 
 
 def _remarks(side: str, model: Model) -> tuple[str, ...]:

@@ -17,14 +17,17 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from gguftool.analysis.errors_between import Errors, ErrorSums, errors_between, errors_of, total
+from gguftool.analysis.imatrix import check_imatrix
 from gguftool.format.dequantize import Decoder, decoder_of, item_size
 from gguftool.format.ggml import type_name
 from gguftool.format.header import DEFAULT_ALIGNMENT
+from gguftool.format.imatrix import Imatrix, ImatrixEntry
 from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Model, Tensor
 from gguftool.model.roles import place_of
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 _CHUNK = 1 << 20  # bytes that are read at once
@@ -50,7 +53,10 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorData:
-    """One tensor of both models; `errors` where numbers were compared, else `note` says why not."""
+    """One tensor of both models; `errors` where numbers were compared, else `note` says why not.
+
+    `weighted` says whether the imatrix has weights for it, None where none was given.
+    """
 
     name: str
     verdict: Verdict
@@ -60,13 +66,15 @@ class TensorData:
     new_nbytes: int
     errors: Errors | None
     note: str
+    weighted: bool | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataTotal:
     """The tensors of one role or layer (`name`): how many, of which verdict, and the errors of all that differ.
 
-    `measured` of them differ and went into `errors`; `notes` say why others did not.
+    `measured` of them differ and went into `errors`; `notes` say why others did not. `weighted` of those measured have
+    weights in the imatrix, None where none was given.
     """
 
     name: str
@@ -78,16 +86,21 @@ class DataTotal:
     measured: int
     errors: Errors | None
     notes: tuple[str, ...]
+    weighted: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataDiff:
-    """The tensors that both models have, in A's order; `totals` by what was asked, `whole` over all."""
+    """The tensors that both models have, in A's order; `totals` by what was asked, `whole` over all.
+
+    `imatrix` is the file whose weights were used, None where none was given.
+    """
 
     by: By
     tensors: tuple[TensorData, ...]
     totals: tuple[DataTotal, ...]
     whole: DataTotal
+    imatrix: str | None
 
     @property
     def differs(self) -> bool:
@@ -97,10 +110,15 @@ class DataDiff:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataOptions:
-    """How to compare data: `jobs` threads; `progress` gets the bytes of A done since its last call."""
+    """How to compare data: `jobs` threads; `progress` gets the bytes of A done since its last call.
+
+    With an `imatrix`, known as `imatrix_name`, errors are weighted by it too.
+    """
 
     by: By = By.TENSOR
     jobs: int = 0
+    imatrix: Imatrix | None = None
+    imatrix_name: str = "imatrix"
     progress: Callable[[int], object] = lambda nbytes: None
 
 
@@ -151,9 +169,12 @@ def data_size(a: Model, b: Model, wanted: Callable[[str], bool]) -> int:
 def diff_data(a: Model, b: Model, wanted: Callable[[str], bool], options: DataOptions) -> DataDiff:
     """Compare the data of all tensors that both models have and that are `wanted`.
 
-    Raises `SourceError` where a file cannot be read or changed meanwhile.
+    Raises `SourceError` where a file cannot be read or changed meanwhile, `PlanError` where the imatrix is of another
+    model.
     """
     names = [name for name in a.tensors if name in b.tensors and wanted(name)]
+    if options.imatrix is not None:
+        check_imatrix(options.imatrix, a, options.imatrix_name, frozenset(names).__contains__)
     orders = [{file.source.identity: file.header.byte_order for file in model.files} for model in (a, b)]
     pairs = [(name, _side(a.tensors[name], orders[0]), _side(b.tensors[name], orders[1])) for name in names]
     measured = _in_threads(pairs, options)
@@ -162,6 +183,7 @@ def diff_data(a: Model, b: Model, wanted: Callable[[str], bool], options: DataOp
         tensors=tuple(one.report for one in measured),
         totals=tuple(_totals(measured, options.by)),
         whole=_total("all", measured),
+        imatrix=options.imatrix_name if options.imatrix else None,
     )
 
 
@@ -179,7 +201,7 @@ def _in_threads(pairs: Sequence[tuple[str, _Side, _Side]], options: DataOptions)
             options.progress(nbytes)
 
     def measure(pair: tuple[str, _Side, _Side]) -> _Measured:
-        return _compare(*pair, progress=_Progress(progress))
+        return _compare(*pair, progress=_Progress(progress), imatrix=options.imatrix)
 
     pool = ThreadPoolExecutor(max_workers=options.jobs or min(4, os.cpu_count() or 1))
     try:
@@ -194,9 +216,9 @@ def _in_threads(pairs: Sequence[tuple[str, _Side, _Side]], options: DataOptions)
 # --- one tensor ------------------------------------------------------------------------------------------------------
 
 
-def _compare(name: str, old: _Side, new: _Side, progress: _Progress) -> _Measured:
+def _compare(name: str, old: _Side, new: _Side, progress: _Progress, imatrix: Imatrix | None) -> _Measured:
     verdict, note = _verdict(old, new, progress)
-    sums = None
+    sums, entry = None, _entry_of(old.tensor, imatrix)
     if verdict in {Verdict.DIFFERENT, Verdict.OTHER_TYPE}:
         decoders = old.decoder, new.decoder
         unknown = {
@@ -207,7 +229,7 @@ def _compare(name: str, old: _Side, new: _Side, progress: _Progress) -> _Measure
         if unknown:
             note = note or f"no dequantizer for {' and '.join(unknown)}"
         else:
-            sums = total(_error_chunks(old, new, progress))
+            sums = total(_error_chunks(old, new, progress, entry))
     progress.reach(old.tensor.nbytes)
     report = TensorData(
         name=name,
@@ -218,6 +240,7 @@ def _compare(name: str, old: _Side, new: _Side, progress: _Progress) -> _Measure
         new_nbytes=new.tensor.nbytes,
         errors=errors_of(sums) if sums else None,
         note=note,
+        weighted=None if imatrix is None else entry is not None,
     )
     return _Measured(report=report, sums=sums)
 
@@ -261,18 +284,42 @@ def _only_padding_behind(old: _Side, new: _Side, length: int) -> bool:
     return not any(longer.read(length, rest)) if rest else True
 
 
-def _error_chunks(old: _Side, new: _Side, progress: _Progress) -> Iterator[ErrorSums]:
+def _entry_of(tensor: Tensor, imatrix: Imatrix | None) -> ImatrixEntry | None:
+    """Return the tensor's entry; one of another size, which only the embeddings may have, is none."""
+    entry = imatrix.entries.get(tensor.info.name) if imatrix else None
+    return entry if entry and entry.fits(tensor.info.dims) else None
+
+
+def _error_chunks(old: _Side, new: _Side, progress: _Progress, entry: ImatrixEntry | None) -> Iterator[ErrorSums]:
     """Yield the error sums of one chunk of numbers after the other, in whole blocks of both types."""
     left, right = old.decoder, new.decoder
     if left is None or right is None:
         return
     blocks = math.lcm(left.block_size, right.block_size)
     step = max(1, _CHUNK_ELEMENTS // blocks) * blocks
-    elements = old.tensor.info.elements
+    dims, elements = old.tensor.info.dims, old.tensor.info.elements
+    weights = entry.weights_for(dims) if entry else None
     for start in range(0, elements, step):
         count = min(step, elements - start)
-        yield errors_between(_numbers(old, left, start, count), _numbers(new, right, start, count))
+        part = None if weights is None else spread_weights(weights, dims, start, count)
+        yield errors_between(_numbers(old, left, start, count), _numbers(new, right, start, count), part)
         progress.reach((start + count) // left.block_size * left.block_bytes)
+
+
+def spread_weights(weights: NDArray[np.float32], dims: Sequence[int], start: int, count: int) -> NDArray[np.float32]:
+    """Return the weights of `count` elements from `start` of a tensor with `dims`: of the column, in its matrix.
+
+    `weights` have the shape (matrices, dims[0]). Memory follows `count`, also where rows are longer.
+    """
+    import numpy as np
+
+    width, rows = weights.shape[1], dims[1] if len(dims) > 1 else 1
+    first, column = divmod(start, width)
+    if column + count <= width:
+        return weights[first // rows % len(weights), column : column + count]
+    numbers = np.arange(first, (start + count - 1) // width + 1)
+    spread: NDArray[np.float32] = weights[numbers // rows % len(weights)].ravel()
+    return spread[column : column + count]
 
 
 def _numbers(side: _Side, decoder: Decoder, start: int, count: int) -> NDArray[Any]:
@@ -318,4 +365,11 @@ def _total(name: str, measured: Iterable[_Measured]) -> DataTotal:
         measured=len(sums),
         errors=errors_of(total(sums)) if sums else None,
         notes=tuple(dict.fromkeys(one.report.note for one in members if one.report.note)),
+        weighted=_count_weighted(members),
     )
+
+
+def _count_weighted(members: Sequence[_Measured]) -> int | None:
+    if any(one.report.weighted is None for one in members):
+        return None
+    return sum(bool(one.report.weighted) for one in members if one.sums is not None)

@@ -21,7 +21,8 @@ class ErrorSums:
     """Sums over pairs of numbers (x of A, y of B); add two with ``+``.
 
     `elements` are all pairs, `not_finite` those left out because x or y is NaN or infinite (`not_finite_old` and
-    `not_finite_new` say in which); `max_abs` is the largest |x - y|.
+    `not_finite_new` say in which); `max_abs` is the largest |x - y|. The `weighted_` sums have each pair times its
+    weight, of the `weighted` pairs that had one.
     """
 
     elements: int = 0
@@ -33,6 +34,9 @@ class ErrorSums:
     products: float = 0.0
     error_squares: float = 0.0
     max_abs: float = 0.0
+    weighted: int = 0
+    weighted_old_squares: float = 0.0
+    weighted_error_squares: float = 0.0
 
     def __add__(self, other: ErrorSums) -> ErrorSums:
         return ErrorSums(
@@ -45,6 +49,9 @@ class ErrorSums:
             products=self.products + other.products,
             error_squares=self.error_squares + other.error_squares,
             max_abs=max(self.max_abs, other.max_abs),
+            weighted=self.weighted + other.weighted,
+            weighted_old_squares=self.weighted_old_squares + other.weighted_old_squares,
+            weighted_error_squares=self.weighted_error_squares + other.weighted_error_squares,
         )
 
 
@@ -53,8 +60,10 @@ class Errors:
     """How far B is from A.
 
     `relative_rmse` is the root of (sum of squared errors / sum of A's squares), `rmse` the root of the mean squared
-    error, `cosine` the cosine between A and B, `max_abs_error` the largest |x - y|. A figure is None where it has no
-    meaning: no finite pair, or a division by zero.
+    error, `cosine` the cosine between A and B, `max_abs_error` the largest |x - y|. `snr_db` is the signal to noise
+    ratio, 10 log10(sum of A's squares / sum of squared errors), infinite where there is no error.
+    `weighted_relative_rmse` and `weighted_snr_db` are the same with every square times its weight in the imatrix, over
+    what has one. A figure is None where it has no meaning: no finite pair, no weights, or a division by zero.
     """
 
     elements: int
@@ -65,10 +74,16 @@ class Errors:
     rmse: float | None
     cosine: float | None
     max_abs_error: float | None
+    snr_db: float | None
+    weighted_relative_rmse: float | None
+    weighted_snr_db: float | None
 
 
-def errors_between(old: NDArray[Any], new: NDArray[Any]) -> ErrorSums:
-    """Return the sums over two arrays of one length, of any numeric type; they are worked on as float64."""
+def errors_between(old: NDArray[Any], new: NDArray[Any], weights: NDArray[np.float32] | None = None) -> ErrorSums:
+    """Return the sums over two arrays of one length, of any numeric type; they are worked on as float64.
+
+    `weights`, of that length too, are finite and not negative.
+    """
     import numpy as np
 
     with np.errstate(all="ignore"):
@@ -77,7 +92,21 @@ def errors_between(old: NDArray[Any], new: NDArray[Any]) -> ErrorSums:
         fine = fine_x & fine_y
         if not fine.all():
             x, y = x[fine], y[fine]
-        return _sums(x, y, fine, fine_x, fine_y)
+            weights = None if weights is None else weights[fine]
+        return _sums(x, y, fine, fine_x, fine_y) + _weighted_sums(x, y, weights)
+
+
+def _weighted_sums(x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[np.float32] | None) -> ErrorSums:
+    import numpy as np
+
+    if weights is None:
+        return ErrorSums()
+    w, error = weights.astype(np.float64), x - y
+    return ErrorSums(
+        weighted=w.size,
+        weighted_old_squares=float(np.dot(w, x * x)),
+        weighted_error_squares=float(np.dot(w, error * error)),
+    )
 
 
 def _sums(
@@ -120,7 +149,16 @@ def errors_of(sums: ErrorSums) -> Errors:
         rmse=_root_of_ratio(sums.error_squares, finite),
         cosine=_cosine(sums),
         max_abs_error=sums.max_abs if finite and math.isfinite(sums.max_abs) else None,
+        snr_db=_decibels(sums.old_squares, sums.error_squares),
+        weighted_relative_rmse=_root_of_ratio(sums.weighted_error_squares, sums.weighted_old_squares),
+        weighted_snr_db=_decibels(sums.weighted_old_squares, sums.weighted_error_squares),
     )
+
+
+def _decibels(signal: float, noise: float) -> float | None:
+    if not signal > 0 or not math.isfinite(signal) or not math.isfinite(noise):
+        return None
+    return 10 * (math.log10(signal) - math.log10(noise)) if noise > 0 else math.inf
 
 
 def _root_of_ratio(above: float, below: float) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 from gguftool.cli.options import Json, ThisFileOnly, check_patterns
 
 if TYPE_CHECKING:
-    from gguftool.analysis.diff import HeaderDiff
+    from gguftool.analysis.diff import DiffOptions, HeaderDiff
 
 
 class By(str, Enum):
@@ -31,6 +32,12 @@ def diff(
     by: Annotated[
         By | None, typer.Option("--by", help="With --data: errors of each tensor, or totals.", show_default=False)
     ] = None,
+    imatrix: Annotated[
+        str | None,
+        typer.Option(
+            "--imatrix", metavar="FILE", help="With --data: errors weighted by this imatrix too.", show_default=False
+        ),
+    ] = None,
     layout: Annotated[
         bool, typer.Option("--layout", help="Let order, offsets, alignment, shards, version and byte order count too.")
     ] = False,
@@ -49,6 +56,7 @@ def diff(
 
     Order, offsets, shards and alignment do not count. Exit code 0: no differences, 1: differences, 2: trouble.
     """
+    from gguftool.analysis.diff import DiffOptions
     from gguftool.cli.output import remark, write
     from gguftool.render.as_json import render_json
     from gguftool.render.diff import render_diff_markdown
@@ -56,10 +64,13 @@ def diff(
 
     if json + markdown + csv > 1:
         raise typer.BadParameter("--json, --markdown and --csv exclude each other")
+    if imatrix is not None and not data:
+        raise typer.BadParameter("--imatrix weighs errors of tensor data: add --data")
     if by and not data:
         raise typer.BadParameter("--by says what errors of tensor data are totalled by: add --data")
     check_patterns(ignore or [])
-    report = _compare(a, b, by or (By.TENSOR if data else None), layout, tuple(ignore or ()), this_file_only)
+    options = DiffOptions(layout=layout, ignore=tuple(ignore or ()))
+    report = _compare(a, b, by or (By.TENSOR if data else None), imatrix, options, this_file_only)
     for text in report.remarks:
         remark(text)
     if json:
@@ -74,20 +85,23 @@ def diff(
         raise typer.Exit(1)
 
 
-def _compare(a: str, b: str, by: By | None, layout: bool, ignore: tuple[str, ...], this_file_only: bool) -> HeaderDiff:
-    from gguftool.analysis.diff import DiffOptions, bytes_to_compare, diff_headers
+def _compare(
+    a: str, b: str, by: By | None, imatrix: str | None, options: DiffOptions, this_file_only: bool
+) -> HeaderDiff:
+    from gguftool.analysis.diff import bytes_to_compare, diff_headers
     from gguftool.analysis.diff_data import By as DataBy
     from gguftool.analysis.diff_data import DataOptions
     from gguftool.cli.output import progress_bar
+    from gguftool.model.imatrix import open_imatrix
     from gguftool.model.opening import open_model
 
+    weights = open_imatrix(imatrix) if imatrix is not None else None
     old, new = (open_model(spec, this_file_only=this_file_only) for spec in (a, b))
-    options = DiffOptions(layout=layout, ignore=ignore)
     if by is None:
         return diff_headers(old, new, options)
     with progress_bar(bytes_to_compare(old, new, options)) as progress:
-        data = DataOptions(by=DataBy(by.value), progress=progress)
-        return diff_headers(old, new, DiffOptions(layout=layout, ignore=ignore, data=data))
+        data = DataOptions(by=DataBy(by.value), progress=progress, imatrix=weights, imatrix_name=imatrix or "imatrix")
+        return diff_headers(old, new, replace(options, data=data))
 
 
 def _show(report: HeaderDiff) -> None:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
@@ -286,6 +286,7 @@ def _gguf_entries(header: Header, data: bytes) -> Iterator[ImatrixEntry]:
     for name in infos:
         if name.endswith(COUNTS) and name.removesuffix(COUNTS) + SUMS not in infos:
             raise FormatError(f"there is no '{printable(name.removesuffix(COUNTS) + SUMS)}'", where=_named(name))
+    _refuse_overlaps(infos.values(), len(data))
     data_offset = header.data_offset
     for name, info in infos.items():
         if not name.endswith(SUMS):
@@ -300,13 +301,23 @@ def _gguf_entries(header: Header, data: bytes) -> Iterator[ImatrixEntry]:
             )
         entry = ImatrixEntry(
             name=name.removesuffix(SUMS),
-            sums=_floats(info, header.byte_order, data, data_offset).reshape(-1, info.dims[0]),
+            sums=_floats(info, header.byte_order, data, data_offset).reshape(_rows(info), -1),
             counts=_floats(counts, header.byte_order, data, data_offset),
         )
         problem = _problem(entry)
         if problem:
             raise FormatError(problem, where=_named(name), offset=data_offset + info.offset)
         yield entry
+
+
+def _refuse_overlaps(infos: Iterable[TensorInfo], size: int) -> None:
+    """Refuse more tensor data than the file has bytes: many tensors on one place would be gone through as often."""
+    claimed = 4 * sum(info.elements for info in infos if info.name.endswith((SUMS, COUNTS)))
+    if claimed > size:
+        raise FormatError(
+            f"{claimed:,} bytes of sums and counts expected, but the file has {size:,}: truncated or damaged",
+            where="tensor infos",
+        )
 
 
 def _named(name: str) -> str:

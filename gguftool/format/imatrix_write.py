@@ -8,6 +8,7 @@ each other when it adds them up.
 
 from __future__ import annotations
 
+import io
 import math
 import struct
 from collections.abc import Iterator
@@ -49,15 +50,25 @@ def serialize_gguf(imatrix: Imatrix, chunk_size: int | None = None) -> bytes:
     """
     chunk = chunk_size or imatrix.chunk_size or USUAL_CHUNK
     scale = chunk if imatrix.kind is ImatrixKind.LEGACY else 1
-    tensors = list(_gguf_tensors(imatrix, scale))
-    infos, offset = [], 0
-    for name, values in tensors:
-        dims = (values.shape[1], values.shape[0])
-        infos.append(TensorInfo(name=name, dims=dims, type=F32, offset=offset))
-        offset += round_up(values.nbytes, DEFAULT_ALIGNMENT)
-    head = serialize(Header(kvs=_gguf_kvs(imatrix, chunk), tensors=tuple(infos)))
-    data = (values.tobytes().ljust(round_up(values.nbytes, DEFAULT_ALIGNMENT), b"\0") for _, values in tensors)
-    return b"".join((head, *data))
+    out = io.BytesIO()  # one copy of what may be gigabytes, and `getvalue` makes no second
+    out.write(serialize(Header(kvs=_gguf_kvs(imatrix, chunk), tensors=tuple(_gguf_infos(imatrix)))))
+    for entry in imatrix.entries.values():
+        scaled = _scaled(entry, scale)
+        for values in (scaled.sums, scaled.counts):
+            out.write(values.astype("<f4", copy=False).tobytes())
+            out.write(bytes(-out.tell() % DEFAULT_ALIGNMENT))
+    return out.getvalue()
+
+
+def _gguf_infos(imatrix: Imatrix) -> Iterator[TensorInfo]:
+    offset = 0
+    for entry in imatrix.entries.values():
+        if len(encode_text(entry.name + SUMS)) > _MAX_NAME:
+            raise PlanError(f"'{printable(entry.name + SUMS)}' is longer than the {_MAX_NAME} bytes llama.cpp reads")
+        matrices, width = entry.sums.shape
+        for suffix, columns in ((SUMS, width), (COUNTS, 1)):
+            yield TensorInfo(name=entry.name + suffix, dims=(columns, matrices), type=F32, offset=offset)
+            offset += round_up(4 * columns * matrices, DEFAULT_ALIGNMENT)
 
 
 def _gguf_kvs(imatrix: Imatrix, chunk: int) -> tuple[KV, ...]:
@@ -79,30 +90,21 @@ def _chunks(imatrix: Imatrix, chunk: int) -> int:
     return int(most) if imatrix.kind is ImatrixKind.LEGACY else int(most) // chunk
 
 
-def _gguf_tensors(imatrix: Imatrix, scale: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    import numpy as np
-
-    for entry in imatrix.entries.values():
-        if len(encode_text(entry.name + SUMS)) > _MAX_NAME:
-            raise PlanError(f"'{printable(entry.name + SUMS)}' is longer than the {_MAX_NAME} bytes llama.cpp reads")
-        with np.errstate(over="ignore"):
-            scaled = _scaled(entry, scale)
-        if not same_weights(entry, scaled):
-            raise PlanError(
-                f"with chunks of {scale:,} tokens the weights of '{printable(entry.name)}' would change by rounding; "
-                "a power of two such as 512 changes none"
-            )
-        yield entry.name + SUMS, np.ascontiguousarray(scaled.sums, dtype="<f4")
-        yield entry.name + COUNTS, np.ascontiguousarray(scaled.counts, dtype="<f4").reshape(-1, 1)
-
-
 def _scaled(entry: ImatrixEntry, scale: int) -> ImatrixEntry:
+    """Return `entry` with sums and counts `scale` times as large; raise `PlanError` where that changes its weights."""
     import numpy as np
 
     if scale == 1:
         return entry
     factor = np.float32(scale)
-    return ImatrixEntry(name=entry.name, sums=entry.sums * factor, counts=entry.counts * factor)
+    with np.errstate(over="ignore"):
+        scaled = ImatrixEntry(name=entry.name, sums=entry.sums * factor, counts=entry.counts * factor)
+    if not same_weights(entry, scaled):
+        raise PlanError(
+            f"with chunks of {scale:,} tokens the weights of '{printable(entry.name)}' would change by rounding; "
+            "a power of two such as 512 changes none"
+        )
+    return scaled
 
 
 def same_weights(one: ImatrixEntry, other: ImatrixEntry) -> bool:
@@ -123,18 +125,19 @@ def serialize_legacy(imatrix: Imatrix) -> bytes:
 
     Raises `PlanError` where an entry has more values than it can count.
     """
-    parts = [struct.pack("<i", len(imatrix.entries))]
+    out = io.BytesIO()
+    out.write(struct.pack("<i", len(imatrix.entries)))
     for entry in imatrix.entries.values():
-        calls, sums = _legacy_sums(entry, imatrix)
-        name = encode_text(entry.name)
         if entry.values > _MAX_I32:
             raise PlanError(f"'{printable(entry.name)}' has {entry.values:,} values, more than a legacy file can count")
-        parts += [struct.pack("<i", len(name)), name, struct.pack("<ii", calls, entry.values), sums.tobytes()]
+        calls, sums = _legacy_sums(entry, imatrix)
+        name = encode_text(entry.name)
+        out.write(struct.pack("<i", len(name)) + name + struct.pack("<ii", calls, entry.values))
+        out.write(sums.tobytes())
     if imatrix.chunk_count is not None or imatrix.datasets:
         dataset = encode_text(imatrix.datasets[-1] if imatrix.datasets else "")  # the last one, as llama-imatrix
-        chunks = min(imatrix.chunk_count or 0, _MAX_I32)
-        parts += [struct.pack("<ii", chunks, len(dataset)), dataset]
-    return b"".join(parts)
+        out.write(struct.pack("<ii", min(imatrix.chunk_count or 0, _MAX_I32), len(dataset)) + dataset)
+    return out.getvalue()
 
 
 def _legacy_sums(entry: ImatrixEntry, imatrix: Imatrix) -> tuple[int, NDArray[np.float32]]:

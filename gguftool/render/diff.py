@@ -210,19 +210,25 @@ def _signed(nbytes: int) -> str:
 
 # --- data ------------------------------------------------------------------------------------------------------------
 
-_ERROR_COLUMNS = (">relative RMSE", ">cosine", ">max error", "note")
+_ERROR_COLUMNS = (">relative RMSE", ">SNR dB", ">cosine", ">max error")
+_WEIGHTED_COLUMNS = (">weighted RMSE", ">weighted SNR dB")
+
+
+def _error_columns(data: DataDiff) -> tuple[str, ...]:
+    return (*_ERROR_COLUMNS, *(_WEIGHTED_COLUMNS if data.imatrix is not None else ()), "note")
 
 
 def _data_table(data: DataDiff) -> Table:
     rows = [
-        (one.name, types_text(one), *_figures(one.errors), _note(one.note, one.errors))
+        (one.name, types_text(one), *_figures(one.errors, data), _note(_unweighted(one), one.errors))
         for one in data.tensors
         if one.verdict is not Verdict.SAME
     ]
     whole = data.whole
     if whole.errors and len(rows) > 1:
-        rows.append((f"all {whole.measured:,} measured", "", *_figures(whole.errors), _note("", whole.errors)))
-    return Table(title=_data_title(data), columns=columns("tensor", "A -> B", *_ERROR_COLUMNS), rows=tuple(rows))
+        name = f"all {whole.measured:,} measured"
+        rows.append((name, "", *_figures(whole.errors, data), _note(_without_weights(whole), whole.errors)))
+    return Table(title=_data_title(data), columns=columns("tensor", "A -> B", *_error_columns(data)), rows=tuple(rows))
 
 
 def _totals_table(data: DataDiff) -> Table:
@@ -232,18 +238,19 @@ def _totals_table(data: DataDiff) -> Table:
             f"{total.tensors:,}",
             f"{total.same:,}",
             f"{total.tensors - total.same:,}",
-            *_figures(total.errors),
-            _note(_unmeasured(total), total.errors),
+            *_figures(total.errors, data),
+            _note("; ".join(filter(None, (_unmeasured(total), _without_weights(total)))), total.errors),
         )
         for total in (*data.totals, data.whole)
     )
-    heads = columns(data.by.value, ">tensors", ">same", ">differ", *_ERROR_COLUMNS)
+    heads = columns(data.by.value, ">tensors", ">same", ">differ", *_error_columns(data))
     return Table(title=_data_title(data), columns=heads, rows=rows)
 
 
 def _data_title(data: DataDiff) -> str:
     differing = data.whole.tensors - data.whole.same
-    return f"data: {differing:,} of {data.whole.tensors:,} tensors differ; errors of B relative to A"
+    weighted = "" if data.imatrix is None else f", weighted by {printable(data.imatrix, 4096)} too"
+    return f"data: {differing:,} of {data.whole.tensors:,} tensors differ; errors of B relative to A{weighted}"
 
 
 def types_text(one: TensorData) -> str:
@@ -253,12 +260,28 @@ def types_text(one: TensorData) -> str:
     return f"{one.old_type}, {'different bytes' if one.verdict is Verdict.DIFFERENT else one.verdict.value}"
 
 
-def _figures(errors: Errors | None) -> tuple[str, str, str]:
+def _figures(errors: Errors | None, data: DataDiff) -> tuple[str, ...]:
+    """Return the cells under `_error_columns`, without the note."""
     if errors is None:
-        return "", "", ""
-    figures = ((errors.relative_rmse, ".4g"), (errors.cosine, ".6f"), (errors.max_abs_error, ".4g"))
-    relative, cosine, largest = ("-" if figure is None else format(figure, form) for figure, form in figures)
-    return relative, cosine, largest
+        return ("",) * (len(_error_columns(data)) - 1)
+    figures = [
+        (errors.relative_rmse, ".4g"),
+        (errors.snr_db, ".2f"),
+        (errors.cosine, ".6f"),
+        (errors.max_abs_error, ".4g"),
+    ]
+    if data.imatrix is not None:
+        figures += [(errors.weighted_relative_rmse, ".4g"), (errors.weighted_snr_db, ".2f")]
+    return tuple("-" if figure is None else format(figure, form) for figure, form in figures)
+
+
+def _unweighted(one: TensorData) -> str:
+    return "; ".join(filter(None, (one.note, "not in the imatrix" if one.weighted is False else "")))
+
+
+def _without_weights(total: DataTotal) -> str:
+    without = total.measured - (total.measured if total.weighted is None else total.weighted)
+    return f"{without:,} not in the imatrix, so not in the weighted figures" if without else ""
 
 
 def _unmeasured(total: DataTotal) -> str:

@@ -13,9 +13,9 @@ from gguftool.render.diff import dims_text, key_text
 from gguftool.render.diff_values import describe_change, side_text, type_text, value_text
 from gguftool.render.table import Table, columns, render_csv
 
-_COLUMNS = columns(
-    "section", "change", "name", "a", "b", "a_bytes", "b_bytes", "relative_rmse", "cosine", "max_abs_error", "note"
-)
+_FIGURES = ("relative_rmse", "cosine", "max_abs_error", "snr_db", "weighted_relative_rmse", "weighted_snr_db")
+_COLUMNS = columns("section", "change", "name", "a", "b", "a_bytes", "b_bytes", *_FIGURES, "note")
+_NO_FIGURES = ("",) * len(_FIGURES)
 _Row = tuple[str, ...]
 
 
@@ -30,7 +30,7 @@ def _rows(report: HeaderDiff) -> Iterator[_Row]:
     for layout in report.layout or ():
         note = f"{layout.count} differ, the first at {layout.where}" if layout.where else ""
         values = value_text(layout.old, exact=True), value_text(layout.new, exact=True)
-        yield ("layout", "changed", layout.what, *values, *[""] * 5, note)
+        yield ("layout", "changed", layout.what, *values, "", "", *_NO_FIGURES, note)
     if report.data:
         yield from (_data_row(one) for one in report.data.tensors)
         yield from _total_rows(report.data)
@@ -40,7 +40,7 @@ def _metadata_row(change: KVChange) -> _Row:
     described = describe_change(change) if change.array or change.text else ""
     note = "; ".join(part for part in (type_text(change), described.removesuffix(": see below")) if part)
     values = (_value(change.key, change.old), _value(change.key, change.new))
-    return ("metadata", change.change.value, key_text(change), *values, *[""] * 5, note)
+    return ("metadata", change.change.value, key_text(change), *values, "", "", *_NO_FIGURES, note)
 
 
 def _value(key: str, side: KVSide | None) -> str:
@@ -52,23 +52,25 @@ def _tensor_row(change: TensorChange) -> _Row:
     types = (side.type if side else "" for side in sides)
     sizes = (str(side.nbytes) if side else "" for side in sides)
     dims = " -> ".join(dict.fromkeys(dims_text(side.dims) for side in sides if side))
-    return ("tensor", change.change.value, change.name, *types, *sizes, "", "", "", dims)
+    return ("tensor", change.change.value, change.name, *types, *sizes, *_NO_FIGURES, dims)
 
 
 def _data_row(one: TensorData) -> _Row:
     sizes = str(one.old_nbytes), str(one.new_nbytes)
-    return ("data", one.verdict.value, one.name, one.old_type, one.new_type, *sizes, *_figures(one.errors), one.note)
+    note = "; ".join(filter(None, (one.note, "not in the imatrix" if one.weighted is False else "")))
+    return ("data", one.verdict.value, one.name, one.old_type, one.new_type, *sizes, *_figures(one.errors), note)
 
 
 def _total_rows(data: DataDiff) -> Iterator[_Row]:
     for total in data.totals:
         note = f"tensors: {total.tensors}, same: {total.same}, measured: {total.measured}"
+        if total.weighted is not None:
+            note += f", weighted: {total.weighted}"
         yield (f"data by {data.by.value}", "", total.name, "", "", "", "", *_figures(total.errors), note)
 
 
-def _figures(errors: Errors | None) -> tuple[str, str, str]:
+def _figures(errors: Errors | None) -> tuple[str, ...]:
     if errors is None:
-        return "", "", ""
-    figures = (errors.relative_rmse, errors.cosine, errors.max_abs_error)
-    relative, cosine, largest = ("" if figure is None else repr(figure) for figure in figures)
-    return relative, cosine, largest
+        return _NO_FIGURES
+    figures = (getattr(errors, name) for name in _FIGURES)
+    return tuple("" if figure is None else repr(figure) for figure in figures)
