@@ -42,7 +42,7 @@ def wanted_types(model: Model, recipe: Recipe, rules: Rules, notes: Notes) -> di
             wanted[name] = _wanted(tensor, rule, model.tensors, rules, notes)
     left = sum(rule is None for rule in assigned.values())
     if left:
-        notes.remark("match no rule and stay as they are", "1 tensor" if left == 1 else f"{left:,} tensors")
+        notes.remark("matched by no rule, kept as they are", "1 tensor" if left == 1 else f"{left:,} tensors")
     return wanted
 
 
