@@ -183,17 +183,30 @@ def read_by_safetensors_any(path: Path) -> tuple[dict[str, list[int]], None]:
         return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}, None  # noqa: SIM118
 
 
-@pytest.mark.parametrize("kind", ["IQ4_KS", "Q8_KV"])
-def test_types_that_cannot_be_dequantized_are_refused_by_name(tmp_path: Path, kind: str) -> None:
-    types = {"blk.0.attn_q.weight": kind, "output.weight": "IQ5_KS"}
-    model = gguftool.open_model(quant(tmp_path / "m.gguf", "Q8_0", types=types))
+@pytest.mark.parametrize(("kind", "type_id"), [("Q4_0_4_4", 31), ("Q4_0_8_8", 33)])
+def test_types_that_cannot_be_dequantized_are_refused_by_name(tmp_path: Path, kind: str, type_id: int) -> None:
+    tensors = (
+        b.Tensor("blk.0.attn_q.weight", (32, 8), type_id, bytes(144)),
+        b.Tensor("output.weight", (32, 8), 32, bytes(144)),
+        b.Tensor("token_embd.weight", (32,), 0, bytes(128)),
+    )
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b.gguf(b.llama_kvs(), tensors))
+    model = gguftool.open_model(path)
     with pytest.raises(PlanError) as caught:
         plan_export(model, ["."], tmp_path / "x", FloatType.F32)
     said = str(caught.value)
     assert f"'blk.0.attn_q.weight' is {kind}, which cannot be dequantized" in said
-    assert "'output.weight' is IQ5_KS, which cannot be dequantized" in said
+    assert "'output.weight' is Q4_0_4_8, which cannot be dequantized" in said
     assert "--dtype raw" in said
     assert "token_embd" not in said
+
+
+def test_interleaved_rows_that_do_not_divide_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b.gguf(b.llama_kvs(), (b.Tensor("output.weight", (32, 6), 220, bytes(108)),)))
+    with pytest.raises(PlanError, match=r"'output.weight' is IQ4_NL_R4, whose rows .* in the shape \(32, 6\)"):
+        plan_export(gguftool.open_model(path), ["."], tmp_path / "x", FloatType.F32)
 
 
 def test_rows_that_are_no_whole_blocks_are_refused(tmp_path: Path) -> None:
@@ -267,7 +280,10 @@ def test_streaming_a_gibibyte_takes_little_memory(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    path = quant(tmp_path / "m.gguf", "IQ4_KS")
+    data = bytes(144)
+    names = ("blk.0.attn_q.weight", "blk.0.attn_k.weight", "output.weight")
+    path = tmp_path / "m.gguf"
+    path.write_bytes(b.gguf(b.llama_kvs(), tuple(b.Tensor(name, (32, 8), 31, data) for name in names)))
     out = tmp_path / "x.safetensors"
     bad = run_gguftool("export", path, "--tensor", "attn", "--dtype", "f32", "-o", out)
     assert bad.returncode == 2

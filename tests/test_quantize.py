@@ -542,9 +542,9 @@ def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
 
 
 def test_sources_that_cannot_be_read_as_numbers_are_refused(tmp_path: Path) -> None:
-    unknown = b.Tensor("blk.0.ffn_up.weight", (WIDTH, 2), 153, bytes(144))  # IQ2_KT
+    unknown = b.Tensor("blk.0.ffn_up.weight", (WIDTH, 2), 31, bytes(2 * 144))  # Q4_0_4_4
     said = problems_of(opened(tmp_path, llama(unknown)), recipe(ffn_up="q4_K"), requantize=True)
-    assert "it is iq2_kt here, which cannot be dequantized" in said
+    assert "it is q4_0_4_4 here, which cannot be dequantized" in said
 
 
 def test_a_big_endian_source_is_refused(tmp_path: Path) -> None:
@@ -639,3 +639,17 @@ def test_memory_follows_the_chunk_not_the_tensor(tmp_path: Path, jobs: int) -> N
     peak = int(done.stderr.split()[-1]) << 10
     (tmp_path / "o.gguf").unlink()
     assert peak < 200 << 20
+
+
+def test_interleaved_rows_are_quantized_again_in_any_range(tmp_path: Path) -> None:
+    """Q4_K_R4 decodes by groups of four rows; ranges of the output need not start or end with one."""
+    zoo = open_model(shared_path("reference/zoo/zoo-ik.gguf"))
+    name = next(name for name, each in zoo.tensors.items() if type_name(each.info.type) == "Q4_K_R4")
+    rule = Recipe(rules=(make_rule(f"^{literal(name)}$", "q8_0"),))
+    decision = decide(zoo, rule, (), QuantizeOptions(make=MakeOptions(requantize=True)))
+    source = next(step.tensor.gap.source for step in decision.made)
+    whole = source.read_at(0, source.size)
+    row = source.size // 16
+    assert [source.read_at(at * row, 3 * row) for at in range(13)] == [
+        whole[at * row : (at + 3) * row] for at in range(13)
+    ]

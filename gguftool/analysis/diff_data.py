@@ -129,7 +129,9 @@ class _Side:
 
     @property
     def decoder(self) -> Decoder | None:
-        return decoder_of(self.tensor.info.type, self.order) if self.tensor.type_nbytes is not None else None
+        if self.tensor.type_nbytes is None:
+            return None
+        return decoder_of(self.tensor.info.type, self.order, self.tensor.info.dims)
 
     def read(self, offset: int, length: int) -> bytes:
         extent = self.tensor.extent
@@ -291,19 +293,19 @@ def _entry_of(tensor: Tensor, imatrix: Imatrix | None) -> ImatrixEntry | None:
 
 
 def _error_chunks(old: _Side, new: _Side, progress: _Progress, entry: ImatrixEntry | None) -> Iterator[ErrorSums]:
-    """Yield the error sums of one chunk of numbers after the other, in whole blocks of both types."""
+    """Yield the error sums of one chunk of numbers after the other, in whole units of both types."""
     left, right = old.decoder, new.decoder
     if left is None or right is None:
         return
-    blocks = math.lcm(left.block_size, right.block_size)
-    step = max(1, _CHUNK_ELEMENTS // blocks) * blocks
+    both = math.lcm(left.unit, right.unit)  # a row is whole blocks, so at most the rows that one side interleaves
+    step = max(1, _CHUNK_ELEMENTS // both) * both
     dims, elements = old.tensor.info.dims, old.tensor.info.elements
     weights = entry.weights_for(dims) if entry else None
     for start in range(0, elements, step):
         count = min(step, elements - start)
         part = None if weights is None else spread_weights(weights, dims, start, count)
         yield errors_between(_numbers(old, left, start, count), _numbers(new, right, start, count), part)
-        progress.reach((start + count) // left.block_size * left.block_bytes)
+        progress.reach((start + count) // left.unit * left.unit_bytes)
 
 
 def spread_weights(weights: NDArray[np.float32], dims: Sequence[int], start: int, count: int) -> NDArray[np.float32]:
@@ -323,8 +325,8 @@ def spread_weights(weights: NDArray[np.float32], dims: Sequence[int], start: int
 
 
 def _numbers(side: _Side, decoder: Decoder, start: int, count: int) -> NDArray[Any]:
-    offset = start // decoder.block_size * decoder.block_bytes
-    return decoder.decode(side.read(offset, count // decoder.block_size * decoder.block_bytes))
+    offset = start // decoder.unit * decoder.unit_bytes
+    return decoder.decode(side.read(offset, count // decoder.unit * decoder.unit_bytes))
 
 
 # --- totals ----------------------------------------------------------------------------------------------------------

@@ -1,51 +1,87 @@
-"""Tensor bytes to numbers, for the types whose meaning is known here: plain ones, and those of `gguf.quants`.
+"""Tensor bytes to numbers, for the types whose meaning is known here.
 
-Numbers are taken in whole blocks. All types known here are plain runs of blocks (no row meta, no interleaved rows), so
-a range of blocks is a range of bytes whatever the row length, and memory stays bounded however long a row is.
+Plain numbers are numpy's; the types of llama.cpp are `libgguf`'s where it is installed (it is several times as fast and
+gives the same floats), else those of `gguf.quants`; the others are tables in `format.quants`.
+
+Numbers are taken in whole units.  For plain runs of blocks a unit is a block, so a range of blocks is a range of bytes
+whatever the row length.  Where rows have a scale of their own or are interleaved, a unit is a row or a group of rows.
+Either way memory follows the units asked for, not the tensor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from gguftool.format.ggml import TYPES
+from gguftool.format.ggml import TYPES, TypeTraits, find_type
 from gguftool.format.kv import ByteOrder
+from gguftool.format.quants.packing import Repack
+from gguftool.format.quants.repacks import REPACKS
+from gguftool.format.quants.types import LOOKUPS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Decode = Callable[[bytes], NDArray[Any]]
+
 # Type name to numpy's dtype without byte order.
 _PLAIN = {"F32": "f4", "F16": "f2", "F64": "f8", "I8": "i1", "I16": "i2", "I32": "i4", "I64": "i8", "BF16": "u2"}
+# What gguf 0.19 dequantizes: written down, as asking it takes an import of 0.2 s that a table of types is not worth.
+_OF_GGUF = frozenset(
+    {
+        *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "TQ1_0", "TQ2_0", "MXFP4"),
+        *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "NVFP4"),
+    }
+)
+# Elements of the longest unit that is decoded, 16 rows of 262,144: a file's claim of endless rows is not followed.
+MAX_UNIT = 1 << 22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoder:
-    """Turns bytes into numbers: `block_size` elements are `block_bytes` bytes; `decode` takes whole blocks."""
+    """Turns bytes into numbers, in order: `unit` elements are `unit_bytes` bytes; `decode` takes whole units."""
 
-    block_size: int
-    block_bytes: int
+    unit: int
+    unit_bytes: int
     decode: Callable[[bytes], NDArray[Any]]
 
 
-@cache
-def decoder_of(type_id: int, byte_order: ByteOrder) -> Decoder | None:
-    """Return the decoder of a tensor type, None where nobody here knows what its bytes mean."""
+@lru_cache(maxsize=256)
+def decoder_of(type_id: int, byte_order: ByteOrder, dims: tuple[int, ...]) -> Decoder | None:
+    """Return the decoder of tensors of a type and of `dims` (in ggml order).
+
+    None where nobody here knows what the bytes mean; and of types whose units are rows, where rows are no whole blocks
+    or longer than anybody's, or their number does not divide by those that the type interleaves.
+    """
     traits = TYPES.get(type_id)
     if traits is None:
         return None
     if traits.name in _PLAIN:
-        decode = _plain(traits.name, byte_order)
-    elif byte_order is ByteOrder.LITTLE and traits.row_meta_size == 0 and traits.interleaved_rows == 1:
-        found = _quantized(traits.name, traits.block_size, traits.type_size)
-        if found is None:
-            return None
-        decode = found
-    else:
+        return _by_blocks(traits, _plain(traits.name, byte_order))
+    if byte_order is not ByteOrder.LITTLE:
         return None
-    return Decoder(block_size=traits.block_size, block_bytes=traits.type_size, decode=decode)
+    if traits.name in REPACKS or traits.row_meta_size:
+        fits = (dims[1] if len(dims) > 1 else 1) % traits.interleaved_rows == 0
+        return _by_rows(traits, dims[0]) if dims and fits else None
+    decode = _decode_blocks(traits)
+    return None if decode is None else _by_blocks(traits, _or_nothing(decode))
+
+
+def decoded_by(type_id: int) -> str:
+    """Return who turns a type into numbers: ``numpy``, ``gguf``, ``gguftool``, or nothing where nobody does.
+
+    ``gguf`` also where libgguf does it instead: that changes the time, not the floats.
+    """
+    traits = TYPES.get(type_id)
+    if traits is None:
+        return ""
+    if traits.name in _PLAIN:
+        return "numpy"
+    if traits.name in REPACKS or traits.name in LOOKUPS:
+        return "gguftool"
+    return "gguf" if traits.name in _OF_GGUF else ""
 
 
 def item_size(type_id: int) -> int | None:
@@ -54,7 +90,90 @@ def item_size(type_id: int) -> int | None:
     return traits.type_size if traits and traits.name in _PLAIN else None
 
 
-def _plain(name: str, byte_order: ByteOrder) -> Callable[[bytes], NDArray[Any]]:
+# --- units -----------------------------------------------------------------------------------------------------------
+
+
+def _by_blocks(traits: TypeTraits, decode: Decode) -> Decoder:
+    return Decoder(unit=traits.block_size, unit_bytes=traits.type_size, decode=decode)
+
+
+def _by_rows(traits: TypeTraits, row_length: int) -> Decoder | None:
+    """Return the decoder of a type whose unit is a group of rows: their scales, then their blocks."""
+    rows, repack = traits.interleaved_rows, REPACKS.get(traits.name)
+    unit = rows * row_length
+    if not 0 < unit <= MAX_UNIT or row_length % traits.block_size or (repack is None and rows > 1):
+        return None
+    row_bytes = row_length // traits.block_size * traits.type_size
+    block_bytes = repack.base_bytes if repack else traits.type_size
+    decode = _row_blocks(repack.base if repack else traits.name)
+    if decode is None or row_bytes % block_bytes:  # BF16_R16 interleaves numbers by twos
+        return None
+    units = _RowUnits(
+        rows=rows, meta_bytes=traits.row_meta_size, row_bytes=row_bytes, block_bytes=block_bytes, repack=repack
+    )
+    return Decoder(unit=unit, unit_bytes=units.nbytes, decode=_or_nothing(lambda data: decode(*units.split(data))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RowUnits:
+    """Groups of `rows` rows: first `meta_bytes` of each row, then the blocks of all, interleaved by `repack` if any."""
+
+    rows: int
+    meta_bytes: int
+    row_bytes: int
+    block_bytes: int
+    repack: Repack | None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one group."""
+        return self.rows * (self.meta_bytes + self.row_bytes)
+
+    def split(self, data: bytes) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the rows' own bytes (rows x bytes) and the plain blocks in order (blocks x bytes) of whole groups."""
+        import numpy as np
+
+        units = np.frombuffer(data, dtype=np.uint8).reshape(-1, self.nbytes)
+        meta = self.rows * self.meta_bytes
+        blocks = units[:, meta:].reshape(-1, self.rows * self.block_bytes)
+        if self.repack:
+            plain = self.repack.unpack(blocks).reshape(len(units), -1, self.rows, self.block_bytes)
+            blocks = np.ascontiguousarray(plain.swapaxes(1, 2))
+        return units[:, :meta].reshape(len(units) * self.rows, -1), blocks.reshape(-1, self.block_bytes)
+
+
+def _row_blocks(name: str) -> Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]] | None:
+    """Return the function that makes numbers of rows' own bytes and their blocks of the plain type `name`."""
+    lookup, traits = LOOKUPS.get(name), find_type(name)
+    if lookup is None:
+        plain = None if traits is None else _decode_blocks(traits) or _plain_of(traits)
+        return None if plain is None else lambda _, blocks: plain(blocks.tobytes())
+
+    def decode(metas: NDArray[Any], blocks: NDArray[Any]) -> NDArray[Any]:
+        import numpy as np
+
+        with np.errstate(all="ignore"):  # scales of any bytes at all may be NaN or overflow: counted later
+            scales = lookup.row_scales(metas).repeat(len(blocks) // len(metas)) if metas.size else None
+            return lookup.decode(blocks, scales).reshape(-1)
+
+    return decode
+
+
+def _or_nothing(decode: Decode) -> Decode:
+    """Return a function that gives no numbers for no bytes, which the packages take for a mistake."""
+    import numpy as np
+
+    return lambda data: decode(data) if data else np.empty(0, dtype=np.float32)
+
+
+# --- blocks ----------------------------------------------------------------------------------------------------------
+
+
+def _plain_of(traits: TypeTraits) -> Decode | None:
+    return _plain(traits.name, ByteOrder.LITTLE) if traits.name in _PLAIN else None
+
+
+def _plain(name: str, byte_order: ByteOrder) -> Decode:
     dtype = byte_order.value + _PLAIN[name]
 
     def decode(data: bytes) -> NDArray[Any]:
@@ -67,14 +186,40 @@ def _plain(name: str, byte_order: ByteOrder) -> Callable[[bytes], NDArray[Any]]:
     return decode
 
 
-def _quantized(name: str, block_size: int, type_size: int) -> Callable[[bytes], NDArray[Any]] | None:
+def _decode_blocks(traits: TypeTraits) -> Decode | None:
+    """Return the fastest function for a type that is a plain run of blocks."""
+    return _by_lookup(traits) or _by_libgguf(traits) or _by_gguf(traits)
+
+
+@cache
+def _by_libgguf(traits: TypeTraits) -> Decode | None:
+    """Return a function around `libgguf.dequantize_rows`, None where it is not installed or does not know the type."""
+    import numpy as np
+
+    try:
+        from libgguf import GGML_QUANT_SIZES, dequantize_rows
+    except ImportError:
+        return None
+    if {int(kind): sizes for kind, sizes in GGML_QUANT_SIZES.items()}.get(traits.id) != _sizes(traits):
+        return None
+
+    def decode(data: bytes) -> NDArray[Any]:
+        row = np.frombuffer(data, dtype=np.uint8)
+        numbers: NDArray[Any] = dequantize_rows(row, traits.id)
+        return numbers
+
+    return decode if _works(decode, traits, ValueError) else None
+
+
+@cache
+def _by_gguf(traits: TypeTraits) -> Decode | None:
     """Return a function around `gguf.quants.dequantize`, None where gguf lacks the type or sizes it otherwise."""
     import numpy as np
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import dequantize
 
-    kind = GGMLQuantizationType.__members__.get(name)
-    if kind is None or GGML_QUANT_SIZES.get(kind) != (block_size, type_size):
+    kind = GGMLQuantizationType.__members__.get(traits.name)
+    if kind is None or GGML_QUANT_SIZES.get(kind) != _sizes(traits):
         return None
 
     def decode(data: bytes) -> NDArray[Any]:
@@ -83,11 +228,35 @@ def _quantized(name: str, block_size: int, type_size: int) -> Callable[[bytes], 
             numbers: NDArray[Any] = dequantize(row, kind)
         return numbers
 
-    try:
-        decode(bytes(type_size))
-    except NotImplementedError:
+    return decode if _works(decode, traits, NotImplementedError) else None
+
+
+def _by_lookup(traits: TypeTraits) -> Decode | None:
+    import numpy as np
+
+    lookup = LOOKUPS.get(traits.name)
+    if lookup is None:
         return None
+
+    def decode(data: bytes) -> NDArray[Any]:
+        blocks = np.frombuffer(data, dtype=np.uint8).reshape(-1, traits.type_size)
+        with np.errstate(all="ignore"):  # as above
+            return lookup.decode(blocks, None).reshape(-1)
+
     return decode
+
+
+def _sizes(traits: TypeTraits) -> tuple[int, int]:
+    return traits.block_size, traits.type_size
+
+
+def _works(decode: Decode, traits: TypeTraits, refusal: type[Exception]) -> bool:
+    """Whether a package really decodes a type it has the sizes of: nobody lists those."""
+    try:
+        decode(bytes(traits.type_size))
+    except refusal:
+        return False
+    return True
 
 
 def encode_floats(values: NDArray[Any], dtype: str) -> bytes:

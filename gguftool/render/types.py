@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gguftool.errors import PlanError
+from gguftool.format.dequantize import decoded_by
 from gguftool.format.ftypes import no_such_type
 from gguftool.format.ggml import TYPES, TypeTraits, claims, find_type
 from gguftool.format.quantizers import quantizers_of
@@ -15,6 +16,7 @@ from gguftool.render.table import Table, columns
 class TypeRow:
     """One tensor type as ``gguftool types --json`` gives it; sizes in bytes, `block` in elements.
 
+    `dequantized_by` is ``numpy``, ``gguf`` or ``gguftool``; empty where nobody here knows what the bytes mean.
     `quantizers` are the back ends of `gguftool quantize` that make it, whether they are installed here or not.
     """
 
@@ -29,6 +31,7 @@ class TypeRow:
     engines: tuple[str, ...]
     needs_imatrix: bool
     repack_of: tuple[str, ...]
+    dequantized_by: str
     quantizers: tuple[str, ...]
     also_claimed_by: tuple[str, ...]
 
@@ -45,9 +48,8 @@ def type_rows(name: str | None = None) -> tuple[TypeRow, ...]:
 
 def types_table(rows: tuple[TypeRow, ...]) -> Table:
     """Return the rows as a table."""
-    heads = columns(
-        ">id", "name", ">block", ">bytes", ">row meta", ">rows", ">bpw", "engines", "imatrix", "repack of", "made by"
-    )
+    sizes = (">block", ">bytes", ">row meta", ">rows", ">bpw")
+    heads = columns(">id", "name", *sizes, "engines", "imatrix", "repack of", "dequantized", "made by")
     cells = tuple(
         (
             str(row.id),
@@ -60,6 +62,7 @@ def types_table(rows: tuple[TypeRow, ...]) -> Table:
             " ".join(row.engines),
             "needed" if row.needs_imatrix else "",
             ", ".join(row.repack_of),
+            row.dequantized_by,
             " ".join(row.quantizers),
         )
         for row in rows
@@ -78,6 +81,8 @@ def describe_type(row: TypeRow) -> str:
         lines.append(f"Each row starts with {row.row_meta} bytes of its own; tables of bytes a block come out short.")
     if row.quantizers:
         lines.append(f"'gguftool quantize' makes it by: {', '.join(row.quantizers)}.")
+    if not row.dequantized_by:
+        lines.append("It cannot be dequantized here: only its bytes can be compared and exported.")
     if row.also_claimed_by:
         lines.append(f"The number {row.id} is also used by: {', '.join(row.also_claimed_by)}.")
     return "\n".join(lines) + "\n"
@@ -96,6 +101,7 @@ def _row(traits: TypeTraits) -> TypeRow:
         engines=traits.engines,
         needs_imatrix=traits.needs_imatrix,
         repack_of=traits.repack_of,
+        dequantized_by=decoded_by(traits.id),
         quantizers=quantizers_of(traits.id),
         also_claimed_by=tuple(f"{claim.name} ({claim.holder})" for claim in claims(traits.id)),
     )

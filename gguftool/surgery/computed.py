@@ -1,6 +1,7 @@
 """Sources whose bytes are computed when they are read: a quantized tensor seen as floats.
 
-Reads are by whole blocks, so any range can be asked for and memory follows the range, not the tensor.
+Reads are by whole units (a block, a row, or the rows that a type interleaves), so any range can be asked for and memory
+follows the range, not the tensor.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gguftool.errors import PlanError, printable
-from gguftool.format.dequantize import Decoder, decoder_of, encode_floats
+from gguftool.format.dequantize import Decoder, decoded_by, decoder_of, encode_floats
 from gguftool.format.ggml import type_name
 from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Tensor
@@ -70,8 +71,13 @@ class Dequantized:
         return os.cpu_count() or 1
 
     def stream(self, offset: int, length: int) -> Iterator[bytes]:
-        """Compute `length` bytes from `offset`, a step at a time."""
-        return stream_in_steps(self, offset, length, _STEP)
+        """Compute `length` bytes from `offset`, a step at a time; steps end where units do: none is computed twice."""
+        unit = self.decoder.unit * self.dtype.nbytes
+        step = max(1, _STEP // unit) * unit
+        head = min(length, -offset % unit)
+        if head:
+            yield self.read_at(offset, head)
+        yield from stream_in_steps(self, offset + head, length - head, step)
 
     def descriptor(self) -> AbstractContextManager[int] | None:
         """Return None: the kernel cannot copy what has to be computed."""
@@ -83,23 +89,25 @@ class Dequantized:
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Compute the elements that the range touches, and return its bytes."""
-        width, block = self.dtype.nbytes, self.decoder.block_size
-        first = offset // width // block
-        last = min((offset + length) // width // block + 1, self.tensor.info.elements // block)
+        width, unit = self.dtype.nbytes, self.decoder.unit
+        first = offset // width // unit
+        last = min(-(-(offset + length) // (width * unit)), self.tensor.info.elements // unit)
         extent = self.tensor.extent
-        place, size = extent.offset + first * self.decoder.block_bytes, (last - first) * self.decoder.block_bytes
+        place, size = extent.offset + first * self.decoder.unit_bytes, (last - first) * self.decoder.unit_bytes
         data = encode_floats(self.decoder.decode(extent.source.read_at(place, size)), self.dtype.value)
-        start = offset - first * block * width
+        start = offset - first * unit * width
         return data[start : start + length]
 
 
 def dequantized(tensor: Tensor, dtype: FloatType, byte_order: ByteOrder) -> Dequantized:
     """Return `tensor` as floats; `PlanError` names a type that cannot be computed here."""
     name, kind = printable(tensor.info.name), type_name(tensor.info.type)
-    decoder = None if kind in _INTEGERS else decoder_of(tensor.info.type, byte_order)
+    if tensor.type_nbytes is None and decoded_by(tensor.info.type):
+        raise PlanError(f"'{name}' is {kind} but its rows are not whole blocks")
+    decoder = None if kind in _INTEGERS else decoder_of(tensor.info.type, byte_order, tensor.info.dims)
     if decoder is None:
+        if decoded_by(tensor.info.type) == "gguftool" and byte_order is ByteOrder.LITTLE:
+            raise PlanError(f"'{name}' is {kind}, whose rows cannot be dequantized in the shape {tensor.info.dims}")
         order = "" if byte_order is ByteOrder.LITTLE else " in a big-endian file"
         raise PlanError(f"'{name}' is {kind}{order}, which cannot be dequantized here; --dtype raw exports its bytes")
-    if tensor.type_nbytes is None:
-        raise PlanError(f"'{name}' is {kind} but its rows are not whole blocks")
     return Dequantized(tensor=tensor, dtype=dtype, decoder=decoder)

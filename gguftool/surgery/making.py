@@ -158,7 +158,7 @@ class Maker:
                 f"it is {own.alias} here: quantizing again loses more than once; --allow-requantize does it, a BF16 or "
                 "F16 source is better"
             ), None
-        decoder = decoder_of(tensor.info.type, ByteOrder.LITTLE)
+        decoder = decoder_of(tensor.info.type, ByteOrder.LITTLE, tensor.info.dims)
         if decoder is None:
             return f"it is {own.alias} here, which cannot be dequantized; give a BF16 or F16 source", None
         if tensor.info.dims[0] > MAX_ROW:

@@ -154,10 +154,12 @@ class Quantized:
     def _read(self, first: int, last: int) -> NDArray[Any]:
         import numpy as np
 
-        block, nbytes, extent = self.decoder.block_size, self.decoder.block_bytes, self.tensor.extent
-        row = self.width // block * nbytes
-        data = extent.source.read_at(extent.offset + first * row, (last - first) * row)
-        numbers = self.decoder.decode(data).reshape(last - first, self.width)
+        # What is read are whole units: blocks, or rows that are interleaved.
+        decoder, extent, width = self.decoder, self.tensor.extent, self.width
+        start, end = first * width // decoder.unit, -(-last * width // decoder.unit)
+        data = extent.source.read_at(extent.offset + start * decoder.unit_bytes, (end - start) * decoder.unit_bytes)
+        skipped = first * width - start * decoder.unit
+        numbers = decoder.decode(data)[skipped : skipped + (last - first) * width].reshape(last - first, width)
         with np.errstate(over="ignore", invalid="ignore"):  # what F32 cannot hold is an infinity, and refused
             return np.ascontiguousarray(numbers, dtype=np.float32)
 
@@ -178,7 +180,7 @@ class Quantized:
         """Look at what came out of large values: scales are mostly of half precision, which ends at 65,504."""
         import numpy as np
 
-        made = decoder_of(self.traits.id, ByteOrder.LITTLE)
+        made = decoder_of(self.traits.id, ByteOrder.LITTLE, self.tensor.info.dims)
         if made is None:
             return
         finite = np.isfinite(made.decode(bytes(data)).reshape(-1, self.width)).all(axis=1)

@@ -1,0 +1,203 @@
+"""Interleaved rows taken apart: the bits of a group of rows are those of as many plain rows in another order.
+
+So a repacked type needs no arithmetic of its own: its groups become blocks of the base type, whose decoder gives the
+floats, exactly those of the base type.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING
+
+from gguftool.format.quants.fields import Bits
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Units:
+    """Whole units of `size` bytes, one of each row in turn."""
+
+    at: int
+    size: int
+
+    def position(self, row: int, index: int, rows: int) -> int:
+        """Return the first bit of byte `index` of `row`."""
+        unit, byte = divmod(index, self.size)
+        return 8 * (self.at + self.size * (rows * unit + row) + byte)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Striped:
+    """Small numbers, one of each row in turn, dealt over `nbytes` bytes: when all have one, the next goes `step` up.
+
+    `lift` are bits below the first number of a byte; `order` renumbers each run of as many indices.
+    """
+
+    at: int
+    nbytes: int
+    step: int
+    lift: int = 0
+    order: tuple[int, ...] = (0,)
+
+    def position(self, row: int, index: int, rows: int) -> int:
+        """Return the first bit of number `index` of `row`."""
+        size = len(self.order)
+        turn, byte = divmod(rows * (index // size * size + self.order[index % size]) + row, self.nbytes)
+        return 8 * (self.at + byte) + turn * self.step + self.lift
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quads:
+    """Codes by fours, a four of each row in turn: four `i` of each 32 elements starts at ``places[i]`` (byte, shift).
+
+    `step` bytes are 32 elements of all rows.
+    """
+
+    at: int
+    step: int
+    places: tuple[tuple[int, int], ...]
+
+    def position(self, row: int, index: int, rows: int) -> int:  # noqa: ARG002 - `step` implies it
+        """Return the first bit of code `index` of `row`."""
+        run, within = divmod(index, 32)
+        byte, shift = self.places[within // 4]
+        return 8 * (self.at + run * self.step + byte + 4 * row + within % 4) + shift
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvenOdd:
+    """Single bits of sub-blocks: a byte a row for the even ones, behind all those a byte a row for the odd ones."""
+
+    at: int
+
+    def position(self, row: int, index: int, rows: int) -> int:
+        """Return the bit of sub-block `index` of `row`."""
+        return 8 * (self.at + row + rows * (index % 2)) + index // 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """The numbers `base` of each row's plain block lie at `packed` in the group's block.
+
+    `base` may be a list of single numbers where they follow no rule.
+    """
+
+    base: Bits | tuple[Bits, ...]
+    packed: Units | Striped | Quads | EvenOdd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repack:
+    """How `rows` interleaved rows of one type become rows of `base`, whose blocks are `base_bytes` long.
+
+    `packed_bytes` is the group's share of a block; `finish` rewrites base blocks where bits are scrambled besides.
+    """
+
+    base: str
+    rows: int
+    base_bytes: int
+    moves: tuple[Move, ...]
+    finish: Callable[[Bytes], Bytes] | None = None
+
+    @property
+    def packed_bytes(self) -> int:
+        """Bytes of one block of all rows."""
+        return self.rows * self.base_bytes
+
+    def unpack(self, packed: Bytes) -> Bytes:
+        """Return groups x `packed_bytes` as groups x rows x `base_bytes`."""
+        import numpy as np
+
+        base = np.empty((len(packed), self.rows, self.base_bytes), dtype=np.uint8)
+        for step in _steps(self):
+            base[:, :, step.base] = step.take(packed)
+        return base if self.finish is None else self.finish(base)
+
+    def bit_order(self) -> NDArray[np.intp]:
+        """Return rows x base bits: which bit of the group's block each bit of the plain blocks is."""
+        return _bit_order(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """Bytes `base` of plain blocks from bytes `packed` of the group's: atoms of `width` bits in the order `order`."""
+
+    base: slice
+    packed: slice
+    width: int
+    order: NDArray[np.intp]  # rows x atoms
+
+    def take(self, packed: Bytes) -> Bytes:
+        """Return groups x rows x bytes."""
+        import numpy as np
+
+        data = packed[:, self.packed]
+        if self.width == 1:
+            bits = np.unpackbits(data, axis=1, bitorder="little").take(self.order.ravel(), axis=1)
+            return np.packbits(bits.reshape(len(packed), *self.order.shape), axis=2, bitorder="little")
+        mask = np.uint8((1 << self.width) - 1)
+        # all lowest atoms, then all next ones: long runs of the same shift are what numpy is fast at
+        atoms = np.concatenate([(data >> np.uint8(shift)) & mask for shift in range(0, 8, self.width)], axis=1)
+        each = 8 // self.width
+        byte, plane = self.order // each, self.order % each
+        places = (plane * data.shape[1] + byte).reshape(len(self.order), -1, each)
+        whole: Bytes = atoms.take(places[..., 0], axis=1)
+        for number in range(1, each):
+            whole |= atoms.take(places[..., number], axis=1) << np.uint8(number * self.width)
+        return whole
+
+
+def _bit_order(repack: Repack) -> NDArray[np.intp]:
+    import numpy as np
+
+    order = np.full((repack.rows, 8 * repack.base_bytes), -1, dtype=np.intp)
+    for move in repack.moves:
+        fields = move.base if isinstance(move.base, tuple) else (move.base,)
+        places = [(field.position(index), field.width) for field in fields for index in range(field.count)]
+        for index, (at, width) in enumerate(places):
+            for row in range(repack.rows):
+                first = move.packed.position(row, index, repack.rows)
+                order[row, at : at + width] = range(first, first + width)
+    return order
+
+
+@cache
+def _steps(repack: Repack) -> tuple[_Step, ...]:
+    """Return the steps that fill plain blocks: runs of bytes whose bits move in atoms of one width."""
+    order = _bit_order(repack)
+    widths = [_atom(order[:, 8 * byte : 8 * byte + 8]) for byte in range(repack.base_bytes)]
+    steps = []
+    begin = 0
+    for end in range(1, repack.base_bytes + 1):
+        if end == repack.base_bytes or widths[end] != widths[begin]:
+            steps.append(_step(order, begin, end, widths[begin]))
+            begin = end
+    return tuple(steps)
+
+
+def _atom(bits: NDArray[np.intp]) -> int:
+    """Return how many bits of a byte move together in all rows: 8, 4, 2 or 1."""
+    for width in (8, 4, 2):
+        parts = bits.reshape(len(bits), -1, width)
+        if (parts[:, :, 0] % width == 0).all() and (parts == parts[:, :, :1] + range(width)).all():
+            return width
+    return 1
+
+
+def _step(order: NDArray[np.intp], begin: int, end: int, width: int) -> _Step:
+    bits = order[:, 8 * begin : 8 * end]
+    low, high = int(bits.min()) // 8, math.ceil((int(bits.max()) + 1) / 8)
+    return _Step(
+        base=slice(begin, end),
+        packed=slice(low, high),
+        width=width,
+        order=(bits[:, ::width] - 8 * low) // width,
+    )
