@@ -542,9 +542,9 @@ def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
 
 
 def test_sources_that_cannot_be_read_as_numbers_are_refused(tmp_path: Path) -> None:
-    unknown = b.Tensor("blk.0.ffn_up.weight", (WIDTH, 2), 153, bytes(144))  # IQ2_KT
+    unknown = b.Tensor("blk.0.ffn_up.weight", (WIDTH, 2), 31, bytes(2 * 144))  # Q4_0_4_4
     said = problems_of(opened(tmp_path, llama(unknown)), recipe(ffn_up="q4_K"), requantize=True)
-    assert "it is iq2_kt here, which cannot be dequantized" in said
+    assert "it is q4_0_4_4 here, which cannot be dequantized" in said
 
 
 def test_a_big_endian_source_is_refused(tmp_path: Path) -> None:
