@@ -66,3 +66,19 @@ def big_model(path: Path, n_tensors: int, tensor_bytes: int) -> None:
         left = size - path.stat().st_size
         while left:
             left -= file.write(noise[: min(left, len(noise))])
+
+
+def tensor_model(path: Path, rows: int, width: int, *, noise: bool = True) -> None:
+    """Make a model of one F32 tensor, of normal numbers that repeat after 1 MiB, or of zeros in a sparse file."""
+    kvs = [("general.architecture", _STRING, _text("llama")), ("llama.block_count", _U32, struct.pack("<I", 1))]
+    size = _write_head(path, kvs, [("blk.0.ffn_up.weight", (width, rows), F32)])
+    rng = random.Random(3)
+    values = struct.pack("<262144f", *(rng.gauss(0, 0.1) for _ in range(1 << 18))) if noise else b""
+    with path.open("r+b") as file:
+        if not noise:
+            file.truncate(size)
+            return
+        file.seek(0, 2)
+        left = size - path.stat().st_size
+        while left:
+            left -= file.write(values[: min(left, len(values))])

@@ -9,7 +9,7 @@ import pytest
 
 import gguftool
 from benchmarks.measure import MIB, Verdict, alternate, peak_of, run
-from benchmarks.models import big_model, vocabulary_model
+from benchmarks.models import big_model, tensor_model, vocabulary_model
 
 
 def test_the_vocabulary_model_has_its_tokens(tmp_path: Path) -> None:
@@ -27,6 +27,15 @@ def test_the_big_model_has_its_bytes(tmp_path: Path) -> None:
     model = gguftool.open_model(tmp_path / "b.gguf")
     assert [tensor.nbytes for tensor in model.tensors.values()] == [2 * MIB] * 3
     assert (tmp_path / "b.gguf").stat().st_size == model.files[0].header.data_offset + 6 * MIB
+
+
+@pytest.mark.parametrize("noise", [True, False])
+def test_the_model_of_one_tensor_has_its_numbers(tmp_path: Path, noise: bool) -> None:
+    tensor_model(tmp_path / "t.gguf", rows=400, width=1024, noise=noise)
+    (tensor,) = gguftool.open_model(tmp_path / "t.gguf").tensors.values()
+    data = tensor.extent.read()
+    assert (tensor.info.dims, len(data)) == ((1024, 400), 400 * 1024 * 4)
+    assert (len(set(data)) > 200) == noise
 
 
 def test_bars_are_judged_in_their_direction() -> None:

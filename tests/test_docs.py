@@ -146,6 +146,7 @@ JSON_RUNS = {
     "merge demo.gguf -o merged.gguf": "gguftool.storage.execute.Receipt",
     "swap demo.gguf --from demo.gguf --tensor output -o out.gguf": "gguftool.storage.execute.Receipt",
     "edit demo.gguf --remove general.name -o out.gguf": "gguftool.storage.execute.Receipt",
+    "quantize demo.gguf --tensor attn_v=q8_0 -o out.gguf --dry-run": "gguftool.surgery.estimate.QuantizePreview",
     "export demo.gguf --tensor output -o out.safetensors": "gguftool.storage.execute.Receipt",
     "fetch demo.gguf -o fetched.gguf": "gguftool.storage.execute.Receipt",
     "merge demo.gguf -o merged.gguf --dry-run": "gguftool.storage.plan.Preview",

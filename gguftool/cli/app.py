@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from gguftool.cli import check, diff, edit, fetch, hashing, imatrix, inspect, recipe, report, write
+from gguftool.cli import check, diff, edit, fetch, hashing, imatrix, inspect, quantize, recipe, report, write
 
 app = typer.Typer(
     name="gguftool",
@@ -44,6 +44,7 @@ app.command()(write.split)
 app.command()(write.merge)
 app.command()(write.swap)
 app.command()(edit.edit)
+app.command()(quantize.quantize)
 app.command()(write.export)
 app.command()(fetch.fetch)
 app.command("hash")(hashing.hash_)

@@ -200,7 +200,7 @@ def merge(
         confirm_removal(begun, yes=yes or dry_run)
         carry_out(begun, Writing(force=force, jobs=jobs, hash=hash_), dry_run=dry_run, json=json)
         return
-    rules, read = _read_recipe(recipe)
+    rules, read = read_recipe(recipe)
     options = MergeOptions(
         recipe=rules,
         mix=MixOptions(strict=strict, allow_fallback=allow_fallback),
@@ -299,7 +299,7 @@ def export(
     carry_out(plan, writing, dry_run=dry_run, json=json)
 
 
-def _read_recipe(name: str | None) -> tuple[Recipe | None, tuple[Source, ...]]:
+def read_recipe(name: str | None) -> tuple[Recipe | None, tuple[Source, ...]]:
     """Return the recipe, and the file it was read from."""
     if name is None:
         return None, ()

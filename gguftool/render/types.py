@@ -8,6 +8,7 @@ from gguftool.errors import PlanError
 from gguftool.format.dequantize import decoded_by
 from gguftool.format.ftypes import no_such_type
 from gguftool.format.ggml import TYPES, TypeTraits, claims, find_type
+from gguftool.format.quantizers import quantizers_of
 from gguftool.render.table import Table, columns
 
 
@@ -16,6 +17,7 @@ class TypeRow:
     """One tensor type as ``gguftool types --json`` gives it; sizes in bytes, `block` in elements.
 
     `dequantized_by` is ``numpy``, ``gguf`` or ``gguftool``; empty where nobody here knows what the bytes mean.
+    `quantizers` are the back ends of `gguftool quantize` that make it, whether they are installed here or not.
     """
 
     id: int
@@ -30,6 +32,7 @@ class TypeRow:
     needs_imatrix: bool
     repack_of: tuple[str, ...]
     dequantized_by: str
+    quantizers: tuple[str, ...]
     also_claimed_by: tuple[str, ...]
 
 
@@ -46,7 +49,7 @@ def type_rows(name: str | None = None) -> tuple[TypeRow, ...]:
 def types_table(rows: tuple[TypeRow, ...]) -> Table:
     """Return the rows as a table."""
     sizes = (">block", ">bytes", ">row meta", ">rows", ">bpw")
-    heads = columns(">id", "name", *sizes, "engines", "imatrix", "repack of", "dequantized")
+    heads = columns(">id", "name", *sizes, "engines", "imatrix", "repack of", "dequantized", "made by")
     cells = tuple(
         (
             str(row.id),
@@ -60,6 +63,7 @@ def types_table(rows: tuple[TypeRow, ...]) -> Table:
             "needed" if row.needs_imatrix else "",
             ", ".join(row.repack_of),
             row.dequantized_by,
+            " ".join(row.quantizers),
         )
         for row in rows
     )
@@ -75,6 +79,8 @@ def describe_type(row: TypeRow) -> str:
         lines.append(f"{row.interleaved_rows} rows are packed together: the number of rows must divide by it.")
     if row.row_meta:
         lines.append(f"Each row starts with {row.row_meta} bytes of its own; tables of bytes a block come out short.")
+    if row.quantizers:
+        lines.append(f"'gguftool quantize' makes it by: {', '.join(row.quantizers)}.")
     if not row.dequantized_by:
         lines.append("It cannot be dequantized here: only its bytes can be compared and exported.")
     if row.also_claimed_by:
@@ -96,5 +102,6 @@ def _row(traits: TypeTraits) -> TypeRow:
         needs_imatrix=traits.needs_imatrix,
         repack_of=traits.repack_of,
         dequantized_by=decoded_by(traits.id),
+        quantizers=quantizers_of(traits.id),
         also_claimed_by=tuple(f"{claim.name} ({claim.holder})" for claim in claims(traits.id)),
     )

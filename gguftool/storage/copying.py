@@ -25,6 +25,7 @@ from gguftool.storage.tally import GRACE, Progress, Tally, Watch, join_all, star
 
 BUFFER = 512 << 10  # bytes; stays in the processor's second-level cache between read and write
 _SEGMENT = 8 << 20  # bytes a thread takes at once, on this grid in the target so that no two share a page
+_PAGES = 64 << 10  # bytes; the least grid, a multiple of every system's page
 _MIN_CLONE = 64 << 10  # bytes; below, sharing blocks costs more metadata than it saves
 MAX_JOBS = 64
 

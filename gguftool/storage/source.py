@@ -5,7 +5,7 @@ Positional reads only: no shared file position, so any number of threads may rea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -77,6 +77,21 @@ def is_remote(source: Source) -> bool:
 def place_of(source: Source) -> object:
     """Return what two names of one file have in common: device and inode of a local one, the identity of others."""
     return source.file_id or source.identity
+
+
+def pieces_of(stream: Iterable[bytes | memoryview]) -> Callable[[int], bytes]:
+    """Return what takes the next so many bytes of `stream`, fewer only at its end."""
+    pieces = iter(stream)
+    pending = bytearray()
+
+    def take(length: int) -> bytes:
+        while len(pending) < length and (piece := next(pieces, None)) is not None:
+            pending.extend(piece)
+        taken = bytes(pending[:length])
+        del pending[:length]
+        return taken
+
+    return take
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from gguftool.errors import PlanError, listed, printable
 from gguftool.format.kv import KV
 from gguftool.format.pattern import BadPatternError, compile_pattern
+from gguftool.format.recipe import Recipe, Rule
 from gguftool.format.shards import KEY_TENSORS, SPLIT_KEYS
 from gguftool.model.model import Model
 from gguftool.model.opening import ORDER_KEY
@@ -15,6 +17,40 @@ from gguftool.model.padding import PADDING_KEY
 
 # Keys that describe how a model lies in files, not the model; every writer makes its own.
 LAYOUT_KEYS = SPLIT_KEYS | {ORDER_KEY, PADDING_KEY}
+_SHOWN = 8  # names that one remark or problem lists
+
+
+@dataclass(slots=True)
+class Notes:
+    """What is said of choices, grouped: reason -> tensor names."""
+
+    problems: dict[str, list[str]] = field(default_factory=dict)
+    remarks: dict[str, list[str]] = field(default_factory=dict)
+
+    def problem(self, reason: str, name: str) -> None:
+        """Note something that stands in the way."""
+        self.problems.setdefault(reason, []).append(name)
+
+    def remark(self, reason: str, name: str) -> None:
+        """Note something that a user should know."""
+        self.remarks.setdefault(reason, []).append(name)
+
+    def idle_rules(self, recipe: Recipe, rules: Mapping[str, Rule | None]) -> None:
+        """A rule that matches no tensor is a problem; one whose tensors earlier rules took is remarked."""
+        used = {id(rule) for rule in rules.values()}
+        for rule in recipe.rules:
+            if id(rule) in used:
+                continue
+            said = f"line {rule.line}: {rule.pattern}={rule.target}"
+            if any(rule.matches(name) for name in rules):
+                self.remark("every tensor that this rule matches is taken by an earlier rule", said)
+            else:
+                self.problem("this rule matches no tensor", said)
+
+
+def grouped(reasons: Mapping[str, list[str]]) -> tuple[str, ...]:
+    """Return a line for each reason, with the names that it holds for."""
+    return tuple(f"{reason}: {listed(names, _SHOWN)}" for reason, names in reasons.items())
 
 
 def without_layout_keys(kvs: Iterable[KV]) -> tuple[KV, ...]:

@@ -7,7 +7,7 @@ follows the range, not the tensor.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -17,6 +17,7 @@ from gguftool.format.dequantize import Decoder, decoded_by, decoder_of, encode_f
 from gguftool.format.ggml import type_name
 from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Tensor
+from gguftool.storage.source import pieces_of
 
 _STEP = 128 << 10  # bytes of the input that are computed at once
 _INTEGERS = frozenset({"I8", "I16", "I32", "I64"})  # no weights: nobody wants them rounded to floats
@@ -75,8 +76,11 @@ class Dequantized:
         first, last = offset // block, -(-(offset + length) // block)
         place, size = extent.offset + first * self.decoder.unit_bytes, (last - first) * self.decoder.unit_bytes
         skip = offset - first * block
-        for blocks in _whole_blocks(extent.source.stream(place, size), self.decoder.unit_bytes):
-            data = memoryview(encode_floats(self.decoder.decode(blocks), self.dtype.value))[skip:]
+        step = max(_STEP // self.decoder.unit_bytes, 1) * self.decoder.unit_bytes
+        take = pieces_of(extent.source.stream(place, size))
+        for done in range(0, size, step):
+            units = take(min(step, size - done))
+            data = memoryview(encode_floats(self.decoder.decode(units), self.dtype.value))[skip:]
             data, skip = data[:length], 0
             length -= len(data)
             yield data
@@ -99,19 +103,6 @@ class Dequantized:
         data = encode_floats(self.decoder.decode(extent.source.read_at(place, size)), self.dtype.value)
         start = offset - first * unit * width
         return data[start : start + length]
-
-
-def _whole_blocks(pieces: Iterable[bytes | memoryview], block: int) -> Iterator[bytes]:
-    """Yield the bytes of `pieces` in steps of whole blocks."""
-    step = max(_STEP // block, 1) * block
-    pending = bytearray()
-    for piece in pieces:
-        pending += piece
-        while len(pending) >= step:
-            yield bytes(pending[:step])
-            del pending[:step]
-    if pending:
-        yield bytes(pending)
 
 
 def dequantized(tensor: Tensor, dtype: FloatType, byte_order: ByteOrder) -> Dequantized:

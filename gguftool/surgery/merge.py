@@ -85,14 +85,14 @@ def plan_merge(inputs: Sequence[Input | Model], output: Path, options: MergeOpti
         filler=options.filler,
     )
     remarks += [*mix.remarks, *truth.remarks]
-    plan = _lay_out(output, kvs, tensors, dialect, options.max_size, _plan_inputs(donor, sources), remarks)
+    plan = lay_out(output, kvs, tensors, dialect, options.max_size, _plan_inputs(donor, sources), remarks)
     if options.consume is None:
         return plan
     models = [source.model for source in sources]
     return consuming(plan, merge_anchor(output, options.max_size), options.consume, chosen, donor, models)
 
 
-def _lay_out(
+def lay_out(
     output: Path,
     kvs: tuple[KV, ...],
     tensors: tuple[Tensor, ...],
@@ -101,6 +101,7 @@ def _lay_out(
     inputs: Sequence[Model],
     remarks: Sequence[str],
 ) -> Plan:
+    """Return the plan of one file, or with `max_size` of a set with `output` as prefix."""
     check_sizes(tensors, dialect)
     kvs = with_alignment(kvs, dialect.alignment, dialect.byte_order)
     sources = tuple(dict.fromkeys(source for model in inputs for source in model.sources))

@@ -9,16 +9,15 @@ fallen back to.  All but the first are said.  Problems are collected, and report
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gguftool.errors import PlanError, listed, printable
 from gguftool.format.fallback import fallback_type, keeps_type
 from gguftool.format.ggml import TYPES, find_type, type_alias, type_name
 from gguftool.format.recipe import Recipe, Rule
+from gguftool.surgery.common import Notes, grouped
 from gguftool.surgery.inputs import Input, find_inputs
 from gguftool.surgery.truth import Chosen
-
-_SHOWN = 8  # names that one remark or problem lists
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,20 +26,6 @@ class MixOptions:
 
     strict: bool = False
     allow_fallback: bool = False
-
-
-@dataclass(slots=True)
-class _Notes:
-    """What is said of the choices, grouped: reason -> tensor names."""
-
-    problems: dict[str, list[str]] = field(default_factory=dict)
-    remarks: dict[str, list[str]] = field(default_factory=dict)
-
-    def problem(self, reason: str, name: str) -> None:
-        self.problems.setdefault(reason, []).append(name)
-
-    def remark(self, reason: str, name: str) -> None:
-        self.remarks.setdefault(reason, []).append(name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +39,7 @@ class Mix:
 
 def choose(names: Sequence[str], inputs: Sequence[Input], recipe: Recipe | None, options: MixOptions) -> Mix:
     """Choose an input for each of `names`."""
-    notes = _Notes()
+    notes = Notes()
     rules = None if recipe is None else recipe.assign(names)
     chosen: dict[str, Chosen] = {}
     for name in names:
@@ -66,11 +51,11 @@ def choose(names: Sequence[str], inputs: Sequence[Input], recipe: Recipe | None,
         if choice is not None:
             chosen[name] = Chosen(tensor=choice.model.tensors[name], model=choice.model)
     if recipe is not None and rules is not None:
-        _note_idle_rules(recipe, rules, notes)
-    return Mix(chosen=chosen, remarks=_grouped(notes.remarks), problems=_grouped(notes.problems))
+        notes.idle_rules(recipe, rules)
+    return Mix(chosen=chosen, remarks=grouped(notes.remarks), problems=grouped(notes.problems))
 
 
-def _only(name: str, holders: Sequence[Input], notes: _Notes) -> Input | None:
+def _only(name: str, holders: Sequence[Input], notes: Notes) -> Input | None:
     if len(holders) == 1:
         return holders[0]
     if not holders:
@@ -87,7 +72,7 @@ def _by_rule(
     holders: Sequence[Input],
     inputs: Sequence[Input],
     options: MixOptions,
-    notes: _Notes,
+    notes: Notes,
 ) -> Input | None:
     if not holders:
         notes.problem("in no input", name)
@@ -102,7 +87,7 @@ def _by_rule(
     return None
 
 
-def _by_label(name: str, label: str, inputs: Sequence[Input], notes: _Notes) -> Input | None:
+def _by_label(name: str, label: str, inputs: Sequence[Input], notes: Notes) -> Input | None:
     try:
         labelled = find_inputs(inputs, label)
     except PlanError as error:
@@ -117,7 +102,7 @@ def _by_label(name: str, label: str, inputs: Sequence[Input], notes: _Notes) -> 
     return None
 
 
-def _by_type(name: str, type_id: int, holders: Sequence[Input], options: MixOptions, notes: _Notes) -> Input | None:
+def _by_type(name: str, type_id: int, holders: Sequence[Input], options: MixOptions, notes: Notes) -> Input | None:
     wanted = type_alias(type_id)
     exact = _having(name, type_id, holders)
     if exact:
@@ -173,23 +158,3 @@ def _fallen_back(name: str, type_id: int, holders: Sequence[Input]) -> Input | N
         if having:
             return having[0]
     return None
-
-
-def _note_idle_rules(recipe: Recipe, rules: Mapping[str, Rule | None], notes: _Notes) -> None:
-    """A rule that matches no tensor is a problem; one whose tensors earlier rules took is remarked."""
-    used = {id(rule) for rule in rules.values()}
-    for rule in recipe.rules:
-        if id(rule) in used:
-            continue
-        if any(rule.matches(name) for name in rules):
-            notes.remark("every tensor that this rule matches is taken by an earlier rule", _rule_text(rule))
-        else:
-            notes.problem("this rule matches no tensor", _rule_text(rule))
-
-
-def _rule_text(rule: Rule) -> str:
-    return f"line {rule.line}: {rule.pattern}={rule.target}"
-
-
-def _grouped(reasons: Mapping[str, list[str]]) -> tuple[str, ...]:
-    return tuple(f"{reason}: {listed(names, _SHOWN)}" for reason, names in reasons.items())

@@ -110,13 +110,19 @@ def _with_imatrix(kvs: tuple[KV, ...], donor: Model, chosen: Sequence[Chosen], r
         return kvs
     rest = tuple(kv for kv in kvs if not kv.key.startswith(IMATRIX_PREFIX))
     theirs = [kv for maker in makers.values() for kv in maker.kvs if kv.key.startswith(IMATRIX_PREFIX)]
-    if len(makers) == 1 and theirs:
-        return (*rest, *theirs)
+    alike = {tuple(_imatrix_said(maker)) for maker in makers.values()}
+    if len(alike) == 1 and theirs:  # several makers by one imatrix say the same
+        return (*rest, *(kv for kv in next(iter(makers.values())).kvs if kv.key.startswith(IMATRIX_PREFIX)))
     if theirs or len(rest) < len(kvs):
         whose = {0: "no tensor is quantized", 1: "the model that the quantized tensors come from has none"}
         why = whose.get(len(makers), f"the quantized tensors come from {len(makers)} models")
         remarks.append(f"{IMATRIX_PREFIX}* left out: {why}")
     return rest
+
+
+def _imatrix_said(model: Model) -> list[tuple[str, ValueType, bytes]]:
+    said = [(kv.key, kv.type, bytes(kv.raw)) for kv in model.kvs if kv.key.startswith(IMATRIX_PREFIX)]
+    return sorted(said, key=lambda entry: entry[0])
 
 
 def _is_quantized(tensor: Tensor) -> bool:

@@ -1,0 +1,138 @@
+"""Quantizing: one tensor of a real model, two cores against one, and the memory that a large tensor takes.
+
+    python -m benchmarks.quantize [FOLDER]
+
+FOLDER holds what is written, 6 GiB at the most (default: a temporary one); what the benchmarks made there goes again.
+SmolLM2 is found as the end-to-end tests find it (its wheel in .cache, or $GGUFTOOL_SMOLLM2). The exit status is 1 where
+a bar is missed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from benchmarks.core import scratch
+from benchmarks.measure import MIB, PYTHON, Verdict, alternate, peak_of, run, wall
+from benchmarks.models import tensor_model
+
+ROUNDS = 5
+TENSOR, TYPE = "blk.3.ffn_down.weight", "q4_K"  # 1,536 x 576, Q4_1 in the model
+_GGUFTOOL = (PYTHON, "-m", "gguftool", "quantize")
+
+# What a process takes before it can work: the interpreter, numpy and both libraries, and reading this command line.
+_START = """
+import sys
+import numpy, gguf.quants, libgguf
+from gguftool.cli.app import app
+from gguftool.errors import SourceError
+import gguftool.storage.execute, gguftool.surgery.quantize
+try:
+    app([*sys.argv[1:], "-o", "no.gguf"], standalone_mode=False)
+except SourceError:
+    sys.exit()
+sys.exit("the model that is not there was found")
+"""
+
+# libgguf alone, from the file's bytes to the new ones; prints its seconds, those of imports not counted.
+_LIBGGUF = """
+import sys, time
+import libgguf, numpy as np
+from gguftool.model.opening import open_model
+tensor = open_model(sys.argv[1]).tensors[sys.argv[2]]
+data = np.frombuffer(tensor.extent.read(), np.uint8).reshape(tensor.info.dims[1], -1)
+kind = libgguf.GGMLQuantizationType.__members__[sys.argv[3].upper()]
+start = time.perf_counter()
+rows = libgguf.dequantize_rows(data, tensor.info.type)
+libgguf.quantize_rows(rows, kind)
+print(time.perf_counter() - start)
+"""
+
+
+def one_tensor(folder: Path, model: Path) -> Iterator[Verdict]:
+    """One tensor of SmolLM2 into a new file, against libgguf for that tensor and ``cp`` of the file."""
+    out, copy = folder / "out.gguf", folder / "copy.gguf"
+    options = ("--tensor", f"{TENSOR}={TYPE}", "--allow-requantize", "--no-sync")
+
+    def ours() -> float:
+        out.unlink(missing_ok=True)
+        whole = wall(lambda: run((*_GGUFTOOL, model, *options, "-o", out)))
+        return whole - wall(lambda: run((PYTHON, "-c", _START, "quantize", folder / "no-such.gguf", *options)))
+
+    def theirs() -> float:
+        copy.unlink(missing_ok=True)
+        copied = wall(lambda: run(("cp", "--reflink=never", model, copy)))
+        return copied + float(run((PYTHON, "-c", _LIBGGUF, model, TENSOR, TYPE)))
+
+    ours(), theirs()  # the page cache
+    mine, other, detail = alternate(ours, theirs, rounds=ROUNDS)
+    yield Verdict(
+        what=f"one tensor of SmolLM2 to {TYPE}, in times of libgguf for it and cp of the file",
+        value=mine / other,
+        bar=1.25,
+        unit="x",
+        detail=f"median {mine:.3f} s against {other:.3f} s, start-up taken off; {detail}",
+    )
+
+
+def two_cores(folder: Path) -> Iterator[Verdict]:
+    """A tensor of 1 GiB of F32 with two threads and with one."""
+    model, out = folder / "large.gguf", folder / "out.gguf"
+    tensor_model(model, rows=1 << 16, width=1 << 12)
+
+    def timed(jobs: int) -> float:
+        out.unlink(missing_ok=True)
+        command = (*_GGUFTOOL, model, "--tensor", f".*={TYPE}", "--no-sync", "--jobs", str(jobs), "-o", out)
+        return wall(lambda: run(command))
+
+    one, two, detail = alternate(lambda: timed(1), lambda: timed(2), rounds=ROUNDS)
+    model.unlink()
+    yield Verdict(
+        what=f"two threads on a tensor of 1 GiB to {TYPE}, in times of one",
+        value=one / two,
+        bar=1.6,
+        unit="x",
+        detail=f"median {one:.2f} s against {two:.2f} s on {os.cpu_count()} cores; {detail}",
+        at_least=True,
+    )
+
+
+def memory(folder: Path) -> Iterator[Verdict]:
+    """The peak of a process that quantizes a tensor of 4 GiB, which is a sparse file of zeros."""
+    model, out = folder / "sparse.gguf", folder / "out.gguf"
+    out.unlink(missing_ok=True)
+    tensor_model(model, rows=1 << 18, width=1 << 12, noise=False)
+    peak = peak_of((*_GGUFTOOL, model, "--tensor", ".*=q8_0", "--no-sync", "-o", out))
+    size = out.stat().st_size
+    model.unlink()
+    out.unlink()
+    yield Verdict(
+        what="peak memory while a tensor of 4 GiB is quantized",
+        value=peak / MIB,
+        bar=300,
+        unit=" MiB",
+        detail=f"{size / MIB:,.0f} MiB of q8_0 written by {os.cpu_count()} threads",
+    )
+
+
+def main() -> int:
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    from e2e.conftest import SMOLLM2_COMMAND, find_smollm2
+
+    model = find_smollm2()
+    if model is None:
+        print(f"SmolLM2 is not here; from the top of the checkout: {SMOLLM2_COMMAND}", file=sys.stderr)
+        return 2
+    with scratch(sys.argv[1:]) as folder:
+        verdicts = []
+        for verdict in chain(one_tensor(folder, model), memory(folder), two_cores(folder)):
+            print(verdict, flush=True)
+            verdicts.append(verdict)
+    return 0 if all(verdict.ok for verdict in verdicts) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

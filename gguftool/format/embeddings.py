@@ -1,0 +1,94 @@
+"""Which types llama-quantize gives to token embeddings and the output, in a file whose other tensors are of one type.
+
+They weigh more than others, so low types are not for them.  A rule that names these tensors is stronger, and
+``--pure`` turns this off, as in both engines.  Where there is no `output.weight`, the token embeddings are the output
+too and get its type.
+
+The engines decide by file type; a type stands here for the file type that is mostly of it (IQ2_XS for IQ2_XS).
+Sources: llama.cpp src/llama-quant.cpp (llama_tensor_get_type_impl), ik_llama.cpp src/llama-quantize.cpp
+(llama_tensor_get_type).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from gguftool.format.ggml import IK, MAINLINE, TypeTraits, find_type
+
+OUTPUT: Final = "output.weight"
+TOKENS: Final = ("token_embd.weight", "per_layer_token_embd.weight")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rule:
+    """In a file of one of `types`, this tensor gets `then`; `only_tied`: only where embeddings are the output too."""
+
+    types: frozenset[str]
+    then: str
+    tied: str = ""  # another type where the embeddings are the output too
+    only_tied: bool = False
+
+
+def _rule(types: str, then: str, tied: str = "", *, only_tied: bool = False) -> _Rule:
+    return _Rule(types=frozenset(types.split()), then=then, tied=tied, only_tied=only_tied)
+
+
+_LOW = "IQ1_S IQ1_M IQ2_XXS IQ2_XS"
+_LOW_R4 = "IQ1_S_R4 IQ1_M_R4 IQ2_XXS_R4 IQ2_XS_R4"
+_LOW_IK = (
+    f"{_LOW} IQ2_S IQ3_XXS IQ2_K IQ3_K IQ2_KS IQ3_KS IQ2_KL IQ1_KT IQ2_KT IQ3_KT "
+    "IQ2_K_R4 IQ3_K_R4 IQ3_XXS_R4 IQ2_S_R4 IQ1_S_R4 IQ1_M_R4"
+)
+# For the output: the first rule that fits, else Q6_K; the types behind it stay as they are.
+_OUTPUT = {
+    MAINLINE[0]: (_rule("MXFP4", "Q8_0"), _rule(f"{_LOW} IQ2_S IQ3_XXS", "Q5_K")),
+    IK[0]: (
+        _rule(_LOW_IK, "Q5_K", tied="IQ4_K"),
+        _rule("IQ2_XXS_R4 IQ2_XS_R4", "Q5_K_R4", tied="IQ4_K_R4"),
+        _rule("IQ3_S IQ4_XS IQ3_S_R4 IQ4_KS IQ4_KSS IQ4_KS_R4", "IQ5_K", only_tied=True),
+    ),
+}
+_GOOD_OUTPUT = {
+    MAINLINE[0]: frozenset({"Q8_0"}),
+    IK[0]: frozenset({"Q8_0", "Q8_0_R8", "IQ6_K", "Q6_K_R4", "Q8_K_R8", "Q8_KV", "Q8_KV_R8"}),
+}
+_TOKENS = {
+    MAINLINE[0]: (
+        _rule("MXFP4", "Q8_0"),
+        _rule(_LOW, "Q2_K"),
+        _rule("IQ2_S IQ3_XXS", "IQ3_S"),
+        _rule("TQ1_0 TQ2_0 Q2_0", "Q4_K"),
+    ),
+    IK[0]: (
+        _rule(f"{_LOW} {_LOW_R4}", "Q2_K"),
+        _rule("IQ2_S IQ2_S_R4 IQ3_XXS IQ3_KT", "IQ3_S"),
+        _rule("IQ3_XXS_R4", "IQ3_K"),
+        _rule("IQ1_BN IQ2_BN IQ2_BN_R4", "IQ4_NL"),
+    ),
+}
+
+
+def default_type(name: str, traits: TypeTraits, ne0: int, engine: str, *, tied: bool) -> TypeTraits:
+    """Return the type that tensor `name` with rows of `ne0` gets in a file of `traits`; `traits` for all others.
+
+    `tied`: the model has no `output.weight`.
+    """
+    if not traits.is_quantized:
+        return traits
+    if name == OUTPUT or (tied and name == TOKENS[0]):
+        found = _output_type(traits, ne0, engine, tied=tied)
+    elif name in TOKENS:
+        found = next((rule.then for rule in _TOKENS[engine] if traits.name in rule.types), traits.name)
+    else:
+        found = traits.name
+    return find_type(found) or traits
+
+
+def _output_type(traits: TypeTraits, ne0: int, engine: str, *, tied: bool) -> str:
+    if ne0 % (256 if engine in IK else traits.block_size):
+        return "Q8_0"
+    for rule in _OUTPUT[engine]:
+        if traits.name in rule.types and (tied or not rule.only_tied):
+            return rule.tied if tied and rule.tied else rule.then
+    return traits.name if traits.name in _GOOD_OUTPUT[engine] else "Q6_K"

@@ -1,0 +1,44 @@
+"""What `gguftool quantize --dry-run` prints."""
+
+from __future__ import annotations
+
+from gguftool.render.plan import preview_text
+from gguftool.render.table import Table, columns, text_of
+from gguftool.surgery.estimate import QuantizePreview
+
+
+def quantize_preview_text(preview: QuantizePreview) -> str:
+    """Return where the tensors come from and how long quantizing takes, behind what the plan writes."""
+    rows = [
+        *((f"{share.tensors:,}", f"{share.nbytes:,}", f"copied from {share.source}", "") for share in preview.copied),
+        *((f"{share.tensors:,}", f"{share.nbytes:,}", f"reused from {share.source}", "") for share in preview.reused),
+        *(
+            (f"{share.tensors:,}", f"{share.nbytes:,}", f"quantized to {share.type}", duration(share.seconds))
+            for share in preview.quantized
+        ),
+    ]
+    heads = columns(">tensors", ">bytes", "what", ">one core")
+    table = text_of([Table(title="tensors", columns=heads, rows=tuple(rows))])
+    return f"{table}\n{_time(preview)}\n\n{preview_text(preview.plan)}"
+
+
+def _time(preview: QuantizePreview) -> str:
+    if not preview.quantized:
+        return "nothing is to be quantized"
+    if preview.seconds is None:
+        return "llama-quantize makes these first; how long it takes was not tried"
+    threads = "1 thread" if preview.threads == 1 else f"{preview.threads} threads"
+    return f"about {duration(preview.seconds)} of quantizing with {threads}, by a short trial"
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as people say them: ``0.4 s``, ``12 s``, ``3 min``, ``2.5 h``; empty for None."""
+    if seconds is None:
+        return ""
+    if seconds < 10:
+        return f"{max(seconds, 0.1):.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
