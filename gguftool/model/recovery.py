@@ -21,7 +21,7 @@ def recover_model(spec: str) -> tuple[str, ...]:
     Raises `ExecuteError` or `FormatError` where it cannot be done; then everything that is needed for it stays.
     """
     if is_remote(spec):
-        raise SourceError("is not local, so nothing was ever changed in place there", source=spec)
+        raise SourceError("is not local and cannot be changed in place; -o OUT writes a new file", source=spec)
     return tuple(_recovered(expand(spec, ".gguf")))
 
 
