@@ -82,14 +82,23 @@ def place_of(source: Source) -> object:
 def pieces_of(stream: Iterable[bytes | memoryview]) -> Callable[[int], bytes]:
     """Return what takes the next so many bytes of `stream`, fewer only at its end."""
     pieces = iter(stream)
-    pending = bytearray()
+    rest = memoryview(b"")
 
     def take(length: int) -> bytes:
-        while len(pending) < length and (piece := next(pieces, None)) is not None:
-            pending.extend(piece)
-        taken = bytes(pending[:length])
-        del pending[:length]
-        return taken
+        nonlocal rest
+        taken: list[bytes] = []
+        while length:
+            if not rest:
+                piece = next(pieces, b"")
+                if not piece:
+                    break
+                if len(piece) == length and isinstance(piece, bytes):
+                    taken.append(piece)  # the usual case: steps agree, and nothing is copied
+                    break
+                rest = memoryview(piece)
+            taken.append(bytes(rest[:length]))  # a piece is good only until the next is asked for
+            rest, length = rest[length:], length - len(taken[-1])
+        return taken[0] if len(taken) == 1 else b"".join(taken)
 
     return take
 
