@@ -133,7 +133,7 @@ def test_in_place_the_journal_is_durable_before_the_first_byte_changes(tmp_path:
         "pwrite64:error=EFBIG:when=2",
         "pwrite64:error=EIO:when=2",
         "pwrite64:error=EINTR:when=1",
-        "copy_file_range,preadv,preadv2:error=EIO:when=2+",
+        "copy_file_range,preadv,preadv2:error=EIO:when=1+",
         "copy_file_range,pwrite64:error=ENOSPC:when=2+",
         "copy_file_range,preadv,preadv2:error=EINTR:when=1",
         "copy_file_range,preadv,preadv2:retval=0:when=1",

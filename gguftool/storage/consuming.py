@@ -96,7 +96,7 @@ def _fill_only_copies(run: Consuming, options: Options) -> None:
     is_new = [run.make_part(index) for index in range(len(outputs))]
     for index, output in enumerate(outputs):
         with run.part(index) as part:
-            fill(part, replace(output, copies=()), options, sync=True)
+            fill([(part, replace(output, copies=()))], options, sync=True)
     sync_folders([outputs[0].path.parent])
     for number, step in enumerate(run.steps):
         if _is_safe(run, number):
@@ -113,7 +113,7 @@ def _copy_step(run: Consuming, number: int, options: Options, is_new: Sequence[b
     for index, copies in run.copies_of(number):
         with run.part(index) as part:
             piece = replace(run.plan.outputs[index], head=b"", copies=copies)
-            fill(part, piece, options, sync=True, fresh=is_new[index])
+            fill([(part, piece)], options, sync=True, fresh=is_new[index])
             read_back(copies, part, digest)
     return digest.hexdigest()
 

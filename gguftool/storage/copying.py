@@ -1,4 +1,4 @@
-"""Moving extents into an open file by the fastest way that works here, several at a time.
+"""Moving extents into open files by the fastest way that works here, several at a time.
 
 A range whose source and target offsets agree modulo the block size is cloned where the file system can: ragged head
 and tail are copied, the middle shared.  Everything else is cut into segments that a few threads copy: through the
@@ -11,7 +11,8 @@ Memory is one buffer a thread, whatever the extents' lengths.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 from gguftool.errors import SourceError
@@ -29,6 +30,16 @@ _PAGES = 64 << 10  # bytes; the least grid, a multiple of every system's page
 _MIN_CLONE = 64 << 10  # bytes; below, sharing blocks costs more metadata than it saves
 MAX_JOBS = 64
 
+_Segment = tuple[Copy, int]  # what one thread copies at once, and the open file that it goes to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """`copies` into the open file `target`."""
+
+    copies: tuple[Copy, ...]
+    target: int
+
 
 def copy_all(
     copies: Iterable[Copy],
@@ -38,24 +49,39 @@ def copy_all(
     progress: Progress = lambda nbytes: None,
     durable: bool = False,
     fresh: bool = False,
+) -> None:
+    """Carry out `copies` into the open file `target`, see `copy_works`."""
+    work = Work(copies=tuple(copies), target=target)
+    copy_works([work], jobs=jobs, progress=progress, durable=durable, fresh=fresh)
+
+
+def copy_works(
+    works: Sequence[Work],
+    *,
+    jobs: int | None = None,
+    progress: Progress = lambda nbytes: None,
+    durable: bool = False,
+    fresh: bool = False,
     watch: Watch | None = None,
 ) -> None:
-    """Carry out `copies` into the open file `target` with up to `jobs` threads, this one among them.
+    """Carry out `works` with up to `jobs` threads, this one among them.
 
-    `durable` lets the disk start early because an fsync will follow; `fresh` says that the target reads as zeros where
+    `durable` lets the disk start early because an fsync will follow; `fresh` says that targets read as zeros where
     nothing was written, so that holes of sources stay holes. `progress` is called in this thread only; `watch` is told
-    what has landed where.
-    Raises `SourceError` where a source ends early or fails, `OSError` or `ExecuteError` where the target does.
+    what has landed where, which makes sense for one work alone.
+    Raises `SourceError` where a source ends early or fails, `OSError` or `ExecuteError` where a target does.
     """
-    files, streamed = _by_kind(copies)
     tally = Tally(progress, watch)
-    local = _Files(files, target, tally, durable=durable, fresh=fresh)
+    kinds = [(_by_kind(work.copies), work.target) for work in works]
+    files = [Work(copies=tuple(copies), target=target) for (copies, _), target in kinds if copies]
+    local = _Files(files, tally, durable=durable, fresh=fresh)
     lanes: list[Lane] = []
     helpers: list[threading.Thread] = []
     remote: list[threading.Thread] = []
     try:
-        for group in lanes_of(streamed):
-            lanes.append(Lane(group, target, tally, jobs=jobs, durable=durable))
+        for (_, streamed), target in kinds:
+            for group in lanes_of(streamed):
+                lanes.append(Lane(group, target, tally, jobs=jobs, durable=durable))
         for lane in lanes:
             if files or len(lanes) > 1 or lane.pays_threads:
                 remote += lane.start(MAX_JOBS)
@@ -112,17 +138,16 @@ def check_sources(sources: tuple[Source, ...]) -> None:
 class _Files:
     """The work on sources that are files: segments that a few threads take, the calling one among them."""
 
-    def __init__(self, copies: Iterable[Copy], target: int, tally: Tally, *, durable: bool, fresh: bool) -> None:
+    def __init__(self, works: Sequence[Work], tally: Tally, *, durable: bool, fresh: bool) -> None:
         self._tally = tally
-        self._target = target
         self._durable = durable
         self._fresh = fresh
-        self._served = is_served(target)
+        self._served = bool(works) and is_served(works[0].target)
         self._taking = threading.Lock()
-        copies = tuple(copies)
-        self._parallelism = max((copy.extent.source.parallelism for copy in copies), default=1)
-        self._segments = self._cut(copies)
-        self._ahead: list[Copy] = []
+        sources = (copy.extent.source for work in works for copy in work.copies)
+        self._parallelism = max((source.parallelism for source in sources), default=1)
+        self._segments = self._cut(works)
+        self._ahead: list[_Segment] = []
 
     def start(self, jobs: int | None) -> list[threading.Thread]:
         """Start helpers where there is more than one segment, so that they pay."""
@@ -135,12 +160,12 @@ class _Files:
         """Copy segments until there are none."""
         buffer = memoryview(b"")
         while (segment := self._take()) is not None:
-            size = min(BUFFER, segment.extent.length)
+            size = min(BUFFER, segment[0].extent.length)
             if len(buffer) < size:
                 buffer = memoryview(bytearray(size))
-            self._move(segment, buffer)
+            self._move(*segment, buffer)
 
-    def _take(self) -> Copy | None:
+    def _take(self) -> _Segment | None:
         """Return the next segment to copy, None where there is none or the work has stopped."""
         with self._taking:
             if self._tally.stop.is_set():
@@ -149,15 +174,16 @@ class _Files:
 
     # --- from copies to segments ---
 
-    def _cut(self, copies: Iterable[Copy]) -> Iterator[Copy]:
+    def _cut(self, works: Iterable[Work]) -> Iterator[_Segment]:
         """Clone what can be cloned, and yield the rest in segments."""
-        grid = clone_grid(self._target)
-        for copy in copies:
-            rest = (copy,) if grid is None else self._clone(copy, grid)
-            for piece in rest:
-                yield from _segments(piece)
+        for work in works:
+            grid = clone_grid(work.target)
+            for copy in work.copies:
+                rest = (copy,) if grid is None else self._clone(copy, work.target, grid)
+                for piece in rest:
+                    yield from ((segment, work.target) for segment in _segments(piece))
 
-    def _clone(self, copy: Copy, grid: int) -> tuple[Copy, ...]:
+    def _clone(self, copy: Copy, target: int, grid: int) -> tuple[Copy, ...]:
         """Share the whole blocks of `copy` with its source; return what is left to be copied."""
         start = -copy.offset % grid
         length = (copy.extent.length - start) // grid * grid
@@ -169,7 +195,7 @@ class _Files:
         with lent as fd:
             place = copy.offset + start
             offset = copy.extent.offset + start
-            shared = attempt(CLONE, fd, offset, self._target, place, length, lambda: not self._tally.stop.is_set())
+            shared = attempt(CLONE, fd, offset, target, place, length, lambda: not self._tally.stop.is_set())
         if not shared:
             return (copy,)
         self._tally.landed(place, shared)
@@ -178,32 +204,32 @@ class _Files:
 
     # --- from segments to bytes ---
 
-    def _move(self, segment: Copy, buffer: memoryview) -> None:
+    def _move(self, segment: Copy, target: int, buffer: memoryview) -> None:
         lent = segment.extent.source.descriptor()
         if lent is None:
             raise SourceError("has lost its descriptor", source=segment.extent.source.name)
         with lent as fd:
-            self._move_file(fd, segment, buffer)
+            self._move_file(fd, segment, target, buffer)
         if self._durable and not self._tally.stop.is_set():
-            start_writeback(self._target, segment.offset, segment.extent.length)
+            start_writeback(target, segment.offset, segment.extent.length)
 
-    def _move_file(self, fd: int, segment: Copy, buffer: memoryview) -> None:
+    def _move_file(self, fd: int, segment: Copy, target: int, buffer: memoryview) -> None:
         extent = segment.extent
         done = 0
         if self._served:
-            done = attempt(SERVER_COPY, fd, extent.offset, self._target, segment.offset, extent.length)
+            done = attempt(SERVER_COPY, fd, extent.offset, target, segment.offset, extent.length)
         elif self._fresh and extent.length >= _MIN_CLONE:
             done = leading_hole(fd, extent.offset, extent.length)
         if done:
             self._tally.landed(segment.offset, done)
             segment = part_of(segment, done, extent.length - done)
-        self._read_and_write(fd, segment, buffer)
+        self._read_and_write(fd, segment, target, buffer)
 
-    def _read_and_write(self, fd: int, piece: Copy, buffer: memoryview) -> None:
+    def _read_and_write(self, fd: int, piece: Copy, target: int, buffer: memoryview) -> None:
         offset, place, left = piece.extent.offset, piece.offset, piece.extent.length
         while left and not self._tally.stop.is_set():
             got = _read(piece.extent.source, fd, buffer[: min(len(buffer), left)], offset, left)
-            write_fully(self._target, buffer[:got], place)
+            write_fully(target, buffer[:got], place)
             self._tally.landed(place, got)
             offset, place, left = offset + got, place + got, left - got
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
@@ -45,6 +47,10 @@ __all__ = ["Options", "Receipt", "execute", "recover"]
 
 # Above this number of outputs on one file system, one checked syncfs costs less than an fsync for each.
 _SYNCFS_FROM = 8
+# Outputs up to so many bytes are written so many at once: one alone is too little for several threads, and threads
+# that write to one file wait for each other.
+_SMALL = 8 << 20
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,38 +203,89 @@ def _begin_log(plan: Plan, options: Options, cleanup: contextlib.ExitStack) -> R
 def _write_parts(plan: Plan, options: Options, parts: _Parts, log: ResumeLog, hashing: Hashing, *, found: bool) -> None:
     """Write what is missing of every output into its part file, durable where asked."""
     done = 0
-    for index in _order(plan):
-        part, is_old = (parts.in_order()[-1], found) if index == 0 else parts.open(index)
-        try:
-            done += _write_part(part, index, options, log, hashing, is_old=is_old)
-        finally:
-            if index:
-                part.close()
+    for batch in _batches(plan, min(log.step, hashing.piece)):
+        with contextlib.ExitStack() as cleanup:
+            opened = []
+            for index in batch:
+                part, is_old = (parts.in_order()[-1], found) if index == 0 else parts.open(index)
+                if index:
+                    cleanup.callback(part.close)
+                opened.append((index, part, is_old))
+            done += _write_batch(opened, options, log, hashing)
     if log.sync_data is not None:
         log.sync_data()
     if done:
         options.note(f"went on from {done:,} bytes that an interrupted run had written")
 
 
-def _write_part(part: PartFile, index: int, options: Options, log: ResumeLog, hashing: Hashing, *, is_old: bool) -> int:
-    """Write output `index` from its watermark on; return how many bytes an earlier run had copied."""
-    output = log.plan.outputs[index]
-    if is_streamed(output):
+def _batches(plan: Plan, step: int) -> Iterator[tuple[int, ...]]:
+    """Yield the outputs in their order: small ones several at a time, so that each has a thread of its own."""
+    batch: tuple[int, ...] = ()
+    for index in _order(plan):
+        output = plan.outputs[index]
+        if index and output.size <= min(_SMALL, step) and not is_streamed(output):
+            batch = (*batch, index)
+            if len(batch) == _AT_ONCE:
+                yield batch
+                batch = ()
+            continue
+        if batch:
+            yield batch
+            batch = ()
+        yield (index,)
+
+
+def _write_batch(
+    opened: Sequence[tuple[int, PartFile, bool]], options: Options, log: ResumeLog, hashing: Hashing
+) -> int:
+    """Write outputs, of which several are small, each from its watermark on; return the bytes of an earlier run.
+
+    `opened` are index and part file of each, and whether an earlier run left it.
+    """
+    index, part, is_old = opened[0]
+    if is_streamed(log.plan.outputs[index]):
         return _write_streamed(part, index, options, log, hashing, is_old=is_old)
-    start = log.known.get(index, 0) if is_old else 0
-    if is_old:
-        start = start if start and agrees(part, output, start) else 0
-        os.ftruncate(part.fd, start)  # what is above the watermark may be anything
-        os.ftruncate(part.fd, output.size)
-    skipped = bytes_below(output, start)
+    skipped = 0
+    steps = []
+    for index, part, is_old in opened:
+        output = log.plan.outputs[index]
+        start = _begin_part(part, output, log.known.get(index, 0)) if is_old else 0
+        skipped += bytes_below(output, start)
+        hashing.reached(index, part.path, start)
+        steps.append(_steps(index, part, output, start, min(log.step, hashing.piece)))
     options.progress(skipped)
-    hashing.reached(index, part.path, start)
-    for piece, end in pieces(output, start, min(log.step, hashing.piece)):
-        fill(part, piece, options, sync=log.sync_data is None)
-        log.note(index, start, end)
-        hashing.reached(index, part.path, end)
-        start = end
+    for ready in zip_longest(*steps):  # a small output is one step
+        now = [step for step in ready if step is not None]
+        fill([(step.part, step.piece) for step in now], options, sync=log.sync_data is None)
+        for step in now:
+            log.note(step.index, step.start, step.end)
+            hashing.reached(step.index, step.part.path, step.end)
     return skipped
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """A piece of output `index`: with it the part file, complete up to `start`, is complete up to `end`."""
+
+    index: int
+    part: PartFile
+    piece: OutputFile
+    start: int
+    end: int
+
+
+def _steps(index: int, part: PartFile, output: OutputFile, start: int, size: int) -> Iterator[_Step]:
+    for piece, end in pieces(output, start, size):
+        yield _Step(index=index, part=part, piece=piece, start=start, end=end)
+        start = end
+
+
+def _begin_part(part: PartFile, output: OutputFile, mark: int) -> int:
+    """Return the offset from which a part file is written that an earlier run left, by its watermark."""
+    start = mark if mark and agrees(part, output, mark) else 0
+    os.ftruncate(part.fd, start)  # what is above the watermark may be anything
+    os.ftruncate(part.fd, output.size)
+    return start
 
 
 def _write_streamed(
@@ -242,7 +299,7 @@ def _write_streamed(
     options.progress(skipped)
     landing = Landing(log, index, part) if options.sync else None
     try:
-        fill(part, rest, options, sync=log.sync_data is None, watch=landing, fresh=not is_old)
+        fill([(part, rest)], options, sync=log.sync_data is None, watch=landing, fresh=not is_old)
     except BaseException as error:
         if landing is not None and worth_keeping(error, log.plan.inputs):
             landing.note_quietly()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gguftool.errors import ExecuteError
-from gguftool.storage.copying import copy_all
+from gguftool.storage.copying import Work, copy_works
 from gguftool.storage.durable import sync_file
 from gguftool.storage.part import PartFile
 from gguftool.storage.plan import OutputFile
@@ -40,32 +40,36 @@ class Options:
 
 
 def fill(
-    part: PartFile,
-    output: OutputFile,
+    parts: Sequence[tuple[PartFile, OutputFile]],
     options: Options,
     *,
     sync: bool,
     fresh: bool = True,
     watch: Watch | None = None,
 ) -> None:
-    """Write head and copies of `output` into `part`; `fresh` says that it reads as zeros where nothing was written."""
+    """Write heads and copies of outputs into their parts: of several small ones at once, so that no thread idles.
+
+    `fresh` says that the parts read as zeros where nothing was written.
+    """
     try:
-        write_fully(part.fd, output.head, 0)
-        copy_all(
-            output.copies,
-            part.fd,
+        for part, output in parts:
+            write_fully(part.fd, output.head, 0)
+        copy_works(
+            [Work(copies=output.copies, target=part.fd) for part, output in parts],
             jobs=options.jobs,
             progress=options.progress,
             durable=options.sync,
             fresh=fresh,
             watch=watch,
         )
-        if options.sync and sync:
+        for part, _ in parts if options.sync and sync else ():
             sync_file(part.fd)
     except OSError as error:
         if error.filename is None:
-            error.filename = str(output.path)
+            path = parts[0][1].path
+            error.filename = str(path if len(parts) == 1 else path.parent)
         raise
-    written = os.fstat(part.fd).st_size
-    if written != output.size:
-        raise ExecuteError(f"is {written:,} bytes long, planned were {output.size:,}", source=str(part.path))
+    for part, output in parts:
+        written = os.fstat(part.fd).st_size
+        if written != output.size:
+            raise ExecuteError(f"is {written:,} bytes long, planned were {output.size:,}", source=str(part.path))
