@@ -7,6 +7,7 @@ import ipaddress
 import re
 import socket
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urljoin, urlsplit, urlunsplit
 
 from gguftool.errors import SourceError, printable
@@ -21,6 +22,7 @@ _SIGNING = re.compile(
 _SECRET = 6  # characters; a shorter value is no secret, and scrubbing it would garble the text
 
 
+@lru_cache(maxsize=256)
 def parts_of(url: str) -> SplitResult:
     """Split an http or https URL; raise `SourceError` where it is none that can be asked for."""
     try:

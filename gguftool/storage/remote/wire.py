@@ -19,10 +19,11 @@ import re
 import socket
 import ssl
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
 from gguftool.errors import SourceError, printable
@@ -30,6 +31,9 @@ from gguftool.errors import SourceError, printable
 PIECE = 256 << 10  # bytes of one read from a socket
 _CONNECTIONS = 64  # kept open; as many as threads may copy
 _DISCARDED = 16 << 10  # bytes of a body that is read only to keep the connection
+_PROXY_NAMES = tuple(
+    name for kind in ("http", "https", "all", "no") for name in (f"{kind}_proxy", f"{kind}_proxy".upper())
+)
 _SLOWEST = 1 << 10  # bytes/s below which a chunked body is cut off; its framing hides a trickle from the reader
 
 T = TypeVar("T")
@@ -76,39 +80,82 @@ def in_time(call: Callable[[], T], seconds: float, late: Callable[[T], None] = l
 
     `call` goes on in a thread that nobody waits for, also when the program ends.
     """
-    box: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
-    lock, left = threading.Lock(), threading.Event()
-
-    def run() -> None:
-        result: tuple[bool, Any]
-        try:
-            result = True, call()
-        except BaseException as error:
-            result = False, error
-        with lock:
-            if not left.is_set():
-                box.put(result)
-                return
-        if result[0]:
-            late(cast("T", result[1]))
-
+    task = _Task(call, late)
+    _Helper.give(task)
     try:
-        threading.Thread(target=run, name="asking", daemon=True).start()
-    except RuntimeError:  # no more threads to be had
-        run()
-    try:
-        done, result = box.get(timeout=seconds)
+        done, result = task.outcome.get(timeout=seconds)
     except BaseException as error:  # nothing came in time, or the user interrupts
-        with lock:
-            left.set()
-        if not box.empty() and (found := box.get())[0]:
-            late(found[1])
+        task.leave()
         if isinstance(error, queue.Empty):
             raise BrokenError(f"no answer within {seconds:.3g} s") from None
         raise
     if not done:
         raise result
     return cast("T", result)
+
+
+class _Task:
+    """A call that another thread makes, and that whoever asked for it may leave."""
+
+    def __init__(self, call: Callable[[], Any], late: Callable[[Any], None]) -> None:
+        self.outcome: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+        self._call = call
+        self._late = late
+        self._lock = threading.Lock()
+        self._left = False
+
+    def run(self) -> None:
+        result: tuple[bool, Any]
+        try:
+            result = True, self._call()
+        except BaseException as error:
+            result = False, error
+        with self._lock:
+            if not self._left:
+                self.outcome.put(result)
+                return
+        if result[0]:
+            self._late(result[1])
+
+    def leave(self) -> None:
+        """Wait no longer: what comes, or has just come, is for `late`."""
+        with self._lock:
+            self._left = True
+        if not self.outcome.empty() and (found := self.outcome.get())[0]:
+            self._late(found[1])
+
+
+class _Helper:
+    """A thread that makes one call after the other: starting one for each of a thousand small requests costs more."""
+
+    _idle: ClassVar[deque[_Helper]] = deque()
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="asking", daemon=True).start()
+
+    @classmethod
+    def give(cls, task: _Task) -> None:
+        """Let an idle helper, or a new one, run `task`."""
+        try:
+            helper = cls._idle.pop()
+        except IndexError:
+            try:
+                helper = cls()
+            except RuntimeError:  # no more threads to be had
+                task.run()
+                return
+        helper._tasks.put(task)
+
+    def _work(self) -> None:
+        while True:
+            with contextlib.suppress(Exception):  # of closing what came too late
+                self._tasks.get().run()
+            self._idle.append(self)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Helper._idle.clear)  # threads stay in the parent
 
 
 def discard(answer: Answer) -> None:
@@ -173,7 +220,8 @@ def get_by_pool(url: str, headers: dict[str, str], silence: float) -> Answer:
     """GET through the pool of urllib3, by the proxies of the environment."""
     import urllib3
 
-    manager = _manager(_proxy(url))
+    parts = urlsplit(url)
+    manager = _manager(_proxy(parts.scheme, parts.netloc, tuple(map(os.environ.get, _PROXY_NAMES))))
     response = guarded(
         lambda: manager.request(
             "GET",
@@ -217,14 +265,14 @@ def _manager(proxy: str | None) -> Any:
     return urllib3.ProxyManager(proxy, **options)
 
 
-def _proxy(url: str) -> str | None:
-    """Return the proxy that the environment sets for `url`."""
+@lru_cache(maxsize=64)
+def _proxy(scheme: str, netloc: str, _settings: tuple[str | None, ...]) -> str | None:
+    """Return the proxy that the environment sets for a host; finding out takes as long as a small request."""
     from urllib.request import getproxies, proxy_bypass
 
-    parts = urlsplit(url)
     proxies = getproxies()
-    found = proxies.get(parts.scheme) or proxies.get("all")
-    if not found or proxy_bypass(parts.netloc.rpartition("@")[2]):
+    found = proxies.get(scheme) or proxies.get("all")
+    if not found or proxy_bypass(netloc.rpartition("@")[2]):
         return None
     return found if "://" in found else f"http://{found}"
 
