@@ -22,7 +22,7 @@ from wire import Exchange, WireServer
 from gguftool.errors import SourceError
 from gguftool.model.opening import open_model, read_header
 from gguftool.storage.locate import open_source
-from gguftool.storage.remote.strict import AbsentError, ChangedError
+from gguftool.storage.source import AbsentError, ChangedError
 
 MIB = 1 << 20
 Start = Callable[[Path], Nginx]

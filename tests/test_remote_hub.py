@@ -15,7 +15,7 @@ from gguftool.model.opening import open_model
 from gguftool.storage.locate import canonical, expand, open_source
 from gguftool.storage.remote import hub as hub_module
 from gguftool.storage.remote.hub import HubPath, parse_hub
-from gguftool.storage.remote.strict import AbsentError, ChangedError
+from gguftool.storage.source import AbsentError, ChangedError
 
 TOKEN = "hf_7h1s1s4v3rys3cr3tt0k3n"
 TENSORS = b.llama_tensors(2)

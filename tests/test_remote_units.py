@@ -13,7 +13,8 @@ from gguftool.errors import SourceError, without_secrets
 from gguftool.format.header import NeedMoreData, parse
 from gguftool.storage.remote import address
 from gguftool.storage.remote.patience import Effort
-from gguftool.storage.remote.strict import ChangedError, Part, Validators, part_of
+from gguftool.storage.remote.strict import Part, Validators, part_of
+from gguftool.storage.source import ChangedError
 
 
 @pytest.mark.parametrize(

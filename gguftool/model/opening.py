@@ -31,8 +31,7 @@ from gguftool.storage.locate import (
     siblings,
     without_query,
 )
-from gguftool.storage.remote.strict import AbsentError
-from gguftool.storage.source import RemoteSource, Source
+from gguftool.storage.source import AbsentError, RemoteSource, Source
 
 ORDER_KEY = "gguftool.tensor_order"
 _SUFFIX = ".gguf"

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from gguftool.errors import ExecuteError
 from gguftool.storage.consume import refuse_only_copies
-from gguftool.storage.consuming import write_consuming
 from gguftool.storage.copying import check_sources, copy_all, copy_extent
 from gguftool.storage.durable import bulk_sync, close_quietly, sync_file, sync_folders
 from gguftool.storage.filling import Options, fill
@@ -78,6 +77,8 @@ def execute(plan: Plan, options: Options | None = None) -> Receipt:
     )
     with said_plainly(plan):
         if plan.consume is not None:
+            from gguftool.storage.consuming import write_consuming
+
             freed, digests = write_consuming(plan, plan.consume, options, _write_one)
             return replace(receipt, freed=freed, digests=digests)
         refuse_only_copies(output.path for output in plan.outputs)

@@ -22,6 +22,7 @@ from gguftool.storage.durable import close_quietly, sync_file, sync_folders
 from gguftool.storage.local import helper_path
 from gguftool.storage.part import CREATE, REOPEN, PartFile, remove_left_over, remove_quietly
 from gguftool.storage.plan import OutputFile, Plan
+from gguftool.storage.source import ChangedError
 
 _VERSION = "gguftool resume 1"
 _MAX_JOURNAL = 256 << 20  # bytes; a run of 2 TB over 65,535 files writes some 10 million
@@ -216,8 +217,6 @@ def worth_keeping(error: BaseException, sources: Sequence[Any]) -> bool:
         return True
     if not isinstance(error, SourceError):
         return False
-    from gguftool.storage.remote.strict import ChangedError
-
     if isinstance(error, ChangedError):
         return False
     try:

@@ -10,6 +10,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from gguftool.errors import SourceError
+
+
+class AbsentError(SourceError):
+    """There is no such file."""
+
+
+class ChangedError(SourceError):
+    """The file is another one now."""
+
 
 class Source(Protocol):
     """Bytes that can be read at any offset."""

@@ -15,8 +15,7 @@ from typing import Any, TypeVar
 from gguftool.errors import SourceError, printable
 from gguftool.storage.remote import wire
 from gguftool.storage.remote.address import shown
-from gguftool.storage.remote.strict import AbsentError, ChangedError
-from gguftool.storage.source import stream_in_steps
+from gguftool.storage.source import AbsentError, ChangedError, stream_in_steps
 
 FIRST_READ = 1 << 20  # bytes
 _STEP = 8 << 20  # bytes of one request

@@ -19,7 +19,6 @@ from gguftool.storage.remote.patience import Effort
 from gguftool.storage.remote.strict import (
     EXPIRED,
     RETRIED,
-    ChangedError,
     Part,
     Validators,
     beginning,
@@ -30,6 +29,7 @@ from gguftool.storage.remote.strict import (
     size_in_refusal,
     validators_of,
 )
+from gguftool.storage.source import ChangedError
 
 FIRST_READ = 1 << 20  # bytes; holds the head of most shards, and a good part of any vocabulary
 CONNECTIONS = 8

@@ -19,7 +19,8 @@ from gguftool.errors import SourceError, printable
 from gguftool.storage.remote import address, wire
 from gguftool.storage.remote.http import FIRST_READ, HttpSource, Origin, open_http
 from gguftool.storage.remote.patience import Effort
-from gguftool.storage.remote.strict import RETRIED, AbsentError
+from gguftool.storage.remote.strict import RETRIED
+from gguftool.storage.source import AbsentError
 
 SCHEME = "hf://"
 _KINDS = ("models", "datasets", "spaces")

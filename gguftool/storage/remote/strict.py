@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from gguftool.errors import SourceError, printable
 from gguftool.storage.remote.wire import Answer, BrokenError
+from gguftool.storage.source import AbsentError, ChangedError
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
 _NO_BYTES_OF = re.compile(r"bytes \*/([0-9]{1,18})", re.IGNORECASE)
@@ -43,14 +44,6 @@ _INSTEAD = (
     (b"<?xml", "an XML message"),
     (b'{"', "a JSON message, or safetensors"),
 )
-
-
-class AbsentError(SourceError):
-    """There is no such file."""
-
-
-class ChangedError(SourceError):
-    """The file is another one now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
