@@ -501,6 +501,28 @@ def legacy(entries: dict[str, np.ndarray[Any, Any]]) -> bytes:
     return data
 
 
+@pytest.mark.parametrize("kind", ["iq2_xxs", "iq2_xs", "iq1_m", "q4_K"])
+@pytest.mark.parametrize(
+    ("size", "weight", "said"),
+    [
+        (1e16, 1e8, "values of up to 3.6e+16 with weights of up to 1e+08"),
+        (30, 1e36, "weights of up to 1e+36 in the imatrix are too large"),
+    ],
+)
+def test_numbers_whose_sums_overflow_end_the_run_and_not_the_process(
+    tmp_path: Path, kind: str, size: float, weight: float, said: str
+) -> None:
+    """libgguf aborts, or writes NaN: neither is left to it."""
+    values = floats(40, WIDTH)
+    values *= np.float32(3.6 * size if size > 100 else size) / np.abs(values).max()
+    (tmp_path / "i.dat").write_bytes(legacy({"blk.0.ffn_up.weight": np.full(WIDTH, weight)}))
+    model = llama(tensor("blk.0.ffn_up.weight", values))
+    stderr, _ = quantize(tmp_path, model, "--tensor", f"ffn={kind}", "--imatrix", tmp_path / "i.dat")
+    row = int(np.abs(values).max(axis=1).argmax())
+    assert f"'blk.0.ffn_up.weight', row {row})" in stderr
+    assert said in stderr
+
+
 def test_a_truncated_imatrix_is_named(tmp_path: Path) -> None:
     whole = legacy({"blk.0.attn_q.weight": np.ones(WIDTH)})
     (tmp_path / "i.dat").write_bytes(whole[:-5])
