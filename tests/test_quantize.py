@@ -614,10 +614,24 @@ def test_a_dry_run_says_what_comes_from_where(tmp_path: Path) -> None:
     assert said["quantized"][0]["type"] == "q4_K"
     assert said["quantized"][0]["nbytes"] == 8 * 144
     assert said["seconds"] > 0
+    # What is made is read as F32, and is neither copied nor shared.
+    copied = said["copied"][0]["nbytes"]
+    uses = {Path(use["name"]).name: use["nbytes"] for use in said["plan"]["uses"]}
+    assert uses == {"m.gguf": copied + 8 * WIDTH * 4, "r.gguf": 8 * 4 * 34}
+    assert said["plan"]["bytes_copied"] == copied + 8 * 4 * 34
     text = run_gguftool(*command, "-o", tmp_path / "o.gguf", "--dry-run").stdout.decode()
     assert "quantized to q4_K" in text
     assert "reused from" in text
     assert not (tmp_path / "o.gguf").exists()
+
+
+def test_what_is_made_is_not_promised_to_be_shared(tmp_path: Path) -> None:
+    model = opened(tmp_path, llama(tensor("blk.0.ffn_up.weight", floats(640, WIDTH))))
+    plan = plan_quantize(model, recipe(ffn_up="q8_0"), tmp_path / "o.gguf", (), QuantizeOptions(alignment=4096))
+    kept = sum(each.nbytes for name, each in model.tensors.items() if name != "blk.0.ffn_up.weight")
+    preview = plan.preview()
+    assert preview.bytes_congruent <= kept
+    assert preview.bytes_congruent_padded <= kept
 
 
 def test_the_trial_of_a_dry_run_finds_damage_too(tmp_path: Path) -> None:
