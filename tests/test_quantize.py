@@ -523,6 +523,23 @@ def test_numbers_whose_sums_overflow_end_the_run_and_not_the_process(
     assert said in stderr
 
 
+def test_weights_that_are_all_zero_are_said(tmp_path: Path) -> None:
+    """The outcome is a tensor of zeros, which is llama-quantize's too."""
+    entries = {"blk.0.attn_q.weight": np.zeros(WIDTH), "output.weight": np.ones(WIDTH)}
+    (tmp_path / "i.dat").write_bytes(legacy(entries))
+    (tmp_path / "m.gguf").write_bytes(llama())
+    command = ("quantize", tmp_path / "m.gguf", "--tensor", "weight=q4_K", "--imatrix", tmp_path / "i.dat")
+    done = run_gguftool(*command, "-o", tmp_path / "o.gguf")
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.decode().splitlines() if "are all 0" in line]
+    assert len(said) == 1
+    assert said[0].endswith(": blk.0.attn_q.weight")
+    data = open_model(tmp_path / "o.gguf").tensors["blk.0.attn_q.weight"].extent.read()
+    import libgguf
+
+    assert not libgguf.dequantize_rows(np.frombuffer(data, np.uint8), 12).any()
+
+
 def test_a_truncated_imatrix_is_named(tmp_path: Path) -> None:
     whole = legacy({"blk.0.attn_q.weight": np.ones(WIDTH)})
     (tmp_path / "i.dat").write_bytes(whole[:-5])
