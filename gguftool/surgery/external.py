@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gguftool.errors import ExecuteError, PlanError, listed, printable
+from gguftool.errors import ExecuteError, FormatError, PlanError, listed, printable
 from gguftool.format.embeddings import OUTPUT, TOKENS
 from gguftool.format.ggml import IK, TYPES, type_alias
 from gguftool.format.imatrix import Imatrix, ImatrixEntry, ImatrixKind
@@ -86,8 +86,15 @@ def made_externally(decision: Decision, job: Job, note: Callable[[str], None]) -
         execute(_small_plan(decision.source, steps, place, job.make), Options(sync=False, resume=False))
         note(f"{job.tool.name} makes {len(steps):,} tensor(s)")
         _run(command(job, list(steps.values()), place), place)
-        made = open_model(place / "made.gguf")
+        made = _opened(place / "made.gguf", job.tool)
         yield {step.tensor.info.name: _checked(made, name, step) for name, step in steps.items()}
+
+
+def _opened(path: Path, tool: Path) -> Model:
+    try:
+        return open_model(path)
+    except FormatError as error:  # names a file that is gone when this is read
+        raise ExecuteError(f"what it wrote is no sound GGUF: {error}", source=str(tool)) from error
 
 
 def command(job: Job, steps: Sequence[Step], folder: Path) -> list[str]:
