@@ -190,6 +190,15 @@ def test_table_json_and_csv(files):
     assert "weighted" not in out
 
 
+def test_csv_says_what_was_left_out(files):
+    values = struct.pack("<4f", math.nan, 2, 3, math.inf)
+    (files / "b.gguf").write_bytes(b.gguf(b.llama_kvs(), [b.Tensor(UP, (4, 1), 0, values)]))
+    _, out, _ = run(files, "--data", "--by", "role", "--csv")
+    rows = {row["section"]: row["note"] for row in csv.DictReader(out.splitlines())}
+    assert rows["data"] == "NaN or infinite: 0 in A, 2 in B, left out"
+    assert rows["data by role"].endswith("; NaN or infinite: 0 in A, 2 in B, left out")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

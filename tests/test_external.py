@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,7 @@ def test_embeddings_keep_their_names(tmp_path: Path) -> None:
         ("kill -9 $$", "was stopped by signal 9"),
         ("exit 0", "ended well but wrote nothing"),
         ('for last; do :; done; shift $(($# - 4)); cp "$1" "$2"', "made bf16"),
+        ('shift $(($# - 4)); head -c 100000 "$1" > "$2"', "llama-quantize: what it wrote is no sound GGUF"),
         ('shift $(($# - 4)); echo nonsense > "$2"', "not a GGUF"),
     ],
 )
@@ -107,6 +110,64 @@ def test_whatever_it_does_nothing_half_made_is_left(tmp_path: Path, body: str, s
     assert done.returncode == 2
     assert said in done.stderr.decode()
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_flood_of_output_is_not_read_into_memory(tmp_path: Path) -> None:
+    model = shared_path("models/tiny-llama-BF16.gguf")
+    tool = program(tmp_path, "head -c 400000000 /dev/zero; echo; echo at the end; exit 1")
+    limited = program_with_memory_limit(tmp_path, 300 << 20)
+    arguments = ["--tensor", "attn_q=iq4_ks", "--engine", "ik_llama.cpp", "--llama-quantize", str(tool)]
+    done = subprocess.run(
+        [*limited, "quantize", str(model), *arguments, "-o", str(tmp_path / "o.gguf")],
+        env={**environment(), "OPENBLAS_NUM_THREADS": "1"},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr[-300:]
+    assert done.stderr.decode().strip().endswith("| at the end")
+    assert len(done.stderr) < 2000
+
+
+def program_with_memory_limit(folder: Path, nbytes: int) -> list[str]:
+    """A command line for gguftool with so much room for data, which what it starts does not have to keep to."""
+    script = folder / "limited.py"
+    script.write_text(
+        "import resource, sys\n"
+        f"resource.setrlimit(resource.RLIMIT_DATA, ({nbytes}, resource.RLIM_INFINITY))\n"
+        "from gguftool.cli.main import main\n"
+        "sys.exit(main())\n"
+    )
+    return [sys.executable, str(script)]
+
+
+def test_what_it_started_ends_with_a_signal(tmp_path: Path) -> None:
+    """A wrapper script is common; llama-quantize behind it would go on for hours, into a folder that is gone."""
+    model = shared_path("models/tiny-llama-BF16.gguf")
+    tool = program(tmp_path, f"sleep 100 & echo $! > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; wait")
+    (tmp_path / "out").mkdir()
+    command = [sys.executable, "-m", "gguftool", "quantize", str(model), "--tensor", "attn_q=iq4_ks"]
+    command += ["--engine", "ik_llama.cpp", "--llama-quantize", str(tool), "-o", str(tmp_path / "out" / "o.gguf")]
+    run = subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    sleeper = int((tmp_path / "pid").read_text())
+    run.send_signal(signal.SIGTERM)
+    assert run.wait(timeout=30) == 143
+    assert ended(sleeper), "what the script started goes on"
+    assert not list((tmp_path / "out").iterdir())
+
+
+def ended(process: int) -> bool:
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        state = Path(f"/proc/{process}/stat")
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.05)
+    os.kill(process, signal.SIGKILL)
+    return False
 
 
 def test_an_output_that_exists_is_said_before_the_work(tmp_path: Path) -> None:

@@ -501,6 +501,45 @@ def legacy(entries: dict[str, np.ndarray[Any, Any]]) -> bytes:
     return data
 
 
+@pytest.mark.parametrize("kind", ["iq2_xxs", "iq2_xs", "iq1_m", "q4_K"])
+@pytest.mark.parametrize(
+    ("size", "weight", "said"),
+    [
+        (1e16, 1e8, "values of up to 3.6e+16 with weights of up to 1e+08"),
+        (30, 1e36, "weights of up to 1e+36 in the imatrix are too large"),
+    ],
+)
+def test_numbers_whose_sums_overflow_end_the_run_and_not_the_process(
+    tmp_path: Path, kind: str, size: float, weight: float, said: str
+) -> None:
+    """libgguf aborts, or writes NaN: neither is left to it."""
+    values = floats(40, WIDTH)
+    values *= np.float32(3.6 * size if size > 100 else size) / np.abs(values).max()
+    (tmp_path / "i.dat").write_bytes(legacy({"blk.0.ffn_up.weight": np.full(WIDTH, weight)}))
+    model = llama(tensor("blk.0.ffn_up.weight", values))
+    stderr, _ = quantize(tmp_path, model, "--tensor", f"ffn={kind}", "--imatrix", tmp_path / "i.dat")
+    row = int(np.abs(values).max(axis=1).argmax())
+    assert f"'blk.0.ffn_up.weight', row {row})" in stderr
+    assert said in stderr
+
+
+def test_weights_that_are_all_zero_are_said(tmp_path: Path) -> None:
+    """The outcome is a tensor of zeros, which is llama-quantize's too."""
+    entries = {"blk.0.attn_q.weight": np.zeros(WIDTH), "output.weight": np.ones(WIDTH)}
+    (tmp_path / "i.dat").write_bytes(legacy(entries))
+    (tmp_path / "m.gguf").write_bytes(llama())
+    command = ("quantize", tmp_path / "m.gguf", "--tensor", "weight=q4_K", "--imatrix", tmp_path / "i.dat")
+    done = run_gguftool(*command, "-o", tmp_path / "o.gguf")
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.decode().splitlines() if "are all 0" in line]
+    assert len(said) == 1
+    assert said[0].endswith(": blk.0.attn_q.weight")
+    data = open_model(tmp_path / "o.gguf").tensors["blk.0.attn_q.weight"].extent.read()
+    import libgguf
+
+    assert not libgguf.dequantize_rows(np.frombuffer(data, np.uint8), 12).any()
+
+
 def test_a_truncated_imatrix_is_named(tmp_path: Path) -> None:
     whole = legacy({"blk.0.attn_q.weight": np.ones(WIDTH)})
     (tmp_path / "i.dat").write_bytes(whole[:-5])
@@ -592,10 +631,24 @@ def test_a_dry_run_says_what_comes_from_where(tmp_path: Path) -> None:
     assert said["quantized"][0]["type"] == "q4_K"
     assert said["quantized"][0]["nbytes"] == 8 * 144
     assert said["seconds"] > 0
+    # What is made is read as F32, and is neither copied nor shared.
+    copied = said["copied"][0]["nbytes"]
+    uses = {Path(use["name"]).name: use["nbytes"] for use in said["plan"]["uses"]}
+    assert uses == {"m.gguf": copied + 8 * WIDTH * 4, "r.gguf": 8 * 4 * 34}
+    assert said["plan"]["bytes_copied"] == copied + 8 * 4 * 34
     text = run_gguftool(*command, "-o", tmp_path / "o.gguf", "--dry-run").stdout.decode()
     assert "quantized to q4_K" in text
     assert "reused from" in text
     assert not (tmp_path / "o.gguf").exists()
+
+
+def test_what_is_made_is_not_promised_to_be_shared(tmp_path: Path) -> None:
+    model = opened(tmp_path, llama(tensor("blk.0.ffn_up.weight", floats(640, WIDTH))))
+    plan = plan_quantize(model, recipe(ffn_up="q8_0"), tmp_path / "o.gguf", (), QuantizeOptions(alignment=4096))
+    kept = sum(each.nbytes for name, each in model.tensors.items() if name != "blk.0.ffn_up.weight")
+    preview = plan.preview()
+    assert preview.bytes_congruent <= kept
+    assert preview.bytes_congruent_padded <= kept
 
 
 def test_the_trial_of_a_dry_run_finds_damage_too(tmp_path: Path) -> None:

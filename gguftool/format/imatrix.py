@@ -93,6 +93,10 @@ class ImatrixEntry:
             raise PlanError(self.misfit(dims))
         return self.weights().reshape(-1, dims[0] if dims else 1)
 
+    def blank_matrices(self, dims: Sequence[int]) -> int:
+        """Return how many matrices of a tensor with `dims` have no weight but 0; raises as `weights_for` does."""
+        return int((~self.weights_for(dims).any(axis=1)).sum())
+
     def misfit(self, dims: Sequence[int]) -> str:
         """Say how the entry differs from a tensor with `dims`."""
         shape = " x ".join(str(dim) for dim in dims)

@@ -220,14 +220,14 @@ def _error_columns(data: DataDiff) -> tuple[str, ...]:
 
 def _data_table(data: DataDiff) -> Table:
     rows = [
-        (one.name, types_text(one), *_figures(one.errors, data), _note(_unweighted(one), one.errors))
+        (one.name, types_text(one), *_figures(one.errors, data), with_not_finite(unweighted(one), one.errors))
         for one in data.tensors
         if one.verdict is not Verdict.SAME
     ]
     whole = data.whole
     if whole.errors and len(rows) > 1:
         name = f"all {whole.measured:,} measured"
-        rows.append((name, "", *_figures(whole.errors, data), _note(_without_weights(whole), whole.errors)))
+        rows.append((name, "", *_figures(whole.errors, data), with_not_finite(_without_weights(whole), whole.errors)))
     return Table(title=_data_title(data), columns=columns("tensor", "A -> B", *_error_columns(data)), rows=tuple(rows))
 
 
@@ -239,7 +239,7 @@ def _totals_table(data: DataDiff) -> Table:
             f"{total.same:,}",
             f"{total.tensors - total.same:,}",
             *_figures(total.errors, data),
-            _note("; ".join(filter(None, (_unmeasured(total), _without_weights(total)))), total.errors),
+            with_not_finite("; ".join(filter(None, (_unmeasured(total), _without_weights(total)))), total.errors),
         )
         for total in (*data.totals, data.whole)
     )
@@ -275,7 +275,8 @@ def _figures(errors: Errors | None, data: DataDiff) -> tuple[str, ...]:
     return tuple("-" if figure is None else format(figure, form) for figure, form in figures)
 
 
-def _unweighted(one: TensorData) -> str:
+def unweighted(one: TensorData) -> str:
+    """Return the note on a tensor, and whether the imatrix lacks it."""
     return "; ".join(filter(None, (one.note, "not in the imatrix" if one.weighted is False else "")))
 
 
@@ -289,7 +290,8 @@ def _unmeasured(total: DataTotal) -> str:
     return f"{missing:,} not measured: {', '.join(total.notes)}" if missing else ""
 
 
-def _note(note: str, errors: Errors | None) -> str:
+def with_not_finite(note: str, errors: Errors | None) -> str:
+    """Return `note` and how many numbers were left out as they are none."""
     parts = [note] if note else []
     if errors and errors.not_finite:
         parts.append(f"NaN or infinite: {errors.not_finite_old:,} in A, {errors.not_finite_new:,} in B, left out")

@@ -9,7 +9,7 @@ from gguftool.analysis.diff_data import DataDiff, TensorData
 from gguftool.analysis.diff_kv import KVChange, KVSide
 from gguftool.analysis.diff_tensors import TensorChange
 from gguftool.analysis.errors_between import Errors
-from gguftool.render.diff import dims_text, key_text
+from gguftool.render.diff import dims_text, key_text, unweighted, with_not_finite
 from gguftool.render.diff_values import describe_change, side_text, type_text, value_text
 from gguftool.render.table import Table, columns, render_csv
 
@@ -57,7 +57,7 @@ def _tensor_row(change: TensorChange) -> _Row:
 
 def _data_row(one: TensorData) -> _Row:
     sizes = str(one.old_nbytes), str(one.new_nbytes)
-    note = "; ".join(filter(None, (one.note, "not in the imatrix" if one.weighted is False else "")))
+    note = with_not_finite(unweighted(one), one.errors)
     return ("data", one.verdict.value, one.name, one.old_type, one.new_type, *sizes, *_figures(one.errors), note)
 
 
@@ -66,6 +66,7 @@ def _total_rows(data: DataDiff) -> Iterator[_Row]:
         note = f"tensors: {total.tensors}, same: {total.same}, measured: {total.measured}"
         if total.weighted is not None:
             note += f", weighted: {total.weighted}"
+        note = with_not_finite(note, total.errors)
         yield (f"data by {data.by.value}", "", total.name, "", "", "", "", *_figures(total.errors), note)
 
 

@@ -37,7 +37,7 @@ def _totals(preview: Preview) -> str:
     """Say what is written, what of it comes from where, and what could be shared instead."""
     said = [f"{format_size(preview.bytes_written)} to write, {format_size(preview.bytes_copied)} of it copied"]
     if preview.bytes_fetched:
-        said.append(f"{format_size(preview.bytes_fetched)} of that fetched over the network")
+        said.append(f"{format_size(preview.bytes_fetched)} fetched over the network")
     if preview.bytes_congruent:
         shared = format_size(preview.bytes_congruent)
         said.append(f"{shared} of that can be shared where the file system can (XFS, btrfs)")

@@ -216,12 +216,12 @@ def coalesce(copies: Iterable[Copy]) -> tuple[Copy, ...]:
 def congruent_bytes(copies: Iterable[Copy], shift: int = 0) -> int:
     """Return how many bytes lie in whole blocks at offsets congruent to the source's, the target moved by `shift`.
 
-    What comes over a network does not count: it cannot be shared.
+    What is no file here does not count: bytes that come over a network or are computed cannot be shared.
     """
     total = 0
     for copy in copies:
         offset = copy.offset + shift
-        if not is_remote(copy.extent.source) and (copy.extent.offset - offset) % BLOCK == 0:
+        if copy.extent.source.file_id is not None and (copy.extent.offset - offset) % BLOCK == 0:
             end = offset + copy.extent.length
             total += max(0, end // BLOCK - -(-offset // BLOCK)) * BLOCK
     return total
@@ -235,7 +235,7 @@ def _congruent_if_moved(output: OutputFile) -> int:
     votes: dict[int, int] = {0: 0}
     for copy in output.copies:
         shift = (copy.extent.offset - copy.offset) % BLOCK
-        if shift % step == 0:
+        if shift % step == 0 and copy.extent.source.file_id is not None:
             votes[shift] = votes.get(shift, 0) + copy.extent.length
     best = max(votes, key=lambda shift: votes[shift])
     return max(congruent_bytes(output.copies, shift) for shift in (0, best))

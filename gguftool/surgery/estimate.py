@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from gguftool.format.ggml import type_alias
-from gguftool.storage.plan import Plan, Preview
+from gguftool.storage.plan import Plan, Preview, SourceUse
+from gguftool.storage.source import is_remote
 from gguftool.surgery.quantize import Decision, Origin, Step
 from gguftool.surgery.quantized import Quantized
 
@@ -56,12 +57,30 @@ def preview_quantize(decision: Decision, plan: Plan, jobs: int | None = None) ->
     shares = tuple(_type_share(type_id, steps) for type_id, steps in types.items())
     tried = [share.seconds for share in shares if share.seconds is not None]
     return QuantizePreview(
-        plan=plan.preview(),
+        plan=_with_made(plan.preview(), decision.made),
         copied=_shares(step for step in decision.steps if step.origin is Origin.COPIED),
         reused=_shares(step for step in decision.steps if step.origin is Origin.REUSED),
         quantized=shares,
         threads=threads,
         seconds=sum(tried) / threads if tried else None,
+    )
+
+
+def _with_made(preview: Preview, made: Sequence[Step]) -> Preview:
+    """Return `preview` with what is read for the tensors that are `made`: a plan takes computed bytes for copies."""
+    uses = {use.name: use.nbytes for use in preview.uses}
+    fetched = preview.bytes_fetched
+    for step in made:
+        computed = step.tensor.gap.source
+        if isinstance(computed, Quantized):
+            more = computed.tensor.nbytes - computed.size
+            uses[computed.name] += more
+            fetched += more if is_remote(computed) else 0
+    return replace(
+        preview,
+        uses=tuple(SourceUse(name=name, nbytes=nbytes) for name, nbytes in uses.items()),
+        bytes_copied=preview.bytes_copied - sum(step.tensor.nbytes for step in made),
+        bytes_fetched=fetched,
     )
 
 

@@ -15,13 +15,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from gguftool.errors import ExecuteError, PlanError, listed, printable
+from gguftool.errors import ExecuteError, FormatError, PlanError, listed, printable
 from gguftool.format.embeddings import OUTPUT, TOKENS
 from gguftool.format.ggml import IK, TYPES, type_alias
 from gguftool.format.imatrix import Imatrix, ImatrixEntry, ImatrixKind
@@ -40,6 +41,8 @@ from gguftool.surgery.quantize import Decision, Step
 _DEFAULT = "Q8_0"  # of what no rule matches, which is nothing; it has to be quantized, or rules are not heeded
 _KEPT_NAMES = frozenset({OUTPUT, *TOKENS})
 _LOG_TAIL = 6  # lines of its output that an error shows
+_LOG_BYTES = 4096  # of these lines
+_LOG_LINE = 300  # characters of one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +86,15 @@ def made_externally(decision: Decision, job: Job, note: Callable[[str], None]) -
         execute(_small_plan(decision.source, steps, place, job.make), Options(sync=False, resume=False))
         note(f"{job.tool.name} makes {len(steps):,} tensor(s)")
         _run(command(job, list(steps.values()), place), place)
-        made = open_model(place / "made.gguf")
+        made = _opened(place / "made.gguf", job.tool)
         yield {step.tensor.info.name: _checked(made, name, step) for name, step in steps.items()}
+
+
+def _opened(path: Path, tool: Path) -> Model:
+    try:
+        return open_model(path)
+    except FormatError as error:  # names a file that is gone when this is read
+        raise ExecuteError(f"what it wrote is no sound GGUF: {error}", source=str(tool)) from error
 
 
 def command(job: Job, steps: Sequence[Step], folder: Path) -> list[str]:
@@ -157,19 +167,41 @@ def _run(words: Sequence[str], folder: Path) -> None:
     log = folder / "log.txt"
     with open(log, "wb") as out:
         try:
-            done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, check=False)
+            # In a session of its own, as it may be a script: what that started has to end with it.
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+            )
         except OSError as error:
             raise ExecuteError(f"cannot be run: {error.strerror}", source=words[0]) from error
-    if done.returncode:
-        how = f"ended with {done.returncode}" if done.returncode > 0 else f"was stopped by signal {-done.returncode}"
+        with _ended_with_us(process):
+            code = process.wait()
+    if code:
+        how = f"ended with {code}" if code > 0 else f"was stopped by signal {-code}"
         raise ExecuteError(f"{how}; it said last: {_tail(log) or 'nothing'}", source=words[0])
     if not (folder / "made.gguf").is_file():
         raise ExecuteError("ended well but wrote nothing", source=words[0])
 
 
+@contextlib.contextmanager
+def _ended_with_us(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """End `process` and all that it started where the context ends by an exception, such as Ctrl-C."""
+    try:
+        yield
+    except BaseException:
+        if hasattr(os, "killpg"):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
+        raise
+
+
 def _tail(log: Path) -> str:
-    lines = log.read_bytes()[-4096:].decode("utf-8", "replace").splitlines()
-    return " | ".join([printable(line.strip()) for line in lines if line.strip()][-_LOG_TAIL:])
+    """Return the last lines of what may be gigabytes."""
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - _LOG_BYTES))
+        lines = file.read(_LOG_BYTES).decode("utf-8", "replace").splitlines()
+    return " | ".join([printable(line.strip(), _LOG_LINE) for line in lines if line.strip()][-_LOG_TAIL:])
 
 
 def _checked(made: Model, name: str, step: Step) -> Tensor:

@@ -193,6 +193,12 @@ class Maker:
             entry = None
         if entry is None:
             self._without_weights(name, wanted)
+        elif entry.blank_matrices(tensor.info.dims):
+            self.notes.remark(
+                "its weights in the imatrix, or those of an expert, are all 0: most types keep nothing of the numbers "
+                "then, also in llama-quantize",
+                name,
+            )
         return entry
 
     def _without_weights(self, name: str, wanted: int) -> None:

@@ -19,7 +19,7 @@ from gguftool.format.dequantize import Decoder, decoder_of
 from gguftool.format.ggml import TypeTraits, type_name
 from gguftool.format.imatrix import ImatrixEntry
 from gguftool.format.kv import ByteOrder
-from gguftool.format.quantizers import Encode
+from gguftool.format.quantizers import PLAIN_TYPES, Encode
 from gguftool.model.model import Tensor
 from gguftool.storage.source import pieces_of
 
@@ -32,6 +32,9 @@ _FAR_GRAIN = 8 << 20  # elements, where the rows come over a network: 16 MiB of 
 MAX_ROW = 4 << 20  # elements; a row is the least that can be computed, and real ones have up to 100,000
 # Up to this, scales of half precision cannot overflow whatever the type; beyond, what comes out is looked at.
 _LARGEST_SAFE = 65504.0
+# Quantizers add up weights times squares in F32, which ends at 3e38. Beyond, libgguf writes NaN, or ends the process.
+_LARGEST_WEIGHED_SQUARE = 1e30
+_ANY_RANGE = frozenset({*PLAIN_TYPES, "MXFP4", "NVFP4"})  # nothing is added up for these
 
 
 @lru_cache(maxsize=4)
@@ -165,6 +168,7 @@ class Quantized:
         own = None
         if weights is not None:
             own = weights[first // self.tensor.info.dims[1] % len(weights)] if len(weights) > 1 else weights[0]
+        self._refuse_abort(rows, max(-low, high), own, first)
         data = self.encode(rows, own)
         if not safe:
             self._refuse_overflow(data, first)
@@ -192,6 +196,19 @@ class Quantized:
                 source=self.name,
                 where=self._row(first + row),
             )
+
+    def _refuse_abort(self, rows: NDArray[Any], peak: float, weights: NDArray[Any] | None, first: int) -> None:
+        """Refuse what quantizers do not survive; `peak` is the largest magnitude in `rows`, which begin at `first`."""
+        heaviest = 1.0 if weights is None else float(weights.max())
+        if self.traits.name in _ANY_RANGE or heaviest * max(peak, 1.0) ** 2 <= _LARGEST_WEIGHED_SQUARE:
+            return
+        weighed = "" if weights is None else f" with weights of up to {heaviest:.3g} in the imatrix"
+        raise FormatError(
+            f"values of up to {peak:.3g}{weighed} are too large for {self.traits.name}: sums of their squares "
+            "overflow; the source or the imatrix is damaged",
+            source=self.name,
+            where=self._row(first + int((abs(rows) == peak).any(axis=1).argmax())),
+        )
 
     def _refuse_overflow(self, data: bytes | bytearray, first: int) -> None:
         """Look at what came out of large values: scales are mostly of half precision, which ends at 65,504."""
