@@ -159,7 +159,8 @@ def _write_anew(plan: Plan, options: Options) -> Digests | None:
         except HalfwayError:
             raise
         except BaseException as error:
-            _give_up(plan, parts, log, error, options)
+            if log is not None or not found:  # before the journal is read, what was there is not this run's to remove
+                _give_up(plan, parts, log, error, options)
             raise
         return digests
 
@@ -218,6 +219,9 @@ def _write_part(part: PartFile, index: int, options: Options, log: ResumeLog, ha
     start = log.known.get(index, 0) if is_old else 0
     if is_old:
         start = start if start and agrees(part, output, start) else 0
+    if not start:
+        log.forget(index)
+    if is_old:
         os.ftruncate(part.fd, start)  # what is above the watermark may be anything
         os.ftruncate(part.fd, output.size)
     skipped = bytes_below(output, start)
@@ -237,12 +241,16 @@ def _write_streamed(
     """Write what output `index` lacks, noting ranges as they land; return how many bytes an earlier run had copied."""
     output = log.plan.outputs[index]
     there = believable(part, output, log.ranges.get(index, ())) if is_old else ()
+    if not there:
+        log.forget(index)
+        os.ftruncate(part.fd, 0)  # what another plan left would show in the padding
+        os.ftruncate(part.fd, output.size)
     rest = replace(output, copies=without(output.copies, there))
     skipped = sum(copy.extent.length for copy in output.copies) - sum(copy.extent.length for copy in rest.copies)
     options.progress(skipped)
     landing = Landing(log, index, part) if options.sync else None
     try:
-        fill(part, rest, options, sync=log.sync_data is None, watch=landing, fresh=not is_old)
+        fill(part, rest, options, sync=log.sync_data is None, watch=landing, fresh=not there)
     except BaseException as error:
         if landing is not None and worth_keeping(error, log.plan.inputs):
             landing.note_quietly()
