@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+
 from pathlib import Path
 
+import builders as b
 import pytest
 from builders import filler
 from remote_source import SlowSource
+from support import environment, run_gguftool
 
 from gguftool.errors import SourceError
 from gguftool.storage import execute as executing
-from gguftool.storage import landing, runs
+from gguftool.storage import landing, runs, streaming
+from gguftool.storage.copying import copy_all
 from gguftool.storage.execute import Options, execute
 from gguftool.storage.local import helper_path
 from gguftool.storage.plan import Copy, OutputFile, Plan
@@ -114,3 +123,86 @@ def test_a_journal_says_nothing_of_a_part_file_that_was_made_after_it(tmp_path: 
     assert helper_path(path, "part").read_bytes()[last[1] - 64 * KIB : last[1]] == DATA[last[1] - 64 * KIB : last[1]]
     execute(whole(path, SlowSource(DATA)))
     assert path.read_bytes() == DATA
+
+
+# --- signals ---------------------------------------------------------------------------------------------------------
+
+# The command line, with one signal while bytes are written and another while what it interrupted unwinds.
+_TWO = """SUFFIX = {suffix!r}
+import os, signal
+from gguftool.storage import copying, execute
+from gguftool.cli.main import main
+real, join = os.pwrite, copying.join_all
+sent = []
+def pwrite(fd, data, offset):
+    if os.readlink(f"/proc/self/fd/{{fd}}").endswith(SUFFIX) and offset and not sent:
+        sent.append(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+    return real(fd, data, offset)
+def join_all(*arguments):
+    if len(sent) == 1:
+        sent.append(2)
+        os.kill(os.getpid(), signal.SIGHUP)
+    return join(*arguments)
+os.pwrite, copying.join_all = pwrite, join_all
+main()
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="asks /proc which file a descriptor is of (Linux)")
+@pytest.mark.parametrize(
+    ("line", "suffix"),
+    [
+        (["swap", "m.gguf", "--from", "donor.gguf", "--tensor", "blk", "--in-place"], "m.gguf"),
+        (["merge", "m.gguf", "-o", "x.gguf", "--jobs", "2"], ".part"),
+    ],
+)
+def test_a_signal_of_another_kind_does_not_interrupt_the_undoing(
+    line: list[str], suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kvs = b.llama_kvs(b.KV("general.quantization_version", b.U32, 2))
+    (tmp_path / "m.gguf").write_bytes(b.gguf(kvs, b.llama_tensors()))
+    tensors = [replace(tensor, data=tensor.data[::-1]) for tensor in b.llama_tensors()]
+    (tmp_path / "donor.gguf").write_bytes(b.gguf(kvs, tensors))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    command = [sys.executable, "-c", _TWO.format(suffix=suffix), *line]
+    done = subprocess.run(command, env=environment(), capture_output=True, check=False, timeout=60)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+# --- threads that end late -------------------------------------------------------------------------------------------
+
+
+def test_no_byte_is_written_after_the_copying_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread in a write is waited for, however slow the disk: what undoes a change writes to the same place."""
+    monkeypatch.setattr("gguftool.storage.copying.GRACE", 0.1)
+    real, writing, over = streaming.write_fully, threading.Event(), threading.Event()
+    late: list[int] = []
+
+    def slow_disk(fd: int, data: memoryview, offset: int, *rest: object) -> None:
+        writing.set()
+        time.sleep(0.7)
+        late.append(offset) if over.is_set() else None
+        real(fd, data, offset, *rest)  # type: ignore[arg-type]
+
+    class Failing(SlowSource):
+        def stream(self, offset: int, length: int) -> Iterator[bytes]:
+            if offset:
+                writing.wait(5)
+                raise SourceError("the server is gone", source=self.name)
+            yield self.data[:length]
+
+    monkeypatch.setattr(streaming, "write_fully", slow_disk)
+    source = Failing(DATA)
+    copy = Copy(extent=Extent(source=source, offset=0, length=len(DATA)), offset=0)
+    with (tmp_path / "out").open("w+b") as out:
+        with pytest.raises(SourceError, match="gone"):
+            copy_all([copy], out.fileno(), jobs=2)
+        over.set()
+    for thread in threading.enumerate():
+        if thread.name == "copying":
+            thread.join(5)
+    assert writing.is_set()
+    assert not late

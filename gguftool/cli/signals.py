@@ -9,6 +9,7 @@ from gguftool.cli.output import remark
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 _publishing = False
+_stopping = False
 
 
 class Interrupted(BaseException):
@@ -33,7 +34,11 @@ def publishing() -> None:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
+    global _stopping  # noqa: PLW0603
     signal.signal(number, signal.SIG_DFL)  # a second Ctrl-C ends it at once
+    if _stopping:
+        return  # another kind, as systems send two on the way down: undoing what the first interrupted goes on
     if not _publishing:
+        _stopping = True
         raise Interrupted(number)
     remark(f"{signal.Signals(number).name} came when all was written; a second one ends the run at once")
