@@ -10,14 +10,13 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-
 from pathlib import Path
 
 import builders as b
 import pytest
 from builders import filler
 from remote_source import SlowSource
-from support import environment, run_gguftool
+from support import environment
 
 from gguftool.errors import SourceError
 from gguftool.storage import execute as executing
