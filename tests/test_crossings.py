@@ -22,6 +22,8 @@ from gguftool.errors import SourceError
 from gguftool.storage import execute as executing
 from gguftool.storage import landing, runs, streaming
 from gguftool.storage.copying import copy_all
+from gguftool.storage.digests import digest_all
+from gguftool.storage.digests import whole as whole_of
 from gguftool.storage.execute import Options, execute
 from gguftool.storage.local import helper_path
 from gguftool.storage.plan import Copy, OutputFile, Plan
@@ -205,3 +207,21 @@ def test_no_byte_is_written_after_the_copying_has_failed(tmp_path: Path, monkeyp
             thread.join(5)
     assert writing.is_set()
     assert not late
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_hashing_ends_with_its_first_error_and_not_with_its_longest_file(jobs: int) -> None:
+    class Endless(SlowSource):
+        @property
+        def size(self) -> int:
+            return 1 << 50
+
+        def read_at(self, offset: int, length: int) -> bytes:
+            return bytes(length)
+
+    class Broken(SlowSource):
+        def read_at(self, offset: int, length: int) -> bytes:
+            raise SourceError("the server is gone", source=self.name, offset=offset)
+
+    with pytest.raises(SourceError, match="gone"):
+        digest_all([[whole_of(Broken(DATA))], [whole_of(Endless(DATA))], [whole_of(Endless(DATA))]], jobs)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 from gguftool.errors import SourceError
 from gguftool.storage.positional import read_into
@@ -42,9 +43,22 @@ def digest(extents: Iterable[Extent], progress: Progress = no_progress) -> str:
 def digest_all(
     works: Sequence[Sequence[Extent]], jobs: int | None = None, progress: Progress = no_progress
 ) -> tuple[str, ...]:
-    """Return the digest of each of `works`, in their order, `jobs` at a time (default: one a core)."""
+    """Return the digest of each of `works`, in their order, `jobs` at a time (default: one a core).
+
+    An error of one of them, or a signal, ends all: none is hashed to its end then.
+    """
+    over = threading.Event()
+
+    def go_on(nbytes: int) -> None:
+        if over.is_set():
+            raise CancelledError
+        progress(nbytes)
+
     with ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as pool:
-        return tuple(pool.map(lambda work: digest(work, progress), works))
+        try:
+            return tuple(pool.map(lambda work: digest(work, go_on), works))
+        finally:
+            over.set()
 
 
 def whole(source: Source) -> Extent:
