@@ -173,6 +173,28 @@ def test_a_signal_of_another_kind_does_not_interrupt_the_undoing(
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+_AT_THE_END = """
+import atexit, os, signal
+from gguftool.cli.main import main
+atexit.register(lambda: os.kill(os.getpid(), signal.{name}))
+main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+@pytest.mark.parametrize(("line", "code"), [(["merge", "m.gguf", "-o", "x.gguf"], 0), (["dump", "none.gguf"], 2)])
+def test_a_signal_while_the_interpreter_ends_does_not_change_what_is_said(
+    name: str, line: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.gguf").write_bytes(b.small_model())
+    command = [sys.executable, "-c", _AT_THE_END.format(name=name), *line]
+    done = subprocess.run(command, env=environment(), capture_output=True, check=False, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert b"Interrupted" not in done.stderr
+    assert (tmp_path / "x.gguf").exists() == (code == 0)
+
+
 # --- threads that end late -------------------------------------------------------------------------------------------
 
 

@@ -27,6 +27,13 @@ def install() -> None:
             signal.signal(getattr(signal, name), _interrupt)
 
 
+def over() -> None:
+    """From now on signals change nothing: the exit code is known, and the interpreter only has to go."""
+    for name in _NAMES:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 def publishing() -> None:
     """From now on the run goes to its end: exit codes of a signal would deny that the outputs are there."""
     global _publishing  # noqa: PLW0603 - signals are the process's
