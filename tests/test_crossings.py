@@ -16,7 +16,7 @@ import builders as b
 import pytest
 from builders import filler
 from remote_source import SlowSource
-from support import environment
+from support import environment, run_gguftool
 
 from gguftool.errors import SourceError
 from gguftool.storage import execute as executing
@@ -193,6 +193,43 @@ def test_a_signal_while_the_interpreter_ends_does_not_change_what_is_said(
     assert done.returncode == code, done.stderr
     assert b"Interrupted" not in done.stderr
     assert (tmp_path / "x.gguf").exists() == (code == 0)
+
+
+_FEW_THREADS = """
+import threading
+real, left = threading.Thread.start, [{allowed}]
+def start(thread):
+    if not left[0]:
+        raise RuntimeError("can't start new thread")
+    left[0] -= 1
+    real(thread)
+threading.Thread.start = start
+from gguftool.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("allowed", [0, 1])
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["merge", "m.gguf", "-o", "x.gguf", "--hash", "--jobs", "4"],
+        ["hash", "m.gguf", "--jobs", "4"],
+        ["diff", "m.gguf", "n.gguf", "--data"],
+    ],
+    ids=" ".join,
+)
+def test_fewer_threads_than_wanted_only_cost_time(
+    allowed: int, line: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("m.gguf", "n.gguf"):
+        (tmp_path / name).write_bytes(b.gguf(b.llama_kvs(), b.llama_tensors()))
+    wanted = run_gguftool(*line)
+    (tmp_path / "x.gguf").unlink(missing_ok=True)
+    command = [sys.executable, "-c", _FEW_THREADS.format(allowed=allowed), *line]
+    done = subprocess.run(command, env=environment(), capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout) == (wanted.returncode, wanted.stdout), done.stderr
 
 
 # --- threads that end late -------------------------------------------------------------------------------------------

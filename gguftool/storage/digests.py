@@ -6,9 +6,10 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 
 from gguftool.errors import SourceError
+from gguftool.storage.pool import Pool
 from gguftool.storage.positional import read_into
 from gguftool.storage.source import Extent, Source
 
@@ -54,7 +55,7 @@ def digest_all(
             raise CancelledError
         progress(nbytes)
 
-    with ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as pool:
+    with Pool(max_workers=jobs or os.cpu_count() or 1) as pool:
         try:
             return tuple(pool.map(lambda work: digest(work, go_on), works))
         finally:
