@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from builders import filler
 from remote_source import SlowSource
 from support import environment, run_gguftool
 
-from gguftool.errors import SourceError
+from gguftool.errors import ExecuteError, SourceError
 from gguftool.storage import execute as executing
 from gguftool.storage import landing, runs, streaming
 from gguftool.storage.copying import copy_all
@@ -95,6 +96,27 @@ def test_what_an_earlier_run_left_survives_a_signal_before_the_journal_is_read(
     execute(whole(path, again))
     assert again.served < len(DATA)
     assert path.read_bytes() == DATA
+
+
+def test_a_run_that_goes_on_and_is_given_up_leaves_no_part_of_the_earlier_one(tmp_path: Path) -> None:
+    def plan(source: SlowSource) -> Plan:
+        plans = [whole(tmp_path / f"out{number}", source) for number in range(4)]
+        return Plan(outputs=tuple(plan.outputs[0] for plan in plans), inputs=(source,))
+
+    class FullDisk(SlowSource):
+        def stream(self, offset: int, length: int) -> Iterator[bytes]:
+            raise OSError(errno.ENOSPC, "full")
+
+        def read_at(self, offset: int, length: int) -> bytes:
+            return self.data[offset : offset + length]
+
+    with pytest.raises(SourceError):
+        execute(plan(SlowSource(DATA, fail_at=len(DATA) * 5 // 2)), Options(jobs=1))
+    helper_path(tmp_path / "out1", "part").unlink()
+    assert helper_path(tmp_path / "out2", "part").exists()
+    with pytest.raises(ExecuteError, match="disk is full"):
+        execute(plan(FullDisk(DATA)), Options(jobs=1))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_journal_says_nothing_of_a_part_file_that_was_made_after_it(tmp_path: Path) -> None:

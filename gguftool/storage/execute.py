@@ -22,7 +22,7 @@ from gguftool.storage.durable import bulk_sync, close_quietly, sync_file, sync_f
 from gguftool.storage.filling import Options, fill
 from gguftool.storage.hashing import Digests, Hashing, hash_finished
 from gguftool.storage.landing import Landing, believable, is_streamed, without
-from gguftool.storage.part import PartFile, create_part, refuse_busy, remove_quietly, take_over
+from gguftool.storage.part import PartFile, create_part, refuse_busy, remove_left_over, remove_quietly, take_over
 from gguftool.storage.pieces import bytes_below, pieces
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.positional import write_fully
@@ -124,9 +124,13 @@ class _Parts:
         return [self._parts[index] for index in _order(self._plan)]
 
     def remove(self) -> None:
-        """Remove those without a final name; one that cannot be removed stays."""
+        """Remove those without a final name, and what an earlier run left; one that cannot be removed stays."""
         for part in self._parts.values():
             remove_quietly(part.path)
+        for index, output in enumerate(self._plan.outputs):
+            if index not in self._parts:
+                with contextlib.suppress(OSError, ExecuteError):
+                    remove_left_over(output.path)
 
 
 def _order(plan: Plan) -> tuple[int, ...]:
