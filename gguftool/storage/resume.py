@@ -27,7 +27,9 @@ from gguftool.storage.plan import OutputFile, Plan
 _VERSION = "gguftool resume 1"
 _ANEW = "anew"
 _MAX_JOURNAL = 256 << 20  # bytes; a run of 2 TB over 65,535 files writes some 10 million
-_PROBE = 64 << 10  # bytes below a watermark that are compared with their source before they are trusted
+_PROBE = (
+    64 << 10
+)  # bytes below a watermark, or the end of a range, that are compared with their source before they are trusted
 
 
 def resume_path(plan: Plan) -> Path:
@@ -220,9 +222,9 @@ def remove_resume(plan: Plan) -> None:
     remove_quietly(path)
 
 
-def agrees(part: PartFile, output: OutputFile, mark: int) -> bool:
-    """Whether the last bytes of `part` below `mark` are those that the plan wants there."""
-    start = max(0, mark - _PROBE)
+def agrees(part: PartFile, output: OutputFile, mark: int, floor: int = 0) -> bool:
+    """Whether the last bytes of `part` from `floor` on and below `mark` are those that the plan wants there."""
+    start = max(floor, mark - _PROBE)
     wanted = [(len(output.head[start:mark]), start, output.head[start:mark])] if start < len(output.head) else []
     for copy in output.copies:
         begin, end = max(start, copy.offset), min(mark, copy.offset + copy.extent.length)
