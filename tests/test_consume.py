@@ -248,7 +248,6 @@ def test_after_a_removal_only_the_same_command_goes_on(tmp_path: Path, monkeypat
         ["edit", other, "--set", "general.name=str:x", "-o", out, "--force"],
         ["merge", other, "-o", out, "--consume", "--yes"],
         [*command, "--no-resume"],
-        [*command, "--force"],
         [*command, "--provenance"],
         [*command, "--align", "4096"],
     ):
@@ -427,6 +426,36 @@ def test_a_source_that_is_another_when_it_goes_on_is_an_error_and_all_stays(
     assert (tmp_path / "out.gguf").read_bytes() == wanted
 
 
+@pytest.mark.parametrize("change", ["touch", "rewrite", "remove"])
+def test_a_source_that_stays_is_not_needed_once_its_bytes_are_safe(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = next(case for case in CONSUME_CASES if case.mixed)
+    (tmp_path / "wanted").mkdir()
+    wanted = case.wanted(tmp_path / "wanted")
+    case.set_up(tmp_path)
+    begun = case.plan(tmp_path)
+    stays = [step.source.name for step in begun.consume.steps if not step.frees] if begun.consume else []
+    assert str(tmp_path / "donor.gguf") in stays
+    with monkeypatch.context() as patch:
+        patch.setattr(consuming, "_publish_only_copies", raise_stop)
+        with pytest.raises(Stop):
+            execute.execute(begun)
+    path = tmp_path / "donor.gguf"
+    if change == "touch":
+        os.utime(path, ns=(1, 1))
+    elif change == "rewrite":
+        path.write_bytes(b"another")
+    else:
+        path.unlink()
+    case.run(tmp_path)
+    assert (tmp_path / case.output).read_bytes() == wanted[case.output]
+
+
+def raise_stop(*_arguments: object) -> None:
+    raise Stop
+
+
 def test_a_damaged_journal_removes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted, _, command = half_done(tmp_path, monkeypatch)
     request = Request(models=(command[1],))
@@ -517,6 +546,20 @@ def test_a_file_that_came_back_under_a_removed_name_stays(tmp_path: Path, monkey
     back.write_bytes(b"downloaded again, another")
     assert run_gguftool(*command).returncode == 0
     assert back.read_bytes() == b"downloaded again, another"
+    assert (tmp_path / "out.gguf").read_bytes() == wanted
+
+
+def test_an_output_that_came_meanwhile_is_replaced_with_force_as_the_error_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted, _, command = half_done(tmp_path, monkeypatch)
+    (tmp_path / "out.gguf").write_bytes(b"somebody else's")
+    refused = run_gguftool(*command)
+    assert refused.returncode == 2
+    assert b"--force replaces it" in refused.stderr
+    assert (tmp_path / "out.gguf").read_bytes() == b"somebody else's"
+    done = run_gguftool(*command, "--force")
+    assert done.returncode == 0, done.stderr
     assert (tmp_path / "out.gguf").read_bytes() == wanted
 
 

@@ -59,6 +59,25 @@ def size_of(path: Path, name: str) -> int:
     return next(int(tensor["nbytes"]) for tensor in dumped["tensors"] if tensor["name"] == name)
 
 
+@pytest.mark.parametrize("more", [["--yes"], ["--dry-run"], []])
+def test_consume_with_a_remote_donor_is_refused_before_it_asks_or_promises(
+    more: list[str], served: Path, nginx: Start, tmp_path: Path
+) -> None:
+    url = nginx(served).url("model-Q4_0.gguf")
+    whole = tmp_path / "in.gguf"
+    whole.write_bytes((served / "model-Q8_0.gguf").read_bytes())
+    good("split", whole, tmp_path / "set", "--max-tensors", "20")
+    before = sorted(tmp_path.iterdir())
+    (first, *_) = tmp_path.glob("set-00001-*")
+    recipe = tmp_path / "r.txt"
+    recipe.write_text("blk.7.=@far\n.=@near\n")
+    line = ["merge", f"near={first}", f"far={url}", "--recipe", recipe, "-o", tmp_path / "o.gguf", "--consume"]
+    done = run(*line, *more)
+    assert done.returncode == 2
+    assert b"local inputs alone" in done.stderr
+    assert sorted(path for path in tmp_path.iterdir() if path != recipe) == before
+
+
 def test_swap_of_one_tensor_moves_its_bytes_and_a_header(served: Path, nginx: Start, tmp_path: Path) -> None:
     server = nginx(served)
     name = "blk.7.ffn_down.weight"

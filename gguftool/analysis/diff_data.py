@@ -11,7 +11,6 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -25,6 +24,7 @@ from gguftool.format.imatrix import Imatrix, ImatrixEntry
 from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Model, Tensor
 from gguftool.model.roles import place_of
+from gguftool.storage.pool import Pool
 
 if TYPE_CHECKING:
     import numpy as np
@@ -205,7 +205,7 @@ def _in_threads(pairs: Sequence[tuple[str, _Side, _Side]], options: DataOptions)
     def measure(pair: tuple[str, _Side, _Side]) -> _Measured:
         return _compare(*pair, progress=_Progress(progress), imatrix=options.imatrix)
 
-    pool = ThreadPoolExecutor(max_workers=options.jobs or min(4, os.cpu_count() or 1))
+    pool = Pool(max_workers=options.jobs or min(4, os.cpu_count() or 1))
     try:
         return list(pool.map(measure, pairs))
     except BaseException:

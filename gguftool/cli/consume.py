@@ -26,6 +26,7 @@ _OF_A_RUN = frozenset(
         "no_verify",
         "jobs",
         "dry_run",
+        "force",
         "no_sync",
         "no_resume",
         "hash_",

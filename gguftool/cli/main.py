@@ -10,7 +10,7 @@ import sys
 from typing import NoReturn
 
 from gguftool.cli.output import ReaderGone, drop_stdout, fail, prepare_streams
-from gguftool.cli.signals import Interrupted, install
+from gguftool.cli.signals import Interrupted, install, over
 from gguftool.errors import GGUFToolError
 
 
@@ -19,7 +19,7 @@ def main() -> NoReturn:
     prepare_streams()
     install()
     try:
-        code = _run()
+        code = _flush(_run())
     except Interrupted as signalled:
         fail(f"stopped by {signal.Signals(signalled.number).name}; nothing was left under a final name")
         code = 128 + signalled.number
@@ -32,7 +32,10 @@ def main() -> NoReturn:
     except RecursionError:
         fail("the input is nested too deeply")
         code = 2
-    sys.exit(_flush(code))
+    code = _flush(code)
+    if code < 128:  # after a signal, a second one still ends the run at once
+        over()
+    sys.exit(code)
 
 
 def _run() -> int:

@@ -9,6 +9,7 @@ from gguftool.cli.output import remark
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
 _publishing = False
+_stopping = False
 
 
 class Interrupted(BaseException):
@@ -26,6 +27,13 @@ def install() -> None:
             signal.signal(getattr(signal, name), _interrupt)
 
 
+def over() -> None:
+    """From now on signals change nothing: the exit code is known, and the interpreter only has to go."""
+    for name in _NAMES:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
 def publishing() -> None:
     """From now on the run goes to its end: exit codes of a signal would deny that the outputs are there."""
     global _publishing  # noqa: PLW0603 - signals are the process's
@@ -33,7 +41,11 @@ def publishing() -> None:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
+    global _stopping  # noqa: PLW0603
     signal.signal(number, signal.SIG_DFL)  # a second Ctrl-C ends it at once
+    if _stopping:
+        return  # another kind, as systems send two on the way down: undoing what the first interrupted goes on
     if not _publishing:
+        _stopping = True
         raise Interrupted(number)
     remark(f"{signal.Signals(number).name} came when all was written; a second one ends the run at once")

@@ -57,10 +57,13 @@ def write_consuming(
             try:
                 check_targets(plan, force=options.force)
                 check_room(run)
-                check_sources(plan.inputs)
+                # A source whose bytes were safe before is not needed: they are compared with their digest.
+                copied = _copied(run)
+                needed = tuple(source for source in plan.inputs if source not in copied)
+                check_sources(needed)
                 _fill_only_copies(run, options)
                 gone = {step.source.identity for step in run.steps if step.frees}
-                check_sources(tuple(source for source in plan.inputs if source.identity not in gone))
+                check_sources(tuple(source for source in needed if source.identity not in gone))
                 digests = hash_finished(run.plan, options, [only_copy_path(output.path) for output in run.plan.outputs])
                 _publish_only_copies(run, options)
             except HalfwayError:
@@ -88,6 +91,15 @@ def _begin(plan: Plan, consume: Consume, cleanup: contextlib.ExitStack, write: W
     if run is None or run.begun.consume.begun != begun:
         raise ExecuteError("another run was here meanwhile; run it again", source=str(consume.anchor))
     return run
+
+
+def _copied(run: Consuming) -> set[Source]:
+    """Return the sources that an earlier run copied, and that stay or are gone."""
+    return {
+        step.source
+        for number, step in enumerate(run.steps)
+        if number in run.begun.copied and (run.is_freed(number) or not step.frees)
+    }
 
 
 def _fill_only_copies(run: Consuming, options: Options) -> None:

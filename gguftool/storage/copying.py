@@ -96,6 +96,7 @@ def copy_works(
         join_all(helpers)
         join_all(remote, GRACE)
         for lane in lanes:
+            lane.settle()
             lane.close()
     if tally.error is not None:
         raise tally.error

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError
 
 from gguftool.errors import SourceError
+from gguftool.storage.pool import Pool
 from gguftool.storage.positional import read_into
 from gguftool.storage.source import Extent, Source
 
@@ -42,9 +44,22 @@ def digest(extents: Iterable[Extent], progress: Progress = no_progress) -> str:
 def digest_all(
     works: Sequence[Sequence[Extent]], jobs: int | None = None, progress: Progress = no_progress
 ) -> tuple[str, ...]:
-    """Return the digest of each of `works`, in their order, `jobs` at a time (default: one a core)."""
-    with ThreadPoolExecutor(max_workers=jobs or os.cpu_count() or 1) as pool:
-        return tuple(pool.map(lambda work: digest(work, progress), works))
+    """Return the digest of each of `works`, in their order, `jobs` at a time (default: one a core).
+
+    An error of one of them, or a signal, ends all: none is hashed to its end then.
+    """
+    over = threading.Event()
+
+    def go_on(nbytes: int) -> None:
+        if over.is_set():
+            raise CancelledError
+        progress(nbytes)
+
+    with Pool(max_workers=jobs or os.cpu_count() or 1) as pool:
+        try:
+            return tuple(pool.map(lambda work: digest(work, go_on), works))
+        finally:
+            over.set()
 
 
 def whole(source: Source) -> Extent:

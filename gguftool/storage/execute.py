@@ -23,7 +23,7 @@ from gguftool.storage.durable import bulk_sync, close_quietly, sync_file, sync_f
 from gguftool.storage.filling import Options, fill
 from gguftool.storage.hashing import Digests, Hashing, hash_finished
 from gguftool.storage.landing import Landing, believable, is_streamed, without
-from gguftool.storage.part import PartFile, create_part, refuse_busy, remove_quietly, take_over
+from gguftool.storage.part import PartFile, create_part, refuse_busy, remove_left_over, remove_quietly, take_over
 from gguftool.storage.pieces import bytes_below, pieces
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.positional import write_fully
@@ -131,9 +131,13 @@ class _Parts:
         return [self._parts[index] for index in _order(self._plan)]
 
     def remove(self) -> None:
-        """Remove those without a final name; one that cannot be removed stays."""
+        """Remove those without a final name, and what an earlier run left; one that cannot be removed stays."""
         for part in self._parts.values():
             remove_quietly(part.path)
+        for index, output in enumerate(self._plan.outputs):
+            if index not in self._parts:
+                with contextlib.suppress(OSError, ExecuteError):
+                    remove_left_over(output.path)
 
 
 def _order(plan: Plan) -> tuple[int, ...]:
@@ -166,7 +170,8 @@ def _write_anew(plan: Plan, options: Options) -> Digests | None:
         except HalfwayError:
             raise
         except BaseException as error:
-            _give_up(plan, parts, log, error, options)
+            if log is not None or not found:  # before the journal is read, what was there is not this run's to remove
+                _give_up(plan, parts, log, error, options)
             raise
         return digests
 
@@ -251,6 +256,8 @@ def _write_batch(
     for index, part, is_old in opened:
         output = log.plan.outputs[index]
         start = _begin_part(part, output, log.known.get(index, 0)) if is_old else 0
+        if not start:
+            log.forget(index)
         skipped += bytes_below(output, start)
         hashing.reached(index, part.path, start)
         steps.append(_steps(index, part, output, start, min(log.step, hashing.piece)))
@@ -295,12 +302,16 @@ def _write_streamed(
     """Write what output `index` lacks, noting ranges as they land; return how many bytes an earlier run had copied."""
     output = log.plan.outputs[index]
     there = believable(part, output, log.ranges.get(index, ())) if is_old else ()
+    if not there:
+        log.forget(index)
+        os.ftruncate(part.fd, 0)  # what another plan left would show in the padding
+        os.ftruncate(part.fd, output.size)
     rest = replace(output, copies=without(output.copies, there))
     skipped = sum(copy.extent.length for copy in output.copies) - sum(copy.extent.length for copy in rest.copies)
     options.progress(skipped)
     landing = Landing(log, index, part) if options.sync else None
     try:
-        fill([(part, rest)], options, sync=log.sync_data is None, watch=landing, fresh=not is_old)
+        fill([(part, rest)], options, sync=log.sync_data is None, watch=landing, fresh=not there)
     except BaseException as error:
         if landing is not None and worth_keeping(error, log.plan.inputs):
             landing.note_quietly()

@@ -16,7 +16,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from gguftool.storage.digests import update
 from gguftool.storage.durable import close_quietly
 from gguftool.storage.filling import Options
 from gguftool.storage.plan import Plan
+from gguftool.storage.pool import Pool
 
 _PIECE = 256 << 20  # bytes; hashers are behind the copy by two pieces at most, which should still be in memory
 _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
@@ -71,7 +72,7 @@ class Hashing:
         self._new: dict[int, int] = {}
         self._new_bytes = 0
         self._jobs = jobs or os.cpu_count() or 1
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: Pool | None = None
         self._running: list[Future[None]] = []
 
     @property
@@ -119,7 +120,7 @@ class Hashing:
         # Those of whole files first: they keep their cores busy while others go through the ranges.
         followers = [follower for index in self._new for follower in self._of_output.get(index, ())]
         self._new, self._new_bytes = {}, 0
-        self._pool = self._pool or ThreadPoolExecutor(max_workers=self._jobs, thread_name_prefix="hashing")
+        self._pool = self._pool or Pool(max_workers=self._jobs, thread_name_prefix="hashing")
         whole = [self._whole] if self._whole is not None else []
         self._running = [self._pool.submit(follower.go_on, self._grown) for follower in (*whole, *followers)]
 

@@ -8,7 +8,6 @@ go on, and then the ranges that had landed before are noted.  What a kill costs 
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -16,12 +15,11 @@ from collections.abc import Iterable, Sequence
 from gguftool.storage.durable import sync_file
 from gguftool.storage.part import PartFile
 from gguftool.storage.plan import Copy, OutputFile
-from gguftool.storage.resume import ResumeLog
+from gguftool.storage.resume import ResumeLog, agrees
 from gguftool.storage.runs import part_of
 
 STEP = 16 << 20  # bytes after which what has landed is made durable and noted,
 _SHORTEST, _LONGEST = 0.25, 2.0  # but not sooner than this many seconds after the last time, nor later
-_PROBE = 64 << 10  # bytes at the end of the last range noted that are compared before any is believed
 
 Ranges = Sequence[tuple[int, int]]
 
@@ -85,18 +83,7 @@ def believable(part: PartFile, output: OutputFile, noted: Ranges) -> tuple[tuple
     if not noted:
         return ()
     start, end = noted[-1]
-    start = max(start, end - _PROBE)
-    return joined(noted) if _agrees(part, output, start, end) else ()
-
-
-def _agrees(part: PartFile, output: OutputFile, start: int, end: int) -> bool:
-    for copy in output.copies:
-        begin, stop = max(start, copy.offset), min(end, copy.offset + copy.extent.length)
-        if begin < stop:
-            place = copy.extent.offset + begin - copy.offset
-            if os.pread(part.fd, stop - begin, begin) != copy.extent.source.read_at(place, stop - begin):
-                return False
-    return True
+    return joined(noted) if agrees(part, output, end, start) else ()
 
 
 def joined(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

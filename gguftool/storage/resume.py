@@ -1,7 +1,8 @@
 """The resume journal: how far each part file of an unfinished run is complete and durable.
 
 The first line says what the plan was (fingerprint, sources, outputs), each other one ``INDEX OFFSET``: output INDEX is
-complete below OFFSET, or ``INDEX START END``: that range of it is there (see `landing`).  A line is appended only after
+complete below OFFSET, or ``INDEX START END``: that range of it is there (see `landing`), or ``INDEX anew``: it is begun
+anew, and the lines before say nothing of it.  A line is appended only after
 the data it speaks of is durable, and a torn line says less, never more; so whatever interrupted the run, what the
 journal says is true.  It is made at the first checkpoint: short runs leave none.  Kept beside the first output; the
 lock of that output's part file is the lock of the journal.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,11 @@ from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.source import ChangedError
 
 _VERSION = "gguftool resume 1"
+_ANEW = "anew"
 _MAX_JOURNAL = 256 << 20  # bytes; a run of 2 TB over 65,535 files writes some 10 million
-_PROBE = 64 << 10  # bytes below a watermark that are compared with their source before they are trusted
+_PROBE = (
+    64 << 10
+)  # bytes below a watermark, or the end of a range, that are compared with their source before they are trusted
 
 
 def resume_path(plan: Plan) -> Path:
@@ -69,6 +73,11 @@ class ResumeLog:
         """Record at once that these (start, end) of output `index`, durable by now, are there."""
         if ranges:
             self._append("".join(f"{index} {start} {end}\n" for start, end in ranges).encode())
+
+    def forget(self, index: int) -> None:
+        """Record, before output `index` is written anew, that nothing of it is there."""
+        if index in self.known or index in self.ranges:
+            self._append(f"{index} {_ANEW}\n".encode())
 
     def _append(self, data: bytes) -> None:
         new = self._fd is None
@@ -128,12 +137,16 @@ def read_resume(plan: Plan) -> dict[int, int]:
             "--no-resume removes them and starts anew",
             source=str(plan.outputs[0].path),
         )
+    return _watermarks(lines, plan)
+
+
+def _watermarks(lines: Sequence[bytes], plan: Plan) -> dict[int, int]:
     known: dict[int, int] = {}
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            index, offset = (int(number) for number in line.split(b" "))
-            if 0 <= index < len(plan.outputs) and offset <= plan.outputs[index].size:
-                known[index] = max(offset, known.get(index, 0))
+    for index, numbers in _lines(lines, plan):
+        if not numbers:
+            known.pop(index, None)
+        elif len(numbers) == 1 and numbers[0] <= plan.outputs[index].size:
+            known[index] = max(numbers[0], known.get(index, 0))
     return known
 
 
@@ -148,12 +161,23 @@ def read_ranges(plan: Plan) -> dict[int, list[tuple[int, int]]]:
             _, *lines = file.read(_MAX_JOURNAL).split(b"\n")
     except FileNotFoundError:
         return found
-    for line in lines:
-        with contextlib.suppress(ValueError):
-            index, start, end = (int(number) for number in line.split(b" "))
-            if 0 <= index < len(plan.outputs) and 0 <= start < end <= plan.outputs[index].size:
-                found.setdefault(index, []).append((start, end))
+    for index, numbers in _lines(lines, plan):
+        if not numbers:
+            found.pop(index, None)
+        elif len(numbers) == 2 and numbers[0] < numbers[1] <= plan.outputs[index].size:
+            found.setdefault(index, []).append((numbers[0], numbers[1]))
     return found
+
+
+def _lines(lines: Sequence[bytes], plan: Plan) -> Iterator[tuple[int, tuple[int, ...]]]:
+    """Yield the output that each line is about, and its numbers; none where it is begun anew. Torn lines fall away."""
+    for line in lines:
+        first, *words = line.split(b" ")
+        with contextlib.suppress(ValueError):
+            numbers = () if words == [_ANEW.encode()] else tuple(int(word) for word in words)
+            index = int(first)
+            if 0 <= index < len(plan.outputs) and words and all(number >= 0 for number in numbers):
+                yield index, numbers
 
 
 def _parse_first(line: bytes) -> dict[str, Any] | None:
@@ -199,9 +223,9 @@ def remove_resume(plan: Plan) -> None:
     remove_quietly(path)
 
 
-def agrees(part: PartFile, output: OutputFile, mark: int) -> bool:
-    """Whether the last bytes of `part` below `mark` are those that the plan wants there."""
-    start = max(0, mark - _PROBE)
+def agrees(part: PartFile, output: OutputFile, mark: int, floor: int = 0) -> bool:
+    """Whether the last bytes of `part` from `floor` on and below `mark` are those that the plan wants there."""
+    start = max(floor, mark - _PROBE)
     wanted = [(len(output.head[start:mark]), start, output.head[start:mark])] if start < len(output.head) else []
     for copy in output.copies:
         begin, end = max(start, copy.offset), min(mark, copy.offset + copy.extent.length)

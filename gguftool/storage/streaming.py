@@ -2,7 +2,7 @@
 
 Every kind of source has a lane with as many threads as pay for it, so that computing does not wait for a server, nor
 local copies for either.  A thread that hangs in a dead connection when all is over is left behind: it writes through a
-descriptor of the lane's own, and not a byte once the work has stopped.
+descriptor of the lane's own, and not a byte once the lane is closed: one that is in a write then is waited for.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Lane:
         self._tally = tally
         self._durable = durable
         self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
+        self._writing: set[int] = set()  # threads
         self._users = 1
         self._fd = os.dup(target)
 
@@ -58,6 +60,12 @@ class Lane:
         """Make requests until there are none."""
         while (run := self._take()) is not None:
             self._carry(run)
+
+    def settle(self) -> None:
+        """After the stop: wait for writes that are under way; there will be no others."""
+        with self._idle:
+            while self._writing - {threading.get_ident()}:  # this one was interrupted by a signal, wherever it was
+                self._idle.wait(0.1)
 
     def close(self) -> None:
         """Close the descriptor as soon as the last thread is done with it."""
@@ -85,12 +93,11 @@ class Lane:
 
     def _carry(self, run: Run) -> None:
         """Stream one run and write its copies as the bytes come."""
-        writes, place, stopped = deque(run.copies), run.offset, self._tally.stop.is_set
+        writes, place = deque(run.copies), run.offset
         for data in run.source.stream(run.offset, run.length):
             for target, piece in _cut(memoryview(data), place, writes):
-                write_fully(self._fd, piece, target, stopped)
-                if stopped():
-                    return  # the piece may not be there as a whole
+                if not self._write(piece, target):
+                    return
                 self._tally.landed(target, len(piece))
             place += len(data)
         if place != run.offset + run.length:  # never publish a hole because a source counted wrong
@@ -100,6 +107,21 @@ class Lane:
         if self._durable:
             for copy in run.copies:
                 start_writeback(self._fd, copy.offset, copy.extent.length)
+
+    def _write(self, piece: memoryview, target: int) -> bool:
+        """Write one piece; return whether it is there as a whole, which it need not be where all has stopped."""
+        stopped = self._tally.stop.is_set
+        with self._lock:
+            if stopped():
+                return False
+            self._writing.add(threading.get_ident())
+        try:
+            write_fully(self._fd, piece, target, stopped)
+        finally:
+            with self._idle:
+                self._writing.discard(threading.get_ident())
+                self._idle.notify_all()
+        return not stopped()
 
 
 def _cut(view: memoryview, place: int, writes: deque[Copy]) -> Iterator[tuple[int, memoryview]]:

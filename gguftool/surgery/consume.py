@@ -9,6 +9,7 @@ from pathlib import Path
 from gguftool.errors import PlanError, listed
 from gguftool.model.model import Model, ModelFile, Sizing, Tensor
 from gguftool.storage.consume import why_kept
+from gguftool.storage.local import LocalSource
 from gguftool.storage.plan import Consume, Plan, Request, Step
 from gguftool.storage.source import Source
 from gguftool.surgery.truth import Chosen
@@ -20,8 +21,11 @@ def consuming(
     """Return `plan` so that it removes the files of `models` whose every tensor is among `chosen`; others are remarked.
 
     A file without tensors goes where its metadata, as `donor`'s, is in the output. Raises `PlanError` where nothing
-    can go.
+    can go, or the output takes bytes from a source that is not local: its journal has to be enough to go on.
     """
+    far = dict.fromkeys(source.name for source in _used(plan) if not isinstance(source, LocalSource))
+    if far:
+        raise PlanError(f"--consume goes with local inputs alone, fetch these first: {listed(tuple(far), 8)}")
     taken: dict[Source, dict[str, Tensor]] = {}
     for choice in chosen:
         taken.setdefault(choice.tensor.gap.source, {})[choice.tensor.info.name] = choice.tensor
@@ -58,7 +62,7 @@ def _why_needed(file: ModelFile, taken: dict[str, Tensor], donor: Model) -> str 
 
 def _steps(plan: Plan, goes: set[Source]) -> tuple[Step, ...]:
     """Return the order of copying: what goes makes room first, metadata last of that; then what stays."""
-    used = dict.fromkeys(copy.extent.source for output in plan.outputs for copy in output.copies)
+    used = _used(plan)
     first: Sequence[Source] = [source for source in used if source in goes]
     without_data = [source for source in plan.inputs if source in goes and source not in used]
     rest = [source for source in used if source not in goes]
@@ -66,3 +70,8 @@ def _steps(plan: Plan, goes: set[Source]) -> tuple[Step, ...]:
         *(Step(source=source, frees=True) for source in (*first, *without_data)),
         *(Step(source=source, frees=False) for source in rest),
     )
+
+
+def _used(plan: Plan) -> tuple[Source, ...]:
+    """Return the sources of the outputs' bytes, in the order of first use."""
+    return tuple(dict.fromkeys(copy.extent.source for output in plan.outputs for copy in output.copies))

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from gguftool.storage.tally import start
+
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -31,9 +33,9 @@ def in_parallel(items: Sequence[T], work: Callable[[T], U], jobs: int) -> list[U
             except BaseException as error:
                 errors[number] = error
 
-    threads = [threading.Thread(target=run, name="opening", daemon=True) for _ in range(min(jobs, len(items)))]
-    for thread in threads:
-        thread.start()
+    threads = start(run, min(jobs, len(items)))
+    if not threads:
+        run()  # no thread to be had
     for thread in threads:
         while thread.is_alive():  # in steps, so that a signal is heard on every system
             thread.join(0.2)
