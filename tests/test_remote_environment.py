@@ -1,0 +1,76 @@
+"""What the environment has wrong, or lacks, is one line at once, without a secret of it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import builders as b
+import pytest
+from rude_server import RudeServer
+from support import environment, one_error_line
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("GGUFTOOL_HTTP_PATIENCE", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+
+
+@pytest.fixture
+def rude() -> Iterator[RudeServer]:
+    with RudeServer({"m.gguf": b.small_model()}) as server:
+        yield server
+
+
+_BLOCKED = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == blocked:
+            raise ImportError(name)
+sys.meta_path.insert(0, Absent())
+blocked = sys.argv.pop(1)
+from gguftool.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("module", ["urllib3", "huggingface_hub", "fsspec"])
+def test_each_missing_package_is_one_line(rude: RudeServer, module: str) -> None:
+    name = "memory://m.gguf" if module == "fsspec" else rude.url("honest", "m.gguf")
+    command = [sys.executable, "-c", _BLOCKED, module, "dump", name]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60, env=environment())
+    assert done.returncode == 2
+    assert "pip install 'gguftool[hub]'" in one_error_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "name", "said"),
+    [
+        ("http_proxy", "http://me:open5esame@[::bad", "http://host.example/m.gguf", "proxy"),
+        ("http_proxy", "http://me:open5esame@127.0.0.1:1", "http://host.example/m.gguf", "proxy.*refused"),
+        ("REQUESTS_CA_BUNDLE", __file__, "https://127.0.0.1:1/m.gguf", "REQUESTS_CA_BUNDLE"),
+        ("HF_HUB_ETAG_TIMEOUT", "soon", "hf://org/repo/m.gguf", "HF_"),
+        ("HF_TOKEN", "hf_open5es\N{LATIN SMALL LETTER A WITH DIAERESIS}me", "hf://org/repo/m.gguf", "HF_TOKEN"),
+        ("HF_ENDPOINT", "hub", "hf://org/repo/m.gguf", "HF_ENDPOINT"),
+        ("HF_ENDPOINT", "hub", "http://127.0.0.1:1/m.gguf", "HF_ENDPOINT"),
+        ("HF_ENDPOINT", "http://127.0.0.1:1", "hf://org/repo/m.gguf", "refused"),
+        ("HF_ENDPOINT", "http://127.0.0.1:1", "hf://org/repo", "refused"),
+        ("LANG", "C", "http://127.0.0.1:1/m.gguf", "refused"),
+    ],
+)
+def test_a_wrong_environment_is_one_line_at_once(variable: str, value: str, name: str, said: str) -> None:
+    env = {**environment(), variable: value}
+    command = [sys.executable, "-m", "gguftool", "dump", name]
+    start = time.monotonic()
+    done = subprocess.run(command, capture_output=True, check=False, timeout=60, env=env)
+    assert done.returncode == 2, done.stderr.decode()
+    assert re.search(said, one_error_line(done.stderr))
+    assert b"open5es" not in done.stderr
+    assert time.monotonic() - start < 8  # patience is for servers that were there
