@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import builders as b
 import pytest
 from rude_server import RudeServer
-from support import environment, one_error_line
+from support import environment, one_error_line, run_gguftool
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +75,31 @@ def test_a_wrong_environment_is_one_line_at_once(variable: str, value: str, name
     assert re.search(said, one_error_line(done.stderr))
     assert b"open5es" not in done.stderr
     assert time.monotonic() - start < 8  # patience is for servers that were there
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("fetch", "M", "-o", "http://host.example/out.gguf"),
+        ("merge", "M", "-o", "file:///out.gguf"),
+        ("split", "M", "http://host.example/out"),
+        ("export", "M", "--tensor", ".", "-o", "s3://bucket/out.safetensors"),
+        ("report", "M", "--html", "hf://org/repo/page.html"),
+        ("recipe", "extract", "M", "-o", "http://host.example/my.recipe"),
+        ("fetch", "M", "--repair", "http://host.example/out.gguf"),
+    ],
+)
+def test_no_url_is_written_to_as_a_folder(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    (tmp_path / "m.gguf").write_bytes(b.small_model())
+    done = run_gguftool(*("m.gguf" if word == "M" else word for word in arguments), cwd=tmp_path)
+    assert done.returncode == 2
+    assert "give a path" in " ".join(done.stderr.decode().split())
+    assert [path.name for path in tmp_path.iterdir()] == ["m.gguf"]
+
+
+def test_a_recipe_at_an_address_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b.small_model())
+    with RudeServer({"my.recipe": b".=q8_0\n"}) as server:
+        done = run_gguftool("recipe", "check", server.url("honest", "my.recipe"), "--model", tmp_path / "m.gguf")
+    assert b"cannot open" not in done.stderr
+    assert done.returncode == 0, done.stderr.decode()
