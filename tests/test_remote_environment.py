@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -103,3 +104,29 @@ def test_a_recipe_at_an_address_is_checked(tmp_path: Path) -> None:
         done = run_gguftool("recipe", "check", server.url("honest", "my.recipe"), "--model", tmp_path / "m.gguf")
     assert b"cannot open" not in done.stderr
     assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.parametrize("name", ["hf:org/repo/m.gguf", "https:/host.example/m.gguf", "http:host.example/m.gguf"])
+def test_an_address_with_too_few_slashes_is_told_so(name: str) -> None:
+    assert "has // behind" in one_error_line(run_gguftool("dump", name).stderr)
+
+
+def test_a_space_in_an_address_is_told_how_to_write(rude: RudeServer) -> None:
+    assert "%20" in one_error_line(run_gguftool("dump", rude.url("honest", "a b.gguf")).stderr)
+
+
+def test_a_donor_with_a_query_is_known_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b.small_model())
+    name = json.loads(run_gguftool("dump", tmp_path / "m.gguf", "--json").stdout)["tensors"][0]["name"]
+    donor = tmp_path / "donor.safetensors"
+    assert run_gguftool("export", tmp_path / "m.gguf", "--tensor", name, "-o", donor).returncode == 0
+    with RudeServer({"donor.safetensors": donor.read_bytes(), "bad.safetensors": b"x" * 64}) as server:
+        for file, code in (("donor", 0), ("bad", 2)):
+            url = server.url("honest", f"{file}.safetensors").replace("http://", "http://me:open5esame@")
+            done = run_gguftool(
+                *("swap", tmp_path / "m.gguf", "--from", f"{url}?download=open5esame"),
+                *("--tensor", name, "-o", tmp_path / f"{file}.gguf"),
+            )
+            assert done.returncode == code, done.stderr.decode()
+            assert b"open5es" not in done.stderr
+            assert b"not a GGUF" not in done.stderr

@@ -237,7 +237,7 @@ def _refused(error: wire.BrokenError, name: str) -> tuple[SourceError | None, st
         return None, response.headers.get("Retry-After")
     code = printable(response.headers.get("X-Error-Code", ""), 40)
     words = {
-        "RevisionNotFoundError": "the repository has no such revision",
+        "RevisionNotFoundError": "the repository has no such revision; slashes in one are written as %2F",
         "GatedRepoError": "the model is gated: accept its terms on its page, then: hf auth login",
         "RepositoryNotFoundError": "no such repository, or it is private and needs a token: hf auth login",
         "DisabledRepoError": "the repository was disabled",
