@@ -130,3 +130,14 @@ def test_a_donor_with_a_query_is_known_by_its_name(tmp_path: Path) -> None:
             assert done.returncode == code, done.stderr.decode()
             assert b"open5es" not in done.stderr
             assert b"not a GGUF" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["dump", "check", "report", "fetch"])
+def test_a_name_does_not_cause_requests_without_end(tmp_path: Path, command: str) -> None:
+    name = "m-00002-of-99999.gguf"
+    with RudeServer({name: b.small_model()}) as server:
+        output = ("-o", tmp_path / "out.gguf") if command == "fetch" else ()
+        done = run_gguftool(command, server.url("honest", name), *output, timeout=20)
+        assert done.returncode == 2
+        assert "--this-file-only" in (done.stdout + done.stderr).decode()
+        assert len(server.requests) < 3

@@ -39,6 +39,7 @@ _SUFFIX = ".gguf"
 _FIRST_READ = 4 << 10  # holds the head of a shard; a model's head needs one or two larger reads
 _GROWTH = 16
 _REMOTE_READS = 3  # after so many guesses each read is as large as may be
+_MOST_ASKED_FOR = 4096  # shards of a web server, one request each; published sets have up to 2,000
 _FIRST_READ_OF_SHARD = 64 << 10  # of remote shards behind the first, which carry no vocabulary
 
 
@@ -207,6 +208,12 @@ def _gates(names: Iterable[str]) -> set[Path]:
 def _shards_beside(name: str, shard: ShardName) -> tuple[str, ...]:
     """Return the names of the set's shards that lie beside `name`; all that there can be, where nobody can be asked."""
     if not can_list(name):
+        if shard.count > _MOST_ASKED_FOR:
+            raise SourceError(
+                f"is by its name of {shard.count:,} shards; a web server cannot be asked which it has, and more "
+                f"than {_MOST_ASKED_FOR:,} are not tried: --this-file-only opens it alone",
+                source=without_secrets(name),
+            )
         return tuple(renamed(name, str(replace(shard, number=number))) for number in range(1, shard.count + 1))
     beside = ((other, _shard_of(other)) for other in siblings(name, _SUFFIX))
     wanted = (shard.prefix, shard.count)
