@@ -224,3 +224,15 @@ def test_check_tells_what_a_viewer_would_see(hub: HubServer, ask: Ask) -> None:
     assert done.returncode in {1, 2}
     assert b"status 206" in done.stdout + done.stderr or b"status 200" in done.stdout + done.stderr
     json.loads(done.stdout or b"{}")
+
+
+def test_a_folder_of_several_models_is_refused_before_any_is_opened(
+    hub: HubServer, ask: Ask, files: dict[str, bytes]
+) -> None:
+    many = {f"model-{kind}.gguf": files["big.gguf"] for kind in ("Q4_0", "Q8_0", "F16")}
+    hub.repos["org/many"] = Repo.of({**many, **{name: data for name, data in files.items() if name.startswith("Q4/")}})
+    done = ask("dump", "hf://org/many")
+    assert done.returncode == 2
+    assert "3 models lie here" in one_error_line(done.stderr)
+    assert not [request for request in hub.requests if "/resolve/" in request.path]
+    assert ask("dump", "hf://org/many/*Q8_0*.gguf").returncode == 0

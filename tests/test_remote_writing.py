@@ -310,3 +310,12 @@ def test_a_set_of_the_hub_comes_merged_or_as_it_is(tmp_path: Path) -> None:
     good("merge", tmp_path / "set", "-o", tmp_path / "merged.gguf")
     digests = {hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() for name in ("one.gguf", "merged.gguf")}
     assert len(digests) == 1
+
+
+def test_hashing_reads_each_byte_once(nginx: Start, served: Path) -> None:
+    server = nginx(served)
+    remote = good("hash", server.url("large.gguf"))
+    assert remote.stdout == good("hash", served / "large.gguf").stdout
+    size = (served / "large.gguf").stat().st_size
+    assert server.sent <= size + 2 * MIB
+    assert len(server.log()) <= N_TENSORS + 2

@@ -23,9 +23,9 @@ from gguftool.format.maps import MapEntry, parse_map
 from gguftool.model.maps import MapIndex
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.opening import open_model
-from gguftool.storage.digests import Progress, digest_all, no_progress, whole
+from gguftool.storage.digests import Progress, digest_all, digest_once, no_progress, whole
 from gguftool.storage.execute import Receipt
-from gguftool.storage.locate import open_source
+from gguftool.storage.locate import are_remote, open_source
 from gguftool.storage.source import Extent
 
 _MAX_MANIFEST = 64 << 20  # bytes
@@ -53,8 +53,10 @@ def hash_tensors(model: Model, jobs: int | None = None, progress: Progress = no_
     tensors = tuple(model.tensors.values())
     name = os.path.basename(model.files[0].source.name)
     every = [tensor.extent for tensor in tensors]
-    # The long one first: it keeps one core busy while the others go through the single tensors.
-    total, *singles = digest_all([every, *([extent] for extent in every)], jobs, progress)
+    if are_remote(model.sources):
+        singles, total = digest_once(every, progress)
+    else:  # the long one first: it keeps one core busy while the others go through the single tensors
+        total, *singles = digest_all([every, *([extent] for extent in every)], jobs, progress)
     hashes = [
         Hash(name=f"{name}:{tensor.info.name}", sha256=sha256) for tensor, sha256 in zip(tensors, singles, strict=True)
     ]

@@ -21,6 +21,7 @@ from gguftool.cli.options import (
     Reserve,
     ThisFileOnly,
     filler_of,
+    local_path,
 )
 
 if TYPE_CHECKING:
@@ -44,7 +45,13 @@ def fetch(
     ] = None,
     repair: Annotated[
         Path | None,
-        typer.Option("--repair", metavar="FILE", help="Fetch only what this file lacks.", show_default=False),
+        typer.Option(
+            "--repair",
+            parser=local_path,
+            metavar="FILE",
+            help="Fetch only what this file lacks.",
+            show_default=False,
+        ),
     ] = None,
     source: Annotated[
         str | None,

@@ -33,6 +33,20 @@ def _alignment(text: str) -> int:
     return value
 
 
+def local_name(text: str) -> str:
+    """Return the name of a file that is to be written, or changed: never a URL, nor a folder called ``http:``."""
+    from gguftool.storage.locate import scheme_of
+
+    if scheme_of(text):
+        raise typer.BadParameter("is a URL; only files of this machine are written: give a path")
+    return text
+
+
+def local_path(text: str | Path) -> Path:
+    """Read the path of a file that is to be written, or changed."""
+    return Path(local_name(str(text)))
+
+
 def one_format(**asked: bool) -> None:
     """Refuse more than one output format; the keywords are the options' names."""
     names = [f"--{name}" for name, wanted in asked.items() if wanted]
@@ -51,7 +65,9 @@ ModelArgument = Annotated[
 ModelsArgument = Annotated[
     list[str], typer.Argument(metavar="MODEL...", help="GGUF files, shards, folders or quoted globs.")
 ]
-OutputOption = Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="The file to write.")]
+OutputOption = Annotated[
+    Path, typer.Option("-o", "--output", parser=local_path, metavar="OUT", help="The file to write.")
+]
 ThisFileOnly = Annotated[
     bool, typer.Option("--this-file-only", help="Open a shard by itself, without the rest of its set.")
 ]
@@ -109,7 +125,8 @@ KeepFileType = Annotated[
     bool, typer.Option("--keep-file-type", help="Keep general.file_type whatever the tensors are.")
 ]
 OptionalOutput = Annotated[
-    Path | None, typer.Option("-o", "--output", metavar="OUT", help="The file to write.", show_default=False)
+    Path | None,
+    typer.Option("-o", "--output", parser=local_path, metavar="OUT", help="The file to write.", show_default=False),
 ]
 InPlace = Annotated[bool, typer.Option("--in-place", help="Change the file itself, with an undo journal.")]
 

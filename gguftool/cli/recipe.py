@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gguftool.cli.options import Force, Json, ModelArgument
+from gguftool.cli.options import Force, Json, ModelArgument, local_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +51,13 @@ FromOption = Annotated[
 ToOption = Annotated[Form, typer.Option("--to", help="The format to write.")]
 RecipeOutput = Annotated[
     Path | None,
-    typer.Option("-o", "--output", metavar="OUT", help="The file to write instead of standard output."),
+    typer.Option(
+        "-o",
+        "--output",
+        parser=local_path,
+        metavar="OUT",
+        help="The file to write instead of standard output.",
+    ),
 ]
 
 
@@ -173,13 +179,13 @@ def _read(file: str, form: Form | None, *, lenient: bool = False) -> tuple[Recip
     """Read a recipe from a file or standard input; raise `SourceError` or `PlanError`."""
     from gguftool.errors import PlanError
     from gguftool.format.recipe import MAX_TEXT, RecipeFormat, parse_any
-    from gguftool.storage.local import open_local
+    from gguftool.storage.locate import open_source
 
     sources: tuple[Source, ...] = ()
     if file == "-":
         data = sys.stdin.buffer.read(MAX_TEXT + 1)
     else:
-        source = open_local(Path(file))
+        source = open_source(file)
         sources = (source,)
         if source.size > MAX_TEXT:
             raise PlanError(f"has {source.size:,} bytes; a recipe has {MAX_TEXT:,} at most", source=file)

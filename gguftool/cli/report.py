@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gguftool.cli.options import Csv, Force, Json, Markdown, ModelsArgument, ThisFileOnly, one_format
+from gguftool.cli.options import Csv, Force, Json, Markdown, ModelsArgument, ThisFileOnly, local_path, one_format
 
 if TYPE_CHECKING:
     from gguftool.analysis.report import Report
@@ -45,7 +45,13 @@ PlaceOption = Annotated[
 ]
 HtmlOption = Annotated[
     Path | None,
-    typer.Option("--html", metavar="FILE", help="Write one self-contained page instead.", show_default=False),
+    typer.Option(
+        "--html",
+        parser=local_path,
+        metavar="FILE",
+        help="Write one self-contained page instead.",
+        show_default=False,
+    ),
 ]
 
 

@@ -29,6 +29,8 @@ from gguftool.cli.options import (
     Patterns,
     Reserve,
     filler_of,
+    local_name,
+    local_path,
     one_target,
     size_option,
 )
@@ -45,7 +47,10 @@ if TYPE_CHECKING:
 def split(
     model: ModelArgument,
     prefix: Annotated[
-        str, typer.Argument(metavar="PREFIX", help="Start of the shards' names: PREFIX-00001-of-00003.gguf.")
+        str,
+        typer.Argument(
+            parser=local_name, metavar="PREFIX", help="Start of the shards' names: PREFIX-00001-of-00003.gguf."
+        ),
     ],
     max_tensors: Annotated[int, typer.Option("--max-tensors", metavar="N", min=1, help="Tensors in a shard.")] = 1,
     max_size: Annotated[
@@ -271,7 +276,9 @@ def swap(
 def export(
     model: ModelArgument,
     tensor: Patterns,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.safetensors", help="The file to write.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", parser=local_path, metavar="FILE.safetensors", help="The file to write.")
+    ],
     dtype: Annotated[
         str, typer.Option("--dtype", metavar="raw|f32|f16|bf16", help="Bytes as they are, or dequantized.")
     ] = "raw",

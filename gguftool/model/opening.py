@@ -38,6 +38,7 @@ _SUFFIX = ".gguf"
 _FIRST_READ = 4 << 10  # holds the head of a shard; a model's head needs one or two larger reads
 _GROWTH = 16
 _REMOTE_READS = 3  # after so many guesses each read is as large as may be
+_MOST_ASKED_FOR = 4096  # shards of a web server, one request each; published sets have up to 2,000
 _FIRST_READ_OF_SHARD = 64 << 10  # of remote shards behind the first, which carry no vocabulary
 
 
@@ -46,14 +47,11 @@ def open_model(*specs: str | os.PathLike[str], this_file_only: bool = False) -> 
 
     Raises `SourceError` (nothing there, or several models), `FormatError` (not GGUF, or contradictory shards).
     """
-    groups = _group(_pool([os.fspath(spec) for spec in specs], this_file_only))
+    groups = _group(_pool([os.fspath(spec) for spec in specs], this_file_only, only_one=True))
     name = " ".join(without_secrets(os.fspath(spec)) for spec in specs)
     complete = [group for group in groups if group.is_complete]
     if len(complete) > 1:
-        raise SourceError(
-            f"{len(complete)} models lie here; name one of them: {listed([group.name for group in complete])}",
-            source=name,
-        )
+        raise _several(name, [group.name for group in complete])
     if complete:
         others = [source.name for group in groups if group is not complete[0] for source, _ in group.members]
         model = _model_of_group(complete[0])
@@ -135,8 +133,26 @@ class _Group:
         return self.members[0][0].name
 
 
-def _pool(specs: Sequence[str], this_file_only: bool) -> list[Source]:
-    """Open every file that `specs` name, and the shards beside a named shard, each file once."""
+def _several(name: str, models: list[str]) -> SourceError:
+    return SourceError(f"{len(models)} models lie here; name one of them: {listed(models)}", source=name)
+
+
+def _refuse_several(spec: str, names: Iterable[str]) -> None:
+    """Raise where one listing of remote files shows several models: opening each would fetch a MiB of it first."""
+    groups: dict[tuple[str, int], dict[int, str]] = {}
+    for name in names:
+        shard = _shard_of(name) or ShardName(prefix=name, number=1, count=1)
+        groups.setdefault((shard.prefix, shard.count), {})[shard.number] = name
+    complete = [found[1] for (_, count), found in groups.items() if len(found) == count]
+    if len(complete) > 1:
+        raise _several(without_secrets(spec), complete)
+
+
+def _pool(specs: Sequence[str], this_file_only: bool, only_one: bool = False) -> list[Source]:
+    """Open every file that `specs` name, and the shards beside a named shard, each file once.
+
+    With `only_one` several models in one remote folder are refused before any of them is opened.
+    """
     names: dict[str, None] = {}
     derived: set[str] = set()
     sets: set[tuple[str, int]] = set()
@@ -150,6 +166,8 @@ def _pool(specs: Sequence[str], this_file_only: bool) -> list[Source]:
                 derived |= set() if can_list(name) else set(found) - {name}
                 names |= dict.fromkeys(found)
     by_file: dict[object, Source] = {}
+    if only_one and len(specs) == 1 and all(is_remote(name) and can_list(name) for name in names):
+        _refuse_several(specs[0], names)
     for gate in () if this_file_only else _gates(names):
         refuse_unfinished(gate)
     for name, source in zip(names, _open_all(list(names), derived - set(specs)), strict=True):
@@ -189,6 +207,12 @@ def _gates(names: Iterable[str]) -> set[Path]:
 def _shards_beside(name: str, shard: ShardName) -> tuple[str, ...]:
     """Return the names of the set's shards that lie beside `name`; all that there can be, where nobody can be asked."""
     if not can_list(name):
+        if shard.count > _MOST_ASKED_FOR:
+            raise SourceError(
+                f"is by its name of {shard.count:,} shards; a web server cannot be asked which it has, and more "
+                f"than {_MOST_ASKED_FOR:,} are not tried: --this-file-only opens it alone",
+                source=without_secrets(name),
+            )
         return tuple(renamed(name, str(replace(shard, number=number))) for number in range(1, shard.count + 1))
     beside = ((other, _shard_of(other)) for other in siblings(name, _SUFFIX))
     wanted = (shard.prefix, shard.count)

@@ -20,6 +20,7 @@ from gguftool.storage.remote.parallel import in_parallel
 from gguftool.storage.source import RemoteSource, Source
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
+_HALF_A_SCHEME = re.compile(r"(hf|https?):", re.ASCII)  # paths that a pathlib.Path makes of addresses begin so
 _WEB = ("http", "https")
 _OPENED_AT_ONCE = 8
 
@@ -65,7 +66,10 @@ def open_source(name: str, first_read: int | None = None) -> Source:
     """
     scheme = scheme_of(name)
     if not is_remote(name):
-        return open_local(Path(_path_of(name)))
+        path = _path_of(name)
+        if _HALF_A_SCHEME.match(path) and not os.path.lexists(path):
+            raise SourceError("there is no such file; an address has // behind its scheme, as hf://", source=name)
+        return open_local(Path(path))
     options = {} if first_read is None else {"first_read": first_read}
     if scheme in ("hf", *_WEB):
         from gguftool.storage.remote import http, hub

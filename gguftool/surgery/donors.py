@@ -12,7 +12,7 @@ from gguftool.format.kv import ByteOrder
 from gguftool.format.safetensors import head_length, parse_safetensors
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.opening import open_model
-from gguftool.storage.locate import open_source
+from gguftool.storage.locate import open_source, without_query
 from gguftool.storage.source import Extent, Source
 
 
@@ -33,7 +33,7 @@ class Donor:
 
 def open_donor(spec: str) -> Donor:
     """Open a GGUF model or a ``.safetensors`` file."""
-    if not spec.lower().endswith(".safetensors"):
+    if not without_query(spec).lower().endswith(".safetensors"):
         model = open_model(spec)
         order = model.byte_order
         return Donor(name=model.name, tensors=model.tensors, sources=model.sources, model=model, byte_order=order)
@@ -42,7 +42,7 @@ def open_donor(spec: str) -> Donor:
         length = head_length(source.read_at(0, min(8, source.size)), source.size)
         listed = parse_safetensors(source.read_at(0, length), source.size)
     except FormatError as error:
-        error.source = spec
+        error.source = source.name
         raise
     found = {}
     for entry in listed:

@@ -33,7 +33,8 @@ def parts_of(url: str) -> SplitResult:
     except (ValueError, UnicodeError):
         valid = False
     if not valid or any(ord(char) <= 32 or ord(char) == 127 for char in url):
-        raise SourceError("is no valid URL", source=shown(url))
+        way_out = "; a space is written as %20" if " " in url else ""
+        raise SourceError(f"is no valid URL{way_out}", source=shown(url))
     return parts
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from gguftool.errors import SourceError, printable
 from gguftool.storage.remote import address, wire
-from gguftool.storage.remote.patience import Effort
+from gguftool.storage.remote.patience import BRIEFLY, Effort
 from gguftool.storage.remote.strict import (
     EXPIRED,
     RETRIED,
@@ -197,7 +197,11 @@ class HttpSource:
             try:
                 return self._follow({"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}, effort)
             except wire.BrokenError as error:
-                effort.wait(self._problem(str(error), start if self._opened else None))
+                problem = self._problem(str(error), start if self._opened else None)
+                if error.is_hopeless and not self._opened:
+                    effort.wait(problem, attempts=BRIEFLY)
+                else:  # a server from which something came may be back in a moment
+                    effort.wait(problem)
 
     def _body(self, reply: _Reply, effort: Effort, part: Part) -> Iterator[bytes]:
         """Yield up to as many bytes as `part` promises; return early where the connection fails."""
@@ -341,7 +345,7 @@ class HttpSource:
         try:
             return wire.ask(getter, url, sent, effort.silence)
         except wire.BrokenError as error:
-            raise wire.BrokenError(f"{address.host_of(url)}: {error}") from None
+            raise wire.BrokenError(f"{address.host_of(url)}: {error}", error.cause) from None
 
     # --- what is wrong ---
 

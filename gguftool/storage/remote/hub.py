@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote, urlsplit
 from gguftool.errors import SourceError, printable
 from gguftool.storage.remote import address, wire
 from gguftool.storage.remote.http import FIRST_READ, HttpSource, Origin, open_http
-from gguftool.storage.remote.patience import Effort
+from gguftool.storage.remote.patience import BRIEFLY, Effort
 from gguftool.storage.remote.strict import RETRIED
 from gguftool.storage.source import AbsentError
 
@@ -106,7 +106,13 @@ def from_page(url: str) -> str:
 
 def endpoint() -> str:
     """Return the Hub's address: HF_ENDPOINT, else the public one."""
-    return str(_library().constants.ENDPOINT)
+    found = str(_library().constants.ENDPOINT)
+    try:
+        address.parts_of(found)
+    except SourceError:
+        what = printable(address.shown(found), 80)
+        raise SourceError(f"HF_ENDPOINT is '{what}'; expected the address of a Hub, such as https://host") from None
+    return found
 
 
 def refuse_offline(name: str) -> None:
@@ -206,7 +212,11 @@ def _ask_listing(place: HubPath, revision: str) -> Snapshot:
                 raise problem from None
             response = getattr(error.cause, "response", None)
             text = str(error) if response is None else f"HTTP status {response.status_code}"
-            effort.wait(SourceError(f"the Hub's list of files: {text}, from {host}", source=name), after)
+            problem = SourceError(f"the Hub's list of files: {text}, from {host}", source=name)
+            if error.is_hopeless and response is None:
+                effort.wait(problem, attempts=BRIEFLY)
+            else:
+                effort.wait(problem, after)
             continue
         files = tuple(sorted(_paths(info)))
         return Snapshot(commit=str(info.sha or ""), files=files, since=time.monotonic())
@@ -228,7 +238,7 @@ def _refused(error: wire.BrokenError, name: str) -> tuple[SourceError | None, st
         return None, response.headers.get("Retry-After")
     code = printable(response.headers.get("X-Error-Code", ""), 40)
     words = {
-        "RevisionNotFoundError": "the repository has no such revision",
+        "RevisionNotFoundError": "the repository has no such revision; slashes in one are written as %2F",
         "GatedRepoError": "the model is gated: accept its terms on its page, then: hf auth login",
         "RepositoryNotFoundError": "no such repository, or it is private and needs a token: hf auth login",
         "DisabledRepoError": "the repository was disabled",
@@ -250,6 +260,8 @@ def _library() -> Any:
         import huggingface_hub.utils
     except ImportError:
         raise SourceError(f"files on servers need the extra 'hub'; {wire.INSTALL}") from None
+    except ValueError:  # it reads numbers from the environment while it is imported
+        raise SourceError("huggingface_hub does not load; is a number among the HF_... variables none?") from None
     return huggingface_hub
 
 
@@ -259,6 +271,8 @@ def _headers() -> Mapping[str, str]:
     from huggingface_hub.utils._headers import build_hf_headers
 
     found = build_hf_headers(library_name="gguftool")
+    if not all(value.isascii() and value.isprintable() for value in found.values()):
+        raise SourceError("the Hub's token has characters that no token has; set HF_TOKEN anew, or: hf auth login")
     names = {"user-agent": "User-Agent", "authorization": "Authorization"}
     return {names.get(key.lower(), key): value for key, value in found.items()}
 

@@ -19,6 +19,7 @@ VARIABLE = "GGUFTOOL_HTTP_PATIENCE"
 _SECONDS = 20.0  # with start-up and a last attempt, a command ends within 30 s of the last progress
 _STEP = 64 << 10  # bytes within `seconds` that count as progress
 _ATTEMPTS = 8  # in a row without progress
+BRIEFLY = 3  # attempts where nobody was ever there: a name mistyped, a proxy that is off, no network
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0  # seconds between attempts
 _SILENCE = 15.0  # seconds without a byte after which an attempt is given up
 
@@ -64,7 +65,7 @@ class Effort:
             self._bytes, self._failures = 0, 0
             self._deadline = time.monotonic() + self.seconds
 
-    def wait(self, problem: SourceError, retry_after: str | None = None) -> None:
+    def wait(self, problem: SourceError, retry_after: str | None = None, attempts: int = _ATTEMPTS) -> None:
         """Wait before the next attempt; raise `problem` where there is to be none."""
         self._failures += 1
         asked = _seconds(retry_after)
@@ -72,7 +73,7 @@ class Effort:
             pause = min(_LONGEST_WAIT, _FIRST_WAIT * 2 ** (self._failures - 1)) * random.uniform(0.5, 1)
         else:
             pause = asked + random.uniform(0, 0.1)
-        if self._failures >= _ATTEMPTS or pause >= self.left:
+        if self._failures >= attempts or pause >= self.left:
             if asked is not None and asked >= self.seconds:
                 problem.message += f"; it asks to wait {asked:,.0f} s, more than the {self.seconds:.0f} s of {VARIABLE}"
             elif self._failures > 1:

@@ -24,7 +24,7 @@ EXPIRED = frozenset({401, 403, 404, 410})  # what a signed URL gives when its ti
 _ADVICE = {
     "GatedRepo": "the model is gated: accept its terms on its page, then: hf auth login",
     "RepoNotFound": "the name is wrong, or the repository is private and needs a token: hf auth login",
-    "RevisionNotFound": "the repository has no such revision",
+    "RevisionNotFound": "the repository has no such revision; slashes in one are written as %2F",
     "EntryNotFound": "the repository has no such file at this revision",
     401: "a token is needed, or the one sent was refused: hf auth login, or HF_TOKEN",
     403: "access is denied: the link has expired, or the model is gated and needs a token",

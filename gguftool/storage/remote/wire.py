@@ -12,6 +12,7 @@ a server that trickles its head, or a resolver that hangs, is left behind at the
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import os
 import queue
@@ -20,7 +21,7 @@ import socket
 import ssl
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Protocol, TypeVar, cast
@@ -40,6 +41,9 @@ T = TypeVar("T")
 _INTERIM = (102, 103)
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
+_HOPELESS = (ConnectionRefusedError, FileNotFoundError, socket.gaierror, ssl.SSLError, ValueError)
+_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL})
+
 INSTALL = "install it with: pip install 'gguftool[hub]'"
 
 
@@ -49,6 +53,14 @@ class BrokenError(Exception):
     def __init__(self, text: str, cause: Exception | None = None) -> None:
         super().__init__(text)
         self.cause = cause
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether nobody was reached, for a reason that seldom passes by itself: asking for long only hides it."""
+        return any(
+            isinstance(link, _HOPELESS) or (isinstance(link, OSError) and link.errno in _NO_ROUTE)
+            for link in _chain(self.cause)
+        )
 
 
 class Answer(Protocol):
@@ -218,8 +230,7 @@ def _cut_off(response: Any, headers: Mapping[str, str]) -> threading.Timer:
 
 def get_by_pool(url: str, headers: dict[str, str], silence: float) -> Answer:
     """GET through the pool of urllib3, by the proxies of the environment."""
-    import urllib3
-
+    urllib3 = _urllib3()
     parts = urlsplit(url)
     manager = _manager(_proxy(parts.scheme, parts.netloc, tuple(map(os.environ.get, _PROXY_NAMES))))
     response = guarded(
@@ -252,17 +263,31 @@ def _refuse_defects(response: Any) -> None:
 
 @lru_cache(maxsize=8)
 def _manager(proxy: str | None) -> Any:
-    import urllib3
-
+    urllib3 = _urllib3()
     options: dict[str, Any] = {"maxsize": _CONNECTIONS, "ssl_context": _tls()}
     if proxy is None:
         return urllib3.PoolManager(**options)
+    try:
+        return _proxy_manager(urllib3, proxy, options)
+    except ValueError:  # without its words: they hold the proxy's password
+        raise SourceError("the proxy that the environment sets is no URL; expected http://host:port") from None
+
+
+def _proxy_manager(urllib3: Any, proxy: str, options: dict[str, Any]) -> Any:
     login = urllib3.util.parse_url(proxy).auth
     if login:
         options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=login)
     if proxy.startswith("socks"):
         raise SourceError("proxies of kind socks are not supported for data; use an http proxy")
     return urllib3.ProxyManager(proxy, **options)
+
+
+def _urllib3() -> Any:
+    try:
+        import urllib3
+    except ImportError:
+        raise SourceError(f"files on servers need the extra 'hub'; {INSTALL}") from None
+    return urllib3
 
 
 @lru_cache(maxsize=64)
@@ -280,7 +305,10 @@ def _proxy(scheme: str, netloc: str, _settings: tuple[str | None, ...]) -> str |
 def _tls() -> ssl.SSLContext:
     """Trust what the system trusts, the certificates that Python packages share, or what the environment names."""
     named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-    context = ssl.create_default_context(cafile=named if named and os.path.isfile(named) else None)
+    try:
+        context = ssl.create_default_context(cafile=named if named and os.path.isfile(named) else None)
+    except OSError:  # ssl.SSLError is one
+        raise SourceError("REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names a file that holds no certificates") from None
     if not named and not os.environ.get("SSL_CERT_FILE"):
         try:
             import certifi
@@ -343,6 +371,11 @@ def guarded(call: Callable[[], Any]) -> Any:
 
 def _words(error: BaseException) -> str:
     chain = list(_chain(error))
+    proxy = "the proxy that the environment sets: " if any("Proxy" in type(link).__name__ for link in chain) else ""
+    return proxy + _reason(error, chain)
+
+
+def _reason(error: BaseException, chain: Sequence[BaseException]) -> str:
     for link in chain:
         if isinstance(link, ssl.SSLError):
             reason = getattr(link, "verify_message", "") or link.reason or "handshake failed"
@@ -361,7 +394,7 @@ def _words(error: BaseException) -> str:
     return f"the connection failed ({type(error).__name__})"
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
     seen: set[int] = set()
     left: list[object] = [error]
     while left:
