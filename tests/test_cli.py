@@ -308,12 +308,17 @@ def test_an_error_without_standard_error_does_not_get_into_the_data(folder: Path
 
 # --- signals ---------------------------------------------------------------------------------------------------------
 
-# The command line, but the copying stops for long once a part file is there, and says so.
+# The command line, but the copying stops for long once a part file is there, and says so; in the thread that hears
+# signals, the others are slow.
 SLOW = """
-import os, sys, time
+import os, sys, threading, time
+preadv = os.preadv
 def slow(*args):
-    print("copying", flush=True)
-    time.sleep(60)
+    if threading.current_thread() is threading.main_thread():
+        print("copying", flush=True)
+        time.sleep(60)
+    time.sleep(0.1)
+    return preadv(*args)
 os.preadv = slow
 from gguftool.cli.main import main
 main()
