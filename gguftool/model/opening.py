@@ -91,8 +91,8 @@ def read_header(source: Source) -> Header:
         try:
             return parse(buffer, source.size)
         except NeedMoreData as signal:
-            # A local read costs next to nothing; of a remote file the rest of the head is fetched as it is guessed.
-            guess = signal.likely if remote else len(buffer) * _GROWTH
+            # A local read costs next to nothing, parsing again does not; remote bytes are fetched as they are guessed.
+            guess = signal.likely if remote else max(signal.likely, len(buffer) * _GROWTH)
             if remote and reads >= _REMOTE_READS:  # as much as may be, and never so little that requests get many
                 guess = max(guess, signal.needed + signal.needed // 2 + remote.first_read)
             size = min(source.size, max(signal.needed, guess), max(signal.needed, MAX_HEAD))

@@ -304,6 +304,7 @@ def _write_streamed(
     there = believable(part, output, log.ranges.get(index, ())) if is_old else ()
     if not there:
         log.forget(index)
+    if is_old and not there:
         os.ftruncate(part.fd, 0)  # what another plan left would show in the padding
         os.ftruncate(part.fd, output.size)
     rest = replace(output, copies=without(output.copies, there))
