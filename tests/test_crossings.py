@@ -297,11 +297,12 @@ def test_hashing_ends_with_its_first_error_and_not_with_its_longest_file(jobs: i
         def size(self) -> int:
             return 1 << 50
 
-        def read_at(self, offset: int, length: int) -> bytes:
-            return bytes(length)
+        def stream(self, offset: int, length: int) -> Iterator[bytes]:
+            while True:
+                yield bytes(1 << 16)
 
     class Broken(SlowSource):
-        def read_at(self, offset: int, length: int) -> bytes:
+        def stream(self, offset: int, length: int) -> Iterator[bytes]:
             raise SourceError("the server is gone", source=self.name, offset=offset)
 
     with pytest.raises(SourceError, match="gone"):
