@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -27,8 +28,25 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
+def _keep_heads(folder: str | None) -> None:
+    if folder is not None:
+        from gguftool.storage.remote.heads import FOLDER
+
+        os.environ[FOLDER] = os.path.abspath(folder)
+
+
 @app.callback()
 def _root(
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            "--cache",
+            metavar="FOLDER",
+            callback=_keep_heads,
+            help="Keep heads of remote files here, for the next look. Default: the environment's GGUFTOOL_CACHE.",
+            show_default=False,
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,

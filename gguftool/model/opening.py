@@ -89,7 +89,8 @@ def read_header(source: Source) -> Header:
     reads = 1
     while True:
         try:
-            return parse(buffer, source.size)
+            header = parse(buffer, source.size)
+            break
         except NeedMoreData as signal:
             # A local read costs next to nothing, parsing again does not; remote bytes are fetched as they are guessed.
             guess = signal.likely if remote else max(signal.likely, len(buffer) * _GROWTH)
@@ -103,6 +104,9 @@ def read_header(source: Source) -> Header:
             raise
         buffer += source.read_at(len(buffer), size - len(buffer))
         reads += 1
+    if remote:
+        remote.keep_head(buffer[: header.data_offset])
+    return header
 
 
 def read_headers(sources: Sequence[Source]) -> list[Header]:

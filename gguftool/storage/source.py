@@ -72,6 +72,9 @@ class RemoteSource(Protocol):
     def answer(self) -> str:
         """How the server answered at opening (status, type, size, host), for errors about what it sent."""
 
+    def keep_head(self, head: bytes) -> None:
+        """Keep the first bytes for a later look, where the user asks for that and versions can be told apart."""
+
 
 def stream_in_steps(source: Source, offset: int, length: int, step: int) -> Iterator[bytes]:
     """Yield `length` bytes of `source` from `offset` by reads of `step` bytes: the `stream` of a simple source."""

@@ -41,6 +41,9 @@ class FsspecSource:
         scheme = url.partition("://")[0]
         self.answer = f"{self.size:,} bytes, through fsspec's {printable(scheme, 40)}"
 
+    def keep_head(self, head: bytes) -> None:
+        """Keep nothing: fsspec has caches of its own."""
+
     @property
     def identity(self) -> str:
         """Place, size and version."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from gguftool.errors import SourceError, printable
-from gguftool.storage.remote import address, wire
+from gguftool.storage.remote import address, heads, wire
 from gguftool.storage.remote.patience import BRIEFLY, Effort
 from gguftool.storage.remote.strict import (
     EXPIRED,
@@ -95,6 +95,7 @@ class HttpSource:
         self._linked = Linked()
         self._pinned: dict[tuple[str, str, int], Validators] = {}  # by the host that gave them
         self._head = b""
+        self._from_kept = False
         self._opened = False
         self._open()
         self._opened = True
@@ -168,7 +169,23 @@ class HttpSource:
 
     def _open(self) -> None:
         """Ask for the head; take from the answer what the file is."""
+        kept = heads.find(self.name)
+        if kept is not None:
+            self._head = b"".join(self._stream(0, 1))
+            if self._has_version and kept.identity == self.identity:
+                self._head, self.first_read, self._from_kept = kept.head, len(kept.head), True
+                return
         self._head = b"".join(self._stream(0, self.first_read))
+
+    @property
+    def _has_version(self) -> bool:
+        """Whether the server says anything by which a changed file is known."""
+        return bool(self._linked.etag or any(pin.text for pin in self._pinned.values()))
+
+    def keep_head(self, head: bytes) -> None:
+        """Keep the head for a later look, where the user asks for that."""
+        if self._has_version and not self._from_kept:
+            heads.keep(self.name, self.identity, head)
 
     def _stream(self, start: int, stop: int) -> Iterator[bytes]:
         effort = Effort()
