@@ -70,7 +70,8 @@ def _as_it_is(source: Source, path: Path) -> OutputFile:
 def _own_name(file: ModelFile) -> str:
     """Return the last part of a file's name; names come from a server's listing, so nothing odd is taken."""
     name = base_name(file.source.name)
-    if not name or name.startswith((".", "-")) or "\\" in name or not name.isprintable():
+    # An escaped slash is one by now, and would lead out of the folder.
+    if not name or name.startswith((".", "-")) or set(name) & {"/", "\\"} or not name.isprintable():
         raise PlanError(f"'{printable(name)}' is no name for a file here; -o OUT.gguf names it")
     return name
 
