@@ -98,7 +98,9 @@ def test_a_set_comes_as_one_file_or_as_it_is(tmp_path: Path) -> None:
     assert tree(tmp_path / "folder") == dict(files)
 
 
-@pytest.mark.parametrize("name", ["..gguf", "-o.gguf", "a\\b.gguf", "a\x1b[2J.gguf", "a%2F..%2F..%2Fb.gguf", "%2Fetc%2Fb.gguf"])
+@pytest.mark.parametrize(
+    "name", ["..gguf", "-o.gguf", "a\\b.gguf", "a\x1b[2J.gguf", "a%2F..%2F..%2Fb.gguf", "%2Fetc%2Fb.gguf"]
+)
 def test_names_of_strangers_are_no_names_here(name: str, tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="is no name for a file here"):
         plan_fetch_files(remote_model(SlowSource(BIG, name=f"https://host.example/{name}")), tmp_path)
