@@ -86,6 +86,16 @@ def test_entries_are_the_owners_alone_and_hold_no_secret(server: Nginx, tmp_path
     assert b"hushhush" not in entry.read_bytes()
 
 
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="gives a file to another user: run as root")
+def test_what_another_user_put_there_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(heads.FOLDER, str(tmp_path))
+    heads.keep("http://host/m.gguf", "identity", b"head")
+    (entry,) = tmp_path.iterdir()
+    assert heads.find("http://host/m.gguf") is not None
+    os.chown(entry, 65534, 65534)
+    assert heads.find("http://host/m.gguf") is None
+
+
 def test_a_folder_that_cannot_be_made_is_said(server: Nginx, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     done = run_gguftool("--cache", tmp_path / "file" / "kept", "dump", server.url("m.gguf"))
