@@ -7,7 +7,6 @@ left of a set could only be judged wrongly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
 # Importing the rule modules registers their rules.
@@ -21,6 +20,7 @@ from gguftool.format.ggml import BOTH
 from gguftool.format.shards import ShardName
 from gguftool.model.model import ModelFile
 from gguftool.model.opening import find_files, read_header
+from gguftool.record import record
 from gguftool.storage.locate import are_remote, for_each
 from gguftool.storage.source import Source
 
@@ -31,7 +31,7 @@ _NOT_LOOKED = "remote, so nothing but heads was read: F07 and F19 look into data
 _Members = Sequence[tuple[Source, ShardName | None]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class CheckOptions:
     """What to look for; `engines` empty asks about both and weighs findings, see docs/lint.md.
 
@@ -46,7 +46,7 @@ class CheckOptions:
     read_data: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Report:
     """The answer; `diagnoses` are about files that are no readable GGUF, and then no rule was run.
 

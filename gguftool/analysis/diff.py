@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from gguftool.analysis.diff_data import DataDiff, DataOptions, data_size, diff_data
 from gguftool.analysis.diff_kv import KVChange, diff_kvs
@@ -19,11 +18,12 @@ from gguftool.errors import listed
 from gguftool.format.header import ALIGNMENT_KEY
 from gguftool.format.pattern import compile_pattern
 from gguftool.model.model import Model
+from gguftool.record import record
 
 _LAYOUT_KEY = re.compile(rf"split\.|(?:{re.escape(ALIGNMENT_KEY)}|gguftool\.padding|gguftool\.tensor_order)\Z")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class DiffOptions:
     """What counts: `layout` too; keys and tensors in which one of the `ignore` patterns is found do not.
 
@@ -35,7 +35,7 @@ class DiffOptions:
     data: DataOptions | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class DiffSide:
     """One of the two models, counting what is compared; `tensor_bytes` without padding."""
 
@@ -46,7 +46,7 @@ class DiffSide:
     tensor_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class HeaderDiff:
     """All differences; `groups` are the same tensors as `tensors`, put together over layers.
 

@@ -11,7 +11,6 @@ import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from gguftool.format.imatrix import Imatrix, ImatrixEntry
 from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Model, Tensor
 from gguftool.model.roles import place_of
+from gguftool.record import record
 from gguftool.storage.pool import Pool
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Verdict(Enum):
     NOT_COMPARED = "not compared"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TensorData:
     """One tensor of both models; `errors` where numbers were compared, else `note` says why not.
 
@@ -69,7 +69,7 @@ class TensorData:
     weighted: bool | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class DataTotal:
     """The tensors of one role or layer (`name`): how many, of which verdict, and the errors of all that differ.
 
@@ -89,7 +89,7 @@ class DataTotal:
     weighted: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class DataDiff:
     """The tensors that both models have, in A's order; `totals` by what was asked, `whole` over all.
 
@@ -108,7 +108,7 @@ class DataDiff:
         return self.whole.same != self.whole.tensors
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class DataOptions:
     """How to compare data: `jobs` threads; `progress` gets the bytes of A done since its last call.
 
@@ -122,7 +122,7 @@ class DataOptions:
     progress: Callable[[int], object] = lambda nbytes: None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Side:
     tensor: Tensor
     order: ByteOrder
@@ -138,7 +138,7 @@ class _Side:
         return extent.source.read_at(extent.offset + offset, length)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Measured:
     """A tensor's report and the sums behind its errors."""
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from gguftool.analysis.pairing import Change, change_of, paired
 from gguftool.analysis.text_diff import TextDifference, text_difference
 from gguftool.format.kv import KV, ValueType
 from gguftool.format.values import differing_entries, entry_value, in_little_endian
+from gguftool.record import record
 
 _ARRAY_SHOWN = 8  # elements of an added or removed array that a report holds
 _ENTRIES_SHOWN = 8  # differing entries of a changed array
 _LONG_TEXT = 72  # characters; two of them still fit a line
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class KVSide:
     """An entry on one side; `value` holds at most the first 8 elements of an array, `count` is how many it has."""
 
@@ -27,7 +27,7 @@ class KVSide:
     truncated: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class EntryDifference:
     """One element of an array that differs; `index` counts from 0, as token ids do."""
 
@@ -36,7 +36,7 @@ class EntryDifference:
     new: Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ArrayDifference:
     """How two arrays of one element type differ: `differing` entries as far as both reach, the first of them shown."""
 
@@ -46,7 +46,7 @@ class ArrayDifference:
     entries: tuple[EntryDifference, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class KVChange:
     """One key; `occurrence` is 1 but for a key that stands in the file more than once.
 

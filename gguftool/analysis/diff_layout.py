@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from gguftool.model.model import Model
+from gguftool.record import record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class LayoutChange:
     """One property; where it is one of many (each tensor's offset), `count` of them differ and `where` is the first."""
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 from gguftool.analysis.pairing import Change, change_of, paired
 from gguftool.format.ggml import type_name
 from gguftool.model.model import Tensor
 from gguftool.model.roles import place_of
+from gguftool.record import record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TensorSide:
     """A tensor on one side; `dims` in ggml order, `nbytes` without padding as far as that is known."""
 
@@ -21,7 +21,7 @@ class TensorSide:
     nbytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TensorChange:
     """One tensor that only one side has, or whose type or shape differs (trailing ones do not count)."""
 
@@ -33,7 +33,7 @@ class TensorChange:
     shape_changed: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TensorGroup:
     """Tensors that differ in the same way in several layers; `name` has ``*`` for the layer's number.
 

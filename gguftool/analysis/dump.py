@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from gguftool.analysis.imatrix import ImatrixReport
@@ -10,9 +9,10 @@ from gguftool.format.ggml import type_name
 from gguftool.format.kv import KV, ValueType
 from gguftool.format.pattern import compile_pattern
 from gguftool.model.model import Model, Tensor
+from gguftool.record import record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class FileEntry:
     """One file of the model; offsets and sizes in bytes."""
 
@@ -25,7 +25,7 @@ class FileEntry:
     tensors: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class KVEntry:
     """One metadata entry; `value` holds at most the asked number of an array's elements, `count` is how many it has."""
 
@@ -38,7 +38,7 @@ class KVEntry:
     truncated: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TensorEntry:
     """One tensor; `offset` is absolute in its `file` (an index into the files), `nbytes` is without padding.
 
@@ -58,7 +58,7 @@ class TensorEntry:
     sizing: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Dump:
     """All of it; `duplicate_keys` occur more than once, `missing` are shards that are not there.
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from gguftool.record import record
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ErrorSums:
     """Sums over pairs of numbers (x of A, y of B); add two with ``+``.
 
@@ -55,7 +56,7 @@ class ErrorSums:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Errors:
     """How far B is from A.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from gguftool.errors import PlanError, listed
 from gguftool.format.fallback import keeps_type
@@ -12,12 +11,13 @@ from gguftool.format.header import TensorInfo
 from gguftool.format.imatrix import Imatrix, ImatrixEntry
 from gguftool.format.pattern import compile_pattern
 from gguftool.model.model import Model
+from gguftool.record import record
 
 _SHOWN = 10  # problems that one error lists
 EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})  # looked up, so never in an imatrix
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ImatrixTensor:
     """One entry: `values` in `matrices`; how much went into the poorest and the richest matrix, and which have none.
 
@@ -32,7 +32,7 @@ class ImatrixTensor:
     without_data: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ModelCoverage:
     """A model's tensors that llama-quantize would quantize, by what an imatrix says of them.
 
@@ -49,7 +49,7 @@ class ModelCoverage:
     unmatched: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ImatrixReport:
     """A whole imatrix file: `matrices` and `matrices_without_data` of all `entries`, and those `tensors` asked for.
 

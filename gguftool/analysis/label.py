@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from gguftool.format.ftypes import FILE_TYPE_KEY, FType, ftype_name, ftypes_of
 from gguftool.format.ggml import find_type, type_name
 from gguftool.format.kv import INTEGERS
 from gguftool.model.model import Model, Tensor
 from gguftool.model.roles import Place, Role
+from gguftool.record import record
 
 # What llama-quantize treats apart from the mass of the weights: the majority is judged without these.
 _APART = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Claim:
     """What `general.file_type` says; `agrees` is None where there is nothing to compare."""
 
@@ -26,7 +26,7 @@ class Claim:
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Label:
     """What a model is, in one line: the majority type, whether others are mixed in, true bits per weight, size."""
 

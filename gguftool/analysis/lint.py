@@ -10,11 +10,12 @@ The rules are in lint_*.py, their texts for users in docs/lint.md, one section p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import IntEnum
 
 from gguftool.analysis.subject import Placed, Subject
 from gguftool.errors import GGUFToolError, listed, printable
+from gguftool.record import record
 
 _NAMES_SHOWN = 4
 _HITS_KEPT = 100  # findings of one rule
@@ -28,7 +29,7 @@ class Severity(IntEnum):
     ERROR = 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Finding:
     """One problem: `where` is its place in words, `tensors` all names that it concerns, `way_out` what to do.
 
@@ -46,7 +47,7 @@ class Finding:
     severity_there: Severity | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Hit:
     """What a rule function yields; `where` defaults to the tensors' names, `severity` to the rule's."""
 
@@ -63,7 +64,7 @@ class CannotEvaluate(Exception):
 Check = Callable[[Subject], Iterable[Hit]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Rule:
     """One rule; several may share a code where engines differ."""
 

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from gguftool.errors import PlanError, printable
 from gguftool.format.pattern import BadPatternError, compile_pattern
+from gguftool.record import record
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Rule:
     """One rule of ``-ot``: `pattern` as the user wrote it, and the device that it sends tensors to."""
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from gguftool.format.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
 from gguftool.format.ftypes import no_such_type
@@ -16,12 +15,13 @@ from gguftool.format.ggml import BOTH, IK, MAINLINE, TYPES, TypeTraits, find_typ
 from gguftool.format.pattern import compile_pattern
 from gguftool.format.recipe import Recipe, Rule
 from gguftool.model.model import Model, Tensor
+from gguftool.record import record
 
 _UP_OR_GATE = re.compile(r"(?P<block>.*)ffn_(?P<part>up|gate)(?P<kind>_exps|_shexp|_chexps|)\.weight", re.DOTALL)
 _EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RecipeFinding:
     """One thing to know: `severity` is error, warning or info; `line` the rule's, None where it is about tensors."""
 
@@ -32,7 +32,7 @@ class RecipeFinding:
     tensors: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RuleUse:
     """A rule and how many tensors it takes; `matches` counts also those that earlier rules took."""
 
@@ -44,7 +44,7 @@ class RuleUse:
     matches: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TypeShare:
     """All tensors that come in one type; bytes without padding."""
 
@@ -54,7 +54,7 @@ class TypeShare:
     nbytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RecipeReport:
     """What the recipe makes of the model: `nbytes` of tensor data and `bits_per_weight`, beside those of the model.
 
@@ -77,7 +77,7 @@ class RecipeReport:
     unpredicted: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Fate:
     """What becomes of one tensor: its rule, what the rule wants, and the type it gets (None: not known)."""
 

@@ -7,7 +7,6 @@ are true ones, so that a type's row metadata counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from gguftool.analysis.label import Label, is_matrix, label_of
 from gguftool.analysis.placement import Rule, device_of
@@ -16,12 +15,13 @@ from gguftool.format.ggml import type_name
 from gguftool.format.kv import ValueType
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.roles import Place, Role, places_of
+from gguftool.record import record
 
 _ARCHITECTURE = "general.architecture"
 _NAME = "general.name"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Share:
     """A part of a model; `share` is its part of the bytes (0 to 1), `types` its types, most bytes first."""
 
@@ -34,7 +34,7 @@ class Share:
     types: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TensorRow:
     """One tensor; `sizing` tells whether `nbytes` is sure, `layer` is None outside layers, `device` where unplaced."""
 
@@ -52,7 +52,7 @@ class TensorRow:
     sizing: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Cell:
     """What one role is made of in one layer."""
 
@@ -65,7 +65,7 @@ class Cell:
     types: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Layers:
     """The layers of one stack (``blk``; an encoder or a vision tower has its own), and the cells of its grid."""
 
@@ -76,7 +76,7 @@ class Layers:
     cells: tuple[Cell, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RuleUse:
     """A placement rule and what it took (what earlier rules left)."""
 
@@ -86,7 +86,7 @@ class RuleUse:
     nbytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Placement:
     """Bytes per device, the rules' parts, and the names of the tensors that no rule takes."""
 
@@ -95,7 +95,7 @@ class Placement:
     unplaced: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Distribution:
     """One model. `file_bytes` counts whole files, `nbytes` tensors; `placement` is None where none was asked for."""
 
@@ -116,14 +116,14 @@ class Distribution:
     remarks: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Report:
     """The distributions of all models, in the order of naming."""
 
     models: tuple[Distribution, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Item:
     """A tensor with what is asked of it often, worked out once."""
 

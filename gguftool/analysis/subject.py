@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 
 from gguftool.analysis.placement import Rule, device_of
@@ -17,13 +16,14 @@ from gguftool.format.header import TensorInfo, round_up
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS
 from gguftool.model.model import ModelFile
+from gguftool.record import record
 from gguftool.storage.locate import are_remote
 
 _LAYER = re.compile(r"blk\.([0-9]{1,6})\.(.+)", re.DOTALL)
 _EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Placed:
     """A tensor in its file (an index); `start` is absolute, `room` reaches to the next tensor or the file's end.
 
@@ -95,7 +95,7 @@ class Placed:
         return None if self.nbytes is None else round_up(self.nbytes, self.alignment)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SplitKeys:
     """What one file says of its set; None where it says nothing, or no integer."""
 
@@ -104,7 +104,7 @@ class SplitKeys:
     tensors: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Subject:
     """A model as found; `kvs` are those of the file that carries the metadata.
 

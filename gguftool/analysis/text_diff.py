@@ -8,8 +8,9 @@ place where they part.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from difflib import SequenceMatcher
+
+from gguftool.record import record
 
 _MAX_LINES = 2000  # of both sides, between the common start and the common end
 _MAX_LINE = 500  # characters; some templates are written on one line
@@ -17,7 +18,7 @@ _CONTEXT = 3  # lines around a change
 _BEFORE, _AFTER = 30, 60  # characters of an excerpt, before and from the first difference
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TextDifference:
     """Two texts: their lengths in characters, where they part, an excerpt of both there.
 

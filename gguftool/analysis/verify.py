@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from gguftool.errors import FormatError, GGUFToolError, printable
 from gguftool.format.ggml import type_alias
@@ -23,6 +22,7 @@ from gguftool.format.maps import MapEntry, parse_map
 from gguftool.model.maps import MapIndex
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.opening import open_model
+from gguftool.record import record
 from gguftool.storage.digests import Progress, digest_all, digest_once, no_progress, whole
 from gguftool.storage.execute import Receipt
 from gguftool.storage.locate import are_remote, open_source
@@ -31,7 +31,7 @@ from gguftool.storage.source import Extent
 _MAX_MANIFEST = 64 << 20  # bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Hash:
     """The sha256 of what `name` says: a file, ``FILE:TENSOR``, or ``FILE`` for all tensors' data in header order."""
 
@@ -39,7 +39,7 @@ class Hash:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Verdict:
     """Whether `name` is as promised: `ok`, and what was found; `ok` is None where nothing could be compared."""
 

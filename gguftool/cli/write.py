@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,6 +34,7 @@ from gguftool.cli.options import (
     one_target,
     size_option,
 )
+from gguftool.record import record
 
 if TYPE_CHECKING:
     from gguftool.format.recipe import Recipe
@@ -356,7 +357,7 @@ def force_sizes_of(text: str | None) -> ForceSizes | None:
         raise typer.BadParameter(f"--force-sizes takes gap or type, not '{text}'") from None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Writing:
     """What the options that every writer has say."""
 

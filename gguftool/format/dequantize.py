@@ -11,7 +11,6 @@ Either way memory follows the units asked for, not the tensor.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from gguftool.format.kv import ByteOrder
 from gguftool.format.quants.packing import Repack
 from gguftool.format.quants.repacks import REPACKS
 from gguftool.format.quants.types import LOOKUPS
+from gguftool.record import record
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +39,7 @@ _OF_GGUF = frozenset(
 MAX_UNIT = 1 << 22
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Decoder:
     """Turns bytes into numbers, in order: `unit` elements are `unit_bytes` bytes; `decode` takes whole units."""
 
@@ -114,7 +114,7 @@ def _by_rows(traits: TypeTraits, row_length: int) -> Decoder | None:
     return Decoder(unit=unit, unit_bytes=units.nbytes, decode=_or_nothing(lambda data: decode(*units.split(data))))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _RowUnits:
     """Groups of `rows` rows: first `meta_bytes` of each row, then the blocks of all, interleaved by `repack` if any."""
 

@@ -11,16 +11,16 @@ Sources: llama.cpp src/llama-quant.cpp (llama_tensor_get_type_impl), ik_llama.cp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from gguftool.format.ggml import IK, MAINLINE, TypeTraits, find_type
+from gguftool.record import record
 
 OUTPUT: Final = "output.weight"
 TOKENS: Final = ("token_embd.weight", "per_layer_token_embd.weight")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Rule:
     """In a file of one of `types`, this tensor gets `then`; `only_tied`: only where embeddings are the output too."""
 

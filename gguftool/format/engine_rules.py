@@ -10,11 +10,11 @@ interleaved_properties, imatrix policy); llama.cpp src/llama-quant.cpp (tensor_t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
 from gguftool.format.ggml import BOTH, IK, MAINLINE, TYPES, find_type
+from gguftool.record import record
 
 # What stands in place of a fallback type.
 THROWS: Final = "throws"  # llama-quantize stops with an error
@@ -30,7 +30,7 @@ class Imatrix(Enum):
     ASSERTED = "refuses without, and so does ggml itself"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class EngineRules:
     """How the engines treat one type; pairs are (llama.cpp, ik_llama.cpp).
 

@@ -9,16 +9,15 @@ Sources: llama.cpp include/llama.h, src/llama-model-loader.cpp (guess); ik_llama
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from gguftool.errors import printable
 from gguftool.format.ggml import BOTH, IK, MAINLINE, find_type, nearest_types
+from gguftool.record import record
 
 FILE_TYPE_KEY = "general.file_type"
 GUESSED = 1024  # flag that engines add to a number that they guessed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class FType:
     """One file type; `tensor_type` is what llama-quantize writes by default under it.
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import difflib
 import math
-from dataclasses import dataclass
 from enum import Enum
+
+from gguftool.record import record
 
 MAINLINE, IK = ("llama.cpp",), ("ik_llama.cpp",)
 BOTH = MAINLINE + IK
@@ -27,7 +28,7 @@ class Formula(Enum):
     TL2 = "BitNet x86 lookup table"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TypeTraits:
     """One tensor type: `block_size` elements in `type_size` bytes, `row_meta_size` more bytes at the start of each row.
 
@@ -68,7 +69,7 @@ class TypeTraits:
         return self.type_size * 8 / self.block_size
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Claim:
     """Another meaning of a type id, in a fork or in history; `type_size` 0 where nobody published the layout."""
 

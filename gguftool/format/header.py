@@ -19,7 +19,6 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from gguftool.errors import FormatError, printable
@@ -33,6 +32,7 @@ from gguftool.format.kv import (
     encode_text,
     find_kv,
 )
+from gguftool.record import record
 
 MAGIC: Final = b"GGUF"
 VERSIONS: Final = (1, 2, 3)
@@ -67,7 +67,7 @@ class NeedMoreData(Exception):
         self.likely = max(needed, likely)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TensorInfo:
     """One tensor as the head names it; `dims` in ggml order (dims[0] = row length), `offset` from the data's start."""
 
@@ -90,7 +90,7 @@ class TensorInfo:
         return self.dims[:end]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Header:
     """A whole head. Equal headers serialize to equal bytes."""
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Any, Final
 
 from gguftool.errors import FormatError, printable
+from gguftool.record import record
 
 
 class ByteOrder(Enum):
@@ -64,7 +64,7 @@ def fixed_size(kind: ValueType) -> int | None:
     return VALUE_SIZES.get(kind)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class KV:
     """One metadata entry; `raw` is the value as version 2 and 3 store it, in the file's byte order.
 

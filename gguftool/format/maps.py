@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from gguftool.errors import FormatError, printable
 from gguftool.format.ggml import find_type
+from gguftool.record import record
 
 MAX_LINES = 65_535  # a set has no more shards
 _LINE_END = re.compile(r"\r\n|\r|\n")  # not str.splitlines: names may hold what that takes for a line's end
@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"[0-9]{1,19}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class MapEntry:
     """One line. `sha256` is of the whole shard file, None where it is not known; `shape` in ggml order."""
 

@@ -13,11 +13,11 @@ import json
 import math
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from gguftool.errors import FormatError, printable
 from gguftool.format.ggml import TYPES, find_type, nbytes
+from gguftool.record import record
 
 MAX_HEAD = 100_000_000  # bytes; the reference implementation refuses more
 MAX_DIMS = 4  # GGML_MAX_DIMS
@@ -36,7 +36,7 @@ _DTYPES = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SafeTensor:
     """One tensor: `dims` in ggml order, ggml `type_id` (None for what ggml lacks), bytes [begin, end) of the data.
 

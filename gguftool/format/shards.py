@@ -6,8 +6,9 @@ Source: llama.cpp src/llama.cpp (llama_split_path: "%s-%05d-of-%05d.gguf"); spli
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+
+from gguftool.record import record
 
 MAX_SHARDS = 65535  # split.count is a u16
 IK_MAX_SHARDS = 64  # GGML_MAX_CONTEXTS in ggml/include/ggml.h of ik_llama.cpp, one a shard; more needs an own build
@@ -17,7 +18,7 @@ SPLIT_KEYS = frozenset({KEY_NO, KEY_COUNT, KEY_TENSORS})
 _PATTERN = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ShardName:
     """A shard's file name (or path) taken apart; `number` counts from 1."""
 

@@ -8,7 +8,7 @@ that a file taken apart and put together again is the same file, byte for byte.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +19,7 @@ from gguftool.format.header import ALIGNMENT_KEY, MAX_HEAD, Header, alignment_of
 from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
 from gguftool.model.model import Sizing, Tensor
 from gguftool.model.padding import Filler, filled
+from gguftool.record import record
 from gguftool.storage.plan import Copy, Mark, OutputFile, coalesce
 from gguftool.storage.source import Extent
 
@@ -33,7 +34,7 @@ class ForceSizes(Enum):
     TYPE = "type"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Dialect:
     """What all files of an output share: version, byte order, alignment; how doubtful sizes are settled; the filler."""
 
@@ -41,10 +42,10 @@ class Dialect:
     byte_order: ByteOrder
     alignment: int
     force_sizes: ForceSizes | None = None
-    filler: Filler = Filler()  # noqa: RUF009 - frozen
+    filler: Filler = Filler()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Slot:
     """How much of a tensor is copied, and how far the next one lies behind it."""
 

@@ -7,7 +7,6 @@ gap to the next tensor.  How the files of a set are found is in `model/opening.p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
 
@@ -16,6 +15,7 @@ from gguftool.format.ggml import nbytes, type_name
 from gguftool.format.header import DEFAULT_ALIGNMENT, Header, TensorInfo, round_up
 from gguftool.format.kv import KV, ByteOrder, find_kv
 from gguftool.format.shards import ShardName
+from gguftool.record import record
 from gguftool.storage.source import Extent, Source
 
 
@@ -27,7 +27,7 @@ class Sizing(Enum):
     CONFLICT = "type and gap disagree"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Tensor:
     """A tensor and where its bytes are.
 
@@ -57,7 +57,7 @@ class Tensor:
         return self.nbytes * 8 / self.info.elements if self.info.elements else 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ModelFile:
     """One GGUF file of a model; `shard` is its name taken apart, None for a name that is no shard's."""
 
@@ -66,7 +66,7 @@ class ModelFile:
     shard: ShardName | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Model:
     """One logical model: `kvs` of the file that carries the metadata, `tensors` of all files in model order.
 

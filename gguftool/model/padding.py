@@ -10,18 +10,19 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gguftool.errors import PlanError
 from gguftool.format.header import Header, round_up
 from gguftool.format.kv import KV, ByteOrder, ValueType, find_kv, make_kv
+from gguftool.record import record
 from gguftool.storage.plan import BLOCK, Copy
 
 PADDING_KEY = "gguftool.padding"
 MAX_RESERVE = 16 << 20  # bytes; a chat template takes some tens of KiB
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Filler:
     """What the filler is for; sizes in bytes.
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
+
+from gguftool.record import record
 
 
 class Role(Enum):
@@ -33,7 +35,7 @@ class Role(Enum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Place:
     """A tensor's role and layer; `stack` is what stands before the number (``blk``, ``v.blk``), empty without one."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
 from gguftool.analysis.diff import HeaderDiff
@@ -14,6 +13,7 @@ from gguftool.analysis.diff_tensors import TensorGroup
 from gguftool.analysis.errors_between import Errors
 from gguftool.analysis.text_diff import TextDifference
 from gguftool.errors import printable
+from gguftool.record import record
 from gguftool.render.diff_values import describe_change, type_text, value_text
 from gguftool.render.table import Table, columns, render_markdown, render_text
 from gguftool.render.units import format_size
@@ -21,7 +21,7 @@ from gguftool.render.units import format_size
 _LINE = 4096  # characters of a line of a text diff that are shown
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TextDiff:
     """Lines of a unified diff, safe for a terminal."""
 

@@ -11,12 +11,12 @@ import base64
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 from gguftool.analysis.report import Cell, Distribution, Layers, Report, Share, TensorRow
 from gguftool.errors import PlanError, printable
+from gguftool.record import record
 from gguftool.render.palette import COLOURS, Ink, palette
 from gguftool.render.report import model_lines, type_bits
 from gguftool.render.report_tables import label_text, percent
@@ -37,7 +37,7 @@ _HEADS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Piece:
     """A piece of a bar, in per cent of its width."""
 
@@ -47,7 +47,7 @@ class Piece:
     tip: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Row:
     """A row of a chart: what it counts, and the pieces of its bar."""
 
@@ -61,7 +61,7 @@ class Row:
     pieces: tuple[Piece, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class HeatCell:
     """A cell of a heat map."""
 
@@ -70,7 +70,7 @@ class HeatCell:
     tip: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class HeatRow:
     """One role of a heat map; None where a layer has no such role."""
 
@@ -78,7 +78,7 @@ class HeatRow:
     cells: tuple[HeatCell | None, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Heat:
     """The heat map of one stack."""
 
@@ -88,7 +88,7 @@ class Heat:
     legend: tuple[tuple[str, Ink], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TensorCells:
     """One row of the tensor table: numbers to sort by, and what is shown."""
 
@@ -105,7 +105,7 @@ class TensorCells:
     device: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Page:
     """What the template shows of one model."""
 

@@ -7,10 +7,10 @@ Types are ranked by bits per weight, so A has the fewest bits and colours run fr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from string import ascii_uppercase
 
 from gguftool.format.ggml import find_type
+from gguftool.record import record
 
 # (background, ink), few bits first, after ColorBrewer's Spectral with its ends lightened for dark pages; the last is
 # for floats.
@@ -33,7 +33,7 @@ _STEPS = _FLOAT - 1
 NO_LETTER = "#"  # for the types beyond the alphabet
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Ink:
     """How one type is shown: its letter, and the index of its colours in `COLOURS`."""
 

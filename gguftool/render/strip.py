@@ -7,11 +7,11 @@ bytes of that one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gguftool.analysis.report import Cell, Layers
 from gguftool.model.roles import Role
+from gguftool.record import record
 from gguftool.render.palette import COLOURS, NO_LETTER, Ink
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _MIN_LAYERS = 10
 _RULER_STEP = 10
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class StripRow:
     """One row; `cells` has one entry a layer, None where the layer has no such role."""
 
@@ -30,7 +30,7 @@ class StripRow:
     cells: tuple[Cell | None, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Strip:
     """A strip over `layers`; `inks` holds the types that occur in it, fewest bits first."""
 

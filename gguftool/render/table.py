@@ -9,10 +9,10 @@ import csv
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gguftool.errors import printable
+from gguftool.record import record
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -22,7 +22,7 @@ _CELL_LIMIT = 4096
 _MARKDOWN = re.compile(r"[\\`*{}\[\]<>|#~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Column:
     """A column's heading; numbers are set to the right."""
 
@@ -30,7 +30,7 @@ class Column:
     right: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Table:
     """Rows of cells under columns, with a title."""
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from gguftool.errors import PlanError
 from gguftool.format.dequantize import decoded_by
 from gguftool.format.ftypes import no_such_type
 from gguftool.format.ggml import TYPES, TypeTraits, claims, find_type
 from gguftool.format.quantizers import quantizers_of
+from gguftool.record import record
 from gguftool.render.table import Table, columns
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TypeRow:
     """One tensor type as ``gguftool types --json`` gives it; sizes in bytes, `block` in elements.
 

@@ -21,11 +21,12 @@ import re
 import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, NoReturn
 
 from gguftool.errors import ExecuteError, PlanError, SourceError
+from gguftool.record import record
 from gguftool.storage.local import LocalSource, helper_path, stamp_of
 from gguftool.storage.plan import Consume, Copy, Mark, OutputFile, Plan, Request, Step
 from gguftool.storage.source import Extent, Source
@@ -38,7 +39,7 @@ _OPEN = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0
 _COPIED = re.compile(rb"copied (\d{1,9}) ([0-9a-f]{64})")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class FreedSource:
     """A source that is gone because its bytes are in the part files: an identity, and nothing to read."""
 
@@ -86,7 +87,7 @@ class FreedSource:
         """Do nothing: that it is gone is as it should be."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Unfinished:
     """A journal read back: the plan, the sha256 of each copied step, and the part files' inodes where all are done."""
 

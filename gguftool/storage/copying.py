@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 
 from gguftool.errors import SourceError
+from gguftool.record import record
 from gguftool.storage.kernel import CLONE, SERVER_COPY, attempt, clone_grid, is_served
 from gguftool.storage.plan import Copy
 from gguftool.storage.positional import leading_hole, read_into, start_writeback, write_fully
@@ -33,7 +33,7 @@ MAX_JOBS = 64
 _Segment = tuple[Copy, int]  # what one thread copies at once, and the open file that it goes to
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Work:
     """`copies` into the open file `target`."""
 

@@ -12,11 +12,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
+from gguftool.record import record
 from gguftool.storage.consume import refuse_only_copies
 from gguftool.storage.copying import check_sources, copy_all, copy_extent
 from gguftool.storage.durable import bulk_sync, close_quietly, sync_file, sync_folders
@@ -52,7 +53,7 @@ _SMALL = 8 << 20
 _AT_ONCE = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Receipt:
     """What was written: the paths in the plan's order, the bytes of all of them, and the digests asked for.
 
@@ -271,7 +272,7 @@ def _write_batch(
     return skipped
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Step:
     """A piece of output `index`: with it the part file, complete up to `start`, is complete up to `end`."""
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from gguftool.errors import ExecuteError
+from gguftool.record import record
 from gguftool.storage.copying import Work, copy_works
 from gguftool.storage.durable import sync_file
 from gguftool.storage.part import PartFile
@@ -15,7 +15,7 @@ from gguftool.storage.positional import write_fully
 from gguftool.storage.tally import Watch
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Options:
     """How to carry out a plan.
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import ExecuteError, SourceError
+from gguftool.record import record
 from gguftool.storage.digests import update
 from gguftool.storage.durable import close_quietly
 from gguftool.storage.filling import Options
@@ -31,7 +32,7 @@ _PIECE = 256 << 20  # bytes; hashers are behind the copy by two pieces at most, 
 _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Digest:
     """The sha256, in hex, of what `name` says: a file, or a named range."""
 
@@ -39,7 +40,7 @@ class Digest:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Digests:
     """What was hashed of a plan's outputs.
 

@@ -15,8 +15,9 @@ import os
 import struct
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
+
+from gguftool.record import record
 
 try:
     import fcntl
@@ -42,7 +43,7 @@ NOT_THIS_TIME = frozenset(
 _SERVED = ("nfs", "cifs", "smb", "fuse", "ceph", "lustre", "9p", "glusterfs", "gpfs", "beegfs")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Way:
     """One kernel call: (source fd, its offset, target fd, its offset, length) -> bytes moved, by `chunk` at most."""
 

@@ -12,10 +12,10 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import SourceError
+from gguftool.record import record
 from gguftool.storage.positional import read_some
 from gguftool.storage.source import stream_in_steps
 
@@ -24,7 +24,7 @@ _STREAM_STEP = 1 << 20  # bytes
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class LocalSource:
     """A regular file, known by (device, inode, size, mtime, ctime)."""
 

@@ -12,10 +12,10 @@ import contextlib
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
+from gguftool.record import record
 from gguftool.storage.durable import close_quietly
 from gguftool.storage.local import helper_path
 
@@ -33,7 +33,7 @@ PART, ONLY_COPY = "part", "only-copy"  # suffixes: of what can be written again,
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class PartFile:
     """An open, locked part file, the final path that it will be published under, and its (device, inode)."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from gguftool.errors import PlanError
+from gguftool.record import record
 from gguftool.storage.source import Extent, Source, is_remote
 
 # Bytes. XFS and btrfs share whole blocks of this size, the default of both on every common machine.
@@ -16,7 +17,7 @@ BLOCK = 4096
 _USUAL_ALIGNMENT = 32
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Copy:
     """One extent and the offset that it gets in the output file."""
 
@@ -24,7 +25,7 @@ class Copy:
     offset: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Mark:
     """A range of an output under a name by which its digest can be asked for: a tensor's data without padding."""
 
@@ -33,7 +34,7 @@ class Mark:
     length: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class OutputFile:
     """`head` at offset 0, `copies` behind it in ascending order, zeros between them, `size` bytes in all.
 
@@ -62,7 +63,7 @@ class OutputFile:
             raise PlanError(f"copies end at {end:,}, behind the file's end at {self.size:,}", source=str(self.path))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SourceUse:
     """How many bytes a plan takes from one source."""
 
@@ -70,7 +71,7 @@ class SourceUse:
     nbytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Request:
     """The command that asked for a plan: the `models` it names, and its other `options`, spelled out."""
 
@@ -78,7 +79,7 @@ class Request:
     options: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Step:
     """A source whose bytes are copied in one go; with `frees` its file is removed when they are safe."""
 
@@ -86,7 +87,7 @@ class Step:
     frees: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Consume:
     """That sources make room as they are copied: in the order of `steps`.
 
@@ -106,7 +107,7 @@ class Consume:
         return tuple(step.source for step in self.steps if step.frees and step.source.file_id is not None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Preview:
     """What a plan would do, for people and for `--json`; `freed` are sources that it removes, with their sizes.
 
@@ -126,7 +127,7 @@ class Preview:
     freed: tuple[SourceUse, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Plan:
     """Everything that is needed to write the outputs; `inputs` are all sources that they depend on, also by metadata.
 

@@ -15,10 +15,10 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
+from gguftool.record import record
 from gguftool.storage.durable import close_quietly, sync_file, sync_folders
 from gguftool.storage.local import helper_path, set_journal_path
 from gguftool.storage.part import (
@@ -97,7 +97,7 @@ def _take_back(part: PartFile) -> None:
 # --- a set -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SetJournal:
     """What is being published: `names` and sizes in the order of publishing, all beside `gate`.
 

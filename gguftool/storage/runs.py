@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
+from gguftool.record import record
 from gguftool.storage.plan import Copy
 from gguftool.storage.source import Extent, Source
 
@@ -20,7 +20,7 @@ MIN_REQUEST = 4 << 20
 _GRID = 4096  # bytes; cuts lie on it in the target, so that no two threads write to one page
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Run:
     """`length` bytes of `source` from `offset`, read in one go; `copies` say which of them are written where.
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from gguftool.errors import SourceError
+from gguftool.record import record
 
 
 class AbsentError(SourceError):
@@ -116,7 +116,7 @@ def pieces_of(stream: Iterable[bytes | memoryview]) -> Callable[[int], bytes]:
     return take
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Extent:
     """`length` bytes of `source` from `offset`."""
 

@@ -14,10 +14,10 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import ExecuteError, FormatError, SourceError
+from gguftool.record import record
 from gguftool.storage.durable import close_quietly
 from gguftool.storage.local import LocalSource, open_local_even_unfinished, undo_path
 from gguftool.storage.part import REOPEN, busy, lock
@@ -28,7 +28,7 @@ _MAGIC = b"gguftool undo 1\n"
 _MAX_HEAD = 16 << 20  # bytes; a range takes 40, and a model has thousands at most
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Journal:
     """A journal read back: `ranges` (offset, length) of the file, `old` where their old bytes are in the journal."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from enum import Enum
 
 from gguftool.errors import PlanError, printable
@@ -17,6 +16,7 @@ from gguftool.format.dequantize import Decoder, decoded_by, decoder_of, encode_f
 from gguftool.format.ggml import type_name
 from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Tensor
+from gguftool.record import record
 from gguftool.storage.source import pieces_of
 
 _STEP = 128 << 10  # bytes of the input that are computed at once
@@ -36,7 +36,7 @@ class FloatType(Enum):
         return 4 if self is FloatType.F32 else 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Dequantized:
     """The elements of `tensor` as `dtype`, little-endian, in order."""
 

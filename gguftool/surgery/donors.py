@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from gguftool.errors import FormatError
 from gguftool.format.header import TensorInfo
 from gguftool.format.kv import ByteOrder
-from gguftool.format.safetensors import head_length, parse_safetensors
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.opening import open_model
+from gguftool.record import record
 from gguftool.storage.locate import open_source, without_query
 from gguftool.storage.source import Extent, Source
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Donor:
     """Tensors by name, their sources, and the GGUF model they are of (None for safetensors).
 
-    `byte_order` is that of all tensors but those in `byte_orders`.
+    `byte_order` is that of all tensors but those in `big_endian`.
     """
 
     name: str
@@ -28,15 +27,25 @@ class Donor:
     sources: tuple[Source, ...]
     model: Model | None
     byte_order: ByteOrder = ByteOrder.LITTLE
-    byte_orders: Mapping[str, ByteOrder] = field(default_factory=dict)
+    big_endian: frozenset[str] = frozenset()
+
+    def byte_order_of(self, name: str) -> ByteOrder:
+        """Return the byte order of a tensor's data."""
+        return ByteOrder.BIG if name in self.big_endian else self.byte_order
 
 
 def open_donor(spec: str) -> Donor:
     """Open a GGUF model or a ``.safetensors`` file."""
-    if not without_query(spec).lower().endswith(".safetensors"):
-        model = open_model(spec)
-        order = model.byte_order
-        return Donor(name=model.name, tensors=model.tensors, sources=model.sources, model=model, byte_order=order)
+    if without_query(spec).lower().endswith(".safetensors"):
+        return _open_safetensors(spec)
+    model = open_model(spec)
+    order = model.byte_order
+    return Donor(name=model.name, tensors=model.tensors, sources=model.sources, model=model, byte_order=order)
+
+
+def _open_safetensors(spec: str) -> Donor:
+    from gguftool.format.safetensors import head_length, parse_safetensors
+
     source = open_source(spec)
     try:
         length = head_length(source.read_at(0, min(8, source.size)), source.size)
@@ -57,6 +66,5 @@ def open_donor(spec: str) -> Donor:
             sizing=Sizing.EXACT,
             alignment=1,
         )
-    big = {entry.name: ByteOrder.BIG for entry in listed if entry.big_endian}
-    tensors = MappingProxyType(found)
-    return Donor(name=spec, tensors=tensors, sources=(source,), model=None, byte_orders=MappingProxyType(big))
+    big = frozenset(entry.name for entry in listed if entry.big_endian)
+    return Donor(name=spec, tensors=MappingProxyType(found), sources=(source,), model=None, big_endian=big)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from gguftool.errors import PlanError, printable
@@ -13,6 +13,7 @@ from gguftool.format.shards import SPLIT_KEYS
 from gguftool.model.layout import Dialect, check_sizes, gguf_file
 from gguftool.model.model import Model
 from gguftool.model.padding import PADDING_KEY, Filler
+from gguftool.record import record
 from gguftool.storage.plan import NEW_FILE, OutputFile, Plan, congruent_bytes, in_place
 from gguftool.surgery.common import LAYOUT_KEYS, require_complete
 from gguftool.surgery.sets import recorded_sequence, replace_shards, rewrite_set
@@ -23,7 +24,7 @@ _NOT_BY_EDIT = dict.fromkeys(SPLIT_KEYS, "split and merge") | {ALIGNMENT_KEY: "m
 NO_FILLER = Filler()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Edits:
     """What to change, in this order: rename keys, remove keys, set values (in the old place, or at the end)."""
 

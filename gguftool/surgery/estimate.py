@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gguftool.format.ggml import type_alias
+from gguftool.record import record
 from gguftool.storage.plan import Plan, Preview, SourceUse
 from gguftool.storage.source import is_remote
 from gguftool.surgery.quantize import Decision, Origin, Step
@@ -16,7 +17,7 @@ from gguftool.surgery.quantized import Quantized
 _TRIAL = 64 << 10  # elements that are tried of each type: a tenth of a second of the slowest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Share:
     """Tensors that come from one model as they are; `nbytes` without padding."""
 
@@ -25,7 +26,7 @@ class Share:
     nbytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class MadeShare:
     """Tensors that are quantized to one type; `seconds` of one core by a short trial, None where nothing was tried."""
 
@@ -36,7 +37,7 @@ class MadeShare:
     seconds: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class QuantizePreview:
     """What a run would do; `seconds` of `threads` threads, None where there is nothing to quantize or to try."""
 

@@ -19,7 +19,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from gguftool.errors import ExecuteError, FormatError, PlanError, listed, printable
@@ -32,6 +32,7 @@ from gguftool.format.recipe import spelling
 from gguftool.model.layout import Dialect, gguf_file
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import open_model
+from gguftool.record import record
 from gguftool.storage.execute import Options, execute
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.surgery.common import without_layout_keys
@@ -45,7 +46,7 @@ _LOG_BYTES = 4096  # of these lines
 _LOG_LINE = 300  # characters of one
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class LlamaQuantize:
     """An installed llama-quantize; `identity` changes where the program does."""
 
@@ -53,7 +54,7 @@ class LlamaQuantize:
     identity: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Job:
     """What is to be run: `tool` by the rules of `make`, for `output`, with `threads` (None: as many as there are)."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import PlanError, printable
@@ -12,6 +11,7 @@ from gguftool.format.shards import KEY_TENSORS
 from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, with_alignment
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.padding import Filler
+from gguftool.record import record
 from gguftool.storage.locate import base_name
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.promised import recorded_sha256
@@ -20,14 +20,14 @@ from gguftool.surgery.common import require_complete, select_tensors, without_la
 from gguftool.surgery.merge import MergeOptions, plan_merge
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class FetchOptions:
     """What to take, and how it lies in the output; alignment in bytes, None for the model's own."""
 
     patterns: tuple[str, ...] = ()
     alignment: int | None = None
     force_sizes: ForceSizes | None = None
-    filler: Filler = Filler()  # noqa: RUF009 - frozen
+    filler: Filler = Filler()
 
     @property
     def as_it_is(self) -> bool:

@@ -26,6 +26,7 @@ from gguftool.format.quantizers import (
     quantizers_of,
 )
 from gguftool.model.model import Model, Sizing, Tensor
+from gguftool.record import record
 from gguftool.storage.source import Extent, Source
 from gguftool.surgery.common import Notes
 from gguftool.surgery.quantized import MAX_ROW, Quantized
@@ -33,7 +34,7 @@ from gguftool.surgery.quantized import MAX_ROW, Quantized
 _FLOATS = frozenset({*PLAIN_TYPES, "F64"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Weights:
     """An imatrix and how the user called it, which is what the output says."""
 
@@ -41,7 +42,7 @@ class Weights:
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class MakeOptions:
     """By whose rules and with what tensors are made.
 
@@ -56,7 +57,7 @@ class MakeOptions:
     external: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Awaited:
     """Bytes that an installed llama-quantize is to make before the plan is carried out."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from gguftool.errors import PlanError, listed
@@ -12,6 +12,7 @@ from gguftool.format.recipe import Recipe
 from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, with_alignment
 from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import Filler
+from gguftool.record import record
 from gguftool.storage.plan import Plan, Request
 from gguftool.storage.source import place_of
 from gguftool.surgery.compare import contradictions, shape_conflicts
@@ -22,7 +23,7 @@ from gguftool.surgery.sets import Cut, lay_out_set
 from gguftool.surgery.truth import PROVENANCE_PREFIX, Chosen, true_metadata, without_provenance
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class MergeOptions:
     """What to choose and how the output lies in its files; sizes and alignment in bytes.
 
@@ -33,7 +34,7 @@ class MergeOptions:
     """
 
     recipe: Recipe | None = None
-    mix: MixOptions = MixOptions()  # noqa: RUF009 - frozen
+    mix: MixOptions = MixOptions()
     kv_from: Model | None = None
     max_size: int | None = None
     keep_file_type: bool = False
@@ -41,7 +42,7 @@ class MergeOptions:
     provenance: bool = False
     alignment: int | None = None
     force_sizes: ForceSizes | None = None
-    filler: Filler = Filler()  # noqa: RUF009 - frozen
+    filler: Filler = Filler()
     consume: Request | None = None
 
 

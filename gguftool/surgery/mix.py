@@ -9,18 +9,18 @@ fallen back to.  All but the first are said.  Problems are collected, and report
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 from gguftool.errors import PlanError, listed, printable
 from gguftool.format.fallback import fallback_type, keeps_type
 from gguftool.format.ggml import TYPES, find_type, type_alias, type_name
 from gguftool.format.recipe import Recipe, Rule
+from gguftool.record import record
 from gguftool.surgery.common import Notes, grouped
 from gguftool.surgery.inputs import Input, find_inputs
 from gguftool.surgery.truth import Chosen
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class MixOptions:
     """`strict`: only exact types; `allow_fallback`: also the type that llama-quantize would have fallen back to."""
 
@@ -28,7 +28,7 @@ class MixOptions:
     allow_fallback: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Mix:
     """The choice for every name, what to remark, and what is wrong (then some names have no choice)."""
 

@@ -8,7 +8,7 @@ source while it is written (`surgery/quantized.py`), or was made before by an in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from gguftool.format.recipe import Recipe
 from gguftool.model.layout import Dialect, ForceSizes
 from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import Filler
+from gguftool.record import record
 from gguftool.storage.plan import Plan
 from gguftool.surgery.common import Notes, grouped, require_complete
 from gguftool.surgery.compare import contradictions
@@ -29,7 +30,7 @@ from gguftool.surgery.truth import IMATRIX_PREFIX, Chosen, true_metadata
 from gguftool.surgery.wishes import Rules, wanted_types
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class QuantizeOptions:
     """How to choose and make types, and how the output lies in its files; sizes and alignment in bytes.
 
@@ -37,14 +38,14 @@ class QuantizeOptions:
     differ.
     """
 
-    make: MakeOptions = MakeOptions()  # noqa: RUF009 - frozen
+    make: MakeOptions = MakeOptions()
     pure: bool = False
     allowed_mismatches: tuple[str, ...] = ()
     max_size: int | None = None
     keep_file_type: bool = False
     alignment: int | None = None
     force_sizes: ForceSizes | None = None
-    filler: Filler = Filler()  # noqa: RUF009 - frozen
+    filler: Filler = Filler()
 
 
 class Origin(Enum):
@@ -55,7 +56,7 @@ class Origin(Enum):
     QUANTIZED = "quantized"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Step:
     """One tensor of the output: `tensor` as it will be, of `model`; `entry` are the weights that it is made with."""
 
@@ -65,7 +66,7 @@ class Step:
     entry: ImatrixEntry | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Decision:
     """What becomes of each tensor of `source`, in its order."""
 

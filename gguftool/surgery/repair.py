@@ -11,13 +11,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import GGUFToolError, PlanError, SourceError
 from gguftool.model.maps import MapIndex, find_maps
 from gguftool.model.model import ModelFile, tensors_of
 from gguftool.model.opening import read_header
+from gguftool.record import record
 from gguftool.storage.digests import Progress, digest_all, no_progress
 from gguftool.storage.landing import Ranges, joined
 from gguftool.storage.plan import Copy, OutputFile, Plan
@@ -34,7 +34,7 @@ _ZEROS = bytes(_BLOCK)
 _NO_PAGE = bytes(_PAGE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Damage:
     """What is wrong with a file: (start, end) ranges to fetch, and a sentence for each kind.
 

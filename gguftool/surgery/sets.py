@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from gguftool.errors import PlanError, printable
@@ -14,12 +14,13 @@ from gguftool.model.layout import Dialect, gguf_file, marks_of, slot_of, with_al
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.model.opening import ORDER_KEY
 from gguftool.model.padding import PADDING_KEY
+from gguftool.record import record
 from gguftool.storage.digests import whole
 from gguftool.storage.plan import Copy, OutputFile
 from gguftool.surgery.common import without_layout_keys
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Cut:
     """How to cut: by number of tensors a shard, or by bytes a file; sizes in bytes.
 
@@ -61,7 +62,7 @@ def lay_out_set(
     return outputs, tuple(_remarks(outputs, shards, cut))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Cutter:
     """Deals tensors out to shards and knows what metadata each shard carries."""
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from gguftool.model.layout import Dialect, ForceSizes, check_sizes, with_alignment
 from gguftool.model.model import Model
+from gguftool.record import record
 from gguftool.storage.plan import Plan
 from gguftool.surgery.common import require_complete, without_layout_keys
 from gguftool.surgery.sets import Cut, lay_out_set
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SplitOptions:
     """How to cut (see `Cut`), and how tensors lie in the shards; alignment in bytes, None for the model's own."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from gguftool.errors import PlanError, listed, printable
@@ -12,6 +12,7 @@ from gguftool.format.kv import KV
 from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, slot_of, with_alignment
 from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import PADDING_KEY, Filler
+from gguftool.record import record
 from gguftool.storage.plan import OutputFile, Plan, in_place
 from gguftool.storage.source import place_of
 from gguftool.surgery.common import require_complete, select_tensors
@@ -21,14 +22,14 @@ from gguftool.surgery.sets import recorded_sequence, replace_shards, rewrite_set
 from gguftool.surgery.truth import Chosen, TrueMetadata, true_metadata
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SwapOptions:
     """How the output lies in its files; alignment in bytes, None for the model's own."""
 
     keep_file_type: bool = False
     alignment: int | None = None
     force_sizes: ForceSizes | None = None
-    filler: Filler = Filler()  # noqa: RUF009 - frozen
+    filler: Filler = Filler()
 
 
 def plan_swap(
@@ -78,7 +79,7 @@ def choose_swaps(model: Model, donor: Donor, patterns: Sequence[str]) -> dict[st
         if name in missing:
             continue
         ours, theirs = model.tensors[name], donor.tensors[name]
-        if donor.byte_orders.get(name, donor.byte_order) is not model.byte_order:
+        if donor.byte_order_of(name) is not model.byte_order:
             wrong_order.append(f"'{printable(name)}'")
         if ours.info.shape != theirs.info.shape:
             problems.append(

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from gguftool.format.ftypes import FILE_TYPE_KEY, ftype_name, ftype_of_majority, ftype_tensor_type
 from gguftool.format.ggml import IK, MAINLINE, TYPES
 from gguftool.format.kv import INTEGERS, KV, ByteOrder, ValueType, find_kv, make_kv
 from gguftool.model.model import Model, Tensor
+from gguftool.record import record
 from gguftool.surgery.common import without_layout_keys
 
 QUANTIZATION_VERSION_KEY = "general.quantization_version"
@@ -23,7 +23,7 @@ PROVENANCE_PREFIX = "gguftool.source."  # what merge --provenance writes: true f
 _NO_VOTE = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Chosen:
     """One tensor of the output and the model that it comes from."""
 
@@ -31,7 +31,7 @@ class Chosen:
     model: Model
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class TrueMetadata:
     """The output's metadata, and what was changed against the donor's."""
 

@@ -7,13 +7,13 @@ blocks, and some types cannot stand in some places.  Whatever differs from the r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from gguftool.format.embeddings import TOKENS, default_type
 from gguftool.format.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
 from gguftool.format.ggml import TYPES, TypeTraits, find_type, type_alias, type_name
 from gguftool.format.recipe import Recipe, Rule
 from gguftool.model.model import Model, Tensor
+from gguftool.record import record
 from gguftool.surgery.common import Notes
 
 # A pattern that finds all of these speaks for the model as a whole, as the type on llama-quantize's command line does.
@@ -21,7 +21,7 @@ _PROBES = ("token_embd.weight", "output.weight", "blk.0.attn_q.weight", "blk.7.f
 _FLOATS = frozenset({"F16", "BF16", "F64"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Rules:
     """`engine` whose rules hold; `pure`: no types of their own for the embeddings and the output."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gguftool.format.quants.codebooks import codebook
 from gguftool.format.quants.fields import Bits, numbers
+from gguftool.record import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Bytes = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Lookup:
     """How the blocks of one type become numbers.
 

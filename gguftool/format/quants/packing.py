@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
 from gguftool.format.quants.fields import Bits
+from gguftool.record import record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Bytes = NDArray[np.uint8]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Units:
     """Whole units of `size` bytes, one of each row in turn."""
 
@@ -34,7 +34,7 @@ class Units:
         return 8 * (self.at + self.size * (rows * unit + row) + byte)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Striped:
     """Small numbers, one of each row in turn, dealt over `nbytes` bytes: when all have one, the next goes `step` up.
 
@@ -54,7 +54,7 @@ class Striped:
         return 8 * (self.at + byte) + turn * self.step + self.lift
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Quads:
     """Codes by fours, a four of each row in turn: four `i` of each 32 elements starts at ``places[i]`` (byte, shift).
 
@@ -72,7 +72,7 @@ class Quads:
         return 8 * (self.at + run * self.step + byte + 4 * row + within % 4) + shift
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class EvenOdd:
     """Single bits of sub-blocks: a byte a row for the even ones, behind all those a byte a row for the odd ones."""
 
@@ -83,7 +83,7 @@ class EvenOdd:
         return 8 * (self.at + row + rows * (index % 2)) + index // 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Move:
     """The numbers `base` of each row's plain block lie at `packed` in the group's block.
 
@@ -94,7 +94,7 @@ class Move:
     packed: Units | Striped | Quads | EvenOdd
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Repack:
     """How `rows` interleaved rows of one type become rows of `base`, whose blocks are `base_bytes` long.
 
@@ -126,7 +126,7 @@ class Repack:
         return _bit_order(self)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Step:
     """Bytes `base` of plain blocks from bytes `packed` of the group's: atoms of `width` bits in the order `order`."""
 

@@ -12,10 +12,10 @@ import json
 import os
 import stat
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import SourceError
+from gguftool.record import record
 
 FOLDER = "GGUFTOOL_CACHE"  # the environment variable that names it
 _VERSION = "gguftool head 1"
@@ -23,7 +23,7 @@ _MOST = 257 << 20  # bytes of an entry; no larger head is parsed
 _FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Kept:
     """The first bytes of a file, and the identity that it had."""
 

@@ -11,9 +11,10 @@ import base64
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gguftool.errors import SourceError, printable
+from gguftool.record import record
 from gguftool.storage.remote import address, heads, wire
 from gguftool.storage.remote.patience import BRIEFLY, Effort
 from gguftool.storage.remote.strict import (
@@ -39,7 +40,7 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _AGENT = "gguftool"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Origin:
     """Where a file is asked for first: `url` without login, what is sent to that host alone, and how it is asked.
 
@@ -54,7 +55,7 @@ class Origin:
     fixed: Callable[[str], str] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Linked:
     """What a redirect of the Hub says of the file that it leads to."""
 
@@ -64,7 +65,7 @@ class Linked:
     xet: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class _Reply:
     answer: wire.Answer
     url: str

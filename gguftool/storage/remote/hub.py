@@ -11,11 +11,12 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from gguftool.errors import SourceError, printable
+from gguftool.record import record
 from gguftool.storage.remote import address, wire
 from gguftool.storage.remote.http import FIRST_READ, HttpSource, Origin, open_http
 from gguftool.storage.remote.patience import BRIEFLY, Effort
@@ -41,7 +42,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SNAPSHOT_SECONDS = 600.0  # for programs that run on: so long a revision means one commit
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class HubPath:
     """A file or folder of a repository; `path` without slashes at its ends, empty for the whole of it."""
 
@@ -57,7 +58,7 @@ class HubPath:
         return f"{SCHEME}{kind}{self.repo}{at}" + (f"/{self.path}" if self.path else "")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Snapshot:
     """A repository at one commit: the names of its files, sorted; none where they were not asked for."""
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from gguftool.errors import SourceError, printable
+from gguftool.record import record
 from gguftool.storage.remote.wire import Answer, BrokenError
 from gguftool.storage.source import AbsentError, ChangedError
 
@@ -46,7 +47,7 @@ _INSTEAD = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Part:
     """The part of a file that an answer carries: bytes `start` up to `stop` of `total`."""
 
@@ -55,7 +56,7 @@ class Part:
     total: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Validators:
     """What a server says that changes when a file does."""
 

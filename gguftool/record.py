@@ -1,0 +1,107 @@
+"""Frozen records, made in a twentieth of the time that a stock dataclass takes.
+
+`@record` stands for ``@dataclass(frozen=True, slots=True, kw_only=True)`` and behaves like it: keyword-only arguments,
+equality and hash over all fields, `__post_init__`, and `dataclasses.fields`, `replace` and `asdict` work on it.  A
+stock dataclass compiles six methods a class from text, 0.3 ms at every start of the program, and a command meets 60 to
+150 such classes.  Records share methods that walk the fields; to make and to compare instances costs what it did.
+
+Left to the stock dataclass: `field()`, inherited fields, positional arguments, and whatever may change.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_: object) -> Callable[[Any], Any]:
+        """Mark nothing: the mark is for type checkers."""
+        return lambda decorator: decorator
+
+
+T = TypeVar("T")
+Put = Callable[[object, object], None]
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def record(cls: type[T]) -> type[T]:
+    """Return `cls` as a frozen record with a slot for each annotated name; a value given there is its default.
+
+    Raises TypeError for a class without fields or with a base, and for a default that could be changed.
+    """
+    names = tuple(cls.__annotations__)
+    if not names or cls.__bases__ != (object,):
+        raise TypeError(f"a record has fields and no base: {cls.__qualname__}")
+    body = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+    defaults = {name: body.pop(name) for name in names if name in body}
+    if any(type(value).__hash__ is None for value in defaults.values()):
+        raise TypeError(f"a default of {cls.__qualname__} can be changed: {defaults}")
+    made: Any = type(cls.__name__, (), {**body, "__slots__": names, "__qualname__": cls.__qualname__})
+    made.__init__ = _initializer(made, names, defaults)
+    made.__eq__, made.__hash__ = _comparison(operator.attrgetter(*names))
+    made.__repr__ = _repr
+    made.__setattr__ = made.__delattr__ = _refuse
+    made.__dataclass_fields__ = _Fields(defaults)
+    return made  # type: ignore[no-any-return]
+
+
+def _initializer(made: Any, names: Sequence[str], defaults: Mapping[str, object]) -> Callable[..., None]:
+    """Return an `__init__` that fills each slot through its descriptor, which `__setattr__` does not stop."""
+    puts: list[tuple[str, Put]] = [(name, vars(made)[name].__set__) for name in names]
+    finish: Callable[[object], None] | None = getattr(made, "__post_init__", None)
+
+    def initialize(self: object, /, **given: object) -> None:
+        values = given if len(given) == len(puts) else {**defaults, **given}
+        try:
+            for name, put in puts:
+                put(self, values[name])
+        except KeyError as missing:
+            raise TypeError(f"{made.__qualname__}() lacks the argument {missing}") from None
+        if len(values) != len(puts):
+            raise TypeError(f"{made.__qualname__}() has no {', '.join(map(repr, values.keys() - set(names)))}")
+        if finish is not None:
+            finish(self)
+
+    return initialize
+
+
+def _comparison(values: Callable[[object], object]) -> tuple[Callable[[object, object], bool], Callable[[object], int]]:
+    """Return `__eq__` and `__hash__` over what `values` gets of an instance."""
+
+    def equal(self: object, other: object) -> bool:
+        return values(self) == values(other) if type(self) is type(other) else NotImplemented
+
+    def hashed(self: object) -> int:
+        return hash(values(self))
+
+    return equal, hashed
+
+
+def _repr(self: Any) -> str:
+    shown = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__slots__)
+    return f"{type(self).__qualname__}({shown})"
+
+
+def _refuse(self: object, name: str, *_: object) -> NoReturn:
+    from dataclasses import FrozenInstanceError
+
+    raise FrozenInstanceError(f"a {type(self).__qualname__} cannot change: {name!r}")
+
+
+class _Fields:
+    """What the functions of `dataclasses` ask a class for, made when they first ask."""
+
+    def __init__(self, defaults: Mapping[str, object]) -> None:
+        self._defaults = defaults
+
+    def __get__(self, _: object, owner: Any) -> object:
+        from dataclasses import dataclass
+
+        like = type(owner.__name__, (), {"__annotations__": owner.__annotations__, **self._defaults})
+        stock: Any = dataclass(init=False, repr=False, eq=False, kw_only=True)(like)
+        owner.__dataclass_fields__ = stock.__dataclass_fields__
+        return owner.__dataclass_fields__
