@@ -15,13 +15,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 if TYPE_CHECKING:
+    from dataclasses import replace
+
     from typing_extensions import dataclass_transform
 else:
+
+    def replace(instance, /, **changes):
+        """Return a record like `instance` but for `changes`, as `dataclasses.replace` does."""
+        return type(instance)(**{name: getattr(instance, name) for name in instance.__slots__} | changes)
 
     def dataclass_transform(**_: object) -> Callable[[Any], Any]:
         """Mark nothing: the mark is for type checkers."""
         return lambda decorator: decorator
 
+
+__all__ = ["record", "replace"]
 
 T = TypeVar("T")
 Put = Callable[[object, object], None]
@@ -101,7 +109,9 @@ class _Fields:
     def __get__(self, _: object, owner: Any) -> object:
         from dataclasses import dataclass
 
-        like = type(owner.__name__, (), {"__annotations__": owner.__annotations__, **self._defaults})
+        # Without a docstring a signature would be made for one, which takes longer than all the rest.
+        body = {"__doc__": owner.__doc__ or "A record.", "__annotations__": owner.__annotations__, **self._defaults}
+        like = type(owner.__name__, (), body)
         stock: Any = dataclass(init=False, repr=False, eq=False, kw_only=True)(like)
         owner.__dataclass_fields__ = stock.__dataclass_fields__
         return owner.__dataclass_fields__

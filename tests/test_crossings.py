@@ -24,11 +24,11 @@ from gguftool.storage import execute as executing
 from gguftool.storage import landing, runs, streaming
 from gguftool.storage.copying import copy_all
 from gguftool.storage.digests import digest_all
-from gguftool.storage.digests import whole as whole_of
 from gguftool.storage.execute import Options, execute
 from gguftool.storage.local import helper_path
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.source import Extent
+from gguftool.storage.source import whole as whole_of
 
 KIB = 1 << 10
 DATA = filler("crossings", 1 << 20)

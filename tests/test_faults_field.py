@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import os
@@ -205,8 +206,8 @@ def test_syncfs_is_made_again_where_a_signal_interrupts_it(monkeypatch: pytest.M
         said[0] = next(answers)
         return -1 if said[0] else 0
 
-    monkeypatch.setattr(durable.ctypes, "CDLL", lambda *_args, **_options: SimpleNamespace(syncfs=syncfs))
-    monkeypatch.setattr(durable.ctypes, "get_errno", lambda: said[0])
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_args, **_options: SimpleNamespace(syncfs=syncfs))
+    monkeypatch.setattr(ctypes, "get_errno", lambda: said[0])
     durable.syncfs(0)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
         durable.syncfs(0)

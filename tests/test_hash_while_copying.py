@@ -23,8 +23,9 @@ from gguftool.errors import ExecuteError
 from gguftool.format.ggml import TYPES
 from gguftool.model.opening import open_model
 from gguftool.storage import hashing
-from gguftool.storage.execute import Options, Receipt, execute
+from gguftool.storage.execute import Options, execute
 from gguftool.storage.plan import Copy, Mark, OutputFile, Plan
+from gguftool.storage.receipt import Receipt
 from gguftool.storage.source import Extent
 from gguftool.surgery.split import SplitOptions, plan_split
 

@@ -14,6 +14,7 @@ import builders
 import pytest
 from builders import STR, filler, gguf, llama_kvs, tensor
 
+from gguftool.errors import ExecuteError
 from gguftool.format.kv import ValueType, make_kv
 from gguftool.model.opening import open_model
 from gguftool.model.padding import Filler
@@ -21,11 +22,12 @@ from gguftool.storage import kernel
 from gguftool.storage.copying import copy_all
 from gguftool.storage.execute import Options, execute
 from gguftool.storage.local import open_local
-from gguftool.storage.plan import Copy
+from gguftool.storage.plan import Copy, Request
 from gguftool.storage.source import Extent
 from gguftool.surgery.donors import open_donor
 from gguftool.surgery.edit import Edits, plan_edit
-from gguftool.surgery.merge import plan_merge
+from gguftool.surgery.inputs import open_inputs
+from gguftool.surgery.merge import MergeOptions, plan_merge
 from gguftool.surgery.split import SplitOptions, plan_split
 from gguftool.surgery.swap import SwapOptions, plan_swap
 
@@ -33,6 +35,8 @@ MIB = 1 << 20
 MAKERS = {"xfs": ("mkfs.xfs", "-q", "-m", "reflink=1"), "btrfs": ("mkfs.btrfs", "-q")}
 PACKAGES = {"xfs": "xfsprogs", "btrfs": "btrfs-progs"}
 NAMES = [f"blk.{index}.ffn_up.weight" for index in range(8)]
+# btrfs may count as free what it does not give; then the disk is full midway.
+NO_ROOM = r"needs [\d,]+ bytes and [\d,]+ are free here|the disk is full"
 ROWS = 123_361  # 4 MiB of Q8_0 and a bit, so that nothing lies on a block by chance
 
 
@@ -136,3 +140,52 @@ def test_merge_of_aligned_shards_takes_almost_no_space(model: Path, folder: Path
     execute(plan_merge([shards], folder / "out.gguf"))
     assert tensors_of(folder / "out.gguf") == tensors_of(model)
     assert 0 <= before - free(folder) < 0.05 * model.stat().st_size
+
+
+def fill_up(folder: Path, room: int) -> None:
+    """Leave about `room` bytes to whoever asks now."""
+    free(folder)  # settles what was deleted
+    space = os.statvfs(folder)
+    with (folder / "filler").open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, space.f_bavail * space.f_frsize - room)
+
+
+@pytest.fixture
+def nearly_full(model: Path, folder: Path) -> Path:
+    """A model on a file system with room for a quarter of it."""
+    fill_up(folder, model.stat().st_size // 4)
+    return model
+
+
+def test_what_is_shared_needs_no_room(nearly_full: Path, folder: Path) -> None:
+    template = make_kv("tokenizer.chat_template", ValueType.STRING, "x" * 7000)
+    source, edits = open_model(nearly_full), Edits(values=(template,))
+    execute(plan_edit(source, edits, folder / "out.gguf", Filler(pad=True)))
+    assert tensors_of(folder / "out.gguf") == tensors_of(nearly_full)
+    with pytest.raises(ExecuteError, match=NO_ROOM):
+        execute(plan_edit(source, edits, folder / "moved.gguf", Filler()))
+    assert sorted(path.name for path in folder.iterdir()) == ["filler", "model.gguf", "out.gguf"]
+
+
+def test_where_sharing_is_declined_the_room_is_asked_for(nearly_full: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = make_kv("tokenizer.chat_template", ValueType.STRING, "x" * 7000)
+    plan = plan_edit(
+        open_model(nearly_full), Edits(values=(template,)), nearly_full.with_name("out.gguf"), Filler(pad=True)
+    )
+    monkeypatch.setattr("gguftool.storage.copying.clone_grid", lambda fd: None)
+    with pytest.raises(ExecuteError, match=NO_ROOM):
+        execute(plan)
+    assert not plan.outputs[0].path.exists()
+
+
+def test_consume_of_what_is_shared_needs_no_room(model: Path, folder: Path) -> None:
+    wanted = tensors_of(model)
+    execute(plan_split(open_model(model), str(folder / "set"), SplitOptions(alignment=4096, max_size=40 * MIB)))
+    model.unlink()
+    shards = sorted(folder.glob("set-*"))
+    fill_up(folder, 4 * MIB)
+    request = Request(models=(str(folder / "set-*"),))
+    plan = plan_merge(open_inputs([str(shards[0])]), folder / "out.gguf", MergeOptions(consume=request))
+    execute(plan)
+    assert tensors_of(folder / "out.gguf") == wanted
+    assert sorted(path.name for path in folder.iterdir()) == ["filler", "out.gguf"]

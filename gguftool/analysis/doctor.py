@@ -13,7 +13,6 @@ import re
 import shlex
 import struct
 from collections.abc import Sequence
-from dataclasses import replace
 
 from gguftool.analysis.lint import Finding, Severity, place_of
 from gguftool.analysis.subject import Placed, out_of_file
@@ -21,7 +20,7 @@ from gguftool.errors import FormatError, GGUFToolError, SourceError, printable, 
 from gguftool.format.header import MAGIC, NeedMoreData, parse, round_up
 from gguftool.format.imatrix import legacy_start
 from gguftool.model.model import ModelFile
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.storage.locate import is_folder, is_remote, siblings
 from gguftool.storage.source import RemoteSource, Source
 

@@ -10,12 +10,11 @@ The rules are in lint_*.py, their texts for users in docs/lint.md, one section p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from enum import IntEnum
 
 from gguftool.analysis.subject import Placed, Subject
 from gguftool.errors import GGUFToolError, listed, printable
-from gguftool.record import record
+from gguftool.record import record, replace
 
 _NAMES_SHOWN = 4
 _HITS_KEPT = 100  # findings of one rule

@@ -23,10 +23,10 @@ from gguftool.model.maps import MapIndex
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.opening import open_model
 from gguftool.record import record
-from gguftool.storage.digests import Progress, digest_all, digest_once, no_progress, whole
-from gguftool.storage.execute import Receipt
+from gguftool.storage.digests import Progress, digest_all, digest_once, no_progress
 from gguftool.storage.locate import are_remote, open_source
-from gguftool.storage.source import Extent
+from gguftool.storage.receipt import Receipt
+from gguftool.storage.source import Extent, whole
 
 _MAX_MANIFEST = 64 << 20  # bytes
 

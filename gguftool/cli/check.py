@@ -56,8 +56,7 @@ def check(
     from gguftool.analysis.check import CheckOptions
     from gguftool.analysis.check import check as make_report
     from gguftool.analysis.placement import parse_rules
-    from gguftool.cli.output import remark, write
-    from gguftool.render.as_json import render_json
+    from gguftool.cli.output import remark, show
     from gguftool.render.check import check_text
 
     threshold = _severity(fail_on)
@@ -72,7 +71,7 @@ def check(
     report = make_report(model, options)
     for text in report.remarks:
         remark(text)
-    write(render_json(report) if json else check_text(report))
+    show(report, check_text, json=json)
     if not report.readable:
         raise typer.Exit(2)
     if report.reaches(threshold):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gguftool.cli.options import Json, ThisFileOnly, check_patterns
+from gguftool.record import replace
 
 if TYPE_CHECKING:
     from gguftool.analysis.diff import DiffOptions, HeaderDiff
@@ -57,8 +57,7 @@ def diff(
     Order, offsets, shards and alignment do not count. Exit code 0: no differences, 1: differences, 2: trouble.
     """
     from gguftool.analysis.diff import DiffOptions
-    from gguftool.cli.output import remark, write
-    from gguftool.render.as_json import render_json
+    from gguftool.cli.output import remark, write, write_json
     from gguftool.render.diff import render_diff_markdown
     from gguftool.render.diff_csv import render_diff_csv
 
@@ -74,7 +73,7 @@ def diff(
     for text in report.remarks:
         remark(text)
     if json:
-        write(render_json(report))
+        write_json(report)
     elif markdown:
         write(render_diff_markdown(report))
     elif csv:

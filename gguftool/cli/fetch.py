@@ -153,7 +153,7 @@ def _plan_repair(
 
 def _say_sound(file: Path, damage: Damage, *, json: bool) -> None:
     from gguftool.cli.output import remark, show_receipt
-    from gguftool.storage.execute import Receipt
+    from gguftool.storage.receipt import Receipt
 
     if damage.is_proven:
         remark(f"{file}: nothing to repair, its sha256 is the recorded one")

@@ -12,8 +12,8 @@ from gguftool.cli.options import Force, Json
 if TYPE_CHECKING:
     from gguftool.analysis.verify import Verdict
     from gguftool.model.model import Model
-    from gguftool.storage.execute import Receipt
     from gguftool.storage.plan import Plan
+    from gguftool.storage.receipt import Receipt
 
 
 def hash_(
@@ -45,9 +45,8 @@ def hash_(
     line is over all data in header order, as llama-gguf-hash --sha256 prints it.
     """
     from gguftool.analysis.verify import hash_files, hash_tensors, verify_manifest
-    from gguftool.cli.output import progress_bar, show_receipt, write, write_exactly
+    from gguftool.cli.output import progress_bar, show, show_receipt, write_exactly
     from gguftool.model.opening import open_model
-    from gguftool.render.as_json import render_json
     from gguftool.render.hashes import manifest_text, sums_text
 
     opened = open_model(model) if model is not None else None
@@ -67,15 +66,14 @@ def hash_(
     if files and not json:
         write_exactly(sums_text(hashes))
     else:
-        write(render_json(hashes) if json else manifest_text(hashes))
+        show(hashes, manifest_text, json=json)
 
 
 def _show_verdicts(verdicts: tuple[Verdict, ...], *, json: bool) -> None:
-    from gguftool.cli.output import write
-    from gguftool.render.as_json import render_json
+    from gguftool.cli.output import show
     from gguftool.render.hashes import verdicts_text
 
-    write(render_json(verdicts) if json else verdicts_text(verdicts))
+    show(verdicts, verdicts_text, json=json)
     if any(verdict.ok is False for verdict in verdicts) or not any(verdict.ok for verdict in verdicts):
         raise typer.Exit(1)
 

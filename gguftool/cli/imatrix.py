@@ -127,14 +127,13 @@ def show_imatrix(
 ) -> None:
     """Show the imatrix that `source` is, for every command that may be given one."""
     from gguftool.analysis.imatrix import describe_imatrix
-    from gguftool.cli.output import show_tables, write
+    from gguftool.cli.output import show_tables, write, write_json
     from gguftool.model.imatrix import read_imatrix
-    from gguftool.render.as_json import render_json
     from gguftool.render.imatrix import imatrix_csv, imatrix_heading, imatrix_markdown, imatrix_table
 
     report = describe_imatrix(source.name, read_imatrix(source), model=model, name_filter=name_filter)
     if json:
-        write(render_json(report))
+        write_json(report)
     elif markdown:
         write(imatrix_markdown(report))
     elif csv:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
 from gguftool.cli.options import Csv, Json, Markdown, ModelArgument, ThisFileOnly, check_patterns, one_format
+from gguftool.record import replace
 
 _TEXT_ARRAY_LIMIT = 6
 
@@ -49,10 +49,9 @@ def dump(
     """
     from gguftool.analysis.dump import dump as make_dump
     from gguftool.cli.imatrix import describe_if_imatrix, imatrix_instead, show_imatrix
-    from gguftool.cli.output import remark, show_tables, write
+    from gguftool.cli.output import remark, show_tables, write, write_json
     from gguftool.errors import FormatError
     from gguftool.model.opening import open_model
-    from gguftool.render.as_json import render_json
     from gguftool.render.dump import dump_csv, dump_markdown, dump_tables, heading
 
     one_format(json=json, markdown=markdown, csv=csv)
@@ -76,7 +75,7 @@ def dump(
     for text in report.remarks:
         remark(text)
     if json:
-        write(render_json(report))
+        write_json(report)
     elif markdown:
         write(dump_markdown(report, kvs=not no_kv, tensors=not no_tensors))
     elif csv:
@@ -94,13 +93,12 @@ def types(
 
     All types of llama.cpp and ik_llama.cpp that may occur in a file, with the engines that load them.
     """
-    from gguftool.cli.output import show_tables, write
-    from gguftool.render.as_json import render_json
+    from gguftool.cli.output import show_tables, write, write_json
     from gguftool.render.types import describe_type, type_rows, types_table
 
     rows = type_rows(name)
     if json:
-        write(render_json(rows))
+        write_json(rows)
         return
     if name is not None:
         write(describe_type(rows[0]) + "\n")
@@ -109,10 +107,9 @@ def types(
 
 def _print_value(model: Any, key: str, array_limit: int | None) -> None:
     """Print one value: a string's own bytes into a pipe (escaped on a terminal), arrays as JSON, numbers as text."""
-    from gguftool.cli.output import write, write_bytes
+    from gguftool.cli.output import write, write_bytes, write_json
     from gguftool.errors import PlanError, printable
     from gguftool.format.kv import ValueType
-    from gguftool.render.as_json import render_json
 
     kv = model.get(key)
     if kv is None:
@@ -121,7 +118,7 @@ def _print_value(model: Any, key: str, array_limit: int | None) -> None:
         )
     value = kv.value(array_limit)
     if kv.type is ValueType.ARRAY:
-        write(render_json(value))
+        write_json(value)
     elif kv.type is not ValueType.STRING:
         write(f"{value}\n")
     elif sys.stdout.isatty():

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gguftool.errors import ExecuteError, printable, without_secrets
 from gguftool.render.table import Table, render_rich, text_of
@@ -14,7 +14,11 @@ from gguftool.render.table import Table, render_rich, text_of
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gguftool.storage.execute import Receipt
+    from gguftool.storage.plan import Preview
+    from gguftool.storage.receipt import Receipt
+
+
+T = TypeVar("T")
 
 
 class ReaderGone(BaseException):
@@ -128,6 +132,28 @@ def progress_bar(total: int, what: str | None = None) -> Iterator[Callable[[int]
         yield bar.update
 
 
+def write_json(data: object) -> None:
+    """Write a report, a plan or a receipt as one JSON document."""
+    from gguftool.render.as_json import render_json
+
+    write(render_json(data))
+
+
+def show(data: T, text: Callable[[T], str], *, json: bool) -> None:
+    """Write data as JSON where asked, else as `text` makes of it."""
+    if json:
+        write_json(data)
+    else:
+        write(text(data))
+
+
+def show_preview(preview: Preview, *, json: bool) -> None:
+    """Say what a plan would write, and from what."""
+    from gguftool.render.plan import preview_text
+
+    show(preview, preview_text, json=json)
+
+
 def show_receipt(receipt: Receipt, *, json: bool, model: str = "") -> None:
     """Say what was written; digests are the data then, as `hash --files` and `hash` print them.
 
@@ -136,12 +162,11 @@ def show_receipt(receipt: Receipt, *, json: bool, model: str = "") -> None:
     The files are the product, and complete: where standard output cannot take this, it is told on standard error, and
     the exit code stays 0.
     """
-    from gguftool.render.as_json import render_json
     from gguftool.render.plan import receipt_text
 
     try:
         if json:
-            write(render_json(receipt))
+            write_json(receipt)
         elif receipt.digests is None:
             write(receipt_text(receipt))
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,6 +25,7 @@ from gguftool.cli.options import (
     size_option,
 )
 from gguftool.cli.write import Writing, carry_out, force_sizes_of, read_recipe, with_inputs
+from gguftool.record import replace
 
 if TYPE_CHECKING:
     from gguftool.format.recipe import Recipe
@@ -209,12 +209,11 @@ def _weights(name: str | None) -> tuple[Weights | None, tuple[Source, ...]]:
 
 
 def _show_preview(decision: Decision, plan: Plan, jobs: int | None, *, json: bool) -> None:
-    from gguftool.cli.output import remark, write
-    from gguftool.render.as_json import render_json
+    from gguftool.cli.output import remark, show
     from gguftool.render.quantize import quantize_preview_text
     from gguftool.surgery.estimate import preview_quantize
 
     for text in plan.remarks:
         remark(text)
     preview = preview_quantize(decision, plan, jobs)
-    write(render_json(preview) if json else quantize_preview_text(preview))
+    show(preview, quantize_preview_text, json=json)

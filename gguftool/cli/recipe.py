@@ -77,14 +77,13 @@ def check(
     gate in different types, and the size that comes out. The exit code is 1 where there are errors among these.
     """
     from gguftool.analysis.recipe import check as check_recipe
-    from gguftool.cli.output import show_tables, write
-    from gguftool.render.as_json import render_json
+    from gguftool.cli.output import show_tables, write, write_json
     from gguftool.render.recipe import report_tables, summary_text
 
     recipe, _ = _read(file, form, lenient=True)
     report = check_recipe(recipe, _open(model))
     if json:
-        write(render_json(report))
+        write_json(report)
     else:
         write(summary_text(report) + "\n")
         show_tables(report_tables(report))

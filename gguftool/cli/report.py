@@ -73,9 +73,8 @@ def report(
     from gguftool.analysis.placement import parse_rules
     from gguftool.analysis.report import report as make_report
     from gguftool.cli.imatrix import imatrix_among, imatrix_instead, show_imatrix
-    from gguftool.cli.output import remark, write
+    from gguftool.cli.output import remark, write, write_json
     from gguftool.errors import FormatError, PlanError
-    from gguftool.render.as_json import render_json
     from gguftool.render.report import report_csv, report_markdown
     from gguftool.render.report_tables import By
 
@@ -100,7 +99,7 @@ def report(
     if html is not None:
         _write_page(made, opened, html, force=force)
     elif json:
-        write(render_json(made))
+        write_json(made)
     elif markdown:
         write(report_markdown(made, breakdown))
     elif csv:

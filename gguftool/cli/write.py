@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,14 +33,14 @@ from gguftool.cli.options import (
     one_target,
     size_option,
 )
-from gguftool.record import record
+from gguftool.record import record, replace
 
 if TYPE_CHECKING:
     from gguftool.format.recipe import Recipe
     from gguftool.model.layout import ForceSizes
     from gguftool.model.model import Model
-    from gguftool.storage.execute import Receipt
     from gguftool.storage.plan import Plan
+    from gguftool.storage.receipt import Receipt
     from gguftool.storage.source import Source
 
 
@@ -370,17 +369,15 @@ class Writing:
 
 def carry_out(plan: Plan, writing: Writing, *, dry_run: bool, json: bool, hash_files: bool = False) -> Receipt | None:
     """Show the plan and return None, or execute it and say what was written; `hash_files` is for the caller's use."""
-    from gguftool.cli.output import progress_bar, remark, show_receipt, write
+    from gguftool.cli.output import progress_bar, remark, show_preview, show_receipt
     from gguftool.cli.signals import publishing
-    from gguftool.render.as_json import render_json
-    from gguftool.render.plan import preview_text
     from gguftool.storage.execute import Options, execute
 
     preview = plan.preview()
     for text in preview.remarks:
         remark(text)
     if dry_run:
-        write(render_json(preview) if json else preview_text(preview))
+        show_preview(preview, json=json)
         return None
     with progress_bar(preview.bytes_copied) as progress:
         options = Options(

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import replace
 
 from gguftool.format.kv import KV, ByteOrder, ValueType, fixed_size
+from gguftool.record import replace
 
 _ARRAY_HEAD = 12  # bytes before an array's first element: u32 element type, u64 count
 _CHUNK = 64 << 10  # bytes of numbers that are compared at once

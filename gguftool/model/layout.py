@@ -8,7 +8,6 @@ that a file taken apart and put together again is the same file, byte for byte.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from enum import Enum
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +18,7 @@ from gguftool.format.header import ALIGNMENT_KEY, MAX_HEAD, Header, alignment_of
 from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
 from gguftool.model.model import Sizing, Tensor
 from gguftool.model.padding import Filler, filled
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.storage.plan import Copy, Mark, OutputFile, coalesce
 from gguftool.storage.source import Extent
 

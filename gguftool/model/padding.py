@@ -10,12 +10,11 @@ from __future__ import annotations
 import struct
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 from gguftool.errors import PlanError
 from gguftool.format.header import Header, round_up
 from gguftool.format.kv import KV, ByteOrder, ValueType, find_kv, make_kv
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.storage.plan import BLOCK, Copy
 
 PADDING_KEY = "gguftool.padding"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from gguftool.errors import SourceError
 from gguftool.format.shards import parse_shard_name
-from gguftool.storage.execute import recover
+from gguftool.record import replace
+from gguftool.storage.in_place import recover
 from gguftool.storage.local import helper_path, is_being_published, undo_path
 from gguftool.storage.locate import expand, is_remote
 from gguftool.storage.publish import finish_set

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from enum import Enum
 
-from gguftool.record import record
+from gguftool.record import record, replace
 
 
 class Role(Enum):

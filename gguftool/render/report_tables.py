@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from enum import Enum
 
 from gguftool.analysis.label import Label
 from gguftool.analysis.report import Distribution, Layers, Report, Share, TensorRow
 from gguftool.model.roles import Role
+from gguftool.record import replace
 from gguftool.render.table import Table, columns
 from gguftool.render.units import format_count, format_size
 

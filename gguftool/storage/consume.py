@@ -20,23 +20,16 @@ from gguftool.errors import ExecuteError, SourceError, listed
 from gguftool.storage.consume_journal import (
     FreedSource,
     Unfinished,
-    consume_path,
     read_unfinished,
     real_path,
     stamp_if_same,
 )
 from gguftool.storage.durable import close_quietly, sync_file, sync_folders
 from gguftool.storage.local import LocalSource, helper_path
-from gguftool.storage.part import CREATE, ONLY_COPY, PART, REOPEN, PartFile, busy, lock
+from gguftool.storage.part import CREATE, PART, REOPEN, PartFile, busy, consume_path, lock, only_copy_path
 from gguftool.storage.plan import Copy, OutputFile, Plan, Request, Step
 from gguftool.storage.positional import read_some
 from gguftool.storage.source import Source
-
-
-def only_copy_path(target: Path) -> Path:
-    """Return where the part file of `target` lies while sources are removed."""
-    return helper_path(target, ONLY_COPY)
-
 
 # --- which files may go ----------------------------------------------------------------------------------------------
 
@@ -100,18 +93,6 @@ def _names(model: str, path: Path) -> bool:
         return path.parent == Path(os.path.realpath(model))
     named = real_path(model)
     return path.parent == named.parent or fnmatch.fnmatch(str(path), str(named))
-
-
-def refuse_only_copies(targets: Iterable[Path]) -> None:
-    """Raise `ExecuteError` where a run that removes its sources began to write one of `targets`."""
-    for target in targets:
-        for path in (consume_path(target), only_copy_path(target)):
-            if os.path.lexists(path):
-                raise ExecuteError(
-                    f"an unfinished merge --consume lies here: {path.name} may be the only copy of tensors whose files "
-                    f"are gone; 'gguftool merge ... -o OUT --consume', as it was begun, goes on",
-                    source=str(target),
-                )
 
 
 def discard_unused(anchor: Path) -> None:
@@ -204,7 +185,7 @@ class Consuming:
     def parts(self) -> list[PartFile]:
         """Return all part files, closed, in the order of publishing: the first output's last."""
         made = []
-        for index in (*range(1, len(self.plan.outputs)), 0):
+        for index in self.plan.publishing_order:
             with self.part(index) as part:
                 made.append(part)
         return made

@@ -27,7 +27,8 @@ from typing import Any, NoReturn
 
 from gguftool.errors import ExecuteError, PlanError, SourceError
 from gguftool.record import record
-from gguftool.storage.local import LocalSource, helper_path, stamp_of
+from gguftool.storage.local import LocalSource, stamp_of
+from gguftool.storage.part import consume_path
 from gguftool.storage.plan import Consume, Copy, Mark, OutputFile, Plan, Request, Step
 from gguftool.storage.source import Extent, Source
 
@@ -95,11 +96,6 @@ class Unfinished:
     consume: Consume
     copied: dict[int, str]
     complete: tuple[int, ...] | None
-
-
-def consume_path(anchor: Path) -> Path:
-    """Return where the journal lies for an output that the user calls `anchor`."""
-    return helper_path(anchor, "consume")
 
 
 def real_path(path: str | os.PathLike[str]) -> Path:

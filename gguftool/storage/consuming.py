@@ -11,22 +11,29 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from gguftool.errors import ExecuteError, SourceError
-from gguftool.storage.consume import Consuming, only_copy_path, open_consuming, refuse_only_copies
+from gguftool.record import replace
+from gguftool.storage.consume import Consuming, open_consuming
 from gguftool.storage.consume_journal import consume_file, digest_in, real_path
-from gguftool.storage.copying import check_sources
+from gguftool.storage.copying import check_sources, shared_bytes
 from gguftool.storage.durable import close_quietly, sync_folders
-from gguftool.storage.filling import Options, fill
-from gguftool.storage.hashing import Digests, hash_finished
+from gguftool.storage.filling import Options, digests_of, fill
 from gguftool.storage.local import LocalSource, helper_path, stamp_of
-from gguftool.storage.part import PartFile, lock, refuse_busy, remove_quietly
+from gguftool.storage.part import (
+    PartFile,
+    lock,
+    only_copy_path,
+    refuse_busy,
+    refuse_only_copies,
+    remove_quietly,
+)
 from gguftool.storage.plan import Consume, Copy, OutputFile, Plan
 from gguftool.storage.positional import read_some
-from gguftool.storage.preflight import check_targets, folders
+from gguftool.storage.preflight import check_targets, folders, free_bytes
 from gguftool.storage.publish import HalfwayError, finish_set, publish_one, publish_set
+from gguftool.storage.receipt import Digests
 from gguftool.storage.source import Source
 
 _READ = 1 << 20  # bytes
@@ -52,7 +59,7 @@ def write_consuming(
         hold_folders(consume.freed, cleanup)
         run = _begin(plan, consume, cleanup, write)
         if run.is_published():
-            digests = hash_finished(run.plan, options)
+            digests = digests_of(run.plan, options)
         else:
             try:
                 check_targets(plan, force=options.force)
@@ -64,7 +71,7 @@ def write_consuming(
                 _fill_only_copies(run, options)
                 gone = {step.source.identity for step in run.steps if step.frees}
                 check_sources(tuple(source for source in needed if source.identity not in gone))
-                digests = hash_finished(run.plan, options, [only_copy_path(output.path) for output in run.plan.outputs])
+                digests = digests_of(run.plan, options, [only_copy_path(output.path) for output in run.plan.outputs])
                 _publish_only_copies(run, options)
             except HalfwayError:
                 raise
@@ -253,23 +260,39 @@ def check_room(run: Consuming) -> None:
     """Refuse, before anything is written, what would not fit at some moment, counting what will have been freed."""
     if not hasattr(os, "statvfs"):
         return
+    lacking = _lacking(run, sharing=False)
+    if lacking and (lacking := _lacking(run, sharing=True)):
+        folder, nbytes, free = lacking[0]
+        raise ExecuteError(
+            f"needs {nbytes:,} bytes at the fullest moment, sources being removed as they are copied, and {free:,} are "
+            "free here; make room or choose another folder",
+            source=str(folder),
+        )
+
+
+def _lacking(run: Consuming, *, sharing: bool) -> list[tuple[Path, int, int]]:
+    """Return the folders on which `run` would not fit, with the bytes needed and free; blocks are shared or not."""
     need, peak, places = _Room(), _Room(), {}
     devices = [os.stat(output.path.parent).st_dev for output in run.plan.outputs]
     for index, output in enumerate(run.plan.outputs):
         places[devices[index]] = output.path.parent
-        need.add(devices[index], len(output.head) - _surplus(run, index))
+        need.add(devices[index], len(output.head) - (0 if sharing else _surplus(run, index)))
     for number, step in enumerate(run.steps):
         if run.is_freed(number):
             continue
+        stays = 0  # of the source's blocks, those that the outputs share when its name is gone
         for index, copies in run.copies_of(number):
-            need.add(devices[index], sum(copy.extent.length for copy in copies))
+            shared = shared_bytes(copies, run.plan.outputs[index].path.parent) if sharing else 0
+            need.add(devices[index], sum(copy.extent.length for copy in copies) - shared)
+            stays += shared
         for device, nbytes in need.items():
             peak[device] = max(peak.get(device, nbytes), nbytes)
         if step.frees and isinstance(step.source, LocalSource):
             status = os.stat(step.source.path)
-            need.add(status.st_dev, -min(status.st_blocks * 512, status.st_size))
-    for device, folder in places.items():
-        _refuse_full(folder, max(peak.get(device, 0), need.get(device, 0)))
+            need.add(status.st_dev, stays - min(status.st_blocks * 512, status.st_size))
+    found = ((folder, max(peak.get(device, 0), need.get(device, 0))) for device, folder in places.items())
+    room = ((folder, nbytes, free_bytes(folder)) for folder, nbytes in found)
+    return [(folder, nbytes, free) for folder, nbytes, free in room if free is not None and nbytes > free]
 
 
 class _Room(dict[int, int]):
@@ -277,17 +300,6 @@ class _Room(dict[int, int]):
 
     def add(self, device: int, nbytes: int) -> None:
         self[device] = self.get(device, 0) + nbytes
-
-
-def _refuse_full(folder: Path, nbytes: int) -> None:
-    space = os.statvfs(folder)
-    free_bytes = space.f_bavail * space.f_frsize
-    if nbytes > free_bytes:
-        raise ExecuteError(
-            f"needs {nbytes:,} bytes at the fullest moment, sources being removed as they are copied, and "
-            f"{free_bytes:,} are free here; make room or choose another folder",
-            source=str(folder),
-        )
 
 
 def _surplus(run: Consuming, index: int) -> int:

@@ -10,12 +10,15 @@ Memory is one buffer a thread, whatever the extents' lengths.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 
 from gguftool.errors import SourceError
 from gguftool.record import record
+from gguftool.storage.durable import close_quietly
 from gguftool.storage.kernel import CLONE, SERVER_COPY, attempt, clone_grid, is_served
 from gguftool.storage.plan import Copy
 from gguftool.storage.positional import leading_hole, read_into, start_writeback, write_fully
@@ -27,6 +30,7 @@ from gguftool.storage.tally import GRACE, Progress, Tally, Watch, join_all, star
 BUFFER = 512 << 10  # bytes; stays in the processor's second-level cache between read and write
 _SEGMENT = 8 << 20  # bytes a thread takes at once, on this grid in the target so that no two share a page
 _PAGES = 64 << 10  # bytes; the least grid, a multiple of every system's page
+_SOON = 32 << 20  # bytes; a run that writes less is at its fsync before an earlier start would have saved anything
 _MIN_CLONE = 64 << 10  # bytes; below, sharing blocks costs more metadata than it saves
 MAX_JOBS = 64
 
@@ -63,8 +67,8 @@ def copy_works(
     durable: bool = False,
     fresh: bool = False,
     watch: Watch | None = None,
-) -> None:
-    """Carry out `works` with up to `jobs` threads, this one among them.
+) -> int:
+    """Carry out `works` with up to `jobs` threads, this one among them; return how many bytes were not just shared.
 
     `durable` lets the disk start early because an fsync will follow; `fresh` says that targets read as zeros where
     nothing was written, so that holes of sources stay holes. `progress` is called in this thread only; `watch` is told
@@ -101,6 +105,7 @@ def copy_works(
     if tally.error is not None:
         raise tally.error
     tally.report()
+    return tally.copied
 
 
 def _by_kind(copies: Iterable[Copy]) -> tuple[list[Copy], list[Copy]]:
@@ -186,9 +191,8 @@ class _Files:
 
     def _clone(self, copy: Copy, target: int, grid: int) -> tuple[Copy, ...]:
         """Share the whole blocks of `copy` with its source; return what is left to be copied."""
-        start = -copy.offset % grid
-        length = (copy.extent.length - start) // grid * grid
-        if (copy.extent.offset - copy.offset) % grid or length < _MIN_CLONE:
+        start, length = _whole_blocks(copy, grid)
+        if not length:
             return (copy,)
         lent = copy.extent.source.descriptor()
         if lent is None:
@@ -199,7 +203,7 @@ class _Files:
             shared = attempt(CLONE, fd, offset, target, place, length, lambda: not self._tally.stop.is_set())
         if not shared:
             return (copy,)
-        self._tally.landed(place, shared)
+        self._tally.landed(place, shared, shared=True)
         behind = start + shared
         return (part_of(copy, 0, start), part_of(copy, behind, copy.extent.length - behind))
 
@@ -211,7 +215,7 @@ class _Files:
             raise SourceError("has lost its descriptor", source=segment.extent.source.name)
         with lent as fd:
             self._move_file(fd, segment, target, buffer)
-        if self._durable and not self._tally.stop.is_set():
+        if self._durable and self._tally.copied > _SOON and not self._tally.stop.is_set():
             start_writeback(target, segment.offset, segment.extent.length)
 
     def _move_file(self, fd: int, segment: Copy, target: int, buffer: memoryview) -> None:
@@ -248,6 +252,39 @@ def _read(source: Source, fd: int, buffer: memoryview, offset: int, left: int) -
             offset=offset,
         )
     return got
+
+
+def _whole_blocks(copy: Copy, grid: int) -> tuple[int, int]:
+    """Return start and length of what of `copy` a file system with blocks of `grid` bytes shares; 0 where it is little."""
+    start = -copy.offset % grid
+    length = (copy.extent.length - start) // grid * grid
+    worth = (copy.extent.offset - copy.offset) % grid == 0 and length >= _MIN_CLONE
+    return (start, length) if worth else (0, 0)
+
+
+def shared_bytes(copies: Iterable[Copy], folder: Path) -> int:
+    """Return how many bytes of `copies`, into a file in `folder`, its file system would share with their sources.
+
+    It is asked: the first block of each is shared with a file without a name, which is gone at once.
+    """
+    try:
+        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
+    except (AttributeError, OSError):  # no Linux, or a file system without such files: none of them shares blocks
+        return 0
+    try:
+        grid = clone_grid(fd)
+        return sum(_would_share(copy, fd, grid) for copy in copies) if grid is not None else 0
+    finally:
+        close_quietly(fd)
+
+
+def _would_share(copy: Copy, fd: int, grid: int) -> int:
+    start, length = _whole_blocks(copy, grid)
+    lent = copy.extent.source.descriptor() if length else None
+    if lent is None:
+        return 0
+    with lent as source:
+        return length if attempt(CLONE, source, copy.extent.offset + start, fd, 0, grid) else 0
 
 
 def _segments(copy: Copy) -> Iterator[Copy]:

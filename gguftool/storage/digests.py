@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError
 from gguftool.errors import SourceError
 from gguftool.storage.pool import Pool
 from gguftool.storage.positional import read_into
-from gguftool.storage.source import Extent, Source
+from gguftool.storage.source import Extent
 
 _BUFFER = 1 << 20  # bytes; larger ones leave the processor's cache and hash slower
 
@@ -75,11 +75,6 @@ def digest_all(
             return tuple(pool.map(lambda work: digest(work, go_on), works))
         finally:
             over.set()
-
-
-def whole(source: Source) -> Extent:
-    """Return all of a source as one extent."""
-    return Extent(source=source, offset=0, length=source.size)
 
 
 def update(sha256: hashlib._Hash, fd: int, offset: int, length: int, name: str, progress: Progress) -> None:

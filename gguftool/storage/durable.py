@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
 from collections.abc import Callable, Iterable
@@ -61,7 +60,7 @@ def bulk_sync(folders: Iterable[Path], cleanup: contextlib.ExitStack) -> Callabl
 
     The descriptors are opened before the first write: syncfs reports write-back errors since its descriptor's opening.
     """
-    if os.name == "nt" or not hasattr(ctypes.CDLL(None), "syncfs"):
+    if os.name == "nt" or _syncfs() is None:
         return None
     fds = []
     for folder in dict.fromkeys(folders):
@@ -78,8 +77,17 @@ def bulk_sync(folders: Iterable[Path], cleanup: contextlib.ExitStack) -> Callabl
 
 def syncfs(fd: int) -> None:
     """Write back the whole file system of `fd`; raise `OSError` where that failed since `fd` was opened."""
-    call = ctypes.CDLL(None, use_errno=True).syncfs
-    while call(fd) != 0:
+    import ctypes
+
+    call = _syncfs()
+    while call is not None and call(fd) != 0:
         number = ctypes.get_errno()
         if number != errno.EINTR:  # which Python retries for the calls of `os`, but not here
             raise OSError(number, os.strerror(number))
+
+
+def _syncfs() -> Callable[[int], int] | None:
+    """Return Linux's syncfs, None on other systems: it is not in `os`, and what calls it takes a while to load."""
+    import ctypes
+
+    return getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)

@@ -9,61 +9,25 @@ are complete; otherwise they do not exist, or are the old ones.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from itertools import zip_longest
-from pathlib import Path
 
-from gguftool.errors import ExecuteError
-from gguftool.record import record
-from gguftool.storage.consume import refuse_only_copies
-from gguftool.storage.copying import check_sources, copy_all, copy_extent
-from gguftool.storage.durable import bulk_sync, close_quietly, sync_file, sync_folders
-from gguftool.storage.filling import Options, fill
-from gguftool.storage.hashing import Digests, Hashing, hash_finished
-from gguftool.storage.landing import Landing, believable, is_streamed, without
-from gguftool.storage.part import PartFile, create_part, refuse_busy, remove_left_over, remove_quietly, take_over
-from gguftool.storage.pieces import bytes_below, pieces
+from gguftool.record import replace
+from gguftool.storage.batches import Parts, write_parts
+from gguftool.storage.copying import check_sources
+from gguftool.storage.durable import bulk_sync
+from gguftool.storage.filling import Options, digests_of, follower_of
+from gguftool.storage.part import refuse_busy, refuse_only_copies, remove_quietly
 from gguftool.storage.plan import OutputFile, Plan
-from gguftool.storage.positional import write_fully
 from gguftool.storage.preflight import check_space, check_targets, folders, said_plainly
 from gguftool.storage.promised import refuse_other_bytes
 from gguftool.storage.publish import HalfwayError, finish_set, publish_one, publish_set
-from gguftool.storage.resume import (
-    ResumeLog,
-    agrees,
-    read_ranges,
-    read_resume,
-    remove_resume,
-    resume_path,
-    worth_keeping,
-)
-from gguftool.storage.source import Extent
-from gguftool.storage.undo import Journal, changed_ranges, journal_file, journal_lock, open_for_change, read_journal
+from gguftool.storage.receipt import Digests, Receipt
+from gguftool.storage.resume import ResumeLog, read_ranges, read_resume, remove_resume, resume_path, worth_keeping
 
-__all__ = ["Options", "Receipt", "execute", "recover"]
+__all__ = ["Options", "execute"]
 
 # Above this number of outputs on one file system, one checked syncfs costs less than an fsync for each.
 _SYNCFS_FROM = 8
-# Outputs up to so many bytes are written so many at once: one alone is too little for several threads, and threads
-# that write to one file wait for each other.
-_SMALL = 8 << 20
-_AT_ONCE = 8
-
-
-@record
-class Receipt:
-    """What was written: the paths in the plan's order, the bytes of all of them, and the digests asked for.
-
-    `freed` are the sources that were removed.
-    """
-
-    paths: tuple[Path, ...]
-    nbytes: int
-    digests: Digests | None = None
-    freed: tuple[str, ...] = ()
 
 
 def execute(plan: Plan, options: Options | None = None) -> Receipt:
@@ -84,12 +48,14 @@ def execute(plan: Plan, options: Options | None = None) -> Receipt:
             return replace(receipt, freed=freed, digests=digests)
         refuse_only_copies(output.path for output in plan.outputs)
         if _finished_before(plan, options):
-            return replace(receipt, digests=hash_finished(plan, options))
+            return replace(receipt, digests=digests_of(plan, options))
         check_targets(plan, force=options.force)
         with folders(plan, sync=options.sync):
             check_space(plan)
             if plan.outputs[0].base is not None:
-                return _change_in_place(plan, options)
+                from gguftool.storage.in_place import change_in_place
+
+                return change_in_place(plan, options, execute)
             digests = _write_anew(plan, options)
     return replace(receipt, digests=digests)
 
@@ -110,41 +76,6 @@ def _finished_before(plan: Plan, options: Options) -> bool:
     return True
 
 
-# --- bytes -----------------------------------------------------------------------------------------------------------
-
-
-class _Parts:
-    """The part files that this run has made or taken over and not yet published; those are its own to remove."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._parts: dict[int, PartFile] = {}
-
-    def open(self, index: int) -> tuple[PartFile, bool]:
-        """Open the part file of output `index`, and say whether it is one that an earlier run left."""
-        output = self._plan.outputs[index]
-        old = take_over(output.path, output.size)
-        self._parts[index] = part = old or create_part(output.path, output.size)
-        return part, old is not None
-
-    def in_order(self) -> list[PartFile]:
-        """Return the part files in the order of publishing: the first output's last."""
-        return [self._parts[index] for index in _order(self._plan)]
-
-    def remove(self) -> None:
-        """Remove those without a final name, and what an earlier run left; one that cannot be removed stays."""
-        for part in self._parts.values():
-            remove_quietly(part.path)
-        for index, output in enumerate(self._plan.outputs):
-            if index not in self._parts:
-                with contextlib.suppress(OSError, ExecuteError):
-                    remove_left_over(output.path)
-
-
-def _order(plan: Plan) -> tuple[int, ...]:
-    return (*range(1, len(plan.outputs)), 0)
-
-
 def _write_anew(plan: Plan, options: Options) -> Digests | None:
     """Write all parts, hash them where asked, publish them; on failure remove them, or keep them for a later run.
 
@@ -154,18 +85,18 @@ def _write_anew(plan: Plan, options: Options) -> Digests | None:
         refuse_busy(plan.outputs[0].path)
         read_resume(plan)  # refuses what another plan left while nothing is touched
     with contextlib.ExitStack() as cleanup:
-        parts = _Parts(plan)
+        parts = Parts(plan)
         first, found = parts.open(0)
         cleanup.callback(first.close)
-        hashing = Hashing(plan, files=options.hash_files, parts=options.hash_parts, jobs=options.jobs)
-        cleanup.callback(hashing.close)
+        follower = follower_of(plan, options)
+        cleanup.callback(follower.close)
         log: ResumeLog | None = None
         try:
             log = _begin_log(plan, options, cleanup)
-            _write_parts(plan, options, parts, log, hashing, found=found)
-            for part, index in zip(parts.in_order(), _order(plan), strict=True):
+            write_parts(parts, options, log, follower, found=found)
+            for index, part in zip(plan.publishing_order, parts.in_order(), strict=True):
                 refuse_other_bytes(part.path, plan.outputs[index])
-            digests = hashing.finish()
+            digests = follower.finish()
             check_sources(plan.inputs)
             _publish_all(plan, parts, log, options)
         except HalfwayError:
@@ -177,7 +108,7 @@ def _write_anew(plan: Plan, options: Options) -> Digests | None:
         return digests
 
 
-def _give_up(plan: Plan, parts: _Parts, log: ResumeLog | None, error: BaseException, options: Options) -> None:
+def _give_up(plan: Plan, parts: Parts, log: ResumeLog | None, error: BaseException, options: Options) -> None:
     if log is not None and log.is_kept and worth_keeping(error, plan.inputs):
         options.note("what is done is kept: the same command goes on from there, --no-resume starts anew")
         return
@@ -207,124 +138,7 @@ def _begin_log(plan: Plan, options: Options, cleanup: contextlib.ExitStack) -> R
     return log
 
 
-def _write_parts(plan: Plan, options: Options, parts: _Parts, log: ResumeLog, hashing: Hashing, *, found: bool) -> None:
-    """Write what is missing of every output into its part file, durable where asked."""
-    done = 0
-    for batch in _batches(plan, min(log.step, hashing.piece)):
-        with contextlib.ExitStack() as cleanup:
-            opened = []
-            for index in batch:
-                part, is_old = (parts.in_order()[-1], found) if index == 0 else parts.open(index)
-                if index:
-                    cleanup.callback(part.close)
-                opened.append((index, part, is_old))
-            done += _write_batch(opened, options, log, hashing)
-    if log.sync_data is not None:
-        log.sync_data()
-    if done:
-        options.note(f"went on from {done:,} bytes that an interrupted run had written")
-
-
-def _batches(plan: Plan, step: int) -> Iterator[tuple[int, ...]]:
-    """Yield the outputs in their order: small ones several at a time, so that each has a thread of its own."""
-    batch: tuple[int, ...] = ()
-    for index in _order(plan):
-        output = plan.outputs[index]
-        if index and output.size <= min(_SMALL, step) and not is_streamed(output):
-            batch = (*batch, index)
-            if len(batch) == _AT_ONCE:
-                yield batch
-                batch = ()
-            continue
-        if batch:
-            yield batch
-            batch = ()
-        yield (index,)
-
-
-def _write_batch(
-    opened: Sequence[tuple[int, PartFile, bool]], options: Options, log: ResumeLog, hashing: Hashing
-) -> int:
-    """Write outputs, of which several are small, each from its watermark on; return the bytes of an earlier run.
-
-    `opened` are index and part file of each, and whether an earlier run left it.
-    """
-    index, part, is_old = opened[0]
-    if is_streamed(log.plan.outputs[index]):
-        return _write_streamed(part, index, options, log, hashing, is_old=is_old)
-    skipped = 0
-    steps = []
-    for index, part, is_old in opened:
-        output = log.plan.outputs[index]
-        start = _begin_part(part, output, log.known.get(index, 0)) if is_old else 0
-        if not start:
-            log.forget(index)
-        skipped += bytes_below(output, start)
-        hashing.reached(index, part.path, start)
-        steps.append(_steps(index, part, output, start, min(log.step, hashing.piece)))
-    options.progress(skipped)
-    for ready in zip_longest(*steps):  # a small output is one step
-        now = [step for step in ready if step is not None]
-        fill([(step.part, step.piece) for step in now], options, sync=log.sync_data is None)
-        for step in now:
-            log.note(step.index, step.start, step.end)
-            hashing.reached(step.index, step.part.path, step.end)
-    return skipped
-
-
-@record
-class _Step:
-    """A piece of output `index`: with it the part file, complete up to `start`, is complete up to `end`."""
-
-    index: int
-    part: PartFile
-    piece: OutputFile
-    start: int
-    end: int
-
-
-def _steps(index: int, part: PartFile, output: OutputFile, start: int, size: int) -> Iterator[_Step]:
-    for piece, end in pieces(output, start, size):
-        yield _Step(index=index, part=part, piece=piece, start=start, end=end)
-        start = end
-
-
-def _begin_part(part: PartFile, output: OutputFile, mark: int) -> int:
-    """Return the offset from which a part file is written that an earlier run left, by its watermark."""
-    start = mark if mark and agrees(part, output, mark) else 0
-    os.ftruncate(part.fd, start)  # what is above the watermark may be anything
-    os.ftruncate(part.fd, output.size)
-    return start
-
-
-def _write_streamed(
-    part: PartFile, index: int, options: Options, log: ResumeLog, hashing: Hashing, *, is_old: bool
-) -> int:
-    """Write what output `index` lacks, noting ranges as they land; return how many bytes an earlier run had copied."""
-    output = log.plan.outputs[index]
-    there = believable(part, output, log.ranges.get(index, ())) if is_old else ()
-    if not there:
-        log.forget(index)
-    if is_old and not there:
-        os.ftruncate(part.fd, 0)  # what another plan left would show in the padding
-        os.ftruncate(part.fd, output.size)
-    rest = replace(output, copies=without(output.copies, there))
-    skipped = sum(copy.extent.length for copy in output.copies) - sum(copy.extent.length for copy in rest.copies)
-    options.progress(skipped)
-    landing = Landing(log, index, part) if options.sync else None
-    try:
-        fill([(part, rest)], options, sync=log.sync_data is None, watch=landing, fresh=not there)
-    except BaseException as error:
-        if landing is not None and worth_keeping(error, log.plan.inputs):
-            landing.note_quietly()
-        raise
-    if landing is not None:
-        landing.note(durable=log.sync_data is None)
-    hashing.reached(index, part.path, output.size)
-    return skipped
-
-
-def _publish_all(plan: Plan, parts: _Parts, log: ResumeLog, options: Options) -> None:
+def _publish_all(plan: Plan, parts: Parts, log: ResumeLog, options: Options) -> None:
     """Give the finished parts their names; the resume journal goes first, or its run is over when it would be read."""
     options.publishing()
     replacing = options.force or any(output.replaces is not None for output in plan.outputs)
@@ -334,84 +148,3 @@ def _publish_all(plan: Plan, parts: _Parts, log: ResumeLog, options: Options) ->
     else:
         publish_set(plan, parts.in_order(), resume_path(plan), replace=replacing, sync=options.sync)
         log.close()
-
-
-# --- in place --------------------------------------------------------------------------------------------------------
-
-
-def _change_in_place(plan: Plan, options: Options) -> Receipt:
-    """Write the undo journal, then the changes, then remove the journal; always durable, whatever `options` say.
-
-    The journal is locked while the file changes, so that nobody takes a living run for an interrupted one.
-    """
-    (output,) = plan.outputs
-    journal = journal_file(output)
-    execute(Plan(outputs=(journal,), inputs=plan.inputs), Options(resume=False, progress=options.progress))
-    with journal_lock(output.path):
-        try:
-            _patch(output, options)
-            refuse_other_bytes(output.path, output)
-            check_sources(tuple(source for source in plan.inputs if source != output.base))
-            digests = hash_finished(plan, options)
-            options.publishing()
-            os.unlink(journal.path)
-        except BaseException:
-            _undo(output.path)
-            raise
-    _forget_journal(output.path)
-    changed = sum(length for _, length in changed_ranges(output))
-    return Receipt(paths=(output.path,), nbytes=changed, digests=digests)
-
-
-def _patch(output: OutputFile, options: Options) -> None:
-    fd = open_for_change(output.path)
-    try:
-        if output.head:
-            write_fully(fd, output.head, 0)
-        copy_all(output.copies, fd, jobs=options.jobs, progress=options.progress)
-        sync_file(fd)
-    finally:
-        close_quietly(fd)
-
-
-def _forget_journal(target: Path) -> None:
-    try:
-        sync_folders([target.parent])
-    except OSError as error:
-        raise ExecuteError(
-            f"is as wanted, and its undo journal is gone, but not durably: {error.strerror}; should the power fail, "
-            "the journal may be back, and 'gguftool edit FILE --recover' gives the old file back",
-            source=str(target),
-        ) from error
-
-
-def recover(target: Path) -> Journal:
-    """Give `target` the bytes back that its undo journal kept, and remove the journal.
-
-    Raises `SourceError` where there is no journal, `FormatError` where it is damaged, `ExecuteError` where a living run
-    is at it, or the file cannot be written; then the journal stays, and it can be tried again.
-    """
-    with journal_lock(target):
-        return _undo(target)
-
-
-def _undo(target: Path) -> Journal:
-    journal = read_journal(target)
-    try:
-        fd = open_for_change(target)
-        try:
-            for (offset, length), place in zip(journal.ranges, journal.old, strict=True):
-                old = Extent(source=journal.source, offset=place, length=length)
-                copy_extent(old, fd, offset, lambda nbytes: None)
-            sync_file(fd)
-        finally:
-            close_quietly(fd)
-        os.unlink(journal.source.path)
-        sync_folders([target.parent])
-    except OSError as error:
-        raise ExecuteError(
-            f"cannot be given back its old bytes: {error.strerror}; they are safe in {journal.source.name}, and "
-            "'gguftool edit FILE --recover' tries again",
-            source=str(target),
-        ) from error
-    return journal

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gguftool.errors import ExecuteError
 from gguftool.record import record
 from gguftool.storage.copying import Work, copy_works
 from gguftool.storage.durable import sync_file
 from gguftool.storage.part import PartFile
-from gguftool.storage.plan import OutputFile
+from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.positional import write_fully
 from gguftool.storage.tally import Watch
+
+if TYPE_CHECKING:
+    from gguftool.storage.receipt import Digests
 
 
 @record
@@ -39,6 +46,42 @@ class Options:
     publishing: Callable[[], None] = lambda: None
 
 
+class Follower:
+    """Who goes along while outputs grow; this one does nothing, see `Hashing`."""
+
+    @property
+    def piece(self) -> int:
+        """How many bytes of one output to write before `reached` is called again."""
+        return sys.maxsize
+
+    def reached(self, index: int, path: Path, end: int) -> None:
+        """Take note that output `index`, now at `path`, is complete below `end`."""
+
+    def finish(self) -> Digests | None:
+        """Return the digests that were asked for, None where none were; all outputs must be complete."""
+        return None
+
+    def close(self) -> None:
+        """End what was begun."""
+
+
+def follower_of(plan: Plan, options: Options) -> Follower:
+    """Return who makes the digests that `options` ask for while outputs grow; to be closed, also after an error."""
+    if not (options.hash_files or options.hash_parts):
+        return Follower()
+    from gguftool.storage.hashing import Hashing  # most runs hash nothing, and the library takes a while to load
+
+    return Hashing(plan, files=options.hash_files, parts=options.hash_parts, jobs=options.jobs)
+
+
+def digests_of(plan: Plan, options: Options, paths: Sequence[Path] | None = None) -> Digests | None:
+    """Return the digests of complete outputs, which lie at `paths`, or have their names already."""
+    with contextlib.closing(follower_of(plan, options)) as follower:
+        for index, output in enumerate(plan.outputs):
+            follower.reached(index, paths[index] if paths else output.path, output.size)
+        return follower.finish()
+
+
 def fill(
     parts: Sequence[tuple[PartFile, OutputFile]],
     options: Options,
@@ -46,15 +89,16 @@ def fill(
     sync: bool,
     fresh: bool = True,
     watch: Watch | None = None,
-) -> None:
+) -> int:
     """Write heads and copies of outputs into their parts: of several small ones at once, so that no thread idles.
 
-    `fresh` says that the parts read as zeros where nothing was written.
+    Returns how many bytes had to be written; others are shared with their sources, which takes no time. `fresh` says
+    that the parts read as zeros where nothing was written.
     """
     try:
         for part, output in parts:
             write_fully(part.fd, output.head, 0)
-        copy_works(
+        copied = copy_works(
             [Work(copies=output.copies, target=part.fd) for part, output in parts],
             jobs=options.jobs,
             progress=options.progress,
@@ -73,3 +117,4 @@ def fill(
         written = os.fstat(part.fd).st_size
         if written != output.size:
             raise ExecuteError(f"is {written:,} bytes long, planned were {output.size:,}", source=str(part.path))
+    return copied + sum(len(output.head) for _, output in parts)

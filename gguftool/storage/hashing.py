@@ -15,46 +15,25 @@ import os
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import ExecuteError, SourceError
-from gguftool.record import record
 from gguftool.storage.digests import update
 from gguftool.storage.durable import close_quietly
-from gguftool.storage.filling import Options
+from gguftool.storage.filling import Follower
 from gguftool.storage.plan import Plan
 from gguftool.storage.pool import Pool
+from gguftool.storage.receipt import Digest, Digests
 
 _PIECE = 256 << 20  # bytes; hashers are behind the copy by two pieces at most, which should still be in memory
 _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
-@record
-class Digest:
-    """The sha256, in hex, of what `name` says: a file, or a named range."""
-
-    name: str
-    sha256: str
-
-
-@record
-class Digests:
-    """What was hashed of a plan's outputs.
-
-    `files`: each output; `parts`: each named range, in the plan's sequence; `whole`: all of these one after the other,
-    None where the outputs hold only some of a set's, or have no named ranges.
-    """
-
-    files: tuple[Digest, ...]
-    parts: tuple[Digest, ...]
-    whole: str | None
-
-
-class Hashing:
-    """The digests of one run; where none are asked for it does nothing. To be closed, also after an error."""
+class Hashing(Follower):
+    """The digests of one run; to be closed, also after an error."""
 
     def __init__(self, plan: Plan, *, files: bool, parts: bool, jobs: int | None) -> None:
         outputs = plan.outputs if files else ()
@@ -129,15 +108,6 @@ class Hashing:
         running, self._running = self._running, []
         for future in running:
             future.result()
-
-
-def hash_finished(plan: Plan, options: Options, paths: Sequence[Path] | None = None) -> Digests | None:
-    """Return the digests of complete outputs, which lie at `paths`, or have their names already."""
-    asked = Hashing(plan, files=options.hash_files, parts=options.hash_parts, jobs=options.jobs)
-    with contextlib.closing(asked) as hashing:
-        for index, output in enumerate(plan.outputs):
-            hashing.reached(index, paths[index] if paths else output.path, output.size)
-        return hashing.finish()
 
 
 # --- one digest ------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
@@ -189,3 +190,28 @@ def _owned(fd: int, path: Path, target: Path) -> PartFile:
     if not os.path.samestat(status, there):
         raise busy(target)
     return PartFile(path=path, target=target, fd=fd, file_id=(status.st_dev, status.st_ino))
+
+
+# --- parts that are the only copy of their bytes, see `consume` ------------------------------------------------------
+
+
+def only_copy_path(target: Path) -> Path:
+    """Return where the part file of `target` lies while sources are removed."""
+    return helper_path(target, ONLY_COPY)
+
+
+def consume_path(anchor: Path) -> Path:
+    """Return where the journal lies for an output that the user calls `anchor`."""
+    return helper_path(anchor, "consume")
+
+
+def refuse_only_copies(targets: Iterable[Path]) -> None:
+    """Raise `ExecuteError` where a run that removes its sources began to write one of `targets`."""
+    for target in targets:
+        for path in (consume_path(target), only_copy_path(target)):
+            if os.path.lexists(path):
+                raise ExecuteError(
+                    f"an unfinished merge --consume lies here: {path.name} may be the only copy of tensors whose files "
+                    f"are gone; 'gguftool merge ... -o OUT --consume', as it was begun, goes on",
+                    source=str(target),
+                )

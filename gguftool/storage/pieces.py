@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
+from gguftool.record import replace
 from gguftool.storage.plan import Copy, OutputFile
 from gguftool.storage.source import Extent
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from gguftool.errors import PlanError
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.storage.source import Extent, Source, is_remote
 
 # Bytes. XFS and btrfs share whole blocks of this size, the default of both on every common machine.
@@ -61,6 +60,12 @@ class OutputFile:
             end = copy.offset + copy.extent.length
         if end > self.size:
             raise PlanError(f"copies end at {end:,}, behind the file's end at {self.size:,}", source=str(self.path))
+
+    @property
+    def changed_ranges(self) -> tuple[tuple[int, int], ...]:
+        """The (offset, length) of everything that head and copies write."""
+        head = ((0, len(self.head)),) if self.head else ()
+        return (*head, *((copy.offset, copy.extent.length) for copy in self.copies))
 
 
 @record
@@ -148,6 +153,11 @@ class Plan:
     def gate_path(self) -> Path:
         """The file from which engines start; shard 1 of a set."""
         return self.gate or self.outputs[0].path
+
+    @property
+    def publishing_order(self) -> tuple[int, ...]:
+        """Indices of the outputs: the first, from which engines start, comes last."""
+        return (*range(1, len(self.outputs)), 0)
 
     @property
     def fingerprint(self) -> str:

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
+from gguftool.storage.copying import shared_bytes
 from gguftool.storage.durable import sync_folders
 from gguftool.storage.local import helper_path
 from gguftool.storage.plan import OutputFile, Plan
-from gguftool.storage.undo import changed_ranges
 
 # What statvfs answers on file systems that do not count their space: the disk itself says when it is full.
 _NO_ANSWER = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
@@ -97,30 +97,41 @@ def _make_folder(path: Path) -> None:
 
 
 def check_space(plan: Plan) -> None:
-    """Refuse, before anything is written, what cannot fit on its file system."""
+    """Refuse, before anything is written, what cannot fit on its file system; blocks that it shares need no room."""
     if not hasattr(os, "statvfs"):
         return
-    needed: dict[int, int] = {}
-    folders: dict[int, Path] = {}
+    by_device: dict[int, list[OutputFile]] = {}
     for output in plan.outputs:
-        device = os.stat(output.path.parent).st_dev
-        # A change in place needs room for its journal.
-        size = output.size if output.base is None else sum(length for _, length in changed_ranges(output))
-        needed[device] = needed.get(device, 0) + size - _left_over(output.path)
-        folders[device] = output.path.parent
-    for device, nbytes in needed.items():
-        try:
-            space = os.statvfs(folders[device])
-        except OSError as error:
-            if error.errno not in _NO_ANSWER:
-                raise
+        by_device.setdefault(os.stat(output.path.parent).st_dev, []).append(output)
+    for outputs in by_device.values():
+        folder = outputs[-1].path.parent
+        free = free_bytes(folder)
+        needed = sum(_room_for(output) - _left_over(output.path) for output in outputs)
+        if free is None or needed <= free:
             continue
-        free = space.f_bavail * space.f_frsize
-        if nbytes > free:
+        shared = shared_bytes((copy for output in outputs for copy in output.copies), folder)
+        needed = sum(map(_room_for, outputs)) - shared
+        if needed > free:
             raise ExecuteError(
-                f"needs {nbytes:,} bytes and {free:,} are free here; make room or choose another folder",
-                source=str(folders[device]),
+                f"needs {needed:,} bytes and {free:,} are free here; make room or choose another folder",
+                source=str(folder),
             )
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Return how many bytes can be written to the file system of `folder`, None where it does not count them."""
+    try:
+        space = os.statvfs(folder)
+    except OSError as error:
+        if error.errno not in _NO_ANSWER:
+            raise
+        return None
+    return space.f_bavail * space.f_frsize
+
+
+def _room_for(output: OutputFile) -> int:
+    """Return the bytes that an output takes; a change in place needs room for its journal."""
+    return output.size if output.base is None else sum(length for _, length in output.changed_ranges)
 
 
 def _left_over(target: Path) -> int:

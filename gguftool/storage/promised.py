@@ -6,10 +6,9 @@ import re
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
-from gguftool.storage.digests import digest, whole
 from gguftool.storage.local import open_local_even_unfinished
 from gguftool.storage.plan import OutputFile
-from gguftool.storage.source import Source
+from gguftool.storage.source import Source, whole
 
 _SHA256 = re.compile("[0-9a-f]{64}")
 
@@ -18,6 +17,8 @@ def refuse_other_bytes(written: Path, output: OutputFile) -> None:
     """Raise `ExecuteError` where `output`, complete in the file `written`, has not the sha256 that it must have."""
     if output.sha256 is None:
         return
+    from gguftool.storage.digests import digest
+
     found = digest([whole(open_local_even_unfinished(written))])
     if found != output.sha256:
         raise ExecuteError(

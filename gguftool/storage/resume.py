@@ -2,18 +2,17 @@
 
 The first line says what the plan was (fingerprint, sources, outputs), each other one ``INDEX OFFSET``: output INDEX is
 complete below OFFSET, or ``INDEX START END``: that range of it is there (see `landing`), or ``INDEX anew``: it is begun
-anew, and the lines before say nothing of it.  A line is appended only after
-the data it speaks of is durable, and a torn line says less, never more; so whatever interrupted the run, what the
-journal says is true.  It is made at the first checkpoint: short runs leave none.  Kept beside the first output; the
-lock of that output's part file is the lock of the journal.
+anew, and the lines before say nothing of it.  A line is appended only after the data it speaks of is durable, and a
+torn line says less, never more; so whatever interrupted the run, what the journal says is true.  It is made at the
+first checkpoint: runs that write little, short ones and those that share blocks, leave none.  Kept beside the first
+output; the lock of that output's part file is the lock of the journal.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,9 +27,7 @@ from gguftool.storage.source import ChangedError
 _VERSION = "gguftool resume 1"
 _ANEW = "anew"
 _MAX_JOURNAL = 256 << 20  # bytes; a run of 2 TB over 65,535 files writes some 10 million
-_PROBE = (
-    64 << 10
-)  # bytes below a watermark, or the end of a range, that are compared with their source before they are trusted
+_PROBE = 64 << 10  # bytes below a watermark or a range's end, compared with their source before they are trusted
 
 
 def resume_path(plan: Plan) -> Path:
@@ -40,7 +37,7 @@ def resume_path(plan: Plan) -> Path:
 
 @dataclass(slots=True, kw_only=True)
 class ResumeLog:
-    """Appends watermarks, `step` bytes apart; `sync_data` makes pending part files durable, where `_fill` did not."""
+    """Appends watermarks, `step` bytes apart; `sync_data` makes pending part files durable, where `fill` did not."""
 
     plan: Plan
     step: int
@@ -56,10 +53,10 @@ class ResumeLog:
         """Whether there is something that a later run can go on from."""
         return self._fd is not None
 
-    def note(self, index: int, start: int, end: int) -> None:
-        """Record that output `index` is complete up to `end`, at the latest when `step` bytes have gathered."""
-        self._pending[index] = end
-        self._pending_bytes += end - start
+    def note(self, ends: Mapping[int, int], written: int) -> None:
+        """Record up to where outputs, by index, are complete, at the latest when `step` written bytes have gathered."""
+        self._pending.update(ends)
+        self._pending_bytes += written
         if self._pending_bytes < self.step:
             return
         if self.sync_data is not None:
@@ -82,6 +79,8 @@ class ResumeLog:
     def _append(self, data: bytes) -> None:
         new = self._fd is None
         if self._fd is None:
+            import json  # few runs come here, or read what one left
+
             path = resume_path(self.plan)
             self._fd = os.open(path, CREATE | os.O_APPEND, 0o666)
             data = json.dumps(_said(self.plan)).encode() + b"\n" + data
@@ -181,6 +180,8 @@ def _lines(lines: Sequence[bytes], plan: Plan) -> Iterator[tuple[int, tuple[int,
 
 
 def _parse_first(line: bytes) -> dict[str, Any] | None:
+    import json
+
     try:
         said = json.loads(line)
         names = [name for name, _ in said["outputs"]]

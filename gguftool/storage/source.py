@@ -132,3 +132,8 @@ class Extent:
     def read(self) -> bytes:
         """Return all of its bytes: for small extents only."""
         return self.source.read_at(self.offset, self.length)
+
+
+def whole(source: Source) -> Extent:
+    """Return all of a source as one extent."""
+    return Extent(source=source, offset=0, length=source.size)

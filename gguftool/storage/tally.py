@@ -34,6 +34,7 @@ class Tally:
         self._owner = threading.get_ident()
         self._lock = threading.Lock()
         self._unreported = 0
+        self.copied = 0  # bytes that were written, not shared
 
     def guard(self, work: Callable[[], None]) -> Callable[[], None]:
         """Return `work` for a thread of its own: its error is kept, and stops all."""
@@ -48,12 +49,13 @@ class Tally:
 
         return guarded
 
-    def landed(self, offset: int, nbytes: int) -> None:
-        """Count bytes written at `offset` of the target; the owner's thread passes on what all have done."""
+    def landed(self, offset: int, nbytes: int, *, shared: bool = False) -> None:
+        """Count bytes that are at `offset` of the target now; the owner's thread passes on what all have done."""
         if self._watch is not None:
             self._watch.landed(offset, nbytes)
         with self._lock:
             self._unreported += nbytes
+            self.copied += 0 if shared else nbytes
         if threading.get_ident() == self._owner:
             self.report()
 

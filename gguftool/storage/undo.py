@@ -39,17 +39,11 @@ class Journal:
     old: tuple[int, ...]
 
 
-def changed_ranges(output: OutputFile) -> tuple[tuple[int, int], ...]:
-    """Return the (offset, length) of everything that `output` overwrites."""
-    head = ((0, len(output.head)),) if output.head else ()
-    return (*head, *((copy.offset, copy.extent.length) for copy in output.copies))
-
-
 def journal_file(output: OutputFile) -> OutputFile:
     """Return the journal for a change in place, as a file to write."""
     if output.base is None:
         raise ExecuteError("has no base to go back to", source=str(output.path))
-    ranges = changed_ranges(output)
+    ranges = output.changed_ranges
     text = json.dumps({"target": output.path.name, "size": output.base.size, "ranges": ranges}).encode()
     head = _MAGIC + struct.pack("<Q", len(text)) + text
     copies, offset = [], len(head)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from gguftool.errors import PlanError, listed, printable
 from gguftool.format.kv import KV
 from gguftool.format.pattern import BadPatternError, compile_pattern
-from gguftool.format.recipe import Recipe, Rule
 from gguftool.format.shards import KEY_TENSORS, SPLIT_KEYS
 from gguftool.model.model import Model
 from gguftool.model.opening import ORDER_KEY
 from gguftool.model.padding import PADDING_KEY
+
+if TYPE_CHECKING:
+    from gguftool.format.recipe import Recipe, Rule
 
 # Keys that describe how a model lies in files, not the model; every writer makes its own.
 LAYOUT_KEYS = SPLIT_KEYS | {ORDER_KEY, PADDING_KEY}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from gguftool.errors import printable
 from gguftool.format.kv import KV, ValueType
 from gguftool.model.model import Model
-from gguftool.surgery.inputs import Input
+
+if TYPE_CHECKING:
+    from gguftool.surgery.inputs import Input
 
 # Vocabulary that embeddings and tensors depend on. Special token ids and templates differ between publishers of one
 # model and change no tensor, so the metadata donor's are taken.

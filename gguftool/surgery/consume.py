@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from gguftool.errors import PlanError, listed
 from gguftool.model.model import Model, ModelFile, Sizing, Tensor
+from gguftool.record import replace
 from gguftool.storage.consume import why_kept
 from gguftool.storage.local import LocalSource
 from gguftool.storage.plan import Consume, Plan, Request, Step

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from gguftool.errors import PlanError, printable
@@ -13,7 +12,7 @@ from gguftool.format.shards import SPLIT_KEYS
 from gguftool.model.layout import Dialect, check_sizes, gguf_file
 from gguftool.model.model import Model
 from gguftool.model.padding import PADDING_KEY, Filler
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.storage.plan import NEW_FILE, OutputFile, Plan, congruent_bytes, in_place
 from gguftool.surgery.common import LAYOUT_KEYS, require_complete
 from gguftool.surgery.sets import recorded_sequence, replace_shards, rewrite_set

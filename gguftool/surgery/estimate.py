@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from gguftool.format.ggml import type_alias
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.storage.plan import Plan, Preview, SourceUse
 from gguftool.storage.source import is_remote
 from gguftool.surgery.quantize import Decision, Origin, Step

@@ -19,7 +19,6 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from gguftool.errors import ExecuteError, FormatError, PlanError, listed, printable
@@ -32,7 +31,7 @@ from gguftool.format.recipe import spelling
 from gguftool.model.layout import Dialect, gguf_file
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import open_model
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.storage.execute import Options, execute
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.surgery.common import without_layout_keys

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from gguftool.errors import PlanError, listed
 from gguftool.format.dequantize import Decoder, decoder_of
@@ -26,7 +26,7 @@ from gguftool.format.quantizers import (
     quantizers_of,
 )
 from gguftool.model.model import Model, Sizing, Tensor
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.storage.source import Extent, Source
 from gguftool.surgery.common import Notes
 from gguftool.surgery.quantized import MAX_ROW, Quantized

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from gguftool.errors import PlanError, listed
@@ -12,7 +11,7 @@ from gguftool.format.recipe import Recipe
 from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, with_alignment
 from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import Filler
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.storage.plan import Plan, Request
 from gguftool.storage.source import place_of
 from gguftool.surgery.compare import contradictions, shape_conflicts

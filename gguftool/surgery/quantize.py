@@ -8,7 +8,6 @@ source while it is written (`surgery/quantized.py`), or was made before by an in
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from gguftool.format.recipe import Recipe
 from gguftool.model.layout import Dialect, ForceSizes
 from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import Filler
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.storage.plan import Plan
 from gguftool.surgery.common import Notes, grouped, require_complete
 from gguftool.surgery.compare import contradictions

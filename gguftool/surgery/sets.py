@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from gguftool.errors import PlanError, printable
@@ -14,9 +13,9 @@ from gguftool.model.layout import Dialect, gguf_file, marks_of, slot_of, with_al
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.model.opening import ORDER_KEY
 from gguftool.model.padding import PADDING_KEY
-from gguftool.record import record
-from gguftool.storage.digests import whole
+from gguftool.record import record, replace
 from gguftool.storage.plan import Copy, OutputFile
+from gguftool.storage.source import whole
 from gguftool.surgery.common import without_layout_keys
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from gguftool.errors import PlanError, listed, printable
@@ -12,7 +11,7 @@ from gguftool.format.kv import KV
 from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, slot_of, with_alignment
 from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import PADDING_KEY, Filler
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.storage.plan import OutputFile, Plan, in_place
 from gguftool.storage.source import place_of
 from gguftool.surgery.common import require_complete, select_tensors

@@ -6,11 +6,11 @@ ik_llama.cpp.  The plain layouts are those of llama.cpp's ggml-common.h and of `
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gguftool.format.quants.fields import Bits, nibbles, pairs, single_bits
 from gguftool.format.quants.packing import EvenOdd, Move, Quads, Repack, Striped, Units
+from gguftool.record import replace
 
 if TYPE_CHECKING:
     import numpy as np

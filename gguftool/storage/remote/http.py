@@ -11,10 +11,9 @@ import base64
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 
 from gguftool.errors import SourceError, printable
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.storage.remote import address, heads, wire
 from gguftool.storage.remote.patience import BRIEFLY, Effort
 from gguftool.storage.remote.strict import (

@@ -11,12 +11,11 @@ import re
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from gguftool.errors import SourceError, printable
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.storage.remote import address, wire
 from gguftool.storage.remote.http import FIRST_READ, HttpSource, Origin, open_http
 from gguftool.storage.remote.patience import BRIEFLY, Effort

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 
 from gguftool.errors import SourceError, printable
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.storage.remote.wire import Answer, BrokenError
 from gguftool.storage.source import AbsentError, ChangedError
 
