@@ -255,7 +255,7 @@ def _read(source: Source, fd: int, buffer: memoryview, offset: int, left: int) -
 
 
 def _whole_blocks(copy: Copy, grid: int) -> tuple[int, int]:
-    """Return start and length of what of `copy` a file system with blocks of `grid` bytes shares; 0 where it is little."""
+    """Return start and length of what of `copy` a file system with blocks of `grid` bytes shares; 0 if too little."""
     start = -copy.offset % grid
     length = (copy.extent.length - start) // grid * grid
     worth = (copy.extent.offset - copy.offset) % grid == 0 and length >= _MIN_CLONE
