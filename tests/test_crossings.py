@@ -85,11 +85,11 @@ def test_what_an_earlier_run_left_survives_a_signal_before_the_journal_is_read(
     path = tmp_path / "out"
     interrupted(path)
 
-    def stopped(_plan: Plan) -> None:
+    def stopped(*_: object, **__: object) -> None:
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(executing, "read_ranges", stopped)
+        patch.setattr(executing, "ResumeLog", stopped)
         with pytest.raises(Stop):
             execute(whole(path, SlowSource(DATA)))
     again = SlowSource(DATA)
@@ -122,7 +122,7 @@ def test_a_run_that_goes_on_and_is_given_up_leaves_no_part_of_the_earlier_one(tm
 def test_a_journal_says_nothing_of_a_part_file_that_was_made_after_it(tmp_path: Path) -> None:
     path = tmp_path / "out"
     interrupted(path)
-    last = executing.read_ranges(whole(path, SlowSource(DATA)))[0][-1]
+    last = executing.read_resume(whole(path, SlowSource(DATA))).ranges[0][-1]
     helper_path(path, "part").unlink()
 
     class Backwards(SlowSource):

@@ -62,13 +62,14 @@ def find_begun(anchor: Path, request: Request | None, *, anew: bool, dry_run: bo
 
     Raises `ExecuteError` where another command began: said before inputs are found to be missing.
     """
-    from gguftool.cli.output import remark
-    from gguftool.storage.consume import discard_unused, find_unfinished
     from gguftool.storage.part import refuse_only_copies
 
     if request is None:
         refuse_only_copies([anchor])
         return None
+    from gguftool.cli.output import remark
+    from gguftool.storage.consume import discard_unused, find_unfinished
+
     if anew:
         if not dry_run:
             discard_unused(anchor)

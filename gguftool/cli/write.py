@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -36,9 +36,10 @@ from gguftool.cli.options import (
 from gguftool.record import record, replace
 
 if TYPE_CHECKING:
+    from gguftool.format.maps import MapEntry
     from gguftool.format.recipe import Recipe
     from gguftool.model.layout import ForceSizes
-    from gguftool.model.model import Model
+    from gguftool.model.model import Model, ModelFile
     from gguftool.storage.plan import Plan
     from gguftool.storage.receipt import Receipt
     from gguftool.storage.source import Source
@@ -324,24 +325,30 @@ def with_inputs(plan: Plan, read: Sequence[Source]) -> Plan:
 
 def _verify_maps(models: Sequence[Model], plan: Plan) -> None:
     """Hash the shards that `plan` reads and a tensors.map lies beside; raise one `SourceError` for all that differ."""
-    from gguftool.analysis.verify import verify_against_map
-    from gguftool.cli.output import progress_bar
     from gguftool.errors import SourceError
     from gguftool.model.maps import find_maps
     from gguftool.storage.source import is_remote
 
-    bad = []
+    bad: list[str] = []
     used = {use.name for use in plan.preview().uses}
     for model in models:
         # Hashing what is far away would fetch all of it, also what the plan does not use.
         files = [file for file in model.files if file.source.name in used and not is_remote(file.source)]
         entries = tuple(entry for entries in find_maps(files).values() for entry in entries)
-        files = files if entries else []
-        with progress_bar(sum(file.source.size for file in files)) as progress:
-            verdicts = verify_against_map(files, entries, None, progress)
-        bad += [f"{verdict.name}: {verdict.detail}" for verdict in verdicts if verdict.ok is False]
+        if entries:
+            bad += _differing(files, entries)
     if bad:
         raise SourceError(f"{len(bad)} shard(s) are not what their tensors.map says: {'; '.join(bad)}")
+
+
+def _differing(files: Sequence[ModelFile], entries: tuple[MapEntry, ...]) -> Iterator[str]:
+    """Yield what is not as `entries` of a tensors.map say."""
+    from gguftool.analysis.verify import verify_against_map
+    from gguftool.cli.output import progress_bar
+
+    with progress_bar(sum(file.source.size for file in files)) as progress:
+        verdicts = verify_against_map(files, entries, None, progress)
+    yield from (f"{verdict.name}: {verdict.detail}" for verdict in verdicts if verdict.ok is False)
 
 
 def force_sizes_of(text: str | None) -> ForceSizes | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,7 +17,7 @@ from gguftool.format.header import MAX_HEAD, Header, NeedMoreData, parse
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS, ShardName, parse_shard_name
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
-from gguftool.record import replace
+from gguftool.record import record, replace
 from gguftool.storage.local import refuse_unfinished
 from gguftool.storage.locate import (
     are_remote,
@@ -118,7 +117,7 @@ def read_headers(sources: Sequence[Source]) -> list[Header]:
 # --- pooling and grouping --------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@record
 class _Group:
     """Files of one (folder, prefix, count), or one single file."""
 

@@ -99,7 +99,7 @@ def _write_batch(
     steps = []
     for index, part, is_old in opened:
         output = log.plan.outputs[index]
-        start = _begin_part(part, output, log.known.get(index, 0)) if is_old else 0
+        start = _begin_part(part, output, log.done.ends.get(index, 0)) if is_old else 0
         if not start:
             log.forget(index)
         skipped += bytes_below(output, start)
@@ -143,7 +143,7 @@ def _write_streamed(
 ) -> int:
     """Write what output `index` lacks, noting ranges as they land; return how many bytes an earlier run had copied."""
     output = log.plan.outputs[index]
-    there = believable(part, output, log.ranges.get(index, ())) if is_old else ()
+    there = believable(part, output, log.done.ranges.get(index, ())) if is_old else ()
     if not there:
         log.forget(index)
     if is_old and not there:

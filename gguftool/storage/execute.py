@@ -22,7 +22,7 @@ from gguftool.storage.preflight import check_space, check_targets, folders, said
 from gguftool.storage.promised import refuse_other_bytes
 from gguftool.storage.publish import HalfwayError, finish_set, publish_one, publish_set
 from gguftool.storage.receipt import Digests, Receipt
-from gguftool.storage.resume import ResumeLog, read_ranges, read_resume, remove_resume, resume_path, worth_keeping
+from gguftool.storage.resume import ResumeLog, read_resume, remove_resume, resume_path, worth_keeping
 
 __all__ = ["Options", "execute"]
 
@@ -121,17 +121,16 @@ def _begin_log(plan: Plan, options: Options, cleanup: contextlib.ExitStack) -> R
     """Find out, with the first part's lock held, what an interrupted run left to go on from."""
     if not options.resume:
         remove_resume(plan)
-    known = read_resume(plan)
+    done = read_resume(plan)
     in_bulk = options.sync and len(plan.outputs) > _SYNCFS_FROM
     log = ResumeLog(
-        plan=plan,
+        plan,
+        done,
         step=options.checkpoint if options.sync else sys.maxsize,
         sync_data=bulk_sync([output.path.parent for output in plan.outputs], cleanup) if in_bulk else None,
-        known=known,
-        ranges=read_ranges(plan),
     )
     cleanup.callback(log.close)
-    if known or log.ranges:
+    if done.ends or done.ranges:
         log.go_on()
     else:
         remove_quietly(resume_path(plan))

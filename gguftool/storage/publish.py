@@ -11,7 +11,6 @@ Readers refuse the set as long as the journal lies there.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -234,6 +233,8 @@ def _begin(journal: SetJournal, cleanup: contextlib.ExitStack, *, sync: bool) ->
     said = {"version": _VERSION, "fingerprint": journal.fingerprint, "replace": journal.replace, "names": journal.names}
     if journal.suffix != PART:
         said["suffix"] = journal.suffix
+    import json  # a single file needs none
+
     data = json.dumps(said).encode() + b"\n"
     try:
         fd = os.open(journal.path, CREATE, 0o666)
@@ -293,6 +294,8 @@ def _parse(gate: Path, data: bytes) -> SetJournal | None:
     """Return the journal, or None where it was not written to its end: then nothing had been renamed."""
     if not data.endswith(b"\n"):
         return None
+    import json
+
     try:
         said = json.loads(data)
         names = tuple((str(name), int(size)) for name, size in said["names"])

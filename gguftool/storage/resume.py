@@ -13,11 +13,11 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gguftool.errors import ExecuteError, SourceError, listed
+from gguftool.record import record
 from gguftool.storage.durable import close_quietly, sync_file, sync_folders
 from gguftool.storage.local import helper_path
 from gguftool.storage.part import CREATE, REOPEN, PartFile, remove_left_over, remove_quietly
@@ -35,18 +35,25 @@ def resume_path(plan: Plan) -> Path:
     return helper_path(plan.outputs[0].path, "resume")
 
 
-@dataclass(slots=True, kw_only=True)
+@record
+class Done:
+    """What an interrupted run left: up to where outputs, by index, are complete, or which (start, end) they have."""
+
+    ends: Mapping[int, int]
+    ranges: Mapping[int, Sequence[tuple[int, int]]]
+
+
 class ResumeLog:
     """Appends watermarks, `step` bytes apart; `sync_data` makes pending part files durable, where `fill` did not."""
 
-    plan: Plan
-    step: int
-    sync_data: Callable[[], None] | None
-    known: dict[int, int]
-    ranges: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    _fd: int | None = None
-    _pending: dict[int, int] = field(default_factory=dict)
-    _pending_bytes: int = 0
+    def __init__(self, plan: Plan, done: Done, *, step: int, sync_data: Callable[[], None] | None) -> None:
+        self.plan = plan
+        self.done = done
+        self.step = step
+        self.sync_data = sync_data
+        self._fd: int | None = None
+        self._pending: dict[int, int] = {}
+        self._pending_bytes = 0
 
     @property
     def is_kept(self) -> bool:
@@ -73,7 +80,7 @@ class ResumeLog:
 
     def forget(self, index: int) -> None:
         """Record, before output `index` is written anew, that nothing of it is there."""
-        if index in self.known or index in self.ranges:
+        if index in self.done.ends or index in self.done.ranges:
             self._append(f"{index} {_ANEW}\n".encode())
 
     def _append(self, data: bytes) -> None:
@@ -117,55 +124,42 @@ def _said(plan: Plan) -> dict[str, Any]:
     }
 
 
-def read_resume(plan: Plan) -> dict[int, int]:
-    """Return how far each output is complete after an interrupted run of this very plan; empty without a journal.
+def read_resume(plan: Plan) -> Done:
+    """Return how far an interrupted run of this very plan came; nothing without a journal.
 
     Raises `ExecuteError` that says what changed, where the journal is of another plan. Call with the lock held.
     """
+    nothing = Done(ends={}, ranges={})
     try:
         with open(resume_path(plan), "rb") as file:
             first, *lines = file.read(_MAX_JOURNAL).split(b"\n")
     except FileNotFoundError:
-        return {}
+        return nothing
     said = _parse_first(first)
     if said is None:
-        return {}  # torn before its first line was durable: nothing in it can be true
+        return nothing  # torn before its first line was durable: nothing in it can be true
     if said["fingerprint"] != plan.fingerprint:
         raise ExecuteError(
             f"an interrupted run left part files of another plan here: {_difference(said, plan)}; "
             "--no-resume removes them and starts anew",
             source=str(plan.outputs[0].path),
         )
-    return _watermarks(lines, plan)
+    return _done(lines, plan)
 
 
-def _watermarks(lines: Sequence[bytes], plan: Plan) -> dict[int, int]:
-    known: dict[int, int] = {}
+def _done(lines: Sequence[bytes], plan: Plan) -> Done:
+    ends: dict[int, int] = {}
+    ranges: dict[int, list[tuple[int, int]]] = {}
     for index, numbers in _lines(lines, plan):
+        size = plan.outputs[index].size
         if not numbers:
-            known.pop(index, None)
-        elif len(numbers) == 1 and numbers[0] <= plan.outputs[index].size:
-            known[index] = max(numbers[0], known.get(index, 0))
-    return known
-
-
-def read_ranges(plan: Plan) -> dict[int, list[tuple[int, int]]]:
-    """Return the (start, end) ranges that each output has, in the order in which they were noted.
-
-    Call after `read_resume`, which judges whose journal it is.
-    """
-    found: dict[int, list[tuple[int, int]]] = {}
-    try:
-        with open(resume_path(plan), "rb") as file:
-            _, *lines = file.read(_MAX_JOURNAL).split(b"\n")
-    except FileNotFoundError:
-        return found
-    for index, numbers in _lines(lines, plan):
-        if not numbers:
-            found.pop(index, None)
-        elif len(numbers) == 2 and numbers[0] < numbers[1] <= plan.outputs[index].size:
-            found.setdefault(index, []).append((numbers[0], numbers[1]))
-    return found
+            ends.pop(index, None)
+            ranges.pop(index, None)
+        elif len(numbers) == 1 and numbers[0] <= size:
+            ends[index] = max(numbers[0], ends.get(index, 0))
+        elif len(numbers) == 2 and numbers[0] < numbers[1] <= size:
+            ranges.setdefault(index, []).append((numbers[0], numbers[1]))
+    return Done(ends=ends, ranges=ranges)
 
 
 def _lines(lines: Sequence[bytes], plan: Plan) -> Iterator[tuple[int, tuple[int, ...]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from gguftool.errors import PlanError, listed, printable
@@ -23,12 +22,12 @@ LAYOUT_KEYS = SPLIT_KEYS | {ORDER_KEY, PADDING_KEY}
 _SHOWN = 8  # names that one remark or problem lists
 
 
-@dataclass(slots=True)
 class Notes:
     """What is said of choices, grouped: reason -> tensor names."""
 
-    problems: dict[str, list[str]] = field(default_factory=dict)
-    remarks: dict[str, list[str]] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self.problems: dict[str, list[str]] = {}
+        self.remarks: dict[str, list[str]] = {}
 
     def problem(self, reason: str, name: str) -> None:
         """Note something that stands in the way."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gguftool.errors import PlanError, listed
 from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
-from gguftool.format.recipe import Recipe
 from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, with_alignment
 from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import Filler
@@ -15,11 +15,13 @@ from gguftool.record import record, replace
 from gguftool.storage.plan import Plan, Request
 from gguftool.storage.source import place_of
 from gguftool.surgery.compare import contradictions, shape_conflicts
-from gguftool.surgery.consume import consuming
 from gguftool.surgery.inputs import Input
 from gguftool.surgery.mix import MixOptions, choose
 from gguftool.surgery.sets import Cut, lay_out_set
 from gguftool.surgery.truth import PROVENANCE_PREFIX, Chosen, true_metadata, without_provenance
+
+if TYPE_CHECKING:
+    from gguftool.format.recipe import Recipe
 
 
 @record
@@ -88,6 +90,8 @@ def plan_merge(inputs: Sequence[Input | Model], output: Path, options: MergeOpti
     plan = lay_out(output, kvs, tensors, dialect, options.max_size, _plan_inputs(donor, sources), remarks)
     if options.consume is None:
         return plan
+    from gguftool.surgery.consume import consuming
+
     models = [source.model for source in sources]
     return consuming(plan, merge_anchor(output, options.max_size), options.consume, chosen, donor, models)
 

@@ -9,15 +9,17 @@ fallen back to.  All but the first are said.  Problems are collected, and report
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from gguftool.errors import PlanError, listed, printable
-from gguftool.format.fallback import fallback_type, keeps_type
 from gguftool.format.ggml import TYPES, find_type, type_alias, type_name
-from gguftool.format.recipe import Recipe, Rule
 from gguftool.record import record
 from gguftool.surgery.common import Notes, grouped
 from gguftool.surgery.inputs import Input, find_inputs
 from gguftool.surgery.truth import Chosen
+
+if TYPE_CHECKING:
+    from gguftool.format.recipe import Recipe, Rule
 
 
 @record
@@ -135,6 +137,8 @@ def _having(name: str, type_id: int, holders: Iterable[Input]) -> list[Input]:
 
 def _second_best(name: str, type_id: int, holders: Sequence[Input]) -> tuple[Input, str] | None:
     """Return an input whose label is the type, or any where no engine quantizes the tensor and all agree."""
+    from gguftool.format.fallback import keeps_type
+
     for given in (True, False):
         for holder in holders:
             if holder.is_labelled(type_id, given=given):
@@ -148,6 +152,8 @@ def _second_best(name: str, type_id: int, holders: Sequence[Input]) -> tuple[Inp
 
 def _fallen_back(name: str, type_id: int, holders: Sequence[Input]) -> Input | None:
     """Return the input that has the type which an engine's llama-quantize takes for rows too short for `type_id`."""
+    from gguftool.format.fallback import fallback_type
+
     dims, traits = holders[0].model.tensors[name].info.dims, TYPES.get(type_id)
     if traits is None or not dims:
         return None
