@@ -66,7 +66,7 @@ def edit(
     the new head ends where the old one does (--reserve leaves room for that beforehand); of a split set shard 1 is
     replaced. Keys of the layout (general.alignment, split.*) belong to other commands.
     """
-    from gguftool.cli.write import Writing, carry_out, recover_first, with_inputs
+    from gguftool.cli.writing import Writing, carry_out, recover_first, with_inputs
     from gguftool.model.opening import open_model
     from gguftool.storage.locate import open_source
     from gguftool.surgery.edit import Edits, plan_edit

@@ -89,7 +89,7 @@ def fetch(
     With --tensor OUT is a GGUF of these tensors, to merge or swap from. --repair looks for what is missing, zeroed or
     different in FILE and fetches that alone.
     """
-    from gguftool.cli.write import Writing, carry_out
+    from gguftool.cli.writing import Writing, carry_out
 
     name = _one_model(model, source)
     if repair is not None:
@@ -101,7 +101,7 @@ def fetch(
             raise typer.BadParameter("--check goes with --repair; 'gguftool hash --check' checks a file")
         if output is None:
             raise typer.BadParameter("-o OUT is needed, or --repair FILE")
-        from gguftool.cli.write import force_sizes_of
+        from gguftool.cli.writing import force_sizes_of
         from gguftool.model.opening import open_model
         from gguftool.surgery.fetch import FetchOptions, plan_fetch, plan_fetch_files
 
@@ -134,7 +134,7 @@ def _plan_repair(
 ) -> Plan | None:
     """Look for damage and plan its repair; None where there is none, which is said."""
     from gguftool.cli.output import progress_bar
-    from gguftool.cli.write import recover_first
+    from gguftool.cli.writing import recover_first
     from gguftool.model.opening import open_model
     from gguftool.storage.locate import open_source
     from gguftool.surgery.repair import find_damage, plan_repair

@@ -98,7 +98,7 @@ def convert(
 
     The weights that llama-quantize makes of it stay the same to the last bit; what else is lost is said.
     """
-    from gguftool.cli.write import Writing, carry_out
+    from gguftool.cli.writing import Writing, carry_out
     from gguftool.format.imatrix import ImatrixKind
     from gguftool.model.imatrix import read_imatrix
     from gguftool.storage.locate import open_source

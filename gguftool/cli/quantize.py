@@ -24,7 +24,7 @@ from gguftool.cli.options import (
     filler_of,
     size_option,
 )
-from gguftool.cli.write import Writing, carry_out, force_sizes_of, read_recipe, with_inputs
+from gguftool.cli.writing import Writing, carry_out, force_sizes_of, read_recipe, with_inputs
 from gguftool.record import replace
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from gguftool.storage.part import (
     remove_quietly,
 )
 from gguftool.storage.plan import Consume, Copy, OutputFile, Plan
-from gguftool.storage.positional import read_some
+from gguftool.storage.positional import read_fully
 from gguftool.storage.preflight import check_targets, folders, free_bytes
 from gguftool.storage.publish import HalfwayError, finish_set, publish_one, publish_set
 from gguftool.storage.receipt import Digests
@@ -220,12 +220,9 @@ def digest_part(copies: Iterable[Copy], part: PartFile, digest: hashlib._Hash) -
 
 
 def _read_part(part: PartFile, offset: int, length: int) -> bytes:
-    data = b""
-    while len(data) < length:
-        more = read_some(part.fd, length - len(data), offset + len(data))
-        if not more:
-            raise ExecuteError("ends early", source=str(part.path), offset=offset + len(data))
-        data += more
+    data = read_fully(part.fd, length, offset)
+    if len(data) < length:
+        raise ExecuteError("ends early", source=str(part.path), offset=offset + len(data))
     return data
 
 

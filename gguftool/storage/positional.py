@@ -36,6 +36,17 @@ def read_some(fd: int, length: int, offset: int) -> bytes:
         return os.read(fd, length)
 
 
+def read_fully(fd: int, length: int, offset: int) -> bytes:
+    """Return `length` bytes from `offset`, however many calls it takes; fewer where the file ends."""
+    data = read_some(fd, length, offset)
+    while len(data) < length:
+        more = read_some(fd, length - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
 def write_some(fd: int, data: memoryview, offset: int) -> int:
     """Write `data` at `offset`; return how many bytes the system took."""
     if hasattr(os, "pwrite"):

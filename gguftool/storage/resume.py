@@ -22,6 +22,7 @@ from gguftool.storage.durable import close_quietly, sync_file, sync_folders
 from gguftool.storage.local import helper_path
 from gguftool.storage.part import CREATE, REOPEN, PartFile, remove_left_over, remove_quietly
 from gguftool.storage.plan import OutputFile, Plan
+from gguftool.storage.positional import read_fully
 from gguftool.storage.source import ChangedError
 
 _VERSION = "gguftool resume 1"
@@ -227,7 +228,7 @@ def agrees(part: PartFile, output: OutputFile, mark: int, floor: int = 0) -> boo
         if begin < end:
             place = copy.extent.offset + begin - copy.offset
             wanted.append((end - begin, begin, copy.extent.source.read_at(place, end - begin)))
-    return all(os.pread(part.fd, length, offset) == data for length, offset, data in wanted)
+    return all(read_fully(part.fd, length, offset) == data for length, offset, data in wanted)
 
 
 def worth_keeping(error: BaseException, sources: Sequence[Any]) -> bool:

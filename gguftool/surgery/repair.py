@@ -21,7 +21,7 @@ from gguftool.record import record
 from gguftool.storage.digests import Progress, digest_all, no_progress
 from gguftool.storage.landing import Ranges, joined
 from gguftool.storage.plan import Copy, OutputFile, Plan
-from gguftool.storage.positional import leading_hole, read_some
+from gguftool.storage.positional import leading_hole, read_fully, read_some
 from gguftool.storage.promised import recorded_sha256
 from gguftool.storage.runs import MAX_GAP
 from gguftool.storage.source import Extent, Source
@@ -206,14 +206,11 @@ def _widened(fd: int, start: int, end: int, size: int) -> tuple[int, int]:
 
 def _read(fd: int, length: int, offset: int, local: Source) -> bytes:
     try:
-        data = read_some(fd, length, offset)
-        while len(data) < length:
-            more = read_some(fd, length - len(data), offset + len(data))
-            if not more:
-                raise SourceError("became shorter while it was read", source=local.name, offset=offset)
-            data += more
+        data = read_fully(fd, length, offset)
     except OSError:
         return bytes(length)  # a bad sector: fetched like what was never written
+    if len(data) < length:
+        raise SourceError("became shorter while it was read", source=local.name, offset=offset)
     return data
 
 

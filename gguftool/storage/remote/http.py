@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from gguftool.errors import SourceError, printable
 from gguftool.record import record, replace
 from gguftool.storage.remote import address, heads, wire
+from gguftool.storage.remote.broken import BrokenError
 from gguftool.storage.remote.patience import BRIEFLY, Effort
 from gguftool.storage.remote.strict import (
     EXPIRED,
@@ -213,7 +214,7 @@ class HttpSource:
         while True:
             try:
                 return self._follow({"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}, effort)
-            except wire.BrokenError as error:
+            except BrokenError as error:
                 problem = self._problem(str(error), start if self._opened else None)
                 if error.is_hopeless and not self._opened:
                     effort.wait(problem, attempts=BRIEFLY)
@@ -237,7 +238,7 @@ class HttpSource:
                     slow = f"is too slow: next to no bytes came within {effort.seconds:.0f} s"
                     raise self._problem(f"{address.host_of(reply.url)} {slow}", part.stop - left)
             done = not left
-        except wire.BrokenError as error:
+        except BrokenError as error:
             if "Transfer-Encoding" in answer.headers:
                 # Framing that is wrong cannot be told from a lost connection.
                 raise self._problem(f"a body in chunks breaks off ({error})", part.stop - left) from None
@@ -361,8 +362,8 @@ class HttpSource:
         getter = self._origin.getter if at_home else wire.get_by_pool
         try:
             return wire.ask(getter, url, sent, effort.silence)
-        except wire.BrokenError as error:
-            raise wire.BrokenError(f"{address.host_of(url)}: {error}", error.cause) from None
+        except BrokenError as error:
+            raise BrokenError(f"{address.host_of(url)}: {error}", error.cause) from None
 
     # --- what is wrong ---
 

@@ -17,6 +17,8 @@ from urllib.parse import quote, unquote, urlsplit
 from gguftool.errors import SourceError, printable
 from gguftool.record import record, replace
 from gguftool.storage.remote import address, wire
+from gguftool.storage.remote.broken import BrokenError, guarded
+from gguftool.storage.remote.deadline import in_time
 from gguftool.storage.remote.http import FIRST_READ, HttpSource, Origin, open_http
 from gguftool.storage.remote.patience import BRIEFLY, Effort
 from gguftool.storage.remote.strict import RETRIED
@@ -198,15 +200,15 @@ def _ask_listing(place: HubPath, revision: str) -> Snapshot:
     effort, host = Effort(), address.host_of(endpoint())
     while True:
         try:
-            info = wire.in_time(
-                lambda: wire.guarded(
+            info = in_time(
+                lambda: guarded(
                     lambda: api.repo_info(
                         place.repo, revision=revision, repo_type=place.kind.rstrip("s"), timeout=effort.silence
                     )
                 ),
                 effort.silence,
             )
-        except wire.BrokenError as error:
+        except BrokenError as error:
             problem, after = _refused(error, name)
             if problem is not None:
                 raise problem from None
@@ -228,7 +230,7 @@ def _paths(info: Any) -> list[str]:
     return [name for name in names if all(part not in ("", ".", "..") for part in name.split("/"))]
 
 
-def _refused(error: wire.BrokenError, name: str) -> tuple[SourceError | None, str | None]:
+def _refused(error: BrokenError, name: str) -> tuple[SourceError | None, str | None]:
     """Return the error that asking again does not mend, or None and the wait that the server asks for."""
     response = getattr(error.cause, "response", None)
     if response is None:

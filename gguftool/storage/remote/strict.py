@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 from gguftool.errors import SourceError, printable
 from gguftool.record import record, replace
-from gguftool.storage.remote.wire import Answer, BrokenError
+from gguftool.storage.remote.broken import BrokenError
+from gguftool.storage.remote.wire import Answer
 from gguftool.storage.source import AbsentError, ChangedError
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
