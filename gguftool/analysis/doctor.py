@@ -22,7 +22,7 @@ from gguftool.format.imatrix import legacy_start
 from gguftool.model.model import ModelFile
 from gguftool.record import record, replace
 from gguftool.storage.locate import is_folder, is_remote, siblings
-from gguftool.storage.source import RemoteSource, Source
+from gguftool.storage.source import Source, as_remote
 
 HEAD_READ = 4096
 SAMPLES = 8  # places at which the data behind a zeroed head is looked at
@@ -158,10 +158,11 @@ def diagnose_absent(name: str, error: SourceError) -> Finding:
 def diagnose_unreadable(source: Source, error: GGUFToolError) -> Finding:
     """Say what a file is whose head does not parse, and of a remote one how the server answered."""
     found = _diagnose(source, error)
-    if not isinstance(source, RemoteSource) or isinstance(error, SourceError):
+    remote = as_remote(source)
+    if remote is None or isinstance(error, SourceError):
         return found
     first = printable(source.read_at(0, min(FIRST_SHOWN, source.size)).decode("latin-1"), 8 * FIRST_SHOWN)
-    said = f"the server's answer: {source.answer}; the first {FIRST_SHOWN} bytes: '{first}'"
+    said = f"the server's answer: {remote.answer}; the first {FIRST_SHOWN} bytes: '{first}'"
     return replace(found, message=f"{found.message}; {said}")
 
 
@@ -302,7 +303,7 @@ def _bad_head(source: Source, head: bytes, error: GGUFToolError) -> Finding | No
 
 def _is_cut(source: Source) -> bool:
     """Whether the head would go on past the file's end, were the file longer."""
-    if source.size > (MAX_REFETCH if isinstance(source, RemoteSource) else MAX_REPARSE):
+    if source.size > (MAX_REFETCH if as_remote(source) else MAX_REPARSE):
         return False
     try:
         parse(source.read_at(0, source.size), 1 << 62)

@@ -31,7 +31,7 @@ from gguftool.storage.locate import (
     siblings,
     without_query,
 )
-from gguftool.storage.source import AbsentError, RemoteSource, Source
+from gguftool.storage.source import AbsentError, Source, as_remote
 
 ORDER_KEY = "gguftool.tensor_order"
 _SUFFIX = ".gguf"
@@ -84,7 +84,7 @@ def read_header(source: Source) -> Header:
 
     Raises `FormatError` naming the source and the place, `SourceError` where it cannot be read.
     """
-    remote = source if isinstance(source, RemoteSource) else None
+    remote = as_remote(source)
     buffer = source.read_at(0, min(remote.first_read if remote else _FIRST_READ, source.size))
     reads = 1
     while True:

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from gguftool.errors import SourceError
 from gguftool.storage.local import open_local
 from gguftool.storage.remote.parallel import in_parallel
-from gguftool.storage.source import RemoteSource, Source
+from gguftool.storage.source import Source, as_remote
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
 _HALF_A_SCHEME = re.compile(r"(hf|https?):", re.ASCII)  # paths that a pathlib.Path makes of addresses begin so
@@ -209,7 +209,7 @@ def for_each(items: Sequence[T], work: Callable[[T], U], *, remote: bool) -> lis
 
 def are_remote(sources: Iterable[Source]) -> bool:
     """Whether any of `sources` is behind a network."""
-    return any(isinstance(source, RemoteSource) for source in sources)
+    return any(as_remote(source) is not None for source in sources)
 
 
 def _path_of(name: str) -> str:
