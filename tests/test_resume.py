@@ -279,7 +279,7 @@ def test_a_signal_ends_it_cleanly_and_the_same_command_goes_on(number: int, code
     with subprocess.Popen(slow, env=environment(), stderr=subprocess.PIPE) as process:
         journal = helper_path(tmp_path / "out.gguf", "resume")
         deadline = time.monotonic() + 20
-        while not journal.exists() and time.monotonic() < deadline:
+        while time.monotonic() < deadline and not (journal.exists() and journal.read_bytes().count(b"\n") > 1):
             time.sleep(0.01)
         process.send_signal(number)
         _, said = process.communicate(timeout=20)

@@ -7,7 +7,6 @@ shards, and the certainty that the bytes come from the file that was planned wit
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -18,6 +17,11 @@ from gguftool.errors import SourceError
 from gguftool.record import record
 from gguftool.storage.positional import read_some
 from gguftool.storage.source import stream_in_steps
+
+try:  # where hashlib has it from; hashlib itself loads OpenSSL, which takes as long as opening thirty files
+    from _blake2 import blake2b
+except ImportError:
+    from hashlib import blake2b
 
 _UNDO, _SET = "undo", "set"  # suffixes of journals
 _STREAM_STEP = 1 << 20  # bytes
@@ -115,7 +119,7 @@ def helper_path(target: Path, suffix: str) -> Path:
 def _helper_stem(target: Path) -> str:
     """Return a helper's name but for its suffix, without the cost of pathlib: every file that is opened asks for it."""
     folder, name = os.path.split(target)
-    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:24]
+    digest = blake2b(os.fsencode(name), digest_size=12).hexdigest()
     return os.path.join(folder, f".gguftool-{digest}.")
 
 

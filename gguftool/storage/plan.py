@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -162,7 +161,9 @@ class Plan:
     @property
     def fingerprint(self) -> str:
         """sha256 over targets, heads, copies and source identities: equal plans make equal bytes."""
-        digest = hashlib.sha256()
+        from hashlib import sha256
+
+        digest = sha256()
         for part in self._fingerprint_parts():
             data = part.encode("utf-8", "surrogateescape") if isinstance(part, str) else part
             digest.update(len(data).to_bytes(8, "little") + data)

@@ -87,11 +87,8 @@ class ResumeLog:
     def _append(self, data: bytes) -> None:
         new = self._fd is None
         if self._fd is None:
-            import json  # few runs come here, or read what one left
-
-            path = resume_path(self.plan)
-            self._fd = os.open(path, CREATE | os.O_APPEND, 0o666)
-            data = json.dumps(_said(self.plan)).encode() + b"\n" + data
+            data = _first_line(self.plan) + data
+            self._fd = os.open(resume_path(self.plan), CREATE | os.O_APPEND, 0o666)
         while data:
             data = data[os.write(self._fd, data) :]
         sync_file(self._fd)
@@ -116,13 +113,16 @@ class ResumeLog:
             self.close()
 
 
-def _said(plan: Plan) -> dict[str, Any]:
-    return {
+def _first_line(plan: Plan) -> bytes:
+    import json  # few runs come here, or read what one left
+
+    said = {
         "version": _VERSION,
         "fingerprint": plan.fingerprint,
         "sources": [[source.name, source.identity] for source in plan.inputs],
         "outputs": [[output.path.name, output.size] for output in plan.outputs],
     }
+    return json.dumps(said).encode() + b"\n"
 
 
 def read_resume(plan: Plan) -> Done:
