@@ -1,5 +1,5 @@
 """``python -m gguftool``."""
 
-from gguftool.cli.main import main
+from gguftool.cli.main import program
 
-main()
+program()

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -12,6 +14,16 @@ from typing import NoReturn
 from gguftool.cli.output import ReaderGone, drop_stdout, fail, prepare_streams
 from gguftool.cli.signals import Interrupted, install, over
 from gguftool.errors import GGUFToolError
+
+
+def program() -> NoReturn:
+    """Run the command line, then go at once: to take down what was loaded takes a tenth of a short command's time."""
+    try:
+        main()
+    except SystemExit as done:  # standard output is flushed
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+        os._exit(done.code if isinstance(done.code, int) else 2)
 
 
 def main() -> NoReturn:
