@@ -9,7 +9,7 @@ from itertools import zip_longest
 
 from gguftool.errors import ExecuteError
 from gguftool.record import record, replace
-from gguftool.storage.filling import Follower, Options, fill
+from gguftool.storage.filling import Follower, Options, fill, sync_parts
 from gguftool.storage.landing import Landing, believable, is_streamed, without
 from gguftool.storage.part import PartFile, create_part, remove_left_over, remove_quietly, take_over
 from gguftool.storage.pieces import bytes_below, pieces
@@ -108,8 +108,12 @@ def _write_batch(
     options.progress(skipped)
     for ready in zip_longest(*steps):  # a small output is one step
         now = [step for step in ready if step is not None]
-        written = fill([(step.part, step.piece) for step in now], options, sync=log.sync_data is None)
-        log.note({step.index: step.end for step in now}, written)
+        written = fill([(step.part, step.piece) for step in now], options, sync=False)
+        due = log.gather({step.index: step.end for step in now}, written)
+        if options.sync and log.sync_data is None:
+            sync_parts([(step.part, step.piece) for step in now if due or step.end == step.piece.size])
+        if due:
+            log.checkpoint()
         for step in now:
             follower.reached(step.index, step.part.path, step.end)
     return skipped

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,7 +95,7 @@ def fill(
     Returns how many bytes had to be written; others are shared with their sources, which takes no time. `fresh` says
     that the parts read as zeros where nothing was written.
     """
-    try:
+    with _naming(parts):
         for part, output in parts:
             write_fully(part.fd, output.head, 0)
         copied = copy_works(
@@ -106,15 +106,29 @@ def fill(
             fresh=fresh,
             watch=watch,
         )
-        for part, _ in parts if options.sync and sync else ():
-            sync_file(part.fd)
-    except OSError as error:
-        if error.filename is None:
-            path = parts[0][1].path
-            error.filename = str(path if len(parts) == 1 else path.parent)
-        raise
+    if options.sync and sync:
+        sync_parts(parts)
     for part, output in parts:
         written = os.fstat(part.fd).st_size
         if written != output.size:
             raise ExecuteError(f"is {written:,} bytes long, planned were {output.size:,}", source=str(part.path))
     return copied + sum(len(output.head) for _, output in parts)
+
+
+def sync_parts(parts: Sequence[tuple[PartFile, OutputFile]]) -> None:
+    """Make what was written of outputs durable."""
+    with _naming(parts):
+        for part, _ in parts:
+            sync_file(part.fd)
+
+
+@contextlib.contextmanager
+def _naming(parts: Sequence[tuple[PartFile, OutputFile]]) -> Iterator[None]:
+    """Let what the system answers name the output, or the folder of several."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            path = parts[0][1].path
+            error.filename = str(path if len(parts) == 1 else path.parent)
+        raise

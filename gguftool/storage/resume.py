@@ -61,12 +61,17 @@ class ResumeLog:
         """Whether there is something that a later run can go on from."""
         return self._fd is not None
 
-    def note(self, ends: Mapping[int, int], written: int) -> None:
-        """Record up to where outputs, by index, are complete, at the latest when `step` written bytes have gathered."""
+    def gather(self, ends: Mapping[int, int], written: int) -> bool:
+        """Take up to where outputs, by index, are complete; return whether `step` written bytes have gathered.
+
+        Then `checkpoint` is due, when these outputs are durable.
+        """
         self._pending.update(ends)
         self._pending_bytes += written
-        if self._pending_bytes < self.step:
-            return
+        return self._pending_bytes >= self.step
+
+    def checkpoint(self) -> None:
+        """Record what has gathered, which is durable, or made so by `sync_data`."""
         if self.sync_data is not None:
             self.sync_data()
         text = "".join(f"{number} {offset}\n" for number, offset in self._pending.items())
