@@ -48,9 +48,12 @@ MAX_NESTING: Final = 8  # arrays of arrays; engines refuse any, the specificatio
 MAX_ELEMENTS: Final = (1 << 63) - 1  # ggml counts elements in int64
 
 
-_NUMBER_SIZES: Final = {"I": 4, "Q": 8}  # of lengths, counts and ids
-
-
+# Lengths, counts and ids: (bytes, what reads one) by byte order and struct code.
+_NUMBERS: Final = {
+    order: {code: (struct.calcsize("=" + code), struct.Struct(order.value + code).unpack_from) for code in "IQ"}
+    for order in ByteOrder
+}
+_VALUE_TYPES: Final = {kind.value: kind for kind in ValueType}
 _INFO_BYTES: Final = 72  # of a tensor info with a name of common length; for estimates only
 _VOCABULARY: Final = 1000  # elements from which an array is taken for one of a vocabulary, which has several
 
@@ -192,7 +195,7 @@ class _Cursor:
         self.pos = 0
         self.width = 8  # bytes of a length or count: 4 in version 1
         self.order = ByteOrder.LITTLE
-        self.prefix = "<"  # of `order`, for `struct`
+        self.numbers = _NUMBERS[self.order]
         self.ready = min(len(buffer), total_size, MAX_HEAD)  # up to here nothing needs to be checked
         # For estimates: tensor infos to come, and of the array in which the buffer ends the elements and the rest.
         self.infos_left = 0
@@ -237,10 +240,10 @@ class _Cursor:
         return bytes(self.buffer[start : self.pos])
 
     def number(self, code: str, where: str) -> int:
-        size = _NUMBER_SIZES[code]
+        size, read = self.numbers[code]
         if self.pos + size > self.ready:
             self.need(size, where)
-        value: int = struct.unpack_from(self.prefix + code, self.buffer, self.pos)[0]
+        value: int = read(self.buffer, self.pos)[0]
         self.pos += size
         return value
 
@@ -264,7 +267,7 @@ def _parse_version(cursor: _Cursor) -> int:
     version = struct.unpack("<I", raw)[0]
     # A small version of the other byte order has its two low bytes zero (llama.cpp tells it the same way).
     if version & 0xFFFF == 0 and version != 0:
-        cursor.order, cursor.prefix = ByteOrder.BIG, ">"
+        cursor.order, cursor.numbers = ByteOrder.BIG, _NUMBERS[ByteOrder.BIG]
         version = struct.unpack(">I", raw)[0]
     if version not in VERSIONS:
         raise FormatError(
@@ -308,14 +311,14 @@ def _parse_kv(cursor: _Cursor, index: int) -> KV:
 
 def _value_type(cursor: _Cursor, where: str) -> ValueType:
     number = cursor.number("I", where)
-    try:
-        return ValueType(number)
-    except ValueError:
+    kind = _VALUE_TYPES.get(number)
+    if kind is None:
         raise FormatError(
             f"value type {number} is not one of the 13 known ones, so the value's size is unknown",
             where=where,
             offset=cursor.pos - 4,
-        ) from None
+        )
+    return kind
 
 
 def _skip_value(cursor: _Cursor, kind: ValueType, where: str) -> None:

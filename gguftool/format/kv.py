@@ -95,7 +95,10 @@ class KV:
 
 def find_kv(kvs: Sequence[KV], key: str) -> KV | None:
     """Return the first of `kvs` under `key`, or None."""
-    return next((kv for kv in kvs if kv.key == key), None)
+    for kv in kvs:
+        if kv.key == key:
+            return kv
+    return None
 
 
 # --- values ----------------------------------------------------------------------------------------------------------

@@ -117,8 +117,8 @@ def tensors_of(source: Source, header: Header) -> tuple[Tensor, ...]:
 
     Raises `FormatError` where data would lie outside the file.
     """
-    data_offset = header.data_offset
     alignment = header.alignment
+    data_offset = round_up(header.length, alignment)  # asking for both costs twice, for each of a set's files
     ends = _gap_ends(header.tensors)
     return tuple(
         _place(source, index, info, data_offset, end, alignment)

@@ -30,7 +30,6 @@ from gguftool.storage.tally import GRACE, Progress, Tally, Watch, join_all, star
 BUFFER = 512 << 10  # bytes; stays in the processor's second-level cache between read and write
 _SEGMENT = 8 << 20  # bytes a thread takes at once, on this grid in the target so that no two share a page
 _PAGES = 64 << 10  # bytes; the least grid, a multiple of every system's page
-_SOON = 32 << 20  # bytes; a run that writes less is at its fsync before an earlier start would have saved anything
 _MIN_CLONE = 64 << 10  # bytes; below, sharing blocks costs more metadata than it saves
 MAX_JOBS = 64
 
@@ -215,7 +214,7 @@ class _Files:
             raise SourceError("has lost its descriptor", source=segment.extent.source.name)
         with lent as fd:
             self._move_file(fd, segment, target, buffer)
-        if self._durable and self._tally.copied > _SOON and not self._tally.stop.is_set():
+        if self._durable and not self._tally.stop.is_set():
             start_writeback(target, segment.offset, segment.extent.length)
 
     def _move_file(self, fd: int, segment: Copy, target: int, buffer: memoryview) -> None:

@@ -16,6 +16,7 @@ from gguftool.errors import ExecuteError
 
 _POSITION = threading.Lock()
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE in linux/fs.h: start, do not wait
+_unstarted = 32 << 20  # bytes for which write-back is not started early
 
 
 def read_into(fd: int, buffer: memoryview, offset: int) -> int:
@@ -92,8 +93,13 @@ def start_writeback(fd: int, offset: int, length: int) -> None:
     """Let the disk begin with a range that was just written, without waiting; errors show in the later fsync.
 
     The kernel by itself starts only when a tenth of the memory is dirty, so without this the disk idles while the
-    copy runs and the copy waits while the disk writes.
+    copy runs and the copy waits while the disk writes. A run that writes little is at its fsync before the call would
+    be loaded, which takes 2 ms, so nothing is done for the first bytes of a process.
     """
+    global _unstarted  # noqa: PLW0603 - a count that need not be exact
+    if _unstarted > 0:
+        _unstarted -= length
+        return
     call = _sync_file_range()
     if call is not None:
         call(fd, offset, length, _WRITE)
