@@ -639,13 +639,13 @@ def test_a_second_name_made_meanwhile_is_said_and_stays(tmp_path: Path, monkeypa
 
 def test_what_reads_back_differently_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = shards(tmp_path / "in")
-    real = consuming.read_some
+    real = consuming.read_fully
 
     def rotten(fd: int, length: int, offset: int) -> bytes:
         data = real(fd, length, offset)
         return data[:-1] + bytes([data[-1] ^ 1])
 
-    monkeypatch.setattr(consuming, "read_some", rotten)
+    monkeypatch.setattr(consuming, "read_fully", rotten)
     with pytest.raises(ExecuteError, match="reads back other bytes"):
         execute.execute(from_command(tmp_path))
     assert all(path.exists() for path in paths)
