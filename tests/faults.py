@@ -89,7 +89,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def helper_path(target: Path, suffix: str) -> Path:
     """Where a part file or an old shard of `target` lies: beside it, under a short name that is the same every time."""
-    return target.parent / f".gguftool-{hashlib.blake2b(os.fsencode(target.name), digest_size=12).hexdigest()}.{suffix}"
+    return target.parent / f".gguftool-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:24]}.{suffix}"
 
 
 CALLS = ("open", "ftruncate", "pwrite", "pread", "copy_file_range", "fsync", "link", "rename", "replace", "mkdir")

@@ -364,9 +364,25 @@ def test_kill_leaves_no_final_name_and_the_next_run_succeeds(folder: Path) -> No
 def test_start_up_pays_for_no_heavy_import(line: str) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "gguftool", *shlex.split(line)]
     done = subprocess.run(command, capture_output=True, check=True, env=environment(), cwd=REPO)
-    loaded = set(re.findall(r"\| +([a-z_]+)$", done.stderr.decode(), re.MULTILINE))
+    loaded = imported(done.stderr)
     assert not loaded & {"numpy", "gguf", "safetensors", "huggingface_hub", "fsspec", "jinja2", "tqdm", "rich"}
     assert not loaded & {"ssl", "urllib3", "http"}  # a local model pays for no network
+
+
+def imported(said: bytes) -> set[str]:
+    """The modules that ``-X importtime`` names."""
+    found = set(re.findall(r"\| +([\w.]+)$", said.decode(), re.MULTILINE))
+    assert "gguftool.cli.app" in found
+    return found
+
+
+@pytest.mark.parametrize("line", ["swap in.gguf --from in.gguf --tensor blk -o out.gguf", "merge in.gguf -o out.gguf"])
+def test_what_a_writer_does_not_do_is_not_loaded(folder: Path, line: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "gguftool", *shlex.split(line)]
+    loaded = imported(subprocess.run(command, capture_output=True, check=True, env=environment()).stderr)
+    assert not loaded & {"_hashlib", "json", "ctypes", "concurrent.futures", "logging", "gguftool.format.recipe"}
+    unused = {"hashing", "consume", "consuming", "in_place", "undo", "remote.http"}
+    assert not loaded & {f"gguftool.storage.{name}" for name in unused}
 
 
 def test_no_progress_bar_without_a_terminal(folder: Path) -> None:

@@ -408,3 +408,15 @@ def test_copy_extent_writes_zeros_over_what_is_there(tmp_path: Path, target: int
     os.pwrite(target, b"x" * BUFFER * 2, 0)
     copy_extent(Extent(source=open_local(path), offset=0, length=BUFFER * 2), target, 0, lambda nbytes: None)
     assert written(target) == bytes(BUFFER * 2)
+
+
+def test_the_disk_is_started_early_but_not_for_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[int, int]] = []
+    monkeypatch.setattr(positional, "_unstarted", 32 << 20)
+    monkeypatch.setattr(
+        positional, "_sync_file_range", lambda: lambda fd, offset, length, flags: started.append((offset, length))
+    )
+    step = 8 << 20
+    for number in range(8):
+        positional.start_writeback(0, number * step, step)
+    assert started == [(number * step, step) for number in range(4, 8)]

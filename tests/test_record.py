@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 import timeit
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from gguftool.record import record
+from gguftool.record import record, replace
 
 stock = dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 
@@ -50,6 +52,47 @@ def test_fields_defaults_and_methods(kind: Any) -> None:
     assert kind.empty().size == 0
     assert (kind.__doc__, kind.__module__, kind.__name__) == ("One file.", __name__, "Shard")
     assert repr(shard) == "make.<locals>.Shard(name='a', size=9, labels=(), after=None)"
+
+
+@record
+class Point:
+    """At the top of a module, as pickle wants it."""
+
+    x: int
+    y: int = 0
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class StockPoint:
+    """The same."""
+
+    x: int
+    y: int = 0
+
+
+@pytest.mark.parametrize("kind", [Point, StockPoint])
+def test_copies_are_equal(kind: Any) -> None:
+    point = kind(x=(1, 2))
+    assert pickle.loads(pickle.dumps(point)) == point
+    assert copy.copy(point) == point
+    assert copy.deepcopy([point]) == [point]
+    assert dataclasses.asdict(kind(x=frozenset({point}))) == {"x": frozenset({point}), "y": 0}
+    if hasattr(copy, "replace"):
+        assert copy.replace(point, y=2) == kind(x=(1, 2), y=2)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "lacks the argument 'x'$"),
+        ({"x": 1, "colour": 2}, "has no argument 'colour'$"),
+        ({"colour": 2}, "has no argument 'colour'$"),
+        ({"x": 1, "y": 2, "z": 3}, "has no argument 'z'$"),
+    ],
+)
+def test_what_is_wrong_with_arguments(given: dict[str, int], said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        Point(**given)
 
 
 @BOTH
@@ -97,6 +140,16 @@ def test_post_init_has_its_say(kind: Any) -> None:
         kind(name="a", size=-1)
     with pytest.raises(ValueError, match="-1"):
         dataclasses.replace(kind(name="a", size=1), size=-1)
+    with pytest.raises(ValueError, match="-1"):
+        replace(kind(name="a", size=1), size=-1)
+
+
+@BOTH
+def test_replace(kind: Any) -> None:
+    shard = kind(name="a", size=1, labels=("x",))
+    assert replace(shard, size=2) == dataclasses.replace(shard, size=2) == kind(name="a", size=2, labels=("x",))
+    with pytest.raises(TypeError):
+        replace(shard, colour=2)
 
 
 @BOTH
@@ -116,6 +169,10 @@ def test_what_a_record_cannot_be() -> None:
         record(type("Empty", (), {}))
     with pytest.raises(TypeError, match="no base"):
         record(type("Child", (Exception,), {"__annotations__": {"a": "int"}}))
+    with pytest.raises(TypeError, match="no __delattr__, __eq__"):
+        record(type("Own", (), {"__annotations__": {"a": "int"}, "__eq__": lambda self, other: True}))
+    with pytest.raises(TypeError, match="made anew"):
+        record(type("Field", (), {"__annotations__": {"a": "list[int]"}, "a": dataclasses.field(default_factory=list)}))
     with pytest.raises(TypeError, match="can be changed"):
         record(type("Listed", (), {"__annotations__": {"a": "list[int]"}, "a": []}))
 

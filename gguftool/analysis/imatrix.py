@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gguftool.errors import PlanError, listed
-from gguftool.format.fallback import keeps_type
 from gguftool.format.ggml import type_name
 from gguftool.format.header import TensorInfo
 from gguftool.format.imatrix import Imatrix, ImatrixEntry
@@ -121,6 +120,8 @@ def coverage_of(model: Model, imatrix: Imatrix) -> ModelCoverage:
 
 
 def _quantizable(info: TensorInfo) -> bool:
+    from gguftool.format.fallback import keeps_type  # every dump imports this module
+
     return not keeps_type(info.name, info.dims, type_name(info.type))
 
 

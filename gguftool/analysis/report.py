@@ -281,10 +281,6 @@ def _main_types(items: Sequence[_Item]) -> tuple[str, ...]:
     return _types([item for item in items if is_matrix(item.tensor)] or items)
 
 
-def _is_matrix(tensor: Tensor) -> bool:
-    return sum(dim > 1 for dim in tensor.info.dims) > 1
-
-
 # --- placement and remarks -------------------------------------------------------------------------------------------
 
 

@@ -23,7 +23,7 @@ def program() -> NoReturn:
     except SystemExit as done:  # standard output is flushed
         with contextlib.suppress(OSError, ValueError):
             sys.stderr.flush()
-        os._exit(done.code if isinstance(done.code, int) else 2)
+        os._exit(int(done.code or 0))
 
 
 def main() -> NoReturn:

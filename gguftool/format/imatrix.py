@@ -16,7 +16,6 @@ examples/quantize/quantize.cpp reads the legacy format the same way, and no othe
 
 from __future__ import annotations
 
-import hashlib
 import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -137,7 +136,9 @@ def parse_imatrix(data: bytes, name: str) -> Imatrix:
     except GGUFToolError as error:
         error.source = name
         raise
-    return Imatrix(**made, digest=hashlib.sha256(data).hexdigest())
+    from hashlib import sha256
+
+    return Imatrix(**made, digest=sha256(data).hexdigest())
 
 
 def legacy_start(head: bytes) -> tuple[int, str] | None:

@@ -17,7 +17,7 @@ from gguftool.format.header import MAX_HEAD, Header, NeedMoreData, parse
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS, ShardName, parse_shard_name
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
-from gguftool.record import record, replace
+from gguftool.record import replace
 from gguftool.storage.local import refuse_unfinished
 from gguftool.storage.locate import (
     are_remote,
@@ -117,11 +117,11 @@ def read_headers(sources: Sequence[Source]) -> list[Header]:
 # --- pooling and grouping --------------------------------------------------------------------------------------------
 
 
-@record
 class _Group:
     """Files of one (folder, prefix, count), or one single file."""
 
-    members: list[tuple[Source, ShardName | None]]
+    def __init__(self) -> None:
+        self.members: list[tuple[Source, ShardName | None]] = []
 
     @property
     def count(self) -> int:
@@ -228,7 +228,7 @@ def _group(sources: Iterable[Source]) -> list[_Group]:
     for source in sources:
         shard = parse_shard_name(source.name)
         key = (shard.prefix, shard.count) if shard else source.name
-        groups.setdefault(key, _Group(members=[])).members.append((source, shard))
+        groups.setdefault(key, _Group()).members.append((source, shard))
     for group in groups.values():
         group.members.sort(key=lambda member: member[1].number if member[1] else 1)
     return list(groups.values())

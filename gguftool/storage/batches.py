@@ -9,7 +9,8 @@ from itertools import zip_longest
 
 from gguftool.errors import ExecuteError
 from gguftool.record import record, replace
-from gguftool.storage.filling import Follower, Options, fill, sync_parts
+from gguftool.storage.filling import Options, fill, sync_parts
+from gguftool.storage.following import Follower
 from gguftool.storage.landing import Landing, believable, is_streamed, without
 from gguftool.storage.part import PartFile, create_part, remove_left_over, remove_quietly, take_over
 from gguftool.storage.pieces import bytes_below, pieces

@@ -19,7 +19,8 @@ from gguftool.storage.consume import Consuming, open_consuming
 from gguftool.storage.consume_journal import consume_file, digest_in, real_path
 from gguftool.storage.copying import check_sources, shared_bytes
 from gguftool.storage.durable import close_quietly, sync_folders
-from gguftool.storage.filling import Options, digests_of, fill
+from gguftool.storage.filling import Options, fill
+from gguftool.storage.following import digests_of
 from gguftool.storage.local import LocalSource, helper_path, stamp_of
 from gguftool.storage.part import (
     PartFile,

@@ -268,7 +268,7 @@ def shared_bytes(copies: Iterable[Copy], folder: Path) -> int:
     """
     try:
         fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
-    except (AttributeError, OSError):  # no Linux, or a file system without such files: none of them shares blocks
+    except (AttributeError, OSError):  # no Linux, or a file system without such files: then nothing counts as shared
         return 0
     try:
         grid = clone_grid(fd)

@@ -15,7 +15,8 @@ from gguftool.record import replace
 from gguftool.storage.batches import Parts, write_parts
 from gguftool.storage.copying import check_sources
 from gguftool.storage.durable import bulk_sync
-from gguftool.storage.filling import Options, digests_of, follower_of
+from gguftool.storage.filling import Options
+from gguftool.storage.following import digests_of, follower_of
 from gguftool.storage.part import refuse_busy, refuse_only_copies, remove_quietly
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.preflight import check_space, check_targets, folders, said_plainly

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from gguftool.errors import ExecuteError
 from gguftool.record import record
 from gguftool.storage.copying import Work, copy_works
 from gguftool.storage.durable import sync_file
 from gguftool.storage.part import PartFile
-from gguftool.storage.plan import OutputFile, Plan
+from gguftool.storage.plan import OutputFile
 from gguftool.storage.positional import write_fully
 from gguftool.storage.tally import Watch
-
-if TYPE_CHECKING:
-    from gguftool.storage.receipt import Digests
 
 
 @record
@@ -44,42 +38,6 @@ class Options:
     progress: Callable[[int], None] = lambda nbytes: None
     note: Callable[[str], None] = lambda text: None
     publishing: Callable[[], None] = lambda: None
-
-
-class Follower:
-    """Who goes along while outputs grow; this one does nothing, see `Hashing`."""
-
-    @property
-    def piece(self) -> int:
-        """How many bytes of one output to write before `reached` is called again."""
-        return sys.maxsize
-
-    def reached(self, index: int, path: Path, end: int) -> None:
-        """Take note that output `index`, now at `path`, is complete below `end`."""
-
-    def finish(self) -> Digests | None:
-        """Return the digests that were asked for, None where none were; all outputs must be complete."""
-        return None
-
-    def close(self) -> None:
-        """End what was begun."""
-
-
-def follower_of(plan: Plan, options: Options) -> Follower:
-    """Return who makes the digests that `options` ask for while outputs grow; to be closed, also after an error."""
-    if not (options.hash_files or options.hash_parts):
-        return Follower()
-    from gguftool.storage.hashing import Hashing  # most runs hash nothing, and the library takes a while to load
-
-    return Hashing(plan, files=options.hash_files, parts=options.hash_parts, jobs=options.jobs)
-
-
-def digests_of(plan: Plan, options: Options, paths: Sequence[Path] | None = None) -> Digests | None:
-    """Return the digests of complete outputs, which lie at `paths`, or have their names already."""
-    with contextlib.closing(follower_of(plan, options)) as follower:
-        for index, output in enumerate(plan.outputs):
-            follower.reached(index, paths[index] if paths else output.path, output.size)
-        return follower.finish()
 
 
 def fill(

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -23,7 +22,7 @@ from pathlib import Path
 from gguftool.errors import ExecuteError, SourceError
 from gguftool.storage.digests import update
 from gguftool.storage.durable import close_quietly
-from gguftool.storage.filling import Follower
+from gguftool.storage.following import Follower
 from gguftool.storage.plan import Plan
 from gguftool.storage.pool import Pool
 from gguftool.storage.receipt import Digest, Digests
@@ -39,11 +38,11 @@ class Hashing(Follower):
         outputs = plan.outputs if files else ()
         places = _places(plan) if parts else {}
         self._names = tuple(str(output.path) for output in outputs)
-        self._files = [_Follower([_Range(index, 0, output.size)]) for index, output in enumerate(outputs)]
-        self._parts = {name: _Follower([place]) for name, place in places.items()}
+        self._files = [_PartialDigest([_Range(index, 0, output.size)]) for index, output in enumerate(outputs)]
+        self._parts = {name: _PartialDigest([place]) for name, place in places.items()}
         has_all = parts and all(output.replaces is None and output.marks is not None for output in plan.outputs)
-        self._whole = _Follower(places.values()) if has_all else None
-        self._of_output: dict[int, list[_Follower]] = {}
+        self._whole = _PartialDigest(places.values()) if has_all else None
+        self._of_output: dict[int, list[_PartialDigest]] = {}
         for index, file in enumerate(self._files):
             self._of_output.setdefault(index, []).append(file)
         for name, place in places.items():
@@ -58,12 +57,10 @@ class Hashing(Follower):
     @property
     def piece(self) -> int:
         """How many bytes of one output to write before `reached` is called again."""
-        return _PIECE if self._of_output else sys.maxsize
+        return _PIECE
 
     def reached(self, index: int, path: Path, end: int) -> None:
         """Take note that output `index`, now at `path`, is complete below `end`."""
-        if not self._of_output:
-            return
         self._new_bytes += end - self._new.get(index, self._grown.ends.get(index, 0))
         self._new[index] = end
         self._grown.paths[index] = path
@@ -153,7 +150,7 @@ class _Grown:
             close_quietly(fd)
 
 
-class _Follower:
+class _PartialDigest:
     """A digest over ranges, which goes as far as they are complete."""
 
     def __init__(self, places: Iterable[_Range]) -> None:

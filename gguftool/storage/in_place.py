@@ -9,7 +9,8 @@ from pathlib import Path
 from gguftool.errors import ExecuteError
 from gguftool.storage.copying import check_sources, copy_all, copy_extent
 from gguftool.storage.durable import close_quietly, sync_file, sync_folders
-from gguftool.storage.filling import Options, digests_of
+from gguftool.storage.filling import Options
+from gguftool.storage.following import digests_of
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.positional import write_fully
 from gguftool.storage.promised import refuse_other_bytes

@@ -18,10 +18,13 @@ from gguftool.record import record
 from gguftool.storage.positional import read_some
 from gguftool.storage.source import stream_in_steps
 
-try:  # where hashlib has it from; hashlib itself loads OpenSSL, which takes as long as opening thirty files
-    from _blake2 import blake2b
+try:  # Python's own: hashlib loads OpenSSL, which takes as long as opening thirty files
+    from _sha2 import sha256  # type: ignore[import-not-found, unused-ignore]  # from Python 3.12 on
 except ImportError:
-    from hashlib import blake2b
+    try:
+        from _sha256 import sha256  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        from hashlib import sha256
 
 _UNDO, _SET = "undo", "set"  # suffixes of journals
 _STREAM_STEP = 1 << 20  # bytes
@@ -119,7 +122,7 @@ def helper_path(target: Path, suffix: str) -> Path:
 def _helper_stem(target: Path) -> str:
     """Return a helper's name but for its suffix, without the cost of pathlib: every file that is opened asks for it."""
     folder, name = os.path.split(target)
-    digest = blake2b(os.fsencode(name), digest_size=12).hexdigest()
+    digest = sha256(os.fsencode(name)).hexdigest()[:24]
     return os.path.join(folder, f".gguftool-{digest}.")
 
 
