@@ -3,8 +3,8 @@
 `@record` stands for ``@dataclass(frozen=True, slots=True, kw_only=True)``: keyword-only arguments, equality and hash
 over all fields, `__post_init__`, copying and pickling, and what `dataclasses` offers (`fields`, `replace`, `asdict`).
 A stock dataclass compiles six methods a class from text, 0.3 ms at every start of the program, and a command meets 60
-to 150 such classes.  Records share methods that walk the fields: to make an instance takes as long, to compare or show one
-up to twice.
+to 150 such classes.  Records share methods that walk the fields: to make an instance takes as long, to compare or show
+one up to twice.
 
 Not to be had: inherited fields, `field()`, own versions of the methods that records have, a signature for `help()`.
 What may change is no record.
