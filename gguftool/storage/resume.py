@@ -45,7 +45,10 @@ class Done:
 
 
 class ResumeLog:
-    """Appends watermarks, `step` bytes apart; `sync_data` makes pending part files durable, where `fill` did not."""
+    """Appends watermarks, `step` written bytes apart.
+
+    `sync_data` makes all part files durable at once, where there are many; without it each is, before it is noted.
+    """
 
     def __init__(self, plan: Plan, done: Done, *, step: int, sync_data: Callable[[], None] | None) -> None:
         self.plan = plan
