@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from pathlib import Path
 
 from gguftool.record import record
 
@@ -29,6 +31,15 @@ else:
 # linux/fs.h: _IOW(0x94, 13, struct file_clone_range); on the few architectures that number ioctls differently the
 # answer is ENOTTY, and extents are copied.
 _FICLONERANGE = 0x4020940D
+
+# linux/fiemap.h: _IOWR('f', 11, struct fiemap), and what it asks and answers. Data that waits in memory has no extent
+# yet, so it is written first.
+_FIEMAP = 0xC020660B
+_MAP = struct.Struct("=QQIIII")  # start, length, flags, extents found, room for so many, nothing
+_EXTENT = struct.Struct("=QQQ16xI12x")  # offset in the file, on the disk, length, flags
+_SYNC, _LAST, _SHARED = 1, 1, 0x2000
+_AT_ONCE = 512
+_LOOK = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 # "These two file systems never will": remembered for the pair.
 NEVER_HERE = frozenset({errno.EXDEV, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY})
@@ -111,6 +122,42 @@ def clone_grid(target: int) -> int | None:
         return max(os.fstatvfs(target).f_frsize, 512)
     except OSError:  # a file system that does not say shares nothing either
         return None
+
+
+def own_bytes(path: Path) -> int:
+    """Return the bytes on disk that the file at `path` shares with no other; 0 where there is no such regular file."""
+    try:
+        fd = os.open(path, _LOOK)
+    except FileNotFoundError:
+        return 0
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return 0
+        return max(0, status.st_blocks * 512 - sum(_shared_extents(fd)))
+    finally:
+        os.close(fd)
+
+
+def _shared_extents(fd: int) -> Iterator[int]:
+    """Yield the lengths of the extents that an open file shares; none where the file system has no such list."""
+    start, flags = 0, 0
+    while HAVE_IOCTL and not flags & _LAST:
+        answer = bytearray(
+            _MAP.pack(start, (1 << 64) - 1 - start, _SYNC, 0, _AT_ONCE, 0) + bytes(_AT_ONCE * _EXTENT.size)
+        )
+        try:
+            fcntl.ioctl(fd, _FIEMAP, answer)
+        except OSError:
+            return
+        count = _MAP.unpack_from(answer)[3]
+        if not count:
+            return
+        for number in range(count):
+            offset, _, length, *_, flags = _EXTENT.unpack_from(answer, _MAP.size + number * _EXTENT.size)
+            if flags & _SHARED:
+                yield length
+        start = offset + length
 
 
 def is_served(target: int) -> bool:
