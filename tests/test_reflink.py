@@ -268,3 +268,26 @@ def test_consume_goes_on_where_the_copy_that_was_interrupted_is_all_there_was_ro
     execute(unfinished)
     assert out.read_bytes() == wanted
     assert not list(folder.glob("in-*"))
+
+
+def test_a_change_in_place_of_a_file_that_shares_blocks_needs_new_ones(folder: Path) -> None:
+    (folder / "old").write_bytes(filler("reflink", 24 * MIB))
+    (folder / "donor").write_bytes(filler("donor", 24 * MIB))
+    subprocess.run(["cp", "--reflink=always", "old", "copy"], cwd=folder, check=True)
+    base, donor = open_local(folder / "copy"), open_local(folder / "donor")
+    fill_up(folder, 30 * MIB)
+    free(folder)  # settles what btrfs counts
+    for shift, fits in ((32, False), (0, True)):
+        extent = Extent(source=donor, offset=shift, length=20 * MIB)
+        output = OutputFile(
+            path=folder / "copy", head=b"", copies=(Copy(extent=extent, offset=0),), size=base.size, base=base
+        )
+        plan = Plan(outputs=(output,), inputs=(base, donor))
+        if fits:
+            execute(plan)
+            assert (folder / "copy").read_bytes()[: 20 * MIB] == (folder / "donor").read_bytes()[: 20 * MIB]
+        else:
+            with pytest.raises(ExecuteError, match=r"needs [\d,]+ bytes for its journal and for new blocks"):
+                execute(plan)
+            assert (folder / "copy").read_bytes() == (folder / "old").read_bytes()
+    assert sorted(path.name for path in folder.iterdir()) == ["copy", "donor", "filler", "old"]

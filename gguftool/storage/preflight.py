@@ -12,7 +12,7 @@ from pathlib import Path
 from gguftool.errors import ExecuteError
 from gguftool.storage.copying import shared_bytes
 from gguftool.storage.durable import sync_folders
-from gguftool.storage.kernel import own_bytes
+from gguftool.storage.kernel import overwrites, own_bytes
 from gguftool.storage.local import helper_path
 from gguftool.storage.plan import OutputFile, Plan
 
@@ -116,6 +116,25 @@ def check_space(plan: Plan) -> None:
                 f"needs {needed:,} bytes and {free:,} are free here; make room or choose another folder",
                 source=str(folder),
             )
+
+
+def check_change(output: OutputFile) -> None:
+    """Refuse a change in place that needs new blocks, and would find none: giving the old bytes back needs them too.
+
+    Elsewhere it needs room for its journal alone, which is asked for when the journal is written.
+    """
+    changed = sum(length for _, length in output.changed_ranges)
+    folder = output.path.parent
+    free = free_bytes(folder) if hasattr(os, "statvfs") else None
+    if free is None or 2 * changed <= free or overwrites(output.path):
+        return
+    needed = 2 * changed - shared_bytes(output.copies, folder)
+    if needed > free:
+        raise ExecuteError(
+            f"needs {needed:,} bytes for its journal and for new blocks (it shares blocks, or lies on btrfs), and "
+            f"{free:,} are free here; make room, or write a new file elsewhere with -o",
+            source=str(output.path),
+        )
 
 
 def free_bytes(folder: Path) -> int | None:
