@@ -294,6 +294,24 @@ def test_data_that_cannot_be_written_is_trouble(folder: Path, args: str, size: i
     assert "standard output" in one_error_line(done.stderr)
 
 
+@pytest.mark.parametrize("args", ["--version", "--help", "merge --help"])
+def test_help_that_cannot_be_written_is_trouble(folder: Path, args: str) -> None:
+    done = shell(f"gguftool {args} >/dev/full")
+    assert done.returncode == 2
+    assert "standard output" in one_error_line(done.stderr)
+
+
+@pytest.mark.parametrize("buffering", ["", "1"])
+@pytest.mark.parametrize("more", ["", "--json"])
+def test_a_writer_succeeds_although_nobody_reads_its_receipt(folder: Path, buffering: str, more: str) -> None:
+    done = shell(
+        f"(sleep 0.2; export LANG=C {buffering}; gguftool merge in.gguf -o out.gguf {more}; echo $? >&2) | true"
+    )
+    *_, code = done.stderr.split()
+    assert (code, b"all was written" in done.stderr) == (b"0", True)
+    assert (folder / "out.gguf").read_bytes() == (folder / "in.gguf").read_bytes()
+
+
 def test_closed_streams_do_no_harm_to_what_is_written(folder: Path) -> None:
     for number, closed in enumerate((">&-", "2>&-", "<&-", ">&- 2>&- <&-")):
         done = shell(f"gguftool merge in.gguf -o out{number}.gguf {closed}")

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import builders
@@ -19,10 +19,12 @@ from gguftool.format.kv import ValueType, make_kv
 from gguftool.model.opening import open_model
 from gguftool.model.padding import Filler
 from gguftool.storage import kernel
+from gguftool.storage.blocks import own_bytes
+from gguftool.storage.consume import find_unfinished
 from gguftool.storage.copying import copy_all
 from gguftool.storage.execute import Options, execute
 from gguftool.storage.local import open_local
-from gguftool.storage.plan import Copy, Request
+from gguftool.storage.plan import Consume, Copy, OutputFile, Plan, Request, Step
 from gguftool.storage.source import Extent
 from gguftool.surgery.donors import open_donor
 from gguftool.surgery.edit import Edits, plan_edit
@@ -113,6 +115,20 @@ def test_congruent_extents_share_blocks_and_others_are_copied(folder: Path) -> N
         assert (used > 10 * MIB) is (name == "other")
 
 
+def test_bytes_of_its_own_are_those_that_a_file_shares_with_no_other(folder: Path) -> None:
+    pieces, size = 600, 64 << 10  # more extents than are asked for at once, every other one shared
+    (folder / "source").write_bytes(filler("reflink", pieces * size))
+    source = open_local(folder / "source")
+    assert own_bytes(folder / "source") == pieces * size
+    fd = os.open(folder / "half", os.O_RDWR | os.O_CREAT)
+    shared = [number * size for number in range(0, pieces, 2)]
+    copy_all([Copy(extent=Extent(source=source, offset=at, length=size), offset=at) for at in shared], fd, fresh=True)
+    copy_all([Copy(extent=Extent(source=source, offset=32, length=size), offset=size)], fd, fresh=True)
+    os.close(fd)
+    assert size <= own_bytes(folder / "half") < 2 * size  # XFS counts where its extents are noted
+    assert own_bytes(folder / "none") == 0
+
+
 def test_edit_with_pad_takes_almost_no_space(model: Path, folder: Path) -> None:
     before = free(folder)
     template = make_kv("tokenizer.chat_template", ValueType.STRING, "x" * 7000)
@@ -189,3 +205,90 @@ def test_consume_of_what_is_shared_needs_no_room(model: Path, folder: Path) -> N
     execute(plan)
     assert tensors_of(folder / "out.gguf") == wanted
     assert sorted(path.name for path in folder.iterdir()) == ["filler", "out.gguf"]
+
+
+class _Stopped(BaseException):
+    """What a signal raises."""
+
+
+def stop_behind(nbytes: int) -> Callable[[int], None]:
+    """Return a progress callback that ends the run when so many bytes are done."""
+    left = nbytes
+
+    def progress(done: int) -> None:
+        nonlocal left
+        left -= done
+        if left < 0:
+            raise _Stopped
+
+    return progress
+
+
+def test_what_an_interrupted_run_copied_is_not_asked_room_for_where_the_rest_is_shared(folder: Path) -> None:
+    (folder / "source").write_bytes(data := filler("reflink", 96 * MIB))
+    source = open_local(folder / "source")
+    moved = Extent(source=source, offset=32, length=48 * MIB)
+    kept = Extent(source=source, offset=48 * MIB, length=48 * MIB)
+    copies = (Copy(extent=moved, offset=0), Copy(extent=kept, offset=48 * MIB))
+    output = OutputFile(path=folder / "out", head=b"", copies=copies, size=96 * MIB)
+    plan = Plan(outputs=(output,), inputs=(source,))
+    fill_up(folder, 64 * MIB)
+    with pytest.raises(_Stopped):
+        execute(plan, Options(checkpoint=4 * MIB, progress=stop_behind(40 * MIB)))
+    said: list[str] = []
+    execute(plan, Options(checkpoint=4 * MIB, note=said.append))
+    assert "went on from" in said[0]
+    assert (folder / "out").read_bytes() == data[32 : 48 * MIB + 32] + data[48 * MIB :]
+
+
+def test_consume_goes_on_where_the_copy_that_was_interrupted_is_all_there_was_room_for(folder: Path) -> None:
+    """One source is gone, the next one half copied and still there, and the last one shares its blocks."""
+    sizes, shifts = (4 * MIB, 24 * MIB, 48 * MIB), (32, 32, 0)
+    copies: list[Copy] = []
+    wanted = b""
+    for number, (size, shift) in enumerate(zip(sizes, shifts, strict=True)):
+        path = folder / f"in-{number}"
+        path.write_bytes(data := filler(path.name, size + shift))
+        extent = Extent(source=open_local(path), offset=shift, length=size)
+        copies.append(Copy(extent=extent, offset=len(wanted)))
+        wanted += data[shift:]
+    sources = tuple(copy.extent.source for copy in copies)
+    request = Request(models=(str(folder / "in-*"),))
+    out = folder / "out"
+    consume = Consume(anchor=out, steps=tuple(Step(source=one, frees=True) for one in sources), request=request)
+    output = OutputFile(path=out, head=b"", copies=tuple(copies), size=len(wanted))
+    fill_up(folder, 34 * MIB)
+    with pytest.raises(_Stopped):
+        execute(
+            Plan(outputs=(output,), inputs=sources, consume=consume), Options(progress=stop_behind(22 * MIB), jobs=1)
+        )
+    assert sorted(path.name for path in folder.glob("in-*")) == ["in-1", "in-2"]
+    subprocess.run(["sync", "-f", folder], check=True)
+    unfinished = find_unfinished(out, request)
+    assert unfinished is not None
+    execute(unfinished)
+    assert out.read_bytes() == wanted
+    assert not list(folder.glob("in-*"))
+
+
+def test_a_change_in_place_of_a_file_that_shares_blocks_needs_new_ones(folder: Path) -> None:
+    (folder / "old").write_bytes(filler("reflink", 24 * MIB))
+    (folder / "donor").write_bytes(filler("donor", 24 * MIB))
+    subprocess.run(["cp", "--reflink=always", "old", "copy"], cwd=folder, check=True)
+    base, donor = open_local(folder / "copy"), open_local(folder / "donor")
+    fill_up(folder, 30 * MIB)
+    free(folder)  # settles what btrfs counts
+    for shift, fits in ((32, False), (0, True)):
+        extent = Extent(source=donor, offset=shift, length=20 * MIB)
+        output = OutputFile(
+            path=folder / "copy", head=b"", copies=(Copy(extent=extent, offset=0),), size=base.size, base=base
+        )
+        plan = Plan(outputs=(output,), inputs=(base, donor))
+        if fits:
+            execute(plan)
+            assert (folder / "copy").read_bytes()[: 20 * MIB] == (folder / "donor").read_bytes()[: 20 * MIB]
+        else:
+            with pytest.raises(ExecuteError, match=r"needs [\d,]+ bytes for its journal and for new blocks"):
+                execute(plan)
+            assert (folder / "copy").read_bytes() == (folder / "old").read_bytes()
+    assert sorted(path.name for path in folder.iterdir()) == ["copy", "donor", "filler", "old"]

@@ -23,8 +23,9 @@ app = typer.Typer(
 def _show_version(asked: bool) -> None:
     if asked:
         from gguftool import __version__
+        from gguftool.cli import output
 
-        typer.echo(f"gguftool {__version__}")
+        output.write(f"gguftool {__version__}\n")
         raise typer.Exit
 
 

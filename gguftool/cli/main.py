@@ -41,6 +41,10 @@ def main() -> NoReturn:
     except (ReaderGone, BrokenPipeError):
         drop_stdout()
         code = 141  # what a shell reports for a reader that went away: no error of ours
+    except OSError as error:  # what prints help and version asks nobody
+        drop_stdout()
+        fail(f"{error.filename or 'standard output'}: {error.strerror}")
+        code = 2
     except RecursionError:
         fail("the input is nested too deeply")
         code = 2

@@ -77,7 +77,7 @@ def _standard_output() -> Iterator[Any]:
     try:
         yield sys.stdout
     except BrokenPipeError:
-        raise ReaderGone from None
+        raise ReaderGone("standard output: whoever read it went away") from None
     except OSError as error:
         drop_stdout()
         raise ExecuteError(f"cannot write: {error.strerror}", source="standard output") from error
@@ -173,7 +173,7 @@ def show_receipt(receipt: Receipt, *, json: bool, model: str = "") -> None:
             _show_digests(receipt, model)
         if sys.stdout is not None:
             sys.stdout.flush()
-    except (ExecuteError, OSError) as error:
+    except (ExecuteError, OSError, ReaderGone) as error:
         drop_stdout()
         remark(f"all was written, but that could not be said: {error}")
 

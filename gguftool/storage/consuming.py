@@ -15,6 +15,7 @@ from pathlib import Path
 
 from gguftool.errors import ExecuteError, SourceError
 from gguftool.record import replace
+from gguftool.storage.blocks import own_bytes
 from gguftool.storage.consume import Consuming, open_consuming
 from gguftool.storage.consume_journal import consume_file, digest_in, real_path
 from gguftool.storage.copying import check_sources, shared_bytes
@@ -274,7 +275,7 @@ def _lacking(run: Consuming, *, sharing: bool) -> list[tuple[Path, int, int]]:
     devices = [os.stat(output.path.parent).st_dev for output in run.plan.outputs]
     for index, output in enumerate(run.plan.outputs):
         places[devices[index]] = output.path.parent
-        need.add(devices[index], len(output.head) - (0 if sharing else _surplus(run, index)))
+        need.add(devices[index], len(output.head) - _surplus(run, index))
     for number, step in enumerate(run.steps):
         if run.is_freed(number):
             continue
@@ -301,10 +302,7 @@ class _Room(dict[int, int]):
 
 
 def _surplus(run: Consuming, index: int) -> int:
-    """Return the bytes on disk of a part file beyond those of removed sources: they are written again, in place."""
-    try:
-        blocks = os.lstat(only_copy_path(run.plan.outputs[index].path)).st_blocks * 512
-    except FileNotFoundError:
-        return 0
+    """Return the bytes of its own of a part file beyond those of removed sources: they are written again, in place."""
+    own = own_bytes(only_copy_path(run.plan.outputs[index].path))
     freed = (copies for number in range(len(run.steps)) if run.is_freed(number) for copies in run.copies_of(number))
-    return max(0, blocks - sum(copy.extent.length for at, copies in freed if at == index for copy in copies))
+    return max(0, own - sum(copy.extent.length for at, copies in freed if at == index for copy in copies))

@@ -52,11 +52,11 @@ def execute(plan: Plan, options: Options | None = None) -> Receipt:
             return replace(receipt, digests=digests_of(plan, options))
         check_targets(plan, force=options.force)
         with folders(plan, sync=options.sync):
-            check_space(plan)
-            if plan.outputs[0].base is not None:
+            if plan.outputs[0].base is not None:  # needs room for its journal alone, which is a plan of its own
                 from gguftool.storage.in_place import change_in_place
 
                 return change_in_place(plan, options, execute)
+            check_space(plan)
             digests = _write_anew(plan, options)
     return replace(receipt, digests=digests)
 

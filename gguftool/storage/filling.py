@@ -21,9 +21,9 @@ class Options:
     """How to carry out a plan.
 
     `force` replaces existing outputs; `sync` makes them durable before they get a name (without it a run cannot be
-    resumed); `resume` goes on from where an interrupted run of the same plan stopped; `checkpoint` is how many bytes
-    may have to be copied again then, twice as many where a part of them is shared with sources; `note` is told what a
-    user should know. `jobs` is the number of threads that copy, and of those that hash, None for as many as pay.
+    resumed); `resume` goes on from where an interrupted run of the same plan stopped; after about
+    `checkpoint` bytes, and twice as many at the most, it is noted how far the outputs are; `note` is told what a user
+    should know. `jobs` is the number of threads that copy, and of those that hash, None for as many as pay.
     `hash_files` and `hash_parts` ask for digests in the receipt: of the outputs, and of their marks. `publishing` is
     called when outputs begin to get their names: what a signal raises from then on still takes them back, but little is
     left to do.

@@ -13,6 +13,7 @@ from gguftool.storage.filling import Options
 from gguftool.storage.following import digests_of
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.positional import write_fully
+from gguftool.storage.preflight import check_change
 from gguftool.storage.promised import refuse_other_bytes
 from gguftool.storage.receipt import Receipt
 from gguftool.storage.source import Extent
@@ -26,6 +27,7 @@ def change_in_place(plan: Plan, options: Options, write: Callable[[Plan, Options
     a living run for an interrupted one.
     """
     (output,) = plan.outputs
+    check_change(output)
     journal = journal_file(output)
     write(Plan(outputs=(journal,), inputs=plan.inputs), Options(resume=False, progress=options.progress))
     with journal_lock(output.path):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
+from gguftool.storage.blocks import overwrites, own_bytes
 from gguftool.storage.copying import shared_bytes
 from gguftool.storage.durable import sync_folders
 from gguftool.storage.local import helper_path
@@ -106,16 +107,34 @@ def check_space(plan: Plan) -> None:
     for outputs in by_device.values():
         folder = outputs[-1].path.parent
         free = free_bytes(folder)
-        needed = sum(_room_for(output) - _left_over(output.path) for output in outputs)
+        needed = sum(output.size - _left_over(output.path) for output in outputs)
         if free is None or needed <= free:
             continue
-        shared = shared_bytes((copy for output in outputs for copy in output.copies), folder)
-        needed = sum(map(_room_for, outputs)) - shared
+        needed -= shared_bytes((copy for output in outputs for copy in output.copies), folder)
         if needed > free:
             raise ExecuteError(
                 f"needs {needed:,} bytes and {free:,} are free here; make room or choose another folder",
                 source=str(folder),
             )
+
+
+def check_change(output: OutputFile) -> None:
+    """Refuse a change in place that needs new blocks, and would find none: giving the old bytes back needs them too.
+
+    Elsewhere it needs room for its journal alone, which is asked for when the journal is written.
+    """
+    changed = sum(length for _, length in output.changed_ranges)
+    folder = output.path.parent
+    free = free_bytes(folder) if hasattr(os, "statvfs") else None
+    if free is None or 2 * changed <= free or overwrites(output.path):
+        return
+    needed = 2 * changed - shared_bytes(output.copies, folder)
+    if needed > free:
+        raise ExecuteError(
+            f"needs {needed:,} bytes for its journal and for new blocks (it shares blocks, or lies on btrfs), and "
+            f"{free:,} are free here; make room, or write a new file elsewhere with -o",
+            source=str(output.path),
+        )
 
 
 def free_bytes(folder: Path) -> int | None:
@@ -129,18 +148,14 @@ def free_bytes(folder: Path) -> int | None:
     return space.f_bavail * space.f_frsize
 
 
-def _room_for(output: OutputFile) -> int:
-    """Return the bytes that an output takes; a change in place needs room for its journal."""
-    return output.size if output.base is None else sum(length for _, length in output.changed_ranges)
-
-
 def _left_over(target: Path) -> int:
-    """Return the bytes on disk of a part file that an interrupted run left: taken over, or removed before writing."""
+    """Return the bytes of its own of a part file that an interrupted run left: taken over, or freed before writing."""
+    path = helper_path(target, "part")
     try:
-        status = os.lstat(helper_path(target, "part"))
+        links = os.lstat(path).st_nlink
     except FileNotFoundError:
         return 0
-    return status.st_blocks * 512 if status.st_nlink == 1 else 0
+    return own_bytes(path) if links == 1 else 0
 
 
 @contextlib.contextmanager
