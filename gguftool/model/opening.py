@@ -120,8 +120,8 @@ def read_headers(sources: Sequence[Source]) -> list[Header]:
 class _Group:
     """Files of one (folder, prefix, count), or one single file."""
 
-    def __init__(self) -> None:
-        self.members: list[tuple[Source, ShardName | None]] = []
+    def __init__(self, members: list[tuple[Source, ShardName | None]]) -> None:
+        self.members = members
 
     @property
     def count(self) -> int:
@@ -228,7 +228,7 @@ def _group(sources: Iterable[Source]) -> list[_Group]:
     for source in sources:
         shard = parse_shard_name(source.name)
         key = (shard.prefix, shard.count) if shard else source.name
-        groups.setdefault(key, _Group()).members.append((source, shard))
+        groups.setdefault(key, _Group(members=[])).members.append((source, shard))
     for group in groups.values():
         group.members.sort(key=lambda member: member[1].number if member[1] else 1)
     return list(groups.values())
