@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from gguftool.errors import FormatError
 from gguftool.format import header as h
-from gguftool.format.header import Header, NeedMoreData, parse, serialize
+from gguftool.format.cursor import NeedMoreData
+from gguftool.format.header import Header, parse, serialize
 from gguftool.format.kv import ByteOrder, ValueType, make_kv
 
 

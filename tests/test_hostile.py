@@ -17,7 +17,8 @@ from support import FIXTURES, environment, one_error_line, run_gguftool
 from test_header import HOSTILE
 
 from gguftool.errors import FormatError
-from gguftool.format.header import NeedMoreData, parse
+from gguftool.format.cursor import NeedMoreData
+from gguftool.format.header import parse
 from gguftool.model.opening import open_model
 
 # Runs the command line and, at exit, notes its peak memory (KiB) and processor time: other processes do not count.

@@ -10,7 +10,8 @@ import builders as b
 import pytest
 
 from gguftool.errors import SourceError, without_secrets
-from gguftool.format.header import NeedMoreData, parse
+from gguftool.format.cursor import NeedMoreData
+from gguftool.format.header import parse
 from gguftool.storage.remote import address
 from gguftool.storage.remote.patience import Effort
 from gguftool.storage.remote.strict import Part, Validators, part_of

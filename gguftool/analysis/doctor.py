@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from gguftool.analysis.lint import Finding, Severity, place_of
 from gguftool.analysis.subject import Placed, out_of_file
 from gguftool.errors import FormatError, GGUFToolError, SourceError, printable, without_secrets
-from gguftool.format.header import MAGIC, NeedMoreData, parse, round_up
+from gguftool.format.cursor import NeedMoreData
+from gguftool.format.header import MAGIC, parse, round_up
 from gguftool.format.imatrix import legacy_start
 from gguftool.model.model import ModelFile
 from gguftool.record import record, replace

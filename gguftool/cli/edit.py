@@ -135,7 +135,7 @@ def _value(text: str, order: ByteOrder) -> KV:
 
 def _file_value(text: str, order: ByteOrder) -> KV:
     from gguftool.errors import PlanError
-    from gguftool.format.header import MAX_HEAD
+    from gguftool.format.cursor import MAX_HEAD
     from gguftool.format.kv import ValueType, make_kv
     from gguftool.storage.locate import open_source
 

@@ -17,7 +17,7 @@ from gguftool.errors import GGUFToolError
 
 
 def program() -> NoReturn:
-    """Run the command line, then go at once: to take down what was loaded takes a tenth of a short command's time."""
+    """Run the command line, then go at once: to take down what was loaded takes an eighth of a short command's time."""
     try:
         main()
     except SystemExit as done:  # standard output is flushed

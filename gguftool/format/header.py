@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from gguftool.errors import FormatError, printable
+from gguftool.format.cursor import MAX_HEAD, Cursor, NeedMoreData
 from gguftool.format.kv import (
     INTEGERS,
     KV,
@@ -39,35 +40,14 @@ VERSIONS: Final = (1, 2, 3)
 DEFAULT_ALIGNMENT: Final = 32
 ALIGNMENT_KEY: Final = "general.alignment"
 
-# Limits, with reasons. All are far above what any published model holds.
-MAX_HEAD: Final = 256 << 20  # bytes; a 262k-token vocabulary with merges takes 15 MiB
+# Limits, with reasons (and MAX_HEAD in `cursor`). All are far above what any published model holds.
 MAX_TENSORS: Final = 1 << 20  # bounds the memory of parsed infos; the largest unmerged MoE models hold about 70,000
 MAX_KVS: Final = 1 << 16  # engines write below 100
 MAX_DIMS: Final = 4  # GGML_MAX_DIMS; both engines refuse more
 MAX_NESTING: Final = 8  # arrays of arrays; engines refuse any, the specification sets no bound
 MAX_ELEMENTS: Final = (1 << 63) - 1  # ggml counts elements in int64
 
-
-# Lengths, counts and ids: (bytes, what reads one) by byte order and struct code.
-_NUMBERS: Final = {
-    order: {code: (struct.calcsize("=" + code), struct.Struct(order.value + code).unpack_from) for code in "IQ"}
-    for order in ByteOrder
-}
 _VALUE_TYPES: Final = {kind.value: kind for kind in ValueType}
-_INFO_BYTES: Final = 72  # of a tensor info with a name of common length; for estimates only
-_VOCABULARY: Final = 1000  # elements from which an array is taken for one of a vocabulary, which has several
-
-
-class NeedMoreData(Exception):
-    """A signal, not an error: the head goes on past the buffer; at least the first `needed` bytes of the file are.
-
-    `likely` is where it ends by what was parsed so far, at least `needed`: for readers to whom asking is dear.
-    """
-
-    def __init__(self, needed: int, likely: int = 0) -> None:
-        super().__init__(needed)
-        self.needed = needed
-        self.likely = max(needed, likely)
 
 
 @record
@@ -164,7 +144,7 @@ def parse(buffer: bytes | bytearray | memoryview, total_size: int) -> Header:
 
     Raises `NeedMoreData` where the buffer is too short, `FormatError` where the file cannot be a GGUF.
     """
-    cursor = _Cursor(buffer, total_size)
+    cursor = Cursor(buffer, total_size)
     magic = cursor.take(4, "magic")
     if magic != MAGIC:
         raise FormatError(
@@ -186,88 +166,12 @@ def parse(buffer: bytes | bytearray | memoryview, total_size: int) -> Header:
     return Header(version=version, byte_order=cursor.order, kvs=kvs, tensors=infos)
 
 
-class _Cursor:
-    """A position in the buffer that knows the size of the whole file."""
-
-    def __init__(self, buffer: bytes | bytearray | memoryview, total_size: int) -> None:
-        self.buffer = buffer
-        self.total = total_size
-        self.pos = 0
-        self.width = 8  # bytes of a length or count: 4 in version 1
-        self.order = ByteOrder.LITTLE
-        self.numbers = _NUMBERS[self.order]
-        self.ready = min(len(buffer), total_size, MAX_HEAD)  # up to here nothing needs to be checked
-        # For estimates: tensor infos to come, and of the array in which the buffer ends the elements and the rest.
-        self.infos_left = 0
-        self.elements = 0
-        self.array_rest = 0
-
-    def extrapolate(self, needed: int) -> int:
-        """Return where the head likely ends, given that it goes on at least up to `needed`.
-
-        Later entries of a vocabulary tend to be longer than earlier ones, and its array is followed by others as long
-        (scores, types, merges) of which nothing is known yet: a fifth more, and an array of eight bytes an element,
-        are allowed for, within what may be fetched in vain.
-        """
-        core = needed + self.array_rest + self.infos_left * _INFO_BYTES
-        more = self.array_rest // 5 + (self.elements * 8 if self.elements >= _VOCABULARY else 0)
-        return min(core + min(more, core * 2 // 5), self.total, MAX_HEAD)
-
-    def claim(self, size: int, where: str) -> None:
-        """Check that `size` more bytes can exist, without asking for them yet."""
-        if self.pos + size > min(self.total, MAX_HEAD):
-            raise self.too_short(size, where)
-
-    def too_short(self, size: int, where: str) -> FormatError:
-        limit = min(self.total, MAX_HEAD)
-        ends = "the file ends" if limit == self.total else "heads are limited"
-        return FormatError(
-            f"{size:,} bytes expected here, but {ends} at {limit:,}: truncated or damaged",
-            where=where,
-            offset=self.pos,
-        )
-
-    def need(self, size: int, where: str) -> None:
-        """Check that the next `size` bytes are in the buffer."""
-        self.claim(size, where)
-        if self.pos + size > len(self.buffer):
-            raise NeedMoreData(self.pos + size)
-
-    def take(self, size: int, where: str) -> bytes:
-        if self.pos + size > self.ready:
-            self.need(size, where)
-        start, self.pos = self.pos, self.pos + size
-        return bytes(self.buffer[start : self.pos])
-
-    def number(self, code: str, where: str) -> int:
-        size, read = self.numbers[code]
-        if self.pos + size > self.ready:
-            self.need(size, where)
-        value: int = read(self.buffer, self.pos)[0]
-        self.pos += size
-        return value
-
-    def length(self, where: str) -> int:
-        """Read a length or count in the width of this version."""
-        return self.number("Q" if self.width == 8 else "I", where)
-
-    def count(self, where: str, limit: int) -> int:
-        start = self.pos
-        value = self.length(where)
-        if value > limit:
-            raise FormatError(f"the {where} is {value:,}; at most {limit:,} are accepted", where=where, offset=start)
-        return value
-
-    def text(self, where: str) -> str:
-        return self.take(self.length(where), where).decode("utf-8", "surrogateescape")
-
-
-def _parse_version(cursor: _Cursor) -> int:
+def _parse_version(cursor: Cursor) -> int:
     raw = cursor.take(4, "version")
     version = struct.unpack("<I", raw)[0]
     # A small version of the other byte order has its two low bytes zero (llama.cpp tells it the same way).
     if version & 0xFFFF == 0 and version != 0:
-        cursor.order, cursor.numbers = ByteOrder.BIG, _NUMBERS[ByteOrder.BIG]
+        cursor.set_order(ByteOrder.BIG)
         version = struct.unpack(">I", raw)[0]
     if version not in VERSIONS:
         raise FormatError(
@@ -277,7 +181,7 @@ def _parse_version(cursor: _Cursor) -> int:
     return int(version)
 
 
-def _parse_kvs(cursor: _Cursor, count: int) -> tuple[KV, ...]:
+def _parse_kvs(cursor: Cursor, count: int) -> tuple[KV, ...]:
     kvs: list[KV] = []
     alignment = None  # the first entry is the one that counts
     for index in range(count):
@@ -293,7 +197,7 @@ def _parse_kvs(cursor: _Cursor, count: int) -> tuple[KV, ...]:
     return tuple(kvs)
 
 
-def _parse_kv(cursor: _Cursor, index: int) -> KV:
+def _parse_kv(cursor: Cursor, index: int) -> KV:
     where = f"metadata KV {index}"
     key = cursor.text(where)
     try:
@@ -309,7 +213,7 @@ def _parse_kv(cursor: _Cursor, index: int) -> KV:
     return KV(key=key, type=kind, raw=raw, byte_order=cursor.order)
 
 
-def _value_type(cursor: _Cursor, where: str) -> ValueType:
+def _value_type(cursor: Cursor, where: str) -> ValueType:
     number = cursor.number("I", where)
     kind = _VALUE_TYPES.get(number)
     if kind is None:
@@ -321,7 +225,7 @@ def _value_type(cursor: _Cursor, where: str) -> ValueType:
     return kind
 
 
-def _skip_value(cursor: _Cursor, kind: ValueType, where: str) -> None:
+def _skip_value(cursor: Cursor, kind: ValueType, where: str) -> None:
     """Step over one value without decoding it; nested arrays iteratively, so that depth costs no stack."""
     open_arrays = [(kind, 1, 0)]  # element type, elements left and depth of each array not yet stepped over
     while open_arrays:
@@ -347,7 +251,7 @@ def _skip_value(cursor: _Cursor, kind: ValueType, where: str) -> None:
             open_arrays.append((element, count, depth + 1))
 
 
-def _skip_strings(cursor: _Cursor, count: int, where: str) -> None:
+def _skip_strings(cursor: Cursor, count: int, where: str) -> None:
     """Step over `count` strings. This loop is the cost of opening a model with a large vocabulary."""
     cursor.claim(count * cursor.width, where)
     length_at = struct.Struct(cursor.order.value + ("Q" if cursor.width == 8 else "I")).unpack_from
@@ -371,7 +275,7 @@ def _skip_strings(cursor: _Cursor, count: int, where: str) -> None:
         cursor.pos += size
 
 
-def _parse_tensor_infos(cursor: _Cursor, count: int) -> tuple[TensorInfo, ...]:
+def _parse_tensor_infos(cursor: Cursor, count: int) -> tuple[TensorInfo, ...]:
     infos: list[TensorInfo] = []
     cursor.elements = 0
     seen: dict[str, int] = {}
@@ -390,7 +294,7 @@ def _parse_tensor_infos(cursor: _Cursor, count: int) -> tuple[TensorInfo, ...]:
     return tuple(infos)
 
 
-def _parse_tensor_info(cursor: _Cursor, index: int) -> TensorInfo:
+def _parse_tensor_info(cursor: Cursor, index: int) -> TensorInfo:
     where = f"tensor info {index}"
     name = cursor.text(where)
     try:
@@ -400,7 +304,7 @@ def _parse_tensor_info(cursor: _Cursor, index: int) -> TensorInfo:
         raise
 
 
-def _parse_placing(cursor: _Cursor, name: str, where: str) -> TensorInfo:
+def _parse_placing(cursor: Cursor, name: str, where: str) -> TensorInfo:
     """Read what follows a tensor's name: dims, type, offset."""
     n_dims = cursor.number("I", where)
     if n_dims > MAX_DIMS:

@@ -25,7 +25,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from gguftool.errors import FormatError, GGUFToolError, PlanError, printable
-from gguftool.format.header import MAGIC, Header, NeedMoreData, TensorInfo, parse
+from gguftool.format.cursor import NeedMoreData
+from gguftool.format.header import MAGIC, Header, TensorInfo, parse
 from gguftool.format.kv import INTEGERS, KV, ByteOrder, ValueType
 
 if TYPE_CHECKING:

@@ -13,8 +13,9 @@ from itertools import pairwise
 from pathlib import Path
 
 from gguftool.errors import PlanError, listed, printable
+from gguftool.format.cursor import MAX_HEAD
 from gguftool.format.ggml import type_name
-from gguftool.format.header import ALIGNMENT_KEY, MAX_HEAD, Header, alignment_of, round_up, serialize
+from gguftool.format.header import ALIGNMENT_KEY, Header, alignment_of, round_up, serialize
 from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
 from gguftool.model.model import Sizing, Tensor
 from gguftool.model.padding import Filler, filled

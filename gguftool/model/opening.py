@@ -13,7 +13,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from gguftool.errors import FormatError, GGUFToolError, SourceError, listed, printable, without_secrets
-from gguftool.format.header import MAX_HEAD, Header, NeedMoreData, parse
+from gguftool.format.cursor import MAX_HEAD, NeedMoreData
+from gguftool.format.header import Header, parse
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS, ShardName, parse_shard_name
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of

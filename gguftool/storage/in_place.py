@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
@@ -17,7 +18,7 @@ from gguftool.storage.preflight import check_change
 from gguftool.storage.promised import refuse_other_bytes
 from gguftool.storage.receipt import Receipt
 from gguftool.storage.source import Extent
-from gguftool.storage.undo import Journal, journal_file, journal_lock, open_for_change, read_journal
+from gguftool.storage.undo import Journal, journal_file, journal_lock, read_journal
 
 
 def change_in_place(plan: Plan, options: Options, write: Callable[[Plan, Options], object]) -> Receipt:
@@ -47,11 +48,18 @@ def change_in_place(plan: Plan, options: Options, write: Callable[[Plan, Options
 
 
 def _patch(output: OutputFile, options: Options) -> None:
-    fd = open_for_change(output.path)
-    try:
+    with _changing(output.path) as fd:
         if output.head:
             write_fully(fd, output.head, 0)
         copy_all(output.copies, fd, jobs=options.jobs, progress=options.progress)
+
+
+@contextlib.contextmanager
+def _changing(path: Path) -> Iterator[int]:
+    """Lend a file to be written in place, never through a symbolic link, and make it durable at the end."""
+    fd = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        yield fd
         sync_file(fd)
     finally:
         close_quietly(fd)
@@ -81,14 +89,10 @@ def recover(target: Path) -> Journal:
 def _undo(target: Path) -> Journal:
     journal = read_journal(target)
     try:
-        fd = open_for_change(target)
-        try:
+        with _changing(target) as fd:
             for (offset, length), place in zip(journal.ranges, journal.old, strict=True):
                 old = Extent(source=journal.source, offset=place, length=length)
                 copy_extent(old, fd, offset, lambda nbytes: None)
-            sync_file(fd)
-        finally:
-            close_quietly(fd)
         os.unlink(journal.source.path)
         sync_folders([target.parent])
     except OSError as error:

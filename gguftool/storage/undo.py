@@ -101,8 +101,3 @@ def journal_lock(target: Path) -> Iterator[None]:
         yield
     finally:
         close_quietly(fd)
-
-
-def open_for_change(path: Path) -> int:
-    """Open a file for writing in place, never through a symbolic link."""
-    return os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))

@@ -1,0 +1,120 @@
+"""Reading numbers and texts one after the other out of the first bytes of a file, within bounds.
+
+The buffer may end before what is read does: then more is asked for, as a signal, with a guess of how much it will be.
+Nothing is read that the file cannot have: every count and length is held against the bytes that are really there.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from gguftool.errors import FormatError
+from gguftool.format.kv import ByteOrder
+
+MAX_HEAD: Final = 256 << 20  # bytes; a 262k-token vocabulary with merges takes 15 MiB
+
+# Lengths, counts and ids: (bytes, what reads one) by byte order and struct code.
+_NUMBERS: Final = {
+    order: {code: (struct.calcsize("=" + code), struct.Struct(order.value + code).unpack_from) for code in "IQ"}
+    for order in ByteOrder
+}
+_INFO_BYTES: Final = 72  # of a tensor info with a name of common length; for estimates only
+_VOCABULARY: Final = 1000  # elements from which an array is taken for one of a vocabulary, which has several
+
+
+class NeedMoreData(Exception):
+    """A signal, not an error: the head goes on past the buffer; at least the first `needed` bytes of the file are.
+
+    `likely` is where it ends by what was parsed so far, at least `needed`: for readers to whom asking is dear.
+    """
+
+    def __init__(self, needed: int, likely: int = 0) -> None:
+        super().__init__(needed)
+        self.needed = needed
+        self.likely = max(needed, likely)
+
+
+class Cursor:
+    """A position in the buffer that knows the size of the whole file."""
+
+    def __init__(self, buffer: bytes | bytearray | memoryview, total_size: int) -> None:
+        self.buffer = buffer
+        self.total = total_size
+        self.pos = 0
+        self.width = 8  # bytes of a length or count: 4 in version 1
+        self.set_order(ByteOrder.LITTLE)
+        self.ready = min(len(buffer), total_size, MAX_HEAD)  # up to here nothing needs to be checked
+        # For estimates: tensor infos to come, and of the array in which the buffer ends the elements and the rest.
+        self.infos_left = 0
+        self.elements = 0
+        self.array_rest = 0
+
+    def set_order(self, order: ByteOrder) -> None:
+        """Read numbers in this byte order from now on."""
+        self.order = order
+        self._numbers = _NUMBERS[order]
+
+    def extrapolate(self, needed: int) -> int:
+        """Return where the head likely ends, given that it goes on at least up to `needed`.
+
+        Later entries of a vocabulary tend to be longer than earlier ones, and its array is followed by others as long
+        (scores, types, merges) of which nothing is known yet: a fifth more, and an array of eight bytes an element,
+        are allowed for, within what may be fetched in vain.
+        """
+        core = needed + self.array_rest + self.infos_left * _INFO_BYTES
+        more = self.array_rest // 5 + (self.elements * 8 if self.elements >= _VOCABULARY else 0)
+        return min(core + min(more, core * 2 // 5), self.total, MAX_HEAD)
+
+    def claim(self, size: int, where: str) -> None:
+        """Check that `size` more bytes can exist, without asking for them yet."""
+        if self.pos + size > min(self.total, MAX_HEAD):
+            raise self.too_short(size, where)
+
+    def too_short(self, size: int, where: str) -> FormatError:
+        """Return the error for `size` bytes that the file cannot have here."""
+        limit = min(self.total, MAX_HEAD)
+        ends = "the file ends" if limit == self.total else "heads are limited"
+        return FormatError(
+            f"{size:,} bytes expected here, but {ends} at {limit:,}: truncated or damaged",
+            where=where,
+            offset=self.pos,
+        )
+
+    def need(self, size: int, where: str) -> None:
+        """Check that the next `size` bytes are in the buffer."""
+        self.claim(size, where)
+        if self.pos + size > len(self.buffer):
+            raise NeedMoreData(self.pos + size)
+
+    def take(self, size: int, where: str) -> bytes:
+        """Return the next `size` bytes."""
+        if self.pos + size > self.ready:
+            self.need(size, where)
+        start, self.pos = self.pos, self.pos + size
+        return bytes(self.buffer[start : self.pos])
+
+    def number(self, code: str, where: str) -> int:
+        """Read a number: u32 by the struct code I, u64 by Q."""
+        size, read = self._numbers[code]
+        if self.pos + size > self.ready:
+            self.need(size, where)
+        value: int = read(self.buffer, self.pos)[0]
+        self.pos += size
+        return value
+
+    def length(self, where: str) -> int:
+        """Read a length or count in the width of this version."""
+        return self.number("Q" if self.width == 8 else "I", where)
+
+    def count(self, where: str, limit: int) -> int:
+        """Read a count; raise `FormatError` where it is above `limit`."""
+        start = self.pos
+        value = self.length(where)
+        if value > limit:
+            raise FormatError(f"the {where} is {value:,}; at most {limit:,} are accepted", where=where, offset=start)
+        return value
+
+    def text(self, where: str) -> str:
+        """Read a length and so many bytes; what is no UTF-8 is kept by surrogateescape."""
+        return self.take(self.length(where), where).decode("utf-8", "surrogateescape")
