@@ -43,7 +43,7 @@ def main() -> NoReturn:
         code = 141  # what a shell reports for a reader that went away: no error of ours
     except OSError as error:  # what prints help and version asks nobody
         drop_stdout()
-        fail(f"{error.filename or 'standard output'}: {error.strerror}")
+        fail(f"{error.filename or 'standard output, or a file that the system does not name'}: {error.strerror}")
         code = 2
     except RecursionError:
         fail("the input is nested too deeply")
