@@ -42,7 +42,7 @@ print(time.perf_counter() - start)
 _TENSORS = """
 import sys, time
 from gguftool.model.opening import open_model
-from gguftool.storage.digests import digest_all
+from gguftool.storage.sources.digest import digest_all
 start = time.perf_counter()
 model = open_model(sys.argv[1])
 digest_all([[tensor.extent] for tensor in model.tensors.values()], int(sys.argv[2]))

@@ -36,7 +36,7 @@ start = time.perf_counter()
 text = report_text(report(open_models(sys.argv[1])))
 """,
     "diff": """
-from gguftool.analysis.diff import DiffOptions, diff_headers
+from gguftool.analysis.diff.models import DiffOptions, diff_headers
 from gguftool.model.opening import open_model
 from gguftool.render.diff import render_diff_text
 start = time.perf_counter()
@@ -44,7 +44,7 @@ model = open_model(sys.argv[1])
 text = render_diff_text(diff_headers(model, model, DiffOptions()))
 """,
     "check": """
-from gguftool.analysis.check import check
+from gguftool.analysis.lint.check import check
 from gguftool.render.check import check_text
 start = time.perf_counter()
 text = check_text(check(sys.argv[1]))

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from gguftool.model.model import Tensor as Tensor
     from gguftool.model.opening import open_model as open_model
     from gguftool.model.opening import open_models as open_models
-    from gguftool.storage.execute import Options as Options
-    from gguftool.storage.execute import execute as execute
+    from gguftool.storage.execute.executor import Options as Options
+    from gguftool.storage.execute.executor import execute as execute
     from gguftool.storage.plan import Plan as Plan
     from gguftool.surgery.merge import plan_merge as plan_merge
     from gguftool.surgery.split import plan_split as plan_split
@@ -45,14 +45,14 @@ _PUBLIC = {
     "GGUFToolError": "gguftool.errors",
     "Header": "gguftool.format.header",
     "Model": "gguftool.model.model",
-    "Options": "gguftool.storage.execute",
+    "Options": "gguftool.storage.execute.executor",
     "Plan": "gguftool.storage.plan",
     "PlanError": "gguftool.errors",
     "SourceError": "gguftool.errors",
     "TYPES": "gguftool.format.ggml",
     "Tensor": "gguftool.model.model",
     "dump": "gguftool.analysis.dump",
-    "execute": "gguftool.storage.execute",
+    "execute": "gguftool.storage.execute.executor",
     "nbytes": "gguftool.format.ggml",
     "open_model": "gguftool.model.opening",
     "open_models": "gguftool.model.opening",

@@ -10,8 +10,8 @@ from faults import helper_path
 from writers import DONOR, SET, Files, listing, set_up
 
 from gguftool.format.recipe import parse_any
-from gguftool.storage.consume import find_unfinished
-from gguftool.storage.execute import Options, execute
+from gguftool.storage.execute.consume_state import find_unfinished
+from gguftool.storage.execute.executor import Options, execute
 from gguftool.storage.plan import Plan, Request
 from gguftool.surgery.inputs import open_inputs
 from gguftool.surgery.merge import MergeOptions, merge_anchor, plan_merge

@@ -12,7 +12,7 @@ import pytest
 
 from gguftool.model.model import Model, ModelFile, tensors_of
 from gguftool.model.opening import read_header
-from gguftool.storage.source import stream_in_steps
+from gguftool.storage.sources.source import stream_in_steps
 
 U8, U32, I32, F32, BOOL, STRING, ARRAY, F64 = 0, 4, 5, 6, 7, 8, 9, 12
 CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}

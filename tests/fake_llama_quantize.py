@@ -18,10 +18,10 @@ from gguftool.model.imatrix import open_imatrix
 from gguftool.model.layout import Dialect, gguf_file
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import open_model
-from gguftool.storage.execute import Options, execute
+from gguftool.storage.execute.executor import Options, execute
 from gguftool.storage.plan import Plan
-from gguftool.surgery.making import MakeOptions, Weights
-from gguftool.surgery.quantize import QuantizeOptions, plan_quantize
+from gguftool.surgery.quantize.maker import MakeOptions, Weights
+from gguftool.surgery.quantize.plan import QuantizeOptions, plan_quantize
 
 
 def main(arguments: list[str]) -> int:

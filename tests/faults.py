@@ -17,7 +17,7 @@ import pytest
 
 from gguftool.errors import SourceError
 from gguftool.storage.plan import Copy, OutputFile, Plan
-from gguftool.storage.source import Extent, Source, stream_in_steps
+from gguftool.storage.sources.source import Extent, Source, stream_in_steps
 
 
 @dataclass(frozen=True)

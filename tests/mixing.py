@@ -13,11 +13,11 @@ import builders as b
 import gguftool
 from gguftool.format.recipe import parse_recipe
 from gguftool.model.model import Model
-from gguftool.storage.execute import Options, execute
+from gguftool.storage.execute.executor import Options, execute
 from gguftool.storage.plan import Plan
 from gguftool.surgery.inputs import open_inputs
 from gguftool.surgery.merge import MergeOptions, plan_merge
-from gguftool.surgery.mix import MixOptions
+from gguftool.surgery.selection import MixOptions
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "token_embd.weight": (256, 4),

@@ -11,10 +11,10 @@ import pytest
 from check_models import F32, Q4_K, File, T, model, shards
 from typer.testing import CliRunner
 
-from gguftool.analysis.check import check
+from gguftool.analysis.lint.check import check
 from gguftool.cli.app import app
 from gguftool.errors import PlanError
-from gguftool.storage.local import LocalSource
+from gguftool.storage.sources.local import LocalSource
 
 
 def run(*arguments: str | Path):

@@ -22,9 +22,9 @@ from support import one_error_line, run_gguftool
 from test_faults_real import events, mounted, needs_root, needs_strace, traced
 
 from gguftool.errors import ExecuteError, GGUFToolError, PlanError, SourceError
-from gguftool.storage import consume, consuming, execute
-from gguftool.storage.execute import Options
-from gguftool.storage.part import lock
+from gguftool.storage.execute import consume, consume_state, executor
+from gguftool.storage.execute.executor import Options
+from gguftool.storage.execute.part import lock
 from gguftool.storage.plan import Plan, Request
 from gguftool.surgery.inputs import open_inputs
 from gguftool.surgery.merge import MergeOptions, plan_merge
@@ -51,7 +51,7 @@ class Stop(BaseException):
 @contextmanager
 def stopped_after(count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """End a run when it has removed `count` files."""
-    real, done = consuming.free, []
+    real, done = consume.free, []
 
     def free(source: object) -> None:
         real(source)  # type: ignore[arg-type]
@@ -60,7 +60,7 @@ def stopped_after(count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
             raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(consuming, "free", free)
+        patch.setattr(consume, "free", free)
         yield
 
 
@@ -77,7 +77,7 @@ def half_done(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int = 2) -> 
     wanted = (folder / "plain.gguf").read_bytes()
     (folder / "plain.gguf").unlink()
     with stopped_after(count, monkeypatch), pytest.raises(Stop):
-        execute.execute(from_command(folder), Options())
+        executor.execute(from_command(folder), Options())
     assert sum(path.exists() for path in paths) == len(paths) - count
     return wanted, paths, ["merge", str(folder / "in"), "-o", str(folder / "out.gguf"), "--consume", "--yes"]
 
@@ -205,8 +205,8 @@ def test_a_file_under_two_names_stays(tmp_path: Path) -> None:
     paths = shards(tmp_path / "in", 2)
     source = open_inputs([str(tmp_path / "in")])[0].model.files[1].source
     other = type(source)(path=tmp_path / "bind" / "x.gguf", stamp=source.stamp)  # as through a bind mount
-    assert consume.why_kept(source, [source, other]) == "given under several names"
-    assert consume.why_kept(source, [source]) is None
+    assert consume_state.why_kept(source, [source, other]) == "given under several names"
+    assert consume_state.why_kept(source, [source]) is None
     assert paths[1].exists()
 
 
@@ -225,7 +225,7 @@ def test_a_source_of_two_outputs_goes_when_both_have_its_bytes(tmp_path: Path) -
     made = plan(paths, tmp_path / "out", max_size=9000)
     used = [{copy.extent.source for copy in output.copies} for output in made.outputs]
     assert any(one & other for one in used for other in used if one is not other)
-    receipt = execute.execute(made)
+    receipt = executor.execute(made)
     assert sorted(receipt.freed) == [str(path) for path in paths]
     merged = b"".join(path.read_bytes() for path in receipt.paths)
     assert all(tensor.data in merged for tensor in tensors)
@@ -269,7 +269,7 @@ def test_shards_of_an_unfinished_set_are_refused_to_every_writer(
     SET_CASE.set_up(tmp_path)
     begun = SET_CASE.plan(tmp_path)
     with stopped_after(2, monkeypatch), pytest.raises(Stop):
-        execute.execute(begun)
+        executor.execute(begun)
     before = state(tmp_path)
     model = shards(tmp_path.parent / f"{tmp_path.name}-other")[0]
     for output in begun.outputs:
@@ -324,8 +324,8 @@ def test_without_a_removal_no_resume_starts_anew(tmp_path: Path, monkeypatch: py
         raise Stop
 
     with monkeypatch.context() as patch, pytest.raises(Stop):  # noqa: PT012
-        patch.setattr(consuming, "free", stop)
-        execute.execute(begun)
+        patch.setattr(consume, "free", stop)
+        executor.execute(begun)
     assert helper_path(tmp_path / "out.gguf", "only-copy").exists()
     assert all(path.exists() for path in paths)
     done = run_gguftool("merge", tmp_path / "in", "-o", tmp_path / "out.gguf", "--consume", "--yes", "--no-resume")
@@ -352,10 +352,10 @@ def test_two_runs_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_was_published_is_known_when_the_journal_stayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted, _, command = half_done(tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr(consume.Consuming, "remove", lambda run: None)
-        begun = consume.find_unfinished(tmp_path / "out.gguf", Request(models=(str(tmp_path / "in"),)))
+        patch.setattr(consume_state.Consuming, "remove", lambda run: None)
+        begun = consume_state.find_unfinished(tmp_path / "out.gguf", Request(models=(str(tmp_path / "in"),)))
         assert begun is not None
-        execute.execute(begun)
+        executor.execute(begun)
     assert (tmp_path / "out.gguf").read_bytes() == wanted
     os.rename(tmp_path / "out.gguf", tmp_path / "moved.gguf")
     refused = run_gguftool(*command)
@@ -374,7 +374,7 @@ def test_a_file_put_in_the_place_of_a_source_before_it_goes_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = shards(tmp_path / "in")
-    real = consuming.free
+    real = consume.free
     kept = tmp_path / "kept"
 
     def free(source: object) -> None:
@@ -384,15 +384,15 @@ def test_a_file_put_in_the_place_of_a_source_before_it_goes_stays(
             path.write_bytes(b"somebody else's")
         real(source)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(consuming, "free", free)
+    monkeypatch.setattr(consume, "free", free)
     with pytest.raises(SourceError, match="another file"):
-        execute.execute(from_command(tmp_path))
+        executor.execute(from_command(tmp_path))
     assert paths[2].read_bytes() == b"somebody else's"
     assert helper_path(tmp_path / "out.gguf", "consume").exists()
     monkeypatch.undo()
-    begun = consume.find_unfinished(tmp_path / "out.gguf", Request(models=(str(tmp_path / "in"),)))
+    begun = consume_state.find_unfinished(tmp_path / "out.gguf", Request(models=(str(tmp_path / "in"),)))
     assert begun is not None
-    execute.execute(begun)  # its bytes are safe: it counts as removed, and the new file is nobody's business
+    executor.execute(begun)  # its bytes are safe: it counts as removed, and the new file is nobody's business
     assert paths[2].read_bytes() == b"somebody else's"
 
 
@@ -438,9 +438,9 @@ def test_a_source_that_stays_is_not_needed_once_its_bytes_are_safe(
     stays = [step.source.name for step in begun.consume.steps if not step.frees] if begun.consume else []
     assert str(tmp_path / "donor.gguf") in stays
     with monkeypatch.context() as patch:
-        patch.setattr(consuming, "_publish_only_copies", raise_stop)
+        patch.setattr(consume, "_publish_only_copies", raise_stop)
         with pytest.raises(Stop):
-            execute.execute(begun)
+            executor.execute(begun)
     path = tmp_path / "donor.gguf"
     if change == "touch":
         os.utime(path, ns=(1, 1))
@@ -470,8 +470,8 @@ def test_a_damaged_journal_removes_nothing(tmp_path: Path, monkeypatch: pytest.M
     for data in damaged:
         journal.write_bytes(data)
         with pytest.raises(GGUFToolError):  # noqa: PT012 - at whichever of the two it is seen
-            begun = consume.find_unfinished(tmp_path / "out.gguf", request)
-            execute.execute(begun or from_command(tmp_path))
+            begun = consume_state.find_unfinished(tmp_path / "out.gguf", request)
+            executor.execute(begun or from_command(tmp_path))
         assert journal.exists()
         assert {name: data for name, data in state(tmp_path).items() if name != journal.name} == before
     journal.write_bytes(whole)
@@ -572,7 +572,7 @@ def test_a_folder_behind_a_link_that_points_elsewhere_now(tmp_path: Path, monkey
     link.symlink_to(real)
     assert run_gguftool("merge", real, "-o", tmp_path / "plain.gguf").returncode == 0
     with stopped_after(2, monkeypatch), pytest.raises(Stop):
-        execute.execute(from_command(tmp_path))
+        executor.execute(from_command(tmp_path))
     link.unlink()
     link.symlink_to(other)
     refused = run_gguftool("merge", link, "-o", tmp_path / "out.gguf", "--consume", "--yes")
@@ -639,15 +639,15 @@ def test_a_second_name_made_meanwhile_is_said_and_stays(tmp_path: Path, monkeypa
 
 def test_what_reads_back_differently_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = shards(tmp_path / "in")
-    real = consuming.read_fully
+    real = consume.read_fully
 
     def rotten(fd: int, length: int, offset: int) -> bytes:
         data = real(fd, length, offset)
         return data[:-1] + bytes([data[-1] ^ 1])
 
-    monkeypatch.setattr(consuming, "read_fully", rotten)
+    monkeypatch.setattr(consume, "read_fully", rotten)
     with pytest.raises(ExecuteError, match="reads back other bytes"):
-        execute.execute(from_command(tmp_path))
+        executor.execute(from_command(tmp_path))
     assert all(path.exists() for path in paths)
     assert sorted(os.listdir(tmp_path)) == ["in"]
 
@@ -742,12 +742,12 @@ def test_a_disk_that_fills_up_keeps_everything_and_it_goes_on(tmp_path: Path, mo
     with small_disk(tmp_path / "disk", "17m") as disk:
         wanted, _, command = half_done_large(disk, tmp_path, monkeypatch)
         (disk / "ballast").write_bytes(bytes(4 * MIB))
-        monkeypatch.setattr(consuming, "check_room", lambda run: None)
-        begun = consume.find_unfinished(disk / "out.gguf", Request(models=(str(disk / "in"),)))
+        monkeypatch.setattr(consume, "check_room", lambda run: None)
+        begun = consume_state.find_unfinished(disk / "out.gguf", Request(models=(str(disk / "in"),)))
         assert begun is not None
         inputs = state(disk / "in")
         with pytest.raises(ExecuteError, match="disk is full"):
-            execute.execute(begun)
+            executor.execute(begun)
         assert state(disk / "in") == inputs
         refused = run_gguftool(*command)
         assert refused.returncode == 2
@@ -761,7 +761,7 @@ def half_done_large(disk: Path, beside: Path, monkeypatch: pytest.MonkeyPatch) -
     paths = shards(disk / "in", 4, 3 * MIB // 4)
     assert run_gguftool("merge", disk / "in", "-o", beside / "plain.gguf").returncode == 0
     with stopped_after(1, monkeypatch), pytest.raises(Stop):
-        execute.execute(from_command(disk))
+        executor.execute(from_command(disk))
     command = ["merge", str(disk / "in"), "-o", str(disk / "out.gguf"), "--consume", "--yes"]
     return (beside / "plain.gguf").read_bytes(), paths, command
 
@@ -794,7 +794,7 @@ def test_the_plug_may_be_pulled_at_any_sync_and_removal(tmp_path: Path, monkeypa
         with monkeypatch.context() as patch:
             then_pulled("fsync")
             then_pulled("unlink")
-            execute.execute(begun)
+            executor.execute(begun)
     assert len(images) > 20
     gone = []
     for image in images:
@@ -802,8 +802,8 @@ def test_the_plug_may_be_pulled_at_any_sync_and_removal(tmp_path: Path, monkeypa
         with mounted(place, "-o", "loop", str(image)):
             gone.append(4 - len(list((place / "in").glob("*.gguf"))))
             if not (place / "out.gguf").exists() or helper_path(place / "out.gguf", "consume").exists():
-                found = consume.find_unfinished(place / "out.gguf", Request(models=(str(place / "in"),)))
-                execute.execute(found or from_command(place))
+                found = consume_state.find_unfinished(place / "out.gguf", Request(models=(str(place / "in"),)))
+                executor.execute(found or from_command(place))
             assert (place / "out.gguf").read_bytes() == wanted
             assert not list((place / "in").glob("*.gguf"))
     assert sorted(set(gone)) == [0, 1, 2, 3, 4]

@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 from support import environment
 
 from gguftool.errors import ExecuteError, SourceError
-from gguftool.storage import copying, kernel, positional
-from gguftool.storage.copying import BUFFER, copy_all, copy_extent
-from gguftool.storage.local import LocalSource, open_local
+from gguftool.storage.execute import copying
+from gguftool.storage.execute.copying import BUFFER, copy_all, copy_extent
 from gguftool.storage.plan import Copy
-from gguftool.storage.source import Extent
+from gguftool.storage.sources.local import LocalSource, open_local
+from gguftool.storage.sources.source import Extent
+from gguftool.storage.system import fileio, reflink
 
 KIB = 1 << 10
 SOURCE = filler("copying", 300 * KIB)
@@ -35,9 +36,9 @@ SEGMENT = 64 * KIB  # small ones, so that small files have many
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(copying, "_SEGMENT", SEGMENT)
     monkeypatch.setattr(copying, "_MIN_CLONE", 8 * KIB)
-    kernel.forget_declined()
+    reflink.forget_declined()
     yield
-    kernel.forget_declined()
+    reflink.forget_declined()
     assert not [thread for thread in threading.enumerate() if thread.name == "copying"]
 
 
@@ -80,13 +81,13 @@ def by_blocks(seen: list[tuple[int, int, int]]) -> Callable[[int, int, int, int,
 
 def use_clone(monkeypatch: pytest.MonkeyPatch, call: Callable[..., int], chunk: int = 64 * KIB) -> None:
     monkeypatch.setattr(copying, "clone_grid", lambda target: 4096)
-    monkeypatch.setattr(copying, "CLONE", replace(kernel.CLONE, call=call, chunk=chunk))
+    monkeypatch.setattr(copying, "CLONE", replace(reflink.CLONE, call=call, chunk=chunk))
 
 
 def use_server(monkeypatch: pytest.MonkeyPatch, call: Callable[..., int]) -> None:
     monkeypatch.setattr(copying, "clone_grid", lambda target: None)
     monkeypatch.setattr(copying, "is_served", lambda target: True)
-    monkeypatch.setattr(copying, "SERVER_COPY", replace(kernel.SERVER_COPY, call=call, chunk=10_000))
+    monkeypatch.setattr(copying, "SERVER_COPY", replace(reflink.SERVER_COPY, call=call, chunk=10_000))
 
 
 WAYS = ("plain", "threads", "fresh", "durable", "clone", "server")
@@ -123,7 +124,7 @@ def test_every_way_gives_the_same_bytes(
             if way == "clone":
                 use_clone(patch, by_blocks([]))
             if way == "server":
-                use_server(patch, kernel._copy_file_range)
+                use_server(patch, reflink._copy_file_range)
             os.ftruncate(fd, len(expected))
             copy_all(
                 [one(source, offset, length, place) for offset, length, place in wanted],
@@ -148,7 +149,7 @@ def test_only_head_and_tail_of_a_congruent_extent_are_copied(
 
     def read_into(fd: int, buffer: memoryview, offset: int) -> int:
         read.append(len(buffer))
-        return positional.read_into(fd, buffer, offset)
+        return fileio.read_into(fd, buffer, offset)
 
     monkeypatch.setattr(copying, "read_into", read_into)
     copy_all([one(source, 4096 + 100, 200_000, 8192 + 100)], target)
@@ -172,7 +173,7 @@ def test_offsets_that_disagree_are_not_offered_for_cloning(
 
 
 @pytest.mark.parametrize("use", [use_clone, use_server])
-@pytest.mark.parametrize("number", sorted(kernel.NEVER_HERE | kernel.NOT_THIS_TIME))
+@pytest.mark.parametrize("number", sorted(reflink.NEVER_HERE | reflink.NOT_THIS_TIME))
 def test_each_errno_leads_to_the_next_way(
     use: Callable[..., None], number: int, source: LocalSource, target: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +188,7 @@ def test_each_errno_leads_to_the_next_way(
     copy_all(copies, target, jobs=1)
     data = written(target)
     assert (data[:60_000], data[65536:]) == (SOURCE[:60_000], SOURCE[65536:125536])
-    assert len(asked) == (1 if number in kernel.NEVER_HERE else 2)
+    assert len(asked) == (1 if number in reflink.NEVER_HERE else 2)
 
 
 @pytest.mark.parametrize("use", [use_clone, use_server])
@@ -248,7 +249,7 @@ def test_a_read_error_names_file_and_offset(
     def read_into(fd: int, buffer: memoryview, offset: int) -> int:
         if offset == bad:
             raise OSError(errno.EIO, "Input/output error")
-        return positional.read_into(fd, buffer, offset)
+        return fileio.read_into(fd, buffer, offset)
 
     monkeypatch.setattr(copying, "read_into", read_into)
     with pytest.raises(SourceError, match="cannot read: Input/output error") as caught:
@@ -266,7 +267,7 @@ def test_an_error_in_one_thread_stops_the_others(
         if threading.get_ident() != main:
             raise OSError(errno.EIO, "Input/output error")
         time.sleep(0.05)
-        return positional.read_into(fd, buffer, offset)
+        return fileio.read_into(fd, buffer, offset)
 
     monkeypatch.setattr(copying, "read_into", read_into)
     with pytest.raises(SourceError):
@@ -276,7 +277,7 @@ def test_an_error_in_one_thread_stops_the_others(
 
 def test_a_source_that_ends_early(source: LocalSource, target: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        copying, "read_into", lambda fd, buffer, at: 0 if at else positional.read_into(fd, buffer[:1000], at)
+        copying, "read_into", lambda fd, buffer, at: 0 if at else fileio.read_into(fd, buffer[:1000], at)
     )
     with pytest.raises(SourceError, match="ends here, 64,536 bytes early") as caught:
         copy_all([one(source)], target, jobs=1)
@@ -368,10 +369,10 @@ def test_holes_stay_holes_only_where_the_target_is_fresh(tmp_path: Path) -> None
 _MEASURE = """
 import os, sys
 from pathlib import Path
-from gguftool.storage.copying import copy_all, copy_extent
-from gguftool.storage.local import open_local
+from gguftool.storage.execute.copying import copy_all, copy_extent
+from gguftool.storage.sources.local import open_local
 from gguftool.storage.plan import Copy
-from gguftool.storage.source import Extent
+from gguftool.storage.sources.source import Extent
 source = open_local(Path(sys.argv[1]))
 fd = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
 os.ftruncate(fd, source.size + 32)
@@ -412,11 +413,11 @@ def test_copy_extent_writes_zeros_over_what_is_there(tmp_path: Path, target: int
 
 def test_the_disk_is_started_early_but_not_for_little(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[int, int]] = []
-    monkeypatch.setattr(positional, "_unstarted", 32 << 20)
+    monkeypatch.setattr(fileio, "_unstarted", 32 << 20)
     monkeypatch.setattr(
-        positional, "_sync_file_range", lambda: lambda fd, offset, length, flags: started.append((offset, length))
+        fileio, "_sync_file_range", lambda: lambda fd, offset, length, flags: started.append((offset, length))
     )
     step = 8 << 20
     for number in range(8):
-        positional.start_writeback(0, number * step, step)
+        fileio.start_writeback(0, number * step, step)
     assert started == [(number * step, step) for number in range(4, 8)]

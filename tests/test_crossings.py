@@ -20,15 +20,15 @@ from remote_source import SlowSource
 from support import environment, run_gguftool
 
 from gguftool.errors import ExecuteError, SourceError
-from gguftool.storage import execute as executing
-from gguftool.storage import landing, runs, streaming
-from gguftool.storage.copying import copy_all
-from gguftool.storage.digests import digest_all
-from gguftool.storage.execute import Options, execute
-from gguftool.storage.local import helper_path
+from gguftool.storage.execute import executor as executing
+from gguftool.storage.execute import landing, runs, streaming
+from gguftool.storage.execute.copying import copy_all
+from gguftool.storage.execute.executor import Options, execute
 from gguftool.storage.plan import Copy, OutputFile, Plan
-from gguftool.storage.source import Extent
-from gguftool.storage.source import whole as whole_of
+from gguftool.storage.sources.digest import digest_all
+from gguftool.storage.sources.local import helper_path
+from gguftool.storage.sources.source import Extent
+from gguftool.storage.sources.source import whole as whole_of
 
 KIB = 1 << 10
 DATA = filler("crossings", 1 << 20)
@@ -153,7 +153,7 @@ def test_a_journal_says_nothing_of_a_part_file_that_was_made_after_it(tmp_path: 
 # The command line, with one signal while bytes are written and another while what it interrupted unwinds.
 _TWO = """SUFFIX = {suffix!r}
 import os, signal
-from gguftool.storage import copying, execute
+from gguftool.storage.execute import copying, executor
 from gguftool.cli.main import main
 real, join = os.pwrite, copying.join_all
 sent = []
@@ -259,7 +259,7 @@ def test_fewer_threads_than_wanted_only_cost_time(
 
 def test_no_byte_is_written_after_the_copying_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread in a write is waited for, however slow the disk: what undoes a change writes to the same place."""
-    monkeypatch.setattr("gguftool.storage.copying.GRACE", 0.1)
+    monkeypatch.setattr("gguftool.storage.execute.copying.GRACE", 0.1)
     real, writing, over = streaming.write_fully, threading.Event(), threading.Event()
     late: list[int] = []
 

@@ -19,8 +19,8 @@ import pytest
 from support import shared_path
 
 import gguftool
-from gguftool.analysis.diff import DiffOptions, diff_headers
-from gguftool.analysis.diff_data import DataOptions, Verdict
+from gguftool.analysis.diff.data import DataOptions, Verdict
+from gguftool.analysis.diff.models import DiffOptions, diff_headers
 from gguftool.format import dequantize
 from gguftool.format.dequantize import MAX_UNIT, decoded_by, decoder_of
 from gguftool.format.ggml import TYPES, find_type
@@ -407,7 +407,7 @@ def test_diff_measures_all_types_of_the_reference_file() -> None:
 
 
 def test_floats_of_interleaved_rows_come_in_any_range(tmp_path: Any) -> None:
-    from gguftool.surgery.computed import FloatType, dequantized
+    from gguftool.surgery.dequantized_source import FloatType, dequantized
 
     data = random_blocks("IQ4_KS_R4", 32)
     path = tmp_path / "m.gguf"
@@ -421,7 +421,7 @@ def test_floats_of_interleaved_rows_come_in_any_range(tmp_path: Any) -> None:
 
 
 def test_memory_follows_the_rows(tmp_path: Any) -> None:
-    from gguftool.surgery.computed import FloatType, dequantized
+    from gguftool.surgery.dequantized_source import FloatType, dequantized
 
     rows, width = 512, 8192
     size = nbytes_of(traits_of("IQ4_K_R4").id, (width, rows))

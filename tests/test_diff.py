@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from gguftool.analysis.diff import DiffOptions, diff_headers
-from gguftool.analysis.pairing import Change
-from gguftool.analysis.text_diff import text_difference
+from gguftool.analysis.diff.models import DiffOptions, diff_headers
+from gguftool.analysis.diff.pairing import Change
+from gguftool.analysis.diff.text import text_difference
 from gguftool.cli.app import app
 from gguftool.model.opening import open_model
 from gguftool.render.diff import diff_sections, render_diff_markdown, render_diff_text, section_text, summary

@@ -14,13 +14,13 @@ from diff_models import Memory, f32, gguf, made, model, shared
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguftool.analysis.diff import DiffOptions, diff_headers
-from gguftool.analysis.diff_data import By, DataOptions, Verdict
-from gguftool.analysis.errors_between import ErrorSums, errors_between, errors_of, total
+from gguftool.analysis.diff.data import By, DataOptions, Verdict
+from gguftool.analysis.diff.figures import ErrorSums, errors_between, errors_of, total
+from gguftool.analysis.diff.models import DiffOptions, diff_headers
 from gguftool.errors import SourceError
 from gguftool.model.opening import open_model
-from gguftool.render.as_json import render_json
 from gguftool.render.diff import render_diff_text, summary
+from gguftool.render.json_text import render_json
 
 ALL_TYPES = [2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 16, 17, 18, 19, 20, 21, 22, 23, 29, 34, 35, 39, 40]
 
@@ -208,8 +208,8 @@ def test_errors_agree_with_gguf_and_numpy(a, b):
 def test_chunks_do_not_change_the_figures(monkeypatch):
     paths = [shared("models", f"tiny-llama-{name}.gguf") for name in ("Q4_K", "BF16")]
     whole = compare(*map(open_model, paths)).data
-    monkeypatch.setattr("gguftool.analysis.diff_data._CHUNK_ELEMENTS", 300)  # no multiple of a block
-    monkeypatch.setattr("gguftool.analysis.diff_data._CHUNK", 100)
+    monkeypatch.setattr("gguftool.analysis.diff.data._CHUNK_ELEMENTS", 300)  # no multiple of a block
+    monkeypatch.setattr("gguftool.analysis.diff.data._CHUNK", 100)
     pieces = compare(*map(open_model, paths)).data
     for one, other in zip(whole.tensors, pieces.tensors, strict=True):
         assert (one.name, one.verdict) == (other.name, other.verdict)
@@ -330,7 +330,7 @@ def test_memory_is_bounded_whatever_the_row_length():
 
 
 def test_progress_adds_up_to_all_bytes():
-    from gguftool.analysis.diff import bytes_to_compare
+    from gguftool.analysis.diff.models import bytes_to_compare
 
     done = []
     compare(A, B, progress=done.append)

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import run_gguftool, shared_path
 
-from gguftool.analysis import diff_data
-from gguftool.analysis.diff import DiffOptions, diff_headers
-from gguftool.analysis.diff_data import By, DataOptions, spread_weights
-from gguftool.analysis.errors_between import errors_between, errors_of, total
+from gguftool.analysis.diff import data
+from gguftool.analysis.diff.data import By, DataOptions, spread_weights
+from gguftool.analysis.diff.figures import errors_between, errors_of, total
+from gguftool.analysis.diff.models import DiffOptions, diff_headers
 from gguftool.errors import PlanError
 from gguftool.format.imatrix import Imatrix, ImatrixEntry
 from gguftool.model.imatrix import open_imatrix
@@ -65,7 +65,7 @@ def figures(errors):
 @pytest.mark.parametrize("dims", [(32, 5), (96, 4, 3), (32, 6, 5), (320, 1, 2), (64,)])
 def test_streamed_figures_are_those_of_whole_arrays(dims, chunk, monkeypatch):
     """Rows longer and shorter than a chunk, chunks that end inside rows and matrices, an expert's own weights."""
-    monkeypatch.setattr(diff_data, "_CHUNK_ELEMENTS", chunk)
+    monkeypatch.setattr(data, "_CHUNK_ELEMENTS", chunk)
     a, other, x, y = pair(dims, EXPERTS)
     matrices = dims[2] if len(dims) > 2 else 1
     weights = np.random.default_rng(1).random((matrices, dims[0]), dtype=np.float32) ** 4

@@ -86,7 +86,7 @@ JSON_SECTIONS = {
 }
 
 # Reports whose names stand on a page of their own, in a table with a row for each dataclass.
-OWN_PAGES = {"diff.md": "gguftool.analysis.diff.HeaderDiff", "report.md": "gguftool.analysis.report.Report"}
+OWN_PAGES = {"diff.md": "gguftool.analysis.diff.models.HeaderDiff", "report.md": "gguftool.analysis.report.Report"}
 
 
 def _load(path: str) -> Any:
@@ -140,15 +140,17 @@ def test_every_report_that_is_printed_or_nested_is_documented() -> None:
 JSON_RUNS = {
     "dump demo.gguf": "gguftool.analysis.dump.Dump",
     "report demo.gguf": "gguftool.analysis.report.Report",
-    "diff demo.gguf demo.gguf": "gguftool.analysis.diff.HeaderDiff",
-    "check demo.gguf": "gguftool.analysis.check.Report",
-    "split demo.gguf shards/demo": "gguftool.storage.receipt.Receipt",
-    "merge demo.gguf -o merged.gguf": "gguftool.storage.receipt.Receipt",
-    "swap demo.gguf --from demo.gguf --tensor output -o out.gguf": "gguftool.storage.receipt.Receipt",
-    "edit demo.gguf --remove general.name -o out.gguf": "gguftool.storage.receipt.Receipt",
-    "quantize demo.gguf --tensor attn_v=q8_0 -o out.gguf --dry-run": "gguftool.surgery.estimate.QuantizePreview",
-    "export demo.gguf --tensor output -o out.safetensors": "gguftool.storage.receipt.Receipt",
-    "fetch demo.gguf -o fetched.gguf": "gguftool.storage.receipt.Receipt",
+    "diff demo.gguf demo.gguf": "gguftool.analysis.diff.models.HeaderDiff",
+    "check demo.gguf": "gguftool.analysis.lint.check.Report",
+    "split demo.gguf shards/demo": "gguftool.storage.execute.receipt.Receipt",
+    "merge demo.gguf -o merged.gguf": "gguftool.storage.execute.receipt.Receipt",
+    "swap demo.gguf --from demo.gguf --tensor output -o out.gguf": "gguftool.storage.execute.receipt.Receipt",
+    "edit demo.gguf --remove general.name -o out.gguf": "gguftool.storage.execute.receipt.Receipt",
+    "quantize demo.gguf --tensor attn_v=q8_0 -o out.gguf --dry-run": (
+        "gguftool.surgery.quantize.preview.QuantizePreview"
+    ),
+    "export demo.gguf --tensor output -o out.safetensors": "gguftool.storage.execute.receipt.Receipt",
+    "fetch demo.gguf -o fetched.gguf": "gguftool.storage.execute.receipt.Receipt",
     "merge demo.gguf -o merged.gguf --dry-run": "gguftool.storage.plan.Preview",
     "hash demo.gguf": "gguftool.analysis.verify.Hash",
     "hash demo.gguf --check sums": "gguftool.analysis.verify.Verdict",

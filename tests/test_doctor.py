@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from check_models import File, T, model, shards, shared
 
-from gguftool.analysis.check import CheckOptions, Report, check
-from gguftool.analysis.doctor import DIAGNOSES
+from gguftool.analysis.lint.check import CheckOptions, Report, check
+from gguftool.analysis.lint.doctor import DIAGNOSES
 from gguftool.errors import SourceError
 
 OID = "4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393"
@@ -223,7 +223,7 @@ def test_reads_are_bounded(tmp_path, monkeypatch):
         out.truncate(1 << 40)
     reads = []
 
-    from gguftool.storage.local import LocalSource
+    from gguftool.storage.sources.local import LocalSource
 
     read = LocalSource.read_at
     monkeypatch.setattr(LocalSource, "read_at", lambda self, at, n: reads.append(n) or read(self, at, n))
@@ -235,7 +235,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     path = tmp_path / "m.gguf"
     path.write_bytes(model().bytes())
 
-    from gguftool.storage.local import LocalSource
+    from gguftool.storage.sources.local import LocalSource
 
     def refuse(self, offset, length):
         raise SourceError("cannot read: Input/output error", source=self.name, offset=offset)

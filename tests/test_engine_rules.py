@@ -7,7 +7,7 @@ import json
 import pytest
 from check_models import shared
 
-from gguftool.format.engine_rules import THROWS, UNCHECKED, Imatrix, engine_rules, engine_rules_of, written_type
+from gguftool.format.engine_facts.types import THROWS, UNCHECKED, Imatrix, engine_rules, engine_rules_of, written_type
 from gguftool.format.ggml import BOTH, TYPES
 
 _FALLBACKS = {"THROWS": THROWS, "NOT CHECKED": UNCHECKED}

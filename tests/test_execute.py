@@ -18,9 +18,9 @@ from faults import Faults, MemorySource, copy_plan, expected, helper_path, small
 from support import environment, one_error_line, run_gguftool
 
 from gguftool.errors import ExecuteError, GGUFToolError, SourceError
-from gguftool.storage.execute import Options, execute
-from gguftool.storage.local import LocalSource, open_local
+from gguftool.storage.execute.executor import Options, execute
 from gguftool.storage.plan import Plan
+from gguftool.storage.sources.local import LocalSource, open_local
 
 DATA = bytes(range(256)) * 256
 NAMES = [f"m-{number:05d}-of-00003.gguf" for number in (1, 2, 3)]

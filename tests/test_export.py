@@ -18,8 +18,8 @@ from gguftool.errors import FormatError, PlanError
 from gguftool.format.ggml import TYPES
 from gguftool.format.safetensors import SafeTensor, head_length, parse_safetensors
 from gguftool.model.model import Model
-from gguftool.storage.execute import Options, execute
-from gguftool.surgery.computed import FloatType
+from gguftool.storage.execute.executor import Options, execute
+from gguftool.surgery.dequantized_source import FloatType
 from gguftool.surgery.export import plan_export
 
 MIB = 1 << 20

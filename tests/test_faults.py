@@ -21,7 +21,7 @@ from writers import CASES, Case, listing, options_of, run, set_up, visible
 from gguftool.errors import ExecuteError, GGUFToolError, SourceError
 from gguftool.model.opening import open_model
 from gguftool.model.recovery import recover_model
-from gguftool.storage.execute import Options, execute
+from gguftool.storage.execute.executor import Options, execute
 from gguftool.storage.plan import Plan
 
 COUNTS: collections.Counter[str] = collections.Counter()

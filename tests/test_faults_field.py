@@ -22,8 +22,8 @@ from support import one_error_line, run_gguftool
 from writers import CASES, listing, run, set_up
 
 import gguftool
-from gguftool.storage import durable
-from gguftool.storage.execute import Options, execute
+from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.system import durable
 from gguftool.surgery.merge import plan_merge
 
 GIB = 1 << 30

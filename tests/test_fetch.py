@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from remote_source import SlowSource
 
 from gguftool.errors import ExecuteError, PlanError
-from gguftool.format.shards import parse_shard_name
+from gguftool.format.file_names import parse_shard_name
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.opening import _Group, _model_of_group, open_model, read_header
-from gguftool.storage.execute import Options, execute
-from gguftool.storage.local import open_local
-from gguftool.storage.runs import MAX_GAP
+from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.runs import MAX_GAP
+from gguftool.storage.sources.local import open_local
 from gguftool.surgery.donors import Donor
 from gguftool.surgery.fetch import FetchOptions, plan_fetch, plan_fetch_files
 from gguftool.surgery.merge import plan_merge

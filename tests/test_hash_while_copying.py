@@ -22,11 +22,11 @@ from gguftool.analysis.verify import file_hashes, hash_files, hash_tensors, tens
 from gguftool.errors import ExecuteError
 from gguftool.format.ggml import TYPES
 from gguftool.model.opening import open_model
-from gguftool.storage import hashing
-from gguftool.storage.execute import Options, execute
+from gguftool.storage.execute import output_digests
+from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.receipt import Receipt
 from gguftool.storage.plan import Copy, Mark, OutputFile, Plan
-from gguftool.storage.receipt import Receipt
-from gguftool.storage.source import Extent
+from gguftool.storage.sources.source import Extent
 from gguftool.surgery.split import SplitOptions, plan_split
 
 HASHED = [case for case in CASES if case.name != "split into many" and not case.hash]
@@ -64,7 +64,7 @@ def assert_true(plan: Plan, receipt: Receipt) -> None:
 def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """After how many bytes the hashers follow."""
     size: int = request.param
-    monkeypatch.setattr(hashing, "_PIECE", max(size, 64))
+    monkeypatch.setattr(output_digests, "_PIECE", max(size, 64))
     return size
 
 
@@ -155,7 +155,7 @@ def test_an_output_that_cannot_be_read_back_gets_no_name(tmp_path: Path, monkeyp
     mark = Mark(name="t", offset=4, length=source.size)
     output = OutputFile(path=tmp_path / "o", head=b"head", copies=(copy,), size=source.size + 4, marks=(mark,))
     plan = Plan(outputs=(output,), inputs=(source,))
-    monkeypatch.setattr("gguftool.storage.digests.read_into", fails)
+    monkeypatch.setattr("gguftool.storage.sources.digest.read_into", fails)
     with pytest.raises(ExecuteError, match="cannot be read back"):
         execute(plan, Options(hash_files=True, hash_parts=True))
     assert list(tmp_path.iterdir()) == []

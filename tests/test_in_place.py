@@ -14,10 +14,10 @@ from writers import CASES, listing, set_up, visible
 from gguftool.errors import PlanError, SourceError
 from gguftool.model.opening import open_model
 from gguftool.model.recovery import recover_model
-from gguftool.storage.execute import execute
-from gguftool.storage.local import helper_path, set_journal_path
-from gguftool.storage.publish import finish_set
-from gguftool.storage.undo import journal_lock
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.publish import finish_set
+from gguftool.storage.execute.undo import journal_lock
+from gguftool.storage.sources.local import helper_path, set_journal_path
 from gguftool.surgery.edit import Edits, plan_edit
 
 SHARDS = [b.shard_name("set", number, 3) for number in (1, 2, 3)]

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from check_models import LAYOUTS, Q4_K, Q8_0, File, T, model, shards, shared
 
-from gguftool.analysis import lint
-from gguftool.analysis.check import CheckOptions, check, codes
-from gguftool.analysis.doctor import DIAGNOSES
-from gguftool.analysis.lint import RULES, CannotEvaluate, Finding, Hit, Rule, Severity, judged, run_rules
-from gguftool.analysis.lint_layers import layers_in_words
-from gguftool.analysis.lint_structure import spread
+from gguftool.analysis.lint import rules
+from gguftool.analysis.lint.check import CheckOptions, check, codes
+from gguftool.analysis.lint.doctor import DIAGNOSES
+from gguftool.analysis.lint.file import spread
+from gguftool.analysis.lint.layers import layers_in_words
+from gguftool.analysis.lint.rules import RULES, CannotEvaluate, Finding, Hit, Rule, Severity, judged, run_rules
 from gguftool.analysis.placement import parse_rules
 from gguftool.format.ggml import BOTH, IK, MAINLINE
 from gguftool.model.opening import open_model
 from gguftool.render.check import check_text
-from gguftool.storage.execute import execute
-from gguftool.surgery.maps import plan_map
+from gguftool.storage.execute.executor import execute
+from gguftool.surgery.tensors_map import plan_map
 
 ML, IKL = MAINLINE[0], IK[0]
 EXPS = ("ffn_up_exps", "ffn_gate_exps", "ffn_down_exps")
@@ -349,10 +349,10 @@ def test_types_that_changed_are_undecided_not_passed(tmp_path):
 
 
 def _subject(tmp_path, file=None):
-    from gguftool.analysis.subject import subject_of
+    from gguftool.analysis.lint.subject import subject_of
     from gguftool.model.model import ModelFile
     from gguftool.model.opening import read_header
-    from gguftool.storage.locate import open_source
+    from gguftool.storage.sources.locate import open_source
 
     source = open_source(str(written(tmp_path, file or model())))
     return subject_of("m", [ModelFile(source=source, header=read_header(source), shard=None)])
@@ -548,14 +548,14 @@ def test_lengths_of_the_table_are_those_of_the_types():
 
 
 def test_rules_are_registered_by_the_decorator(monkeypatch):
-    monkeypatch.setattr(lint, "RULES", [])
+    monkeypatch.setattr(rules, "RULES", [])
 
-    @lint.rule("X9", Severity.INFO, engines=IK)
+    @rules.rule("X9", Severity.INFO, engines=IK)
     def looks(subject):
         """One sentence."""
         return []
 
-    (rule,) = lint.RULES
+    (rule,) = rules.RULES
     assert (rule.code, rule.sentence, rule.engines, rule.check) == ("X9", "One sentence.", IK, looks)
 
 

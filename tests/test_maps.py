@@ -16,10 +16,10 @@ from mixing import per_tensor, quant
 import gguftool
 from gguftool.analysis.verify import Verdict, hash_files, verify_against_map, verify_manifest
 from gguftool.errors import FormatError, PlanError
-from gguftool.format.maps import MapEntry, parse_map, render_map
-from gguftool.model.maps import find_maps, read_map
+from gguftool.format.tensors_map import MapEntry, parse_map, render_map
+from gguftool.model.companions import find_maps, read_map
 from gguftool.model.model import Model
-from gguftool.surgery.maps import plan_map
+from gguftool.surgery.tensors_map import plan_map
 
 SHA = "76d250311f30216577b06959f44ce299bd516c132129d24b71cf70a3da120505"
 LINE = f"M-00002-of-00003.gguf:{SHA}:blk.43.ffn_gate_exps.weight:shape=(4096, 1024, 512):dtype=q8_0:elements=9:bytes=7"

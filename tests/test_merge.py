@@ -15,7 +15,7 @@ from support import FIXTURES
 from gguftool.errors import PlanError
 from gguftool.format.header import parse
 from gguftool.model.opening import open_model
-from gguftool.storage.execute import Options, execute
+from gguftool.storage.execute.executor import Options, execute
 from gguftool.surgery.merge import MergeOptions, plan_merge
 from gguftool.surgery.split import SplitOptions, plan_split
 

@@ -11,7 +11,7 @@ import pytest
 from support import FIXTURES
 
 from gguftool.errors import FormatError, PlanError, SourceError
-from gguftool.format.shards import ShardName, parse_shard_name
+from gguftool.format.file_names import ShardName, parse_shard_name
 from gguftool.model.model import Model, Sizing
 from gguftool.model.opening import open_model, open_models
 from gguftool.surgery.merge import plan_merge

@@ -20,10 +20,10 @@ from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
 from gguftool.model.padding import PADDING_KEY, Filler, best_residue, filled
-from gguftool.storage.execute import execute
-from gguftool.storage.local import open_local
+from gguftool.storage.execute.executor import execute
 from gguftool.storage.plan import BLOCK, Copy, congruent_bytes
-from gguftool.storage.source import Extent
+from gguftool.storage.sources.local import open_local
+from gguftool.storage.sources.source import Extent
 from gguftool.surgery.edit import Edits, plan_edit
 from gguftool.surgery.merge import MergeOptions, plan_merge
 from gguftool.surgery.split import SplitOptions, plan_split

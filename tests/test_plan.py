@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gguftool.errors import PlanError
 from gguftool.storage.plan import Copy, OutputFile, coalesce
-from gguftool.storage.source import Extent
+from gguftool.storage.sources.source import Extent
 
 SOURCE = MemorySource("in.gguf", bytes(range(100)))
 

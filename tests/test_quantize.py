@@ -15,7 +15,7 @@ from test_resume import Told
 
 from gguftool.errors import GGUFToolError, PlanError, SourceError
 from gguftool.format.dequantize import encode_floats
-from gguftool.format.embeddings import default_type
+from gguftool.format.engine_facts.embeddings import default_type
 from gguftool.format.ggml import find_type, type_alias, type_name
 from gguftool.format.imatrix import Imatrix, ImatrixEntry
 from gguftool.format.pattern import literal
@@ -24,11 +24,11 @@ from gguftool.format.recipe import Recipe, make_rule
 from gguftool.model.imatrix import open_imatrix
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
-from gguftool.storage.execute import Options, execute
-from gguftool.surgery.estimate import preview_quantize
-from gguftool.surgery.making import MakeOptions, Weights
-from gguftool.surgery.quantize import Origin, QuantizeOptions, decide, plan_decision, plan_quantize
-from gguftool.surgery.quantized import Quantized
+from gguftool.storage.execute.executor import Options, execute
+from gguftool.surgery.quantize.maker import MakeOptions, Weights
+from gguftool.surgery.quantize.plan import Origin, QuantizeOptions, decide, plan_decision, plan_quantize
+from gguftool.surgery.quantize.preview import preview_quantize
+from gguftool.surgery.quantize.quantized_source import Quantized
 
 F32, F16, Q8_0, BF16 = 0, 1, 8, 30
 WIDTH = 256

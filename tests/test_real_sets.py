@@ -8,7 +8,7 @@ import pytest
 from support import SHARED, shared_path
 
 from gguftool.model.opening import open_model
-from gguftool.storage.execute import Options, execute
+from gguftool.storage.execute.executor import Options, execute
 from gguftool.surgery.merge import plan_merge
 from gguftool.surgery.split import SplitOptions, plan_split
 

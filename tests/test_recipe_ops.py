@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gguftool.analysis.recipe import RecipeReport, check
+from gguftool.analysis.recipe_compact import compact, expand, extract
 from gguftool.errors import PlanError
-from gguftool.format.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
+from gguftool.format.engine_facts.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
 from gguftool.format.ggml import IK, MAINLINE, TYPES, type_name
 from gguftool.format.recipe import Recipe, RecipeFormat, parse_any, parse_recipe, render_any, render_recipe, spelling
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
-from gguftool.surgery.recipes import compact, expand, extract
 
 MODELS = [
     *(f"tiny-llama-{name}" for name in ("BF16", "IQ4_KS", "IQ4_XS", "IQ5_K", "Q4_K", "Q6_K", "Q8_0")),

@@ -18,14 +18,14 @@ from gguftool.errors import ExecuteError
 from gguftool.format.kv import ValueType, make_kv
 from gguftool.model.opening import open_model
 from gguftool.model.padding import Filler
-from gguftool.storage import kernel
-from gguftool.storage.blocks import own_bytes
-from gguftool.storage.consume import find_unfinished
-from gguftool.storage.copying import copy_all
-from gguftool.storage.execute import Options, execute
-from gguftool.storage.local import open_local
+from gguftool.storage.execute.consume_state import find_unfinished
+from gguftool.storage.execute.copying import copy_all
+from gguftool.storage.execute.executor import Options, execute
 from gguftool.storage.plan import Consume, Copy, OutputFile, Plan, Request, Step
-from gguftool.storage.source import Extent
+from gguftool.storage.sources.local import open_local
+from gguftool.storage.sources.source import Extent
+from gguftool.storage.system import reflink
+from gguftool.storage.system.blocks import own_bytes
 from gguftool.surgery.donors import open_donor
 from gguftool.surgery.edit import Edits, plan_edit
 from gguftool.surgery.inputs import open_inputs
@@ -58,7 +58,7 @@ def mounted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     done = subprocess.run(["mount", "-o", "loop", image, mount], check=False, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"no loop mounts here ({done.stderr.strip()}): run as root, outside of a container")
-    kernel.forget_declined()
+    reflink.forget_declined()
     try:
         yield mount
     finally:
@@ -188,7 +188,7 @@ def test_where_sharing_is_declined_the_room_is_asked_for(nearly_full: Path, monk
     plan = plan_edit(
         open_model(nearly_full), Edits(values=(template,)), nearly_full.with_name("out.gguf"), Filler(pad=True)
     )
-    monkeypatch.setattr("gguftool.storage.copying.clone_grid", lambda fd: None)
+    monkeypatch.setattr("gguftool.storage.execute.copying.clone_grid", lambda fd: None)
     with pytest.raises(ExecuteError, match=NO_ROOM):
         execute(plan)
     assert not plan.outputs[0].path.exists()

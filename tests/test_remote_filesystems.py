@@ -12,8 +12,8 @@ from support import one_error_line, run_gguftool
 
 from gguftool.errors import SourceError
 from gguftool.model.opening import open_model
-from gguftool.storage.locate import expand, open_source
-from gguftool.storage.source import AbsentError, ChangedError
+from gguftool.storage.sources.locate import expand, open_source
+from gguftool.storage.sources.source import AbsentError, ChangedError
 
 DATA = bytes(range(256)) * 40
 

@@ -21,8 +21,8 @@ from wire import Exchange, WireServer
 
 from gguftool.errors import SourceError
 from gguftool.model.opening import open_model, read_header
-from gguftool.storage.locate import open_source
-from gguftool.storage.source import AbsentError, ChangedError
+from gguftool.storage.sources.locate import open_source
+from gguftool.storage.sources.source import AbsentError, ChangedError
 
 MIB = 1 << 20
 Start = Callable[[Path], Nginx]

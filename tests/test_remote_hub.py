@@ -12,10 +12,10 @@ from support import one_error_line, run_gguftool
 
 from gguftool.errors import SourceError
 from gguftool.model.opening import open_model
-from gguftool.storage.locate import canonical, expand, open_source
-from gguftool.storage.remote import hub as hub_module
-from gguftool.storage.remote.hub import HubPath, parse_hub
-from gguftool.storage.source import AbsentError, ChangedError
+from gguftool.storage.sources import hub as hub_module
+from gguftool.storage.sources.hub import HubPath, parse_hub
+from gguftool.storage.sources.locate import canonical, expand, open_source
+from gguftool.storage.sources.source import AbsentError, ChangedError
 
 TOKEN = "hf_7h1s1s4v3rys3cr3tt0k3n"
 TENSORS = b.llama_tensors(2)

@@ -12,10 +12,10 @@ import pytest
 from gguftool.errors import SourceError, without_secrets
 from gguftool.format.cursor import NeedMoreData
 from gguftool.format.header import parse
-from gguftool.storage.remote import address
-from gguftool.storage.remote.patience import Effort
-from gguftool.storage.remote.strict import Part, Validators, part_of
-from gguftool.storage.source import ChangedError
+from gguftool.storage.sources import urls
+from gguftool.storage.sources.ranges import Part, Validators, part_of
+from gguftool.storage.sources.retry import Effort
+from gguftool.storage.sources.source import ChangedError
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_no_login_and_no_query_is_shown(text: str, shown: str) -> None:
 )
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(SourceError, match="no valid URL"):
-        address.parts_of(url)
+        urls.parts_of(url)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_what_is_no_url_is_refused(url: str) -> None:
 )
 def test_redirects_that_are_not_followed(start: str, target: str, said: str) -> None:
     with pytest.raises(SourceError, match=said):
-        address.follow(start, target, start)
+        urls.follow(start, target, start)
 
 
 @pytest.mark.parametrize(
@@ -69,14 +69,14 @@ def test_redirects_that_are_not_followed(start: str, target: str, said: str) -> 
 )
 def test_redirects_that_are_followed(location: str, url: str) -> None:
     start = "https://93.184.216.34/a/c"
-    assert address.follow(start, location, start) == url
+    assert urls.follow(start, location, start) == url
 
 
 def test_the_query_counts_but_for_its_signature() -> None:
-    plain = address.query_digest("https://h/a?file=1")
-    assert plain == address.query_digest("https://h/a?X-Amz-Date=1&file=1&sig=zzz&Expires=3")
-    assert plain != address.query_digest("https://h/a?file=2")
-    assert address.query_digest("https://h/a?download=true") == address.query_digest("https://h/a") == ""
+    plain = urls.query_digest("https://h/a?file=1")
+    assert plain == urls.query_digest("https://h/a?X-Amz-Date=1&file=1&sig=zzz&Expires=3")
+    assert plain != urls.query_digest("https://h/a?file=2")
+    assert urls.query_digest("https://h/a?download=true") == urls.query_digest("https://h/a") == ""
 
 
 class _Answer:

@@ -17,12 +17,12 @@ from gguftool.analysis.placement import parse_rules
 from gguftool.analysis.report import Distribution, Report, distribution, report
 from gguftool.model.opening import open_model, open_models
 from gguftool.model.roles import Role
-from gguftool.render.as_json import render_json
+from gguftool.render.json_text import render_json
+from gguftool.render.page.strip import strip_rich, strip_text
 from gguftool.render.report import report_csv, report_markdown, report_text, strips_of
 from gguftool.render.report_tables import By, label_text, percent
-from gguftool.render.strip import strip_rich, strip_text
 from gguftool.render.table import markdown_text
-from gguftool.storage.local import LocalSource
+from gguftool.storage.sources.local import LocalSource
 
 HOSTILE = (
     "\x1b[31mred",

@@ -18,7 +18,7 @@ from gguftool.analysis.placement import parse_rules
 from gguftool.analysis.report import report
 from gguftool.errors import PlanError
 from gguftool.model.opening import open_models
-from gguftool.render.html import report_html
+from gguftool.render.page.page import report_html
 
 INJECTIONS = (
     "<script>alert(1)</script>",

@@ -16,11 +16,11 @@ from syscalls import Injector, count_calls, killed_at
 from writers import CASES, Case, listing, run, set_up, visible
 
 from gguftool.errors import ExecuteError
-from gguftool.storage.execute import Options, execute
-from gguftool.storage.local import helper_path, open_local
-from gguftool.storage.pieces import bytes_below, pieces
+from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.pieces import bytes_below, pieces
 from gguftool.storage.plan import Copy, OutputFile, Plan
-from gguftool.storage.source import Extent
+from gguftool.storage.sources.local import helper_path, open_local
+from gguftool.storage.sources.source import Extent
 
 CHECKPOINT = 300
 RESUMABLE = [case for case in CASES if case.checkpoint == CHECKPOINT]

@@ -20,7 +20,7 @@ from rude_server import MODES, SECRET, Mode, RudeServer
 from support import run_gguftool
 
 from gguftool.errors import SourceError
-from gguftool.storage.remote.address import follow
+from gguftool.storage.sources.urls import follow
 
 TOKEN = "hf_7h1s1s4v3rys3cr3tt0k3n"
 PASSWORD = "p455w0rd-0f-th3-us3r"  # the query of the URL that the user gives

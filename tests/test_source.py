@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from rude_server import RudeServer
 
 from gguftool.errors import SourceError
-from gguftool.storage.local import open_local
-from gguftool.storage.locate import expand, open_source
-from gguftool.storage.source import Extent, Source
+from gguftool.storage.sources.local import open_local
+from gguftool.storage.sources.locate import expand, open_source
+from gguftool.storage.sources.source import Extent, Source
 
 DATA = bytes(range(256)) * 300
 

@@ -14,7 +14,7 @@ from gguftool.errors import PlanError
 from gguftool.format.header import Header, parse
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
-from gguftool.storage.execute import execute
+from gguftool.storage.execute.executor import execute
 from gguftool.storage.plan import Plan
 from gguftool.surgery.split import SplitOptions, plan_split
 

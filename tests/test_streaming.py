@@ -17,14 +17,14 @@ from remote_source import SlowSource
 from syscalls import count_calls, every_fault, killed_at
 
 from gguftool.errors import GGUFToolError, SourceError
-from gguftool.storage import landing, runs
-from gguftool.storage.copying import copy_all
-from gguftool.storage.execute import Options, execute
-from gguftool.storage.landing import joined, without
-from gguftool.storage.local import helper_path, open_local
+from gguftool.storage.execute import landing, runs
+from gguftool.storage.execute.copying import copy_all
+from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.landing import joined, without
+from gguftool.storage.execute.runs import MAX_GAP, join_runs, requests
 from gguftool.storage.plan import Copy, OutputFile, Plan
-from gguftool.storage.runs import MAX_GAP, join_runs, requests
-from gguftool.storage.source import Extent, Source
+from gguftool.storage.sources.local import helper_path, open_local
+from gguftool.storage.sources.source import Extent, Source
 
 KIB = 1 << 10
 DATA = filler("far away", 2 << 20)
@@ -135,7 +135,7 @@ def test_local_copies_do_not_wait_for_remote_ones_nor_these_for_them(tmp_path: P
 def test_a_thread_that_hangs_in_a_dead_connection_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gguftool.storage.copying.GRACE", 0.2)
+    monkeypatch.setattr("gguftool.storage.execute.copying.GRACE", 0.2)
     release = threading.Event()
 
     class Hanging(SlowSource):

@@ -15,7 +15,7 @@ from support import environment, one_error_line, run_gguftool
 
 from gguftool.errors import SourceError
 from gguftool.model.opening import open_model
-from gguftool.storage.execute import Options, execute
+from gguftool.storage.execute.executor import Options, execute
 from gguftool.surgery.merge import plan_merge
 
 MODEL = b.gguf(b.llama_kvs(b.KV("general.quantization_version", b.U32, 2)), b.llama_tensors())
@@ -96,7 +96,7 @@ def test_devices_are_refused(source: Path) -> None:
 
 
 def test_a_helper_name_that_is_taken_by_a_link_is_not_followed(source: Path, tmp_path: Path) -> None:
-    from gguftool.storage.local import helper_path
+    from gguftool.storage.sources.local import helper_path
 
     victim = tmp_path / "victim"
     victim.write_bytes(b"dear")
@@ -143,8 +143,8 @@ def test_a_folder_without_permission_is_an_error_before_anything_is_read(mode: i
     os.chmod(source, 0o644)
     code = (
         "import os, sys\nfrom gguftool.errors import GGUFToolError\nfrom gguftool.model.opening import open_model\n"
-        "from gguftool.storage.execute import execute\nfrom gguftool.surgery.merge import plan_merge\n"
-        "from pathlib import Path\nimport gguftool.storage.preflight, gguftool.storage.resume\n"
+        "from gguftool.storage.execute.executor import execute\nfrom gguftool.surgery.merge import plan_merge\n"
+        "from pathlib import Path\nimport gguftool.storage.execute.preflight, gguftool.storage.execute.resume\n"
         "model = open_model('m.gguf')\nplan = plan_merge([model], Path('o/out.gguf'))\nos.setuid(65534)\n"
         "try:\n    execute(plan)\nexcept GGUFToolError as error:\n    sys.exit(str(error))\n"
     )

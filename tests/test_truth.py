@@ -9,7 +9,7 @@ import pytest
 from mixing import FILE_TYPE, QUANT_VERSION, SHAPES, merge_plan, merged, quant, value
 
 import gguftool
-from gguftool.surgery.truth import majority_type
+from gguftool.surgery.metadata import majority_type
 
 # Numbers of general.file_type, from include/llama.h of llama.cpp and ik_llama.cpp
 Q8_0, Q4_K_M, Q6_K, BF16, IQ4_KS, IQ4_XS = 7, 15, 18, 32, 145, 30

@@ -12,7 +12,7 @@ import builders as b
 
 from gguftool.format.kv import ValueType, make_kv
 from gguftool.model.opening import open_model
-from gguftool.storage.execute import Options, execute
+from gguftool.storage.execute.executor import Options, execute
 from gguftool.storage.plan import Plan
 from gguftool.surgery.donors import open_donor
 from gguftool.surgery.edit import Edits, plan_edit

@@ -120,7 +120,7 @@ def coverage_of(model: Model, imatrix: Imatrix) -> ModelCoverage:
 
 
 def _quantizable(info: TensorInfo) -> bool:
-    from gguftool.format.fallback import keeps_type  # every dump imports this module
+    from gguftool.format.engine_facts.fallback import keeps_type  # every dump imports this module
 
     return not keeps_type(info.name, info.dims, type_name(info.type))
 

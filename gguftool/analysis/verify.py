@@ -18,15 +18,15 @@ from gguftool.format.manifests import (
     parse_sums,
     parse_tensor_hashes,
 )
-from gguftool.format.maps import MapEntry, parse_map
-from gguftool.model.maps import MapIndex
+from gguftool.format.tensors_map import MapEntry, parse_map
+from gguftool.model.companions import MapIndex
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.opening import open_model
 from gguftool.record import record
-from gguftool.storage.digests import Progress, digest_all, digest_once, no_progress
-from gguftool.storage.locate import are_remote, open_source
-from gguftool.storage.receipt import Receipt
-from gguftool.storage.source import Extent, whole
+from gguftool.storage.execute.receipt import Receipt
+from gguftool.storage.sources.digest import Progress, digest_all, digest_once, no_progress
+from gguftool.storage.sources.locate import are_remote, open_source
+from gguftool.storage.sources.source import Extent, whole
 
 _MAX_MANIFEST = 64 << 20  # bytes
 

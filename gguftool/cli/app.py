@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from gguftool.cli import check, diff, edit, fetch, hashing, imatrix, inspect, quantize, recipe, report, write
+from gguftool.cli.commands import check, diff, dump, edit, fetch, imatrix, merge, quantize, recipe, report
+from gguftool.cli.commands import hash as hash_command
 
 app = typer.Typer(
     name="gguftool",
@@ -23,15 +24,15 @@ app = typer.Typer(
 def _show_version(asked: bool) -> None:
     if asked:
         from gguftool import __version__
-        from gguftool.cli import output
+        from gguftool.cli.shared import console
 
-        output.write(f"gguftool {__version__}\n")
+        console.write(f"gguftool {__version__}\n")
         raise typer.Exit
 
 
 def _keep_heads(folder: str | None) -> None:
     if folder is not None:
-        from gguftool.storage.remote.heads import FOLDER
+        from gguftool.storage.sources.head_cache import FOLDER
 
         os.environ[FOLDER] = os.path.abspath(folder)
 
@@ -55,18 +56,18 @@ def _root(
     """Take GGUF model files apart and put them together again, tensor by tensor."""
 
 
-app.command()(inspect.dump)
+app.command()(dump.dump)
 app.command()(report.report)
 app.command()(diff.diff)
 app.command()(check.check)
-app.command()(write.split)
-app.command()(write.merge)
-app.command()(write.swap)
+app.command()(merge.split)
+app.command()(merge.merge)
+app.command()(merge.swap)
 app.command()(edit.edit)
 app.command()(quantize.quantize)
-app.command()(write.export)
+app.command()(merge.export)
 app.command()(fetch.fetch)
-app.command("hash")(hashing.hash_)
+app.command("hash")(hash_command.hash_)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(imatrix.app, name="imatrix")
-app.command()(inspect.types)
+app.command()(dump.types)

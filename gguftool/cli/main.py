@@ -11,8 +11,8 @@ import signal
 import sys
 from typing import NoReturn
 
-from gguftool.cli.output import ReaderGone, drop_stdout, fail, prepare_streams
-from gguftool.cli.signals import Interrupted, install, over
+from gguftool.cli.shared.console import ReaderGone, drop_stdout, fail, prepare_streams
+from gguftool.cli.shared.signals import Interrupted, install, over
 from gguftool.errors import GGUFToolError
 
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
+from gguftool.format.file_names import parse_shard_name
 from gguftool.format.ftypes import find_ftypes
 from gguftool.format.ggml import find_type
-from gguftool.format.shards import parse_shard_name
 
 THIREUS_TAIL = "-SPECIAL_TENSOR"
 _TOKENS = re.compile(r"[-.\s]")

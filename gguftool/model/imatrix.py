@@ -6,8 +6,8 @@ import os
 
 from gguftool.errors import FormatError
 from gguftool.format.imatrix import MAX_IMATRIX, Imatrix, parse_imatrix
-from gguftool.storage.locate import open_source
-from gguftool.storage.source import Source
+from gguftool.storage.sources.locate import open_source
+from gguftool.storage.sources.source import Source
 
 
 def open_imatrix(spec: str | os.PathLike[str]) -> Imatrix:

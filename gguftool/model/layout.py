@@ -21,7 +21,7 @@ from gguftool.model.model import Sizing, Tensor
 from gguftool.model.padding import Filler, filled
 from gguftool.record import record, replace
 from gguftool.storage.plan import Copy, Mark, OutputFile, coalesce
-from gguftool.storage.source import Extent
+from gguftool.storage.sources.source import Extent
 
 # Padding of every tensor to more than this makes no file better; hostile files ask for gigabytes of zeros.
 MAX_ALIGNMENT = 1 << 20

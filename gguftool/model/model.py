@@ -11,12 +11,12 @@ from enum import Enum
 from itertools import pairwise
 
 from gguftool.errors import FormatError, printable
+from gguftool.format.file_names import ShardName
 from gguftool.format.ggml import nbytes, type_name
 from gguftool.format.header import DEFAULT_ALIGNMENT, Header, TensorInfo, round_up
 from gguftool.format.kv import KV, ByteOrder, find_kv
-from gguftool.format.shards import ShardName
 from gguftool.record import record
-from gguftool.storage.source import Extent, Source
+from gguftool.storage.sources.source import Extent, Source
 
 
 class Sizing(Enum):

@@ -14,13 +14,13 @@ from types import MappingProxyType
 
 from gguftool.errors import FormatError, GGUFToolError, SourceError, listed, printable, without_secrets
 from gguftool.format.cursor import MAX_HEAD, NeedMoreData
+from gguftool.format.file_names import KEY_COUNT, KEY_NO, KEY_TENSORS, ShardName, parse_shard_name
 from gguftool.format.header import Header, parse
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
-from gguftool.format.shards import KEY_COUNT, KEY_NO, KEY_TENSORS, ShardName, parse_shard_name
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.record import replace
-from gguftool.storage.local import refuse_unfinished
-from gguftool.storage.locate import (
+from gguftool.storage.sources.local import refuse_unfinished
+from gguftool.storage.sources.locate import (
     are_remote,
     base_name,
     can_list,
@@ -32,7 +32,7 @@ from gguftool.storage.locate import (
     siblings,
     without_query,
 )
-from gguftool.storage.source import AbsentError, Source, as_remote
+from gguftool.storage.sources.source import AbsentError, Source, as_remote
 
 ORDER_KEY = "gguftool.tensor_order"
 _SUFFIX = ".gguf"

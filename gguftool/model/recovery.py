@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gguftool.errors import SourceError
-from gguftool.format.shards import parse_shard_name
+from gguftool.format.file_names import parse_shard_name
 from gguftool.record import replace
-from gguftool.storage.in_place import recover
-from gguftool.storage.local import helper_path, is_being_published, undo_path
-from gguftool.storage.locate import expand, is_remote
-from gguftool.storage.publish import finish_set
+from gguftool.storage.execute.in_place import recover
+from gguftool.storage.execute.publish import finish_set
+from gguftool.storage.sources.local import helper_path, is_being_published, undo_path
+from gguftool.storage.sources.locate import expand, is_remote
 
 
 def recover_model(spec: str) -> tuple[str, ...]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gguftool.analysis.check import Report
-from gguftool.analysis.lint import Finding, Severity
+from gguftool.analysis.lint.check import Report
+from gguftool.analysis.lint.rules import Finding, Severity
 from gguftool.errors import printable
 
 _LIMIT = 1 << 14

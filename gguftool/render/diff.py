@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from gguftool.analysis.diff import HeaderDiff
-from gguftool.analysis.diff_data import By, DataDiff, DataTotal, TensorData, Verdict
-from gguftool.analysis.diff_kv import KVChange
-from gguftool.analysis.diff_tensors import TensorGroup
-from gguftool.analysis.errors_between import Errors
-from gguftool.analysis.text_diff import TextDifference
+from gguftool.analysis.diff.data import By, DataDiff, DataTotal, TensorData, Verdict
+from gguftool.analysis.diff.figures import Errors
+from gguftool.analysis.diff.metadata import KVChange
+from gguftool.analysis.diff.models import HeaderDiff
+from gguftool.analysis.diff.tensors import TensorGroup
+from gguftool.analysis.diff.text import TextDifference
 from gguftool.errors import printable
 from gguftool.record import record
 from gguftool.render.diff_values import describe_change, type_text, value_text

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gguftool.analysis.diff import HeaderDiff
-from gguftool.analysis.diff_data import DataDiff, TensorData
-from gguftool.analysis.diff_kv import KVChange, KVSide
-from gguftool.analysis.diff_tensors import TensorChange
-from gguftool.analysis.errors_between import Errors
+from gguftool.analysis.diff.data import DataDiff, TensorData
+from gguftool.analysis.diff.figures import Errors
+from gguftool.analysis.diff.metadata import KVChange, KVSide
+from gguftool.analysis.diff.models import HeaderDiff
+from gguftool.analysis.diff.tensors import TensorChange
 from gguftool.render.diff import dims_text, key_text, unweighted, with_not_finite
 from gguftool.render.diff_values import describe_change, side_text, type_text, value_text
 from gguftool.render.table import Table, columns, render_csv

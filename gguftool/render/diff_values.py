@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gguftool.analysis.diff_kv import ArrayDifference, KVChange, KVSide
+from gguftool.analysis.diff.metadata import ArrayDifference, KVChange, KVSide
 from gguftool.errors import printable
 from gguftool.format.ftypes import FILE_TYPE_KEY, ftype_name
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gguftool.render.plan import preview_text
 from gguftool.render.table import Table, columns, text_of
-from gguftool.surgery.estimate import QuantizePreview
+from gguftool.surgery.quantize.preview import QuantizePreview
 
 
 def quantize_preview_text(preview: QuantizePreview) -> str:

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 from gguftool.analysis.report import Distribution, Report
 from gguftool.errors import listed, printable
-from gguftool.render.palette import palette
+from gguftool.render.page.palette import palette
+from gguftool.render.page.strip import TEXT_WIDTH, Strip, make_strip, strip_text
 from gguftool.render.report_tables import (
     By,
     compared_devices,
@@ -23,7 +24,6 @@ from gguftool.render.report_tables import (
     stacks,
     tensor_table,
 )
-from gguftool.render.strip import TEXT_WIDTH, Strip, make_strip, strip_text
 from gguftool.render.table import Table, markdown_text, render_csv, render_markdown, render_text
 from gguftool.render.units import format_count, format_size
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gguftool.errors import PlanError
 from gguftool.record import record, replace
-from gguftool.storage.source import Extent, Source, is_remote
+from gguftool.storage.sources.source import Extent, Source, is_remote
 
 # Bytes. XFS and btrfs share whole blocks of this size, the default of both on every common machine.
 BLOCK = 4096

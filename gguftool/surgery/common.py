@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gguftool.errors import PlanError, listed, printable
+from gguftool.format.file_names import KEY_TENSORS, SPLIT_KEYS
 from gguftool.format.kv import KV
 from gguftool.format.pattern import BadPatternError, compile_pattern
-from gguftool.format.shards import KEY_TENSORS, SPLIT_KEYS
 from gguftool.model.model import Model
 from gguftool.model.opening import ORDER_KEY
 from gguftool.model.padding import PADDING_KEY

@@ -11,8 +11,8 @@ from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.opening import open_model
 from gguftool.record import record
-from gguftool.storage.locate import open_source, without_query
-from gguftool.storage.source import Extent, Source
+from gguftool.storage.sources.locate import open_source, without_query
+from gguftool.storage.sources.source import Extent, Source
 
 
 @record

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gguftool.errors import PlanError, printable
+from gguftool.format.file_names import SPLIT_KEYS
 from gguftool.format.header import ALIGNMENT_KEY
 from gguftool.format.kv import KV
-from gguftool.format.shards import SPLIT_KEYS
 from gguftool.model.layout import Dialect, check_sizes, gguf_file
 from gguftool.model.model import Model
 from gguftool.model.padding import PADDING_KEY, Filler
 from gguftool.record import record, replace
 from gguftool.storage.plan import NEW_FILE, OutputFile, Plan, congruent_bytes, in_place
 from gguftool.surgery.common import LAYOUT_KEYS, require_complete
-from gguftool.surgery.sets import recorded_sequence, replace_shards, rewrite_set
+from gguftool.surgery.shards import recorded_sequence, replace_shards, rewrite_set
 
 # Key -> the command that changes it.
 _NOT_BY_EDIT = dict.fromkeys(SPLIT_KEYS, "split and merge") | {ALIGNMENT_KEY: "merge --align N"}

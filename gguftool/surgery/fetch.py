@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gguftool.errors import PlanError, printable
+from gguftool.format.file_names import KEY_TENSORS
 from gguftool.format.kv import ValueType, make_kv
-from gguftool.format.shards import KEY_TENSORS
 from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, with_alignment
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.padding import Filler
 from gguftool.record import record
-from gguftool.storage.locate import base_name
+from gguftool.storage.execute.promised import recorded_sha256
 from gguftool.storage.plan import Copy, OutputFile, Plan
-from gguftool.storage.promised import recorded_sha256
-from gguftool.storage.source import Extent, Source
+from gguftool.storage.sources.locate import base_name
+from gguftool.storage.sources.source import Extent, Source
 from gguftool.surgery.common import require_complete, select_tensors, without_layout_keys
 from gguftool.surgery.merge import MergeOptions, plan_merge
 

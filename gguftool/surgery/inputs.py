@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 
 from gguftool.errors import GGUFToolError, PlanError, listed, printable
 from gguftool.format.labels import is_label_of, label_of_name, normal_label
-from gguftool.model.maps import find_maps
+from gguftool.model.companions import find_maps
 from gguftool.model.model import Model
 from gguftool.model.opening import open_models
 from gguftool.record import record, replace
-from gguftool.storage.source import place_of
+from gguftool.storage.sources.source import place_of
 
 _LABELLED = re.compile(r"(?P<label>[A-Za-z0-9_.+-]+)=(?P<spec>.+)", re.DOTALL)
 

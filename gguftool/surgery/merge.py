@@ -13,12 +13,12 @@ from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import Filler
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan, Request
-from gguftool.storage.source import place_of
-from gguftool.surgery.compare import contradictions, shape_conflicts
+from gguftool.storage.sources.source import place_of
+from gguftool.surgery.compatibility import contradictions, shape_conflicts
 from gguftool.surgery.inputs import Input
-from gguftool.surgery.mix import MixOptions, choose
-from gguftool.surgery.sets import Cut, lay_out_set
-from gguftool.surgery.truth import PROVENANCE_PREFIX, Chosen, true_metadata, without_provenance
+from gguftool.surgery.metadata import PROVENANCE_PREFIX, Chosen, true_metadata, without_provenance
+from gguftool.surgery.selection import MixOptions, choose
+from gguftool.surgery.shards import Cut, lay_out_set
 
 if TYPE_CHECKING:
     from gguftool.format.recipe import Recipe
@@ -90,7 +90,7 @@ def plan_merge(inputs: Sequence[Input | Model], output: Path, options: MergeOpti
     plan = lay_out(output, kvs, tensors, dialect, options.max_size, _plan_inputs(donor, sources), remarks)
     if options.consume is None:
         return plan
-    from gguftool.surgery.consume import consuming
+    from gguftool.surgery.removable import consuming
 
     models = [source.model for source in sources]
     return consuming(plan, merge_anchor(output, options.max_size), options.consume, chosen, donor, models)

@@ -14,17 +14,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from gguftool.errors import GGUFToolError, PlanError, SourceError
-from gguftool.model.maps import MapIndex, find_maps
+from gguftool.model.companions import MapIndex, find_maps
 from gguftool.model.model import ModelFile, tensors_of
 from gguftool.model.opening import read_header
 from gguftool.record import record
-from gguftool.storage.digests import Progress, digest_all, no_progress
-from gguftool.storage.landing import Ranges, joined
+from gguftool.storage.execute.landing import Ranges, joined
+from gguftool.storage.execute.promised import recorded_sha256
+from gguftool.storage.execute.runs import MAX_GAP
 from gguftool.storage.plan import Copy, OutputFile, Plan
-from gguftool.storage.positional import leading_hole, read_fully, read_some
-from gguftool.storage.promised import recorded_sha256
-from gguftool.storage.runs import MAX_GAP
-from gguftool.storage.source import Extent, Source
+from gguftool.storage.sources.digest import Progress, digest_all, no_progress
+from gguftool.storage.sources.source import Extent, Source
+from gguftool.storage.system.fileio import leading_hole, read_fully, read_some
 
 MAX_MANIFEST = 64 << 20  # bytes
 _PAGE = 4096  # bytes: what a crash leaves unwritten comes in pages

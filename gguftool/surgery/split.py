@@ -7,7 +7,7 @@ from gguftool.model.model import Model
 from gguftool.record import record
 from gguftool.storage.plan import Plan
 from gguftool.surgery.common import require_complete, without_layout_keys
-from gguftool.surgery.sets import Cut, lay_out_set
+from gguftool.surgery.shards import Cut, lay_out_set
 
 
 @record

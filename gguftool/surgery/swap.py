@@ -13,12 +13,12 @@ from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import PADDING_KEY, Filler
 from gguftool.record import record, replace
 from gguftool.storage.plan import OutputFile, Plan, in_place
-from gguftool.storage.source import place_of
+from gguftool.storage.sources.source import place_of
 from gguftool.surgery.common import require_complete, select_tensors
-from gguftool.surgery.compare import shape_text
+from gguftool.surgery.compatibility import shape_text
 from gguftool.surgery.donors import Donor
-from gguftool.surgery.sets import recorded_sequence, replace_shards, rewrite_set
-from gguftool.surgery.truth import Chosen, TrueMetadata, true_metadata
+from gguftool.surgery.metadata import Chosen, TrueMetadata, true_metadata
+from gguftool.surgery.shards import recorded_sequence, replace_shards, rewrite_set
 
 
 @record

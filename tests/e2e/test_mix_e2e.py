@@ -147,8 +147,8 @@ def test_a_swapped_tensor_is_run(tmp_path: Path, tool: Run, greedy: Greedy) -> N
 def test_an_extracted_recipe_applied_to_the_pool_of_all_gives_the_model_back(
     model: Path, tmp_path: Path, tool: Run
 ) -> None:
+    from gguftool.analysis.recipe_compact import extract
     from gguftool.format.recipe import render_recipe
-    from gguftool.surgery.recipes import extract
 
     recipe, output = tmp_path / "mix.recipe", tmp_path / "out.gguf"
     recipe.write_text(render_recipe(extract(api.open_model(model))))

@@ -1,0 +1,377 @@
+"""Tensor data of two models side by side: the same bytes, or how far apart.
+
+Streamed: a chunk of each side at a time, whatever the tensor's size; tensors are worked on by a few threads (reading
+and numpy both release the interpreter). Bytes are compared until they differ; only then are both sides turned into
+numbers, from the start, because an error is relative to the whole tensor.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from gguftool.analysis.diff.figures import Errors, ErrorSums, errors_between, errors_of, total
+from gguftool.analysis.imatrix import check_imatrix
+from gguftool.format.dequantize import Decoder, decoder_of, item_size
+from gguftool.format.ggml import type_name
+from gguftool.format.header import DEFAULT_ALIGNMENT
+from gguftool.format.imatrix import Imatrix, ImatrixEntry
+from gguftool.format.kv import ByteOrder
+from gguftool.model.model import Model, Tensor
+from gguftool.model.roles import place_of
+from gguftool.record import record
+from gguftool.storage.system.pool import Pool
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_CHUNK = 1 << 20  # bytes that are read at once
+_CHUNK_ELEMENTS = 1 << 17  # numbers that are compared at once: about 4 MiB a thread with gguf's own intermediates
+
+
+class By(Enum):
+    """What errors are totalled by."""
+
+    TENSOR = "tensor"
+    ROLE = "role"
+    LAYER = "layer"
+
+
+class Verdict(Enum):
+    """What comparing the data of one tensor came to."""
+
+    SAME = "same"
+    DIFFERENT = "same type, different bytes"
+    OTHER_TYPE = "other type"
+    NOT_COMPARED = "not compared"
+
+
+@record
+class TensorData:
+    """One tensor of both models; `errors` where numbers were compared, else `note` says why not.
+
+    `weighted` says whether the imatrix has weights for it, None where none was given.
+    """
+
+    name: str
+    verdict: Verdict
+    old_type: str
+    new_type: str
+    old_nbytes: int
+    new_nbytes: int
+    errors: Errors | None
+    note: str
+    weighted: bool | None
+
+
+@record
+class DataTotal:
+    """The tensors of one role or layer (`name`): how many, of which verdict, and the errors of all that differ.
+
+    `measured` of them differ and went into `errors`; `notes` say why others did not. `weighted` of those measured have
+    weights in the imatrix, None where none was given.
+    """
+
+    name: str
+    tensors: int
+    same: int
+    different: int
+    other_type: int
+    not_compared: int
+    measured: int
+    errors: Errors | None
+    notes: tuple[str, ...]
+    weighted: int | None
+
+
+@record
+class DataDiff:
+    """The tensors that both models have, in A's order; `totals` by what was asked, `whole` over all.
+
+    `imatrix` is the file whose weights were used, None where none was given.
+    """
+
+    by: By
+    tensors: tuple[TensorData, ...]
+    totals: tuple[DataTotal, ...]
+    whole: DataTotal
+    imatrix: str | None
+
+    @property
+    def differs(self) -> bool:
+        """Whether any tensor's data differs, or could not be compared."""
+        return self.whole.same != self.whole.tensors
+
+
+@record
+class DataOptions:
+    """How to compare data: `jobs` threads; `progress` gets the bytes of A done since its last call.
+
+    With an `imatrix`, known as `imatrix_name`, errors are weighted by it too.
+    """
+
+    by: By = By.TENSOR
+    jobs: int = 0
+    imatrix: Imatrix | None = None
+    imatrix_name: str = "imatrix"
+    progress: Callable[[int], object] = lambda nbytes: None
+
+
+@record
+class _Side:
+    tensor: Tensor
+    order: ByteOrder
+
+    @property
+    def decoder(self) -> Decoder | None:
+        if self.tensor.type_nbytes is None:
+            return None
+        return decoder_of(self.tensor.info.type, self.order, self.tensor.info.dims)
+
+    def read(self, offset: int, length: int) -> bytes:
+        extent = self.tensor.extent
+        return extent.source.read_at(extent.offset + offset, length)
+
+
+@record
+class _Measured:
+    """A tensor's report and the sums behind its errors."""
+
+    report: TensorData
+    sums: ErrorSums | None
+
+
+class _Progress:
+    """Tells how far one tensor is: as far as the furthest of the two passes over it got."""
+
+    def __init__(self, report: Callable[[int], None]) -> None:
+        self.report = report
+        self.done = 0
+
+    def reach(self, position: int) -> None:
+        """Report that the tensor's bytes up to `position` were gone through; raises where all is to stop."""
+        self.report(max(0, position - self.done))
+        self.done = max(position, self.done)
+
+
+class _Stopped(Exception):
+    """A signal for threads, not an error: another tensor failed, or the user gave up."""
+
+
+def data_size(a: Model, b: Model, wanted: Callable[[str], bool]) -> int:
+    """Return the bytes of A that `diff_data` goes through, for progress."""
+    return sum(tensor.nbytes for name, tensor in a.tensors.items() if name in b.tensors and wanted(name))
+
+
+def diff_data(a: Model, b: Model, wanted: Callable[[str], bool], options: DataOptions) -> DataDiff:
+    """Compare the data of all tensors that both models have and that are `wanted`.
+
+    Raises `SourceError` where a file cannot be read or changed meanwhile, `PlanError` where the imatrix is of another
+    model.
+    """
+    names = [name for name in a.tensors if name in b.tensors and wanted(name)]
+    if options.imatrix is not None:
+        check_imatrix(options.imatrix, a, options.imatrix_name, frozenset(names).__contains__)
+    orders = [{file.source.identity: file.header.byte_order for file in model.files} for model in (a, b)]
+    pairs = [(name, _side(a.tensors[name], orders[0]), _side(b.tensors[name], orders[1])) for name in names]
+    measured = _in_threads(pairs, options)
+    return DataDiff(
+        by=options.by,
+        tensors=tuple(one.report for one in measured),
+        totals=tuple(_totals(measured, options.by)),
+        whole=_total("all", measured),
+        imatrix=options.imatrix_name if options.imatrix else None,
+    )
+
+
+def _side(tensor: Tensor, orders: Mapping[str, ByteOrder]) -> _Side:
+    return _Side(tensor=tensor, order=orders[tensor.gap.source.identity])
+
+
+def _in_threads(pairs: Sequence[tuple[str, _Side, _Side]], options: DataOptions) -> list[_Measured]:
+    stop, lock = threading.Event(), threading.Lock()
+
+    def progress(nbytes: int) -> None:
+        if stop.is_set():
+            raise _Stopped
+        with lock:
+            options.progress(nbytes)
+
+    def measure(pair: tuple[str, _Side, _Side]) -> _Measured:
+        return _compare(*pair, progress=_Progress(progress), imatrix=options.imatrix)
+
+    pool = Pool(max_workers=options.jobs or min(4, os.cpu_count() or 1))
+    try:
+        return list(pool.map(measure, pairs))
+    except BaseException:
+        stop.set()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# --- one tensor ------------------------------------------------------------------------------------------------------
+
+
+def _compare(name: str, old: _Side, new: _Side, progress: _Progress, imatrix: Imatrix | None) -> _Measured:
+    verdict, note = _verdict(old, new, progress)
+    sums, entry = None, _entry_of(old.tensor, imatrix)
+    if verdict in {Verdict.DIFFERENT, Verdict.OTHER_TYPE}:
+        decoders = old.decoder, new.decoder
+        unknown = {
+            type_name(side.tensor.info.type): None
+            for side, decoder in zip((old, new), decoders, strict=True)
+            if decoder is None
+        }
+        if unknown:
+            note = note or f"no dequantizer for {' and '.join(unknown)}"
+        else:
+            sums = total(_error_chunks(old, new, progress, entry))
+    progress.reach(old.tensor.nbytes)
+    report = TensorData(
+        name=name,
+        verdict=verdict,
+        old_type=type_name(old.tensor.info.type),
+        new_type=type_name(new.tensor.info.type),
+        old_nbytes=old.tensor.nbytes,
+        new_nbytes=new.tensor.nbytes,
+        errors=errors_of(sums) if sums else None,
+        note=note,
+        weighted=None if imatrix is None else entry is not None,
+    )
+    return _Measured(report=report, sums=sums)
+
+
+def _verdict(old: _Side, new: _Side, progress: _Progress) -> tuple[Verdict, str]:
+    x, y = old.tensor.info, new.tensor.info
+    if x.shape != y.shape:
+        return Verdict.NOT_COMPARED, "shapes differ"
+    if x.type != y.type:
+        return Verdict.OTHER_TYPE, ""
+    word = item_size(x.type) if old.order is not new.order else 1
+    if word is None:
+        return Verdict.NOT_COMPARED, "byte orders differ, and what is in the blocks is not known well enough to swap it"
+    return (Verdict.SAME if _same_bytes(old, new, word, progress) else Verdict.DIFFERENT), ""
+
+
+def _same_bytes(old: _Side, new: _Side, word: int, progress: _Progress) -> bool:
+    """Whether both hold the same bytes; words of `word` bytes are swapped on one side where that is more than 1."""
+    length = min(old.tensor.nbytes, new.tensor.nbytes)
+    for offset in range(0, length, _CHUNK):
+        size = min(_CHUNK, length - offset)
+        left, right = old.read(offset, size), new.read(offset, size)
+        if left != (_words_reversed(right, word) if word > 1 else right):
+            return False
+        progress.reach(offset + size)
+    return _only_padding_behind(old, new, length)
+
+
+def _words_reversed(data: bytes, size: int) -> bytes:
+    import numpy as np
+
+    return np.frombuffer(data, dtype=f"u{size}").byteswap().tobytes()
+
+
+def _only_padding_behind(old: _Side, new: _Side, length: int) -> bool:
+    """Whether what the longer side has more is padding: the size of an unknown type includes it."""
+    longer = max((old, new), key=lambda side: side.tensor.nbytes)
+    rest = longer.tensor.nbytes - length
+    if rest >= max(old.tensor.alignment, new.tensor.alignment, DEFAULT_ALIGNMENT):
+        return False
+    return not any(longer.read(length, rest)) if rest else True
+
+
+def _entry_of(tensor: Tensor, imatrix: Imatrix | None) -> ImatrixEntry | None:
+    """Return the tensor's entry; one of another size, which only the embeddings may have, is none."""
+    entry = imatrix.entries.get(tensor.info.name) if imatrix else None
+    return entry if entry and entry.fits(tensor.info.dims) else None
+
+
+def _error_chunks(old: _Side, new: _Side, progress: _Progress, entry: ImatrixEntry | None) -> Iterator[ErrorSums]:
+    """Yield the error sums of one chunk of numbers after the other, in whole units of both types."""
+    left, right = old.decoder, new.decoder
+    if left is None or right is None:
+        return
+    both = math.lcm(left.unit, right.unit)  # a row is whole blocks, so at most the rows that one side interleaves
+    step = max(1, _CHUNK_ELEMENTS // both) * both
+    dims, elements = old.tensor.info.dims, old.tensor.info.elements
+    weights = entry.weights_for(dims) if entry else None
+    for start in range(0, elements, step):
+        count = min(step, elements - start)
+        part = None if weights is None else spread_weights(weights, dims, start, count)
+        yield errors_between(_numbers(old, left, start, count), _numbers(new, right, start, count), part)
+        progress.reach((start + count) // left.unit * left.unit_bytes)
+
+
+def spread_weights(weights: NDArray[np.float32], dims: Sequence[int], start: int, count: int) -> NDArray[np.float32]:
+    """Return the weights of `count` elements from `start` of a tensor with `dims`: of the column, in its matrix.
+
+    `weights` have the shape (matrices, dims[0]). Memory follows `count`, also where rows are longer.
+    """
+    import numpy as np
+
+    width, rows = weights.shape[1], dims[1] if len(dims) > 1 else 1
+    first, column = divmod(start, width)
+    if column + count <= width:
+        return weights[first // rows % len(weights), column : column + count]
+    numbers = np.arange(first, (start + count - 1) // width + 1)
+    spread: NDArray[np.float32] = weights[numbers // rows % len(weights)].ravel()
+    return spread[column : column + count]
+
+
+def _numbers(side: _Side, decoder: Decoder, start: int, count: int) -> NDArray[Any]:
+    offset = start // decoder.unit * decoder.unit_bytes
+    return decoder.decode(side.read(offset, count // decoder.unit * decoder.unit_bytes))
+
+
+# --- totals ----------------------------------------------------------------------------------------------------------
+
+
+def _totals(measured: Sequence[_Measured], by: By) -> Iterator[DataTotal]:
+    if by is By.TENSOR:
+        return
+    groups: dict[tuple[int, str], list[_Measured]] = {}
+    for one in measured:
+        groups.setdefault(_role(one) if by is By.ROLE else _layer(one), []).append(one)
+    ordered = groups.items() if by is By.ROLE else sorted(groups.items(), key=lambda item: item[0])
+    for (_, name), members in ordered:
+        yield _total(name, members)
+
+
+def _role(one: _Measured) -> tuple[int, str]:
+    return 0, place_of(one.report.name).role.value
+
+
+def _layer(one: _Measured) -> tuple[int, str]:
+    """Return what sorts and names the layer of a tensor; those of no layer come first."""
+    layer = place_of(one.report.name).layer
+    return (-1, "no layer") if layer is None else (layer, str(layer))
+
+
+def _total(name: str, measured: Iterable[_Measured]) -> DataTotal:
+    members = list(measured)
+    counts = {verdict: sum(one.report.verdict is verdict for one in members) for verdict in Verdict}
+    sums = [one.sums for one in members if one.sums is not None]
+    return DataTotal(
+        name=name,
+        tensors=len(members),
+        same=counts[Verdict.SAME],
+        different=counts[Verdict.DIFFERENT],
+        other_type=counts[Verdict.OTHER_TYPE],
+        not_compared=counts[Verdict.NOT_COMPARED],
+        measured=len(sums),
+        errors=errors_of(total(sums)) if sums else None,
+        notes=tuple(dict.fromkeys(one.report.note for one in members if one.report.note)),
+        weighted=_count_weighted(members),
+    )
+
+
+def _count_weighted(members: Sequence[_Measured]) -> int | None:
+    if any(one.report.weighted is None for one in members):
+        return None
+    return sum(bool(one.report.weighted) for one in members if one.sums is not None)

@@ -1,0 +1,131 @@
+"""Diff: in what two models differ.
+
+What a model means is compared: its metadata and its tensors' types and shapes. How its files are laid out (order,
+offsets, shards, alignment, padding, byte order) is no difference unless asked for, and tensor data is read only when
+asked for. `diff(a, b)` says the same as `diff(b, a)` with the sides exchanged.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from gguftool.analysis.diff.data import DataDiff, DataOptions, data_size, diff_data
+from gguftool.analysis.diff.layout import LayoutChange, diff_layout
+from gguftool.analysis.diff.metadata import KVChange, diff_kvs
+from gguftool.analysis.diff.tensors import TensorChange, TensorGroup, diff_tensors, group_over_layers
+from gguftool.errors import listed
+from gguftool.format.header import ALIGNMENT_KEY
+from gguftool.format.pattern import compile_pattern
+from gguftool.model.model import Model
+from gguftool.record import record
+
+_LAYOUT_KEY = re.compile(rf"split\.|(?:{re.escape(ALIGNMENT_KEY)}|gguftool\.padding|gguftool\.tensor_order)\Z")
+
+
+@record
+class DiffOptions:
+    """What counts: `layout` too; keys and tensors in which one of the `ignore` patterns is found do not.
+
+    Tensor data is compared where `data` is given.
+    """
+
+    layout: bool = False
+    ignore: tuple[str, ...] = ()
+    data: DataOptions | None = None
+
+
+@record
+class DiffSide:
+    """One of the two models, counting what is compared; `tensor_bytes` without padding."""
+
+    model: str
+    files: int
+    metadata: int
+    tensors: int
+    tensor_bytes: int
+
+
+@record
+class HeaderDiff:
+    """All differences; `groups` are the same tensors as `tensors`, put together over layers.
+
+    `layout` is None where it was not asked for, `data` where data was not compared.
+    """
+
+    a: DiffSide
+    b: DiffSide
+    differs: bool
+    metadata: tuple[KVChange, ...]
+    tensors: tuple[TensorChange, ...]
+    groups: tuple[TensorGroup, ...]
+    layout: tuple[LayoutChange, ...] | None
+    data: DataDiff | None
+    remarks: tuple[str, ...]
+
+
+def diff_headers(a: Model, b: Model, options: DiffOptions | None = None) -> HeaderDiff:
+    """Compare two models; reads no tensor data unless `options.data` asks for it.
+
+    Raises `SourceError` where data is asked for and cannot be read, `BadPatternError` for a bad pattern.
+    """
+    options = options or DiffOptions()
+    wanted = _wanted(options)
+
+    def wanted_key(key: str) -> bool:
+        return wanted(key) and (options.layout or not _LAYOUT_KEY.match(key))
+
+    metadata = diff_kvs(a.kvs, b.kvs, wanted_key)
+    tensors = diff_tensors(a.tensors, b.tensors, wanted)
+    layout = diff_layout(a, b, wanted) if options.layout else None
+    data = diff_data(a, b, wanted, options.data) if options.data else None
+    return HeaderDiff(
+        a=_side(a, wanted_key, wanted),
+        b=_side(b, wanted_key, wanted),
+        differs=bool(metadata or tensors or layout or (data and data.differs)),
+        metadata=metadata,
+        tensors=tensors,
+        groups=group_over_layers(tensors),
+        layout=layout,
+        data=data,
+        remarks=(*_remarks("A", a), *_remarks("B", b), *_imatrix_remarks(a, options.data)),
+    )
+
+
+def bytes_to_compare(a: Model, b: Model, options: DiffOptions) -> int:
+    """Return the bytes of tensor data in A that a comparison with `options` goes through, for progress."""
+    return data_size(a, b, _wanted(options))
+
+
+def _wanted(options: DiffOptions) -> Callable[[str], bool]:
+    ignored = [compile_pattern(pattern) for pattern in options.ignore]
+    return lambda name: not any(pattern.search(name) for pattern in ignored)
+
+
+def _side(model: Model, wanted_key: Callable[[str], bool], wanted: Callable[[str], bool]) -> DiffSide:
+    tensors = [tensor for name, tensor in model.tensors.items() if wanted(name)]
+    return DiffSide(
+        model=model.name,
+        files=len(model.files),
+        metadata=sum(wanted_key(kv.key) for kv in model.kvs),
+        tensors=len(tensors),
+        tensor_bytes=sum(tensor.nbytes for tensor in tensors),
+    )
+
+
+def _imatrix_remarks(a: Model, data: DataOptions | None) -> tuple[str, ...]:
+    if data is None or data.imatrix is None:
+        return ()
+    entries = data.imatrix.entries
+    unmatched = [name for name in entries if name not in a.tensors]
+    if not unmatched:
+        return ()
+    return (f"{len(unmatched):,} of the {len(entries):,} imatrix entries are no tensor of A: {listed(unmatched, 3)}",)
+
+
+def _remarks(side: str, model: Model) -> tuple[str, ...]:
+    remarks = [f"{side}: {text}" for text in model.remarks]
+    if model.missing:
+        shown = listed(model.missing, 2)
+        remarks.append(f"{side} is not complete, tensors in missing shards count as not there: {shown}")
+    return tuple(remarks)

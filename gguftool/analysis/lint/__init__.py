@@ -1,0 +1,1 @@
+"""Lint: rules with codes, what they look at, and `check`, which runs them."""

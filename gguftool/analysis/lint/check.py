@@ -1,0 +1,198 @@
+"""The check: whether it is a GGUF, whether it is sound, whether it will run there.
+
+The first question is the doctor's, the others are lint rules'. Files that are no readable GGUF end the check: what is
+left of a set could only be judged wrongly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+# Importing the rule modules registers their rules.
+from gguftool.analysis.lint import file, layers, loaders, shards, tensors_map, types
+from gguftool.analysis.lint.doctor import DIAGNOSES, diagnose_absent, diagnose_truncation, diagnose_unreadable
+from gguftool.analysis.lint.rules import RULES, Finding, Rule, Severity, judged, run_rules
+from gguftool.analysis.lint.subject import Subject, subject_of
+from gguftool.analysis.placement import Rule as PlacementRule
+from gguftool.errors import FormatError, SourceError, listed, without_secrets
+from gguftool.format.file_names import ShardName
+from gguftool.format.ggml import BOTH
+from gguftool.model.model import ModelFile
+from gguftool.model.opening import find_files, read_header
+from gguftool.record import record
+from gguftool.storage.sources.locate import are_remote, for_each
+from gguftool.storage.sources.source import Source
+
+_RULE_MODULES = (layers, loaders, tensors_map, shards, file, types)
+
+_NOT_LOOKED = "remote, so nothing but heads was read: F07 and F19 look into data; --data lets them"
+
+_Members = Sequence[tuple[Source, ShardName | None]]
+
+
+@record
+class CheckOptions:
+    """What to look for; `engines` empty asks about both and weighs findings, see docs/lint.md.
+
+    `select` and `ignore` hold codes or their beginnings (``S`` means all of S01 to S11).
+    """
+
+    engines: tuple[str, ...] = ()
+    select: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    places: tuple[PlacementRule, ...] = ()
+    this_file_only: bool = False
+    read_data: bool = False
+
+
+@record
+class Report:
+    """The answer; `diagnoses` are about files that are no readable GGUF, and then no rule was run.
+
+    `engines` are those that rules were run for, `able` those for which no error was found.
+    """
+
+    model: str
+    files: int
+    tensors: int
+    readable: bool
+    engines: tuple[str, ...]
+    able: tuple[str, ...]
+    rules: int
+    diagnoses: tuple[Finding, ...]
+    findings: tuple[Finding, ...]
+    remarks: tuple[str, ...] = ()
+
+    def count(self, severity: Severity) -> int:
+        """Return how many findings are of `severity`."""
+        return sum(finding.severity is severity for finding in self.findings)
+
+    def reaches(self, threshold: Severity) -> bool:
+        """Whether a finding is at or above `threshold`."""
+        return any(finding.severity >= threshold for finding in self.findings)
+
+
+def codes() -> tuple[str, ...]:
+    """Return every code: those of rules and those of diagnoses."""
+    return tuple(sorted({rule.code for rule in RULES} | set(DIAGNOSES)))
+
+
+def check(spec: str, options: CheckOptions | None = None) -> Report:
+    """Check the model that `spec` names.
+
+    Raises `SourceError` only where several models lie there: what cannot be read is a diagnosis.
+    """
+    options = options or CheckOptions()
+    try:
+        spec, given = without_secrets(spec), spec
+        groups = find_files(given, this_file_only=options.this_file_only)
+    except SourceError as error:
+        return _unreadable(spec, (diagnose_absent(given, error),), 0, options)
+    members, remarks = _choose(spec, groups)
+    files, diagnoses = _read(members)
+    subject = _subject(spec, files, options) if files else None
+    diagnoses += _truncations(subject) if subject else ()
+    if diagnoses or subject is None:
+        return _unreadable(spec, diagnoses, len(members), options)
+    engines = options.engines or BOTH
+    rules = [rule for rule in RULES if _is_wanted(rule, options)]
+    findings = run_rules(subject, engines, rules)
+    weighed, able = judged(findings, engines)
+    sound = not any(finding.severity is Severity.ERROR and not finding.engines for finding in findings)
+    return Report(
+        model=spec,
+        files=len(files),
+        tensors=len(subject.tensors),
+        readable=True,
+        engines=engines,
+        able=able if sound else (),
+        rules=len({rule.code for rule in rules}),
+        diagnoses=(),
+        findings=findings if options.engines else weighed,
+        remarks=remarks if subject.looks_into_data else (*remarks, _NOT_LOOKED),
+    )
+
+
+def _subject(spec: str, files: Sequence[ModelFile], options: CheckOptions) -> Subject:
+    return subject_of(
+        spec,
+        files,
+        this_file_only=options.this_file_only,
+        places=options.places,
+        read_data=options.read_data,
+    )
+
+
+def _unreadable(spec: str, diagnoses: tuple[Finding, ...], files: int, options: CheckOptions) -> Report:
+    return Report(
+        model=spec,
+        files=files,
+        tensors=0,
+        readable=False,
+        engines=options.engines or BOTH,
+        able=(),
+        rules=0,
+        diagnoses=diagnoses,
+        findings=(),
+    )
+
+
+def _choose(spec: str, groups: Sequence[_Members]) -> tuple[_Members, tuple[str, ...]]:
+    """Return the members of the only complete group, else those of all groups, as `open_model` does."""
+    complete = [group for group in groups if len({_number(shard) for _, shard in group}) == _count(group)]
+    if len(complete) > 1:
+        names = listed([group[0][0].name for group in complete])
+        raise SourceError(f"{len(complete)} models lie here; name one of them: {names}", source=spec)
+    if not complete:
+        return [member for group in groups for member in group], ()
+    others = sum(len(group) for group in groups) - len(complete[0])
+    return complete[0], (f"left out {others} file(s) of incomplete sets beside it",) if others else ()
+
+
+def _number(shard: ShardName | None) -> int:
+    """Return the number of a shard, 1 for a file that is none."""
+    return shard.number if shard else 1
+
+
+def _count(group: _Members) -> int:
+    """Return how many shards the names of a group promise."""
+    shard = group[0][1]
+    return shard.count if shard else 1
+
+
+def _read(members: _Members) -> tuple[list[ModelFile], tuple[Finding, ...]]:
+    """Read all heads; return the files, and the diagnoses of those that are no readable GGUF."""
+
+    def read(member: tuple[Source, ShardName | None]) -> ModelFile | Finding:
+        source, shard = member
+        try:
+            return ModelFile(source=source, header=read_header(source), shard=shard)
+        except (FormatError, SourceError) as error:
+            return _diagnose(source, error)
+
+    found = for_each(members, read, remote=are_remote(source for source, _ in members))
+    files = [part for part in found if isinstance(part, ModelFile)]
+    return files, tuple(part for part in found if isinstance(part, Finding))
+
+
+def _truncations(subject: Subject) -> tuple[Finding, ...]:
+    cut = {tensor.file for tensor in subject.tensors if tensor.overrun}
+    if not cut:
+        return ()
+    by_file = groupby(subject.tensors, key=lambda tensor: tensor.file)
+    found = (diagnose_truncation(subject.files[index], tuple(group)) for index, group in by_file if index in cut)
+    return tuple(finding for finding in found if finding is not None)
+
+
+def _diagnose(source: Source, error: FormatError | SourceError) -> Finding:
+    try:
+        return diagnose_unreadable(source, error)
+    except SourceError as second:  # it could not be read for a closer look either
+        return diagnose_unreadable(source, second)
+
+
+def _is_wanted(rule: Rule, options: CheckOptions) -> bool:
+    if options.select and not rule.code.startswith(options.select):
+        return False
+    return not (options.ignore and rule.code.startswith(options.ignore))

@@ -1,0 +1,199 @@
+"""Lint rules: how one is written, found and run.
+
+A rule is a code, one sentence and one function that looks at a `Subject` and yields a `Hit` for each problem.  It is
+registered by the decorator `rule`; rules with engines are about loading and running there, rules without about the file
+itself.  A rule that lacks what it needs raises or yields `CannotEvaluate`, and that is said: silence means it passed.
+
+The rules are in lint_*.py, their texts for users in docs/lint.md, one section per code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from enum import IntEnum
+
+from gguftool.analysis.lint.subject import Placed, Subject
+from gguftool.errors import GGUFToolError, listed, printable
+from gguftool.record import record, replace
+
+_NAMES_SHOWN = 4
+_HITS_KEPT = 100  # findings of one rule
+
+
+class Severity(IntEnum):
+    """How bad it is: the engine fails or computes garbage, it is slower or fragile, it is good to know."""
+
+    INFO = 0
+    WARNING = 1
+    ERROR = 2
+
+
+@record
+class Finding:
+    """One problem: `where` is its place in words, `tensors` all names that it concerns, `way_out` what to do.
+
+    `engines` are those that it is about, none for the file itself. `severity_there` is set where the severity was
+    lowered because another engine can run the file: it is the one that holds for those engines.
+    """
+
+    code: str
+    severity: Severity
+    message: str
+    where: str
+    tensors: tuple[str, ...] = ()
+    way_out: str = ""
+    engines: tuple[str, ...] = ()
+    severity_there: Severity | None = None
+
+
+@record
+class Hit:
+    """What a rule function yields; `where` defaults to the tensors' names, `severity` to the rule's."""
+
+    message: str
+    tensors: tuple[str, ...] = ()
+    where: str = ""
+    severity: Severity | None = None
+
+
+class CannotEvaluate(Exception):
+    """Raised by a rule that lacks what it needs to judge; the argument says what."""
+
+
+Check = Callable[[Subject], Iterable[Hit]]
+
+
+@record
+class Rule:
+    """One rule; several may share a code where engines differ."""
+
+    code: str
+    severity: Severity
+    sentence: str
+    way_out: str
+    engines: tuple[str, ...]
+    check: Check
+
+
+RULES: list[Rule] = []
+
+
+def rule(
+    code: str, severity: Severity, *, way_out: str = "", engines: tuple[str, ...] = ()
+) -> Callable[[Check], Check]:
+    """Register the decorated function as a rule; the first line of its docstring is the rule's sentence."""
+
+    def register(check: Check) -> Check:
+        sentence = (check.__doc__ or "").partition("\n")[0]
+        RULES.append(
+            Rule(code=code, severity=severity, sentence=sentence, way_out=way_out, engines=engines, check=check)
+        )
+        return check
+
+    return register
+
+
+def undecided(why: str, tensors: Iterable[str] = ()) -> Hit:
+    """Return the hit that says a rule could not judge some tensors."""
+    return Hit(message=f"could not be evaluated: {why}", tensors=tuple(tensors), severity=Severity.INFO)
+
+
+def grouped(tensors: Iterable[Placed], describe: Callable[[Placed], str]) -> Iterator[Hit]:
+    """Yield one hit for each distinct description, with the names of all tensors that it fits."""
+    groups: dict[str, list[str]] = {}
+    for tensor in tensors:
+        groups.setdefault(describe(tensor), []).append(tensor.name)
+    for message, names in groups.items():
+        yield Hit(message=message, tensors=tuple(names))
+
+
+def run_rules(subject: Subject, engines: tuple[str, ...], rules: Iterable[Rule]) -> tuple[Finding, ...]:
+    """Run the rules without engines and those for one of `engines`; the worst findings come first.
+
+    A rule that fails for a reason of the world says that it could not be evaluated. One that fails for any other reason
+    is a bug in the rule: it is reported as an error of its code, and the other rules still run.
+    """
+    findings: list[Finding] = []
+    for each in rules:
+        concerned = tuple(engine for engine in each.engines if engine in engines)
+        if each.engines and not concerned:
+            continue
+        findings += (_finding(each, concerned, hit) for hit in _hits(each, subject))
+    return tuple(sorted(findings, key=lambda finding: -finding.severity))
+
+
+def _hits(each: Rule, subject: Subject) -> list[Hit]:
+    try:
+        return _merged(each.check(subject))
+    except CannotEvaluate as reason:
+        return [undecided(str(reason))]
+    except GGUFToolError as error:
+        return [undecided(str(error))]
+    except Exception as error:  # a bug in one rule must neither hide nor take the others down
+        text = f"{type(error).__name__}: {printable(str(error))}"
+        message = f"could not be evaluated: this rule itself is broken ({text}); please report it"
+        return [Hit(message=message, severity=Severity.ERROR)]
+
+
+def _merged(hits: Iterable[Hit]) -> list[Hit]:
+    """Join hits that differ in their tensors only; what goes beyond a limit is one hit, so that reports stay short."""
+    groups: dict[tuple[str, str, Severity | None], list[str]] = {}
+    for hit in hits:
+        groups.setdefault((hit.message, hit.where, hit.severity), []).extend(hit.tensors)
+    merged = [
+        Hit(message=message, where=where, severity=severity, tensors=tuple(names))
+        for (message, where, severity), names in groups.items()
+    ]
+    kept, rest = merged[:_HITS_KEPT], merged[_HITS_KEPT:]
+    if rest:
+        worst = max((hit.severity for hit in rest if hit.severity is not None), default=None)
+        severity = None if any(hit.severity is None for hit in rest) else worst
+        names = tuple(name for hit in rest for name in hit.tensors)
+        kept.append(Hit(message=f"{len(rest):,} more findings of this kind", tensors=names, severity=severity))
+    return kept
+
+
+def _finding(each: Rule, engines: tuple[str, ...], hit: Hit) -> Finding:
+    severity = each.severity if hit.severity is None else hit.severity
+    return Finding(
+        code=each.code,
+        severity=severity,
+        message=hit.message,
+        where=hit.where or place_of(hit.tensors),
+        tensors=hit.tensors,
+        way_out="" if "could not be evaluated" in hit.message else each.way_out,
+        engines=engines,
+    )
+
+
+def place_of(names: tuple[str, ...]) -> str:
+    """Return a few names in words, and how many there are."""
+    if not names:
+        return ""
+    shown = listed([printable(name, 80) for name in names[:_NAMES_SHOWN]])
+    return shown if len(names) <= _NAMES_SHOWN else f"{len(names):,} tensors: {shown} ..."
+
+
+def judged(findings: Iterable[Finding], engines: tuple[str, ...]) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
+    """Weigh findings where the user named no engine; return them and the engines that can run the file.
+
+    An engine can run the file when no error is about it. A finding that is not about all of those is for information:
+    the file still runs somewhere as it should. Where no engine is left, all findings stay as they are.
+    """
+    found = tuple(findings)
+    broken = {engine for finding in found if finding.severity is Severity.ERROR for engine in finding.engines}
+    able = tuple(engine for engine in engines if engine not in broken)
+    if not able:
+        return found, able
+    weighed = (_lowered(finding) if not _decides(finding, able) else finding for finding in found)
+    return tuple(sorted(weighed, key=lambda finding: -finding.severity)), able
+
+
+def _decides(finding: Finding, able: tuple[str, ...]) -> bool:
+    return not finding.engines or set(able) <= set(finding.engines)
+
+
+def _lowered(finding: Finding) -> Finding:
+    if finding.severity is Severity.INFO:
+        return finding
+    return replace(finding, severity=Severity.INFO, severity_there=finding.severity)

@@ -1,0 +1,275 @@
+"""What lint rules look at: the files of a model as they are, even where they contradict each other.
+
+`open_model` refuses a set whose shards disagree; a linter has to name what disagrees. So this is a flatter view: all
+files with their heads, and all tensors with the room that each has in its file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+
+from gguftool.analysis.placement import Rule, device_of
+from gguftool.format.file_names import KEY_COUNT, KEY_NO, KEY_TENSORS
+from gguftool.format.ggml import TYPES, Formula, TypeTraits, nbytes, type_name
+from gguftool.format.header import TensorInfo, round_up
+from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
+from gguftool.model.model import ModelFile
+from gguftool.record import record
+from gguftool.storage.sources.locate import are_remote
+
+_LAYER = re.compile(r"blk\.([0-9]{1,6})\.(.+)", re.DOTALL)
+_EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
+
+
+@record
+class Placed:
+    """A tensor in its file (an index); `start` is absolute, `room` reaches to the next tensor or the file's end.
+
+    `nbytes` is what the type says, None where that cannot be known; `overrun` is how many of them lie behind the file's
+    end. `layer` and `role` are the parts of
+    ``blk.LAYER.ROLE``; without a layer the role is the whole name.
+    """
+
+    info: TensorInfo
+    file: int
+    start: int
+    room: int
+    is_last: bool
+    alignment: int
+    nbytes: int | None
+    overrun: int
+    traits: TypeTraits | None
+    layer: int | None
+    role: str
+
+    @property
+    def name(self) -> str:
+        """The tensor's name as the file has it."""
+        return self.info.name
+
+    @property
+    def type(self) -> str:
+        """The name of its type."""
+        return type_name(self.info.type)
+
+    @property
+    def ne0(self) -> int:
+        """The row length in elements."""
+        return self.info.dims[0] if self.info.dims else 1
+
+    @property
+    def ne1(self) -> int:
+        """The number of rows (of each expert)."""
+        return self.info.dims[1] if len(self.info.dims) > 1 else 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of all experts together."""
+        return self.info.elements // self.ne0 if self.ne0 else 0
+
+    @property
+    def is_embedding(self) -> bool:
+        """Whether rows of it are looked up by token."""
+        return self.name in _EMBEDDINGS
+
+    @property
+    def bare_nbytes(self) -> int | None:
+        """The bytes without row metadata: what tools that forget it write; None for types that have none."""
+        if self.nbytes is None or self.traits is None or not self.traits.row_meta_size:
+            return None
+        return self.nbytes - self.traits.row_meta_size * self.rows
+
+    @property
+    def lacks_row_meta(self) -> bool:
+        """Whether its room is just what the blocks take, so that row metadata was forgotten."""
+        bare = self.bare_nbytes
+        if bare is None or self.nbytes is None or self.room >= self.nbytes:
+            return False
+        return bare <= self.room < bare + max(self.alignment, 32)
+
+    @property
+    def padded(self) -> int | None:
+        """`nbytes` rounded up to the file's alignment."""
+        return None if self.nbytes is None else round_up(self.nbytes, self.alignment)
+
+
+@record
+class SplitKeys:
+    """What one file says of its set; None where it says nothing, or no integer."""
+
+    number: int | None
+    count: int | None
+    tensors: int | None
+
+
+@record
+class Subject:
+    """A model as found; `kvs` are those of the file that carries the metadata.
+
+    `data_offsets` and `split_keys` are those of each file, `weights` the tensors that are multiplied with. `by_name`
+    holds the first tensor under each name, `layers` the roles of each layer that the names show.
+    """
+
+    name: str
+    files: tuple[ModelFile, ...]
+    kvs: tuple[KV, ...]
+    data_offsets: tuple[int, ...]
+    split_keys: tuple[SplitKeys, ...]
+    tensors: tuple[Placed, ...]
+    weights: tuple[Placed, ...]
+    by_name: Mapping[str, Placed]
+    layers: Mapping[int, Mapping[str, Placed]]
+    this_file_only: bool = False
+    places: tuple[Rule, ...] = ()
+    read_data: bool = False
+
+    @property
+    def architecture(self) -> str:
+        """`general.architecture`, empty where it is absent or no string."""
+        return self.string("general.architecture")
+
+    @property
+    def looks_into_data(self) -> bool:
+        """Whether samples of data may be read: of remote files each would be a request, so only where it is asked."""
+        return self.read_data or not are_remote(file.source for file in self.files)
+
+    @property
+    def kind(self) -> str:
+        """`general.type` (model, imatrix, mmproj, adapter), empty where absent."""
+        return self.string("general.type")
+
+    def string(self, key: str) -> str:
+        """Return the string under `key`, empty where there is none."""
+        kv = find_kv(self.kvs, key)
+        return str(kv.value()) if kv is not None and kv.type is ValueType.STRING else ""
+
+    def integer(self, key: str) -> int | None:
+        """Return the integer under `key`, None where there is none."""
+        return integer_of(find_kv(self.kvs, key))
+
+    @property
+    def shard_count(self) -> int:
+        """Shards of the set: by the names, else by `split.count`, else 1."""
+        shard = self.files[0].shard
+        return shard.count if shard else self.integer(KEY_COUNT) or 1
+
+    @property
+    def has_metadata(self) -> bool:
+        """Whether the file that carries the metadata is there: shard 1, or a file that is no shard."""
+        return any(file.shard is None or file.shard.number == 1 for file in self.files)
+
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Numbers of the shards that are not there, of a single set."""
+        first = self.files[0].shard
+        if first is None or any(file.shard is None or file.shard.prefix != first.prefix for file in self.files):
+            return ()
+        present = {file.shard.number for file in self.files if file.shard}
+        return tuple(number for number in range(1, first.count + 1) if number not in present)
+
+    def device_of(self, name: str) -> str | None:
+        """Return the device that the first matching pattern gives a tensor, as llama.cpp's -ot does."""
+        rule = device_of(name, self.places)
+        return rule.device if rule else None
+
+
+def integer_of(kv: KV | None) -> int | None:
+    """Return an integer value, None for an absent entry or another type."""
+    return int(kv.value()) if kv is not None and kv.type in INTEGERS else None
+
+
+def _split_keys(kvs: tuple[KV, ...]) -> SplitKeys:
+    number, count, tensors = (integer_of(find_kv(kvs, key)) for key in (KEY_NO, KEY_COUNT, KEY_TENSORS))
+    return SplitKeys(number=number, count=count, tensors=tensors)
+
+
+def _weights(tensors: tuple[Placed, ...], by_name: Mapping[str, Placed]) -> tuple[Placed, ...]:
+    """Return the tensors with two or more dims; token embeddings only where they serve as output too."""
+    tied = "token_embd.weight" if "output.weight" not in by_name else None
+    return tuple(t for t in tensors if len(t.info.dims) > 1 and (not t.is_embedding or t.name == tied))
+
+
+def subject_of(
+    name: str,
+    files: Iterable[ModelFile],
+    *,
+    this_file_only: bool = False,
+    places: tuple[Rule, ...] = (),
+    read_data: bool = False,
+) -> Subject:
+    """Place the tensors of `files`; the file with the metadata comes first."""
+    ordered = sorted(files, key=lambda file: (find_kv(file.header.kvs, "general.architecture") is None,))
+    data_offsets = tuple(file.header.data_offset for file in ordered)
+    places_of = enumerate(zip(ordered, data_offsets, strict=True))
+    tensors = tuple(tensor for index, (file, start) in places_of for tensor in placed(index, file, start))
+    by_name: dict[str, Placed] = {}
+    layers: dict[int, dict[str, Placed]] = {}
+    for tensor in tensors:
+        by_name.setdefault(tensor.name, tensor)
+        if tensor.layer is not None:
+            layers.setdefault(tensor.layer, {}).setdefault(tensor.role, tensor)
+    return Subject(
+        name=name,
+        files=tuple(ordered),
+        kvs=ordered[0].header.kvs,
+        data_offsets=data_offsets,
+        split_keys=tuple(_split_keys(file.header.kvs) for file in ordered),
+        weights=_weights(tensors, by_name),
+        tensors=tensors,
+        by_name=by_name,
+        layers=dict(sorted(layers.items())),
+        this_file_only=this_file_only,
+        places=places,
+        read_data=read_data,
+    )
+
+
+def placed(index: int, file: ModelFile, data_offset: int) -> tuple[Placed, ...]:
+    """Place the tensors of one file in header order; nothing is refused, a room may be negative."""
+    infos, header = file.header.tensors, file.header
+    if not infos:
+        return ()
+    alignment, size = header.alignment, file.source.size
+    order = sorted(range(len(infos)), key=lambda at: infos[at].offset)
+    ends = {here: data_offset + infos[after].offset for here, after in pairwise(order)}
+    return tuple(
+        _place(info, index, data_offset + info.offset, ends.get(at), size, alignment) for at, info in enumerate(infos)
+    )
+
+
+def _place(info: TensorInfo, file: int, start: int, end: int | None, size: int, alignment: int) -> Placed:
+    match = _LAYER.fullmatch(info.name)
+    length = nbytes(info.type, info.dims)
+    return Placed(
+        info=info,
+        file=file,
+        start=start,
+        room=(size if end is None else min(end, size)) - start,
+        is_last=end is None,
+        alignment=alignment,
+        nbytes=length,
+        overrun=max(0, start + (length or 0) - size),
+        traits=TYPES.get(info.type),
+        layer=int(match[1]) if match else None,
+        role=match[2] if match else info.name,
+    )
+
+
+def out_of_file(tensors: tuple[Placed, ...]) -> tuple[Placed, ...]:
+    """Return the tensors of one file whose data ends behind the file's end.
+
+    A last tensor that only lacks the row metadata that all others lack too is not among them: such a file is complete
+    as its writer meant it.
+    """
+    suspects = tuple(tensor for tensor in tensors if tensor.overrun)
+    others = [t for t in tensors if t.bare_nbytes is not None and not t.is_last]
+    if len(suspects) == 1 and suspects[0].lacks_row_meta and all(t.lacks_row_meta for t in others):
+        return ()
+    return suspects
+
+
+def formula_is_plain(tensor: Placed) -> bool:
+    """Whether the type's bytes are blocks in rows, so that row lengths mean something."""
+    return tensor.traits is not None and tensor.traits.formula is Formula.STD

@@ -1,0 +1,106 @@
+"""The check command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gguftool.cli.shared.options import Json, ModelArgument, ThisFileOnly
+
+if TYPE_CHECKING:
+    from gguftool.analysis.lint.rules import Severity
+
+
+def check(
+    model: ModelArgument,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            help="Judge for llama.cpp or ik_llama.cpp. Default: both, and what holds for one alone is for information.",
+            show_default=False,
+        ),
+    ] = None,
+    select: Annotated[
+        str,
+        typer.Option("--select", metavar="CODES", help="Only rules whose codes begin so: F,S01.", show_default=False),
+    ] = "",
+    ignore: Annotated[
+        str, typer.Option("--ignore", metavar="CODES", help="Leave out rules whose codes begin so.", show_default=False)
+    ] = "",
+    fail_on: Annotated[
+        str,
+        typer.Option("--fail-on", metavar="error|warning|info", help="Exit 1 at findings of this severity or worse."),
+    ] = "error",
+    place: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--place",
+            metavar="REGEX=DEVICE",
+            help="Where tensors would be, as llama.cpp's -ot: the first match counts.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        bool, typer.Option("--data", help="Read all data too: hash shards that a tensors.map lies beside.")
+    ] = False,
+    this_file_only: ThisFileOnly = False,
+    json: Json = False,
+) -> None:
+    """Find what is wrong: whether it is a GGUF, whether it is sound, whether it will run there.
+
+    Every finding has a code that docs/lint.md explains. Exit code 1 with findings, 2 with what is no readable GGUF.
+    """
+    from gguftool.analysis.lint.check import CheckOptions
+    from gguftool.analysis.lint.check import check as make_report
+    from gguftool.analysis.placement import parse_rules
+    from gguftool.cli.shared.console import remark, show
+    from gguftool.render.check import check_text
+
+    threshold = _severity(fail_on)
+    options = CheckOptions(
+        engines=_engines(engine or []),
+        select=_codes("--select", select),
+        ignore=_codes("--ignore", ignore),
+        places=parse_rules(place or []),
+        this_file_only=this_file_only,
+        read_data=data,
+    )
+    report = make_report(model, options)
+    for text in report.remarks:
+        remark(text)
+    show(report, check_text, json=json)
+    if not report.readable:
+        raise typer.Exit(2)
+    if report.reaches(threshold):
+        raise typer.Exit(1)
+
+
+def _severity(text: str) -> Severity:
+    from gguftool.analysis.lint.rules import Severity
+
+    try:
+        return Severity[text.upper()]
+    except KeyError:
+        raise typer.BadParameter(f"--fail-on takes error, warning or info, not '{text}'") from None
+
+
+def _engines(names: list[str]) -> tuple[str, ...]:
+    from gguftool.format.ggml import BOTH
+
+    for name in names:
+        if name not in BOTH:
+            raise typer.BadParameter(f"--engine takes {' or '.join(BOTH)}, not '{name}'")
+    return tuple(engine for engine in BOTH if engine in names)
+
+
+def _codes(option: str, text: str) -> tuple[str, ...]:
+    from gguftool.analysis.lint.check import codes
+
+    wanted = tuple(part.strip().upper() for part in text.split(",") if part.strip())
+    for part in wanted:
+        if not any(code.startswith(part) for code in codes()):
+            raise typer.BadParameter(f"{option}: no code begins with '{part}'; docs/lint.md lists them")
+    return wanted

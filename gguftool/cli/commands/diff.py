@@ -1,0 +1,120 @@
+"""The command that compares two models: diff."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gguftool.cli.shared.options import Json, ThisFileOnly, check_patterns
+from gguftool.record import replace
+
+if TYPE_CHECKING:
+    from gguftool.analysis.diff.models import DiffOptions, HeaderDiff
+
+
+class By(str, Enum):
+    """What errors are totalled by."""
+
+    TENSOR = "tensor"
+    ROLE = "role"
+    LAYER = "layer"
+
+
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A", help="A model: a GGUF file, any shard of a set, or a folder.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The model that A is compared with.")],
+    data: Annotated[
+        bool, typer.Option("--data", help="Compare tensor data too, and say how far apart it is where types are known.")
+    ] = False,
+    by: Annotated[
+        By | None, typer.Option("--by", help="With --data: errors of each tensor, or totals.", show_default=False)
+    ] = None,
+    imatrix: Annotated[
+        str | None,
+        typer.Option(
+            "--imatrix", metavar="FILE", help="With --data: errors weighted by this imatrix too.", show_default=False
+        ),
+    ] = None,
+    layout: Annotated[
+        bool, typer.Option("--layout", help="Let order, offsets, alignment, shards, version and byte order count too.")
+    ] = False,
+    ignore: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--ignore", metavar="REGEX", help="Leave out keys and tensors in whose name REGEX is found; repeatable."
+        ),
+    ] = None,
+    this_file_only: ThisFileOnly = False,
+    json: Json = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print markdown, for a thread on GitHub.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print csv: a row for each difference.")] = False,
+) -> None:
+    """Show in what two models differ: metadata and tensors.
+
+    Order, offsets, shards and alignment do not count. Exit code 0: no differences, 1: differences, 2: trouble.
+    """
+    from gguftool.analysis.diff.models import DiffOptions
+    from gguftool.cli.shared.console import remark, write, write_json
+    from gguftool.render.diff import render_diff_markdown
+    from gguftool.render.diff_csv import render_diff_csv
+
+    if json + markdown + csv > 1:
+        raise typer.BadParameter("--json, --markdown and --csv exclude each other")
+    if imatrix is not None and not data:
+        raise typer.BadParameter("--imatrix weighs errors of tensor data: add --data")
+    if by and not data:
+        raise typer.BadParameter("--by says what errors of tensor data are totalled by: add --data")
+    check_patterns(ignore or [])
+    options = DiffOptions(layout=layout, ignore=tuple(ignore or ()))
+    report = _compare(a, b, by or (By.TENSOR if data else None), imatrix, options, this_file_only)
+    for text in report.remarks:
+        remark(text)
+    if json:
+        write_json(report)
+    elif markdown:
+        write(render_diff_markdown(report))
+    elif csv:
+        write(render_diff_csv(report))
+    else:
+        _show(report)
+    if report.differs:
+        raise typer.Exit(1)
+
+
+def _compare(
+    a: str, b: str, by: By | None, imatrix: str | None, options: DiffOptions, this_file_only: bool
+) -> HeaderDiff:
+    from gguftool.analysis.diff.data import By as DataBy
+    from gguftool.analysis.diff.data import DataOptions
+    from gguftool.analysis.diff.models import bytes_to_compare, diff_headers
+    from gguftool.cli.shared.console import progress_bar
+    from gguftool.model.imatrix import open_imatrix
+    from gguftool.model.opening import open_model
+
+    weights = open_imatrix(imatrix) if imatrix is not None else None
+    old, new = (open_model(spec, this_file_only=this_file_only) for spec in (a, b))
+    if by is None:
+        return diff_headers(old, new, options)
+    with progress_bar(bytes_to_compare(old, new, options)) as progress:
+        data = DataOptions(by=DataBy(by.value), progress=progress, imatrix=weights, imatrix_name=imatrix or "imatrix")
+        return diff_headers(old, new, replace(options, data=data))
+
+
+def _show(report: HeaderDiff) -> None:
+    """Show the diff as text, its tables with rich on a terminal."""
+    from gguftool.cli.shared.console import show_tables, write
+    from gguftool.render.diff import diff_sections, render_diff_text, section_text, summary
+    from gguftool.render.table import Table
+
+    if not sys.stdout.isatty():
+        write(render_diff_text(report))
+        return
+    write(summary(report) + "\n")
+    for section in diff_sections(report):
+        if isinstance(section, Table):
+            show_tables([section])
+        else:
+            write(section_text(section))

@@ -1,0 +1,105 @@
+"""The hash command: sha256 of tensors and files, and checking against manifests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gguftool.cli.shared.options import Force, Json
+
+if TYPE_CHECKING:
+    from gguftool.analysis.verify import Verdict
+    from gguftool.model.model import Model
+    from gguftool.storage.execute.receipt import Receipt
+    from gguftool.storage.plan import Plan
+
+
+def hash_(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="A model; not needed with --check.", show_default=False)
+    ] = None,
+    files: Annotated[bool, typer.Option("--files", help="Hash whole files, in the format of sha256sum.")] = False,
+    write_map: Annotated[
+        bool, typer.Option("--map", help="Write tensors.map beside the shards of a one-tensor-a-shard set.")
+    ] = False,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            "--check",
+            metavar="MANIFEST",
+            help="Check against a tensors.map or other manifest.",
+            show_default=False,
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", metavar="N", min=1, help="Threads. Default: one a core.")
+    ] = None,
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Print sha256 of each tensor's data, or check them.
+
+    The hash of a tensor does not depend on head or layout: the same tensor in another file has the same hash. The last
+    line is over all data in header order, as llama-gguf-hash --sha256 prints it.
+    """
+    from gguftool.analysis.verify import hash_files, hash_tensors, verify_manifest
+    from gguftool.cli.shared.console import progress_bar, show, show_receipt, write_exactly
+    from gguftool.model.opening import open_model
+    from gguftool.render.hashes import manifest_text, sums_text
+
+    opened = open_model(model) if model is not None else None
+    if check is not None:
+        with progress_bar(0) as progress:
+            verdicts = verify_manifest(check, opened, jobs, progress)
+        _show_verdicts(verdicts, json=json)
+        return
+    if opened is None:
+        raise typer.BadParameter("MODEL is needed, or --check MANIFEST")
+    if write_map:
+        show_receipt(write_map_beside(opened, force=force, jobs=jobs), json=json)
+        return
+    size = sum(file.source.size for file in opened.files)
+    with progress_bar(size if files else 2 * size) as progress:
+        hashes = (hash_files if files else hash_tensors)(opened, jobs, progress)
+    if files and not json:
+        write_exactly(sums_text(hashes))
+    else:
+        show(hashes, manifest_text, json=json)
+
+
+def _show_verdicts(verdicts: tuple[Verdict, ...], *, json: bool) -> None:
+    from gguftool.cli.shared.console import show
+    from gguftool.render.hashes import verdicts_text
+
+    show(verdicts, verdicts_text, json=json)
+    if any(verdict.ok is False for verdict in verdicts) or not any(verdict.ok for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+def write_map_beside(model: Model, *, force: bool, jobs: int | None) -> Receipt:
+    """Hash the shards of `model` and write tensors.map into their folder."""
+    from gguftool.analysis.verify import hash_files
+    from gguftool.cli.shared.console import progress_bar
+    from gguftool.errors import PlanError
+    from gguftool.storage.execute.executor import Options, execute
+    from gguftool.storage.sources.source import is_remote
+    from gguftool.surgery.tensors_map import plan_map
+
+    if any(is_remote(source) for source in model.sources):
+        raise PlanError("is not local, so that no map can be written beside it; fetch it first", source=model.name)
+    with progress_bar(sum(file.source.size for file in model.files)) as progress:
+        hashes = hash_files(model, jobs, progress)
+    folder = Path(model.files[0].source.name).parent
+    plan = plan_map(model, {one.name: one.sha256 for one in hashes}, folder / "tensors.map")
+    return execute(plan, Options(force=force))
+
+
+def write_map_of(model: Model, plan: Plan, receipt: Receipt, *, force: bool) -> Receipt:
+    """Write tensors.map beside the shards that `plan` made of `model`, from the hashes in their receipt."""
+    from gguftool.storage.execute.executor import Options, execute
+    from gguftool.surgery.tensors_map import plan_map_of_split
+
+    digests = receipt.digests.files if receipt.digests is not None else ()
+    return execute(plan_map_of_split(model, plan, [one.sha256 for one in digests]), Options(force=force))

@@ -1,0 +1,188 @@
+"""Standard output and standard error: data goes to the first, progress and remarks to the second."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from gguftool.errors import ExecuteError, printable, without_secrets
+from gguftool.render.table import Table, render_rich, text_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from gguftool.storage.execute.receipt import Receipt
+    from gguftool.storage.plan import Preview
+
+
+T = TypeVar("T")
+
+
+class ReaderGone(BaseException):
+    """Whoever read standard output went away; not an `OSError`, which the command line library would exit 1 on."""
+
+
+def prepare_streams() -> None:
+    """Let names that the terminal's encoding lacks be shown escaped instead of ending the program.
+
+    A closed standard error becomes a silent one: `print` would put its text into the data instead.
+    """
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def write(text: str) -> None:
+    """Write data to standard output as it is."""
+    with _standard_output() as out:
+        out.write(text)
+
+
+def write_bytes(data: bytes) -> None:
+    """Write raw bytes to standard output."""
+    with _standard_output() as out:
+        out.flush()
+        out.buffer.write(data)
+
+
+def write_exactly(text: str) -> None:
+    """Write lines with names as their own bytes into a pipe, escaped on a terminal."""
+    if sys.stdout.isatty():
+        write("".join(printable(line, len(line)) + "\n" for line in text.splitlines()))
+    else:
+        write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def show_tables(tables: Sequence[Table]) -> None:
+    """Show tables: with rich on a terminal, as plain text in a pipe."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        write(text_of(tables))
+        return
+    console = rich_console()
+    with _standard_output():
+        for table in tables:
+            console.print(render_rich(table))
+
+
+@contextmanager
+def _standard_output() -> Iterator[Any]:
+    """Lend standard output; raise `ReaderGone`, or `ExecuteError` where it is closed or cannot take the data."""
+    if sys.stdout is None:
+        raise ExecuteError("is closed", source="standard output")
+    try:
+        yield sys.stdout
+    except BrokenPipeError:
+        raise ReaderGone("standard output: whoever read it went away") from None
+    except OSError as error:
+        drop_stdout()
+        raise ExecuteError(f"cannot write: {error.strerror}", source="standard output") from error
+
+
+def drop_stdout() -> None:
+    """Point standard output at nothing, so that a later flush of what could not be written stays silent."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def rich_console() -> Console:
+    """Return a console for standard output that reads no text as markup."""
+    from rich.console import Console
+
+    return Console(markup=False, highlight=False, emoji=False)
+
+
+def remark(text: str) -> None:
+    """Tell the user something about what is done, on standard error."""
+    _say(f"note: {printable(without_secrets(text), 4096)}")
+
+
+def _say(line: str) -> None:
+    """Print to standard error; that nobody reads it is no reason to stop."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
+
+
+def fail(text: str, problems: Sequence[str] = ()) -> None:
+    """Print an error: one line, whatever the text holds, and one more for each of several problems."""
+    if len(problems) == 1:
+        text, problems = f"{text}: {problems[0]}", ()
+    _say(f"gguftool: error: {printable(without_secrets(text), 1 << 16)}{':' if problems else ''}")
+    for problem in problems:
+        _say(f"  - {printable(without_secrets(problem), 1 << 16)}")
+
+
+@contextmanager
+def progress_bar(total: int, what: str | None = None) -> Iterator[Callable[[int], Any]]:
+    """Yield a callback that takes the bytes done since its last call.
+
+    On a terminal a bar is drawn, with `what` before it, the rate and the time left; elsewhere nothing.
+    """
+    if not sys.stderr.isatty():
+        yield lambda nbytes: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1024, leave=False) as bar:
+        yield bar.update
+
+
+def write_json(data: object) -> None:
+    """Write a report, a plan or a receipt as one JSON document."""
+    from gguftool.render.json_text import render_json
+
+    write(render_json(data))
+
+
+def show(data: T, text: Callable[[T], str], *, json: bool) -> None:
+    """Write data as JSON where asked, else as `text` makes of it."""
+    if json:
+        write_json(data)
+    else:
+        write(text(data))
+
+
+def show_preview(preview: Preview, *, json: bool) -> None:
+    """Say what a plan would write, and from what."""
+    from gguftool.render.plan import preview_text
+
+    show(preview, preview_text, json=json)
+
+
+def show_receipt(receipt: Receipt, *, json: bool, model: str = "") -> None:
+    """Say what was written; digests are the data then, as `hash --files` and `hash` print them.
+
+    `model` is the name of the model's first file, which lines of tensors begin with.
+
+    The files are the product, and complete: where standard output cannot take this, it is told on standard error, and
+    the exit code stays 0.
+    """
+    from gguftool.render.plan import receipt_text
+
+    try:
+        if json:
+            write_json(receipt)
+        elif receipt.digests is None:
+            write(receipt_text(receipt))
+        else:
+            _show_digests(receipt, model)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (ExecuteError, OSError, ReaderGone) as error:
+        drop_stdout()
+        remark(f"all was written, but that could not be said: {error}")
+
+
+def _show_digests(receipt: Receipt, model: str) -> None:
+    from gguftool.analysis.verify import file_hashes, tensor_hashes
+    from gguftool.render.hashes import manifest_text, sums_text
+    from gguftool.render.plan import receipt_text
+
+    remark(receipt_text(receipt).rstrip())
+    write_exactly(sums_text(file_hashes(receipt)))
+    write(manifest_text(tensor_hashes(receipt, model)))

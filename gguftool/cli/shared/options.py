@@ -1,0 +1,162 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gguftool.errors import printable
+from gguftool.render.units import parse_size
+
+if TYPE_CHECKING:
+    from gguftool.model.padding import Filler
+
+
+def _size(text: str | int) -> int:
+    if isinstance(text, int):
+        return text  # a default value
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _alignment(text: str) -> int:
+    value = _size(text)
+    if value < 8 or value & (value - 1) or value > 1 << 20:
+        raise typer.BadParameter(
+            f"{text} is not a power of two from 8 to 1 MiB; 32 is the usual one, 4096 lets blocks be shared"
+        )
+    return value
+
+
+def local_name(text: str) -> str:
+    """Return the name of a file that is to be written, or changed: never a URL, nor a folder called ``http:``."""
+    from gguftool.storage.sources.locate import scheme_of
+
+    if scheme_of(text):
+        raise typer.BadParameter("is a URL; only files of this machine are written: give a path")
+    return text
+
+
+def local_path(text: str | Path) -> Path:
+    """Read the path of a file that is to be written, or changed."""
+    return Path(local_name(str(text)))
+
+
+def one_format(**asked: bool) -> None:
+    """Refuse more than one output format; the keywords are the options' names."""
+    names = [f"--{name}" for name, wanted in asked.items() if wanted]
+    if len(names) > 1:
+        raise typer.BadParameter(f"{' and '.join(names)} exclude each other")
+
+
+def size_option(*names: str, help: str) -> Any:
+    """An option that takes a size such as 48G or 1.5GiB."""
+    return typer.Option(*names, help=help, parser=_size, metavar="SIZE", show_default=False)
+
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A GGUF file, any shard of a set, a folder, or a quoted glob.")
+]
+ModelsArgument = Annotated[
+    list[str], typer.Argument(metavar="MODEL...", help="GGUF files, shards, folders or quoted globs.")
+]
+OutputOption = Annotated[
+    Path, typer.Option("-o", "--output", parser=local_path, metavar="OUT", help="The file to write.")
+]
+ThisFileOnly = Annotated[
+    bool, typer.Option("--this-file-only", help="Open a shard by itself, without the rest of its set.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md).")]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Print markdown, to paste into a thread.")]
+Csv = Annotated[bool, typer.Option("--csv", help="Print csv with plain numbers.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist already.")]
+NoSync = Annotated[
+    bool, typer.Option("--no-sync", help="Do not wait for the disk: faster, but a power cut may lose the output.")
+]
+NoResume = Annotated[
+    bool, typer.Option("--no-resume", help="Start anew instead of going on from where an interrupted run stopped.")
+]
+HashOption = Annotated[
+    bool, typer.Option("--hash", help="Print sha256 of the files and tensors written, hashed while they are copied.")
+]
+Align = Annotated[
+    int | None,
+    typer.Option(
+        "--align",
+        parser=_alignment,
+        metavar="N",
+        help="Pad tensors to N bytes and say so in general.alignment. Default: as the input.",
+        show_default=False,
+    ),
+]
+ForceSizesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--force-sizes",
+        metavar="gap|type",
+        help="Whom to believe where a tensor's type and its room in the file differ.",
+    ),
+]
+Jobs = Annotated[int | None, typer.Option("--jobs", metavar="N", min=1, help="Threads. Default: as many as pay.")]
+Patterns = Annotated[
+    list[str],
+    typer.Option(
+        "--tensor",
+        metavar="PATTERN",
+        help="A tensor's name, or a regular expression that is searched in the names. Repeatable.",
+    ),
+]
+Pad = Annotated[
+    bool,
+    typer.Option(
+        "--pad", help="Fill the head (gguftool.padding) so that file systems that can share the rest with its source."
+    ),
+]
+Reserve = Annotated[
+    int, size_option("--reserve", help="Leave this much room in the head for later edits in place, such as 64KiB.")
+]
+KeepFileType = Annotated[
+    bool, typer.Option("--keep-file-type", help="Keep general.file_type whatever the tensors are.")
+]
+OptionalOutput = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", parser=local_path, metavar="OUT", help="The file to write.", show_default=False),
+]
+InPlace = Annotated[bool, typer.Option("--in-place", help="Change the file itself, with an undo journal.")]
+
+
+def filler_of(pad: bool, reserve: int, *, in_place: bool = False) -> Filler:
+    """Return the filler that --pad and --reserve ask for."""
+    from gguftool.model.padding import MAX_RESERVE, Filler
+
+    if in_place and reserve:
+        raise typer.BadParameter("--reserve makes the head longer, which takes a new file: give -o OUT")
+    if reserve > MAX_RESERVE:
+        raise typer.BadParameter(
+            f"--reserve takes at most {MAX_RESERVE:,} bytes: engines read all of it at every start"
+        )
+    return Filler(pad=pad, reserve=reserve)
+
+
+def one_target(output: Path | None, *, in_place: bool) -> Path | None:
+    """Return the output, None for in place; anything but exactly one of the two is bad usage."""
+    if (output is None) != in_place:
+        raise typer.BadParameter("give either -o OUT or --in-place")
+    return output
+
+
+def check_patterns(patterns: Iterable[str]) -> None:
+    """Refuse, as bad usage, what is no regular expression or could run for ever."""
+    from gguftool.format.pattern import BadPatternError, compile_pattern
+
+    for pattern in patterns:
+        try:
+            compile_pattern(pattern)
+        except BadPatternError as error:
+            raise typer.BadParameter(f"'{printable(pattern)}' {error}") from None

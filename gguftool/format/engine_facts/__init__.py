@@ -1,0 +1,1 @@
+"""What each engine does: data, with its source."""

@@ -1,0 +1,78 @@
+"""Which type llama-quantize really writes: what it leaves alone, and what it takes for a row that is no whole blocks.
+
+The two engines differ: for Q5_K in a row of 576 elements llama.cpp takes Q5_1 and ik_llama.cpp Q6_0, which llama.cpp
+cannot load.  Sources: llama.cpp src/llama-quant.cpp (tensor_type_fallback, tensor_allows_quantization);
+ik_llama.cpp src/llama-quantize.cpp (change_type_if_necessary, interleaved_properties, the `quantize` conditions).
+"""
+
+from __future__ import annotations
+
+from gguftool.format.engine_facts.types import THROWS, UNCHECKED, engine_rules_of, written_type
+from gguftool.format.ggml import BOTH, IK, MAINLINE, find_type
+
+_INTEGERS = frozenset({"I8", "I16", "I32", "I64"})
+
+# Parts of names that llama-quantize leaves alone, by engine; a name that does not end in "weight" is left alone too.
+_KEPT_BY_BOTH = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d.weight", "attn_rel_b.weight")
+_KEPT_NAMES = frozenset({"position_embd.weight", "token_types.weight"})
+_KEPT: dict[str, tuple[str, ...]] = {
+    MAINLINE[0]: (
+        *_KEPT_BY_BOTH,
+        *("ffn_gate_tid2eid.weight", "altup", "laurel", "per_layer_model_proj", "ssm_conv1d", "shortconv.conv.weight"),
+        *("indexer.k_proj.weight", "indexer.q_proj.weight"),
+        *(f"time_mix_{part}.weight" for part in ("first", "w0", "w1", "w2", "v0", "v1", "v2", "a0", "a1", "a2")),
+        *(f"time_mix_{part}.weight" for part in ("g1", "g2", "decay_w1", "decay_w2", "lerp_fused")),
+        *(".position_embd", "sam.pos_embd", "sam.neck.", "sam.net_", ".rel_pos", ".patch_embd", ".patch_merger"),
+        *("a.rvq.codebook", "mm.a.code_embd"),
+    ),
+    IK[0]: (*_KEPT_BY_BOTH, "ssm_x.weight", "ssm_dt.weight"),
+}
+
+
+def fallback_type(type_name: str, ne0: int, engine: str) -> str | None:
+    """Return the type that the llama-quantize of `engine` writes for rows of `ne0` elements: `type_name` where it fits.
+
+    None where it writes nothing right: the engine lacks the type, stops, or does not look; `explain_fallback` says
+    which.  llama.cpp takes F16 where its fallback does not fit either; ik_llama.cpp does not look a second time.
+    """
+    traits = find_type(type_name)
+    if traits is None or engine not in traits.engines or engine_rules_of(traits.name) is None:
+        return None
+    written = written_type(traits.name, ne0, engine)
+    return None if written in {THROWS, UNCHECKED} else written
+
+
+def explain_fallback(type_name: str, ne0: int, engine: str) -> str:
+    """Say in a few words what `engine` does with rows of `ne0` elements that `type_name` does not divide."""
+    traits = find_type(type_name)
+    if traits is None or engine not in traits.engines:
+        return f"{engine} has no such type"
+    fallback = fallback_type(type_name, ne0, engine)
+    if fallback is not None:
+        return f"{engine} falls back to {fallback}"
+    if engine_rules_of(traits.name) and written_type(traits.name, ne0, engine) == THROWS:
+        return f"{engine} stops"
+    return f"{engine} does not check it (an assertion, or garbage)"
+
+
+def rows_fallback(type_name: str) -> str | None:
+    """Return what ik_llama.cpp's llama-quantize takes where the rows of an expert do not divide by the interleave.
+
+    None for types that pack no rows together, and for those that no file holds. It is also what token_embd gets, whose
+    rows are looked up one by one.
+    """
+    rules = engine_rules_of(type_name)
+    return rules.row_fallback if rules else None
+
+
+def keeps_type(name: str, dims: tuple[int, ...], type_name: str = "", engine: str | None = None) -> bool:
+    """Whether llama-quantize leaves a tensor as it is: 1-D tensors, norms, routers, convolutions, integers.
+
+    Without `engine`: whether both do. `dims` may have trailing 1s.
+    """
+    if type_name in _INTEGERS or name in _KEPT_NAMES or not name.endswith("weight"):
+        return True
+    if not any(dim != 1 for dim in dims[1:]):
+        return True
+    engines = BOTH if engine is None else (engine,)
+    return all(any(part in name for part in _KEPT[each]) for each in engines)

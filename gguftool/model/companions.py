@@ -1,0 +1,66 @@
+"""The tensors.map files that lie beside a model's shards."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+from collections.abc import Iterable, Sequence
+
+from gguftool.errors import FormatError
+from gguftool.format.file_names import parse_shard_name
+from gguftool.format.tensors_map import MapEntry, parse_map
+from gguftool.model.model import ModelFile
+from gguftool.storage.sources.locate import open_source, siblings
+
+_MAX_MAP = 64 << 20  # bytes; 65,535 lines of 300 bytes take 20 MB
+_NAMES = ("tensors.map", "tensors.*.map")
+
+
+def find_maps(files: Sequence[ModelFile]) -> dict[str, tuple[MapEntry, ...]]:
+    """Read the maps in the folders of those of `files` that are shards: path -> entries.
+
+    A broken map is a `FormatError`.
+    """
+    maps: dict[str, tuple[MapEntry, ...]] = {}
+    folders = {os.path.dirname(file.source.name): file for file in files if file.shard}
+    for file in folders.values():
+        for name in siblings(file.source.name, ".map"):
+            if any(fnmatch.fnmatch(os.path.basename(name), pattern) for pattern in _NAMES):
+                maps[name] = read_map(name)
+    return maps
+
+
+def read_map(name: str) -> tuple[MapEntry, ...]:
+    """Read the map at `name`; raise `SourceError` or `FormatError` where that cannot be done."""
+    source = open_source(name)
+    if source.size > _MAX_MAP:
+        raise FormatError(f"{source.size:,} bytes; a tensors.map has at most {_MAX_MAP:,}", source=name)
+    return parse_map(source.read_at(0, source.size).decode("utf-8", "surrogateescape"), name)
+
+
+class MapIndex:
+    """The entries of one map or of several that lie together, found by file name and by what a shard holds."""
+
+    def __init__(self, entries: Iterable[MapEntry]) -> None:
+        self._by_name: dict[str, list[MapEntry]] = {}
+        self._by_content: dict[object, list[MapEntry]] = {}
+        for entry in entries:
+            name = os.path.basename(entry.file)
+            self._by_name.setdefault(name, []).append(entry)
+            shard = parse_shard_name(name)
+            if shard is not None:
+                key = (shard.number, shard.count, entry.tensor, entry.type_id)
+                self._by_content.setdefault(key, []).append(entry)
+
+    def entries_of(self, file: ModelFile) -> list[MapEntry]:
+        """Return the entries for `file`: by shard number, tensor and type; where there is none, by its name.
+
+        In a cooked mix every shard carries one label in its name whatever it holds, so what it holds comes first: the
+        map of the label would condemn every shard of another type.
+        """
+        if file.shard is not None and len(file.header.tensors) == 1:
+            info = file.header.tensors[0]
+            found = self._by_content.get((file.shard.number, file.shard.count, info.name, info.type))
+            if found:
+                return found
+        return self._by_name.get(os.path.basename(file.source.name), [])

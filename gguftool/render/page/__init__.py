@@ -1,0 +1,1 @@
+"""The page of `report --html`: template, colours, strips."""

@@ -1,0 +1,308 @@
+"""A run whose sources make room: the part of the executor that copies source after source and removes each.
+
+For each source: all that the outputs take from it, fsync, read back and compare, note it durably, compare the file's
+identity once more, unlink, fsync of its folder.  Everything else (how bytes get into a part file, how names are given)
+is as in any run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from gguftool.errors import ExecuteError, SourceError
+from gguftool.record import replace
+from gguftool.storage.execute.consume_journal import consume_file, digest_in, real_path
+from gguftool.storage.execute.consume_state import Consuming, open_consuming
+from gguftool.storage.execute.copying import check_sources, shared_bytes
+from gguftool.storage.execute.fill import Options, fill
+from gguftool.storage.execute.following import digests_of
+from gguftool.storage.execute.part import (
+    PartFile,
+    lock,
+    only_copy_path,
+    refuse_busy,
+    refuse_only_copies,
+    remove_quietly,
+)
+from gguftool.storage.execute.preflight import check_targets, folders, free_bytes
+from gguftool.storage.execute.publish import HalfwayError, finish_set, publish_one, publish_set
+from gguftool.storage.execute.receipt import Digests
+from gguftool.storage.plan import Consume, Copy, OutputFile, Plan
+from gguftool.storage.sources.local import LocalSource, helper_path, stamp_of
+from gguftool.storage.sources.source import Source
+from gguftool.storage.system.blocks import own_bytes
+from gguftool.storage.system.durable import close_quietly, sync_folders
+from gguftool.storage.system.fileio import read_fully
+
+_READ = 1 << 20  # bytes
+
+Write = Callable[[OutputFile], object]
+
+
+def write_consuming(
+    plan: Plan, consume: Consume, options: Options, write: Write
+) -> tuple[tuple[str, ...], Digests | None]:
+    """Write a plan whose sources go as they are copied, or go on with it; return the names of what went, and digests.
+
+    `write` writes one file, durably and as a whole or not at all.
+
+    From the first removal on, neither part files nor journal are removed, whatever goes wrong.
+    """
+    if not options.sync:
+        raise ExecuteError("sources can be removed only for an output that is durable, not with --no-sync")
+    if finish_set(plan.gate_path) is not None:
+        options.note(f"finished publishing the set of {plan.gate_path.name}, in which an earlier run was interrupted")
+    with contextlib.ExitStack() as cleanup:
+        cleanup.enter_context(folders(plan, sync=True))
+        hold_folders(consume.freed, cleanup)
+        run = _begin(plan, consume, cleanup, write)
+        if run.is_published():
+            digests = digests_of(run.plan, options)
+        else:
+            try:
+                check_targets(plan, force=options.force)
+                check_room(run)
+                # A source whose bytes were safe before is not needed: they are compared with their digest.
+                copied = _copied(run)
+                needed = tuple(source for source in plan.inputs if source not in copied)
+                check_sources(needed)
+                _fill_only_copies(run, options)
+                gone = {step.source.identity for step in run.steps if step.frees}
+                check_sources(tuple(source for source in needed if source.identity not in gone))
+                digests = digests_of(run.plan, options, [only_copy_path(output.path) for output in run.plan.outputs])
+                _publish_only_copies(run, options)
+            except HalfwayError:
+                raise
+            except BaseException as error:
+                _keep_or_discard(run, error, options)
+                raise
+        if options.force:  # what was replaced, where it could not be removed at once
+            for output in plan.outputs:
+                remove_quietly(helper_path(output.path, "old"))
+        run.remove()
+        return tuple(step.source.name for step in run.steps if step.frees), digests
+
+
+def _begin(plan: Plan, consume: Consume, cleanup: contextlib.ExitStack, write: Write) -> Consuming:
+    """Make the journal of a new plan, or open the one that `plan` was read from; hold its lock."""
+    begun = consume.begun
+    if not begun:
+        refuse_only_copies((consume.anchor, *(output.path for output in plan.outputs)))
+        refuse_busy(plan.outputs[0].path)
+        journal = consume_file(plan, consume)
+        begun = digest_in(journal.head)
+        write(journal)
+    run = open_consuming(consume.anchor, cleanup)
+    if run is None or run.begun.consume.begun != begun:
+        raise ExecuteError("another run was here meanwhile; run it again", source=str(consume.anchor))
+    return run
+
+
+def _copied(run: Consuming) -> set[Source]:
+    """Return the sources that an earlier run copied, and that stay or are gone."""
+    return {
+        step.source
+        for number, step in enumerate(run.steps)
+        if number in run.begun.copied and (run.is_freed(number) or not step.frees)
+    }
+
+
+def _fill_only_copies(run: Consuming, options: Options) -> None:
+    """Copy source after source into the part files; each that may go does when its bytes are safe there."""
+    outputs = run.plan.outputs
+    is_new = [run.make_part(index) for index in range(len(outputs))]
+    for index, output in enumerate(outputs):
+        with run.part(index) as part:
+            fill([(part, replace(output, copies=()))], options, sync=True)
+    sync_folders([outputs[0].path.parent])
+    for number, step in enumerate(run.steps):
+        if _is_safe(run, number):
+            options.progress(sum(copy.extent.length for _, copies in run.copies_of(number) for copy in copies))
+            continue
+        run.note_copied(number, _copy_step(run, number, options, is_new))
+        if step.frees:
+            free(step.source)
+
+
+def _copy_step(run: Consuming, number: int, options: Options, is_new: Sequence[bool]) -> str:
+    """Copy all that the outputs take from one source, durably; return the sha256 of what reads back, and is equal."""
+    digest = hashlib.sha256()
+    for index, copies in run.copies_of(number):
+        with run.part(index) as part:
+            piece = replace(run.plan.outputs[index], head=b"", copies=copies)
+            fill([(part, piece)], options, sync=True, fresh=is_new[index])
+            read_back(copies, part, digest)
+    return digest.hexdigest()
+
+
+def _is_safe(run: Consuming, number: int) -> bool:
+    """Whether an earlier run copied this source, and the part files still have its bytes.
+
+    A source that was to go and is still there is copied again, whatever the journal says: nothing is removed on the
+    word of another run. Raises `ExecuteError` where it is gone and its bytes are too.
+    """
+    if number not in run.begun.copied or (run.steps[number].frees and not run.is_freed(number)):
+        return False
+    digest = hashlib.sha256()
+    for index, copies in run.copies_of(number):
+        with run.part(index) as part:
+            digest_part(copies, part, digest)
+    if digest.hexdigest() == run.begun.copied[number]:
+        return True
+    if run.is_freed(number):
+        raise ExecuteError(
+            f"the part file beside the output no longer has the bytes that were read back from it before this file was "
+            f"removed; nothing more is removed, and part file and {run.path.name} stay",
+            source=run.steps[number].source.name,
+        )
+    return False
+
+
+def _publish_only_copies(run: Consuming, options: Options) -> None:
+    options.publishing()
+    parts = run.parts()
+    run.note_complete(parts)
+    if len(parts) == 1:
+        publish_one(parts[0], replace=options.force, sync=True)
+    else:
+        publish_set(run.plan, parts, None, replace=options.force, sync=True)
+
+
+def _keep_or_discard(run: Consuming, error: BaseException, options: Options) -> None:
+    """Keep what a run leaves where a signal stopped it, or sources are gone; else remove it."""
+    if run.something_is_freed():
+        options.note(
+            "source files were removed, and the part file beside the output is the only copy of their tensors: keep "
+            "it; the same command goes on"
+        )
+    elif isinstance(error, Exception):
+        run.discard()
+    else:
+        options.note("what is done is kept: the same command goes on, --no-resume starts anew")
+
+
+def hold_folders(sources: Iterable[Source], cleanup: contextlib.ExitStack) -> None:
+    """Lock the folders of `sources`: two runs must not share out the files of one set between their part files."""
+    folders = {real_path(source.path).parent for source in sources if isinstance(source, LocalSource)}
+    for folder in sorted(folders) if os.name != "nt" else ():
+        fd = os.open(folder, os.O_RDONLY)
+        cleanup.callback(close_quietly, fd)
+        if not lock(fd):
+            raise ExecuteError("another merge --consume is removing files here; wait for it", source=str(folder))
+
+
+# --- one source ------------------------------------------------------------------------------------------------------
+
+
+def read_back(copies: Iterable[Copy], part: PartFile, digest: hashlib._Hash) -> None:
+    """Compare what `part` has on disk with the sources of `copies`, and add it to `digest`.
+
+    Raises `ExecuteError` where they differ.
+    """
+    _forget_cached(part.fd)
+    for copy in copies:
+        place = copy.offset
+        for data in copy.extent.source.stream(copy.extent.offset, copy.extent.length):
+            found = _read_part(part, place, len(data))
+            if found != data:
+                raise ExecuteError("reads back other bytes than were written", source=str(part.path), offset=place)
+            digest.update(found)
+            place += len(found)
+
+
+def digest_part(copies: Iterable[Copy], part: PartFile, digest: hashlib._Hash) -> None:
+    """Add what `part` has in the places of `copies` to `digest`."""
+    for copy in copies:
+        for done in range(0, copy.extent.length, _READ):
+            digest.update(_read_part(part, copy.offset + done, min(_READ, copy.extent.length - done)))
+
+
+def _read_part(part: PartFile, offset: int, length: int) -> bytes:
+    data = read_fully(part.fd, length, offset)
+    if len(data) < length:
+        raise ExecuteError("ends early", source=str(part.path), offset=offset + len(data))
+    return data
+
+
+def _forget_cached(fd: int) -> None:
+    """Let the next read come from the disk, where the system can: what is compared shall be what is stored."""
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def free(source: Source) -> None:
+    """Remove the file of `source`, durably; raise `SourceError` where another file has its name now."""
+    if not isinstance(source, LocalSource):
+        return
+    path = real_path(source.path)
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        status = None
+    if status is None or stamp_of(status) != source.stamp:
+        raise SourceError("is another file than was copied, and stays; put back the one that was", source=str(path))
+    if status.st_nlink > 1:
+        raise SourceError("has several names (hard links) now, and stays; remove it, or the others", source=str(path))
+    os.unlink(path)
+    sync_folders([path.parent])
+
+
+# --- room ------------------------------------------------------------------------------------------------------------
+
+
+def check_room(run: Consuming) -> None:
+    """Refuse, before anything is written, what would not fit at some moment, counting what will have been freed."""
+    if not hasattr(os, "statvfs"):
+        return
+    lacking = _lacking(run, sharing=False)
+    if lacking and (lacking := _lacking(run, sharing=True)):
+        folder, nbytes, free = lacking[0]
+        raise ExecuteError(
+            f"needs {nbytes:,} bytes at the fullest moment, sources being removed as they are copied, and {free:,} are "
+            "free here; make room or choose another folder",
+            source=str(folder),
+        )
+
+
+def _lacking(run: Consuming, *, sharing: bool) -> list[tuple[Path, int, int]]:
+    """Return the folders on which `run` would not fit, with the bytes needed and free; blocks are shared or not."""
+    need, peak, places = _Room(), _Room(), {}
+    devices = [os.stat(output.path.parent).st_dev for output in run.plan.outputs]
+    for index, output in enumerate(run.plan.outputs):
+        places[devices[index]] = output.path.parent
+        need.add(devices[index], len(output.head) - _surplus(run, index))
+    for number, step in enumerate(run.steps):
+        if run.is_freed(number):
+            continue
+        stays = 0  # of the source's blocks, those that the outputs share when its name is gone
+        for index, copies in run.copies_of(number):
+            shared = shared_bytes(copies, run.plan.outputs[index].path.parent) if sharing else 0
+            need.add(devices[index], sum(copy.extent.length for copy in copies) - shared)
+            stays += shared
+        for device, nbytes in need.items():
+            peak[device] = max(peak.get(device, nbytes), nbytes)
+        if step.frees and isinstance(step.source, LocalSource):
+            status = os.stat(step.source.path)
+            need.add(status.st_dev, stays - min(status.st_blocks * 512, status.st_size))
+    found = ((folder, max(peak.get(device, 0), need.get(device, 0))) for device, folder in places.items())
+    room = ((folder, nbytes, free_bytes(folder)) for folder, nbytes in found)
+    return [(folder, nbytes, free) for folder, nbytes, free in room if free is not None and nbytes > free]
+
+
+class _Room(dict[int, int]):
+    """Bytes by device."""
+
+    def add(self, device: int, nbytes: int) -> None:
+        self[device] = self.get(device, 0) + nbytes
+
+
+def _surplus(run: Consuming, index: int) -> int:
+    """Return the bytes of its own of a part file beyond those of removed sources: they are written again, in place."""
+    own = own_bytes(only_copy_path(run.plan.outputs[index].path))
+    freed = (copies for number in range(len(run.steps)) if run.is_freed(number) for copies in run.copies_of(number))
+    return max(0, own - sum(copy.extent.length for at, copies in freed if at == index for copy in copies))

@@ -1,0 +1,295 @@
+"""Moving extents into open files by the fastest way that works here, several at a time.
+
+A range whose source and target offsets agree modulo the block size is cloned where the file system can: ragged head
+and tail are copied, the middle shared.  Everything else is cut into segments that a few threads copy: through the
+server's own copy call on network file systems, else by reading and writing through one small buffer a thread.  The
+calling thread is one of the workers, so a signal's exception is raised between two buffers and stops the others.
+
+Memory is one buffer a thread, whatever the extents' lengths.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from gguftool.errors import SourceError
+from gguftool.record import record
+from gguftool.storage.execute.runs import part_of
+from gguftool.storage.execute.streaming import Lane, lanes_of
+from gguftool.storage.plan import Copy
+from gguftool.storage.sources.source import Extent, Source
+from gguftool.storage.system.durable import close_quietly
+from gguftool.storage.system.fileio import leading_hole, read_into, start_writeback, write_fully
+from gguftool.storage.system.reflink import CLONE, SERVER_COPY, attempt, clone_grid, is_served
+from gguftool.storage.system.threads import GRACE, Progress, Tally, Watch, join_all, start
+
+BUFFER = 512 << 10  # bytes; stays in the processor's second-level cache between read and write
+_SEGMENT = 8 << 20  # bytes a thread takes at once, on this grid in the target so that no two share a page
+_PAGES = 64 << 10  # bytes; the least grid, a multiple of every system's page
+_MIN_CLONE = 64 << 10  # bytes; below, sharing blocks costs more metadata than it saves
+MAX_JOBS = 64
+
+_Segment = tuple[Copy, int]  # what one thread copies at once, and the open file that it goes to
+
+
+@record
+class Work:
+    """`copies` into the open file `target`."""
+
+    copies: tuple[Copy, ...]
+    target: int
+
+
+def copy_all(
+    copies: Iterable[Copy],
+    target: int,
+    *,
+    jobs: int | None = None,
+    progress: Progress = lambda nbytes: None,
+    durable: bool = False,
+    fresh: bool = False,
+) -> None:
+    """Carry out `copies` into the open file `target`, see `copy_works`."""
+    work = Work(copies=tuple(copies), target=target)
+    copy_works([work], jobs=jobs, progress=progress, durable=durable, fresh=fresh)
+
+
+def copy_works(
+    works: Sequence[Work],
+    *,
+    jobs: int | None = None,
+    progress: Progress = lambda nbytes: None,
+    durable: bool = False,
+    fresh: bool = False,
+    watch: Watch | None = None,
+) -> int:
+    """Carry out `works` with up to `jobs` threads, this one among them; return how many bytes were not just shared.
+
+    `durable` lets the disk start early because an fsync will follow; `fresh` says that targets read as zeros where
+    nothing was written, so that holes of sources stay holes. `progress` is called in this thread only; `watch` is told
+    what has landed where, which makes sense for one work alone.
+    Raises `SourceError` where a source ends early or fails, `OSError` or `ExecuteError` where a target does.
+    """
+    tally = Tally(progress, watch)
+    kinds = [(_by_kind(work.copies), work.target) for work in works]
+    files = [Work(copies=tuple(copies), target=target) for (copies, _), target in kinds if copies]
+    local = _Files(files, tally, durable=durable, fresh=fresh)
+    lanes: list[Lane] = []
+    helpers: list[threading.Thread] = []
+    remote: list[threading.Thread] = []
+    try:
+        for (_, streamed), target in kinds:
+            for group in lanes_of(streamed):
+                lanes.append(Lane(group, target, tally, jobs=jobs, durable=durable))
+        for lane in lanes:
+            if files or len(lanes) > 1 or lane.pays_threads:
+                remote += lane.start(MAX_JOBS)
+        helpers += local.start(jobs)
+        local.drain()
+        tally.wait([*helpers, *remote])
+        for lane in lanes:
+            lane.drain()  # a lane of one thread or request needs no other; nor can one that could not be started
+    finally:
+        # The descriptor is the caller's to close: no thread that uses it may outlive this call.
+        tally.stop.set()
+        join_all(helpers)
+        join_all(remote, GRACE)
+        for lane in lanes:
+            lane.settle()
+            lane.close()
+    if tally.error is not None:
+        raise tally.error
+    tally.report()
+    return tally.copied
+
+
+def _by_kind(copies: Iterable[Copy]) -> tuple[list[Copy], list[Copy]]:
+    """Return the copies from sources with a descriptor, and those from others."""
+    files: list[Copy] = []
+    others: list[Copy] = []
+    kinds: dict[int, bool] = {}  # by id: hashing the identity of a source for every tensor costs
+    for copy in copies:
+        source = copy.extent.source
+        if id(source) not in kinds:
+            kinds[id(source)] = source.descriptor() is None
+        (others if kinds[id(source)] else files).append(copy)
+    return files, others
+
+
+def copy_extent(extent: Extent, target: int, offset: int, progress: Progress) -> None:
+    """Copy `extent` to `offset` of `target` in this thread, zeros included, as `copy_all` does."""
+    copy_all((Copy(extent=extent, offset=offset),), target, jobs=1, progress=progress)
+
+
+def check_sources(sources: tuple[Source, ...]) -> None:
+    """Raise one `SourceError` that names every source that changed since it was opened."""
+    problems = []
+    for source in sources:
+        try:
+            source.check_unchanged()
+        except SourceError as error:
+            problems.append(str(error))
+    if problems:
+        raise SourceError("; ".join(problems))
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+class _Files:
+    """The work on sources that are files: segments that a few threads take, the calling one among them."""
+
+    def __init__(self, works: Sequence[Work], tally: Tally, *, durable: bool, fresh: bool) -> None:
+        self._tally = tally
+        self._durable = durable
+        self._fresh = fresh
+        self._served = bool(works) and is_served(works[0].target)
+        self._taking = threading.Lock()
+        sources = (copy.extent.source for work in works for copy in work.copies)
+        self._parallelism = max((source.parallelism for source in sources), default=1)
+        self._segments = self._cut(works)
+        self._ahead: list[_Segment] = []
+
+    def start(self, jobs: int | None) -> list[threading.Thread]:
+        """Start helpers where there is more than one segment, so that they pay."""
+        self._ahead = list(islice(self._segments, 2))
+        if len(self._ahead) < 2:
+            return []
+        return start(self._tally.guard(self.drain), min(jobs or self._parallelism, MAX_JOBS) - 1)
+
+    def drain(self) -> None:
+        """Copy segments until there are none."""
+        buffer = memoryview(b"")
+        while (segment := self._take()) is not None:
+            size = min(BUFFER, segment[0].extent.length)
+            if len(buffer) < size:
+                buffer = memoryview(bytearray(size))
+            self._move(*segment, buffer)
+
+    def _take(self) -> _Segment | None:
+        """Return the next segment to copy, None where there is none or the work has stopped."""
+        with self._taking:
+            if self._tally.stop.is_set():
+                return None
+            return self._ahead.pop(0) if self._ahead else next(self._segments, None)
+
+    # --- from copies to segments ---
+
+    def _cut(self, works: Iterable[Work]) -> Iterator[_Segment]:
+        """Clone what can be cloned, and yield the rest in segments."""
+        for work in works:
+            grid = clone_grid(work.target)
+            for copy in work.copies:
+                rest = (copy,) if grid is None else self._clone(copy, work.target, grid)
+                for piece in rest:
+                    yield from ((segment, work.target) for segment in _segments(piece))
+
+    def _clone(self, copy: Copy, target: int, grid: int) -> tuple[Copy, ...]:
+        """Share the whole blocks of `copy` with its source; return what is left to be copied."""
+        start, length = _whole_blocks(copy, grid)
+        if not length:
+            return (copy,)
+        lent = copy.extent.source.descriptor()
+        if lent is None:
+            return (copy,)
+        with lent as fd:
+            place = copy.offset + start
+            offset = copy.extent.offset + start
+            shared = attempt(CLONE, fd, offset, target, place, length, lambda: not self._tally.stop.is_set())
+        if not shared:
+            return (copy,)
+        self._tally.landed(place, shared, shared=True)
+        behind = start + shared
+        return (part_of(copy, 0, start), part_of(copy, behind, copy.extent.length - behind))
+
+    # --- from segments to bytes ---
+
+    def _move(self, segment: Copy, target: int, buffer: memoryview) -> None:
+        lent = segment.extent.source.descriptor()
+        if lent is None:
+            raise SourceError("has lost its descriptor", source=segment.extent.source.name)
+        with lent as fd:
+            self._move_file(fd, segment, target, buffer)
+        if self._durable and not self._tally.stop.is_set():
+            start_writeback(target, segment.offset, segment.extent.length)
+
+    def _move_file(self, fd: int, segment: Copy, target: int, buffer: memoryview) -> None:
+        extent = segment.extent
+        done = 0
+        if self._served:
+            done = attempt(SERVER_COPY, fd, extent.offset, target, segment.offset, extent.length)
+        elif self._fresh and extent.length >= _MIN_CLONE:
+            done = leading_hole(fd, extent.offset, extent.length)
+        if done:
+            self._tally.landed(segment.offset, done)
+            segment = part_of(segment, done, extent.length - done)
+        self._read_and_write(fd, segment, target, buffer)
+
+    def _read_and_write(self, fd: int, piece: Copy, target: int, buffer: memoryview) -> None:
+        offset, place, left = piece.extent.offset, piece.offset, piece.extent.length
+        while left and not self._tally.stop.is_set():
+            got = _read(piece.extent.source, fd, buffer[: min(len(buffer), left)], offset, left)
+            write_fully(target, buffer[:got], place)
+            self._tally.landed(place, got)
+            offset, place, left = offset + got, place + got, left - got
+
+
+def _read(source: Source, fd: int, buffer: memoryview, offset: int, left: int) -> int:
+    """Read what one call gives; raise `SourceError` where the disk fails or the file ends early."""
+    try:
+        got = read_into(fd, buffer, offset)
+    except OSError as error:
+        raise SourceError(f"cannot read: {error.strerror}", source=source.name, offset=offset) from error
+    if not got:
+        raise SourceError(
+            f"ends here, {left:,} bytes early; it was {source.size:,} bytes long when it was opened",
+            source=source.name,
+            offset=offset,
+        )
+    return got
+
+
+def _whole_blocks(copy: Copy, grid: int) -> tuple[int, int]:
+    """Return start and length of what of `copy` a file system with blocks of `grid` bytes shares; 0 if too little."""
+    start = -copy.offset % grid
+    length = (copy.extent.length - start) // grid * grid
+    worth = (copy.extent.offset - copy.offset) % grid == 0 and length >= _MIN_CLONE
+    return (start, length) if worth else (0, 0)
+
+
+def shared_bytes(copies: Iterable[Copy], folder: Path) -> int:
+    """Return how many bytes of `copies`, into a file in `folder`, its file system would share with their sources.
+
+    It is asked: the first block of each is shared with a file without a name, which is gone at once.
+    """
+    try:
+        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
+    except (AttributeError, OSError):  # no Linux, or a file system without such files: then nothing counts as shared
+        return 0
+    try:
+        grid = clone_grid(fd)
+        return sum(_would_share(copy, fd, grid) for copy in copies) if grid is not None else 0
+    finally:
+        close_quietly(fd)
+
+
+def _would_share(copy: Copy, fd: int, grid: int) -> int:
+    start, length = _whole_blocks(copy, grid)
+    lent = copy.extent.source.descriptor() if length else None
+    if lent is None:
+        return 0
+    with lent as source:
+        return length if attempt(CLONE, source, copy.extent.offset + start, fd, 0, grid) else 0
+
+
+def _segments(copy: Copy) -> Iterator[Copy]:
+    """Cut `copy` where its target crosses the grid of segments."""
+    done = 0
+    while done < copy.extent.length:
+        length = min(copy.extent.length - done, _SEGMENT - (copy.offset + done) % _SEGMENT)
+        yield part_of(copy, done, length)
+        done += length

@@ -1,0 +1,217 @@
+"""Part files: where an output grows until it is complete.
+
+A part file lies in the target's folder (so that publishing is a rename within one file system) under a short name
+derived from the target's name: a later run finds it, and a target name of 255 bytes still works.  An exclusive lock
+tells a running writer from a killed one: a part that is locked is refused, one that is not is a left-over, which is
+taken over (see `resume`) or goes.  Nothing is ever written under the final name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from gguftool.errors import ExecuteError
+from gguftool.record import record
+from gguftool.storage.sources.local import helper_path
+from gguftool.storage.system.durable import close_quietly
+
+try:
+    import fcntl
+except ImportError:  # Windows: two runs on one target are told apart by O_EXCL alone
+    HAVE_LOCKS = False
+else:
+    HAVE_LOCKS = True
+
+_SAFE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE
+REOPEN = os.O_RDWR | _SAFE | getattr(os, "O_NONBLOCK", 0)
+PART, ONLY_COPY = "part", "only-copy"  # suffixes: of what can be written again, and of what cannot (see `consume`)
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
+
+
+@record
+class PartFile:
+    """An open, locked part file, the final path that it will be published under, and its (device, inode)."""
+
+    path: Path
+    target: Path
+    fd: int
+    file_id: tuple[int, int]
+
+    def close(self) -> None:
+        """Close the descriptor, and with it drop the lock; after the last fsync nothing is left to go wrong."""
+        close_quietly(self.fd)
+
+    def is_published(self) -> bool:
+        """Whether the final name is this very file."""
+        try:
+            status = os.lstat(self.target)
+        except FileNotFoundError:
+            return False
+        return (status.st_dev, status.st_ino) == self.file_id
+
+
+def create_part(target: Path, size: int) -> PartFile:
+    """Create the part file for `target` with `size` zero bytes, removing a left-over of a killed run.
+
+    Raises `ExecuteError` where another run holds it.
+    """
+    path = helper_path(target, PART)
+    remove_left_over(target)
+    try:
+        fd = os.open(path, CREATE, 0o666)
+    except FileExistsError:
+        raise busy(target) from None
+    try:
+        part = _owned(fd, path, target)
+    except BaseException:
+        close_quietly(fd)
+        raise
+    try:
+        os.ftruncate(fd, size)
+    except BaseException:
+        remove_quietly(path)
+        close_quietly(fd)
+        raise
+    return part
+
+
+def take_over(target: Path, size: int) -> PartFile | None:
+    """Open and lock the part file that an interrupted run left for `target`; None where there is none that fits.
+
+    One with a second name is never written to: after a crash in `publish` that name is the final one.
+    """
+    path = helper_path(target, PART)
+    try:
+        fd = os.open(path, REOPEN)
+    except FileNotFoundError:
+        return None
+    try:
+        part = _owned(fd, path, target)
+        status = os.fstat(fd)
+        if status.st_size == size and status.st_nlink == 1 and stat.S_ISREG(status.st_mode):
+            return part
+    except BaseException:
+        close_quietly(fd)
+        raise
+    close_quietly(fd)
+    return None
+
+
+def remove_left_over(target: Path) -> None:
+    """Remove the part file of a killed run; raise `ExecuteError` where its run is alive."""
+    path = helper_path(target, PART)
+    try:
+        fd = os.open(path, REOPEN)
+    except FileNotFoundError:
+        return
+    try:
+        if not lock(fd):
+            raise busy(target)
+        # Unlinked, never truncated: after a crash in `publish` it may be a second name of a published file.
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    finally:
+        close_quietly(fd)
+
+
+def refuse_busy(target: Path) -> None:
+    """Raise `ExecuteError` where a living run holds the part file of `target`."""
+    try:
+        fd = os.open(helper_path(target, PART), REOPEN)
+    except FileNotFoundError:
+        return
+    try:
+        if not lock(fd):
+            raise busy(target)
+    finally:
+        close_quietly(fd)
+
+
+def publish(part: Path, target: Path) -> None:
+    """Give the finished part file its final name; an existing file there is an `ExecuteError`, never replaced."""
+    try:
+        os.link(part, target)  # unlike rename, link never replaces
+    except FileExistsError:
+        raise exists_already(target) from None
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(target):
+            raise exists_already(target) from None
+        os.rename(part, target)
+        return
+    remove_quietly(part)  # a second name that stays is no harm: the next run removes it
+
+
+def remove_quietly(path: Path) -> None:
+    """Unlink `path`; where that cannot be, it stays."""
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def exists_already(target: Path) -> ExecuteError:
+    """The error for an output whose final name is taken."""
+    return ExecuteError("exists already; --force replaces it", source=str(target))
+
+
+def lock(fd: int) -> bool:
+    """Take the exclusive lock of an open file; False where another run holds it."""
+    if not HAVE_LOCKS:
+        return True
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True  # a file system without locks: O_EXCL has to do
+    return True
+
+
+def busy(target: Path) -> ExecuteError:
+    """The error for an output that a living run is writing."""
+    return ExecuteError("another gguftool is writing this file; wait for it or stop it", source=str(target))
+
+
+def _owned(fd: int, path: Path, target: Path) -> PartFile:
+    """Lock an open part file; raise `ExecuteError` where another run was quicker."""
+    if not lock(fd):
+        raise busy(target)
+    status = os.fstat(fd)
+    try:
+        there = os.lstat(path)
+    except FileNotFoundError:
+        raise busy(target) from None
+    if not os.path.samestat(status, there):
+        raise busy(target)
+    return PartFile(path=path, target=target, fd=fd, file_id=(status.st_dev, status.st_ino))
+
+
+# --- parts that are the only copy of their bytes, see `consume` ------------------------------------------------------
+
+
+def only_copy_path(target: Path) -> Path:
+    """Return where the part file of `target` lies while sources are removed."""
+    return helper_path(target, ONLY_COPY)
+
+
+def consume_path(anchor: Path) -> Path:
+    """Return where the journal lies for an output that the user calls `anchor`."""
+    return helper_path(anchor, "consume")
+
+
+def refuse_only_copies(targets: Iterable[Path]) -> None:
+    """Raise `ExecuteError` where a run that removes its sources began to write one of `targets`."""
+    for target in targets:
+        for path in (consume_path(target), only_copy_path(target)):
+            if os.path.lexists(path):
+                raise ExecuteError(
+                    f"an unfinished merge --consume lies here: {path.name} may be the only copy of tensors whose files "
+                    f"are gone; 'gguftool merge ... -o OUT --consume', as it was begun, goes on",
+                    source=str(target),
+                )

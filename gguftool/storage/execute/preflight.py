@@ -1,0 +1,177 @@
+"""What is settled before the first byte is written: targets, folders, space; and how the system's answers are said."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from gguftool.errors import ExecuteError
+from gguftool.storage.execute.copying import shared_bytes
+from gguftool.storage.plan import OutputFile, Plan
+from gguftool.storage.sources.local import helper_path
+from gguftool.storage.system.blocks import overwrites, own_bytes
+from gguftool.storage.system.durable import sync_folders
+
+# What statvfs answers on file systems that do not count their space: the disk itself says when it is full.
+_NO_ANSWER = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+
+
+def check_targets(plan: Plan, *, force: bool) -> None:
+    """Refuse outputs that are inputs, symlinks, no regular files, or there already: all problems in one error."""
+    inputs = {source.file_id: source.name for source in plan.inputs if source.file_id is not None}
+    problems: list[str] = []
+    taken: list[str] = []
+    for output in plan.outputs:
+        try:
+            status = os.lstat(output.path)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            problems.append(f"{output.path}: {reason}")
+            continue
+        file_id = (status.st_dev, status.st_ino)
+        if output.base is not None:
+            problems += _base_problems(output, status)
+        elif output.replaces is not None:
+            problems += _replaced_problems(output, file_id)
+        elif file_id in inputs:
+            problems.append(f"{output.path}: is an input ({inputs[file_id]}); an output cannot overwrite it")
+        elif stat.S_ISLNK(status.st_mode):
+            problems.append(f"{output.path}: is a symbolic link; name the file itself")
+        elif not stat.S_ISREG(status.st_mode):
+            problems.append(f"{output.path}: is not a regular file")
+        elif not force:
+            taken.append(str(output.path))
+    if problems:
+        more = f"; and {len(problems) - 20:,} more" if len(problems) > 20 else ""
+        raise ExecuteError("; ".join(problems[:20]) + more)
+    if taken:
+        more = f" (and {len(taken) - 1:,} more)" if len(taken) > 1 else ""
+        raise ExecuteError(f"exists already{more}; --force replaces it", source=taken[0])
+
+
+def _replaced_problems(output: OutputFile, file_id: tuple[int, int]) -> Iterator[str]:
+    """Yield why the file at the output's path may not be replaced by it."""
+    if output.replaces is None or file_id != output.replaces.file_id:
+        yield f"{output.path}: is a symbolic link or another file now; name the file itself"
+
+
+def _base_problems(output: OutputFile, status: os.stat_result) -> Iterator[str]:
+    """Yield why the file at the output's path may not be changed in place."""
+    if output.base is None or (status.st_dev, status.st_ino) != output.base.file_id:
+        yield f"{output.path}: is a symbolic link or another file now; name the file itself"
+    if status.st_nlink > 1:
+        yield f"{output.path}: has {status.st_nlink} names (hard links), all of which would change; use -o OUT"
+
+
+@contextlib.contextmanager
+def folders(plan: Plan, *, sync: bool) -> Iterator[None]:
+    """Make missing output folders, durable where asked; take back those that stayed empty where the run fails."""
+    made: list[Path] = []
+    try:
+        for folder in dict.fromkeys(output.path.parent for output in plan.outputs):
+            missing = [path for path in (folder, *folder.parents) if not path.exists()]
+            for path in reversed(missing):
+                _make_folder(path)
+                made.append(path)
+        if sync:
+            sync_folders(path.parent for path in made)
+        yield
+    except BaseException:
+        for path in reversed(made):
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+        raise
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        os.mkdir(path)
+    except OSError as error:
+        if not path.is_dir():
+            raise ExecuteError(f"cannot make this folder: {error.strerror}", source=str(path)) from error
+
+
+def check_space(plan: Plan) -> None:
+    """Refuse, before anything is written, what cannot fit on its file system; blocks that it shares need no room."""
+    if not hasattr(os, "statvfs"):
+        return
+    by_device: dict[int, list[OutputFile]] = {}
+    for output in plan.outputs:
+        by_device.setdefault(os.stat(output.path.parent).st_dev, []).append(output)
+    for outputs in by_device.values():
+        folder = outputs[-1].path.parent
+        free = free_bytes(folder)
+        needed = sum(output.size - _left_over(output.path) for output in outputs)
+        if free is None or needed <= free:
+            continue
+        needed -= shared_bytes((copy for output in outputs for copy in output.copies), folder)
+        if needed > free:
+            raise ExecuteError(
+                f"needs {needed:,} bytes and {free:,} are free here; make room or choose another folder",
+                source=str(folder),
+            )
+
+
+def check_change(output: OutputFile) -> None:
+    """Refuse a change in place that needs new blocks, and would find none: giving the old bytes back needs them too.
+
+    Elsewhere it needs room for its journal alone, which is asked for when the journal is written.
+    """
+    changed = sum(length for _, length in output.changed_ranges)
+    folder = output.path.parent
+    free = free_bytes(folder) if hasattr(os, "statvfs") else None
+    if free is None or 2 * changed <= free or overwrites(output.path):
+        return
+    needed = 2 * changed - shared_bytes(output.copies, folder)
+    if needed > free:
+        raise ExecuteError(
+            f"needs {needed:,} bytes for its journal and for new blocks (it shares blocks, or lies on btrfs), and "
+            f"{free:,} are free here; make room, or write a new file elsewhere with -o",
+            source=str(output.path),
+        )
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Return how many bytes can be written to the file system of `folder`, None where it does not count them."""
+    try:
+        space = os.statvfs(folder)
+    except OSError as error:
+        if error.errno not in _NO_ANSWER:
+            raise
+        return None
+    return space.f_bavail * space.f_frsize
+
+
+def _left_over(target: Path) -> int:
+    """Return the bytes of its own of a part file that an interrupted run left: taken over, or freed before writing."""
+    path = helper_path(target, "part")
+    try:
+        links = os.lstat(path).st_nlink
+    except FileNotFoundError:
+        return 0
+    return own_bytes(path) if links == 1 else 0
+
+
+@contextlib.contextmanager
+def said_plainly(plan: Plan) -> Iterator[None]:
+    """Turn what the system answers into an error that names the output and the way out."""
+    try:
+        yield
+    except OSError as error:
+        folder = plan.outputs[0].path.parent
+        name = error.filename if isinstance(error.filename, str) else str(folder)
+        hints = {
+            errno.ENOSPC: "the disk is full; make room and run it again",
+            errno.EDQUOT: "your disk quota is used up",
+            errno.EFBIG: "the file is larger than this file system (FAT32: under 4 GiB) or a limit (ulimit -f) allows",
+            errno.EROFS: "the file system is mounted read-only",
+            errno.EACCES: "permission denied",
+        }
+        hint = hints.get(error.errno or 0, error.strerror or str(error))
+        raise ExecuteError(f"cannot write: {hint}; no output was made or changed", source=name) from error

@@ -1,1 +1,0 @@
-"""Sources behind a network: HTTP servers, the Hugging Face Hub, and whatever fsspec knows."""

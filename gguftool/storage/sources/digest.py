@@ -1,0 +1,96 @@
+"""sha256 of extents, on all cores: hashlib and file reads let other threads run."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import CancelledError
+
+from gguftool.errors import SourceError
+from gguftool.storage.sources.source import Extent
+from gguftool.storage.system.fileio import read_into
+from gguftool.storage.system.pool import Pool
+
+_BUFFER = 1 << 20  # bytes; larger ones leave the processor's cache and hash slower
+
+Progress = Callable[[int], object]
+
+
+def no_progress(_nbytes: int) -> None:
+    """Take the bytes done and tell nobody."""
+
+
+def digest(extents: Iterable[Extent], progress: Progress = no_progress) -> str:
+    """Return the sha256, in hex, of the bytes of `extents` one after the other.
+
+    Raises `SourceError` where they cannot be read.
+    """
+    sha256 = hashlib.sha256()
+    for extent in extents:
+        lent = extent.source.descriptor()
+        if lent is None:
+            for piece in extent.source.stream(extent.offset, extent.length):
+                sha256.update(piece)
+                progress(len(piece))
+        else:
+            with lent as fd:
+                update(sha256, fd, extent.offset, extent.length, extent.source.name, progress)
+    return sha256.hexdigest()
+
+
+def digest_once(extents: Sequence[Extent], progress: Progress = no_progress) -> tuple[list[str], str]:
+    """Return the digest of each of `extents`, and of all one after the other, of bytes that are read once.
+
+    For what comes over a network, where reading twice costs more than a core saves. Raises as `digest`.
+    """
+    total, singles = hashlib.sha256(), []
+    for extent in extents:
+        single = hashlib.sha256()
+        for piece in extent.source.stream(extent.offset, extent.length):
+            single.update(piece)
+            total.update(piece)
+            progress(2 * len(piece))
+        singles.append(single.hexdigest())
+    return singles, total.hexdigest()
+
+
+def digest_all(
+    works: Sequence[Sequence[Extent]], jobs: int | None = None, progress: Progress = no_progress
+) -> tuple[str, ...]:
+    """Return the digest of each of `works`, in their order, `jobs` at a time (default: one a core).
+
+    An error of one of them, or a signal, ends all: none is hashed to its end then.
+    """
+    over = threading.Event()
+
+    def go_on(nbytes: int) -> None:
+        if over.is_set():
+            raise CancelledError
+        progress(nbytes)
+
+    with Pool(max_workers=jobs or os.cpu_count() or 1) as pool:
+        try:
+            return tuple(pool.map(lambda work: digest(work, go_on), works))
+        finally:
+            over.set()
+
+
+def update(sha256: hashlib._Hash, fd: int, offset: int, length: int, name: str, progress: Progress) -> None:
+    """Take `length` bytes of an open file into `sha256`.
+
+    Raises `SourceError` under `name` where they cannot be read.
+    """
+    buffer = memoryview(bytearray(min(_BUFFER, length)))
+    while length:
+        try:
+            got = read_into(fd, buffer[: min(len(buffer), length)], offset)
+        except OSError as error:
+            raise SourceError(f"cannot read: {error.strerror}", source=name, offset=offset) from error
+        if not got:
+            raise SourceError(f"ends here, {length:,} bytes early", source=name, offset=offset)
+        sha256.update(buffer[:got])
+        progress(got)
+        offset += got
+        length -= got

@@ -1,0 +1,183 @@
+"""Files behind any other scheme (s3, gs, az, sftp, memory ...), through fsspec.
+
+fsspec's file systems differ in what a short or wrong range does, and some give fewer bytes without a word. So every
+read is checked for its length, and the file is compared with what it was when a copy is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+from gguftool.errors import SourceError, printable
+from gguftool.storage.sources import transport
+from gguftool.storage.sources.source import AbsentError, ChangedError, stream_in_steps
+from gguftool.storage.sources.urls import shown
+
+FIRST_READ = 1 << 20  # bytes
+_STEP = 8 << 20  # bytes of one request
+_PARALLEL = 8
+# What file systems call the things that change when a file does.
+_VERSIONS = (
+    *("etag", "e_tag", "md5hash", "content_md5", "crc32c", "generation", "version_id", "versionid", "checksum"),
+    *("mtime", "lastmodified", "last_modified", "updated", "created"),
+)
+
+T = TypeVar("T")
+
+
+class FsspecSource:
+    """A file of an fsspec file system, pinned by size and what it tells of versions."""
+
+    def __init__(self, url: str) -> None:
+        self.name = shown(url)
+        self.first_read = FIRST_READ
+        self._fs, self._path = _file_system(url)
+        self._turn: AbstractContextManager[Any] = nullcontext() if self._fs.async_impl else threading.Lock()
+        self.size, self._version = self._status()
+        scheme = url.partition("://")[0]
+        self.answer = f"{self.size:,} bytes, through fsspec's {printable(scheme, 40)}"
+
+    def keep_head(self, head: bytes) -> None:
+        """Keep nothing: fsspec has caches of its own."""
+
+    @property
+    def identity(self) -> str:
+        """Place, size and version."""
+        return f"fsspec:{self.name}:{self._version}:{self.size}"
+
+    @property
+    def file_id(self) -> None:
+        """None: no local file."""
+        return
+
+    @property
+    def parallelism(self) -> int:
+        """Several where the file system works asynchronously, else one at a time."""
+        return _PARALLEL if self._fs.async_impl else 1
+
+    def descriptor(self) -> None:
+        """None: there is none to lend."""
+        return
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes from `offset`."""
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise SourceError(
+                f"{length:,} bytes asked for, which reach past the end of {self.size:,} bytes",
+                source=self.name,
+                offset=offset,
+            )
+        if not length:
+            return b""
+        data = self._call(lambda: self._fs.cat_file(self._path, start=offset, end=offset + length))
+        if not isinstance(data, bytes) or len(data) != length:
+            found = f"{len(data):,}" if isinstance(data, bytes) else "no"
+            raise SourceError(
+                f"{length:,} bytes were asked for, {found} bytes came: its server or fsspec's file system for it "
+                "does not honour ranges; download the file first",
+                source=self.name,
+                offset=offset,
+            )
+        return data
+
+    def stream(self, offset: int, length: int) -> Iterator[bytes]:
+        """Yield `length` bytes from `offset`."""
+        return stream_in_steps(self, offset, length, _STEP)
+
+    def check_unchanged(self) -> None:
+        """Raise `SourceError` where size or version differ from those at opening."""
+        now = self._status()
+        if now != (self.size, self._version):
+            raise ChangedError("changed since it was opened; start again", source=self.name)
+
+    def _status(self) -> tuple[int, str]:
+        self._call(self._fs.invalidate_cache)
+        info = self._call(lambda: self._fs.info(self._path))
+        if info.get("type") == "directory":
+            raise SourceError("is a directory; expected a file", source=self.name)
+        size = info.get("size")
+        if not isinstance(size, int) or size < 0:
+            raise SourceError("its file system does not tell its size; download the file first", source=self.name)
+        return size, self._version_of(info)
+
+    def _version_of(self, info: dict[str, Any]) -> str:
+        told = {key.lower().replace("-", "_"): value for key, value in info.items() if value}
+        parts = [f"{key}={told[key]}" for key in _VERSIONS if key in told]
+        try:
+            with self._turn:
+                parts.append(f"modified={self._fs.modified(self._path)}")
+        except Exception:  # many file systems cannot tell
+            pass
+        return hashlib.sha256("\n".join(parts).encode("utf-8", "replace")).hexdigest()[:24] if parts else ""
+
+    def _call(self, call: Callable[[], T]) -> T:
+        with self._turn:
+            return _plainly(call, self.name)
+
+
+def list_folder(url: str) -> tuple[str, ...]:
+    """Return the names of the files in the folder `url`, sorted."""
+    fs, path = _file_system(url)
+    entries = _plainly(lambda: fs.ls(path, detail=True), shown(url))
+    return tuple(sorted(_named(url, fs, path, entry["name"]) for entry in entries if entry.get("type") == "file"))
+
+
+def matches(url: str) -> tuple[str, ...]:
+    """Return the names of the files that match the pattern `url`, sorted."""
+    fs, path = _file_system(url)
+    found = _plainly(lambda: fs.glob(path, detail=True), shown(url))
+    return tuple(sorted(_named(url, fs, path, name) for name, entry in found.items() if entry.get("type") == "file"))
+
+
+def is_folder(url: str) -> bool:
+    """Whether `url` is a folder."""
+    fs, path = _file_system(url)
+    return bool(_plainly(lambda: fs.isdir(path), shown(url)))
+
+
+def _named(url: str, fs: Any, path: str, found: str) -> str:
+    """Return the name of the path `found`, spelled as `url` spells its own `path`: with the host, where it has one."""
+    bare = url.rstrip("/")
+    if path and bare.endswith(path.rstrip("/")) and found.startswith("/") == path.startswith("/"):
+        return bare.removesuffix(path.rstrip("/")) + found
+    return str(fs.unstrip_protocol(found))
+
+
+def _file_system(url: str) -> tuple[Any, str]:
+    try:
+        import fsspec
+        from fsspec.registry import known_implementations
+    except ImportError:
+        raise SourceError(f"URLs need the extra 'hub'; {transport.INSTALL}", source=shown(url)) from None
+    scheme = url.partition("://")[0]
+    if scheme not in known_implementations and scheme not in fsspec.available_protocols():
+        raise SourceError(f"{printable(scheme, 40)}:// is no scheme that fsspec knows", source=shown(url))
+    try:
+        fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    except ImportError as error:
+        hint = known_implementations.get(scheme, {}).get("err", str(error))
+        raise SourceError(f"{printable(scheme, 40)}:// cannot be read yet: {hint}", source=shown(url)) from None
+    except Exception as error:
+        raise _problem(error, shown(url)) from None
+    return fs, path
+
+
+def _plainly(call: Callable[[], T], name: str) -> T:
+    """Call into a file system; whatever it raises becomes one line without its words: they may hold credentials."""
+    try:
+        return call()
+    except Exception as error:
+        raise _problem(error, name) from None
+
+
+def _problem(error: Exception, name: str) -> SourceError:
+    if isinstance(error, FileNotFoundError):
+        return AbsentError("there is no such file", source=name)
+    if isinstance(error, PermissionError):
+        return SourceError("access is denied; are credentials set?", source=name)
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+    return SourceError(f"cannot be read: {printable(str(reason), 120)}", source=name)

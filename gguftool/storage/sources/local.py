@@ -1,0 +1,215 @@
+"""Local files as sources.
+
+A local source keeps no descriptor: each use opens the file, compares its identity with the one recorded first, and
+closes it. That costs some microseconds an extent and buys a bounded number of open files with sets of thousands of
+shards, and the certainty that the bytes come from the file that was planned with.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gguftool.errors import SourceError
+from gguftool.record import record
+from gguftool.storage.sources.source import stream_in_steps
+from gguftool.storage.system.fileio import read_some
+
+try:  # Python's own: hashlib loads OpenSSL, which takes as long as opening thirty files
+    from _sha2 import sha256  # type: ignore[import-not-found, unused-ignore]  # from Python 3.12 on
+except ImportError:
+    try:
+        from _sha256 import sha256  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        from hashlib import sha256
+
+_UNDO, _SET = "undo", "set"  # suffixes of journals
+_STREAM_STEP = 1 << 20  # bytes
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+@record
+class LocalSource:
+    """A regular file, known by (device, inode, size, mtime, ctime)."""
+
+    path: Path
+    stamp: tuple[int, int, int, int, int]
+
+    @property
+    def name(self) -> str:
+        """The path as the user gave it."""
+        return str(self.path)
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file when it was opened."""
+        return self.stamp[2]
+
+    @property
+    def identity(self) -> str:
+        """Device, inode, size, mtime and ctime."""
+        return "local:" + ":".join(str(part) for part in self.stamp)
+
+    @property
+    def file_id(self) -> tuple[int, int]:
+        """(device, inode)."""
+        return self.stamp[0], self.stamp[1]
+
+    @property
+    def parallelism(self) -> int:
+        """Two: a file's writes are serialized by the kernel, so one thread reads while another writes."""
+        return 2
+
+    def stream(self, offset: int, length: int) -> Iterator[bytes]:
+        """Yield `length` bytes from `offset`."""
+        return stream_in_steps(self, offset, length, _STREAM_STEP)
+
+    @contextmanager
+    def descriptor(self) -> Iterator[int]:
+        """Lend a read-only descriptor; raise `SourceError` where the file cannot be opened or is another one now."""
+        fd = _open(self.path)
+        try:
+            self._compare(_status(fd, self.path))
+            yield fd
+        finally:
+            os.close(fd)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes from `offset`."""
+        with self.descriptor() as fd:
+            return self.read_fully(fd, offset, length)
+
+    def read_fully(self, fd: int, offset: int, length: int) -> bytes:
+        """Read from a lent descriptor; raise `SourceError` where the file ends early or the disk fails."""
+        parts = []
+        while length:
+            try:
+                part = read_some(fd, length, offset)
+            except OSError as error:
+                raise SourceError(f"cannot read: {error.strerror}", source=self.name, offset=offset) from error
+            if not part:
+                raise SourceError(
+                    f"ends here, {length:,} bytes early; it was {self.size:,} bytes long when it was opened",
+                    source=self.name,
+                    offset=offset,
+                )
+            parts.append(part)
+            offset += len(part)
+            length -= len(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def check_unchanged(self) -> None:
+        """Raise `SourceError` where path, size, times or inode differ from those at opening."""
+        with self.descriptor():
+            pass
+
+    def _compare(self, status: os.stat_result) -> None:
+        now = stamp_of(status)
+        if now != self.stamp:
+            names = ("device", "inode", "size", "mtime", "ctime")
+            changed = ", ".join(name for name, old, new in zip(names, self.stamp, now, strict=True) if old != new)
+            raise SourceError(f"changed since it was opened ({changed}); start again", source=self.name)
+
+
+def helper_path(target: Path, suffix: str) -> Path:
+    """Return the path beside `target` of a helper file: short whatever the target's name, and found again by it."""
+    return Path(_helper_stem(target) + suffix)
+
+
+def _helper_stem(target: Path) -> str:
+    """Return a helper's name but for its suffix, without the cost of pathlib: every file that is opened asks for it."""
+    folder, name = os.path.split(target)
+    digest = sha256(os.fsencode(name)).hexdigest()[:24]
+    return os.path.join(folder, f".gguftool-{digest}.")
+
+
+def undo_path(target: Path) -> Path:
+    """Return where the undo journal of a change in place of `target` lies."""
+    return helper_path(target, _UNDO)
+
+
+def set_journal_path(gate: Path) -> Path:
+    """Return where the journal lies while a set is published whose engines start from `gate`."""
+    return helper_path(gate, _SET)
+
+
+def is_being_published(gate: Path) -> bool:
+    """Whether the set behind `gate` is between old and new; an empty journal is one that could not be removed."""
+    return _holds_something(_helper_stem(gate) + _SET)
+
+
+def _holds_something(journal: str) -> bool:
+    try:
+        return os.lstat(journal).st_size > 0
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise SourceError(f"cannot read: {error.strerror}", source=journal) from error
+
+
+def refuse_unfinished(path: Path) -> None:
+    """Raise `SourceError` where a change in place of `path`, or the publishing of the set behind it, did not finish."""
+    stem = _helper_stem(path)
+    if os.path.lexists(stem + _UNDO):
+        raise SourceError(
+            "a change in place of this file did not finish; 'gguftool edit FILE --recover' gives the old file back",
+            source=str(path),
+        )
+    if _holds_something(stem + _SET):
+        raise SourceError(
+            "the files of this set are half old, half new: publishing them did not finish; "
+            "'gguftool edit FILE --recover' finishes it",
+            source=str(path),
+        )
+
+
+def open_local(path: Path) -> LocalSource:
+    """Open the regular file at `path`.
+
+    Raises `SourceError` where there is none, it may not be read, or a change was interrupted.
+    """
+    refuse_unfinished(path)
+    return open_local_even_unfinished(path)
+
+
+def open_local_even_unfinished(path: Path) -> LocalSource:
+    """Open the regular file at `path`, also in the middle of a change in place: for recovery.
+
+    That it may be read is found out by the first read.
+    """
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:
+        raise _cannot_open(path, error) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise SourceError("is a directory; expected a file", source=str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise SourceError("is not a regular file (a pipe or a device cannot be read at offsets)", source=str(path))
+    return LocalSource(path=path, stamp=stamp_of(status))
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, _OPEN_FLAGS)
+    except (OSError, ValueError) as error:
+        raise _cannot_open(path, error) from error
+
+
+def _cannot_open(path: Path, error: Exception) -> SourceError:
+    reason = error.strerror if isinstance(error, OSError) else str(error)
+    return SourceError(f"cannot open: {reason}", source=str(path))
+
+
+def _status(fd: int, path: Path) -> os.stat_result:
+    try:
+        return os.fstat(fd)
+    except OSError as error:
+        raise SourceError(f"cannot read: {error.strerror}", source=str(path)) from error
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, int, int, int, int]:
+    """Return device, inode, size, mtime and ctime, by which a file is known."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

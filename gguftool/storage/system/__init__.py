@@ -1,0 +1,1 @@
+"""What differs by platform: file I/O, shared blocks, threads."""

@@ -1,0 +1,119 @@
+"""Sources whose bytes are computed when they are read: a quantized tensor seen as floats.
+
+Reads are by whole units (a block, a row, or the rows that a type interleaves), so any range can be asked for and memory
+follows the range, not the tensor.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from enum import Enum
+
+from gguftool.errors import PlanError, printable
+from gguftool.format.dequantize import Decoder, decoded_by, decoder_of, encode_floats
+from gguftool.format.ggml import type_name
+from gguftool.format.kv import ByteOrder
+from gguftool.model.model import Tensor
+from gguftool.record import record
+from gguftool.storage.sources.source import pieces_of
+
+_STEP = 128 << 10  # bytes of the input that are computed at once
+_INTEGERS = frozenset({"I8", "I16", "I32", "I64"})  # no weights: nobody wants them rounded to floats
+
+
+class FloatType(Enum):
+    """The float types that can be computed."""
+
+    F32 = "f32"
+    F16 = "f16"
+    BF16 = "bf16"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes an element."""
+        return 4 if self is FloatType.F32 else 2
+
+
+@record
+class Dequantized:
+    """The elements of `tensor` as `dtype`, little-endian, in order."""
+
+    tensor: Tensor
+    dtype: FloatType
+    decoder: Decoder
+
+    @property
+    def name(self) -> str:
+        """The file that the tensor is in."""
+        return self.tensor.gap.source.name
+
+    @property
+    def size(self) -> int:
+        """Bytes of all elements."""
+        return self.tensor.info.elements * self.dtype.nbytes
+
+    @property
+    def identity(self) -> str:
+        """That of the input, and what is computed of it."""
+        place = f"{self.tensor.gap.offset}+{self.tensor.nbytes}"
+        return f"{self.tensor.gap.source.identity} {place} {type_name(self.tensor.info.type)} as {self.dtype.name}"
+
+    @property
+    def file_id(self) -> None:
+        """Computed bytes are no file."""
+        return
+
+    @property
+    def parallelism(self) -> int:
+        """One thread a processor core (numpy computes without the interpreter's lock), or more connections."""
+        return max(os.cpu_count() or 1, self.tensor.gap.source.parallelism)
+
+    def stream(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
+        """Compute `length` bytes from `offset` as those of the input come: one request where it is far away."""
+        extent, block = self.tensor.extent, self.decoder.unit * self.dtype.nbytes
+        first, last = offset // block, -(-(offset + length) // block)
+        place, size = extent.offset + first * self.decoder.unit_bytes, (last - first) * self.decoder.unit_bytes
+        skip = offset - first * block
+        step = max(_STEP // self.decoder.unit_bytes, 1) * self.decoder.unit_bytes
+        take = pieces_of(extent.source.stream(place, size))
+        for done in range(0, size, step):
+            units = take(min(step, size - done))
+            data = memoryview(encode_floats(self.decoder.decode(units), self.dtype.value))[skip:]
+            data, skip = data[:length], 0
+            length -= len(data)
+            yield data
+
+    def descriptor(self) -> AbstractContextManager[int] | None:
+        """Return None: the kernel cannot copy what has to be computed."""
+        return None
+
+    def check_unchanged(self) -> None:
+        """Raise `SourceError` where the input changed."""
+        self.tensor.gap.source.check_unchanged()
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Compute the elements that the range touches, and return its bytes."""
+        width, unit = self.dtype.nbytes, self.decoder.unit
+        first = offset // width // unit
+        last = min(-(-(offset + length) // (width * unit)), self.tensor.info.elements // unit)
+        extent = self.tensor.extent
+        place, size = extent.offset + first * self.decoder.unit_bytes, (last - first) * self.decoder.unit_bytes
+        data = encode_floats(self.decoder.decode(extent.source.read_at(place, size)), self.dtype.value)
+        start = offset - first * unit * width
+        return data[start : start + length]
+
+
+def dequantized(tensor: Tensor, dtype: FloatType, byte_order: ByteOrder) -> Dequantized:
+    """Return `tensor` as floats; `PlanError` names a type that cannot be computed here."""
+    name, kind = printable(tensor.info.name), type_name(tensor.info.type)
+    if tensor.type_nbytes is None and decoded_by(tensor.info.type):
+        raise PlanError(f"'{name}' is {kind} but its rows are not whole blocks")
+    decoder = None if kind in _INTEGERS else decoder_of(tensor.info.type, byte_order, tensor.info.dims)
+    if decoder is None:
+        if decoded_by(tensor.info.type) == "gguftool" and byte_order is ByteOrder.LITTLE:
+            raise PlanError(f"'{name}' is {kind}, whose rows cannot be dequantized in the shape {tensor.info.dims}")
+        order = "" if byte_order is ByteOrder.LITTLE else " in a big-endian file"
+        raise PlanError(f"'{name}' is {kind}{order}, which cannot be dequantized here; --dtype raw exports its bytes")
+    return Dequantized(tensor=tensor, dtype=dtype, decoder=decoder)

@@ -1,0 +1,1 @@
+"""Quantize: target types, back ends, and the source that computes."""

@@ -1,0 +1,241 @@
+"""Making a tensor in another type: by which back end, with which weights, and why it cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from gguftool.errors import PlanError, listed
+from gguftool.format.dequantize import Decoder, decoder_of
+from gguftool.format.engine_facts.embeddings import OUTPUT, TOKENS
+from gguftool.format.engine_facts.types import Imatrix as Policy
+from gguftool.format.engine_facts.types import engine_rules
+from gguftool.format.ggml import MAINLINE, TYPES, nbytes, type_alias
+from gguftool.format.imatrix import Imatrix, ImatrixEntry
+from gguftool.format.kv import ByteOrder
+from gguftool.format.quantizers import (
+    EXTERNAL,
+    GGUF,
+    LIBGGUF,
+    PLAIN_TYPES,
+    Encode,
+    Quantizer,
+    best_quantizer,
+    engine_makes,
+    plain_quantizer,
+    quantizers_of,
+)
+from gguftool.model.model import Model, Sizing, Tensor
+from gguftool.record import record, replace
+from gguftool.storage.sources.source import Extent, Source
+from gguftool.surgery.common import Notes
+from gguftool.surgery.quantize.quantized_source import MAX_ROW, Quantized
+
+_FLOATS = frozenset({*PLAIN_TYPES, "F64"})
+
+
+@record
+class Weights:
+    """An imatrix and how the user called it, which is what the output says."""
+
+    imatrix: Imatrix
+    name: str
+
+
+@record
+class MakeOptions:
+    """By whose rules and with what tensors are made.
+
+    `quantizer` is the back end, by default the best one installed; `external` names an installed llama-quantize (and
+    its state) that makes everything but plain floats instead. `requantize` lets quantized sources be quantized again.
+    """
+
+    engine: str = MAINLINE[0]
+    requantize: bool = False
+    weights: Weights | None = None
+    quantizer: Quantizer | None = None
+    external: str = ""
+
+
+@record
+class Awaited:
+    """Bytes that an installed llama-quantize is to make before the plan is carried out."""
+
+    name: str
+    size: int
+    identity: str
+    file_id: None = None
+    parallelism: int = 1
+
+    def descriptor(self) -> None:
+        """Return None."""
+        return
+
+    def check_unchanged(self) -> None:
+        """Nothing to change yet."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Raise `PlanError`: nothing has made these bytes."""
+        raise PlanError(f"{length:,} bytes at {offset:,} are still to be made", source=self.name)
+
+    def stream(self, offset: int, length: int) -> Iterator[bytes]:
+        """Raise as `read_at` does."""
+        yield self.read_at(offset, length)
+
+
+@dataclass(slots=True)
+class Maker:
+    """Makes tensors of the source in other types, or notes why that cannot be."""
+
+    source: Model
+    options: MakeOptions
+    notes: Notes
+    encoders: dict[int, tuple[str, Encode]] = field(default_factory=dict)
+    unweighed: list[str] = field(default_factory=list)
+
+    @property
+    def weighs(self) -> bool:
+        """Whether the back end heeds an imatrix."""
+        return bool(self.options.external) or self._quantizer.weighs
+
+    @property
+    def _quantizer(self) -> Quantizer:
+        return self.options.quantizer or best_quantizer()
+
+    def make(self, tensor: Tensor, wanted: int) -> tuple[Tensor, ImatrixEntry | None]:
+        """Return `tensor` as it will be in the type `wanted`, and the weights that it is made with."""
+        name = tensor.info.name
+        problem, decoder = self._problem(tensor)
+        if problem or decoder is None:
+            self.notes.problem(problem, name)
+            return tensor, None
+        plain = TYPES[wanted].name in PLAIN_TYPES
+        entry = None if plain else self._entry(tensor, wanted)
+        bytes_of: Source
+        if self.options.external and not plain:
+            if not engine_makes(wanted, self.options.engine):
+                self.notes.problem(f"the llama-quantize of {self.options.engine} makes no {type_alias(wanted)}", name)
+                return tensor, None
+            bytes_of = self._awaited(tensor, wanted, entry)
+        else:
+            found = self._encoder(wanted, name)
+            if found is None:
+                return tensor, None
+            bytes_of = Quantized(
+                tensor=tensor,
+                traits=TYPES[wanted],
+                maker=found[0],
+                weighed=self._digest(entry),
+                decoder=decoder,
+                encode=found[1],
+                entry=entry,
+            )
+        return self._tensor(tensor, wanted, bytes_of), entry
+
+    def _tensor(self, tensor: Tensor, wanted: int, bytes_of: Source) -> Tensor:
+        return Tensor(
+            info=replace(tensor.info, type=wanted),
+            gap=Extent(source=bytes_of, offset=0, length=bytes_of.size),
+            type_nbytes=bytes_of.size,
+            sizing=Sizing.EXACT,
+            alignment=1,  # it has no padding of its own that could be kept
+        )
+
+    def _awaited(self, tensor: Tensor, wanted: int, entry: ImatrixEntry | None) -> Awaited:
+        size = nbytes(wanted, tensor.info.dims) or 0
+        said = f"{tensor.gap.source.identity} {tensor.gap.offset} to {wanted} by {self.options.external}"
+        return Awaited(name=EXTERNAL, size=size, identity=f"{said} imatrix {self._digest(entry)}")
+
+    def _digest(self, entry: ImatrixEntry | None) -> str:
+        return self.options.weights.imatrix.digest if self.options.weights is not None and entry is not None else ""
+
+    def _problem(self, tensor: Tensor) -> tuple[str, Decoder | None]:
+        """Return why `tensor` cannot be read as numbers, or what reads it."""
+        own = TYPES.get(tensor.info.type)
+        if own is None or tensor.type_nbytes is None or tensor.sizing is Sizing.CONFLICT:
+            return f"it is {type_alias(tensor.info.type)} here, of a size or type in doubt", None
+        if own.name not in _FLOATS and not self.options.requantize:
+            return (
+                f"it is {own.alias} here: quantizing again loses more than once; --allow-requantize does it, a BF16 or "
+                "F16 source is better"
+            ), None
+        decoder = decoder_of(tensor.info.type, ByteOrder.LITTLE, tensor.info.dims)
+        if decoder is None:
+            return f"it is {own.alias} here, which cannot be dequantized; give a BF16 or F16 source", None
+        if tensor.info.dims[0] > MAX_ROW:
+            return f"a row of more than {MAX_ROW:,} elements, which would have to be held in memory", None
+        if own.name not in _FLOATS:
+            self.notes.remark(f"quantized again, from {own.alias}", tensor.info.name)
+        return "", decoder
+
+    def _encoder(self, wanted: int, name: str) -> tuple[str, Encode] | None:
+        traits = TYPES[wanted]
+        quantizer = plain_quantizer() if traits.name in PLAIN_TYPES else self._quantizer
+        if traits.name not in quantizer.types:
+            self.notes.problem(_not_offered(wanted, quantizer, self.options.engine), name)
+            return None
+        if wanted not in self.encoders:
+            self.encoders[wanted] = (f"{quantizer.name} {quantizer.version}", quantizer.encoder(traits))
+        return self.encoders[wanted]
+
+    # --- weights ---
+
+    def _entry(self, tensor: Tensor, wanted: int) -> ImatrixEntry | None:
+        """Return the weights of `tensor`, as llama-quantize looks for them."""
+        name, weights = tensor.info.name, self.options.weights
+        entry = weights.imatrix.entries.get(name) if weights is not None and self.weighs else None
+        if entry is not None and not entry.fits(tensor.info.dims):
+            if name != TOKENS[0]:
+                self.notes.problem(f"the imatrix is of another model: {entry.misfit(tensor.info.dims)}", name)
+                return None
+            self.notes.remark(
+                "its entry in the imatrix has another size, and is not used, as llama-quantize does", name
+            )
+            entry = None
+        if entry is None:
+            self._without_weights(name, wanted)
+        elif entry.blank_matrices(tensor.info.dims):
+            self.notes.remark(
+                "its weights in the imatrix, or those of an expert, are all 0: most types keep nothing of the numbers "
+                "then, also in llama-quantize",
+                name,
+            )
+        return entry
+
+    def _without_weights(self, name: str, wanted: int) -> None:
+        rules = engine_rules(wanted)
+        policy = Policy.NO if rules is None else rules.imatrix_policy(self.options.engine)
+        exempt = {OUTPUT, *TOKENS} if self.options.engine in MAINLINE else {OUTPUT, TOKENS[0]}
+        if policy is Policy.ASSERTED or (policy is Policy.YES and name not in exempt):
+            has = "--imatrix FILE gives one" if self.options.weights is None else "the given one has no entry for it"
+            self.notes.problem(f"{type_alias(wanted)} needs an imatrix, {has}", name)
+        elif self.options.weights is not None:
+            self.unweighed.append(name)
+
+    def finish(self) -> None:
+        """Note what is to be said of the imatrix as a whole."""
+        weights, notes = self.options.weights, self.notes
+        if weights is None:
+            return
+        if not any(name in weights.imatrix.entries for name in self.source.tensors):
+            have = listed(list(weights.imatrix.entries), 3)
+            notes.problem(f"the imatrix is of another model, it has {have} and no tensor of", self.source.name)
+        elif self.unweighed and not self.weighs:
+            notes.remark(
+                "gguf.quants heeds no imatrix, libgguf does (pip install 'gguftool[quantize]')", self.unweighed[0]
+            )
+        else:
+            for name in self.unweighed:
+                notes.remark("not in the imatrix, quantized without", name)
+
+
+def _not_offered(wanted: int, quantizer: Quantizer, engine: str) -> str:
+    """Say who could make the type `wanted`, which `quantizer` cannot."""
+    ways = []
+    makers = quantizers_of(wanted)
+    if quantizer.name == GGUF and LIBGGUF in makers:
+        ways.append("pip install 'gguftool[quantize]' brings libgguf, which makes it")
+    if engine_makes(wanted, engine):
+        ways.append(f"--llama-quantize PATH drives one of {engine}")
+    ways.append("--reuse MODEL takes it from a model that has it")
+    return f"{quantizer.name} does not make {type_alias(wanted)}; {', '.join(ways)}"

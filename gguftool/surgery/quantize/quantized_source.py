@@ -1,0 +1,229 @@
+"""Tensors quantized while they are read: rows of the source in, blocks of the wanted type out.
+
+Every type here is row-wise, so a range of bytes is a range of rows: any part of a tensor can be computed by itself, in
+any thread, and a run that was interrupted goes on in the middle.  Memory is a chunk of rows a thread, whatever the
+tensor's size.  The floats that go in are those that llama-quantize takes: F16, BF16 and quantized types widened to F32.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from gguftool.errors import FormatError, printable
+from gguftool.format.dequantize import Decoder, decoder_of
+from gguftool.format.ggml import TypeTraits, type_name
+from gguftool.format.imatrix import ImatrixEntry
+from gguftool.format.kv import ByteOrder
+from gguftool.format.quantizers import PLAIN_TYPES, Encode
+from gguftool.model.model import Tensor
+from gguftool.storage.sources.source import pieces_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_CHUNK = 256 << 10  # elements computed at once: 1 MiB of F32, which stays in the processor's cache
+_GRAIN = 512 << 10  # elements that are worth a thread's while: a second of the slowest types, 5 ms of the fastest
+_FAR_GRAIN = 8 << 20  # elements, where the rows come over a network: 16 MiB of BF16 a request
+MAX_ROW = 4 << 20  # elements; a row is the least that can be computed, and real ones have up to 100,000
+# Up to this, scales of half precision cannot overflow whatever the type; beyond, what comes out is looked at.
+_LARGEST_SAFE = 65504.0
+# Quantizers add up weights times squares in F32, which ends at 3e38. Beyond, libgguf writes NaN, or ends the process.
+_LARGEST_WEIGHED_SQUARE = 1e30
+_ANY_RANGE = frozenset({*PLAIN_TYPES, "MXFP4", "NVFP4"})  # nothing is added up for these
+
+
+@lru_cache(maxsize=4)
+def _weights(entry: ImatrixEntry, dims: tuple[int, ...]) -> NDArray[Any]:
+    """Return the weights of all matrices; those of a few hundred experts take 10 MB and time: not for each range."""
+    return entry.weights_for(dims)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantized:
+    """The elements of `tensor` in the type `traits`, row after row.
+
+    `maker` names the back end and its version; `weighed` is the imatrix' digest, with `entry` the tensor's own weights.
+    `decoder` reads the source, `encode` writes the type.
+    """
+
+    tensor: Tensor
+    traits: TypeTraits
+    maker: str
+    weighed: str
+    decoder: Decoder = field(compare=False, repr=False)
+    encode: Encode = field(compare=False, repr=False)
+    entry: ImatrixEntry | None = field(compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The file that the tensor is in."""
+        return self.tensor.gap.source.name
+
+    @property
+    def size(self) -> int:
+        """Bytes of all rows."""
+        return self.rows * self.row_size
+
+    @property
+    def width(self) -> int:
+        """Elements in a row."""
+        return self.tensor.info.dims[0]
+
+    @property
+    def rows(self) -> int:
+        """Rows of all matrices."""
+        return self.tensor.info.elements // self.width
+
+    @property
+    def row_size(self) -> int:
+        """Bytes of a row in the type that is made."""
+        return self.width // self.traits.block_size * self.traits.type_size
+
+    @property
+    def identity(self) -> str:
+        """That of the input, and what is computed of it, by what."""
+        info = self.tensor.info
+        return (
+            f"{self.tensor.gap.source.identity} {self.tensor.gap.offset}+{self.tensor.nbytes} {type_name(info.type)} "
+            f"{info.dims} to {self.traits.name} by {self.maker} imatrix {self.weighed or 'none'}"
+        )
+
+    @property
+    def file_id(self) -> None:
+        """Computed bytes are no file."""
+        return
+
+    @property
+    def parallelism(self) -> int:
+        """One thread a processor core (back ends compute without the interpreter's lock), or more connections."""
+        return max(os.cpu_count() or 1, self.tensor.gap.source.parallelism)
+
+    @property
+    def grain(self) -> int:
+        """Bytes that one thread takes at once: types differ a thousandfold in speed, so less than of a file."""
+        elements = _FAR_GRAIN if self.tensor.gap.source.file_id is None else _GRAIN
+        return max(elements // self.traits.block_size * self.traits.type_size, 32 * self.row_size)
+
+    def descriptor(self) -> AbstractContextManager[int] | None:
+        """Return None: the kernel cannot copy what has to be computed."""
+        return None
+
+    def check_unchanged(self) -> None:
+        """Raise `SourceError` where the input changed."""
+        self.tensor.gap.source.check_unchanged()
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Compute the rows that the range touches, and return its bytes."""
+        return b"".join(self.stream(offset, length))
+
+    def stream(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
+        """Compute `length` bytes from `offset`, a chunk of rows at a time.
+
+        Raises `FormatError` that names the row, where there is a NaN or an infinity, or the type cannot hold a value.
+        """
+        end = offset + length
+        weights = None if self.entry is None else _weights(self.entry, self.tensor.info.dims)
+        begin, behind = offset // self.row_size, -(-end // self.row_size)
+        read = self._reader(begin, behind)
+        for first, last in self._chunks(begin, behind):
+            data = memoryview(self._quantize(first, self._floats(read(first, last), first, last), weights))
+            start = first * self.row_size
+            yield data[max(offset - start, 0) : end - start]
+
+    def _chunks(self, first: int, last: int) -> Iterator[tuple[int, int]]:
+        """Cut rows into chunks; where columns are weighed, a chunk is of one matrix, as each has its own weights."""
+        step = max(1, _CHUNK // self.width)
+        dims = self.tensor.info.dims
+        matrix = dims[1] if self.entry is not None and len(dims) > 1 else self.rows
+        while first < last:
+            end = min(last, first + step, (first // matrix + 1) * matrix)
+            yield first, end
+            first = end
+
+    def _reader(self, begin: int, behind: int) -> Callable[[int, int], bytes]:
+        """Return what reads the source's bytes of the next rows: where rows are whole, from one request for all."""
+        extent, decoder = self.tensor.extent, self.decoder
+        if self.width % decoder.unit:  # rows that are interleaved: a chunk may begin within a group of them
+            return lambda first, last: extent.source.read_at(*self._units(first, last))
+        row = self.width // decoder.unit * decoder.unit_bytes
+        rows = pieces_of(extent.source.stream(extent.offset + begin * row, (behind - begin) * row))
+        return lambda first, last: rows((last - first) * row)
+
+    def _units(self, first: int, last: int) -> tuple[int, int]:
+        """Return offset and length of the whole units that hold rows `first` to `last`."""
+        decoder = self.decoder
+        start, end = first * self.width // decoder.unit, -(-last * self.width // decoder.unit)
+        return self.tensor.extent.offset + start * decoder.unit_bytes, (end - start) * decoder.unit_bytes
+
+    def _quantize(self, first: int, rows: NDArray[Any], weights: NDArray[Any] | None) -> bytes | bytearray:
+        low, high = float(rows.min()), float(rows.max())
+        safe = low >= -_LARGEST_SAFE and high <= _LARGEST_SAFE  # NaN compares as false
+        if not safe:
+            self._refuse_not_finite(rows, first)
+        own = None
+        if weights is not None:
+            own = weights[first // self.tensor.info.dims[1] % len(weights)] if len(weights) > 1 else weights[0]
+        self._refuse_abort(rows, max(-low, high), own, first)
+        data = self.encode(rows, own)
+        if not safe:
+            self._refuse_overflow(data, first)
+        return data
+
+    def _floats(self, data: bytes, first: int, last: int) -> NDArray[Any]:
+        """Return rows `first` to `last`; `data` may begin earlier, where a unit does."""
+        import numpy as np
+
+        width = self.width
+        skipped = first * width % self.decoder.unit
+        numbers = self.decoder.decode(data)[skipped : skipped + (last - first) * width].reshape(last - first, width)
+        with np.errstate(over="ignore", invalid="ignore"):  # what F32 cannot hold is an infinity, and refused
+            return np.ascontiguousarray(numbers, dtype=np.float32)
+
+    def _refuse_not_finite(self, rows: NDArray[Any], first: int) -> None:
+        import numpy as np
+
+        bad = np.argwhere(~np.isfinite(rows))
+        if len(bad):
+            row, column = (int(index) for index in bad[0])
+            found = "NaN" if np.isnan(rows[row, column]) else "an infinity"
+            raise FormatError(
+                f"{found} in column {column:,}: only finite numbers can be quantized; the source is damaged",
+                source=self.name,
+                where=self._row(first + row),
+            )
+
+    def _refuse_abort(self, rows: NDArray[Any], peak: float, weights: NDArray[Any] | None, first: int) -> None:
+        """Refuse what quantizers do not survive; `peak` is the largest magnitude in `rows`, which begin at `first`."""
+        heaviest = 1.0 if weights is None else float(weights.max())
+        if self.traits.name in _ANY_RANGE or heaviest * max(peak, 1.0) ** 2 <= _LARGEST_WEIGHED_SQUARE:
+            return
+        weighed = "" if weights is None else f" with weights of up to {heaviest:.3g} in the imatrix"
+        raise FormatError(
+            f"values of up to {peak:.3g}{weighed} are too large for {self.traits.name}: sums of their squares "
+            "overflow; the source or the imatrix is damaged",
+            source=self.name,
+            where=self._row(first + int((abs(rows) == peak).any(axis=1).argmax())),
+        )
+
+    def _refuse_overflow(self, data: bytes | bytearray, first: int) -> None:
+        """Look at what came out of large values: scales are mostly of half precision, which ends at 65,504."""
+        import numpy as np
+
+        made = decoder_of(self.traits.id, ByteOrder.LITTLE, self.tensor.info.dims)
+        if made is None:
+            return
+        finite = np.isfinite(made.decode(bytes(data)).reshape(-1, self.width)).all(axis=1)
+        if not finite.all():
+            raise FormatError(
+                f"values are too large for {self.traits.name}: they would become infinities or NaN",
+                source=self.name,
+                where=self._row(first + int(np.argmin(finite))),
+            )
+
+    def _row(self, row: int) -> str:
+        return f"tensor '{printable(self.tensor.info.name, 80)}', row {row:,}"

@@ -1,0 +1,77 @@
+"""Which inputs a merge may remove: those of which every tensor is in the output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from gguftool.errors import PlanError, listed
+from gguftool.model.model import Model, ModelFile, Sizing, Tensor
+from gguftool.record import replace
+from gguftool.storage.execute.consume_state import why_kept
+from gguftool.storage.plan import Consume, Plan, Request, Step
+from gguftool.storage.sources.local import LocalSource
+from gguftool.storage.sources.source import Source
+from gguftool.surgery.metadata import Chosen
+
+
+def consuming(
+    plan: Plan, anchor: Path, request: Request, chosen: Iterable[Chosen], donor: Model, models: Iterable[Model]
+) -> Plan:
+    """Return `plan` so that it removes the files of `models` whose every tensor is among `chosen`; others are remarked.
+
+    A file without tensors goes where its metadata, as `donor`'s, is in the output. Raises `PlanError` where nothing
+    can go, or the output takes bytes from a source that is not local: its journal has to be enough to go on.
+    """
+    far = dict.fromkeys(source.name for source in _used(plan) if not isinstance(source, LocalSource))
+    if far:
+        raise PlanError(f"--consume goes with local inputs alone, fetch these first: {listed(tuple(far), 8)}")
+    taken: dict[Source, dict[str, Tensor]] = {}
+    for choice in chosen:
+        taken.setdefault(choice.tensor.gap.source, {})[choice.tensor.info.name] = choice.tensor
+    reasons: dict[str, list[str]] = {}
+    goes: set[Source] = set()
+    inputs = {file.source: file for model in models for file in model.files}
+    for source, file in inputs.items():
+        reason = _why_needed(file, taken.get(source, {}), donor) or why_kept(source, plan.inputs)
+        if reason is None:
+            goes.add(source)
+        else:
+            reasons.setdefault(reason, []).append(source.name)
+    stays = [f"{reason}: {listed(names, 8)}" for reason, names in reasons.items()]
+    if not goes:
+        raise PlanError("--consume can remove none of the inputs", problems=stays)
+    steps = _steps(plan, goes)
+    remarks = (*plan.remarks, *(f"not removed, {reason}" for reason in stays))
+    return replace(plan, remarks=remarks, consume=Consume(anchor=anchor, steps=steps, request=request))
+
+
+def _why_needed(file: ModelFile, taken: dict[str, Tensor], donor: Model) -> str | None:
+    """Return why `file` is more than what the output takes from it."""
+    names = [info.name for info in file.header.tensors]
+    if not names:
+        is_donors = file.source == donor.files[0].source
+        return None if is_donors else "no tensors, and the metadata is not in the output"
+    missing = [name for name in names if name not in taken]
+    if missing:
+        return "no tensor is used" if len(missing) == len(names) else "only a part of the tensors is used"
+    if any(tensor.sizing is Sizing.CONFLICT for tensor in taken.values()):
+        return "sizes of tensors are in doubt"
+    return None
+
+
+def _steps(plan: Plan, goes: set[Source]) -> tuple[Step, ...]:
+    """Return the order of copying: what goes makes room first, metadata last of that; then what stays."""
+    used = _used(plan)
+    first: Sequence[Source] = [source for source in used if source in goes]
+    without_data = [source for source in plan.inputs if source in goes and source not in used]
+    rest = [source for source in used if source not in goes]
+    return (
+        *(Step(source=source, frees=True) for source in (*first, *without_data)),
+        *(Step(source=source, frees=False) for source in rest),
+    )
+
+
+def _used(plan: Plan) -> tuple[Source, ...]:
+    """Return the sources of the outputs' bytes, in the order of first use."""
+    return tuple(dict.fromkeys(copy.extent.source for output in plan.outputs for copy in output.copies))

@@ -1,0 +1,166 @@
+"""Choosing, for every tensor of the output, the input that it comes from.
+
+Without a recipe each tensor must come from exactly one input.  With one, the recipe's type is looked for in this order:
+an input that has the tensor in exactly that type; an input whose label is that type; for tensors that no engine
+quantizes, the type that the inputs agree on; and where the user allows it, the type that llama-quantize would have
+fallen back to.  All but the first are said.  Problems are collected, and reported at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from gguftool.errors import PlanError, listed, printable
+from gguftool.format.ggml import TYPES, find_type, type_alias, type_name
+from gguftool.record import record
+from gguftool.surgery.common import Notes, grouped
+from gguftool.surgery.inputs import Input, find_inputs
+from gguftool.surgery.metadata import Chosen
+
+if TYPE_CHECKING:
+    from gguftool.format.recipe import Recipe, Rule
+
+
+@record
+class MixOptions:
+    """`strict`: only exact types; `allow_fallback`: also the type that llama-quantize would have fallen back to."""
+
+    strict: bool = False
+    allow_fallback: bool = False
+
+
+@record
+class Mix:
+    """The choice for every name, what to remark, and what is wrong (then some names have no choice)."""
+
+    chosen: Mapping[str, Chosen]
+    remarks: tuple[str, ...]
+    problems: tuple[str, ...]
+
+
+def choose(names: Sequence[str], inputs: Sequence[Input], recipe: Recipe | None, options: MixOptions) -> Mix:
+    """Choose an input for each of `names`."""
+    notes = Notes()
+    rules = None if recipe is None else recipe.assign(names)
+    chosen: dict[str, Chosen] = {}
+    for name in names:
+        holders = [source for source in inputs if name in source.model.tensors]
+        if rules is None:
+            choice = _only(name, holders, notes)
+        else:
+            choice = _by_rule(name, rules[name], holders, inputs, options, notes)
+        if choice is not None:
+            chosen[name] = Chosen(tensor=choice.model.tensors[name], model=choice.model)
+    if recipe is not None and rules is not None:
+        notes.idle_rules(recipe, rules)
+    return Mix(chosen=chosen, remarks=grouped(notes.remarks), problems=grouped(notes.problems))
+
+
+def _only(name: str, holders: Sequence[Input], notes: Notes) -> Input | None:
+    if len(holders) == 1:
+        return holders[0]
+    if not holders:
+        notes.problem("in no input", name)
+    else:
+        where = listed([holder.name for holder in holders])
+        notes.problem(f"in several inputs ({where}), a --recipe chooses", name)
+    return None
+
+
+def _by_rule(
+    name: str,
+    rule: Rule | None,
+    holders: Sequence[Input],
+    inputs: Sequence[Input],
+    options: MixOptions,
+    notes: Notes,
+) -> Input | None:
+    if not holders:
+        notes.problem("in no input", name)
+    elif rule is None:
+        notes.problem("matched by no rule of the recipe", name)
+    elif rule.label is not None:
+        return _by_label(name, rule.label, inputs, notes)
+    elif rule.type_id is not None:
+        return _by_type(name, rule.type_id, holders, options, notes)
+    else:
+        notes.problem(f"'{printable(rule.target)}' in line {rule.line} is no type", name)
+    return None
+
+
+def _by_label(name: str, label: str, inputs: Sequence[Input], notes: Notes) -> Input | None:
+    try:
+        labelled = find_inputs(inputs, label)
+    except PlanError as error:
+        notes.problem(error.message, name)
+        return None
+    having = [picked for picked in labelled if name in picked.model.tensors]
+    if len(having) > 1:
+        notes.remark(f"{len(having)} inputs are labelled @{printable(label)}, taken from {having[0].name}", name)
+    if having:
+        return having[0]
+    notes.problem(f"not in the input @{printable(label)} ({listed([picked.name for picked in labelled])})", name)
+    return None
+
+
+def _by_type(name: str, type_id: int, holders: Sequence[Input], options: MixOptions, notes: Notes) -> Input | None:
+    wanted = type_alias(type_id)
+    exact = _having(name, type_id, holders)
+    if exact:
+        if len(exact) > 1:
+            notes.remark(f"{wanted} in {len(exact)} inputs, taken from {exact[0].name}", name)
+        return exact[0]
+    second = _second_best(name, type_id, holders)
+    if second is not None:
+        source, why = second
+        found = type_alias(source.model.tensors[name].info.type)
+        if options.strict:
+            notes.problem(f"no input has it as {wanted}; {why} has {found}, which --strict forbids", name)
+            return None
+        notes.remark(f"wanted {wanted}, taken as {found} from {why}", name)
+        return source
+    if options.allow_fallback:
+        fallen = _fallen_back(name, type_id, holders)
+        if fallen is not None:
+            found = type_alias(fallen.model.tensors[name].info.type)
+            notes.remark(f"wanted {wanted}, rows are too short for it; taken as the fallback {found}", name)
+            return fallen
+    there = listed(sorted({type_alias(holder.model.tensors[name].info.type) for holder in holders}))
+    notes.problem(f"no input has it as {wanted}; there is {there}", name)
+    return None
+
+
+def _having(name: str, type_id: int, holders: Iterable[Input]) -> list[Input]:
+    return [holder for holder in holders if holder.model.tensors[name].info.type == type_id]
+
+
+def _second_best(name: str, type_id: int, holders: Sequence[Input]) -> tuple[Input, str] | None:
+    """Return an input whose label is the type, or any where no engine quantizes the tensor and all agree."""
+    from gguftool.format.engine_facts.fallback import keeps_type
+
+    for given in (True, False):
+        for holder in holders:
+            if holder.is_labelled(type_id, given=given):
+                return holder, f"the input labelled {type_alias(type_id)} ({holder.name})"
+    types = {holder.model.tensors[name].info.type for holder in holders}
+    info = holders[0].model.tensors[name].info
+    if len(types) == 1 and keeps_type(name, info.dims, type_name(info.type)):
+        return holders[0], "every input (no engine quantizes it)"
+    return None
+
+
+def _fallen_back(name: str, type_id: int, holders: Sequence[Input]) -> Input | None:
+    """Return the input that has the type which an engine's llama-quantize takes for rows too short for `type_id`."""
+    from gguftool.format.engine_facts.fallback import fallback_type
+
+    dims, traits = holders[0].model.tensors[name].info.dims, TYPES.get(type_id)
+    if traits is None or not dims:
+        return None
+    for engine in traits.engines:
+        fallen = fallback_type(traits.name, dims[0], engine)
+        found = find_type(fallen) if fallen else None
+        having = _having(name, found.id, holders) if found else []
+        if having:
+            return having[0]
+    return None

@@ -1,0 +1,273 @@
+"""Sets of files: dealing tensors out to new ones (by number, by bytes), and rewriting those that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from gguftool.errors import PlanError, printable
+from gguftool.format.file_names import IK_MAX_SHARDS, KEY_COUNT, KEY_NO, KEY_TENSORS, MAX_SHARDS, ShardName
+from gguftool.format.header import ALIGNMENT_KEY, Header, round_up
+from gguftool.format.kv import KV, ByteOrder, ValueType, find_kv, make_kv
+from gguftool.model.layout import Dialect, gguf_file, marks_of, slot_of, with_alignment
+from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
+from gguftool.model.opening import ORDER_KEY
+from gguftool.model.padding import PADDING_KEY
+from gguftool.record import record, replace
+from gguftool.storage.plan import Copy, OutputFile
+from gguftool.storage.sources.source import whole
+from gguftool.surgery.common import without_layout_keys
+
+
+@record
+class Cut:
+    """How to cut: by number of tensors a shard, or by bytes a file; sizes in bytes.
+
+    `bundle_small`: tensors below this size ride in shard 1; `tensor_first`: shard 1 holds others too.
+    """
+
+    max_tensors: int = 1
+    max_size: int | None = None
+    bundle_small: int = 0
+    tensor_first: bool = False
+
+
+def lay_out_set(
+    prefix: str, metadata: tuple[KV, ...], tensors: tuple[Tensor, ...], cut: Cut, dialect: Dialect
+) -> tuple[tuple[OutputFile, ...], tuple[str, ...]]:
+    """Return the files ``PREFIX-00001-of-NNNNN.gguf`` and remarks on them; all `metadata` is in shard 1.
+
+    Raises `PlanError` where PREFIX names no file or there would be more than 65,535 shards.
+    """
+    if not Path(prefix).name or prefix.endswith("/"):
+        raise PlanError(f"PREFIX '{printable(prefix)}' ends in a folder; give the start of the file names too")
+    cutter = _Cutter(
+        metadata=metadata,
+        tensors=tensors,
+        bundled=tuple(tensor for tensor in tensors if tensor.nbytes < cut.bundle_small),
+        options=cut,
+        dialect=dialect,
+    )
+    cutter = replace(cutter, bundled=cutter.bundled_within_limit())
+    bundled = {tensor.info.name for tensor in cutter.bundled}
+    shards = cutter.cut([tensor for tensor in tensors if tensor.info.name not in bundled])
+    if len(shards) > MAX_SHARDS:
+        raise PlanError(f"{len(shards):,} shards; split.count holds at most {MAX_SHARDS:,}: raise --max-tensors")
+    names = [ShardName(prefix=prefix, number=n, count=len(shards)) for n in range(1, len(shards) + 1)]
+    outputs = tuple(
+        gguf_file(Path(str(name)), cutter.kvs(name.number, name.count), shard, _dialect_of(name.number, dialect))
+        for name, shard in zip(names, shards, strict=True)
+    )
+    return outputs, tuple(_remarks(outputs, shards, cut))
+
+
+@record
+class _Cutter:
+    """Deals tensors out to shards and knows what metadata each shard carries."""
+
+    metadata: tuple[KV, ...]
+    tensors: tuple[Tensor, ...]
+    bundled: tuple[Tensor, ...]
+    options: Cut
+    dialect: Dialect
+
+    def kvs(self, number: int, count: int) -> tuple[KV, ...]:
+        """Return the metadata of shard `number` (from 1): all of it in shard 1, else what a loader needs."""
+        order = self.dialect.byte_order
+        split = (
+            make_kv(KEY_NO, ValueType.UINT16, number - 1, byte_order=order),
+            make_kv(KEY_COUNT, ValueType.UINT16, count, byte_order=order),
+            make_kv(KEY_TENSORS, ValueType.INT32, len(self.tensors), byte_order=order),
+        )
+        if number == 1:
+            return (*self.metadata, *self._tensor_order(order), *split)
+        alignment = find_kv(self.metadata, ALIGNMENT_KEY)
+        return split if alignment is None else (alignment, *split)
+
+    def _tensor_order(self, order: ByteOrder) -> tuple[KV, ...]:
+        """Bundling breaks the tensors' order, so shard 1 records it for merge."""
+        if not self.bundled:
+            return ()
+        names = [tensor.info.name for tensor in self.tensors]
+        return (make_kv(ORDER_KEY, ValueType.ARRAY, names, element=ValueType.STRING, byte_order=order),)
+
+    def bundled_within_limit(self) -> tuple[Tensor, ...]:
+        """Return those of the bundled tensors that fit into shard 1: a limit in bytes holds for it too."""
+        if self.options.max_size is None:
+            return self.bundled
+        room, fitting = self._room(1, ()), []
+        for tensor in self.bundled:
+            need = _info_size(tensor), slot_of(tensor, self.dialect).step
+            if self._fits(room, need, 0):
+                fitting.append(tensor)
+                room = (room[0] + need[0], room[1] + need[1])
+        return tuple(fitting)
+
+    def cut(self, others: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+        """Return the tensors of each shard; the first holds the bundled ones only, unless tensors come first."""
+        if not self.options.tensor_first:
+            return [self.bundled, *self._fill([], 2, iter(others))]
+        first, *rest = self._fill(list(self.bundled), 1, iter(others))
+        # In the model's order, so that its last tensor (the only one that may lack padding) is the last here too.
+        names = {tensor.info.name for tensor in first}
+        return [tuple(tensor for tensor in self.tensors if tensor.info.name in names), *rest]
+
+    def _fill(self, shard: list[Tensor], number: int, tensors: Iterator[Tensor]) -> list[tuple[Tensor, ...]]:
+        """Fill shards from `number` on, starting with what `shard` holds already."""
+        shards: list[tuple[Tensor, ...]] = []
+        room = self._room(number, shard)
+        held = 0  # what is bundled into shard 1 does not count against --max-tensors
+        for tensor in tensors:
+            need = _info_size(tensor), slot_of(tensor, self.dialect).step
+            in_first = number + len(shards) == 1  # shard 1 may stay without tensors, any other holds at least one
+            if (held or in_first) and not self._fits(room, need, held):
+                shards.append(tuple(shard))
+                shard, held = [], 0
+                room = self._room(number + len(shards), shard)
+            shard.append(tensor)
+            room = (room[0] + need[0], room[1] + need[1])
+            held += 1
+        return [*shards, tuple(shard)] if shard or number + len(shards) == 1 else shards
+
+    def _room(self, number: int, shard: Sequence[Tensor]) -> tuple[int, int]:
+        """Return the bytes (head without padding, data) that a shard takes before more is added."""
+        head = Header(
+            version=self.dialect.version,
+            byte_order=self.dialect.byte_order,
+            kvs=self.kvs(number, MAX_SHARDS),
+            tensors=tuple(tensor.info for tensor in shard),
+        )
+        return head.length, sum(slot_of(tensor, self.dialect).step for tensor in shard)
+
+    def _fits(self, room: tuple[int, int], need: tuple[int, int], held: int) -> bool:
+        if self.options.max_size is None:
+            return held < self.options.max_tensors
+        head = round_up(room[0] + need[0], self.dialect.alignment)
+        return head + room[1] + need[1] + self.dialect.filler.at_most <= self.options.max_size
+
+
+def _dialect_of(number: int, dialect: Dialect, old: Header | None = None) -> Dialect:
+    """Return `dialect` for one shard: only the one with the metadata gets room for later edits.
+
+    A shard that had such room in its `old` header keeps it.
+    """
+    filler = dialect.filler if number == 1 else replace(dialect.filler, reserve=0)
+    if old is not None and old.get(PADDING_KEY) is not None:
+        filler = replace(filler, at_least=old.data_offset)
+    return replace(dialect, filler=filler)
+
+
+def _info_size(tensor: Tensor) -> int:
+    """Bytes of a tensor info, an upper bound in version 1 (which writes narrower numbers)."""
+    empty = Header()
+    return Header(tensors=(tensor.info,)).length - empty.length
+
+
+def _remarks(outputs: Sequence[OutputFile], shards: Sequence[Sequence[Tensor]], options: Cut) -> Iterator[str]:
+    if options.max_size is not None:
+        for output, shard in zip(outputs, shards, strict=True):
+            if output.size > options.max_size:
+                what = f"'{printable(shard[0].info.name)}' alone is larger" if shard else "the metadata is larger"
+                yield f"{output.path.name} has {output.size:,} bytes, over the limit of {options.max_size:,}: {what}"
+    if len(shards) > IK_MAX_SHARDS:
+        yield (
+            f"{len(shards):,} files: ik_llama.cpp opens at most {IK_MAX_SHARDS} unless it was built with a larger "
+            "GGML_MAX_CONTEXTS"
+        )
+
+
+# --- rewriting a set that is there ---
+
+
+def rewrite_set(
+    model: Model, kvs: tuple[KV, ...], taken: Mapping[str, Tensor], prefix: Path, dialect: Dialect
+) -> tuple[OutputFile, ...]:
+    """Return the files of `model` under a new prefix, with `kvs` in shard 1 and the tensors `taken` replaced.
+
+    Shards in which nothing changes are copied whole.
+    """
+    count, start = len(model.files), str(prefix).removesuffix(".gguf")
+    outputs = []
+    for number, file in enumerate(_in_shard_order(model), start=1):
+        path = Path(str(ShardName(prefix=start, number=number, count=count)))
+        own = _own_kvs(file, kvs if file is model.files[0] else None, _spoken(file, model, dialect))
+        if (file.shard and (file.shard.number, file.shard.count)) != (number, count):
+            own = _renumbered(own, number, count, len(model.tensors), dialect.byte_order)
+        copy = Copy(extent=whole(file.source), offset=0)
+        changed = _rewritten(file, path, own, taken, _spoken(file, model, dialect))
+        marks = marks_of(tensors_of(file.source, file.header))
+        same = OutputFile(path=path, head=b"", copies=(copy,), size=file.source.size, marks=marks)
+        outputs.append(changed or same)
+    return tuple(outputs)
+
+
+def recorded_sequence(model: Model) -> tuple[str, ...]:
+    """Return the tensors' names in the order that a bundling split recorded in `model`, empty where it did not."""
+    return () if model.get(ORDER_KEY) is None else tuple(model.tensors)
+
+
+def replace_shards(
+    model: Model, kvs: tuple[KV, ...], taken: Mapping[str, Tensor], dialect: Dialect
+) -> tuple[tuple[OutputFile, ...], Path]:
+    """Return the shards of `model` that change, to be replaced where they are, and the path of shard 1.
+
+    Raises `PlanError` where nothing changes, or the files are no set of one folder and prefix.
+    """
+    shards = [file.shard for file in model.files]
+    if any(source.file_id is None for source in model.sources):
+        raise PlanError("is not local, and cannot be changed in place; -o PREFIX writes a new one", source=model.name)
+    if any(shard is None or shard.prefix != (shards[0] or shard).prefix for shard in shards):
+        raise PlanError("is not one set of shards; -o PREFIX writes a new one", source=model.name)
+    outputs = []
+    for file in model.files:
+        spoken = _spoken(file, model, dialect)
+        own = _own_kvs(file, kvs if file is model.files[0] else None, spoken)
+        output = _rewritten(file, Path(file.source.name), own, taken, spoken)
+        if output is not None:
+            outputs.append(replace(output, replaces=file.source))
+    if not outputs:
+        raise PlanError("nothing would change", source=model.name)
+    return tuple(outputs), Path(model.files[0].source.name)
+
+
+def _spoken(file: ModelFile, model: Model, dialect: Dialect) -> Dialect:
+    """Return the dialect of one shard: shards may differ in their alignment, and keep it where none is asked for."""
+    if dialect.alignment == model.alignment:
+        dialect = replace(dialect, alignment=file.header.alignment)
+    return _dialect_of(1 if file is model.files[0] else 2, dialect, file.header)
+
+
+def _rewritten(
+    file: ModelFile, path: Path, own: tuple[KV, ...], taken: Mapping[str, Tensor], dialect: Dialect
+) -> OutputFile | None:
+    """Return a shard's new file with the metadata `own`, or None where it stays as it is."""
+    changes = own != file.header.kvs or any(info.name in taken for info in file.header.tensors)
+    if not changes and not dialect.filler.reserve:
+        return None
+    tensors = [taken.get(tensor.info.name, tensor) for tensor in tensors_of(file.source, file.header)]
+    return gguf_file(path, own, tensors, dialect)
+
+
+def _in_shard_order(model: Model) -> list[ModelFile]:
+    """Return the files with the metadata's first: of a model joined from partial sets, by their shard numbers."""
+    first, *others = model.files
+    return [first, *sorted(others, key=lambda file: file.shard.number if file.shard else 0)]
+
+
+def _renumbered(kvs: tuple[KV, ...], number: int, count: int, n_tensors: int, order: ByteOrder) -> tuple[KV, ...]:
+    """Return `kvs` with the split keys of shard `number` of `count`, in their old places."""
+    split = (
+        make_kv(KEY_NO, ValueType.UINT16, number - 1, byte_order=order),
+        make_kv(KEY_COUNT, ValueType.UINT16, count, byte_order=order),
+        make_kv(KEY_TENSORS, ValueType.INT32, n_tensors, byte_order=order),
+    )
+    new = {kv.key: kv for kv in split}
+    return (*(new.pop(kv.key, kv) for kv in kvs), *new.values())
+
+
+def _own_kvs(file: ModelFile, model_kvs: tuple[KV, ...] | None, dialect: Dialect) -> tuple[KV, ...]:
+    """Return a shard's metadata: its own, with the model's true metadata in the place of shard 1's."""
+    kvs = file.header.kvs
+    if model_kvs is not None and without_layout_keys(kvs) != without_layout_keys(model_kvs):
+        kvs = (*without_layout_keys(model_kvs), *(kv for kv in kvs if not without_layout_keys([kv])))
+    return with_alignment(kvs, dialect.alignment, dialect.byte_order)

@@ -1,0 +1,67 @@
+"""The tensors.map of a per-tensor shard set, as a plan."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from gguftool.errors import PlanError, printable
+from gguftool.format.ggml import type_alias
+from gguftool.format.header import TensorInfo
+from gguftool.format.tensors_map import MapEntry, render_map
+from gguftool.model.model import Model, ModelFile, tensors_of
+from gguftool.storage.plan import OutputFile, Plan
+from gguftool.surgery.common import require_complete
+
+
+def plan_map(model: Model, sha256: Mapping[str, str], output: Path) -> Plan:
+    """Plan the map of `model`'s shards; `sha256` gives each file's hash by its name. The first shard has no line.
+
+    Raises `PlanError` where shards are missing, the first holds tensors, or another holds not exactly one: a map has
+    one line a shard.
+    """
+    require_complete(model)
+    counts = [(len(file.header.tensors), file) for file in model.files]
+    crowded = [(count, file) for number, (count, file) in enumerate(counts) if count != (number > 0)]
+    if len(model.files) < 2 or crowded:
+        found = "it is a single file"
+        if len(model.files) > 1:
+            count, file = crowded[0]
+            found = f"{printable(file.source.name)} holds {count:,}"
+        what = "a tensors.map is for sets of one tensor a shard, with the metadata alone in shard 1"
+        raise PlanError(f"{what}; {found}", source=model.name)
+    return _plan((_entry_of(file, sha256[file.source.name]) for file in model.files[1:]), output, model)
+
+
+def plan_map_of_split(model: Model, plan: Plan, sha256: Sequence[str]) -> Plan:
+    """Plan the map of the shards that `plan` made of `model`, one tensor each behind the first; a hash an output."""
+    shards = zip(plan.outputs[1:], sha256[1:], strict=True)
+    entries = (
+        _entry(output.path.name, digest, model.tensors[mark.name].info, mark.length)
+        for output, digest in shards
+        for mark in output.marks or ()
+    )
+    return _plan(entries, plan.outputs[0].path.parent / "tensors.map", model)
+
+
+def _plan(entries: Iterable[MapEntry], output: Path, model: Model) -> Plan:
+    head = render_map(entries).encode("utf-8", "surrogateescape")
+    return Plan(outputs=(OutputFile(path=output, head=head, copies=(), size=len(head)),), inputs=model.sources)
+
+
+def _entry_of(file: ModelFile, sha256: str) -> MapEntry:
+    (tensor,) = tensors_of(file.source, file.header)
+    return _entry(os.path.basename(file.source.name), sha256, tensor.info, tensor.nbytes)
+
+
+def _entry(file: str, sha256: str, info: TensorInfo, nbytes: int) -> MapEntry:
+    return MapEntry(
+        file=file,
+        sha256=sha256,
+        tensor=info.name,
+        shape=info.dims,
+        dtype=type_alias(info.type),
+        elements=info.elements,
+        nbytes=nbytes,
+    )
