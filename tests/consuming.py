@@ -10,7 +10,7 @@ from faults import helper_path
 from writers import DONOR, SET, Files, listing, set_up
 
 from gguftool.format.recipe import parse_any
-from gguftool.storage.execute.consume_state import find_unfinished
+from gguftool.storage.execute.consume_journal import find_unfinished
 from gguftool.storage.execute.executor import Options, execute
 from gguftool.storage.plan import Plan, Request
 from gguftool.surgery.inputs import open_inputs

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gguftool.format.ggml import TYPES, type_name
 from gguftool.format.recipe import Recipe, make_rule, spelling
-from gguftool.model.imatrix import open_imatrix
+from gguftool.model.companions import open_imatrix
 from gguftool.model.layout import Dialect, gguf_file
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import open_model

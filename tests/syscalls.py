@@ -1,6 +1,6 @@
 """Faults for writers: every system call of a run is counted, then each is failed, or is the one at which it is killed.
 
-The calls are replaced where Python code finds them (`os`, `fcntl`, `durable.syncfs`), so what is failed is what the
+The calls are replaced where Python code finds them (`os`, `fcntl`, `fileio.syncfs`), so what is failed is what the
 executor does, in its order. Calls that only make data durable do nothing here: that they are made, and in which order,
 is seen in real runs under strace.
 """
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from gguftool.storage.system import durable, reflink
+from gguftool.storage.system import fileio, reflink
 
 _ERRORS = ("EIO", "ENOSPC", "EPERM")
 # Call -> the ways in which it can fail. "short": less than was asked for; "zero": nothing, as at the end of a file.
@@ -54,7 +54,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "listdir": ("EIO",),
     "scandir": ("EIO",),
 }
-_SYNCS = {"fsync", "fdatasync"}  # make durable, and do nothing that a test in this process could see
+_SYNCS = {"fsync", "fdatasync"}  # make fileio, and do nothing that a test in this process could see
 
 
 class _Boundary:
@@ -120,7 +120,7 @@ class Injector:
     def active(self) -> Iterator[Injector]:
         """Replace the system calls for as long as the block runs."""
         places: list[tuple[Any, str, str]] = [(os, name, name) for name in FAULTS if hasattr(os, name)]
-        places += [(fcntl, "flock", "flock"), (fcntl, "ioctl", "ioctl"), (durable, "syncfs", "fsync")]
+        places += [(fcntl, "flock", "flock"), (fcntl, "ioctl", "ioctl"), (fileio, "syncfs", "fsync")]
         saved = [(module, attribute, getattr(module, attribute)) for module, attribute, _ in places]
         reflink.forget_declined()  # or the calls that share blocks are made once in all runs
         try:

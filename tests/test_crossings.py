@@ -21,12 +21,12 @@ from support import environment, run_gguftool
 
 from gguftool.errors import ExecuteError, SourceError
 from gguftool.storage.execute import executor as executing
-from gguftool.storage.execute import landing, runs, streaming
+from gguftool.storage.execute import resume, streaming
 from gguftool.storage.execute.copying import copy_all
 from gguftool.storage.execute.executor import Options, execute
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.digest import digest_all
-from gguftool.storage.sources.local import helper_path
+from gguftool.storage.sources.sidecars import helper_path
 from gguftool.storage.sources.source import Extent
 from gguftool.storage.sources.source import whole as whole_of
 
@@ -40,10 +40,10 @@ class Stop(BaseException):
 
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "MIN_REQUEST", 64 * KIB)
-    monkeypatch.setattr(runs, "MAX_REQUEST", 64 * KIB)
-    monkeypatch.setattr(landing, "STEP", 64 * KIB)
-    monkeypatch.setattr(landing, "_SHORTEST", 0.0)
+    monkeypatch.setattr(streaming, "MIN_REQUEST", 64 * KIB)
+    monkeypatch.setattr(streaming, "MAX_REQUEST", 64 * KIB)
+    monkeypatch.setattr(resume, "STEP", 64 * KIB)
+    monkeypatch.setattr(resume, "_SHORTEST", 0.0)
 
 
 def whole(path: Path, source: SlowSource, gap: int = 0) -> Plan:

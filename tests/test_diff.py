@@ -22,12 +22,18 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from gguftool.analysis.diff.models import DiffOptions, diff_headers
-from gguftool.analysis.diff.pairing import Change
+from gguftool.analysis.diff.tensors import Change
 from gguftool.analysis.diff.text import text_difference
 from gguftool.cli.app import app
 from gguftool.model.opening import open_model
-from gguftool.render.diff import diff_sections, render_diff_markdown, render_diff_text, section_text, summary
-from gguftool.render.diff_csv import render_diff_csv
+from gguftool.render.diff import (
+    diff_sections,
+    render_diff_csv,
+    render_diff_markdown,
+    render_diff_text,
+    section_text,
+    summary,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 LAYOUT = DiffOptions(layout=True)

@@ -21,7 +21,7 @@ from gguftool.analysis.diff.figures import errors_between, errors_of, total
 from gguftool.analysis.diff.models import DiffOptions, diff_headers
 from gguftool.errors import PlanError
 from gguftool.format.imatrix import Imatrix, ImatrixEntry
-from gguftool.model.imatrix import open_imatrix
+from gguftool.model.companions import open_imatrix
 from gguftool.model.opening import open_model
 
 UP, DOWN, EXPERTS = "blk.0.ffn_up.weight", "blk.1.ffn_down.weight", "blk.0.ffn_up_exps.weight"

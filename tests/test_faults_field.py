@@ -23,7 +23,7 @@ from writers import CASES, listing, run, set_up
 
 import gguftool
 from gguftool.storage.execute.executor import Options, execute
-from gguftool.storage.system import durable
+from gguftool.storage.system import fileio
 from gguftool.surgery.merge import plan_merge
 
 GIB = 1 << 30
@@ -208,9 +208,9 @@ def test_syncfs_is_made_again_where_a_signal_interrupts_it(monkeypatch: pytest.M
 
     monkeypatch.setattr(ctypes, "CDLL", lambda *_args, **_options: SimpleNamespace(syncfs=syncfs))
     monkeypatch.setattr(ctypes, "get_errno", lambda: said[0])
-    durable.syncfs(0)
+    fileio.syncfs(0)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        durable.syncfs(0)
+        fileio.syncfs(0)
 
 
 # --- a disk that lies ------------------------------------------------------------------------------------------------
@@ -255,8 +255,8 @@ def test_on_macos_files_are_made_durable_by_f_fullfsync(
         return 0
 
     real = os.fsync
-    monkeypatch.setattr(durable, "_FULL_SYNC", 51)
-    monkeypatch.setattr(durable, "fcntl", SimpleNamespace(fcntl=fcntl), raising=False)
+    monkeypatch.setattr(fileio, "_FULL_SYNC", 51)
+    monkeypatch.setattr(fileio, "fcntl", SimpleNamespace(fcntl=fcntl), raising=False)
     monkeypatch.setattr(os, "fsync", lambda fd: (plain.append(os.fstat(fd).st_ino), real(fd))[1])
     execute(plan_merge([gguftool.open_model(source)], tmp_path / "x.gguf"))
     file, folder = (tmp_path / "x.gguf").stat().st_ino, tmp_path.stat().st_ino
@@ -269,8 +269,8 @@ def test_on_macos_an_error_of_f_fullfsync_is_one(source: Path, tmp_path: Path, m
     def fcntl(_fd: int, _command: int) -> int:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(durable, "_FULL_SYNC", 51)
-    monkeypatch.setattr(durable, "fcntl", SimpleNamespace(fcntl=fcntl), raising=False)
+    monkeypatch.setattr(fileio, "_FULL_SYNC", 51)
+    monkeypatch.setattr(fileio, "fcntl", SimpleNamespace(fcntl=fcntl), raising=False)
     with pytest.raises(gguftool.ExecuteError, match="Input/output error"):
         execute(plan_merge([gguftool.open_model(source)], tmp_path / "x.gguf"))
     assert os.listdir(tmp_path) == ["m.gguf"]

@@ -19,7 +19,7 @@ import builders as b
 import pytest
 from support import environment, one_error_line, run_gguftool
 
-from gguftool.storage.sources.local import helper_path
+from gguftool.storage.sources.sidecars import helper_path
 
 MIB = 1 << 20
 needs_root = pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting needs root: run as root")

@@ -22,10 +22,10 @@ from gguftool.format.file_names import parse_shard_name
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.opening import _Group, _model_of_group, open_model, read_header
 from gguftool.storage.execute.executor import Options, execute
-from gguftool.storage.execute.runs import MAX_GAP
+from gguftool.storage.execute.streaming import MAX_GAP
 from gguftool.storage.sources.local import open_local
-from gguftool.surgery.donors import Donor
 from gguftool.surgery.fetch import FetchOptions, plan_fetch, plan_fetch_files
+from gguftool.surgery.inputs import Donor
 from gguftool.surgery.merge import plan_merge
 from gguftool.surgery.repair import Damage, find_damage, plan_repair
 from gguftool.surgery.swap import plan_swap

@@ -24,8 +24,7 @@ from gguftool.format.ggml import TYPES
 from gguftool.model.opening import open_model
 from gguftool.storage.execute import output_digests
 from gguftool.storage.execute.executor import Options, execute
-from gguftool.storage.execute.receipt import Receipt
-from gguftool.storage.plan import Copy, Mark, OutputFile, Plan
+from gguftool.storage.plan import Copy, Mark, OutputFile, Plan, Receipt
 from gguftool.storage.sources.source import Extent
 from gguftool.surgery.split import SplitOptions, plan_split
 

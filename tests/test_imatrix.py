@@ -19,7 +19,7 @@ from gguftool.analysis.imatrix import check_imatrix, coverage_of, describe_imatr
 from gguftool.errors import FormatError, GGUFToolError, PlanError
 from gguftool.format.imatrix import Imatrix, ImatrixEntry, ImatrixKind, legacy_start, parse_imatrix
 from gguftool.format.imatrix_write import losses_of_legacy, same_weights, serialize_gguf, serialize_legacy
-from gguftool.model.imatrix import open_imatrix
+from gguftool.model.companions import open_imatrix
 from gguftool.model.opening import open_model
 
 UP, EXPERTS = "blk.0.ffn_up.weight", "blk.0.ffn_up_exps.weight"

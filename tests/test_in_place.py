@@ -15,9 +15,9 @@ from gguftool.errors import PlanError, SourceError
 from gguftool.model.opening import open_model
 from gguftool.model.recovery import recover_model
 from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.in_place import journal_lock
 from gguftool.storage.execute.publish import finish_set
-from gguftool.storage.execute.undo import journal_lock
-from gguftool.storage.sources.local import helper_path, set_journal_path
+from gguftool.storage.sources.sidecars import helper_path, set_journal_path
 from gguftool.surgery.edit import Edits, plan_edit
 
 SHARDS = [b.shard_name("set", number, 3) for number in (1, 2, 3)]

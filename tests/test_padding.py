@@ -217,7 +217,7 @@ def test_swap_pads_for_the_larger_part_and_keeps_a_filler_in_place(big: Path, tm
             [tensor(f"blk.{index}.ffn_up.weight", "Q8_0", (32, 1000 + index)) for index in range(4)],
         )
     )
-    from gguftool.surgery.donors import open_donor
+    from gguftool.surgery.inputs import open_donor
 
     names = ["blk.1.ffn_up.weight"]
     out = tmp_path / "out.gguf"

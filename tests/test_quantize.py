@@ -21,7 +21,7 @@ from gguftool.format.imatrix import Imatrix, ImatrixEntry
 from gguftool.format.pattern import literal
 from gguftool.format.quantizers import gguf_quantizer
 from gguftool.format.recipe import Recipe, make_rule
-from gguftool.model.imatrix import open_imatrix
+from gguftool.model.companions import open_imatrix
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
 from gguftool.storage.execute.executor import Options, execute

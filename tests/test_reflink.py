@@ -18,17 +18,16 @@ from gguftool.errors import ExecuteError
 from gguftool.format.kv import ValueType, make_kv
 from gguftool.model.opening import open_model
 from gguftool.model.padding import Filler
-from gguftool.storage.execute.consume_state import find_unfinished
+from gguftool.storage.execute.consume_journal import find_unfinished
 from gguftool.storage.execute.copying import copy_all
 from gguftool.storage.execute.executor import Options, execute
 from gguftool.storage.plan import Consume, Copy, OutputFile, Plan, Request, Step
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.source import Extent
 from gguftool.storage.system import reflink
-from gguftool.storage.system.blocks import own_bytes
-from gguftool.surgery.donors import open_donor
+from gguftool.storage.system.reflink import own_bytes
 from gguftool.surgery.edit import Edits, plan_edit
-from gguftool.surgery.inputs import open_inputs
+from gguftool.surgery.inputs import open_donor, open_inputs
 from gguftool.surgery.merge import MergeOptions, plan_merge
 from gguftool.surgery.split import SplitOptions, plan_split
 from gguftool.surgery.swap import SwapOptions, plan_swap

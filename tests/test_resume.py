@@ -17,9 +17,9 @@ from writers import CASES, Case, listing, run, set_up, visible
 
 from gguftool.errors import ExecuteError
 from gguftool.storage.execute.executor import Options, execute
-from gguftool.storage.execute.pieces import bytes_below, pieces
-from gguftool.storage.plan import Copy, OutputFile, Plan
-from gguftool.storage.sources.local import helper_path, open_local
+from gguftool.storage.plan import Copy, OutputFile, Plan, bytes_below, pieces
+from gguftool.storage.sources.local import open_local
+from gguftool.storage.sources.sidecars import helper_path
 from gguftool.storage.sources.source import Extent
 
 CHECKPOINT = 300

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from gguftool.errors import FormatError, GGUFToolError, SourceError
 from gguftool.format.safetensors import SafeTensor, head_length, parse_safetensors, serialize_safetensors
-from gguftool.surgery.donors import open_donor
+from gguftool.surgery.inputs import open_donor
 
 
 def head(listing: object) -> bytes:

@@ -13,7 +13,7 @@ import pytest
 from support import environment, one_error_line
 from writers import listing
 
-from gguftool.storage.sources.local import helper_path
+from gguftool.storage.sources.sidecars import helper_path
 
 if os.name != "posix":
     pytest.skip("signals of POSIX systems are sent here", allow_module_level=True)

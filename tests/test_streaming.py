@@ -17,13 +17,14 @@ from remote_source import SlowSource
 from syscalls import count_calls, every_fault, killed_at
 
 from gguftool.errors import GGUFToolError, SourceError
-from gguftool.storage.execute import landing, runs
+from gguftool.storage.execute import resume, streaming
 from gguftool.storage.execute.copying import copy_all
 from gguftool.storage.execute.executor import Options, execute
-from gguftool.storage.execute.landing import joined, without
-from gguftool.storage.execute.runs import MAX_GAP, join_runs, requests
+from gguftool.storage.execute.resume import joined, without
+from gguftool.storage.execute.streaming import MAX_GAP, join_runs, requests
 from gguftool.storage.plan import Copy, OutputFile, Plan
-from gguftool.storage.sources.local import helper_path, open_local
+from gguftool.storage.sources.local import open_local
+from gguftool.storage.sources.sidecars import helper_path
 from gguftool.storage.sources.source import Extent, Source
 
 KIB = 1 << 10
@@ -32,10 +33,10 @@ DATA = filler("far away", 2 << 20)
 
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "MIN_REQUEST", 64 * KIB)
-    monkeypatch.setattr(runs, "MAX_REQUEST", 512 * KIB)
-    monkeypatch.setattr(landing, "STEP", 128 * KIB)
-    monkeypatch.setattr(landing, "_SHORTEST", 0.0)
+    monkeypatch.setattr(streaming, "MIN_REQUEST", 64 * KIB)
+    monkeypatch.setattr(streaming, "MAX_REQUEST", 512 * KIB)
+    monkeypatch.setattr(resume, "STEP", 128 * KIB)
+    monkeypatch.setattr(resume, "_SHORTEST", 0.0)
 
 
 def copy_of(source: Source, offset: int, length: int, place: int) -> Copy:
@@ -86,7 +87,7 @@ def test_requests_cover_every_copy_once(places: list[tuple[int, int, bool]], par
         assert request.offset + request.length == request.copies[-1].extent.end
         gaps = [b.extent.offset - a.extent.end for a, b in pairwise(request.copies)]
         assert all(0 <= gap <= MAX_GAP for gap in gaps)
-        assert request.length <= runs.MAX_REQUEST + MAX_GAP + 4096
+        assert request.length <= streaming.MAX_REQUEST + MAX_GAP + 4096
 
 
 def test_extents_that_are_neighbours_in_the_source_alone_are_one_request(tmp_path: Path) -> None:
@@ -105,7 +106,7 @@ def test_one_large_extent_keeps_every_connection_busy_to_the_end() -> None:
     asked = list(requests(join_runs([copy_of(source, 0, 64 << 20, 0)]), 8))
     assert len(asked) >= 8
     assert asked[0].length > asked[-1].length
-    assert asked[-1].length <= 2 * runs.MIN_REQUEST
+    assert asked[-1].length <= 2 * streaming.MIN_REQUEST
 
 
 def test_connections_work_at_the_same_time(tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def two_outputs(folder: Path, source: SlowSource) -> Plan:
 
 
 def test_killed_at_any_call_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(landing, "STEP", 1 << 16)
+    monkeypatch.setattr(resume, "STEP", 1 << 16)
     source = SlowSource(DATA[: 1 << 19])
     (tmp_path / "whole").mkdir()
     calls = count_calls(lambda: execute(two_outputs(tmp_path / "whole", source), Options(jobs=1)))
@@ -237,7 +238,7 @@ def test_killed_at_any_call_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeyp
 def test_every_call_that_fails_leaves_nothing_or_what_can_be_gone_on_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(landing, "STEP", 1 << 17)
+    monkeypatch.setattr(resume, "STEP", 1 << 17)
     source = SlowSource(DATA[: 1 << 19])
     (tmp_path / "whole").mkdir()
     calls = count_calls(lambda: execute(two_outputs(tmp_path / "whole", source), Options(jobs=1)))

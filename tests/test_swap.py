@@ -17,7 +17,7 @@ from support import environment, run_gguftool
 import gguftool
 from gguftool.errors import GGUFToolError, PlanError
 from gguftool.model.model import Model
-from gguftool.surgery.donors import open_donor
+from gguftool.surgery.inputs import open_donor
 from gguftool.surgery.swap import SwapOptions, choose_swaps, plan_swap
 
 MIB = 1 << 20

@@ -96,7 +96,7 @@ def test_devices_are_refused(source: Path) -> None:
 
 
 def test_a_helper_name_that_is_taken_by_a_link_is_not_followed(source: Path, tmp_path: Path) -> None:
-    from gguftool.storage.sources.local import helper_path
+    from gguftool.storage.sources.sidecars import helper_path
 
     victim = tmp_path / "victim"
     victim.write_bytes(b"dear")

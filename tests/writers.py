@@ -14,9 +14,9 @@ from gguftool.format.kv import ValueType, make_kv
 from gguftool.model.opening import open_model
 from gguftool.storage.execute.executor import Options, execute
 from gguftool.storage.plan import Plan
-from gguftool.surgery.donors import open_donor
 from gguftool.surgery.edit import Edits, plan_edit
 from gguftool.surgery.export import plan_export
+from gguftool.surgery.inputs import open_donor
 from gguftool.surgery.merge import plan_merge
 from gguftool.surgery.split import SplitOptions, plan_split
 from gguftool.surgery.swap import plan_swap

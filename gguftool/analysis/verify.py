@@ -23,7 +23,7 @@ from gguftool.model.companions import MapIndex
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.opening import open_model
 from gguftool.record import record
-from gguftool.storage.execute.receipt import Receipt
+from gguftool.storage.plan import Receipt
 from gguftool.storage.sources.digest import Progress, digest_all, digest_once, no_progress
 from gguftool.storage.sources.locate import are_remote, open_source
 from gguftool.storage.sources.source import Extent, whole

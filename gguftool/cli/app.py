@@ -7,7 +7,22 @@ from typing import Annotated
 
 import typer
 
-from gguftool.cli.commands import check, diff, dump, edit, fetch, imatrix, merge, quantize, recipe, report
+from gguftool.cli.commands import (
+    check,
+    diff,
+    dump,
+    edit,
+    export,
+    fetch,
+    imatrix,
+    merge,
+    quantize,
+    recipe,
+    report,
+    split,
+    swap,
+    types,
+)
 from gguftool.cli.commands import hash as hash_command
 
 app = typer.Typer(
@@ -60,14 +75,14 @@ app.command()(dump.dump)
 app.command()(report.report)
 app.command()(diff.diff)
 app.command()(check.check)
-app.command()(merge.split)
+app.command()(split.split)
 app.command()(merge.merge)
-app.command()(merge.swap)
+app.command()(swap.swap)
 app.command()(edit.edit)
 app.command()(quantize.quantize)
-app.command()(merge.export)
+app.command()(export.export)
 app.command()(fetch.fetch)
 app.command("hash")(hash_command.hash_)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(imatrix.app, name="imatrix")
-app.command()(dump.types)
+app.command()(types.types)

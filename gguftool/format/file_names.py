@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from gguftool.format.ftypes import find_ftypes
+from gguftool.format.ggml import find_type
 from gguftool.record import record
 
 MAX_SHARDS = 65535  # split.count is a u16
@@ -38,3 +40,32 @@ def parse_shard_name(name: str) -> ShardName | None:
         return None
     shard = ShardName(prefix=match["prefix"], number=int(match["number"]), count=int(match["count"]))
     return shard if 1 <= shard.number <= shard.count else None
+
+
+# --- labels --------------------------------------------------------------------------------------------------------
+
+
+THIREUS_TAIL = "-SPECIAL_TENSOR"
+_TOKENS = re.compile(r"[-.\s]")
+
+
+def normal_label(label: str) -> str:
+    """Return the spelling under which labels are compared: lower case, ``-`` as ``_``."""
+    return label.strip().lower().replace("-", "_")
+
+
+def label_of_name(name: str) -> str | None:
+    """Return the last word of a file or set name that is a tensor type or a file type, normalized; None without one."""
+    shard = parse_shard_name(name)
+    stem = shard.prefix if shard else name.removesuffix(".gguf")
+    stem = re.split(r"[\\/]", stem)[-1]
+    for word in reversed(_TOKENS.split(stem)):
+        if word and (find_type(word) or find_ftypes(word)):
+            return normal_label(word)
+    return None
+
+
+def is_label_of(label: str, type_id: int) -> bool:
+    """Whether `label` (normalized) is a name of tensor type `type_id`."""
+    traits = find_type(label)
+    return traits is not None and traits.id == type_id

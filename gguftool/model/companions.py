@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 
 from gguftool.errors import FormatError
 from gguftool.format.file_names import parse_shard_name
+from gguftool.format.imatrix import MAX_IMATRIX, Imatrix, parse_imatrix
 from gguftool.format.tensors_map import MapEntry, parse_map
 from gguftool.model.model import ModelFile
 from gguftool.storage.sources.locate import open_source, siblings
+from gguftool.storage.sources.source import Source
 
 _MAX_MAP = 64 << 20  # bytes; 65,535 lines of 300 bytes take 20 MB
 _NAMES = ("tensors.map", "tensors.*.map")
@@ -64,3 +66,23 @@ class MapIndex:
             if found:
                 return found
         return self._by_name.get(os.path.basename(file.source.name), [])
+
+
+# --- imatrix -------------------------------------------------------------------------------------------------------
+
+
+def open_imatrix(spec: str | os.PathLike[str]) -> Imatrix:
+    """Read a whole imatrix file of either format.
+
+    Raises `SourceError` where it cannot be read, `FormatError` naming the place where it is none.
+    """
+    return read_imatrix(open_source(os.fspath(spec)))
+
+
+def read_imatrix(source: Source) -> Imatrix:
+    """Read the imatrix that `source` is; raises as `open_imatrix` does."""
+    if source.size > MAX_IMATRIX:  # before the bytes are asked for
+        raise FormatError(
+            f"has {source.size:,} bytes; an imatrix of at most {MAX_IMATRIX:,} is read", source=source.name
+        )
+    return parse_imatrix(source.read_at(0, source.size), source.name)

@@ -19,7 +19,6 @@ from gguftool.format.header import Header, parse
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.record import replace
-from gguftool.storage.sources.local import refuse_unfinished
 from gguftool.storage.sources.locate import (
     are_remote,
     base_name,
@@ -32,6 +31,7 @@ from gguftool.storage.sources.locate import (
     siblings,
     without_query,
 )
+from gguftool.storage.sources.sidecars import refuse_unfinished
 from gguftool.storage.sources.source import AbsentError, Source, as_remote
 
 ORDER_KEY = "gguftool.tensor_order"

@@ -11,8 +11,8 @@ from gguftool.format.file_names import parse_shard_name
 from gguftool.record import replace
 from gguftool.storage.execute.in_place import recover
 from gguftool.storage.execute.publish import finish_set
-from gguftool.storage.sources.local import helper_path, is_being_published, undo_path
 from gguftool.storage.sources.locate import expand, is_remote
+from gguftool.storage.sources.sidecars import helper_path, is_being_published, undo_path
 
 
 def recover_model(spec: str) -> tuple[str, ...]:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from gguftool.errors import printable
 from gguftool.render.table import Table, columns, text_of
 from gguftool.render.units import format_size
-from gguftool.storage.execute.receipt import Receipt
-from gguftool.storage.plan import BLOCK, Preview
+from gguftool.storage.plan import BLOCK, Preview, Receipt
 
 _MAX_FILES = 20  # that a preview lists one by one
 _WORTH_A_HINT = 64 << 10  # bytes that could be shared and are not

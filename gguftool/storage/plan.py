@@ -273,3 +273,70 @@ def in_place(output: OutputFile, base: Source) -> OutputFile:
         )
     copies = tuple(copy for copy in output.copies if copy.extent.source != base)
     return replace(output, copies=copies, base=base)
+
+
+# --- pieces --------------------------------------------------------------------------------------------------------
+
+
+def pieces(output: OutputFile, start: int, step: int) -> Iterator[tuple[OutputFile, int]]:
+    """Cut what `output` has from offset `start` on into pieces of about `step` bytes.
+
+    Yields each piece (as an output of the same file) and the offset up to which the file is then complete.
+    """
+    head = output.head if start < len(output.head) else b""
+    piece: list[Copy] = []
+    room = step - len(head)
+    for copy in output.copies:
+        done = max(0, start - copy.offset)
+        while done < copy.extent.length:
+            take = min(max(room, 1), copy.extent.length - done)
+            part = Extent(source=copy.extent.source, offset=copy.extent.offset + done, length=take)
+            piece.append(Copy(extent=part, offset=copy.offset + done))
+            done, room = done + take, room - take
+            if room <= 0 and copy.offset + done < output.size:
+                yield replace(output, head=head, copies=tuple(piece)), copy.offset + done
+                head, piece, room = b"", [], step
+    if start < output.size:
+        yield replace(output, head=head, copies=tuple(piece)), output.size
+
+
+def bytes_below(output: OutputFile, offset: int) -> int:
+    """Return how many bytes the copies have below `offset`."""
+    return sum(min(copy.extent.length, max(0, offset - copy.offset)) for copy in output.copies)
+
+
+# --- receipt -------------------------------------------------------------------------------------------------------
+
+
+@record
+class Digest:
+    """The sha256, in hex, of what `name` says: a file, or a named range."""
+
+    name: str
+    sha256: str
+
+
+@record
+class Digests:
+    """What was hashed of a plan's outputs.
+
+    `files`: each output; `parts`: each named range, in the plan's sequence; `whole`: all of these one after the other,
+    None where the outputs hold only some of a set's, or have no named ranges.
+    """
+
+    files: tuple[Digest, ...]
+    parts: tuple[Digest, ...]
+    whole: str | None
+
+
+@record
+class Receipt:
+    """What was written: the paths in the plan's order, the bytes of all of them, and the digests asked for.
+
+    `freed` are the sources that were removed.
+    """
+
+    paths: tuple[Path, ...]
+    nbytes: int
+    digests: Digests | None = None
+    freed: tuple[str, ...] = ()

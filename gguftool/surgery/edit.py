@@ -14,7 +14,8 @@ from gguftool.model.model import Model
 from gguftool.model.padding import PADDING_KEY, Filler
 from gguftool.record import record, replace
 from gguftool.storage.plan import NEW_FILE, OutputFile, Plan, congruent_bytes, in_place
-from gguftool.surgery.common import LAYOUT_KEYS, require_complete
+from gguftool.surgery.metadata import LAYOUT_KEYS
+from gguftool.surgery.selection import require_complete
 from gguftool.surgery.shards import recorded_sequence, replace_shards, rewrite_set
 
 # Key -> the command that changes it.

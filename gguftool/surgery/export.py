@@ -12,8 +12,8 @@ from gguftool.format.safetensors import SafeTensor, serialize_safetensors
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.source import Extent, Source
-from gguftool.surgery.common import select_tensors
 from gguftool.surgery.dequantized_source import FloatType, dequantized
+from gguftool.surgery.selection import select_tensors
 
 
 def plan_export(model: Model, patterns: Sequence[str], output: Path, dtype: FloatType | None = None) -> Plan:

@@ -12,12 +12,12 @@ from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, w
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.padding import Filler
 from gguftool.record import record
-from gguftool.storage.execute.promised import recorded_sha256
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.locate import base_name
-from gguftool.storage.sources.source import Extent, Source
-from gguftool.surgery.common import require_complete, select_tensors, without_layout_keys
+from gguftool.storage.sources.source import Extent, Source, recorded_sha256
 from gguftool.surgery.merge import MergeOptions, plan_merge
+from gguftool.surgery.metadata import without_layout_keys
+from gguftool.surgery.selection import require_complete, select_tensors
 
 
 @record

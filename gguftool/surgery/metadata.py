@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
+from gguftool.format.file_names import SPLIT_KEYS
 from gguftool.format.ftypes import FILE_TYPE_KEY, ftype_name, ftype_of_majority, ftype_tensor_type
 from gguftool.format.ggml import IK, MAINLINE, TYPES
 from gguftool.format.kv import INTEGERS, KV, ByteOrder, ValueType, find_kv, make_kv
 from gguftool.model.model import Model, Tensor
+from gguftool.model.opening import ORDER_KEY
+from gguftool.model.padding import PADDING_KEY
 from gguftool.record import record
-from gguftool.surgery.common import without_layout_keys
+
+if TYPE_CHECKING:
+    pass
+
 
 QUANTIZATION_VERSION_KEY = "general.quantization_version"
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION in ggml/include/ggml.h of both engines
@@ -135,3 +142,12 @@ def _with(kvs: tuple[KV, ...], new: KV) -> tuple[KV, ...]:
     if find_kv(kvs, new.key) is None:
         return (*kvs, new)
     return tuple(new if kv.key == new.key else kv for kv in kvs)
+
+
+# Keys that describe how a model lies in files, not the model; every writer makes its own.
+LAYOUT_KEYS = SPLIT_KEYS | {ORDER_KEY, PADDING_KEY}
+
+
+def without_layout_keys(kvs: Iterable[KV]) -> tuple[KV, ...]:
+    """Return `kvs` without those that describe how the model lies in files."""
+    return tuple(kv for kv in kvs if kv.key not in LAYOUT_KEYS)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from gguftool.errors import PlanError, listed
 from gguftool.model.model import Model, ModelFile, Sizing, Tensor
 from gguftool.record import replace
-from gguftool.storage.execute.consume_state import why_kept
+from gguftool.storage.execute.consume_journal import real_path
 from gguftool.storage.plan import Consume, Plan, Request, Step
 from gguftool.storage.sources.local import LocalSource
 from gguftool.storage.sources.source import Source
@@ -75,3 +77,27 @@ def _steps(plan: Plan, goes: set[Source]) -> tuple[Step, ...]:
 def _used(plan: Plan) -> tuple[Source, ...]:
     """Return the sources of the outputs' bytes, in the order of first use."""
     return tuple(dict.fromkeys(copy.extent.source for output in plan.outputs for copy in output.copies))
+
+
+def why_kept(source: Source, inputs: Iterable[Source]) -> str | None:
+    """Return why the file of `source` must not be removed, None where it may be; `inputs` are all that are read."""
+    if not isinstance(source, LocalSource):
+        return "no local file"
+    names = {real_path(other.path) for other in inputs if isinstance(other, LocalSource) and _is_one(other, source)}
+    if len(names) > 1:
+        return "given under several names"
+    try:
+        status = os.lstat(source.path)
+    except OSError as error:
+        return error.strerror or str(error)
+    if not stat.S_ISREG(status.st_mode):
+        return "a symbolic link"
+    if status.st_nlink > 1:
+        return "several names (hard links)"
+    if not os.access(os.path.dirname(source.path) or ".", os.W_OK | os.X_OK):
+        return "its folder may not be written"
+    return None
+
+
+def _is_one(source: Source, other: Source) -> bool:
+    return source.file_id == other.file_id

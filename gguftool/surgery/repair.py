@@ -18,12 +18,11 @@ from gguftool.model.companions import MapIndex, find_maps
 from gguftool.model.model import ModelFile, tensors_of
 from gguftool.model.opening import read_header
 from gguftool.record import record
-from gguftool.storage.execute.landing import Ranges, joined
-from gguftool.storage.execute.promised import recorded_sha256
-from gguftool.storage.execute.runs import MAX_GAP
+from gguftool.storage.execute.resume import Ranges, joined
+from gguftool.storage.execute.streaming import MAX_GAP
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.digest import Progress, digest_all, no_progress
-from gguftool.storage.sources.source import Extent, Source
+from gguftool.storage.sources.source import Extent, Source, recorded_sha256
 from gguftool.storage.system.fileio import leading_hole, read_fully, read_some
 
 MAX_MANIFEST = 64 << 20  # bytes

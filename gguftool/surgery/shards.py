@@ -16,7 +16,7 @@ from gguftool.model.padding import PADDING_KEY
 from gguftool.record import record, replace
 from gguftool.storage.plan import Copy, OutputFile
 from gguftool.storage.sources.source import whole
-from gguftool.surgery.common import without_layout_keys
+from gguftool.surgery.metadata import without_layout_keys
 
 
 @record

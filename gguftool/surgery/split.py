@@ -6,7 +6,8 @@ from gguftool.model.layout import Dialect, ForceSizes, check_sizes, with_alignme
 from gguftool.model.model import Model
 from gguftool.record import record
 from gguftool.storage.plan import Plan
-from gguftool.surgery.common import require_complete, without_layout_keys
+from gguftool.surgery.metadata import without_layout_keys
+from gguftool.surgery.selection import require_complete
 from gguftool.surgery.shards import Cut, lay_out_set
 
 

@@ -14,10 +14,10 @@ from gguftool.model.padding import PADDING_KEY, Filler
 from gguftool.record import record, replace
 from gguftool.storage.plan import OutputFile, Plan, in_place
 from gguftool.storage.sources.source import place_of
-from gguftool.surgery.common import require_complete, select_tensors
 from gguftool.surgery.compatibility import shape_text
-from gguftool.surgery.donors import Donor
+from gguftool.surgery.inputs import Donor
 from gguftool.surgery.metadata import Chosen, TrueMetadata, true_metadata
+from gguftool.surgery.selection import require_complete, select_tensors
 from gguftool.surgery.shards import recorded_sequence, replace_shards, rewrite_set
 
 

@@ -12,7 +12,7 @@ from gguftool.format.header import TensorInfo
 from gguftool.format.tensors_map import MapEntry, render_map
 from gguftool.model.model import Model, ModelFile, tensors_of
 from gguftool.storage.plan import OutputFile, Plan
-from gguftool.surgery.common import require_complete
+from gguftool.surgery.selection import require_complete
 
 
 def plan_map(model: Model, sha256: Mapping[str, str], output: Path) -> Plan:

@@ -24,7 +24,7 @@ from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Model, Tensor
 from gguftool.model.roles import place_of
 from gguftool.record import record
-from gguftool.storage.system.pool import Pool
+from gguftool.storage.system.threads import Pool
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from gguftool.analysis.diff.pairing import Change, change_of, paired
+from gguftool.analysis.diff.tensors import Change, change_of, paired
 from gguftool.analysis.diff.text import TextDifference, text_difference
 from gguftool.format.kv import KV, ValueType
 from gguftool.format.values import differing_entries, entry_value, in_little_endian

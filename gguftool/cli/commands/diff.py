@@ -58,8 +58,7 @@ def diff(
     """
     from gguftool.analysis.diff.models import DiffOptions
     from gguftool.cli.shared.console import remark, write, write_json
-    from gguftool.render.diff import render_diff_markdown
-    from gguftool.render.diff_csv import render_diff_csv
+    from gguftool.render.diff import render_diff_csv, render_diff_markdown
 
     if json + markdown + csv > 1:
         raise typer.BadParameter("--json, --markdown and --csv exclude each other")
@@ -91,7 +90,7 @@ def _compare(
     from gguftool.analysis.diff.data import DataOptions
     from gguftool.analysis.diff.models import bytes_to_compare, diff_headers
     from gguftool.cli.shared.console import progress_bar
-    from gguftool.model.imatrix import open_imatrix
+    from gguftool.model.companions import open_imatrix
     from gguftool.model.opening import open_model
 
     weights = open_imatrix(imatrix) if imatrix is not None else None

@@ -85,26 +85,6 @@ def dump(
         show_tables(dump_tables(report, kvs=not no_kv, tensors=not no_tensors))
 
 
-def types(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One type, by name.", show_default=False)] = None,
-    json: Json = False,
-) -> None:
-    """List the tensor types, or explain one.
-
-    All types of llama.cpp and ik_llama.cpp that may occur in a file, with the engines that load them.
-    """
-    from gguftool.cli.shared.console import show_tables, write, write_json
-    from gguftool.render.types import describe_type, type_rows, types_table
-
-    rows = type_rows(name)
-    if json:
-        write_json(rows)
-        return
-    if name is not None:
-        write(describe_type(rows[0]) + "\n")
-    show_tables([types_table(rows)])
-
-
 def _print_value(model: Any, key: str, array_limit: int | None) -> None:
     """Print one value: a string's own bytes into a pipe (escaped on a terminal), arrays as JSON, numbers as text."""
     from gguftool.cli.shared.console import write, write_bytes, write_json

@@ -117,7 +117,7 @@ def _pair(text: str, usage: str) -> tuple[str, str]:
 
 def _value(text: str, order: ByteOrder) -> KV:
     from gguftool.format.kv import ValueType, make_kv
-    from gguftool.format.literals import SHORT_NAMES, parse_value
+    from gguftool.format.values import SHORT_NAMES, parse_value
 
     key, rest = _pair(text, "--set KEY=TYPE:VALUE")
     name, separator, literal = rest.partition(":")

@@ -153,7 +153,7 @@ def _plan_repair(
 
 def _say_sound(file: Path, damage: Damage, *, json: bool) -> None:
     from gguftool.cli.shared.console import remark, show_receipt
-    from gguftool.storage.execute.receipt import Receipt
+    from gguftool.storage.plan import Receipt
 
     if damage.is_proven:
         remark(f"{file}: nothing to repair, its sha256 is the recorded one")

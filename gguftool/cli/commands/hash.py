@@ -12,8 +12,7 @@ from gguftool.cli.shared.options import Force, Json
 if TYPE_CHECKING:
     from gguftool.analysis.verify import Verdict
     from gguftool.model.model import Model
-    from gguftool.storage.execute.receipt import Receipt
-    from gguftool.storage.plan import Plan
+    from gguftool.storage.plan import Plan, Receipt
 
 
 def hash_(

@@ -100,7 +100,7 @@ def convert(
     """
     from gguftool.cli.shared.writing import Writing, carry_out
     from gguftool.format.imatrix import ImatrixKind
-    from gguftool.model.imatrix import read_imatrix
+    from gguftool.model.companions import read_imatrix
     from gguftool.storage.sources.locate import open_source
     from gguftool.surgery.convert_imatrix import kind_of_name, plan_convert
 
@@ -128,7 +128,7 @@ def show_imatrix(
     """Show the imatrix that `source` is, for every command that may be given one."""
     from gguftool.analysis.imatrix import describe_imatrix
     from gguftool.cli.shared.console import show_tables, write, write_json
-    from gguftool.model.imatrix import read_imatrix
+    from gguftool.model.companions import read_imatrix
     from gguftool.render.imatrix import imatrix_csv, imatrix_heading, imatrix_markdown, imatrix_table
 
     report = describe_imatrix(source.name, read_imatrix(source), model=model, name_filter=name_filter)
@@ -148,7 +148,7 @@ def describe_if_imatrix(model: Model, name_filter: str = "") -> ImatrixReport | 
     from gguftool.analysis.imatrix import describe_imatrix
     from gguftool.cli.shared.console import remark
     from gguftool.errors import FormatError
-    from gguftool.model.imatrix import read_imatrix
+    from gguftool.model.companions import read_imatrix
 
     source = imatrix_among((model,))
     if source is None:

@@ -200,7 +200,7 @@ def _weights(name: str | None) -> tuple[Weights | None, tuple[Source, ...]]:
     """Return the imatrix, and the file it was read from."""
     if name is None:
         return None, ()
-    from gguftool.model.imatrix import read_imatrix
+    from gguftool.model.companions import read_imatrix
     from gguftool.storage.sources.locate import open_source
     from gguftool.surgery.quantize.maker import Weights
 

@@ -14,8 +14,7 @@ from gguftool.render.table import Table, render_rich, text_of
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from gguftool.storage.execute.receipt import Receipt
-    from gguftool.storage.plan import Preview
+    from gguftool.storage.plan import Preview, Receipt
 
 
 T = TypeVar("T")

@@ -15,28 +15,18 @@ from pathlib import Path
 
 from gguftool.errors import ExecuteError, SourceError
 from gguftool.record import replace
-from gguftool.storage.execute.consume_journal import consume_file, digest_in, real_path
-from gguftool.storage.execute.consume_state import Consuming, open_consuming
+from gguftool.storage.execute.consume_journal import Consuming, consume_file, digest_in, open_consuming, real_path
 from gguftool.storage.execute.copying import check_sources, shared_bytes
-from gguftool.storage.execute.fill import Options, fill
-from gguftool.storage.execute.following import digests_of
-from gguftool.storage.execute.part import (
-    PartFile,
-    lock,
-    only_copy_path,
-    refuse_busy,
-    refuse_only_copies,
-    remove_quietly,
-)
+from gguftool.storage.execute.fill import Options, digests_of, fill
+from gguftool.storage.execute.part import PartFile, lock, refuse_busy, refuse_only_copies, remove_quietly
 from gguftool.storage.execute.preflight import check_targets, folders, free_bytes
 from gguftool.storage.execute.publish import HalfwayError, finish_set, publish_one, publish_set
-from gguftool.storage.execute.receipt import Digests
-from gguftool.storage.plan import Consume, Copy, OutputFile, Plan
-from gguftool.storage.sources.local import LocalSource, helper_path, stamp_of
+from gguftool.storage.plan import Consume, Copy, Digests, OutputFile, Plan
+from gguftool.storage.sources.local import LocalSource, stamp_of
+from gguftool.storage.sources.sidecars import helper_path, only_copy_path
 from gguftool.storage.sources.source import Source
-from gguftool.storage.system.blocks import own_bytes
-from gguftool.storage.system.durable import close_quietly, sync_folders
-from gguftool.storage.system.fileio import read_fully
+from gguftool.storage.system.fileio import close_quietly, read_fully, sync_folders
+from gguftool.storage.system.reflink import own_bytes
 
 _READ = 1 << 20  # bytes
 

@@ -18,12 +18,10 @@ from pathlib import Path
 
 from gguftool.errors import SourceError
 from gguftool.record import record
-from gguftool.storage.execute.runs import part_of
-from gguftool.storage.execute.streaming import Lane, lanes_of
+from gguftool.storage.execute.streaming import Lane, lanes_of, part_of
 from gguftool.storage.plan import Copy
 from gguftool.storage.sources.source import Extent, Source
-from gguftool.storage.system.durable import close_quietly
-from gguftool.storage.system.fileio import leading_hole, read_into, start_writeback, write_fully
+from gguftool.storage.system.fileio import close_quietly, leading_hole, read_into, start_writeback, write_fully
 from gguftool.storage.system.reflink import CLONE, SERVER_COPY, attempt, clone_grid, is_served
 from gguftool.storage.system.threads import GRACE, Progress, Tally, Watch, join_all, start
 

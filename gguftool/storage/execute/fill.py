@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 from gguftool.errors import ExecuteError
 from gguftool.record import record
 from gguftool.storage.execute.copying import Work, copy_works
 from gguftool.storage.execute.part import PartFile
-from gguftool.storage.plan import OutputFile
-from gguftool.storage.system.durable import sync_file
-from gguftool.storage.system.fileio import write_fully
+from gguftool.storage.plan import Digests, OutputFile, Plan
+from gguftool.storage.sources.local import open_local_even_unfinished
+from gguftool.storage.sources.source import whole
+from gguftool.storage.system.fileio import sync_file, write_fully
 from gguftool.storage.system.threads import Watch
 
 
@@ -91,3 +94,62 @@ def _naming(parts: Sequence[tuple[PartFile, OutputFile]]) -> Iterator[None]:
             path = parts[0][1].path
             error.filename = str(path if len(parts) == 1 else path.parent)
         raise
+
+
+# --- following -----------------------------------------------------------------------------------------------------
+
+
+class Follower:
+    """Who goes along while outputs grow; this one does nothing, see `Hashing`."""
+
+    @property
+    def piece(self) -> int:
+        """How many bytes of one output to write before `reached` is called again."""
+        return sys.maxsize
+
+    def reached(self, index: int, path: Path, end: int) -> None:
+        """Take note that output `index`, now at `path`, is complete below `end`."""
+
+    def finish(self) -> Digests | None:
+        """Return the digests that were asked for, None where none were; all outputs must be complete."""
+        return None
+
+    def close(self) -> None:
+        """End what was begun."""
+
+
+def follower_of(plan: Plan, options: Options) -> Follower:
+    """Return who makes the digests that `options` ask for while outputs grow; to be closed, also after an error."""
+    if not (options.hash_files or options.hash_parts):
+        return Follower()
+    from gguftool.storage.execute.output_digests import (
+        Hashing,  # most runs hash nothing, and the library takes a while to load
+    )
+
+    return Hashing(plan, files=options.hash_files, parts=options.hash_parts, jobs=options.jobs)
+
+
+def digests_of(plan: Plan, options: Options, paths: Sequence[Path] | None = None) -> Digests | None:
+    """Return the digests of complete outputs, which lie at `paths`, or have their names already."""
+    with contextlib.closing(follower_of(plan, options)) as follower:
+        for index, output in enumerate(plan.outputs):
+            follower.reached(index, paths[index] if paths else output.path, output.size)
+        return follower.finish()
+
+
+# --- promised ------------------------------------------------------------------------------------------------------
+
+
+def refuse_other_bytes(written: Path, output: OutputFile) -> None:
+    """Raise `ExecuteError` where `output`, complete in the file `written`, has not the sha256 that it must have."""
+    if output.sha256 is None:
+        return
+    from gguftool.storage.sources.digest import digest
+
+    found = digest([whole(open_local_even_unfinished(written))])
+    if found != output.sha256:
+        raise ExecuteError(
+            f"would have sha256 {found}, recorded is {output.sha256}: bytes were damaged on the way, at their source, "
+            "or in what was here already; nothing was written, fetch the file anew",
+            source=str(output.path),
+        )

@@ -20,12 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gguftool.errors import ExecuteError, SourceError
-from gguftool.storage.execute.following import Follower
-from gguftool.storage.execute.receipt import Digest, Digests
-from gguftool.storage.plan import Plan
+from gguftool.storage.execute.fill import Follower
+from gguftool.storage.plan import Digest, Digests, Plan
 from gguftool.storage.sources.digest import update
-from gguftool.storage.system.durable import close_quietly
-from gguftool.storage.system.pool import Pool
+from gguftool.storage.system.fileio import close_quietly
+from gguftool.storage.system.threads import Pool
 
 _PIECE = 256 << 20  # bytes; hashers are behind the copy by two pieces at most, which should still be in memory
 _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from gguftool.errors import ExecuteError
 from gguftool.record import record
-from gguftool.storage.sources.local import helper_path
-from gguftool.storage.system.durable import close_quietly
+from gguftool.storage.sources.sidecars import PART, consume_path, helper_path, only_copy_path
+from gguftool.storage.system.fileio import close_quietly
 
 try:
     import fcntl
@@ -30,7 +30,6 @@ else:
 _SAFE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE
 REOPEN = os.O_RDWR | _SAFE | getattr(os, "O_NONBLOCK", 0)
-PART, ONLY_COPY = "part", "only-copy"  # suffixes: of what can be written again, and of what cannot (see `consume`)
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
 
 
@@ -193,16 +192,6 @@ def _owned(fd: int, path: Path, target: Path) -> PartFile:
 
 
 # --- parts that are the only copy of their bytes, see `consume` ------------------------------------------------------
-
-
-def only_copy_path(target: Path) -> Path:
-    """Return where the part file of `target` lies while sources are removed."""
-    return helper_path(target, ONLY_COPY)
-
-
-def consume_path(anchor: Path) -> Path:
-    """Return where the journal lies for an output that the user calls `anchor`."""
-    return helper_path(anchor, "consume")
 
 
 def refuse_only_copies(targets: Iterable[Path]) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from gguftool.errors import ExecuteError
 from gguftool.storage.execute.copying import shared_bytes
 from gguftool.storage.plan import OutputFile, Plan
-from gguftool.storage.sources.local import helper_path
-from gguftool.storage.system.blocks import overwrites, own_bytes
-from gguftool.storage.system.durable import sync_folders
+from gguftool.storage.sources.sidecars import helper_path
+from gguftool.storage.system.fileio import sync_folders
+from gguftool.storage.system.reflink import overwrites, own_bytes
 
 # What statvfs answers on file systems that do not count their space: the disk itself says when it is full.
 _NO_ANSWER = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})

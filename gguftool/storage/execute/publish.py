@@ -20,8 +20,6 @@ from gguftool.errors import ExecuteError
 from gguftool.record import record
 from gguftool.storage.execute.part import (
     CREATE,
-    ONLY_COPY,
-    PART,
     REOPEN,
     PartFile,
     busy,
@@ -31,8 +29,8 @@ from gguftool.storage.execute.part import (
     remove_quietly,
 )
 from gguftool.storage.plan import Plan
-from gguftool.storage.sources.local import helper_path, set_journal_path
-from gguftool.storage.system.durable import close_quietly, sync_file, sync_folders
+from gguftool.storage.sources.sidecars import ONLY_COPY, PART, helper_path, set_journal_path
+from gguftool.storage.system.fileio import close_quietly, sync_file, sync_folders
 
 _VERSION = "gguftool set 1"
 _MAX_JOURNAL = 64 << 20  # bytes; 65,535 shards with names of 255 bytes take 20 million

@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError
 from gguftool.errors import SourceError
 from gguftool.storage.sources.source import Extent
 from gguftool.storage.system.fileio import read_into
-from gguftool.storage.system.pool import Pool
+from gguftool.storage.system.threads import Pool
 
 _BUFFER = 1 << 20  # bytes; larger ones leave the processor's cache and hash slower
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping
 from gguftool.errors import SourceError, printable
 from gguftool.record import record, replace
 from gguftool.storage.sources import head_cache, transport, urls
-from gguftool.storage.sources.broken import BrokenError
 from gguftool.storage.sources.ranges import (
     EXPIRED,
     RETRIED,
@@ -31,6 +30,7 @@ from gguftool.storage.sources.ranges import (
 )
 from gguftool.storage.sources.retry import BRIEFLY, Effort
 from gguftool.storage.sources.source import ChangedError
+from gguftool.storage.sources.transport import BrokenError
 
 FIRST_READ = 1 << 20  # bytes; holds the head of most shards, and a good part of any vocabulary
 CONNECTIONS = 8

@@ -15,18 +15,10 @@ from pathlib import Path
 
 from gguftool.errors import SourceError
 from gguftool.record import record
+from gguftool.storage.sources.sidecars import refuse_unfinished
 from gguftool.storage.sources.source import stream_in_steps
 from gguftool.storage.system.fileio import read_some
 
-try:  # Python's own: hashlib loads OpenSSL, which takes as long as opening thirty files
-    from _sha2 import sha256  # type: ignore[import-not-found, unused-ignore]  # from Python 3.12 on
-except ImportError:
-    try:
-        from _sha256 import sha256  # type: ignore[import-not-found, unused-ignore]
-    except ImportError:
-        from hashlib import sha256
-
-_UNDO, _SET = "undo", "set"  # suffixes of journals
 _STREAM_STEP = 1 << 20  # bytes
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
@@ -112,58 +104,6 @@ class LocalSource:
             names = ("device", "inode", "size", "mtime", "ctime")
             changed = ", ".join(name for name, old, new in zip(names, self.stamp, now, strict=True) if old != new)
             raise SourceError(f"changed since it was opened ({changed}); start again", source=self.name)
-
-
-def helper_path(target: Path, suffix: str) -> Path:
-    """Return the path beside `target` of a helper file: short whatever the target's name, and found again by it."""
-    return Path(_helper_stem(target) + suffix)
-
-
-def _helper_stem(target: Path) -> str:
-    """Return a helper's name but for its suffix, without the cost of pathlib: every file that is opened asks for it."""
-    folder, name = os.path.split(target)
-    digest = sha256(os.fsencode(name)).hexdigest()[:24]
-    return os.path.join(folder, f".gguftool-{digest}.")
-
-
-def undo_path(target: Path) -> Path:
-    """Return where the undo journal of a change in place of `target` lies."""
-    return helper_path(target, _UNDO)
-
-
-def set_journal_path(gate: Path) -> Path:
-    """Return where the journal lies while a set is published whose engines start from `gate`."""
-    return helper_path(gate, _SET)
-
-
-def is_being_published(gate: Path) -> bool:
-    """Whether the set behind `gate` is between old and new; an empty journal is one that could not be removed."""
-    return _holds_something(_helper_stem(gate) + _SET)
-
-
-def _holds_something(journal: str) -> bool:
-    try:
-        return os.lstat(journal).st_size > 0
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise SourceError(f"cannot read: {error.strerror}", source=journal) from error
-
-
-def refuse_unfinished(path: Path) -> None:
-    """Raise `SourceError` where a change in place of `path`, or the publishing of the set behind it, did not finish."""
-    stem = _helper_stem(path)
-    if os.path.lexists(stem + _UNDO):
-        raise SourceError(
-            "a change in place of this file did not finish; 'gguftool edit FILE --recover' gives the old file back",
-            source=str(path),
-        )
-    if _holds_something(stem + _SET):
-        raise SourceError(
-            "the files of this set are half old, half new: publishing them did not finish; "
-            "'gguftool edit FILE --recover' finishes it",
-            source=str(path),
-        )
 
 
 def open_local(path: Path) -> LocalSource:

@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 from gguftool.errors import SourceError
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.source import Source, as_remote
-from gguftool.storage.system.parallel import in_parallel
+from gguftool.storage.system.threads import in_parallel
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
 _HALF_A_SCHEME = re.compile(r"(hf|https?):", re.ASCII)  # paths that a pathlib.Path makes of addresses begin so

@@ -12,9 +12,8 @@ from collections.abc import Mapping
 
 from gguftool.errors import SourceError, printable
 from gguftool.record import record, replace
-from gguftool.storage.sources.broken import BrokenError
 from gguftool.storage.sources.source import AbsentError, ChangedError
-from gguftool.storage.sources.transport import Answer
+from gguftool.storage.sources.transport import Answer, BrokenError
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
 _NO_BYTES_OF = re.compile(r"bytes \*/([0-9]{1,18})", re.IGNORECASE)

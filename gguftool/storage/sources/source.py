@@ -5,6 +5,7 @@ Positional reads only: no shared file position, so any number of threads may rea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol, runtime_checkable
@@ -143,3 +144,12 @@ class Extent:
 def whole(source: Source) -> Extent:
     """Return all of a source as one extent."""
     return Extent(source=source, offset=0, length=source.size)
+
+
+_SHA256 = re.compile("[0-9a-f]{64}")
+
+
+def recorded_sha256(source: Source) -> str | None:
+    """Return the sha256 that the keeper of `source` recorded of all of it, in hex; None where none is known."""
+    found = getattr(source, "sha256", None)  # sources of the Hub have it
+    return found if isinstance(found, str) and _SHA256.fullmatch(found) else None

@@ -11,19 +11,22 @@ The head of an answer has a deadline (see `deadline`).
 from __future__ import annotations
 
 import contextlib
+import errno
+import http.client
 import os
+import queue
 import re
+import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
-from gguftool.errors import SourceError
-from gguftool.storage.sources.broken import BrokenError, guarded
-from gguftool.storage.sources.deadline import in_time
+from gguftool.errors import SourceError, printable
 
 PIECE = 256 << 10  # bytes of one read from a socket
 _CONNECTIONS = 64  # kept open; as many as threads may copy
@@ -247,3 +250,161 @@ def get_by_session(url: str, headers: dict[str, str], silence: float) -> Answer:
     return _SessionAnswer(
         status=response.status_code, headers=response.headers, response=response, body=response.iter_raw()
     )
+
+
+# --- broken --------------------------------------------------------------------------------------------------------
+
+
+_HOPELESS = (ConnectionRefusedError, FileNotFoundError, socket.gaierror, ssl.SSLError, ValueError)
+_NO_ROUTE = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EADDRNOTAVAIL})
+
+
+class BrokenError(Exception):
+    """The connection failed before or in an answer; `str` says how, without a URL."""
+
+    def __init__(self, text: str, cause: Exception | None = None) -> None:
+        super().__init__(text)
+        self.cause = cause
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether nobody was reached, for a reason that seldom passes by itself: asking for long only hides it."""
+        return any(
+            isinstance(link, _HOPELESS) or (isinstance(link, OSError) and link.errno in _NO_ROUTE)
+            for link in _chain(self.cause)
+        )
+
+
+def guarded(call: Callable[[], Any]) -> Any:
+    """Call into an HTTP library; whatever it raises becomes a `BrokenError`: its messages may hold whole URLs."""
+    try:
+        return call()
+    except SourceError:
+        raise
+    except Exception as error:
+        raise BrokenError(_words(error), error) from None
+
+
+def _words(error: BaseException) -> str:
+    chain = list(_chain(error))
+    proxy = "the proxy that the environment sets: " if any("Proxy" in type(link).__name__ for link in chain) else ""
+    return proxy + _reason(error, chain)
+
+
+def _reason(error: BaseException, chain: Sequence[BaseException]) -> str:
+    for link in chain:
+        if isinstance(link, ssl.SSLError):
+            reason = getattr(link, "verify_message", "") or link.reason or "handshake failed"
+            return f"TLS: {printable(str(reason), 120)}"
+        if isinstance(link, socket.gaierror):
+            return "the host's name is not known"
+    if any("Timeout" in type(link).__name__ for link in chain):
+        return "nothing came for too long"
+    for link in chain:
+        if isinstance(link, OSError) and isinstance(link.errno, int):
+            return os.strerror(link.errno)
+    if any(isinstance(link, http.client.IncompleteRead) for link in chain):
+        return "the connection closed early"
+    if any("Protocol" in type(link).__name__ or isinstance(link, http.client.HTTPException) for link in chain):
+        return "the connection closed early, or what came is no HTTP"
+    return f"the connection failed ({type(error).__name__})"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    left: list[object] = [error]
+    while left:
+        link = left.pop(0)
+        if isinstance(link, BaseException) and id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            left += [link.__cause__, link.__context__, getattr(link, "reason", None), *link.args]
+
+
+# --- deadline ------------------------------------------------------------------------------------------------------
+
+
+T = TypeVar("T")
+
+
+def in_time(call: Callable[[], T], seconds: float, late: Callable[[T], None] = lambda result: None) -> T:
+    """Return what `call` returns; raise `BrokenError` after `seconds` and give `late` what it returns then.
+
+    `call` goes on in a thread that nobody waits for, also when the program ends.
+    """
+    task = _Task(call, late)
+    _Helper.give(task)
+    try:
+        done, result = task.outcome.get(timeout=seconds)
+    except BaseException as error:  # nothing came in time, or the user interrupts
+        task.leave()
+        if isinstance(error, queue.Empty):
+            raise BrokenError(f"no answer within {seconds:.3g} s") from None
+        raise
+    if not done:
+        raise result
+    return cast("T", result)
+
+
+class _Task:
+    """A call that another thread makes, and that whoever asked for it may leave."""
+
+    def __init__(self, call: Callable[[], Any], late: Callable[[Any], None]) -> None:
+        self.outcome: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+        self._call = call
+        self._late = late
+        self._lock = threading.Lock()
+        self._left = False
+
+    def run(self) -> None:
+        result: tuple[bool, Any]
+        try:
+            result = True, self._call()
+        except BaseException as error:
+            result = False, error
+        with self._lock:
+            if not self._left:
+                self.outcome.put(result)
+                return
+        if result[0]:
+            self._late(result[1])
+
+    def leave(self) -> None:
+        """Wait no longer: what comes, or has just come, is for `late`."""
+        with self._lock:
+            self._left = True
+        if not self.outcome.empty() and (found := self.outcome.get())[0]:
+            self._late(found[1])
+
+
+class _Helper:
+    """A thread that makes one call after the other: starting one for each of a thousand small requests costs more."""
+
+    _idle: ClassVar[deque[_Helper]] = deque()
+
+    def __init__(self) -> None:
+        self._tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
+        threading.Thread(target=self._work, name="asking", daemon=True).start()
+
+    @classmethod
+    def give(cls, task: _Task) -> None:
+        """Let an idle helper, or a new one, run `task`."""
+        try:
+            helper = cls._idle.pop()
+        except IndexError:
+            try:
+                helper = cls()
+            except RuntimeError:  # no more threads to be had
+                task.run()
+                return
+        helper._tasks.put(task)
+
+    def _work(self) -> None:
+        while True:
+            with contextlib.suppress(Exception):  # of closing what came too late
+                self._tasks.get().run()
+            self._idle.append(self)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Helper._idle.clear)  # threads stay in the parent

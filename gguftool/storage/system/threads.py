@@ -6,7 +6,8 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol, TypeVar
 
 Progress = Callable[[int], None]
 
@@ -95,3 +96,60 @@ def start(work: Callable[[], None], count: int) -> list[threading.Thread]:
             break
         started.append(thread)
     return started
+
+
+# --- pool ----------------------------------------------------------------------------------------------------------
+
+
+class Pool(ThreadPoolExecutor):
+    """Takes as many threads as the system allows (ulimit -u, limits of containers), at last the caller's own.
+
+    Where a thread cannot be started its work is in the queue already, for one of the others. This method of the library
+    is not a public one: where a later Python has another, the limit is an error again, as in the plain pool.
+    """
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            if not self._threads:
+                self._work_queue.get_nowait().run()
+
+
+# --- parallel ------------------------------------------------------------------------------------------------------
+
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+def in_parallel(items: Sequence[T], work: Callable[[T], U], jobs: int) -> list[U]:
+    """Return `work` of every item, in order; raise the error of the first item that has one.
+
+    The threads do not keep the program from ending: an interrupt leaves them behind in their requests.
+    """
+    results: dict[int, U] = {}
+    errors: dict[int, BaseException] = {}
+    numbers = iter(range(len(items)))
+    taking = threading.Lock()
+
+    def run() -> None:
+        while not errors:
+            with taking:
+                number = next(numbers, None)
+            if number is None:
+                return
+            try:
+                results[number] = work(items[number])
+            except BaseException as error:
+                errors[number] = error
+
+    threads = start(run, min(jobs, len(items)))
+    if not threads:
+        run()  # no thread to be had
+    for thread in threads:
+        while thread.is_alive():  # in steps, so that a signal is heard on every system
+            thread.join(0.2)
+    if errors:
+        raise errors[min(errors)]
+    return [results[number] for number in range(len(items))]

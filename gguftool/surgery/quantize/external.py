@@ -34,7 +34,7 @@ from gguftool.model.opening import open_model
 from gguftool.record import record, replace
 from gguftool.storage.execute.executor import Options, execute
 from gguftool.storage.plan import OutputFile, Plan
-from gguftool.surgery.common import without_layout_keys
+from gguftool.surgery.metadata import without_layout_keys
 from gguftool.surgery.quantize.maker import MakeOptions
 from gguftool.surgery.quantize.plan import Decision, Step
 

@@ -28,8 +28,8 @@ from gguftool.format.quantizers import (
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.record import record, replace
 from gguftool.storage.sources.source import Extent, Source
-from gguftool.surgery.common import Notes
 from gguftool.surgery.quantize.quantized_source import MAX_ROW, Quantized
+from gguftool.surgery.selection import Notes
 
 _FLOATS = frozenset({*PLAIN_TYPES, "F64"})
 

@@ -20,13 +20,13 @@ from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import Filler
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan
-from gguftool.surgery.common import Notes, grouped, require_complete
 from gguftool.surgery.compatibility import contradictions
 from gguftool.surgery.inputs import Input
 from gguftool.surgery.merge import lay_out
 from gguftool.surgery.metadata import IMATRIX_PREFIX, Chosen, true_metadata
 from gguftool.surgery.quantize.maker import Awaited, MakeOptions, Maker, Weights
 from gguftool.surgery.quantize.target_types import Rules, wanted_types
+from gguftool.surgery.selection import Notes, grouped, require_complete
 
 
 @record

@@ -14,7 +14,7 @@ from gguftool.format.ggml import TYPES, TypeTraits, find_type, type_alias, type_
 from gguftool.format.recipe import Recipe, Rule
 from gguftool.model.model import Model, Tensor
 from gguftool.record import record
-from gguftool.surgery.common import Notes
+from gguftool.surgery.selection import Notes
 
 # A pattern that finds all of these speaks for the model as a whole, as the type on llama-quantize's command line does.
 _PROBES = ("token_embd.weight", "output.weight", "blk.0.attn_q.weight", "blk.7.ffn_down_exps.weight")
