@@ -106,8 +106,9 @@ def quantize(
     What SOURCE or a model to reuse has in the wanted type is copied, the rest is quantized from SOURCE while it is
     written, as llama-quantize would. Tensors that no rule matches stay as they are.
     """
+    from gguftool.engines.llama_quantize import find_llama_quantize
     from gguftool.model.opening import open_model
-    from gguftool.surgery.quantize.external import Job, find_llama_quantize
+    from gguftool.surgery.quantize.external import Job
     from gguftool.surgery.quantize.maker import MakeOptions
     from gguftool.surgery.quantize.plan import QuantizeOptions, decide, plan_decision
 
