@@ -119,8 +119,8 @@ def memory(folder: Path) -> Iterator[Verdict]:
 
 
 def main() -> int:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from e2e.conftest import SMOLLM2_COMMAND, find_smollm2
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.support.smollm2 import SMOLLM2_COMMAND, find_smollm2
 
     model = find_smollm2()
     if model is None:

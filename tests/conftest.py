@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from nginx import nginx
-from support import run_gguftool, shared_path
+
+from tests.support.command import run_gguftool
+from tests.support.nginx import nginx
+from tests.support.paths import shared_path
 
 __all__ = ["nginx"]  # a fixture that lives beside its server
 

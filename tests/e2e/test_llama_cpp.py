@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import gguftool as api
-from e2e.engine import EngineError
+from tests.e2e.engine import EngineError
 
 pytestmark = pytest.mark.e2e
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import gguftool as api
-from e2e.conftest import SHARED
 from gguftool.format.ggml import MAINLINE, TYPES
+from tests.e2e.conftest import SHARED
 
 pytestmark = pytest.mark.e2e
 

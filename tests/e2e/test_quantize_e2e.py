@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.conftest import SHARED
 from gguftool.model.opening import open_model
+from tests.e2e.conftest import SHARED
 
 pytestmark = pytest.mark.e2e
 

@@ -1,0 +1,175 @@
+"""The check command: exit codes, text, JSON, and what it costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gguftool.analysis.lint.check import check
+from gguftool.cli.app import app
+from gguftool.errors import PlanError
+from gguftool.storage.sources.local import LocalSource
+from tests.support.check_models import F32, Q4_K, File, T, model, shards
+
+
+def run(*arguments: str | Path):
+    return CliRunner().invoke(app, ["check", *map(str, arguments)])
+
+
+@pytest.fixture
+def mixed(tmp_path) -> Path:
+    """A warning for ik_llama.cpp alone: the types of up and gate differ."""
+    path = tmp_path / "mixed.gguf"
+    pair = [T("blk.0.ffn_up_exps.weight", (256, 16, 2)), T("blk.0.ffn_gate_exps.weight", (256, 16, 2), Q4_K)]
+    path.write_bytes(model(*pair).bytes())
+    return path
+
+
+def test_exit_codes(tmp_path, mixed):
+    good = tmp_path / "good.gguf"
+    good.write_bytes(model().bytes())
+    assert run(good, "--fail-on", "info").exit_code == 0
+    assert run(mixed).exit_code == 0
+    assert run(mixed, "--fail-on", "warning").exit_code == 0  # llama.cpp runs it as it should
+    assert run(mixed, "--fail-on", "info").exit_code == 1
+    assert run(mixed, "--engine", "ik_llama.cpp").exit_code == 0
+    assert run(mixed, "--engine", "ik_llama.cpp", "--fail-on", "warning").exit_code == 1
+    assert run(mixed, "--engine", "ik_llama.cpp", "--fail-on", "warning", "--ignore", "M").exit_code == 0
+    assert run(mixed, "--engine", "ik_llama.cpp", "--fail-on", "info", "--select", "T,S").exit_code == 0
+    double = tmp_path / "double.gguf"
+    double.write_bytes(model(kvs=[("a", "u32", 1), ("a", "u32", 1)]).bytes())
+    assert run(double).exit_code == 1
+    assert run(double, "--ignore", "f09").exit_code == 0
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(model().bytes()[:-40])
+    for options in ([], ["--ignore", "N"], ["--select", "S"]):
+        assert run(cut, *options).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--engine", "ollama"],
+        ["--select", "Z9"],
+        ["--ignore", "lint"],
+        ["--fail-on", "never"],
+    ],
+)
+def test_bad_usage(mixed, wrong):
+    assert run(mixed, *wrong).exit_code == 2
+
+
+@pytest.mark.parametrize("wrong", ["exps", "(=CPU", "exps="])
+def test_bad_places(mixed, wrong):
+    assert isinstance(run(mixed, "--place", wrong).exception, PlanError)
+
+
+def test_text(mixed):
+    text = run(mixed, "--engine", "ik_llama.cpp").stdout
+    assert "warning M01 [ik_llama.cpp] blk.0: ffn_up_exps is Q8_0, ffn_gate_exps is Q4_K" in text
+    assert "        -> give both the same type" in text
+    assert text.endswith("no errors for ik_llama.cpp\n")
+    assert "info    M01 [ik_llama.cpp] (warning there) blk.0" in run(mixed).stdout
+
+
+def test_place(tmp_path):
+    path = tmp_path / "m.gguf"
+    path.write_bytes(model(T("blk.0.ffn_down_exps.weight", (256, 16, 2), 212)).bytes())
+    arguments = [path, "--engine", "ik_llama.cpp", "--select", "G01", "--fail-on", "warning"]
+    assert run(*arguments, "--place", "exps=CUDA0").exit_code == 1
+    assert run(*arguments, "--place", "attn=CUDA0", "--place", "exps=CPU").exit_code == 1
+    assert run(*arguments, "--place", "exps=CPU").exit_code == 0
+    assert run(*arguments).exit_code == 0
+
+
+def test_json(tmp_path, mixed):
+    answer = json.loads(run(mixed, "--json", "--engine", "ik_llama.cpp").stdout)
+    assert answer["readable"] is True
+    assert answer["engines"] == ["ik_llama.cpp"]
+    first = answer["findings"][0]
+    assert (first["code"], first["severity"], first["where"]) == ("M01", "warning", "blk.0")
+    assert first["tensors"] == ["blk.0.ffn_up_exps.weight", "blk.0.ffn_gate_exps.weight"]
+    missing = run(tmp_path / "none.gguf", "--json")
+    assert missing.exit_code == 2
+    assert json.loads(missing.stdout)["diagnoses"][0]["code"] == "N01"
+
+
+def test_json_of_a_hostile_file(tmp_path):
+    path = tmp_path / "m.gguf"
+    file = File(tensors=[T(b"\xff\x1b[2J", (32, 0)), T("\u202e")], kvs=[(b"\xfe", "u64", 2**64 - 1)])
+    path.write_bytes(file.bytes())
+    answer = run(path, "--json")
+    names = [name for finding in json.loads(answer.stdout)["findings"] for name in finding["tensors"]]
+    assert {"b64": "/xtbMko="} in names
+    assert answer.exit_code == 1
+
+
+def test_several_models_are_refused(tmp_path):
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes(model().bytes())
+    result = run(tmp_path)
+    assert "2 models lie here" in str(result.exception)
+
+
+def test_a_set_beside_leftovers_of_another(tmp_path):
+    shards(tmp_path, prefix="a")
+    shards(tmp_path, prefix="b")[0].unlink()
+    result = run(tmp_path)
+    assert result.exit_code == 0
+    assert "left out 2 file(s)" in result.stderr
+
+
+def _bare(paths: list[Path]) -> float:
+    start = time.perf_counter()
+    for path in paths:
+        with path.open("rb") as file:
+            file.read(4096)
+    return time.perf_counter() - start
+
+
+def test_a_set_of_1148_shards_takes_little_time_and_reads_no_data(tmp_path, monkeypatch, capsys):
+    paths = shards(tmp_path, 1148, first=model(layers=1146))
+    bare = min(_bare(paths) for _ in range(3))
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        report = check(str(paths[0]))
+        times.append(time.perf_counter() - start)
+    assert (report.files, report.readable) == (1148, True)
+    with capsys.disabled():
+        print(f"\ncheck of 1,148 shards: {min(times):.3f} s; bare loop {bare:.3f} s; {min(times) / bare:.1f} times")
+    # The promise is 10 times; the margin is for machines that do other things meanwhile.
+    assert min(times) < 30 * bare
+
+    reads: list[tuple[int, int]] = []
+    read = LocalSource.read_at
+    monkeypatch.setattr(LocalSource, "read_at", lambda self, at, n: reads.append((at, n)) or read(self, at, n))
+    check(str(paths[0]))
+    behind_heads = [length for offset, length in reads if offset]
+    assert sum(behind_heads) <= 3 * 24 * 256 + 16 * 4096
+
+
+def test_the_data_of_large_tensors_is_only_sampled(tmp_path, monkeypatch):
+    path = tmp_path / "m.gguf"
+    head = model(*(T(f"blk.{n}.ffn_down.weight", (1 << 20, 64), F32, nbytes=0) for n in range(4)), layers=4).bytes()
+    # Sizes as the types say, in a file with a hole in place of the data.
+    size = (1 << 20) * 64 * 4
+    data = bytearray(head)
+    for n in range(4):
+        name = f"blk.{n}.ffn_down.weight".encode()
+        at = data.index(name) + len(name) + 4 + 2 * 8 + 4
+        data[at : at + 8] = (2 * 1088 + n * size).to_bytes(8, "little")
+    path.write_bytes(data)
+    os.truncate(path, len(head) + 4 * size)
+    reads: list[int] = []
+    read = LocalSource.read_at
+    monkeypatch.setattr(LocalSource, "read_at", lambda self, at, n: reads.append(n) or read(self, at, n))
+    report = check(str(path))
+    assert [f.code for f in report.findings] == ["F19"]
+    assert len(report.findings[0].tensors) == 4
+    assert sum(reads) < 1 << 18

@@ -1,5 +1,0 @@
-"""On the path of subprocesses of tests: they too reach loopback only."""
-
-from in_process import refuse_other_hosts
-
-refuse_other_hosts()

@@ -1,0 +1,423 @@
+"""Every way of copying gives the same bytes, whatever the kernel answers, and gives up cleanly."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gguftool.errors import ExecuteError, SourceError
+from gguftool.storage.execute import copying
+from gguftool.storage.execute.copying import BUFFER, copy_all, copy_extent
+from gguftool.storage.plan import Copy
+from gguftool.storage.sources.local import LocalSource, open_local
+from gguftool.storage.sources.source import Extent
+from gguftool.storage.system import fileio, reflink
+from tests.support.builders import filler
+from tests.support.command import environment
+from tests.support.memory_source import MemorySource
+
+KIB = 1 << 10
+SOURCE = filler("copying", 300 * KIB)
+SEGMENT = 64 * KIB  # small ones, so that small files have many
+
+
+@pytest.fixture(autouse=True)
+def _small_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(copying, "_SEGMENT", SEGMENT)
+    monkeypatch.setattr(copying, "_MIN_CLONE", 8 * KIB)
+    reflink.forget_declined()
+    yield
+    reflink.forget_declined()
+    assert not [thread for thread in threading.enumerate() if thread.name == "copying"]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> LocalSource:
+    path = tmp_path_factory.mktemp("source") / "source"
+    path.write_bytes(SOURCE)
+    return open_local(path)
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Iterator[int]:
+    fd = os.open(tmp_path / "target", os.O_RDWR | os.O_CREAT)
+    yield fd
+    os.close(fd)
+
+
+def one(source: LocalSource, offset: int = 0, length: int = len(SOURCE), place: int = 0) -> Copy:
+    return Copy(extent=Extent(source=source, offset=offset, length=length), offset=place)
+
+
+def written(fd: int) -> bytes:
+    return os.pread(fd, os.fstat(fd).st_size, 0)
+
+
+# --- the ways, made visible ---
+
+
+def by_blocks(seen: list[tuple[int, int, int]]) -> Callable[[int, int, int, int, int], int]:
+    """A reflink as a file system would do it: whole blocks at whole blocks or EINVAL."""
+
+    def clone(fd: int, offset: int, target: int, place: int, length: int) -> int:
+        if (offset | place | length) % 4096:
+            raise OSError(errno.EINVAL, "off the grid")
+        seen.append((offset, place, length))
+        return os.pwrite(target, os.pread(fd, length, offset), place)
+
+    return clone
+
+
+def use_clone(monkeypatch: pytest.MonkeyPatch, call: Callable[..., int], chunk: int = 64 * KIB) -> None:
+    monkeypatch.setattr(copying, "clone_grid", lambda target: 4096)
+    monkeypatch.setattr(copying, "CLONE", replace(reflink.CLONE, call=call, chunk=chunk))
+
+
+def use_server(monkeypatch: pytest.MonkeyPatch, call: Callable[..., int]) -> None:
+    monkeypatch.setattr(copying, "clone_grid", lambda target: None)
+    monkeypatch.setattr(copying, "is_served", lambda target: True)
+    monkeypatch.setattr(copying, "SERVER_COPY", replace(reflink.SERVER_COPY, call=call, chunk=10_000))
+
+
+WAYS = ("plain", "threads", "fresh", "durable", "clone", "server")
+
+
+@st.composite
+def extents(draw: st.DrawFn) -> list[tuple[int, int, int]]:
+    """(source offset, length, target offset), ascending in the target, often congruent modulo 4096."""
+    found, end = [], draw(st.integers(0, 5000))
+    for _ in range(draw(st.integers(1, 4))):
+        offset = draw(st.integers(0, len(SOURCE) - 1))
+        length = draw(st.integers(1, len(SOURCE) - offset))
+        place = end + draw(st.integers(0, 5000))
+        if draw(st.booleans()):
+            place += (offset - place) % 4096
+        found.append((offset, length, place))
+        end = place + length
+    return found
+
+
+@pytest.mark.parametrize("way", WAYS)
+@given(wanted=extents())
+def test_every_way_gives_the_same_bytes(
+    way: str, wanted: list[tuple[int, int, int]], source: LocalSource, tmp_path: Path
+) -> None:
+    expected = bytearray(max(place + length for _, length, place in wanted))
+    for offset, length, place in wanted:
+        expected[place : place + length] = SOURCE[offset : offset + length]
+    path = tmp_path / "target"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    progress: list[int] = []
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            if way == "clone":
+                use_clone(patch, by_blocks([]))
+            if way == "server":
+                use_server(patch, reflink._copy_file_range)
+            os.ftruncate(fd, len(expected))
+            copy_all(
+                [one(source, offset, length, place) for offset, length, place in wanted],
+                fd,
+                jobs=1 if way == "plain" else 3,
+                progress=progress.append,
+                durable=way == "durable",
+                fresh=way == "fresh",
+            )
+        assert written(fd) == expected
+    finally:
+        os.close(fd)
+    assert sum(progress) == sum(length for _, length, _ in wanted)
+
+
+def test_only_head_and_tail_of_a_congruent_extent_are_copied(
+    source: LocalSource, target: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloned: list[tuple[int, int, int]] = []
+    read: list[int] = []
+    use_clone(monkeypatch, by_blocks(cloned))
+
+    def read_into(fd: int, buffer: memoryview, offset: int) -> int:
+        read.append(len(buffer))
+        return fileio.read_into(fd, buffer, offset)
+
+    monkeypatch.setattr(copying, "read_into", read_into)
+    copy_all([one(source, 4096 + 100, 200_000, 8192 + 100)], target)
+    assert written(target)[8292:] == SOURCE[4196 : 4196 + 200_000]
+    assert cloned[0] == (8192, 12288, 64 * KIB)
+    assert sum(length for *_, length in cloned) + sum(read) == 200_000
+    assert sum(read) < 2 * 4096
+
+
+def test_offsets_that_disagree_are_not_offered_for_cloning(
+    source: LocalSource, target: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cloned: list[tuple[int, int, int]] = []
+    use_clone(monkeypatch, by_blocks(cloned))
+    copy_all([one(source, 0, 100_000, 32)], target)
+    assert not cloned
+    assert written(target)[32:] == SOURCE[:100_000]
+
+
+# --- what the kernel answers ---
+
+
+@pytest.mark.parametrize("use", [use_clone, use_server])
+@pytest.mark.parametrize("number", sorted(reflink.NEVER_HERE | reflink.NOT_THIS_TIME))
+def test_each_errno_leads_to_the_next_way(
+    use: Callable[..., None], number: int, source: LocalSource, target: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def declines(*args: int) -> int:
+        asked.append(args)
+        raise OSError(number, os.strerror(number))
+
+    use(monkeypatch, declines)
+    copies = [one(source, 0, 60_000, 0), one(source, 65536, 60_000, 65536)]
+    copy_all(copies, target, jobs=1)
+    data = written(target)
+    assert (data[:60_000], data[65536:]) == (SOURCE[:60_000], SOURCE[65536:125536])
+    assert len(asked) == (1 if number in reflink.NEVER_HERE else 2)
+
+
+@pytest.mark.parametrize("use", [use_clone, use_server])
+def test_a_full_disk_is_no_reason_to_try_the_next_way(
+    use: Callable[..., None], source: LocalSource, target: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: int) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    use(monkeypatch, full)
+    with pytest.raises(OSError, match="full") as caught:
+        copy_all([one(source)], target)
+    assert caught.value.errno == errno.ENOSPC
+
+
+def test_a_way_that_stops_halfway_is_finished_by_reading(
+    source: LocalSource, target: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = [10_000, 777, 0]
+
+    def stops(fd: int, offset: int, target: int, place: int, length: int) -> int:
+        return os.copy_file_range(fd, target, min(length, left.pop(0)), offset, place) if left else 0
+
+    use_server(monkeypatch, stops)
+    copy_all([one(source)], target)
+    assert written(target) == SOURCE
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_short_reads_and_writes(jobs: int, source: LocalSource, target: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    preadv, pwrite = os.preadv, os.pwrite
+    monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:4099]], offset))
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[:1021], offset))
+    copy_all([one(source)], target, jobs=jobs)
+    monkeypatch.undo()
+    assert written(target) == SOURCE
+
+
+def test_without_positional_calls(source: LocalSource, target: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        for name in ("preadv", "pread", "pwrite", "SEEK_DATA", "copy_file_range"):
+            patch.delattr(os, name)
+        patch.setattr(copying, "clone_grid", lambda target: None)
+        copy_all([one(source, 1, 299_000, 7)], target, jobs=3, fresh=True)
+        assert source.read_at(5, 10) == SOURCE[5:15]
+    assert written(target)[7:] == SOURCE[1:299_001]
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize("jobs", [1, 4])
+def test_a_read_error_names_file_and_offset(
+    jobs: int, source: LocalSource, target: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad = 3 * SEGMENT
+
+    def read_into(fd: int, buffer: memoryview, offset: int) -> int:
+        if offset == bad:
+            raise OSError(errno.EIO, "Input/output error")
+        return fileio.read_into(fd, buffer, offset)
+
+    monkeypatch.setattr(copying, "read_into", read_into)
+    with pytest.raises(SourceError, match="cannot read: Input/output error") as caught:
+        copy_all([one(source)], target, jobs=jobs)
+    assert (caught.value.source, caught.value.offset) == (source.name, bad)
+
+
+def test_an_error_in_one_thread_stops_the_others(
+    source: LocalSource, target: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main, reads = threading.get_ident(), []
+
+    def read_into(fd: int, buffer: memoryview, offset: int) -> int:
+        reads.append(offset)
+        if threading.get_ident() != main:
+            raise OSError(errno.EIO, "Input/output error")
+        time.sleep(0.05)
+        return fileio.read_into(fd, buffer, offset)
+
+    monkeypatch.setattr(copying, "read_into", read_into)
+    with pytest.raises(SourceError):
+        copy_all([one(source)] * 20, target, jobs=2)
+    assert len(reads) < 6
+
+
+def test_a_source_that_ends_early(source: LocalSource, target: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        copying, "read_into", lambda fd, buffer, at: 0 if at else fileio.read_into(fd, buffer[:1000], at)
+    )
+    with pytest.raises(SourceError, match="ends here, 64,536 bytes early") as caught:
+        copy_all([one(source)], target, jobs=1)
+    assert (caught.value.source, caught.value.offset) == (source.name, 1000)
+
+
+class Miscounting(MemorySource):
+    """Streams other numbers of bytes than it was asked for."""
+
+    def stream(self, offset: int, length: int) -> Iterator[bytes]:
+        yield self.read_at(offset, length - 1)
+
+
+def test_a_stream_that_ends_early_without_a_word(target: int) -> None:
+    short = Miscounting(name="short", data=filler("short", 1000))
+    with pytest.raises(SourceError, match="gave 99 of 100 bytes"):
+        copy_extent(Extent(source=short, offset=0, length=100), target, 0, lambda nbytes: None)
+
+
+def test_a_source_that_is_cut_shorter_is_no_hole(tmp_path: Path, target: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "sparse"
+    path.write_bytes(b"")
+    os.truncate(path, len(SOURCE))
+    source = open_local(path)
+    monkeypatch.setattr(LocalSource, "_compare", lambda self, status: None)
+    os.truncate(path, 1000)
+    with pytest.raises(SourceError, match="ends here"):
+        copy_all([one(source)], target, fresh=True)
+
+
+def test_write_errors_say_where(source: LocalSource, target: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite = os.pwrite
+
+    def fails(fd: int, data: memoryview, offset: int) -> int:
+        if offset >= SEGMENT:
+            raise OSError(errno.EIO, "Input/output error")
+        return pwrite(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", fails)
+    with pytest.raises(OSError, match="at offset 65,536") as caught:
+        copy_all([one(source)], target, jobs=1)
+    assert caught.value.errno == errno.EIO
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: 0)
+    with pytest.raises(ExecuteError, match="accepted no more bytes"):
+        copy_all([one(source)], target)
+
+
+def test_an_interrupt_in_the_calling_thread_stops_all(source: LocalSource, target: int) -> None:
+    seen: list[int] = []
+
+    def progress(nbytes: int) -> None:
+        seen.append(nbytes)
+        raise KeyboardInterrupt
+
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        copy_all([one(source)] * 10_000, target, jobs=4, progress=progress)
+    assert time.monotonic() - start < 2
+    assert len(seen) == 1
+
+
+# --- holes and memory ---
+
+
+def test_holes_stay_holes_only_where_the_target_is_fresh(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(4 << 20)
+        file.seek(2 << 20)
+        file.write(SOURCE)
+    if path.stat().st_blocks * 512 >= 4 << 20:
+        pytest.skip("this file system has no holes; set TMPDIR to one that has, such as ext4, XFS or tmpfs")
+    source = open_local(path)
+    for fresh in (True, False):
+        fd = os.open(tmp_path / "target", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+        if fresh:
+            os.ftruncate(fd, 4 << 20)
+        else:
+            os.write(fd, b"x" * (4 << 20))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(copying, "clone_grid", lambda target: None)
+            copy_all([one(source, 0, 4 << 20)], fd, fresh=fresh)
+        assert written(fd) == path.read_bytes()
+        os.fsync(fd)
+        assert (os.fstat(fd).st_blocks * 512 < 1 << 20) is fresh
+        os.close(fd)
+
+
+_MEASURE = """
+import os, sys
+from pathlib import Path
+from gguftool.storage.execute.copying import copy_all, copy_extent
+from gguftool.storage.sources.local import open_local
+from gguftool.storage.plan import Copy
+from gguftool.storage.sources.source import Extent
+source = open_local(Path(sys.argv[1]))
+fd = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
+os.ftruncate(fd, source.size + 32)
+whole = Extent(source=source, offset=0, length=source.size)
+copy_all([Copy(extent=whole, offset=32)], fd, jobs=4, fresh=True)
+copy_extent(Extent(source=source, offset=0, length=256 << 20), fd, 7, lambda nbytes: None)
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc: run on Linux")
+def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
+    path = tmp_path / "sparse"
+    with path.open("wb") as file:
+        file.truncate(4 << 30)
+        file.seek(1 << 30)
+        file.write(SOURCE * 200)
+    done = subprocess.run(
+        [sys.executable, "-c", _MEASURE, path, tmp_path / "target"],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=60,
+    )
+    (tmp_path / "target").unlink()
+    assert KIB < int(done.stdout) < 80 * KIB  # the kernel counts in KiB; ru_maxrss would include pytest's own
+
+
+def test_copy_extent_writes_zeros_over_what_is_there(tmp_path: Path, target: int) -> None:
+    path = tmp_path / "sparse"
+    path.write_bytes(b"")
+    os.truncate(path, BUFFER * 2)
+    os.pwrite(target, b"x" * BUFFER * 2, 0)
+    copy_extent(Extent(source=open_local(path), offset=0, length=BUFFER * 2), target, 0, lambda nbytes: None)
+    assert written(target) == bytes(BUFFER * 2)
+
+
+def test_the_disk_is_started_early_but_not_for_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[int, int]] = []
+    monkeypatch.setattr(fileio, "_unstarted", 32 << 20)
+    monkeypatch.setattr(
+        fileio, "_sync_file_range", lambda: lambda fd, offset, length, flags: started.append((offset, length))
+    )
+    step = 8 << 20
+    for number in range(8):
+        fileio.start_writeback(0, number * step, step)
+    assert started == [(number * step, step) for number in range(4, 8)]

@@ -1,0 +1,166 @@
+"""Changes in place of split sets: whole shards replaced, all or none, and what a crash leaves is refused by readers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gguftool.errors import PlanError, SourceError
+from gguftool.model.opening import open_model
+from gguftool.model.recovery import recover_model
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.in_place import journal_lock
+from gguftool.storage.execute.publish import finish_set
+from gguftool.storage.sources.sidecars import helper_path, set_journal_path
+from gguftool.surgery.edit import Edits, plan_edit
+from tests.support import builders as b
+from tests.support.command import one_error_line, run_gguftool
+from tests.support.syscalls import count_calls, killed_at
+from tests.support.writer_cases import CASES, listing, set_up, visible
+
+SHARDS = [b.shard_name("set", number, 3) for number in (1, 2, 3)]
+SET_SWAP = next(case for case in CASES if case.name == "swap --in-place, set")
+
+
+def inodes(folder: Path) -> dict[str, int]:
+    return {name: (folder / name).stat().st_ino for name in SHARDS}
+
+
+def swap(folder: Path, pattern: str, donor: str = "other.gguf", shard: int = 0) -> None:
+    done = run_gguftool("swap", folder / SHARDS[shard], "--from", folder / donor, "--tensor", pattern, "--in-place")
+    assert done.returncode == 0, done.stderr
+
+
+def test_only_shards_that_change_are_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    set_up(SET_SWAP, folder)
+    before = inodes(folder)
+    swap(folder, "blk.0.attn_q.weight", donor="donor.gguf", shard=1)
+    changed = [name for name in SHARDS if inodes(folder)[name] != before[name]]
+    assert SHARDS[2] in changed
+    assert SHARDS[1] not in changed
+    old, new = (b.filler(f"{prefix}blk.0.attn_q.weight", 7 * 34) for prefix in ("", "other "))
+    data = (folder / SHARDS[2]).read_bytes()
+    assert new in data
+    assert old not in data
+    assert [name for name in os.listdir(folder) if name.startswith(".")] == []
+
+
+def test_an_edit_of_any_length_replaces_shard_1_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    set_up(SET_SWAP, folder)
+    before = inodes(folder)
+    value = "x" * 5000
+    done = run_gguftool("edit", folder / SHARDS[2], "--set", f"general.name=str:{value}", "--in-place")
+    assert done.returncode == 0, done.stderr
+    assert [name for name in SHARDS if inodes(folder)[name] != before[name]] == [SHARDS[0]]
+    assert value in run_gguftool("dump", folder / SHARDS[1], "--array-limit", 1, "--json").stdout.decode()
+
+
+def test_nothing_to_change_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    set_up(SET_SWAP, folder)
+    model = open_model(folder / SHARDS[0])
+    same = next(kv for kv in model.kvs if kv.key == "general.name")
+    with pytest.raises(PlanError, match="nothing would change"):
+        plan_edit(model, Edits(values=(same,)), None)
+
+
+def test_a_shard_that_is_a_symbolic_link_is_not_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    set_up(SET_SWAP, folder)
+    (folder / SHARDS[0]).rename(tmp_path / "blob")
+    (folder / SHARDS[0]).symlink_to(tmp_path / "blob")
+    before = listing(folder)
+    done = run_gguftool("edit", folder / SHARDS[1], "--set", "general.name=str:N", "--in-place")
+    assert done.returncode == 2
+    assert "symbolic link" in one_error_line(done.stderr)
+    assert listing(folder) == before
+
+
+def half_way(folder: Path) -> dict[str, bytes]:
+    """Leave the set between old and new, its shard 1 without its name; return what it will be."""
+    set_up(SET_SWAP, folder)
+    plan = SET_SWAP.plan(folder)
+    calls = count_calls(lambda: execute(plan))
+    wanted = listing(folder)
+    for at in reversed(range(len(calls))):
+        set_up(SET_SWAP, folder)
+        plan = SET_SWAP.plan(folder)
+        assert killed_at(at, lambda plan=plan: execute(plan))  # type: ignore[misc]
+        if set_journal_path(folder / SHARDS[0]).exists() and not (folder / SHARDS[0]).exists():
+            return wanted
+    raise AssertionError("shard 1 kept its name all the time")
+
+
+def test_readers_refuse_a_set_between_old_and_new_by_any_shard(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    half_way(folder)
+    assert (folder / SHARDS[1]).exists()
+    for name in (SHARDS[1], SHARDS[2], "."):
+        done = run_gguftool("dump", folder / name)
+        assert done.returncode == 2
+        assert "--recover" in one_error_line(done.stderr)
+
+
+@pytest.mark.parametrize("shard", SHARDS)
+def test_recover_finishes_and_says_so(shard: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    wanted = half_way(folder)
+    done = run_gguftool("edit", folder / shard, "--recover")
+    assert done.returncode == 0, done.stderr
+    assert b"finished" in done.stdout
+    assert listing(folder) == wanted
+    again = run_gguftool("edit", folder / shard, "--recover")
+    assert again.returncode == 2
+    assert "no unfinished change" in one_error_line(again.stderr)
+
+
+def test_the_next_change_in_place_recovers_first_and_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    half_way(folder)
+    done = run_gguftool("edit", folder / SHARDS[1], "--set", "general.name=str:N", "--in-place")
+    assert done.returncode == 0, done.stderr
+    assert b"finished" in done.stderr
+    assert open_model(folder / SHARDS[0]).is_complete
+
+
+def test_a_living_run_is_not_recovered(tmp_path: Path) -> None:
+    (tmp_path / "m.gguf").write_bytes(b.small_model())
+    helper_path(tmp_path / "m.gguf", "undo").write_bytes(b"whatever")
+    with journal_lock(tmp_path / "m.gguf"):
+        done = run_gguftool("edit", tmp_path / "m.gguf", "--recover")
+    assert done.returncode == 2
+    assert "another gguftool" in one_error_line(done.stderr)
+    assert helper_path(tmp_path / "m.gguf", "undo").exists()
+
+
+@pytest.mark.parametrize(
+    "names", ['[["../victim", 3]]', '[["/etc/victim", 3]]', '[["", 3]]', "7", '[["a\\u0000b", 3]]', "[[1]]"]
+)
+def test_a_strangers_set_journal_moves_nothing_outside_its_folder(names: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    set_up(SET_SWAP, folder)
+    (tmp_path / "victim").write_bytes(b"dear")
+    text = f'{{"version": "gguftool set 1", "fingerprint": "", "replace": true, "names": {names}}}\n'
+    set_journal_path(folder / SHARDS[0]).write_text(text)
+    before = visible(listing(folder))
+    done = run_gguftool("edit", folder / SHARDS[0], "--recover")
+    assert done.returncode == 2
+    assert "damaged" in one_error_line(done.stderr)
+    assert visible(listing(folder)) == before
+    assert (tmp_path / "victim").read_bytes() == b"dear"
+
+
+def test_a_set_journal_that_was_never_finished_means_nothing_had_begun(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    set_up(SET_SWAP, folder)
+    set_journal_path(folder / SHARDS[0]).write_text('{"version": "gguftool se')
+    before = visible(listing(folder))
+    with pytest.raises(SourceError, match="--recover"):
+        open_model(folder / SHARDS[0])
+    assert recover_model(str(folder / SHARDS[1])) != ()
+    assert listing(folder) == before
+    assert finish_set(folder / SHARDS[0]) is None

@@ -1,0 +1,229 @@
+"""Where an output may go, and sources that change while they are read."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gguftool.errors import SourceError
+from gguftool.model.opening import open_model
+from gguftool.storage.execute.executor import Options, execute
+from gguftool.surgery.merge import plan_merge
+from tests.support import builders as b
+from tests.support.command import environment, one_error_line, run_gguftool
+
+MODEL = b.gguf(b.llama_kvs(b.KV("general.quantization_version", b.U32, 2)), b.llama_tensors())
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "m.gguf"
+    path.write_bytes(MODEL)
+    return path
+
+
+def links(source: Path) -> dict[str, Path]:
+    folder = source.parent
+    (folder / "sub").mkdir()
+    (folder / "hard.gguf").hardlink_to(source)
+    (folder / "soft.gguf").symlink_to(source)
+    (folder / "folder").symlink_to(folder)
+    return {
+        "same": source,
+        "dots": folder / "sub" / ".." / "m.gguf",
+        "hard link": folder / "hard.gguf",
+        "symbolic link": folder / "soft.gguf",
+        "linked folder": folder / "folder" / "m.gguf",
+    }
+
+
+@pytest.mark.parametrize("way", ["same", "dots", "hard link", "symbolic link", "linked folder"])
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "--force"])
+def test_an_input_is_never_the_output(way: str, force: tuple[str, ...], source: Path) -> None:
+    target = links(source)[way]
+    done = run_gguftool("edit", source, "--set", "general.name=str:N", "-o", target, *force)
+    assert done.returncode == 2
+    assert "input" in one_error_line(done.stderr) or "symbolic link" in one_error_line(done.stderr)
+    assert source.read_bytes() == MODEL
+
+
+def test_a_planned_shard_that_is_the_input_is_refused(tmp_path: Path) -> None:
+    name = tmp_path / b.shard_name("s", 2, 7)
+    (tmp_path / "m.gguf").write_bytes(MODEL)
+    name.hardlink_to(tmp_path / "m.gguf")
+    done = run_gguftool("split", tmp_path / "m.gguf", tmp_path / "s", "--force")
+    assert done.returncode == 2
+    assert "is an input" in one_error_line(done.stderr)
+    assert name.read_bytes() == MODEL
+
+
+def make_odd(kind: str, path: Path, victim: Path) -> None:
+    if kind == "symbolic link":
+        path.symlink_to(victim)
+    elif kind == "dangling link":
+        path.symlink_to(victim.parent / "nowhere")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "dangling link", "folder", "pipe"])
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "--force"])
+def test_nothing_is_written_through_what_is_no_file(
+    kind: str, force: tuple[str, ...], source: Path, tmp_path: Path
+) -> None:
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"dear")
+    make_odd(kind, tmp_path / "out.gguf", victim)
+    done = run_gguftool("merge", source, "-o", tmp_path / "out.gguf", *force)
+    assert done.returncode == 2
+    assert "symbolic link" in one_error_line(done.stderr) or "regular file" in one_error_line(done.stderr)
+    assert victim.read_bytes() == b"dear"
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_devices_are_refused(source: Path) -> None:
+    done = run_gguftool("merge", source, "-o", "/dev/full", "--force")
+    assert done.returncode == 2
+    assert "not a regular file" in one_error_line(done.stderr)
+
+
+def test_a_helper_name_that_is_taken_by_a_link_is_not_followed(source: Path, tmp_path: Path) -> None:
+    from gguftool.storage.sources.sidecars import helper_path
+
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"dear")
+    for suffix in ("part", "set", "resume"):
+        place = helper_path(tmp_path / "out.gguf", suffix)
+        place.symlink_to(victim)
+        done = run_gguftool("merge", source, "-o", tmp_path / "out.gguf")
+        assert victim.read_bytes() == b"dear", suffix
+        if done.returncode:
+            one_error_line(done.stderr)
+        (tmp_path / "out.gguf").unlink(missing_ok=True)
+        place.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 255, "new\nline.gguf", "-dash.gguf", "$(echo).gguf", "\udcff\udcfe.gguf", " .gguf"]
+)
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        {"PYTHONIOENCODING": "utf-8"},
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=["utf-8", "ascii", "LC_ALL=C", "C and no UTF-8 mode"],
+)
+def test_odd_names_work(name: str, encoding: dict[str, str], source: Path, tmp_path: Path) -> None:
+    target = tmp_path / "o" / name
+    command = [sys.executable, "-m", "gguftool", "merge", str(source), "-o", str(target)]
+    environ = {**environment(), **encoding}
+    done = subprocess.run(command, env=environ, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert target.read_bytes() == MODEL
+    assert os.listdir(tmp_path / "o") == [name]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="drops to another user, which needs root")
+@pytest.mark.parametrize("mode", [0o555, 0o000])
+def test_a_folder_without_permission_is_an_error_before_anything_is_read(mode: int, source: Path) -> None:
+    folder = source.parent / "o"
+    folder.mkdir(mode=mode)
+    os.chmod(source.parent, 0o755)
+    os.chmod(source, 0o644)
+    code = (
+        "import os, sys\nfrom gguftool.errors import GGUFToolError\nfrom gguftool.model.opening import open_model\n"
+        "from gguftool.storage.execute.executor import execute\nfrom gguftool.surgery.merge import plan_merge\n"
+        "from pathlib import Path\nimport gguftool.storage.execute.preflight, gguftool.storage.execute.resume\n"
+        "model = open_model('m.gguf')\nplan = plan_merge([model], Path('o/out.gguf'))\nos.setuid(65534)\n"
+        "try:\n    execute(plan)\nexcept GGUFToolError as error:\n    sys.exit(str(error))\n"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment(), capture_output=True, check=False, timeout=60, cwd=source.parent)
+    assert done.returncode == 1
+    assert b"permission" in done.stderr.lower()
+    assert b"Traceback" not in done.stderr
+    assert os.listdir(folder) == []
+
+
+# --- sources that change ---------------------------------------------------------------------------------------------
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 100)
+
+
+def grow(path: Path) -> None:
+    with open(path, "ab") as file:
+        file.write(b"more")
+
+
+def rewrite(path: Path) -> None:
+    with open(path, "r+b") as file:
+        file.seek(-8, os.SEEK_END)
+        file.write(b"\xaa" * 8)
+
+
+def replace(path: Path) -> None:
+    new = path.with_suffix(".new")
+    new.write_bytes(path.read_bytes())
+    os.replace(new, path)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+@pytest.mark.parametrize("change", [truncate, grow, rewrite, replace, remove], ids=lambda change: change.__name__)
+@pytest.mark.parametrize("when", ["before it is read", "meanwhile", "after it is read"])
+def test_a_source_that_changes_while_it_is_read_gives_no_output(
+    change: Callable[[Path], None], when: str, tmp_path: Path
+) -> None:
+    shards = b.shard_set("s", [[], b.llama_tensors()[:3], b.llama_tensors()[3:]])
+    for name, data in shards.items():
+        (tmp_path / name).write_bytes(data)
+    time.sleep(0.01)  # so that the clock of the file system has moved on
+    victim = tmp_path / sorted(shards)[1]
+    plan = plan_merge([open_model(victim)], tmp_path / "out.gguf")
+    total = plan.preview().bytes_copied
+    done = 0
+    changed: list[int] = []
+
+    def progress(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if not changed and done >= {"before it is read": 0, "meanwhile": 1, "after it is read": total}[when]:
+            changed.append(done)
+            change(victim)
+
+    with pytest.raises(SourceError, match=victim.name):
+        execute(plan, Options(progress=progress))
+    assert len(changed) == 1
+    assert sorted(os.listdir(tmp_path)) == sorted({*shards} - ({victim.name} if change is remove else set()))
+
+
+def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    tensors = [b.tensor(f"blk.{n}.ffn_up.weight", "F32", (65536,)) for n in range(8)]
+    new = b.gguf(b.llama_kvs(b.KV("general.quantization_version", b.U32, 2)), tensors)
+    (tmp_path / "m.gguf").write_bytes(new)
+    out = tmp_path / "out.gguf"
+    out.write_bytes(MODEL)
+    command = [sys.executable, "-m", "gguftool", "merge", str(tmp_path / "m.gguf"), "-o", str(out), "--force"]
+    seen = set()
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL) as run:
+        while run.poll() is None:
+            seen.add(out.read_bytes() == MODEL)
+            assert out.read_bytes() in (MODEL, new)
+        assert run.returncode == 0
+    assert True in seen
+    assert out.read_bytes() == new

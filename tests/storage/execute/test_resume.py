@@ -1,0 +1,280 @@
+"""Interrupted runs go on where they stopped: only with the very same plan, and only from what is certain."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gguftool.errors import ExecuteError
+from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.plan import Copy, OutputFile, Plan, bytes_below, pieces
+from gguftool.storage.sources.local import open_local
+from gguftool.storage.sources.sidecars import helper_path
+from gguftool.storage.sources.source import Extent
+from tests.support import builders as b
+from tests.support.command import environment, run_gguftool
+from tests.support.paths import REPO
+from tests.support.run_recorder import CHECKPOINT, Told
+from tests.support.syscalls import Injector, count_calls, killed_at
+from tests.support.writer_cases import CASES, Case, listing, run, set_up, visible
+
+RESUMABLE = [case for case in CASES if case.checkpoint == CHECKPOINT]
+in_every_case = pytest.mark.parametrize("case", RESUMABLE, ids=str)
+
+
+def killed_near_the_end(case: Case, folder: Path) -> Plan:
+    """Leave what a run leaves that is killed when its last bytes were being copied."""
+    set_up(case, folder)
+    calls = count_calls(lambda: run(case, folder))
+    set_up(case, folder)
+    plan = case.plan(folder)
+    last_copy = max(at for at, name in enumerate(calls) if name in ("copy_file_range", "pwrite", "pread"))
+    first_plan_call = len(calls) - len(count_execute(case, folder, plan))
+    assert killed_at(last_copy - first_plan_call, lambda: execute(plan, Told().options()))
+    assert helper_path(plan.outputs[0].path, "resume").exists()
+    return plan
+
+
+def count_execute(case: Case, folder: Path, plan: Plan) -> list[str]:
+    scratch = count_calls(lambda: execute(plan, Told().options()))
+    for output in plan.outputs:
+        output.path.unlink()
+    return scratch
+
+
+@in_every_case
+def test_killed_near_its_end_a_run_goes_on_and_copies_only_the_rest(case: Case, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    set_up(case, folder)
+    run(case, folder)
+    wanted = listing(folder)
+    plan = killed_near_the_end(case, folder)
+    told = Told()
+    with Injector().active() as injector:
+        execute(plan, told.options())
+    assert listing(folder) == wanted
+    assert any("went on from" in note for note in told.notes)
+    copied = sum(name in ("copy_file_range", "pwrite") for name in injector.calls)
+    assert copied <= 4, injector.calls
+    assert told.progress == plan.preview().bytes_copied
+
+
+@in_every_case
+def test_a_source_that_changed_meanwhile_is_named_and_no_resume_starts_anew(case: Case, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    killed_near_the_end(case, folder)
+    source = folder / next(iter(case.files))
+    os.utime(source, ns=(1, 1))
+    left = listing(folder)
+    with pytest.raises(ExecuteError, match=f"changed since: .*{source.name}.*--no-resume"):
+        execute(case.plan(folder), Told().options())
+    assert listing(folder) == left
+    told = Told()
+    execute(case.plan(folder), told.options(resume=False))
+    assert told.notes == []
+    assert not any(".gguftool-" in name for name in listing(folder))
+
+
+def test_another_plan_for_the_same_output_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    case = next(case for case in RESUMABLE if case.name.startswith("merge"))
+    plan = killed_near_the_end(case, folder)
+    other = Plan(outputs=plan.outputs, inputs=plan.inputs[:1])
+    with pytest.raises(ExecuteError, match="its sources were"):
+        execute(other, Told().options())
+
+
+@in_every_case
+def test_a_part_file_that_was_tampered_with_is_not_trusted(case: Case, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    set_up(case, folder)
+    run(case, folder)
+    wanted = listing(folder)
+    plan = killed_near_the_end(case, folder)
+    for output in plan.outputs:
+        part = helper_path(output.path, "part")
+        if part.exists():
+            part.write_bytes(bytes(part.stat().st_size))
+    execute(plan, Told().options())
+    assert listing(folder) == wanted
+
+
+@in_every_case
+def test_a_journal_that_was_torn_at_any_byte_is_believed_only_as_far_as_it_is_true(case: Case, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    set_up(case, folder)
+    run(case, folder)
+    wanted = visible(listing(folder))
+    plan = killed_near_the_end(case, folder)
+    left = listing(folder)
+    journal = os.path.relpath(helper_path(plan.outputs[0].path, "resume"), folder)
+    for length in range(0, len(left[journal]), 7):
+        for name, data in left.items():
+            if name not in case.files:
+                (folder / name).write_bytes(data[:length] if name == journal else data)
+        execute(plan, Told().options())
+        assert visible(listing(folder)) == wanted, length
+        for output in plan.outputs:
+            output.path.unlink()
+
+
+def test_what_was_written_goes_when_the_disk_is_full_and_stays_on_a_signal(tmp_path: Path) -> None:
+    case = RESUMABLE[0]
+    folder = tmp_path / "run"
+    set_up(case, folder)
+    plan = case.plan(folder)
+    calls = count_calls(lambda: execute(plan, Told().options()))
+    last = calls.count("pwrite") - 1
+    for output in plan.outputs:
+        output.path.unlink()
+    with (
+        Injector(name="pwrite", nth=last, kind="ENOSPC").active(),
+        pytest.raises(ExecuteError, match="the disk is full"),
+    ):
+        execute(plan, Told().options())
+    assert listing(folder) == dict(case.files)
+    told = Told()
+
+    def interrupt(_nbytes: int) -> None:
+        if helper_path(plan.outputs[0].path, "resume").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan, Options(checkpoint=CHECKPOINT, note=told.notes.append, progress=interrupt))
+    assert any("goes on from there" in note for note in told.notes)
+    assert helper_path(plan.outputs[0].path, "part").exists()
+    execute(plan, told.options())
+    assert any("went on from" in note for note in told.notes)
+
+
+def test_what_lies_above_the_watermark_is_forgotten_also_in_the_gaps(tmp_path: Path) -> None:
+    (tmp_path / "source").write_bytes(bytes(range(1, 201)) * 10)
+    source = open_local(tmp_path / "source")
+    copies = tuple(
+        Copy(extent=Extent(source=source, offset=at, length=100), offset=2 * at) for at in range(0, 2000, 100)
+    )
+    output = OutputFile(path=tmp_path / "out", head=b"", copies=copies, size=4000)
+    plan = Plan(outputs=(output,), inputs=(source,))
+    journal, part = helper_path(output.path, "resume"), helper_path(output.path, "part")
+
+    def interrupt(_nbytes: int) -> None:
+        if journal.exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan, Options(checkpoint=CHECKPOINT, progress=interrupt))
+    mark = max(int(line.split()[1]) for line in journal.read_text().splitlines()[1:])
+    assert 0 < mark < 1000
+    part.write_bytes(part.read_bytes()[:mark] + b"\xee" * (4000 - mark))
+    told = Told()
+    execute(plan, told.options())
+    assert any("went on from" in note for note in told.notes)
+    assert output.path.read_bytes() == b"".join(
+        (tmp_path / "source").read_bytes()[at : at + 100] + bytes(100) for at in range(0, 2000, 100)
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/fd"), reason="names of descriptors come from /proc, on Linux")
+def test_data_is_durable_before_it_is_journaled_and_the_journal_before_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = RESUMABLE[0]
+    set_up(case, tmp_path / "run")
+    plan = case.plan(tmp_path / "run")
+    events: list[tuple[str, str]] = []
+
+    def watch(name: str) -> None:
+        real = getattr(os, name)
+
+        def call(fd: int, *rest: object) -> object:
+            events.append((name, os.readlink(f"/proc/self/fd/{fd}").rpartition(".")[2]))
+            return real(fd, *rest)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("write", "pwrite", "fsync"):
+        watch(name)
+    execute(plan, Told().options())
+    journaled = [at for at, event in enumerate(events) if event == ("write", "resume")]
+    assert len(journaled) >= 3
+    for at in journaled:
+        assert events[at - 1] == ("fsync", "part")
+        assert events[at + 1] == ("fsync", "resume")
+
+
+def test_pieces_are_the_output_whatever_the_step_and_start(tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.name == "swap -o")
+    set_up(case, tmp_path / "run")
+    (output,) = case.plan(tmp_path / "run").outputs
+    total = sum(copy.extent.length for copy in output.copies)
+    for step in (1, 7, 300, 1 << 30):
+        marks = [end for _, end in pieces(output, 0, step)]
+        assert marks == sorted(marks)
+        assert marks[-1] == output.size
+        for start in (0, *marks[:: max(1, len(marks) // 5)]):
+            got = [copy for piece, _ in pieces(output, start, step) for copy in piece.copies]
+            assert sum(copy.extent.length for copy in got) == total - bytes_below(output, start)
+            for copy in got:
+                whole = next(c for c in output.copies if c.offset <= copy.offset < c.offset + c.extent.length)
+                assert copy.extent.offset - whole.extent.offset == copy.offset - whole.offset
+
+
+def test_left_over_parts_do_not_count_as_used_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = next(case for case in RESUMABLE if case.name.startswith("merge"))
+    folder = tmp_path / "run"
+    plan = killed_near_the_end(case, folder)
+    blocks = helper_path(plan.outputs[0].path, "part").stat().st_blocks * 512
+    real = os.statvfs(folder)
+    short = plan.outputs[0].size - min(blocks, plan.outputs[0].size)
+
+    class Full:
+        f_frsize = 1
+        f_bavail = short
+
+    assert real.f_bavail * real.f_frsize > plan.outputs[0].size
+    monkeypatch.setattr(os, "statvfs", lambda path: Full)
+    execute(plan, Told().options())
+    assert plan.outputs[0].path.stat().st_size == plan.outputs[0].size
+
+
+# --- a process of its own --------------------------------------------------------------------------------------------
+
+_SLOW = """
+import sys, time
+sys.path.insert(0, {repo!r})
+from gguftool.storage import execute, resume
+from gguftool.cli import main
+options = execute.Options
+execute.Options = lambda **kw: options(**{{**kw, "checkpoint": 4096, "progress": lambda n: time.sleep(0.02)}})
+sys.argv = ["gguftool", *sys.argv[1:]]
+main.main()
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_it_cleanly_and_the_same_command_goes_on(number: int, code: int, tmp_path: Path) -> None:
+    tensors = [b.tensor(f"blk.{n}.ffn_up.weight", "F32", (1024, 4)) for n in range(60)]
+    (tmp_path / "m.gguf").write_bytes(b.gguf(b.llama_kvs(), tensors))
+    arguments = ["merge", str(tmp_path / "m.gguf"), "-o", str(tmp_path / "out.gguf")]
+    slow = [sys.executable, "-c", _SLOW.format(repo=str(REPO)), *arguments]
+    with subprocess.Popen(slow, env=environment(), stderr=subprocess.PIPE) as process:
+        journal = helper_path(tmp_path / "out.gguf", "resume")
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and not (journal.exists() and journal.read_bytes().count(b"\n") > 1):
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20)
+    assert process.returncode == code, said
+    assert b"the same command goes on" in said
+    assert b"Traceback" not in said
+    assert not (tmp_path / "out.gguf").exists()
+    done = run_gguftool(*arguments)
+    assert done.returncode == 0, done.stderr
+    assert b"went on from" in done.stderr
+    assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "m.gguf").read_bytes()

@@ -1,0 +1,21 @@
+"""Record the notes and the progress of a run."""
+
+from __future__ import annotations
+
+from gguftool.storage.execute.executor import Options
+
+CHECKPOINT = 300
+
+
+class Told:
+    """What a run says, and how many bytes its progress counts."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.progress = 0
+
+    def options(self, **more: object) -> Options:
+        return Options(checkpoint=CHECKPOINT, note=self.notes.append, progress=self._count, **more)  # type: ignore[arg-type]
+
+    def _count(self, nbytes: int) -> None:
+        self.progress += nbytes

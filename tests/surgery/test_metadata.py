@@ -1,0 +1,205 @@
+"""What a file says of its own quantization after its tensors were chosen from several sources."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import gguftool
+from gguftool.surgery.metadata import majority_type
+from tests.support import builders as b
+from tests.support.mix_models import FILE_TYPE, QUANT_VERSION, SHAPES, merge_plan, merged, quant, value
+
+# Numbers of general.file_type, from include/llama.h of llama.cpp and ik_llama.cpp
+Q8_0, Q4_K_M, Q6_K, BF16, IQ4_KS, IQ4_XS = 7, 15, 18, 32, 145, 30
+IMATRIX = "quantize.imatrix.file"
+
+
+def ftype(number: int) -> b.KV:
+    return b.KV(FILE_TYPE, b.U32, number)
+
+
+def imatrix(name: str) -> tuple[b.KV, ...]:
+    return (b.KV(IMATRIX, b.STR, name), b.KV("quantize.imatrix.chunks_count", b.I32, 128))
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> list[str]:
+    return [
+        quant(tmp_path / "Q8_0.gguf", "Q8_0", ftype(Q8_0), *imatrix("eight.dat")),
+        quant(tmp_path / "Q4_K.gguf", "Q4_K", ftype(Q4_K_M), *imatrix("four.dat")),
+    ]
+
+
+def test_the_majority_counts_elements_of_matrices_but_embeddings(tmp_path: Path) -> None:
+    shapes = {
+        "token_embd.weight": (256, 99),
+        "output.weight": (256, 99),
+        "per_layer_token_embd.weight": (256, 99),
+        "big.bias": (9999,),
+        "a.weight": (256, 3),
+        "b.weight": (256, 1, 2),
+        "c.weight": (256, 2),
+    }
+    types = {"a.weight": "Q4_K", "b.weight": "Q6_K", "c.weight": "Q6_K"}
+    model = gguftool.open_model(quant(tmp_path / "a.gguf", "Q8_0", types=types, shapes=shapes))
+    assert majority_type(model.tensors.values()) == b.TYPES["Q6_K"][0]
+
+
+def test_no_matrix_is_no_majority(tmp_path: Path) -> None:
+    model = gguftool.open_model(quant(tmp_path / "a.gguf", "Q8_0", shapes={"a.bias": (32,), "output.weight": (256, 2)}))
+    assert majority_type(model.tensors.values()) is None
+
+
+def test_file_type_stays_while_the_donors_majority_stays(tmp_path: Path) -> None:
+    donor = quant(tmp_path / "d.gguf", "Q4_K", ftype(14))  # Q4_K_S: another name for the same majority
+    other = quant(tmp_path / "o.gguf", "Q8_0", ftype(Q8_0))
+    model = merged([donor, other], tmp_path / "out.gguf", "norm=f32\nattn_q=q8_0\n.*=q4_K")
+    assert value(model, FILE_TYPE) == 14
+
+
+def test_file_type_follows_the_majority_and_it_is_remarked(tmp_path: Path, pair: list[str]) -> None:
+    plan = merge_plan(pair, tmp_path / "out.gguf", "norm=f32\nblk=q4_K\n.*=q8_0")
+    assert f"{FILE_TYPE} is now 15 (Q4_K_M), it was Q8_0: most elements are Q4_K" in plan.remarks
+    model = merged(pair, tmp_path / "out.gguf", "norm=f32\nblk=q4_K\n.*=q8_0")
+    assert value(model, FILE_TYPE) == Q4_K_M
+    keys = [kv.key for kv in model.kvs]
+    assert keys.index(FILE_TYPE) == [kv.key for kv in gguftool.open_model(pair[0]).kvs].index(FILE_TYPE)
+
+
+def test_the_iks_row_is_taken_where_an_ik_only_type_is_present(tmp_path: Path) -> None:
+    """IQ2_S is 28 in llama.cpp, and 29 (IQ2_M) in ik_llama.cpp."""
+    b.TYPES.setdefault("IQ2_S", (22, 256, 82, 0))
+    bf16 = quant(tmp_path / "b.gguf", "BF16", ftype(BF16))
+    iq2 = quant(tmp_path / "i.gguf", "IQ2_S")
+    ik = quant(tmp_path / "k.gguf", "IQ4_KS")
+    model = merged([bf16, iq2], tmp_path / "1.gguf", "norm=f32\nblk=iq2_s\n.*=bf16")
+    assert value(model, FILE_TYPE) == 28
+    model = merged([bf16, iq2, ik], tmp_path / "2.gguf", "norm=f32\nattn_q=iq4_ks\nblk=iq2_s\n.*=bf16")
+    assert value(model, FILE_TYPE) == 29
+    model = merged([bf16, ik], tmp_path / "3.gguf", "norm=f32\nblk=iq4_ks\n.*=bf16")
+    assert value(model, FILE_TYPE) == IQ4_KS
+
+
+def test_a_majority_that_no_file_type_stands_for_leaves_the_key_out(tmp_path: Path) -> None:
+    donor = quant(tmp_path / "d.gguf", "Q8_0", ftype(Q8_0))
+    other = quant(
+        tmp_path / "o.gguf", "Q8_0", types={name: "I32" for name in SHAPES if "blk" in name and "norm" not in name}
+    )
+    recipe = "norm=f32\nblk=i32\n.*=q8_0"
+    plan = merge_plan([donor, other], tmp_path / "out.gguf", recipe)
+    assert f"{FILE_TYPE} left out (it was Q8_0): no file type stands for a majority of I32" in plan.remarks
+    assert merged([donor, other], tmp_path / "out.gguf", recipe).get(FILE_TYPE) is None
+
+
+def test_keep_file_type_keeps_it(tmp_path: Path, pair: list[str]) -> None:
+    model = merged(pair, tmp_path / "out.gguf", "norm=f32\nblk=q4_K\n.*=q8_0", keep_file_type=True)
+    assert value(model, FILE_TYPE) == Q8_0
+
+
+def test_a_donor_without_a_file_type_gets_none(tmp_path: Path, pair: list[str]) -> None:
+    donor = quant(tmp_path / "d.gguf", "Q6_K")
+    model = merged([donor, *pair], tmp_path / "out.gguf", "norm=f32\nblk=q4_K\n.*=q6_K")
+    assert model.get(FILE_TYPE) is None
+
+
+@pytest.mark.parametrize("old", [b.KV(FILE_TYPE, b.STR, "Q8_0"), b.KV(FILE_TYPE, b.I64, -5), ftype(1024 + Q8_0)])
+def test_strange_file_types_end_nothing(tmp_path: Path, pair: list[str], old: b.KV) -> None:
+    donor = quant(tmp_path / "d.gguf", "Q8_0", old)
+    model = merged([donor, pair[1]], tmp_path / "out.gguf", "norm=f32\nblk=q4_K\n.*=q8_0")
+    assert value(model, FILE_TYPE) == Q4_K_M
+
+
+def test_a_donor_of_metadata_alone_votes_by_its_file_type(tmp_path: Path, pair: list[str]) -> None:
+    """A lone shard 1 has no tensors to count: its file type says what its set was mostly made of."""
+    shards = b.shard_set("D", [(), *(() for _ in SHAPES)])
+    head = b.gguf((*b.llama_kvs(), ftype(14), *b.split_kvs(1, len(shards), len(SHAPES))))
+    donor = tmp_path / "D-00001-of-00008.gguf"
+    donor.write_bytes(head)
+    four = merged(pair, tmp_path / "1.gguf", "norm=f32\nblk=q4_K\n.*=q8_0", kv_from=donor)
+    assert value(four, FILE_TYPE) == 14
+    eight = merged(pair, tmp_path / "2.gguf", "norm=f32\n.*=q8_0", kv_from=donor)
+    assert value(eight, FILE_TYPE) == Q8_0
+
+
+# --- general.quantization_version ---
+
+
+def test_quantization_version_is_two_where_something_is_quantized(tmp_path: Path) -> None:
+    bf16 = quant(tmp_path / "b.gguf", "BF16")
+    q8 = quant(tmp_path / "q.gguf", "Q8_0")
+    assert value(merged([bf16, q8], tmp_path / "1.gguf", "norm=f32\nattn_q=q8_0\n.*=bf16"), QUANT_VERSION) == 2
+    plain = quant(tmp_path / "f.gguf", "F16")
+    assert merged([bf16, plain], tmp_path / "2.gguf", "norm=f32\nattn_q=f16\n.*=bf16").get(QUANT_VERSION) is None
+
+
+@pytest.mark.parametrize("kind", [b.I32, b.U64, b.U32])
+def test_a_right_quantization_version_stays_as_it_is_spelled(tmp_path: Path, pair: list[str], kind: int) -> None:
+    donor = quant(tmp_path / "d.gguf", "Q8_0", b.KV(QUANT_VERSION, kind, 2))
+    model = merged([donor, pair[1]], tmp_path / "out.gguf", "norm=f32\nblk=q4_K\n.*=q8_0")
+    kv = model.get(QUANT_VERSION)
+    assert kv is not None
+    assert (kv.type.value, kv.value()) == (kind, 2)
+
+
+@pytest.mark.parametrize("old", [b.KV(QUANT_VERSION, b.U32, 1), b.KV(QUANT_VERSION, b.STR, "2")])
+def test_a_wrong_quantization_version_is_put_right(tmp_path: Path, pair: list[str], old: b.KV) -> None:
+    donor = quant(tmp_path / "d.gguf", "Q8_0", old)
+    model = merged([donor, pair[1]], tmp_path / "out.gguf", "norm=f32\nblk=q4_K\n.*=q8_0")
+    assert value(model, QUANT_VERSION) == 2
+    assert sum(kv.key == QUANT_VERSION for kv in model.kvs) == 1
+
+
+# --- quantize.imatrix.* ---
+
+
+def test_imatrix_is_that_of_the_one_model_that_gave_all_quantized_tensors(tmp_path: Path, pair: list[str]) -> None:
+    bf16 = quant(tmp_path / "b.gguf", "BF16", *imatrix("none.dat"))
+    model = merged([bf16, pair[1]], tmp_path / "out.gguf", "norm=f32\nblk=q4_K\n.*=bf16")
+    assert value(model, IMATRIX) == "four.dat"
+    assert value(model, "quantize.imatrix.chunks_count") == 128
+    assert sum(kv.key == IMATRIX for kv in model.kvs) == 1
+
+
+def test_imatrix_stays_where_all_quantized_tensors_are_the_donors(tmp_path: Path, pair: list[str]) -> None:
+    bf16 = quant(tmp_path / "b.gguf", "BF16")
+    model = merged([pair[0], bf16], tmp_path / "out.gguf", "norm=f32\nblk=q8_0\n.*=bf16")
+    assert value(model, IMATRIX) == "eight.dat"
+
+
+def test_imatrix_of_a_mix_is_dropped_and_it_is_said(tmp_path: Path, pair: list[str]) -> None:
+    recipe = "norm=f32\nblk=q4_K\n.*=q8_0"
+    plan = merge_plan(pair, tmp_path / "out.gguf", recipe)
+    assert "quantize.imatrix.* left out: the quantized tensors come from 2 models" in plan.remarks
+    model = merged(pair, tmp_path / "out.gguf", recipe)
+    assert [kv.key for kv in model.kvs if "imatrix" in kv.key] == []
+
+
+@pytest.mark.parametrize("blocks", ["bf16", "q6_K"])
+def test_the_donors_imatrix_is_dropped_with_a_remark_where_nothing_comes_of_it(
+    tmp_path: Path, pair: list[str], blocks: str
+) -> None:
+    """Nothing quantized is left, or all of it comes from a model that used no imatrix."""
+    other = quant(tmp_path / "o.gguf", blocks.upper())
+    recipe = f"norm=f32\n.*={blocks}"
+    plan = merge_plan([pair[0], other], tmp_path / "out.gguf", recipe)
+    assert any(remark.startswith("quantize.imatrix.* left out") for remark in plan.remarks)
+    assert merged([pair[0], other], tmp_path / "out.gguf", recipe).get(IMATRIX) is None
+
+
+# --- nothing changes ---
+
+
+def test_nothing_changes_where_all_tensors_are_the_donors(tmp_path: Path, pair: list[str]) -> None:
+    odd = (ftype(3), b.KV(QUANT_VERSION, b.U32, 1), *imatrix("odd.dat"))  # untrue, but not ours to judge here
+    donor = quant(tmp_path / "d.gguf", "Q6_K", *odd)
+    merged([f"d={donor}", *pair], tmp_path / "out.gguf", ".*=@d")
+    assert (tmp_path / "out.gguf").read_bytes() == Path(donor).read_bytes()
+
+
+def test_layout_keys_never_pass(tmp_path: Path, pair: list[str]) -> None:
+    layout = (*b.split_kvs(1, 1, len(SHAPES)), b.KV("gguftool.padding", b.ARR, b.Array(b.U8, [0] * 9)))
+    donor = quant(tmp_path / "d.gguf", "Q6_K", *layout)
+    model = merged([f"d={donor}", *pair], tmp_path / "out.gguf", "blk=q4_K\n.*=@d")
+    assert [kv.key for kv in model.kvs if kv.key.startswith(("split.", "gguftool."))] == []
