@@ -52,16 +52,16 @@ def plan_swap(
     )
     truth = _truth(model, donor, taken, keep_file_type=options.keep_file_type)
     check_sizes([taken.get(name, tensor) for name, tensor in model.tensors.items()], dialect)
-    gate = None
+    first_shard = None
     if output is None and len(model.files) > 1:
-        outputs, gate = replace_shards(model, truth.kvs, taken, dialect)
+        outputs, first_shard = replace_shards(model, truth.kvs, taken, dialect)
     else:
         outputs = _outputs(model, truth.kvs, taken, output, dialect)
     return Plan(
         outputs=outputs,
         inputs=(*model.sources, *(source for source in donor.sources if source not in model.sources)),
         remarks=(f"swaps {len(taken)} tensor(s): {_described(model, taken)}", *model.remarks, *truth.remarks),
-        gate=gate,
+        first_shard=first_shard,
         sequence=recorded_sequence(model) if len(model.files) > 1 else (),
     )
 

@@ -18,7 +18,8 @@ import pytest
 from gguftool.errors import ExecuteError, GGUFToolError, SourceError
 from gguftool.model.opening import open_model
 from gguftool.model.recovery import recover_model
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Plan
 from tests.support.consume_cases import CONSUME_CASES, ConsumeCase, assert_nothing_is_lost
 from tests.support.syscalls import FAULTS, Injector, count_calls, every_fault, killed_at

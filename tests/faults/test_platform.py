@@ -19,7 +19,8 @@ from types import SimpleNamespace
 import pytest
 
 import gguftool
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.storage.system import fileio
 from gguftool.surgery.merge import plan_merge
 from tests.support import builders as b

@@ -14,7 +14,8 @@ from gguftool.errors import FormatError, PlanError
 from gguftool.format.ggml import TYPES
 from gguftool.format.safetensors import SafeTensor, head_length, parse_safetensors
 from gguftool.model.model import Model
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.surgery.dequantized_source import FloatType
 from gguftool.surgery.export import plan_export
 from tests.support import builders as b

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from gguftool.model.opening import open_model
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.surgery.merge import plan_merge
 from gguftool.surgery.split import SplitOptions, plan_split
 from tests.support.paths import SHARED, shared_path

@@ -159,7 +159,7 @@ def _left_over(target: Path) -> int:
 
 
 @contextlib.contextmanager
-def said_plainly(plan: Plan) -> Iterator[None]:
+def translate_os_errors(plan: Plan) -> Iterator[None]:
     """Turn what the system answers into an error that names the output and the way out."""
     try:
         yield

@@ -6,12 +6,12 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import CancelledError
+from functools import partial
 
 from gguftool.errors import SourceError
 from gguftool.storage.sources.source import Extent
 from gguftool.storage.system.fileio import read_into
-from gguftool.storage.system.threads import Pool
+from gguftool.storage.system.threads import Background, CancelledError
 
 _BUFFER = 1 << 20  # bytes; larger ones leave the processor's cache and hash slower
 
@@ -63,18 +63,18 @@ def digest_all(
 
     An error of one of them, or a signal, ends all: none is hashed to its end then.
     """
-    over = threading.Event()
+    stop = threading.Event()
 
     def go_on(nbytes: int) -> None:
-        if over.is_set():
+        if stop.is_set():
             raise CancelledError
         progress(nbytes)
 
-    with Pool(max_workers=jobs or os.cpu_count() or 1) as pool:
-        try:
-            return tuple(pool.map(lambda work: digest(work, go_on), works))
-        finally:
-            over.set()
+    running = Background([partial(digest, work, go_on) for work in works], jobs or os.cpu_count() or 1, stop)
+    try:
+        return tuple(running.wait())
+    finally:
+        running.cancel()
 
 
 def update(sha256: hashlib._Hash, fd: int, offset: int, length: int, name: str, progress: Progress) -> None:

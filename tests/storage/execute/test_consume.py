@@ -19,9 +19,10 @@ import pytest
 
 from gguftool.errors import ExecuteError, GGUFToolError, PlanError, SourceError
 from gguftool.storage.execute import consume, consume_journal, executor
-from gguftool.storage.execute.executor import Options
+from gguftool.storage.execute.options import Options
 from gguftool.storage.execute.part import lock
 from gguftool.storage.plan import Plan, Request
+from gguftool.surgery import removable
 from gguftool.surgery.inputs import open_inputs
 from gguftool.surgery.merge import MergeOptions, plan_merge
 from tests.support import builders as b
@@ -207,8 +208,8 @@ def test_a_file_under_two_names_stays(tmp_path: Path) -> None:
     paths = shards(tmp_path / "in", 2)
     source = open_inputs([str(tmp_path / "in")])[0].model.files[1].source
     other = type(source)(path=tmp_path / "bind" / "x.gguf", stamp=source.stamp)  # as through a bind mount
-    assert consume_journal.why_kept(source, [source, other]) == "given under several names"
-    assert consume_journal.why_kept(source, [source]) is None
+    assert removable.why_kept(source, [source, other]) == "given under several names"
+    assert removable.why_kept(source, [source]) is None
     assert paths[1].exists()
 
 

@@ -18,11 +18,11 @@ from gguftool.model.opening import open_model
 from gguftool.model.padding import Filler
 from gguftool.storage.execute.consume_journal import find_unfinished
 from gguftool.storage.execute.copying import copy_all
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Consume, Copy, OutputFile, Plan, Request, Step
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.source import Extent
-from gguftool.storage.system import reflink
 from gguftool.storage.system.reflink import own_bytes
 from gguftool.surgery.edit import Edits, plan_edit
 from gguftool.surgery.inputs import open_donor, open_inputs
@@ -57,7 +57,6 @@ def mounted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     done = subprocess.run(["mount", "-o", "loop", image, mount], check=False, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"no loop mounts here ({done.stderr.strip()}): run as root, outside of a container")
-    reflink.forget_declined()
     try:
         yield mount
     finally:

@@ -21,7 +21,8 @@ from gguftool.format.recipe import Recipe, make_rule
 from gguftool.model.companions import open_imatrix
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.surgery.quantize.maker import MakeOptions, Weights
 from gguftool.surgery.quantize.plan import Origin, QuantizeOptions, decide, plan_decision, plan_quantize
 from gguftool.surgery.quantize.preview import preview_quantize
