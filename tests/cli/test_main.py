@@ -160,6 +160,7 @@ def test_dump_shows_type_shape_offset_size_and_bits_per_weight() -> None:
     assert "general.architecture" not in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(str(path.relative_to(FIXTURES)) for path in FIXTURES.rglob("*.gguf")))
 def test_every_fixture_dumps_as_text_and_as_valid_json(name: str) -> None:
     text = run_gguftool("dump", FIXTURES / name, "--this-file-only")
@@ -222,6 +223,7 @@ def test_array_limit_counts_what_it_left_out() -> None:
 # --- split and merge -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", ["", "--max-tensors 4", "--max-size 20kB --bundle-small 1kB", "--tensor-first-split"]
 )
@@ -272,6 +274,7 @@ def shell(line: str, **options: object) -> subprocess.CompletedProcess[bytes]:
     )  # type: ignore[call-overload,no-any-return]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("args", ["dump big.gguf", "dump big.gguf --json", "dump big.gguf --key tokenizer.ggml.tokens"])
 @pytest.mark.parametrize("size", [1, 60_000])
 def test_a_reader_that_goes_away_is_no_error_of_ours(folder: Path, args: str, size: int) -> None:
@@ -284,6 +287,7 @@ def test_a_reader_that_goes_away_is_no_error_of_ours(folder: Path, args: str, si
     assert done.stdout.strip() in (b"0", b"141")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "args", ["dump big.gguf", "dump big.gguf --json", "dump big.gguf --key tokenizer.ggml.tokens", "types"]
 )

@@ -42,6 +42,7 @@ def run_page(folder: Path) -> list[tuple[str, str, str]]:
     return results
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_its_commands_print(tmp_path: Path) -> None:
     if shutil.which("sha256sum") is None:
         pytest.skip("sha256sum is not here; it is part of the GNU coreutils")
@@ -51,6 +52,7 @@ def test_the_page_shows_what_its_commands_print(tmp_path: Path) -> None:
         assert printed == shown, f"{command} prints\n{printed}"
 
 
+@pytest.mark.slow
 def test_nothing_that_the_page_says_fails_was_written(tmp_path: Path) -> None:
     run_page(tmp_path)
     assert not (tmp_path / "wrong.gguf").exists()

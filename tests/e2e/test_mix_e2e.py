@@ -12,7 +12,7 @@ import gguftool as api
 from gguftool.format.ggml import MAINLINE, TYPES
 from tests.e2e.conftest import SHARED
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 Greedy = Callable[[Path], str]
 Run = Callable[..., str]

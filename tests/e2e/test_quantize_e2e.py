@@ -10,7 +10,7 @@ import pytest
 from gguftool.model.opening import open_model
 from tests.e2e.conftest import SHARED
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 Greedy = Callable[[Path], str]
 Run = Callable[..., str]

@@ -235,6 +235,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allowed", [0, 1])
 @pytest.mark.parametrize(
     "line",

@@ -25,6 +25,8 @@ from tests.support.consume_cases import CONSUME_CASES, ConsumeCase, assert_nothi
 from tests.support.syscalls import FAULTS, Injector, count_calls, every_fault, killed_at
 from tests.support.writer_cases import CASES, Case, listing, options_of, run, set_up, visible
 
+pytestmark = pytest.mark.slow
+
 COUNTS: collections.Counter[str] = collections.Counter()
 INJECTED: set[str] = set()
 MODEL_OF = {"m.gguf", "set-00001-of-00003.gguf"}

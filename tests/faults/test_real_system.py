@@ -21,6 +21,8 @@ from tests.support.command import environment, one_error_line, run_gguftool
 from tests.support.mounts import mounted, needs_root
 from tests.support.strace import events, needs_strace, traced
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 
 

@@ -373,6 +373,7 @@ def run(cwd, *args):
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("imatrix", "show"), ("dump",), ("report",)])
 @pytest.mark.parametrize("name", ["i.dat", "i.gguf"])
 def test_show_dump_and_report_show_either_form(files, command, name):

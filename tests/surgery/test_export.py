@@ -254,6 +254,7 @@ def test_the_identity_of_computed_bytes_says_what_they_are(tmp_path: Path) -> No
     assert len(identities) == 6
 
 
+@pytest.mark.slow
 def test_streaming_a_gibibyte_takes_little_memory(tmp_path: Path) -> None:
     """1 GiB of F32, a hole in the file, as f16."""
     tensor = b.Tensor("x.weight", (1 << 14, 1 << 14), 0)

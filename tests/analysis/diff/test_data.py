@@ -274,6 +274,7 @@ def test_a_set_holds_the_data_of_the_file_it_was_split_from(single, folder):
     assert not report.differs
 
 
+@pytest.mark.slow
 def test_shared_models_hold_their_own_data_and_mirror_each_other():
     opened = [open_model(path) for path in sorted(shared("models").glob("tiny-llama-*.gguf"))]
     for one in opened:
@@ -314,6 +315,7 @@ class Made(Memory):
         return self.fill * length
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_whatever_the_row_length():
     elements = 24 << 20  # one row of 96 MiB
     head = gguf((), [("w", (elements,), 0, b"")])

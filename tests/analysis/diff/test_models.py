@@ -376,6 +376,7 @@ def assert_mirrored(ab, ba):
     assert (ab.a, ab.b) == (ba.b, ba.a)
 
 
+@pytest.mark.slow
 @given(MODELS)
 def test_a_model_does_not_differ_from_itself(one):
     report = diff_headers(one, one, LAYOUT)

@@ -132,6 +132,7 @@ def _bare(paths: list[Path]) -> float:
     return time.perf_counter() - start
 
 
+@pytest.mark.slow
 def test_a_set_of_1148_shards_takes_little_time_and_reads_no_data(tmp_path, monkeypatch, capsys):
     paths = shards(tmp_path, 1148, first=model(layers=1146))
     bare = min(_bare(paths) for _ in range(3))

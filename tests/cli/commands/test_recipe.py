@@ -88,6 +88,7 @@ def test_exit_codes_of_check(
         assert not done.stdout
 
 
+@pytest.mark.slow
 def test_extract_compact_expand_convert_agree(gguftool: Run, tmp_path: Path, model: Path) -> None:
     extracted = text(gguftool("recipe", "extract", model))
     assert r"^blk\.([02-9]|1[01])\.ffn_up\.weight$=q8_0" in extracted.splitlines()

@@ -301,6 +301,7 @@ def test_when_all_are_gone_the_pattern_itself_is_named(tmp_path: Path, monkeypat
     assert (tmp_path / "out.gguf").read_bytes() == wanted
 
 
+@pytest.mark.slow
 def test_paths_are_absolute_whatever_folder_it_is_run_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same words in another folder mean other files: none of those is touched."""
     here, there = tmp_path / "here", tmp_path / "there"
@@ -508,6 +509,7 @@ def test_a_journal_reaches_no_file_that_the_command_does_not_name(
     assert all(path.exists() for path in precious)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["byte", "shorter", "longer", "gone", "second name"])
 def test_a_part_file_that_lost_bytes_is_said_and_nothing_more_goes(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -587,6 +589,7 @@ def test_a_folder_behind_a_link_that_points_elsewhere_now(tmp_path: Path, monkey
     assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "plain.gguf").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
 def test_what_is_no_journal_is_no_way_to_hang_or_to_read_elsewhere(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -684,6 +687,7 @@ def test_bytes_then_read_back_then_journal_then_the_file_goes(tmp_path: Path) ->
     assert gone[-1] < seen.index(("link", out.name)) < seen.index(("unlink", journal))
 
 
+@pytest.mark.slow
 @needs_strace
 @pytest.mark.parametrize(
     "inject",
@@ -769,6 +773,7 @@ def half_done_large(disk: Path, beside: Path, monkeypatch: pytest.MonkeyPatch) -
     return (beside / "plain.gguf").read_bytes(), paths, command
 
 
+@pytest.mark.slow
 @needs_root
 @pytest.mark.skipif(shutil.which("mkfs.ext4") is None, reason="no mkfs.ext4: apt-get install e2fsprogs")
 def test_the_plug_may_be_pulled_at_any_sync_and_removal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

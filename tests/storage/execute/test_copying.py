@@ -392,6 +392,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc: run on Linux")
 def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
     path = tmp_path / "sparse"

@@ -80,6 +80,7 @@ def test_every_writer_hashes_what_it_wrote(case: Case, jobs: int, piece: int, tm
     assert listing(tmp_path / "run") == hashed, "the bytes are the same with and without"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case.checkpoint < 1000], ids=str)
 def test_a_run_that_goes_on_hashes_what_was_written_before(case: Case, tmp_path: Path) -> None:
     folder = tmp_path / "run"
@@ -184,6 +185,7 @@ def commands(folder: Path) -> dict[str, tuple[list[object], str]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["split", "merge", "swap", "edit", "edit in place"])
 def test_the_lines_are_those_of_the_hash_command_and_check_takes_them(name: str, tmp_path: Path) -> None:
     arguments, model = commands(tmp_path)[name]

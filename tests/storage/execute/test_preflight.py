@@ -112,6 +112,7 @@ def test_a_helper_name_that_is_taken_by_a_link_is_not_followed(source: Path, tmp
         place.unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["x" * 255, "new\nline.gguf", "-dash.gguf", "$(echo).gguf", "\udcff\udcfe.gguf", " .gguf"]
 )

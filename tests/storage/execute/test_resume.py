@@ -106,6 +106,7 @@ def test_a_part_file_that_was_tampered_with_is_not_trusted(case: Case, tmp_path:
     assert listing(folder) == wanted
 
 
+@pytest.mark.slow
 @in_every_case
 def test_a_journal_that_was_torn_at_any_byte_is_believed_only_as_far_as_it_is_true(case: Case, tmp_path: Path) -> None:
     folder = tmp_path / "run"

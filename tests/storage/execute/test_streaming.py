@@ -215,6 +215,7 @@ def two_outputs(folder: Path, source: SlowSource) -> Plan:
     return Plan(outputs=outputs, inputs=(source,))
 
 
+@pytest.mark.slow
 def test_killed_at_any_call_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
     small = replace(SIZES, range_step=1 << 16)
     source = SlowSource(DATA[: 1 << 19])
@@ -236,6 +237,7 @@ def test_killed_at_any_call_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None
     assert resumed >= len(calls) // 10
 
 
+@pytest.mark.slow
 def test_every_call_that_fails_leaves_nothing_or_what_can_be_gone_on_from(tmp_path: Path) -> None:
     source = SlowSource(DATA[: 1 << 19])
     (tmp_path / "whole").mkdir()

@@ -57,6 +57,7 @@ def test_a_file_that_is_another_now_is_fetched_anew(server: Nginx, tmp_path: Pat
     assert dump(server, "--cache", tmp_path / "kept")[1:] == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text", "link", "other"])
 def test_what_is_damaged_is_fetched_anew(server: Nginx, tmp_path: Path, damage: str) -> None:
     kept = tmp_path / "kept"

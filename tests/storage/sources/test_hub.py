@@ -207,6 +207,7 @@ def test_the_token_goes_to_the_hub_alone(hub: HubServer) -> None:
     assert not told.get(hub.other_port)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "token", "said"),
     [
@@ -233,6 +234,7 @@ def test_refusals_say_what_to_do(
     assert SIGNATURE not in line
 
 
+@pytest.mark.slow
 def test_signed_urls_are_never_shown(hub: HubServer) -> None:
     for command in (["dump", "--json"], ["check"], ["check", "--json"], ["report"], ["hash", "--files"]):
         done = run_gguftool(*command, "hf://org/gated/m-Q8_0.gguf")

@@ -32,6 +32,8 @@ from gguftool.surgery.swap import SwapOptions, plan_swap
 from tests.support import builders
 from tests.support.builders import STR, filler, gguf, llama_kvs, tensor
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 MAKERS = {"xfs": ("mkfs.xfs", "-q", "-m", "reflink=1"), "btrfs": ("mkfs.btrfs", "-q")}
 PACKAGES = {"xfs": "xfsprogs", "btrfs": "btrfs-progs"}

@@ -64,6 +64,7 @@ def write_recipe(folder: Path, zoo: Path, *without: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "zoo"), [("llama.cpp", "ml"), ("ik_llama.cpp", "ik")])
 def test_every_type_of_the_zoo_goes_through_an_installed_one(tmp_path: Path, engine: str, zoo: str) -> None:
     source, made = shared_path(f"{ZOO}/zoo-f32-{zoo}.gguf"), shared_path(f"{ZOO}/zoo-{zoo}.gguf")
@@ -94,6 +95,7 @@ def test_embeddings_keep_their_names(tmp_path: Path) -> None:
     assert list(made.tensors) == list(open_model(model).tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -142,6 +144,7 @@ def program_with_memory_limit(folder: Path, nbytes: int) -> list[str]:
     return [sys.executable, str(script)]
 
 
+@pytest.mark.slow
 def test_what_it_started_ends_with_a_signal(tmp_path: Path) -> None:
     """A wrapper script is common; llama-quantize behind it would go on for hours, into a folder that is gone."""
     model = shared_path("models/tiny-llama-BF16.gguf")

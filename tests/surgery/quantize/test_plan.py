@@ -110,6 +110,7 @@ def zoo_rules(zoo: Model, *without: str) -> Recipe:
     )
 
 
+@pytest.mark.slow
 def test_every_mainline_type_of_the_zoo_is_made_to_the_bit(tmp_path: Path) -> None:
     zoo = open_model(shared_path("reference/zoo/zoo-ml.gguf"))
     made = written(
@@ -230,6 +231,7 @@ def test_the_source_says_what_it_depends_on(tmp_path: Path) -> None:
         first.check_unchanged()
 
 
+@pytest.mark.slow
 def test_threads_make_the_same_file(tmp_path: Path) -> None:
     _, path = source_of(tmp_path, "q4_K", rows=5000)
     plan = plan_quantize(open_model(path), everything("q4_K"), tmp_path / "out.gguf")
@@ -503,6 +505,7 @@ def legacy(entries: dict[str, np.ndarray[Any, Any]]) -> bytes:
     return data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["iq2_xxs", "iq2_xs", "iq1_m", "q4_K"])
 @pytest.mark.parametrize(
     ("size", "weight", "said"),
