@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
-
-import pytest
 
 # id: elements in a block, bytes of a block, bytes before each row
 LAYOUTS = {
@@ -128,12 +125,3 @@ def shards(folder: Path, count: int = 3, prefix: str = "m", first: File | None =
             file = File(tensors=[T(name_of)], kvs=keys)
         name.write_bytes(file.bytes())
     return names
-
-
-def shared(path: str) -> Path:
-    """A file of the reference data beside the repository; skips where it is not there."""
-    root = Path(os.environ.get("GGUFTOOL_SHARED") or Path(__file__).resolve().parents[2] / "shared")
-    found = root / path
-    if not found.exists():
-        pytest.skip(f"{found} is missing: put the shared reference data beside the repository, or set GGUFTOOL_SHARED")
-    return found

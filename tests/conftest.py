@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 from nginx import nginx
-from support import run_gguftool, shared_path
+from support import run_gguftool
 
 __all__ = ["nginx"]  # a fixture that lives beside its server
 
@@ -21,11 +20,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("modest")
-
-
-@pytest.fixture(scope="session")
-def shared() -> Callable[[str], Path]:
-    return shared_path
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Helpers that tests import by name: where reference data is, how the command line is run.
+"""Helpers that tests import by name: where fixtures are, how the command line is run.
 
 They are not in conftest.py, because folders below have one of their own and the name would be ambiguous.
 """
@@ -10,19 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 REPO = Path(__file__).resolve().parent.parent
 FIXTURES = REPO / "fixtures"
-SHARED = Path(os.environ.get("GGUFTOOL_SHARED") or REPO.parent / "shared")
-
-
-def shared_path(relative: str) -> Path:
-    """Return a path of the reference data; skip the test where it is not there, saying how to get it."""
-    path = SHARED / relative
-    if not path.exists():
-        pytest.skip(f"no {relative} beside the repository: put the reference data there, or name it in GGUFTOOL_SHARED")
-    return path
 
 
 def run_gguftool(

@@ -16,7 +16,7 @@ from typing import Any
 
 import builders as b
 import pytest
-from support import shared_path
+from support import FIXTURES
 
 import gguftool
 from gguftool.analysis.diff import DiffOptions, diff_headers
@@ -140,7 +140,7 @@ def zoo() -> dict[str, tuple[bytes, Any]]:
     found = {}
     for engine in ("ml", "ik"):
         quantized, source = (
-            gguftool.open_model(shared_path(f"reference/zoo/zoo-{kind}{engine}.gguf")) for kind in ("", "f32-")
+            gguftool.open_model(FIXTURES / "engines" / "zoo" / f"zoo-{kind}{engine}.gguf") for kind in ("", "f32-")
         )
         for name, tensor in quantized.tensors.items():
             assert tensor.info.dims == DIMS
@@ -394,7 +394,7 @@ def test_big_endian_blocks_have_no_decoder() -> None:
 
 
 def test_diff_measures_all_types_of_the_reference_file() -> None:
-    models = [gguftool.open_model(shared_path(f"reference/zoo/zoo-{kind}ik.gguf")) for kind in ("f32-", "")]
+    models = [gguftool.open_model(FIXTURES / "engines" / "zoo" / f"zoo-{kind}ik.gguf") for kind in ("f32-", "")]
     report = diff_headers(*models, DiffOptions(data=DataOptions()))
     assert report.data is not None
     notes = {one.new_type: one.note for one in report.data.tensors if one.note}

@@ -13,7 +13,7 @@ import pytest
 from diff_models import f32, made
 from hypothesis import given
 from hypothesis import strategies as st
-from support import run_gguftool, shared_path
+from support import FIXTURES, run_gguftool
 
 from gguftool.analysis import diff_data
 from gguftool.analysis.diff import DiffOptions, diff_headers
@@ -136,7 +136,7 @@ def test_embeddings_of_another_size_are_passed_over_as_llama_quantize_does():
 
 def test_what_the_quantizer_weighed_is_better_by_its_own_weights():
     """Types made with an imatrix have less error where it looks: a wrong expansion of weights would not show that."""
-    zoo = shared_path("reference/zoo")
+    zoo = FIXTURES / "engines" / "zoo"
     a, quant = open_model(zoo / "zoo-f32-ml.gguf"), open_model(zoo / "zoo-ml.gguf")
     data = compare(a, quant, open_imatrix(zoo / "zoo-f32-ml.gguf.imatrix.dat"))
     found = {one.new_type: one.errors for one in data.tensors if one.errors}

@@ -10,7 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from check_models import File, T, model, shards, shared
+from check_models import File, T, model, shards
+from support import FIXTURES
 
 from gguftool.analysis.check import CheckOptions, Report, check
 from gguftool.analysis.doctor import DIAGNOSES
@@ -84,7 +85,7 @@ def test_a_cause_is_named(tmp_path, cause):
 
 
 def test_a_real_old_imatrix():
-    assert "69 entries" in said(shared("reference/zoo/zoo-f32-ik.gguf.imatrix.dat"), "N12")
+    assert "69 entries" in said(FIXTURES / "engines" / "zoo" / "zoo-f32-ik.gguf.imatrix.dat", "N12")
 
 
 def test_every_code_is_tried():
@@ -209,7 +210,7 @@ def test_what_can_be_read_is_no_diagnosis(tmp_path):
 
 
 def test_a_real_shard_2():
-    path = shared("models/sets/ik-IQ4_KS/tiny-llama-TEST-IQ4_KS-SPECIAL_TENSOR-00002-of-00022.gguf")
+    path = FIXTURES / "engines" / "sets" / "ik-IQ4_KS" / "tiny-llama-TEST-IQ4_KS-SPECIAL_TENSOR-00002-of-00022.gguf"
     report = check(str(path), CheckOptions(this_file_only=True))
     (finding,) = [f for f in report.findings if f.code == "F21"]
     assert "shard 2 of 22" in finding.message

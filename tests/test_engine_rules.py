@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from check_models import shared
+from support import FIXTURES
 
 from gguftool.format.engine_rules import THROWS, UNCHECKED, Imatrix, engine_rules, engine_rules_of, written_type
 from gguftool.format.ggml import BOTH, TYPES
@@ -15,7 +15,7 @@ _POLICIES = {True: Imatrix.YES, False: Imatrix.NO, None: Imatrix.NO, "ftype Q2_K
 
 
 def _records() -> list[dict]:
-    records = json.loads(shared("reference/ggml-types.json").read_text())
+    records = json.loads((FIXTURES / "engines" / "ggml-types.json").read_text())
     return [record for record in records if record["primary"] and record["status"] != "activation"]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import builders as b
 import pytest
 from mixing import SHAPES, quant
-from support import environment, run_gguftool, shared_path
+from support import FIXTURES, environment, run_gguftool
 from test_swap import _MEASURED
 
 import gguftool
@@ -58,7 +58,7 @@ def test_raw_bytes_are_read_by_the_real_package(tmp_path: Path) -> None:
 
 
 def test_raw_types_and_dims_come_back_of_real_ones(tmp_path: Path) -> None:
-    model = gguftool.open_model(shared_path("reference/zoo/zoo-ik.gguf"))
+    model = gguftool.open_model(FIXTURES / "engines" / "zoo" / "zoo-ik.gguf")
     found = entries(export(model, ["."], tmp_path / "x.safetensors"))
     assert {name: (entry.type_id, entry.dims) for name, entry in found.items()} == {
         name: (tensor.info.type, tensor.info.dims) for name, tensor in model.tensors.items()

@@ -13,7 +13,7 @@ import numpy as np  # noqa: TID253 - what is tested makes arrays
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import run_gguftool, shared_path
+from support import FIXTURES, run_gguftool
 
 from gguftool.analysis.imatrix import check_imatrix, coverage_of, describe_imatrix
 from gguftool.errors import FormatError, GGUFToolError, PlanError
@@ -125,7 +125,7 @@ def test_the_digest_is_the_files(tmp_path):
 
 @pytest.mark.parametrize("engine", ["ml", "ik"])
 def test_real_legacy_files(engine):
-    path = shared_path(f"reference/zoo/zoo-f32-{engine}.gguf.imatrix.dat")
+    path = FIXTURES / "engines" / "zoo" / f"zoo-f32-{engine}.gguf.imatrix.dat"
     made, model = open_imatrix(path), open_model(path.with_name(f"zoo-f32-{engine}.gguf"))
     found = coverage_of(model, made)
     assert (found.covered, found.missing, found.misfits, found.unmatched) == (found.tensors, (), (), ())

@@ -10,7 +10,7 @@ from typing import Any
 import builders as b
 import numpy as np  # noqa: TID253 - every test here computes
 import pytest
-from support import REPO, one_error_line, run_gguftool, shared_path
+from support import FIXTURES, REPO, one_error_line, run_gguftool
 from test_resume import Told
 
 from gguftool.errors import GGUFToolError, PlanError, SourceError
@@ -98,7 +98,7 @@ def problems_of(model: Model, rules: Recipe, **options: Any) -> str:
 
 
 def zoo_weights() -> Weights:
-    return Weights(imatrix=open_imatrix(shared_path("reference/zoo/zoo-f32-ml.gguf.imatrix.dat")), name="zoo.dat")
+    return Weights(imatrix=open_imatrix(FIXTURES / "engines" / "zoo" / "zoo-f32-ml.gguf.imatrix.dat"), name="zoo.dat")
 
 
 def zoo_rules(zoo: Model, *without: str) -> Recipe:
@@ -109,10 +109,10 @@ def zoo_rules(zoo: Model, *without: str) -> Recipe:
 
 
 def test_every_mainline_type_of_the_zoo_is_made_to_the_bit(tmp_path: Path) -> None:
-    zoo = open_model(shared_path("reference/zoo/zoo-ml.gguf"))
+    zoo = open_model(FIXTURES / "engines" / "zoo" / "zoo-ml.gguf")
     made = written(
         tmp_path,
-        open_model(shared_path("reference/zoo/zoo-f32-ml.gguf")),
+        open_model(FIXTURES / "engines" / "zoo" / "zoo-f32-ml.gguf"),
         zoo_rules(zoo, "Q2_0"),
         weights=zoo_weights(),
     )
@@ -123,9 +123,9 @@ def test_every_mainline_type_of_the_zoo_is_made_to_the_bit(tmp_path: Path) -> No
 
 
 def test_imatrix_keys_are_those_that_llama_quantize_writes(tmp_path: Path) -> None:
-    zoo = open_model(shared_path("reference/zoo/zoo-ml.gguf"))
+    zoo = open_model(FIXTURES / "engines" / "zoo" / "zoo-ml.gguf")
     weights = Weights(imatrix=zoo_weights().imatrix, name="zoo-f32-ml.gguf.imatrix.dat")
-    source = open_model(shared_path("reference/zoo/zoo-f32-ml.gguf"))
+    source = open_model(FIXTURES / "engines" / "zoo" / "zoo-f32-ml.gguf")
     made = written(tmp_path, source, recipe(blk_10_="q4_K"), weights=weights)
     ours, theirs = (
         {kv.key: (kv.type, kv.value()) for kv in model.kvs if kv.key.startswith("quantize.")} for model in (made, zoo)
@@ -136,7 +136,7 @@ def test_imatrix_keys_are_those_that_llama_quantize_writes(tmp_path: Path) -> No
 
 def tiny_llama_floats() -> dict[str, np.ndarray[Any, Any]]:
     """The F32 weights from which all files of the small llama were made: normal numbers, in the order of the layers."""
-    model = open_model(shared_path("models/tiny-llama-BF16.gguf"))
+    model = open_model(FIXTURES / "engines" / "tiny-llama-BF16.gguf")
     rng = np.random.default_rng(1)
     parts = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
     blocks = [f"blk.{layer}.{part}.weight" for layer in range(2) for part in parts]
@@ -149,7 +149,7 @@ def tiny_llama_floats() -> dict[str, np.ndarray[Any, Any]]:
 
 def tiny_llama_f32(folder: Path) -> Model:
     """The small llama as the F32 that the BF16 file beside it was rounded from, which is checked."""
-    model, values = open_model(shared_path("models/tiny-llama-BF16.gguf")), tiny_llama_floats()
+    model, values = open_model(FIXTURES / "engines" / "tiny-llama-BF16.gguf"), tiny_llama_floats()
     tensors = []
     for name, each in model.tensors.items():
         data = each.extent.read()
@@ -162,7 +162,7 @@ def tiny_llama_f32(folder: Path) -> Model:
 
 @pytest.mark.parametrize("kind", ["Q4_K", "Q6_K", "Q8_0", "IQ4_XS", "BF16"])
 def test_the_small_llama_is_made_as_llama_quantize_made_it(tmp_path: Path, kind: str) -> None:
-    theirs = open_model(shared_path(f"models/tiny-llama-{kind}.gguf"))
+    theirs = open_model(FIXTURES / "engines" / f"tiny-llama-{kind}.gguf")
     made = written(tmp_path, tiny_llama_f32(tmp_path), everything(kind), pure=True)
     assert types_of(made) == types_of(theirs)
     assert all(made.tensors[name].extent.read() == each.extent.read() for name, each in theirs.tensors.items())
@@ -696,7 +696,7 @@ def test_memory_follows_the_chunk_not_the_tensor(tmp_path: Path, jobs: int) -> N
 
 def test_interleaved_rows_are_quantized_again_in_any_range(tmp_path: Path) -> None:
     """Q4_K_R4 decodes by groups of four rows; ranges of the output need not start or end with one."""
-    zoo = open_model(shared_path("reference/zoo/zoo-ik.gguf"))
+    zoo = open_model(FIXTURES / "engines" / "zoo" / "zoo-ik.gguf")
     name = next(name for name, each in zoo.tensors.items() if type_name(each.info.type) == "Q4_K_R4")
     rule = Recipe(rules=(make_rule(f"^{literal(name)}$", "q8_0"),))
     decision = decide(zoo, rule, (), QuantizeOptions(make=MakeOptions(requantize=True)))

@@ -9,6 +9,7 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import FIXTURES
 
 from gguftool.errors import PlanError
 from gguftool.format import recipe as recipes
@@ -264,8 +265,8 @@ def test_formats_are_told_apart(text: str, form: RecipeFormat) -> None:
     assert recipes.detect_format(text) is form
 
 
-def test_types_are_written_as_each_engine_compares_them(shared) -> None:  # type: ignore[no-untyped-def]
-    table = json.loads(shared("reference/ggml-types.json").read_text())
+def test_types_are_written_as_each_engine_compares_them() -> None:
+    table = json.loads((FIXTURES / "engines" / "ggml-types.json").read_text())
     engines = {"mainline": MAINLINE[0], "ik": IK[0]}
     checked = 0
     for row in table:

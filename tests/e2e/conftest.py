@@ -12,11 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import FIXTURES
 
 from e2e import engine
 
 REPO = Path(__file__).resolve().parents[2]
-SHARED = Path(os.environ.get("GGUFTOOL_SHARED") or REPO.parent / "shared")
 CACHE = REPO / ".cache"
 
 SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -62,13 +62,10 @@ def model(request: pytest.FixtureRequest) -> Path:
     """Every model in turn that real llama.cpp loads and runs."""
     if request.param == "smollm2":
         return request.getfixturevalue("smollm2")
-    path = SHARED / "models" / f"{request.param}.gguf"
-    if not path.exists():
-        pytest.skip(f"{path.name} is not in {SHARED / 'models'}; GGUFTOOL_SHARED names the folder that has models/")
-    return path
+    return FIXTURES / "engines" / f"{request.param}.gguf"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tool() -> Callable[..., str]:
     """Run the command line and return what it printed; anything but success fails the test."""
 
