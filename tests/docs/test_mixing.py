@@ -45,7 +45,7 @@ def run_page(folder: Path) -> list[tuple[str, str, str]]:
 @pytest.mark.slow
 def test_the_page_shows_what_its_commands_print(tmp_path: Path) -> None:
     if shutil.which("sha256sum") is None:
-        pytest.skip("sha256sum is not here; it is part of the GNU coreutils")
+        pytest.skip("no sha256sum: apt-get install coreutils")
     results = run_page(tmp_path)
     assert len(results) > 12
     for command, shown, printed in results:

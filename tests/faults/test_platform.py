@@ -46,7 +46,7 @@ def mounted(at: Path, *arguments: str) -> Iterator[Path]:
     at.mkdir()
     done = subprocess.run(["mount", *arguments, str(at)], capture_output=True, check=False)
     if done.returncode:
-        pytest.skip(f"cannot mount here: {done.stderr.decode().strip()}; needs CAP_SYS_ADMIN, loop devices, the module")
+        pytest.skip(f"cannot mount here: {done.stderr.decode().strip()}; as root: modprobe -a loop vfat")
     try:
         yield at
     finally:

@@ -15,6 +15,7 @@ from gguftool.format import recipe as recipes
 from gguftool.format.ggml import BOTH, IK, MAINLINE, TYPES
 from gguftool.format.pattern import BadPatternError, compile_pattern, literal, number_set
 from gguftool.format.recipe import Recipe, RecipeFormat, parse_custom_q, parse_recipe, parse_tensor_types, spelling
+from tests.support.paths import FIXTURES
 
 
 def pairs(recipe: Recipe) -> list[tuple[str, str]]:
@@ -264,8 +265,8 @@ def test_formats_are_told_apart(text: str, form: RecipeFormat) -> None:
     assert recipes.detect_format(text) is form
 
 
-def test_types_are_written_as_each_engine_compares_them(shared) -> None:  # type: ignore[no-untyped-def]
-    table = json.loads(shared("reference/ggml-types.json").read_text())
+def test_types_are_written_as_each_engine_compares_them() -> None:
+    table = json.loads((FIXTURES / "engines" / "ggml-types.json").read_text())
     engines = {"mainline": MAINLINE[0], "ik": IK[0]}
     checked = 0
     for row in table:

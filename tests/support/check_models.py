@@ -7,10 +7,6 @@ from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 
-import pytest
-
-from tests.support.paths import SHARED
-
 # id: elements in a block, bytes of a block, bytes before each row
 LAYOUTS = {
     0: (1, 4, 0),  # F32
@@ -129,12 +125,3 @@ def shards(folder: Path, count: int = 3, prefix: str = "m", first: File | None =
             file = File(tensors=[T(name_of)], kvs=keys)
         name.write_bytes(file.bytes())
     return names
-
-
-def shared(path: str) -> Path:
-    """A file of the reference data beside the repository; skips where it is not there."""
-    root = SHARED
-    found = root / path
-    if not found.exists():
-        pytest.skip(f"{found} is missing: put the shared reference data beside the repository, or set GGUFTOOL_SHARED")
-    return found

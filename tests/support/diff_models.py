@@ -1,32 +1,17 @@
-"""Models for the diff tests: a GGUF writer of its own (struct only), kept in memory, and the shared ones."""
+"""Models for the diff tests: a GGUF writer of its own (struct only), kept in memory."""
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
-
-import pytest
 
 from gguftool.model.model import Model, ModelFile, tensors_of
 from gguftool.model.opening import read_header
 from gguftool.storage.sources.source import stream_in_steps
-from tests.support.paths import SHARED
 
 U8, U32, I32, F32, BOOL, STRING, ARRAY, F64 = 0, 4, 5, 6, 7, 8, 9, 12
 CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
-
-
-def shared(*parts: str) -> Path:
-    root = SHARED
-    path = root.joinpath(*parts)
-    if not path.exists():
-        pytest.skip(
-            f"{'/'.join(parts)} is not there: put the shared reference data beside the checkout, "
-            "or let GGUFTOOL_SHARED name its folder"
-        )
-    return path
 
 
 def text(value: str | bytes, order: str = "<") -> bytes:

@@ -1,21 +1,9 @@
-"""Where the checkout and the reference data are."""
+"""Where the checkout and its fixtures are."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
-
-import pytest
 
 REPO = Path(__file__).resolve().parents[2]
 FIXTURES = REPO / "fixtures"
 GOLDEN = REPO / "tests" / "golden"
-SHARED = Path(os.environ.get("GGUFTOOL_SHARED") or REPO.parent / "shared")
-
-
-def shared_path(relative: str) -> Path:
-    """Return a path of the reference data; skip the test where it is not there, saying how to get it."""
-    path = SHARED / relative
-    if not path.exists():
-        pytest.skip(f"no {relative} beside the repository: put the reference data there, or name it in GGUFTOOL_SHARED")
-    return path

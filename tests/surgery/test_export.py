@@ -21,7 +21,7 @@ from gguftool.surgery.export import plan_export
 from tests.support import builders as b
 from tests.support.command import environment, run_gguftool
 from tests.support.mix_models import SHAPES, quant
-from tests.support.paths import shared_path
+from tests.support.paths import FIXTURES
 from tests.support.peak_memory import MEASURED
 
 MIB = 1 << 20
@@ -60,7 +60,7 @@ def test_raw_bytes_are_read_by_the_real_package(tmp_path: Path) -> None:
 
 
 def test_raw_types_and_dims_come_back_of_real_ones(tmp_path: Path) -> None:
-    model = gguftool.open_model(shared_path("reference/zoo/zoo-ik.gguf"))
+    model = gguftool.open_model(FIXTURES / "engines" / "zoo" / "zoo-ik.gguf")
     found = entries(export(model, ["."], tmp_path / "x.safetensors"))
     assert {name: (entry.type_id, entry.dims) for name, entry in found.items()} == {
         name: (tensor.info.type, tensor.info.dims) for name, tensor in model.tensors.items()

@@ -33,8 +33,8 @@ from gguftool.render.diff import (
     section_text,
     summary,
 )
-from tests.support.diff_models import ARRAY, BOOL, F32, F64, I32, STRING, U32, Memory, f32, gguf, made, model, shared
-from tests.support.paths import GOLDEN, REPO
+from tests.support.diff_models import ARRAY, BOOL, F32, F64, I32, STRING, U32, Memory, f32, gguf, made, model
+from tests.support.paths import FIXTURES, GOLDEN, REPO
 
 LAYOUT = DiffOptions(layout=True)
 HOSTILE = "x\x1b[31m\n|`\u202e<script>\udcff"
@@ -411,16 +411,16 @@ def test_a_template_cannot_leave_its_code_block():
     assert closing[0] > max(index for index, line in enumerate(lines) if "<img>" in line) > opening
 
 
-# --- the shared models -----------------------------------------------------------------------------------------------
+# --- models of the engines -------------------------------------------------------------------------------------------
 
 
 def all_models():
-    return sorted(shared("models").glob("*.gguf")) + sorted(shared("models", "sets").iterdir())
+    return [path for kind in ("*.gguf", "sets/*", "zoo/*.gguf") for path in sorted((FIXTURES / "engines").glob(kind))]
 
 
-def test_shared_models_equal_themselves_and_mirror_each_other():
+def test_models_of_the_engines_equal_themselves_and_mirror_each_other():
     opened = [open_model(path) for path in all_models()]
-    assert len(opened) >= 13
+    assert len(opened) == 9 + 2 + 4
     for one in opened:
         assert not diff_headers(one, one, LAYOUT).differs
     for a, b in permutations(opened, 2):
@@ -429,7 +429,7 @@ def test_shared_models_equal_themselves_and_mirror_each_other():
 
 @pytest.mark.parametrize(("single", "folder"), [("Q4_K", "mainline-Q4_K"), ("IQ4_KS", "ik-IQ4_KS")])
 def test_a_set_equals_the_file_it_was_split_from(single, folder):
-    a, b = open_model(shared("models", f"tiny-llama-{single}.gguf")), open_model(shared("models", "sets", folder))
+    a, b = (open_model(FIXTURES / "engines" / name) for name in (f"tiny-llama-{single}.gguf", f"sets/{folder}"))
     report = diff_headers(a, b)
     assert not report.differs
     assert (report.a.files, report.b.files) == (1, 22)
@@ -563,7 +563,7 @@ def test_every_json_name_is_documented(two_files):
 
 @pytest.mark.parametrize("arguments", [(), ("--data", "--by", "layer", "--ignore", "^(general|output|token)")])
 def test_documented_output_is_real(arguments, monkeypatch):
-    monkeypatch.chdir(shared("models"))
+    monkeypatch.chdir(FIXTURES / "engines")
     page = (REPO / "docs" / "diff.md").read_text(encoding="utf-8")
     shown = {line[4:] for line in page.splitlines() if line.startswith("    ")}
     lines = run("tiny-llama-Q4_K.gguf", "tiny-llama-Q8_0.gguf", *arguments).stdout.splitlines()
@@ -573,7 +573,7 @@ def test_documented_output_is_real(arguments, monkeypatch):
 
 
 def test_missing_shards_are_said(tmp_path):
-    source = shared("models", "sets", "mainline-Q4_K")
+    source = FIXTURES / "engines" / "sets" / "mainline-Q4_K"
     shards = sorted(source.iterdir())
     for shard in shards[:-1]:
         (tmp_path / shard.name).symlink_to(shard)

@@ -8,14 +8,14 @@ import pytest
 
 from gguftool.format.engine_facts.types import THROWS, UNCHECKED, Imatrix, engine_rules, engine_rules_of, written_type
 from gguftool.format.ggml import BOTH, TYPES
-from tests.support.check_models import shared
+from tests.support.paths import FIXTURES
 
 _FALLBACKS = {"THROWS": THROWS, "NOT CHECKED": UNCHECKED}
 _POLICIES = {True: Imatrix.YES, False: Imatrix.NO, None: Imatrix.NO, "ftype Q2_K_S only": Imatrix.SMALL}
 
 
 def _records() -> list[dict]:
-    records = json.loads(shared("reference/ggml-types.json").read_text())
+    records = json.loads((FIXTURES / "engines" / "ggml-types.json").read_text())
     return [record for record in records if record["primary"] and record["status"] != "activation"]
 
 

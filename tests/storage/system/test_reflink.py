@@ -49,7 +49,7 @@ def mounted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     kind = request.param
     maker = MAKERS[kind]
     if shutil.which(maker[0]) is None:
-        pytest.skip(f"no {maker[0]}: install {PACKAGES[kind]}")
+        pytest.skip(f"no {maker[0]}: apt-get install {PACKAGES[kind]}")
     folder = tmp_path_factory.mktemp(kind)
     image, mount = folder / "image", folder / "mount"
     mount.mkdir()
