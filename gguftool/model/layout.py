@@ -17,7 +17,7 @@ from gguftool.format.cursor import MAX_HEAD
 from gguftool.format.ggml import type_name
 from gguftool.format.header import ALIGNMENT_KEY, Header, alignment_of, round_up, serialize
 from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
-from gguftool.model.model import Sizing, Tensor
+from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.padding import Filler, filled
 from gguftool.record import record, replace
 from gguftool.storage.plan import Copy, Mark, OutputFile, coalesce
@@ -43,6 +43,32 @@ class Dialect:
     alignment: int
     force_sizes: ForceSizes | None = None
     filler: Filler = Filler()
+
+
+@record
+class OutputOptions:
+    """How tensors lie in the output's files; sizes and alignment in bytes.
+
+    `alignment`: of tensor data, default: that of the model that gives the metadata; `force_sizes`: what to copy where
+    a tensor's type and its extent disagree, default: refuse; `filler`: what `gguftool.padding` is for; `max_size`:
+    write a set of files up to this size, default: one file; `keep_file_type`: leave `general.file_type` as it is.
+    """
+
+    alignment: int | None = None
+    force_sizes: ForceSizes | None = None
+    filler: Filler = Filler()
+    max_size: int | None = None
+    keep_file_type: bool = False
+
+    def dialect_for(self, model: Model) -> Dialect:
+        """The dialect of an output that gets its metadata from `model`."""
+        return Dialect(
+            version=model.version,
+            byte_order=model.byte_order,
+            alignment=self.alignment or model.alignment,
+            force_sizes=self.force_sizes,
+            filler=self.filler,
+        )
 
 
 @record

@@ -9,7 +9,7 @@ from gguftool.errors import PlanError, printable
 from gguftool.format.file_names import SPLIT_KEYS
 from gguftool.format.header import ALIGNMENT_KEY
 from gguftool.format.kv import KV
-from gguftool.model.layout import Dialect, check_sizes, gguf_file
+from gguftool.model.layout import Dialect, OutputOptions, check_sizes, gguf_file
 from gguftool.model.model import Model
 from gguftool.model.padding import PADDING_KEY, Filler
 from gguftool.record import record, replace
@@ -70,9 +70,7 @@ def plan_edit(model: Model, edits: Edits, output: Path | None, filler: Filler = 
     """
     require_complete(model)
     kvs = edited(model.kvs, edits)
-    dialect = Dialect(
-        version=model.version, byte_order=model.byte_order, alignment=model.alignment, filler=_kept(model, filler)
-    )
+    dialect = OutputOptions(filler=_kept(model, filler)).dialect_for(model)
     if len(model.files) > 1:
         sequence = recorded_sequence(model)
         if output is None:

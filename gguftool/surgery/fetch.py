@@ -8,10 +8,9 @@ from pathlib import Path
 from gguftool.errors import PlanError, printable
 from gguftool.format.file_names import KEY_TENSORS
 from gguftool.format.kv import ValueType, make_kv
-from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, with_alignment
+from gguftool.model.layout import OutputOptions, check_sizes, gguf_file, with_alignment
 from gguftool.model.model import Model, ModelFile
-from gguftool.model.padding import Filler
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.locate import base_name
 from gguftool.storage.sources.source import Extent, Source, recorded_sha256
@@ -22,17 +21,15 @@ from gguftool.surgery.selection import require_complete, select_tensors
 
 @record
 class FetchOptions:
-    """What to take, and how it lies in the output; alignment in bytes, None for the model's own."""
+    """Which tensors to take (all of them if `patterns` is empty), and how they lie in the output."""
 
     patterns: tuple[str, ...] = ()
-    alignment: int | None = None
-    force_sizes: ForceSizes | None = None
-    filler: Filler = Filler()
+    output: OutputOptions = OutputOptions()
 
     @property
     def as_it_is(self) -> bool:
         """Whether nothing about the layout is to change."""
-        return self.alignment is None and self.filler == Filler()
+        return replace(self.output, force_sizes=None, keep_file_type=False) == OutputOptions()
 
 
 def plan_fetch(model: Model, output: Path, options: FetchOptions | None = None) -> Plan:
@@ -49,8 +46,7 @@ def plan_fetch(model: Model, output: Path, options: FetchOptions | None = None) 
     require_complete(model)
     if len(model.files) == 1 and options.as_it_is:
         return Plan(outputs=(_as_it_is(model.files[0].source, output),), inputs=model.sources, remarks=model.remarks)
-    merge = MergeOptions(alignment=options.alignment, force_sizes=options.force_sizes, filler=options.filler)
-    return plan_merge([model], output, merge)
+    return plan_merge([model], output, MergeOptions(output=options.output))
 
 
 def plan_fetch_files(model: Model, folder: Path) -> Plan:
@@ -79,13 +75,7 @@ def _own_name(file: ModelFile) -> str:
 def _plan_part(model: Model, names: Sequence[str], output: Path, options: FetchOptions) -> Plan:
     """Plan a file of some tensors; it counts what the whole model has, so that nobody takes it for complete."""
     tensors = [model.tensors[name] for name in names]
-    dialect = Dialect(
-        version=model.version,
-        byte_order=model.byte_order,
-        alignment=options.alignment or model.alignment,
-        force_sizes=options.force_sizes,
-        filler=options.filler,
-    )
+    dialect = options.output.dialect_for(model)
     check_sizes(tensors, dialect)
     total = model.expected_tensors or len(model.tensors)
     count = make_kv(KEY_TENSORS, ValueType.INT32, total, byte_order=model.byte_order)

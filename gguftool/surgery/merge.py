@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from gguftool.errors import PlanError, listed
 from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
-from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, with_alignment
+from gguftool.model.layout import Dialect, OutputOptions, check_sizes, gguf_file, with_alignment
 from gguftool.model.model import Model, Tensor
-from gguftool.model.padding import Filler
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan, Request
 from gguftool.storage.sources.source import place_of
@@ -26,24 +25,19 @@ if TYPE_CHECKING:
 
 @record
 class MergeOptions:
-    """What to choose and how the output lies in its files; sizes and alignment in bytes.
+    """What to choose, and how the output lies in its files.
 
-    `kv_from`: whose metadata, by default that of the first input with a `general.architecture`; `max_size`: write a
-    set of files up to this size; `allowed_mismatches`: keys in which inputs may differ; `provenance`: say in
-    `gguftool.source.*` where each tensor came from; `consume`: remove each file when what the output takes from it is
-    safe, for this command.
+    `kv_from`: the model that gives the metadata, default: the first input with a `general.architecture`;
+    `allowed_mismatches`: keys in which inputs may differ; `provenance`: record in `gguftool.source.*` where each
+    tensor came from; `consume`: remove each file when what the output takes from it is safe, for this command.
     """
 
     recipe: Recipe | None = None
     mix: MixOptions = MixOptions()
     kv_from: Model | None = None
-    max_size: int | None = None
-    keep_file_type: bool = False
     allowed_mismatches: tuple[str, ...] = ()
     provenance: bool = False
-    alignment: int | None = None
-    force_sizes: ForceSizes | None = None
-    filler: Filler = Filler()
+    output: OutputOptions = OutputOptions()
     consume: Request | None = None
 
 
@@ -74,26 +68,20 @@ def plan_merge(inputs: Sequence[Input | Model], output: Path, options: MergeOpti
     mix = choose(names, sources, options.recipe, options.mix)
     _refuse_problems([*mix.problems, *_problems(donor, reference, names, sources, options)], remarks)
     chosen = [mix.chosen[name] for name in names]
-    truth = true_metadata(donor, chosen, keep_file_type=options.keep_file_type)
+    truth = true_metadata(donor, chosen, keep_file_type=options.output.keep_file_type)
     kvs = truth.kvs
     if options.provenance:
         kvs = (*without_provenance(kvs), *_provenance(chosen, donor.byte_order))
     tensors = tuple(_as_in(reference, choice.tensor) for choice in chosen)
-    dialect = Dialect(
-        version=donor.version,
-        byte_order=donor.byte_order,
-        alignment=options.alignment or donor.alignment,
-        force_sizes=options.force_sizes,
-        filler=options.filler,
-    )
+    dialect, max_size = options.output.dialect_for(donor), options.output.max_size
     remarks += [*mix.remarks, *truth.remarks]
-    plan = lay_out(output, kvs, tensors, dialect, options.max_size, _plan_inputs(donor, sources), remarks)
+    plan = lay_out(output, kvs, tensors, dialect, max_size, _plan_inputs(donor, sources), remarks)
     if options.consume is None:
         return plan
     from gguftool.surgery.removable import consuming
 
     models = [source.model for source in sources]
-    return consuming(plan, merge_anchor(output, options.max_size), options.consume, chosen, donor, models)
+    return consuming(plan, merge_anchor(output, max_size), options.consume, chosen, donor, models)
 
 
 def lay_out(

@@ -8,10 +8,10 @@ from pathlib import Path
 from gguftool.errors import PlanError, listed, printable
 from gguftool.format.ggml import type_alias
 from gguftool.format.kv import KV
-from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, slot_of, with_alignment
+from gguftool.model.layout import Dialect, OutputOptions, check_sizes, gguf_file, slot_of, with_alignment
 from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import PADDING_KEY, Filler
-from gguftool.record import record, replace
+from gguftool.record import replace
 from gguftool.storage.plan import OutputFile, Plan, in_place
 from gguftool.storage.sources.source import place_of
 from gguftool.surgery.compatibility import shape_text
@@ -21,18 +21,8 @@ from gguftool.surgery.selection import require_complete, select_tensors
 from gguftool.surgery.shards import recorded_sequence, replace_shards, rewrite_set
 
 
-@record
-class SwapOptions:
-    """How the output lies in its files; alignment in bytes, None for the model's own."""
-
-    keep_file_type: bool = False
-    alignment: int | None = None
-    force_sizes: ForceSizes | None = None
-    filler: Filler = Filler()
-
-
 def plan_swap(
-    model: Model, donor: Donor, patterns: Sequence[str], output: Path | None, options: SwapOptions | None = None
+    model: Model, donor: Donor, patterns: Sequence[str], output: Path | None, options: OutputOptions | None = None
 ) -> Plan:
     """Plan `model` with the tensors that `patterns` choose taken from `donor`; of a set, `output` is the prefix.
 
@@ -40,16 +30,10 @@ def plan_swap(
     set the shards that change are replaced. Types may differ, shapes must agree. Raises one `PlanError` with all that
     stands in the way.
     """
-    options = options or SwapOptions()
+    options = options or OutputOptions()
     require_complete(model)
     taken = choose_swaps(model, donor, patterns)
-    dialect = Dialect(
-        version=model.version,
-        byte_order=model.byte_order,
-        alignment=options.alignment or model.alignment,
-        force_sizes=options.force_sizes,
-        filler=options.filler,
-    )
+    dialect = options.dialect_for(model)
     truth = _truth(model, donor, taken, keep_file_type=options.keep_file_type)
     check_sizes([taken.get(name, tensor) for name, tensor in model.tensors.items()], dialect)
     first_shard = None

@@ -66,7 +66,7 @@ def _make(model: Model, tensor: Tensor, target: str, engine: str, weights: objec
     given = Weights(imatrix=weights, name="w") if weights is not None else None  # type: ignore[arg-type]
     options = QuantizeOptions(make=MakeOptions(weights=given, requantize=requantize), pure=True)
     one = Path(os.environ["FAKE_FOLDER"]) / f"{tensor.info.name}.gguf"
-    execute(plan_quantize(model, Recipe(rules=(rule,)), one, (), options), Options(sync=False, force=True))
+    execute(plan_quantize(model, Recipe(rules=(rule,)), one, options), Options(sync=False, force=True))
     return open_model(one).tensors[tensor.info.name]
 
 

@@ -13,9 +13,10 @@ import pytest
 
 import gguftool
 from gguftool.errors import GGUFToolError, PlanError
+from gguftool.model.layout import OutputOptions
 from gguftool.model.model import Model
 from gguftool.surgery.inputs import open_donor
-from gguftool.surgery.swap import SwapOptions, choose_swaps, plan_swap
+from gguftool.surgery.swap import choose_swaps, plan_swap
 from tests.support import builders as b
 from tests.support.command import environment, run_gguftool
 from tests.support.mix_models import FILE_TYPE, SHAPES, per_tensor, quant, quant_tensors, value, write
@@ -26,7 +27,7 @@ MIB = 1 << 20
 
 def swapped(model: object, donor: object, patterns: list[str], output: Path, **options: object) -> Model:
     plan = plan_swap(
-        gguftool.open_model(str(model)), open_donor(str(donor)), patterns, output, SwapOptions(**options)  # type: ignore[arg-type]
+        gguftool.open_model(str(model)), open_donor(str(donor)), patterns, output, OutputOptions(**options)  # type: ignore[arg-type]
     )  # fmt: skip
     write(plan)
     return gguftool.open_model(plan.outputs[0].path)

@@ -107,6 +107,7 @@ def quantize(
     written, as llama-quantize would. Tensors that no rule matches stay as they are.
     """
     from gguftool.engines.llama_quantize import find_llama_quantize
+    from gguftool.model.layout import OutputOptions
     from gguftool.model.opening import open_model
     from gguftool.surgery.quantize.external import Job
     from gguftool.surgery.quantize.maker import MakeOptions
@@ -129,13 +130,16 @@ def quantize(
         ),
         pure=pure,
         allowed_mismatches=tuple(allow_kv_mismatch or ()),
-        max_size=max_size,
-        keep_file_type=keep_file_type,
-        alignment=align,
-        force_sizes=force_sizes_of(force_sizes),
-        filler=filler_of(pad, reserve),
+        output=OutputOptions(
+            alignment=align,
+            force_sizes=force_sizes_of(force_sizes),
+            filler=filler_of(pad, reserve),
+            max_size=max_size,
+            keep_file_type=keep_file_type,
+        ),
+        reuse=tuple(open_model(spec) for spec in reuse or ()),
     )
-    decision = decide(model, rules, [open_model(spec) for spec in reuse or ()], options)
+    decision = decide(model, rules, options)
     plan = with_inputs(plan_decision(decision, output, options), (*read, *also))
     if dry_run:
         _show_preview(decision, plan, jobs, json=json)

@@ -15,9 +15,8 @@ from gguftool.errors import PlanError
 from gguftool.format.imatrix import ImatrixEntry
 from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
 from gguftool.format.recipe import Recipe
-from gguftool.model.layout import Dialect, ForceSizes
+from gguftool.model.layout import OutputOptions
 from gguftool.model.model import Model, Tensor
-from gguftool.model.padding import Filler
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan
 from gguftool.surgery.compatibility import contradictions
@@ -31,20 +30,17 @@ from gguftool.surgery.selection import Notes, grouped, require_complete
 
 @record
 class QuantizeOptions:
-    """How to choose and make types, and how the output lies in its files; sizes and alignment in bytes.
+    """How to choose and make types, and how the output lies in its files.
 
-    `pure`: no types of their own for embeddings and output; `allowed_mismatches`: keys in which models to reuse may
-    differ.
+    `reuse`: models to copy tensors from that are in the wanted type already; `pure`: no types of their own for
+    embeddings and output; `allowed_mismatches`: keys in which models to reuse may differ.
     """
 
     make: MakeOptions = MakeOptions()
+    reuse: tuple[Model, ...] = ()
     pure: bool = False
     allowed_mismatches: tuple[str, ...] = ()
-    max_size: int | None = None
-    keep_file_type: bool = False
-    alignment: int | None = None
-    force_sizes: ForceSizes | None = None
-    filler: Filler = Filler()
+    output: OutputOptions = OutputOptions()
 
 
 class Origin(Enum):
@@ -93,19 +89,17 @@ class Decision:
         return replace(self, steps=tuple(steps))
 
 
-def plan_quantize(
-    source: Model, recipe: Recipe, output: Path, reuse: Sequence[Model] = (), options: QuantizeOptions | None = None
-) -> Plan:
+def plan_quantize(source: Model, recipe: Recipe, output: Path, options: QuantizeOptions | None = None) -> Plan:
     """Plan `source` with the types that `recipe` says, as `output`, or as a set with that prefix.
 
     Raises one `PlanError` with everything that stands in the way: rules that match nothing, types that the engine or
     the back end has not, tensors that need an imatrix, entries of another model's.
     """
     options = options or QuantizeOptions()
-    return plan_decision(decide(source, recipe, reuse, options), output, options)
+    return plan_decision(decide(source, recipe, options), output, options)
 
 
-def decide(source: Model, recipe: Recipe, reuse: Sequence[Model], options: QuantizeOptions) -> Decision:
+def decide(source: Model, recipe: Recipe, options: QuantizeOptions) -> Decision:
     """Decide where each tensor comes from; raises as `plan_quantize` does."""
     require_complete(source)
     if source.byte_order is not ByteOrder.LITTLE:
@@ -113,16 +107,16 @@ def decide(source: Model, recipe: Recipe, reuse: Sequence[Model], options: Quant
     notes = Notes()
     wanted = wanted_types(source, recipe, Rules(engine=options.make.engine, pure=options.pure), notes)
     maker = Maker(source, options.make, notes)
-    steps = tuple(_step(tensor, wanted[name], source, reuse, maker) for name, tensor in source.tensors.items())
+    steps = tuple(_step(tensor, wanted[name], source, options.reuse, maker) for name, tensor in source.tensors.items())
     maker.finish()
-    inputs = [Input(model=model) for model in reuse]
+    inputs = [Input(model=model) for model in options.reuse]
     problems = [*grouped(notes.problems), *contradictions(source, inputs, options.allowed_mismatches)]
-    problems += [f"{model.name} is big-endian" for model in reuse if model.byte_order is not ByteOrder.LITTLE]
+    problems += [f"{model.name} is big-endian" for model in options.reuse if model.byte_order is not ByteOrder.LITTLE]
     if problems:
         said = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
         raise PlanError(f"cannot quantize, {said}", problems=problems)
-    remarks = (*(remark for model in (source, *reuse) for remark in model.remarks), *grouped(notes.remarks))
-    return Decision(source=source, reuse=tuple(reuse), steps=steps, remarks=remarks)
+    remarks = (*(remark for model in (source, *options.reuse) for remark in model.remarks), *grouped(notes.remarks))
+    return Decision(source=source, reuse=options.reuse, steps=steps, remarks=remarks)
 
 
 def plan_decision(decision: Decision, output: Path, options: QuantizeOptions) -> Plan:
@@ -139,19 +133,13 @@ def plan_decision(decision: Decision, output: Path, options: QuantizeOptions) ->
         Chosen(tensor=step.tensor, model=here if step.origin is Origin.QUANTIZED else step.model)
         for step in decision.steps
     ]
-    truth = true_metadata(source, chosen, keep_file_type=options.keep_file_type)
-    dialect = Dialect(
-        version=source.version,
-        byte_order=source.byte_order,
-        alignment=options.alignment or source.alignment,
-        force_sizes=options.force_sizes,
-        filler=options.filler,
-    )
+    truth = true_metadata(source, chosen, keep_file_type=options.output.keep_file_type)
+    dialect = options.output.dialect_for(source)
     used = {id(step.model) for step in decision.steps}
     inputs = [source, *(model for model in decision.reuse if id(model) in used)]
     remarks = (*decision.remarks, *truth.remarks)
     tensors = tuple(step.tensor for step in decision.steps)
-    return lay_out(output, truth.kvs, tensors, dialect, options.max_size, inputs, remarks)
+    return lay_out(output, truth.kvs, tensors, dialect, options.output.max_size, inputs, remarks)
 
 
 def _step(tensor: Tensor, wanted: int, source: Model, reuse: Sequence[Model], maker: Maker) -> Step:

@@ -29,6 +29,7 @@ from tests.support import builders as b
 from tests.support.command import one_error_line, run_gguftool
 from tests.support.consume_cases import CONSUME_CASES, assert_nothing_is_lost
 from tests.support.faults import helper_path, small_disk, tree
+from tests.support.mix_models import output_options
 from tests.support.mounts import mounted, needs_root
 from tests.support.strace import events, needs_strace, traced
 
@@ -70,7 +71,9 @@ def stopped_after(count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def plan(models: list[Path], output: Path, **options: object) -> Plan:
     request = Request(models=tuple(str(path) for path in models))
     named = [str(path) for path in models]
-    return plan_merge(open_inputs(named), output, MergeOptions(consume=request, **options))  # type: ignore[arg-type]
+    return plan_merge(
+        open_inputs(named), output, MergeOptions(consume=request, output=output_options(options), **options)
+    )  # type: ignore[arg-type]
 
 
 def half_done(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int = 2) -> tuple[bytes, list[Path], list[str]]:
