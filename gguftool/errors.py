@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # Cc control, Cf format (bidi marks, zero-width), Cs lone surrogate, Co private use, Zl/Zp line separators.
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -99,3 +99,30 @@ def listed(items: list[str] | tuple[str, ...], limit: int = 20) -> str:
     """Join printable forms of `items` with commas; past `limit` only their number is given."""
     shown = ", ".join(printable(item) for item in items[:limit])
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit:,} more"
+
+
+def joined_problems(problems: list[str] | tuple[str, ...], limit: int = 20) -> str:
+    """Join whole sentences with semicolons; past `limit` only their number is given."""
+    shown = "; ".join(problems[:limit])
+    return shown if len(problems) <= limit else f"{shown}; and {len(problems) - limit:,} more"
+
+
+class Notes:
+    """Problems and remarks, collected so that all are reported at once: reason -> the names it holds for."""
+
+    def __init__(self) -> None:
+        self.problems: dict[str, list[str]] = {}
+        self.remarks: dict[str, list[str]] = {}
+
+    def problem(self, reason: str, name: str) -> None:
+        """Add something that makes the request impossible."""
+        self.problems.setdefault(reason, []).append(name)
+
+    def remark(self, reason: str, name: str) -> None:
+        """Add something that the user should know."""
+        self.remarks.setdefault(reason, []).append(name)
+
+
+def grouped(reasons: Mapping[str, list[str]], limit: int = 8) -> tuple[str, ...]:
+    """One line for each reason, with the names that it holds for, at most `limit` of them."""
+    return tuple(f"{reason}: {listed(names, limit)}" for reason, names in reasons.items())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from gguftool.format.engine_facts.embeddings import EMBEDDINGS
 from gguftool.format.engine_facts.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
 from gguftool.format.ftypes import no_such_type
 from gguftool.format.ggml import BOTH, IK, MAINLINE, TYPES, TypeTraits, find_type, nbytes, type_name
@@ -18,7 +19,6 @@ from gguftool.model.model import Model, Tensor
 from gguftool.record import record
 
 _UP_OR_GATE = re.compile(r"(?P<block>.*)ffn_(?P<part>up|gate)(?P<kind>_exps|_shexp|_chexps|)\.weight", re.DOTALL)
-_EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
 
 
 @record
@@ -170,7 +170,7 @@ def _written(fate: _Fate, wanted: TypeTraits, engine: str) -> TypeTraits | None:
 def _cannot_interleave(fate: _Fate, wanted: TypeTraits) -> bool:
     if wanted.interleaved_rows == 1:
         return False
-    return fate.rows % wanted.interleaved_rows != 0 or fate.name in _EMBEDDINGS
+    return fate.rows % wanted.interleaved_rows != 0 or fate.name in EMBEDDINGS
 
 
 def _shares(fates: Sequence[_Fate]) -> tuple[TypeShare, ...]:

@@ -18,6 +18,7 @@ from gguftool.record import record
 
 MAINLINE, IK = ("llama.cpp",), ("ik_llama.cpp",)
 BOTH = MAINLINE + IK
+INTEGER_TYPES = frozenset({"I8", "I16", "I32", "I64"})  # indices and tables, never weights
 
 
 class Formula(Enum):

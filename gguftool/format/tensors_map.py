@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from gguftool.errors import FormatError, printable
+from gguftool.errors import FormatError, joined_problems, printable
 from gguftool.format.ggml import find_type
 from gguftool.record import record
 
@@ -55,8 +55,7 @@ def parse_map(text: str, source: str) -> tuple[MapEntry, ...]:
             else:
                 entries.append(entry)
     if problems:
-        more = f"; and {len(problems) - 10:,} more" if len(problems) > 10 else ""
-        raise FormatError(f"not a tensors.map: {'; '.join(problems[:10])}{more}", source=source)
+        raise FormatError(f"not a tensors.map: {joined_problems(problems, 10)}", source=source)
     return tuple(entries)
 
 

@@ -12,19 +12,16 @@ from enum import Enum
 from itertools import pairwise
 from pathlib import Path
 
-from gguftool.errors import PlanError, listed, printable
+from gguftool.errors import PlanError, joined_problems, listed, printable
 from gguftool.format.cursor import MAX_HEAD
 from gguftool.format.ggml import type_name
-from gguftool.format.header import ALIGNMENT_KEY, Header, alignment_of, round_up, serialize
+from gguftool.format.header import ALIGNMENT_KEY, MAX_ALIGNMENT, Header, alignment_of, round_up, serialize
 from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.padding import Filler, filled
 from gguftool.record import record, replace
 from gguftool.storage.plan import Copy, Mark, OutputFile, coalesce
 from gguftool.storage.sources.source import Extent
-
-# Padding of every tensor to more than this makes no file better; hostile files ask for gigabytes of zeros.
-MAX_ALIGNMENT = 1 << 20
 
 
 class ForceSizes(Enum):
@@ -98,9 +95,8 @@ def check_sizes(tensors: Iterable[Tensor], dialect: Dialect) -> None:
         return
     problems = [problem for tensor in tensors if (problem := _size_problem(tensor, dialect))]
     if problems:
-        more = f"; and {len(problems) - 20:,} more" if len(problems) > 20 else ""
         raise PlanError(
-            f"sizes in doubt: {'; '.join(problems[:20])}{more}. --force-sizes gap copies what lies there, "
+            f"sizes in doubt: {joined_problems(problems)}. --force-sizes gap copies what lies there, "
             "--force-sizes type copies what the type says"
         )
 

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from gguftool.errors import FormatError, GGUFToolError, SourceError, listed, printable, without_secrets
 from gguftool.format.cursor import MAX_HEAD, NeedMoreData
 from gguftool.format.file_names import KEY_COUNT, KEY_NO, KEY_TENSORS, ShardName, parse_shard_name
-from gguftool.format.header import Header, parse
+from gguftool.format.header import ARCHITECTURE_KEY, Header, parse
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.record import replace
@@ -325,7 +325,7 @@ def _integer(kv: KV | None) -> int | None:
 
 def _union(name: str, models: list[Model]) -> Model:
     """Join incomplete sets into one model by the tensor names inside: downloads come under several prefixes."""
-    donor = next((model for model in models if find_kv(model.kvs, "general.architecture")), models[0])
+    donor = next((model for model in models if find_kv(model.kvs, ARCHITECTURE_KEY)), models[0])
     models = [donor, *(model for model in models if model is not donor)]
     files = tuple(file for model in models for file in model.files)
     if len({file.header.byte_order for file in files}) > 1:

@@ -1,7 +1,7 @@
-"""Sources whose bytes are computed when they are read: a quantized tensor seen as floats.
+"""A quantized tensor as a source of floats, which are computed when they are read.
 
-Reads are by whole units (a block, a row, or the rows that a type interleaves), so any range can be asked for and memory
-follows the range, not the tensor.
+The input is read in whole units (a block, a row, or the rows that a type interleaves), so any range can be read, and
+memory grows with the range, not with the tensor.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ from enum import Enum
 
 from gguftool.errors import PlanError, printable
 from gguftool.format.dequantize import Decoder, decoded_by, decoder_of, encode_floats
-from gguftool.format.ggml import type_name
+from gguftool.format.ggml import INTEGER_TYPES, type_name
 from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Tensor
 from gguftool.record import record
 from gguftool.storage.sources.source import pieces_of
 
-_STEP = 128 << 10  # bytes of the input that are computed at once
-_INTEGERS = frozenset({"I8", "I16", "I32", "I64"})  # no weights: nobody wants them rounded to floats
+_STEP = 128 << 10  # bytes of the input that are decoded at once
 
 
 class FloatType(Enum):
-    """The float types that can be computed."""
+    """The float types that a tensor can be converted to."""
 
     F32 = "f32"
     F16 = "f16"
@@ -32,12 +31,12 @@ class FloatType(Enum):
 
     @property
     def nbytes(self) -> int:
-        """Bytes an element."""
+        """Bytes of one element."""
         return 4 if self is FloatType.F32 else 2
 
 
 @record
-class Dequantized:
+class DequantizedSource:
     """The elements of `tensor` as `dtype`, little-endian, in order."""
 
     tensor: Tensor
@@ -46,7 +45,7 @@ class Dequantized:
 
     @property
     def name(self) -> str:
-        """The file that the tensor is in."""
+        """The name of the file that holds the tensor."""
         return self.tensor.gap.source.name
 
     @property
@@ -56,22 +55,22 @@ class Dequantized:
 
     @property
     def identity(self) -> str:
-        """That of the input, and what is computed of it."""
+        """The input's identity, and what is computed from it."""
         place = f"{self.tensor.gap.offset}+{self.tensor.nbytes}"
         return f"{self.tensor.gap.source.identity} {place} {type_name(self.tensor.info.type)} as {self.dtype.name}"
 
     @property
     def file_id(self) -> None:
-        """Computed bytes are no file."""
+        """None: computed bytes are not a file."""
         return
 
     @property
     def parallelism(self) -> int:
-        """One thread a processor core (numpy computes without the interpreter's lock), or more connections."""
+        """One thread for each processor core (numpy releases the interpreter's lock), or more for connections."""
         return max(os.cpu_count() or 1, self.tensor.gap.source.parallelism)
 
     def stream(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
-        """Compute `length` bytes from `offset` as those of the input come: one request where it is far away."""
+        """Compute `length` bytes from `offset` while the input arrives: one request if it is remote."""
         extent, block = self.tensor.extent, self.decoder.unit * self.dtype.nbytes
         first, last = offset // block, -(-(offset + length) // block)
         place, size = extent.offset + first * self.decoder.unit_bytes, (last - first) * self.decoder.unit_bytes
@@ -86,15 +85,15 @@ class Dequantized:
             yield data
 
     def descriptor(self) -> AbstractContextManager[int] | None:
-        """Return None: the kernel cannot copy what has to be computed."""
+        """None: the kernel cannot copy computed bytes."""
         return None
 
     def check_unchanged(self) -> None:
-        """Raise `SourceError` where the input changed."""
+        """Raise `SourceError` if the input changed."""
         self.tensor.gap.source.check_unchanged()
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Compute the elements that the range touches, and return its bytes."""
+        """Compute the bytes of the range, from the units that it touches."""
         width, unit = self.dtype.nbytes, self.decoder.unit
         first = offset // width // unit
         last = min(-(-(offset + length) // (width * unit)), self.tensor.info.elements // unit)
@@ -105,15 +104,15 @@ class Dequantized:
         return data[start : start + length]
 
 
-def dequantized(tensor: Tensor, dtype: FloatType, byte_order: ByteOrder) -> Dequantized:
-    """Return `tensor` as floats; `PlanError` names a type that cannot be computed here."""
+def dequantized(tensor: Tensor, dtype: FloatType, byte_order: ByteOrder) -> DequantizedSource:
+    """Open `tensor` as floats; raises `PlanError` with the type if it cannot be dequantized."""
     name, kind = printable(tensor.info.name), type_name(tensor.info.type)
     if tensor.type_nbytes is None and decoded_by(tensor.info.type):
         raise PlanError(f"'{name}' is {kind} but its rows are not whole blocks")
-    decoder = None if kind in _INTEGERS else decoder_of(tensor.info.type, byte_order, tensor.info.dims)
+    decoder = None if kind in INTEGER_TYPES else decoder_of(tensor.info.type, byte_order, tensor.info.dims)
     if decoder is None:
         if decoded_by(tensor.info.type) == "gguftool" and byte_order is ByteOrder.LITTLE:
             raise PlanError(f"'{name}' is {kind}, whose rows cannot be dequantized in the shape {tensor.info.dims}")
         order = "" if byte_order is ByteOrder.LITTLE else " in a big-endian file"
         raise PlanError(f"'{name}' is {kind}{order}, which cannot be dequantized here; --dtype raw exports its bytes")
-    return Dequantized(tensor=tensor, dtype=dtype, decoder=decoder)
+    return DequantizedSource(tensor=tensor, dtype=dtype, decoder=decoder)

@@ -1,4 +1,4 @@
-"""Split: one model into a set of shards."""
+"""Split: cut one model into a set of shards."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from gguftool.model.layout import OutputOptions, check_sizes, with_alignment
 from gguftool.model.model import Model
 from gguftool.record import record
 from gguftool.storage.plan import Plan
+from gguftool.surgery.compatibility import require_complete
 from gguftool.surgery.metadata import without_layout_keys
-from gguftool.surgery.selection import require_complete
 from gguftool.surgery.shards import Cut, lay_out_set
 
 
@@ -28,7 +28,7 @@ class SplitOptions:
 def plan_split(model: Model, prefix: str, options: SplitOptions | None = None) -> Plan:
     """Plan the shards ``PREFIX-00001-of-NNNNN.gguf`` of `model`; all metadata is in shard 1.
 
-    Raises `PlanError` where the model is incomplete, a size is in doubt, or there would be more than 65,535 shards.
+    Raises `PlanError` if the model is incomplete, a size is in doubt, or there would be more than 65,535 shards.
     """
     options = options or SplitOptions()
     require_complete(model)

@@ -18,7 +18,7 @@ from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Plan
 from gguftool.surgery.inputs import open_inputs
 from gguftool.surgery.merge import MergeOptions, plan_merge
-from gguftool.surgery.selection import MixOptions
+from gguftool.surgery.selection import SelectionOptions
 from tests.support import builders as b
 
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -84,12 +84,13 @@ def output_options(options: dict[str, Any]) -> OutputOptions:
 
 def merge_plan(arguments: Sequence[object], output: Path, recipe: str | None = None, **options: object) -> Plan:
     """Plan as the command does; what belongs to the mix or the output's layout goes there."""
-    mix = MixOptions(**{key: options.pop(key) for key in ("strict", "allow_fallback") if key in options})  # type: ignore[arg-type]
+    mix = SelectionOptions(**{key: options.pop(key) for key in ("strict", "allow_fallback") if key in options})  # type: ignore[arg-type]
     if isinstance(options.get("kv_from"), (str, Path)):
         options["kv_from"] = gguftool.open_model(options["kv_from"])  # type: ignore[arg-type]
     parsed = None if recipe is None else parse_recipe(recipe)
     inputs = open_inputs([str(argument) for argument in arguments])
-    return plan_merge(inputs, output, MergeOptions(recipe=parsed, mix=mix, output=output_options(options), **options))  # type: ignore[arg-type]
+    layout = output_options(options)
+    return plan_merge(inputs, output, MergeOptions(recipe=parsed, selection=mix, output=layout, **options))  # type: ignore[arg-type]
 
 
 def write(plan: Plan) -> None:

@@ -104,7 +104,7 @@ def merge(
     from gguftool.model.opening import open_model
     from gguftool.surgery.inputs import open_inputs
     from gguftool.surgery.merge import MergeOptions, merge_anchor, plan_merge
-    from gguftool.surgery.selection import MixOptions
+    from gguftool.surgery.selection import SelectionOptions
 
     if strict and allow_fallback:
         raise typer.BadParameter("--strict and --allow-fallback exclude each other")
@@ -118,7 +118,7 @@ def merge(
     rules, read = read_recipe(recipe)
     options = MergeOptions(
         recipe=rules,
-        mix=MixOptions(strict=strict, allow_fallback=allow_fallback),
+        selection=SelectionOptions(strict=strict, allow_fallback=allow_fallback),
         kv_from=open_model(kv_from) if kv_from is not None else None,
         allowed_mismatches=tuple(allow_kv_mismatch or ()),
         provenance=provenance,

@@ -18,6 +18,8 @@ from gguftool.record import record
 
 OUTPUT: Final = "output.weight"
 TOKENS: Final = ("token_embd.weight", "per_layer_token_embd.weight")
+EMBEDDINGS: Final = frozenset(TOKENS)  # looked up row by row, never multiplied
+EMBEDDINGS_AND_OUTPUT: Final = frozenset({OUTPUT, *TOKENS})  # with types of their own in most mixes
 
 
 @record

@@ -8,9 +8,7 @@ ik_llama.cpp src/llama-quantize.cpp (change_type_if_necessary, interleaved_prope
 from __future__ import annotations
 
 from gguftool.format.engine_facts.types import THROWS, UNCHECKED, engine_rules_of, written_type
-from gguftool.format.ggml import BOTH, IK, MAINLINE, find_type
-
-_INTEGERS = frozenset({"I8", "I16", "I32", "I64"})
+from gguftool.format.ggml import BOTH, IK, INTEGER_TYPES, MAINLINE, find_type
 
 # Parts of names that llama-quantize leaves alone, by engine; a name that does not end in "weight" is left alone too.
 _KEPT_BY_BOTH = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d.weight", "attn_rel_b.weight")
@@ -70,7 +68,7 @@ def keeps_type(name: str, dims: tuple[int, ...], type_name: str = "", engine: st
 
     Without `engine`: whether both do. `dims` may have trailing 1s.
     """
-    if type_name in _INTEGERS or name in _KEPT_NAMES or not name.endswith("weight"):
+    if type_name in INTEGER_TYPES or name in _KEPT_NAMES or not name.endswith("weight"):
         return True
     if not any(dim != 1 for dim in dims[1:]):
         return True

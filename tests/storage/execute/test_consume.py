@@ -22,9 +22,9 @@ from gguftool.storage.execute import consume, consume_journal, executor
 from gguftool.storage.execute.options import Options
 from gguftool.storage.execute.part import lock
 from gguftool.storage.plan import Plan, Request
-from gguftool.surgery import removable
 from gguftool.surgery.inputs import open_inputs
 from gguftool.surgery.merge import MergeOptions, plan_merge
+from gguftool.surgery.removable import why_kept
 from tests.support import builders as b
 from tests.support.command import one_error_line, run_gguftool
 from tests.support.consume_cases import CONSUME_CASES, assert_nothing_is_lost
@@ -211,8 +211,8 @@ def test_a_file_under_two_names_stays(tmp_path: Path) -> None:
     paths = shards(tmp_path / "in", 2)
     source = open_inputs([str(tmp_path / "in")])[0].model.files[1].source
     other = type(source)(path=tmp_path / "bind" / "x.gguf", stamp=source.stamp)  # as through a bind mount
-    assert removable.why_kept(source, [source, other]) == "given under several names"
-    assert removable.why_kept(source, [source]) is None
+    assert why_kept(source, [source, other]) == "given under several names"
+    assert why_kept(source, [source]) is None
     assert paths[1].exists()
 
 

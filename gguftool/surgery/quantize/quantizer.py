@@ -1,17 +1,22 @@
-"""Making a tensor in another type: by which back end, with which weights, and why it cannot be."""
+"""Quantize one tensor: choose the back end and the weights, or report why it cannot be done.
+
+The result is a tensor with a source that computes its bytes when they are read (`quantized_source.py`), or with a
+`Pending` source that an installed llama-quantize replaces before the plan is carried out (`external.py`).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from gguftool.errors import PlanError, listed
+from gguftool.engines.llama_quantize import LlamaQuantize
+from gguftool.errors import Notes, PlanError, listed
 from gguftool.format.dequantize import Decoder, decoder_of
-from gguftool.format.engine_facts.embeddings import OUTPUT, TOKENS
+from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT, OUTPUT, TOKENS
 from gguftool.format.engine_facts.types import Imatrix as Policy
 from gguftool.format.engine_facts.types import engine_rules
 from gguftool.format.ggml import MAINLINE, TYPES, nbytes, type_alias
-from gguftool.format.imatrix import Imatrix, ImatrixEntry
+from gguftool.format.imatrix import ImatrixEntry
 from gguftool.format.kv import ByteOrder
 from gguftool.format.quantizers import (
     EXTERNAL,
@@ -28,38 +33,15 @@ from gguftool.format.quantizers import (
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.record import record, replace
 from gguftool.storage.sources.source import Extent, Source
-from gguftool.surgery.quantize.quantized_source import MAX_ROW, Quantized
-from gguftool.surgery.selection import Notes
+from gguftool.surgery.quantize.options import QuantizeOptions
+from gguftool.surgery.quantize.quantized_source import MAX_ROW, QuantizedSource
 
 _FLOATS = frozenset({*PLAIN_TYPES, "F64"})
 
 
 @record
-class Weights:
-    """An imatrix and how the user called it, which is what the output says."""
-
-    imatrix: Imatrix
-    name: str
-
-
-@record
-class MakeOptions:
-    """By whose rules and with what tensors are made.
-
-    `quantizer` is the back end, by default the best one installed; `external` names an installed llama-quantize (and
-    its state) that makes everything but plain floats instead. `requantize` lets quantized sources be quantized again.
-    """
-
-    engine: str = MAINLINE[0]
-    requantize: bool = False
-    weights: Weights | None = None
-    quantizer: Quantizer | None = None
-    external: str = ""
-
-
-@record
-class Awaited:
-    """Bytes that an installed llama-quantize is to make before the plan is carried out."""
+class Pending:
+    """Bytes that an installed llama-quantize will make before the plan is carried out."""
 
     name: str
     size: int
@@ -68,42 +50,42 @@ class Awaited:
     parallelism: int = 1
 
     def descriptor(self) -> None:
-        """Return None."""
+        """None: there is no file yet."""
         return
 
     def check_unchanged(self) -> None:
-        """Nothing to change yet."""
+        """Do nothing: there is nothing to change yet."""
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Raise `PlanError`: nothing has made these bytes."""
+        """Raise `PlanError`: these bytes are not made yet."""
         raise PlanError(f"{length:,} bytes at {offset:,} are still to be made", source=self.name)
 
     def stream(self, offset: int, length: int) -> Iterator[bytes]:
-        """Raise as `read_at` does."""
+        """Raise `PlanError`, as `read_at` does."""
         yield self.read_at(offset, length)
 
 
 @dataclass(slots=True)
-class Maker:
-    """Makes tensors of the source in other types, or notes why that cannot be."""
+class TensorQuantizer:
+    """Turns tensors of `source` into other types, or reports in `notes` why that cannot be done."""
 
     source: Model
-    options: MakeOptions
+    options: QuantizeOptions
     notes: Notes
-    encoders: dict[int, tuple[str, Encode]] = field(default_factory=dict)
-    unweighed: list[str] = field(default_factory=list)
+    backend: Quantizer = field(default_factory=best_quantizer, init=False)
+    encoders: dict[int, tuple[str, Encode]] = field(default_factory=dict, init=False)
+    unweighed: list[str] = field(default_factory=list, init=False)
 
     @property
     def weighs(self) -> bool:
-        """Whether the back end heeds an imatrix."""
-        return bool(self.options.external) or self._quantizer.weighs
+        """Whether the back end uses an imatrix."""
+        return self.options.llama_quantize is not None or self.backend.weighs
 
-    @property
-    def _quantizer(self) -> Quantizer:
-        return self.options.quantizer or best_quantizer()
+    def quantize(self, tensor: Tensor, wanted: int) -> tuple[Tensor, ImatrixEntry | None]:
+        """Turn `tensor` into type id `wanted`; the second item is its imatrix entry, or None.
 
-    def make(self, tensor: Tensor, wanted: int) -> tuple[Tensor, ImatrixEntry | None]:
-        """Return `tensor` as it will be in the type `wanted`, and the weights that it is made with."""
+        If that cannot be done, `tensor` comes back as it is, and `notes` has the problem.
+        """
         name = tensor.info.name
         problem, decoder = self._problem(tensor)
         if problem or decoder is None:
@@ -112,16 +94,16 @@ class Maker:
         plain = TYPES[wanted].name in PLAIN_TYPES
         entry = None if plain else self._entry(tensor, wanted)
         bytes_of: Source
-        if self.options.external and not plain:
+        if self.options.llama_quantize is not None and not plain:
             if not engine_makes(wanted, self.options.engine):
                 self.notes.problem(f"the llama-quantize of {self.options.engine} makes no {type_alias(wanted)}", name)
                 return tensor, None
-            bytes_of = self._awaited(tensor, wanted, entry)
+            bytes_of = self._pending(tensor, wanted, entry, self.options.llama_quantize)
         else:
             found = self._encoder(wanted, name)
             if found is None:
                 return tensor, None
-            bytes_of = Quantized(
+            bytes_of = QuantizedSource(
                 tensor=tensor,
                 traits=TYPES[wanted],
                 maker=found[0],
@@ -141,16 +123,16 @@ class Maker:
             alignment=1,  # it has no padding of its own that could be kept
         )
 
-    def _awaited(self, tensor: Tensor, wanted: int, entry: ImatrixEntry | None) -> Awaited:
+    def _pending(self, tensor: Tensor, wanted: int, entry: ImatrixEntry | None, tool: LlamaQuantize) -> Pending:
         size = nbytes(wanted, tensor.info.dims) or 0
-        said = f"{tensor.gap.source.identity} {tensor.gap.offset} to {wanted} by {self.options.external}"
-        return Awaited(name=EXTERNAL, size=size, identity=f"{said} imatrix {self._digest(entry)}")
+        what = f"{tensor.gap.source.identity} {tensor.gap.offset} to {wanted} by {tool.identity}"
+        return Pending(name=EXTERNAL, size=size, identity=f"{what} imatrix {self._digest(entry)}")
 
     def _digest(self, entry: ImatrixEntry | None) -> str:
         return self.options.weights.imatrix.digest if self.options.weights is not None and entry is not None else ""
 
     def _problem(self, tensor: Tensor) -> tuple[str, Decoder | None]:
-        """Return why `tensor` cannot be read as numbers, or what reads it."""
+        """Why `tensor` cannot be read as numbers, or the decoder that reads it."""
         own = TYPES.get(tensor.info.type)
         if own is None or tensor.type_nbytes is None or tensor.sizing is Sizing.CONFLICT:
             return f"it is {type_alias(tensor.info.type)} here, of a size or type in doubt", None
@@ -170,7 +152,7 @@ class Maker:
 
     def _encoder(self, wanted: int, name: str) -> tuple[str, Encode] | None:
         traits = TYPES[wanted]
-        quantizer = plain_quantizer() if traits.name in PLAIN_TYPES else self._quantizer
+        quantizer = plain_quantizer() if traits.name in PLAIN_TYPES else self.backend
         if traits.name not in quantizer.types:
             self.notes.problem(_not_offered(wanted, quantizer, self.options.engine), name)
             return None
@@ -181,7 +163,7 @@ class Maker:
     # --- weights ---
 
     def _entry(self, tensor: Tensor, wanted: int) -> ImatrixEntry | None:
-        """Return the weights of `tensor`, as llama-quantize looks for them."""
+        """The imatrix entry of `tensor`, looked up as llama-quantize does."""
         name, weights = tensor.info.name, self.options.weights
         entry = weights.imatrix.entries.get(name) if weights is not None and self.weighs else None
         if entry is not None and not entry.fits(tensor.info.dims):
@@ -205,7 +187,7 @@ class Maker:
     def _without_weights(self, name: str, wanted: int) -> None:
         rules = engine_rules(wanted)
         policy = Policy.NO if rules is None else rules.imatrix_policy(self.options.engine)
-        exempt = {OUTPUT, *TOKENS} if self.options.engine in MAINLINE else {OUTPUT, TOKENS[0]}
+        exempt = EMBEDDINGS_AND_OUTPUT if self.options.engine in MAINLINE else {OUTPUT, TOKENS[0]}
         if policy is Policy.ASSERTED or (policy is Policy.YES and name not in exempt):
             has = "--imatrix FILE gives one" if self.options.weights is None else "the given one has no entry for it"
             self.notes.problem(f"{type_alias(wanted)} needs an imatrix, {has}", name)
@@ -213,7 +195,7 @@ class Maker:
             self.unweighed.append(name)
 
     def finish(self) -> None:
-        """Note what is to be said of the imatrix as a whole."""
+        """Report what concerns the imatrix as a whole; call it after the last tensor."""
         weights, notes = self.options.weights, self.notes
         if weights is None:
             return
@@ -230,7 +212,7 @@ class Maker:
 
 
 def _not_offered(wanted: int, quantizer: Quantizer, engine: str) -> str:
-    """Say who could make the type `wanted`, which `quantizer` cannot."""
+    """The problem that `quantizer` does not make the type `wanted`, with the ways to get it."""
     ways = []
     makers = quantizers_of(wanted)
     if quantizer.name == GGUF and LIBGGUF in makers:
