@@ -16,7 +16,7 @@ from gguftool.format.ftypes import FILE_TYPE_KEY, FType, ftype_name, ftypes_of
 from gguftool.format.ggml import find_type, type_name
 from gguftool.format.kv import INTEGERS, ValueType
 from gguftool.model.model import Model, Sizing, Tensor
-from gguftool.model.roles import Place, Role, places_of
+from gguftool.model.roles import Place, Role, tensor_places
 from gguftool.record import record
 
 _ARCHITECTURE = "general.architecture"
@@ -144,7 +144,7 @@ def report(models: Sequence[Model], rules: tuple[Rule, ...] = ()) -> Report:
 
 def distribution(model: Model, rules: tuple[Rule, ...] = ()) -> Distribution:
     """Describe one model; `rules` place its tensors on devices."""
-    places = places_of(model.tensors)
+    places = tensor_places(model.tensors)
     items = [_item(tensor, places[name], device_of(name, rules)) for name, tensor in model.tensors.items()]
     total = sum(item.nbytes for item in items)
     by_type = sorted(_shares(items, total, lambda item: item.type), key=lambda share: -share.nbytes)

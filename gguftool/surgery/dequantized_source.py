@@ -46,7 +46,7 @@ class DequantizedSource:
     @property
     def name(self) -> str:
         """The name of the file that holds the tensor."""
-        return self.tensor.gap.source.name
+        return self.tensor.padded_extent.source.name
 
     @property
     def size(self) -> int:
@@ -56,8 +56,9 @@ class DequantizedSource:
     @property
     def identity(self) -> str:
         """The input's identity, and what is computed from it."""
-        place = f"{self.tensor.gap.offset}+{self.tensor.nbytes}"
-        return f"{self.tensor.gap.source.identity} {place} {type_name(self.tensor.info.type)} as {self.dtype.name}"
+        extent = self.tensor.extent
+        place = f"{extent.offset}+{extent.length}"
+        return f"{extent.source.identity} {place} {type_name(self.tensor.info.type)} as {self.dtype.name}"
 
     @property
     def file_id(self) -> None:
@@ -67,7 +68,7 @@ class DequantizedSource:
     @property
     def parallelism(self) -> int:
         """One thread for each processor core (numpy releases the interpreter's lock), or more for connections."""
-        return max(os.cpu_count() or 1, self.tensor.gap.source.parallelism)
+        return max(os.cpu_count() or 1, self.tensor.padded_extent.source.parallelism)
 
     def stream(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
         """Compute `length` bytes from `offset` while the input arrives: one request if it is remote."""
@@ -90,7 +91,7 @@ class DequantizedSource:
 
     def check_unchanged(self) -> None:
         """Raise `SourceError` if the input changed."""
-        self.tensor.gap.source.check_unchanged()
+        self.tensor.padded_extent.source.check_unchanged()
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Compute the bytes of the range, from the units that it touches."""

@@ -76,7 +76,7 @@ def _content(tensor: Tensor, model: Model, dtype: FloatType | None) -> Extent:
     if tensor.sizing is Sizing.CONFLICT or (dtype is None and tensor.sizing is Sizing.GAP):
         raise PlanError(
             f"'{printable(tensor.info.name)}' is {type_alias(tensor.info.type)}, whose size cannot be told from its "
-            f"padding: {tensor.gap.length:,} bytes lie in its place"
+            f"padding: {tensor.padded_extent.length:,} bytes lie in its place"
         )
     if dtype is None:
         return tensor.extent

@@ -163,7 +163,7 @@ def _open_safetensors(spec: str) -> Donor:
         size = entry.end - entry.begin
         found[entry.name] = Tensor(
             info=info,
-            gap=Extent(source=source, offset=length + entry.begin, length=size),
+            padded_extent=Extent(source=source, offset=length + entry.begin, length=size),
             type_nbytes=size,
             sizing=Sizing.EXACT,
             alignment=1,

@@ -226,7 +226,7 @@ def _plan_inputs(donor: Model, sources: Sequence[Input]) -> list[Model]:
 def _provenance(chosen: Sequence[SelectedTensor], order: ByteOrder) -> tuple[KV, ...]:
     """Record where each tensor came from: the names of the files, and for each tensor the index of its file."""
     files: dict[str, int] = {}
-    indexes = [files.setdefault(choice.tensor.gap.source.name, len(files)) for choice in chosen]
+    indexes = [files.setdefault(choice.tensor.padded_extent.source.name, len(files)) for choice in chosen]
     names = _short_names([Path(name).parts for name in files])
     return (
         make_kv(f"{PROVENANCE_PREFIX}files", ValueType.ARRAY, names, element=ValueType.STRING, byte_order=order),

@@ -30,7 +30,7 @@ def consuming(
         raise PlanError(f"--consume goes with local inputs alone, fetch these first: {listed(tuple(far), 8)}")
     taken: dict[Source, dict[str, Tensor]] = {}
     for choice in chosen:
-        taken.setdefault(choice.tensor.gap.source, {})[choice.tensor.info.name] = choice.tensor
+        taken.setdefault(choice.tensor.padded_extent.source, {})[choice.tensor.info.name] = choice.tensor
     reasons: dict[str, list[str]] = {}
     goes: set[Source] = set()
     inputs = {file.source: file for model in models for file in model.files}

@@ -9,7 +9,7 @@ from gguftool.errors import PlanError, printable
 from gguftool.format.file_names import IK_MAX_SHARDS, KEY_COUNT, KEY_NO, KEY_TENSORS, MAX_SHARDS, ShardName
 from gguftool.format.header import ALIGNMENT_KEY, Header, round_up
 from gguftool.format.kv import KV, ByteOrder, ValueType, find_kv, make_kv
-from gguftool.model.layout import Dialect, gguf_file, marks_of, slot_of, with_alignment
+from gguftool.model.layout import Dialect, gguf_file, marks_of, padded_size, with_alignment
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.model.opening import ORDER_KEY
 from gguftool.model.padding import PADDING_KEY
@@ -97,7 +97,7 @@ class _Cutter:
             return self.bundled
         room, fitting = self._room(1, ()), []
         for tensor in self.bundled:
-            need = _info_size(tensor), slot_of(tensor, self.dialect).step
+            need = _info_size(tensor), padded_size(tensor, self.dialect).total
             if self._fits(room, need, 0):
                 fitting.append(tensor)
                 room = (room[0] + need[0], room[1] + need[1])
@@ -118,7 +118,7 @@ class _Cutter:
         room = self._room(number, shard)
         held = 0  # tensors bundled into shard 1 do not count against --max-tensors
         for tensor in tensors:
-            need = _info_size(tensor), slot_of(tensor, self.dialect).step
+            need = _info_size(tensor), padded_size(tensor, self.dialect).total
             in_first = number + len(shards) == 1  # shard 1 may stay without tensors, any other holds at least one
             if (held or in_first) and not self._fits(room, need, held):
                 shards.append(tuple(shard))
@@ -137,7 +137,7 @@ class _Cutter:
             kvs=self.kvs(number, MAX_SHARDS),
             tensors=tuple(tensor.info for tensor in shard),
         )
-        return head.length, sum(slot_of(tensor, self.dialect).step for tensor in shard)
+        return head.length, sum(padded_size(tensor, self.dialect).total for tensor in shard)
 
     def _fits(self, room: tuple[int, int], need: tuple[int, int], held: int) -> bool:
         if self.options.max_size is None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from gguftool.errors import PlanError, listed, printable
 from gguftool.format.ggml import type_alias
 from gguftool.format.kv import KV
-from gguftool.model.layout import Dialect, OutputOptions, check_sizes, gguf_file, slot_of, with_alignment
+from gguftool.model.layout import Dialect, OutputOptions, check_sizes, gguf_file, padded_size, with_alignment
 from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import PADDING_KEY, Filler
 from gguftool.record import replace
@@ -119,7 +119,7 @@ def _refuse_other_sizes(model: Model, taken: Mapping[str, Tensor], dialect: Dial
     """Raise `PlanError` if a tensor's padded size would change: in place, nothing behind it may move."""
     problems = []
     for name, tensor in taken.items():
-        old, new = slot_of(model.tensors[name], dialect).step, slot_of(tensor, dialect).step
+        old, new = padded_size(model.tensors[name], dialect).total, padded_size(tensor, dialect).total
         if old != new:
             problems.append(f"'{printable(name)}' takes {new:,} bytes, its place has {old:,}")
     if problems:

@@ -77,7 +77,7 @@ def test_align_moves_every_tensor_and_changes_none(tmp_path: Path, alignment: in
     execute(plan_merge([model], tmp_path / "out.gguf", MergeOptions(output=OutputOptions(alignment=alignment))))
     merged = open_model(tmp_path / "out.gguf")
     assert merged.alignment == alignment
-    assert all(tensor.gap.offset % alignment == 0 for tensor in merged.tensors.values())
+    assert all(tensor.padded_extent.offset % alignment == 0 for tensor in merged.tensors.values())
     assert {n: t.extent.read() for n, t in merged.tensors.items()} == {
         n: t.extent.read() for n, t in model.tensors.items()
     }

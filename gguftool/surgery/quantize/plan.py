@@ -62,7 +62,7 @@ class Decision:
     @property
     def pending(self) -> tuple[TensorStep, ...]:
         """The steps that wait for an installed llama-quantize."""
-        return tuple(step for step in self.made if isinstance(step.tensor.gap.source, Pending))
+        return tuple(step for step in self.made if isinstance(step.tensor.padded_extent.source, Pending))
 
     def with_made(self, made: Mapping[str, Tensor]) -> Decision:
         """The decision with its pending tensors replaced by those that llama-quantize `made`, by name."""

@@ -71,7 +71,7 @@ def _with_made(preview: Preview, made: Sequence[TensorStep]) -> Preview:
     uses = {use.name: use.nbytes for use in preview.uses}
     fetched = preview.bytes_fetched
     for step in made:
-        computed = step.tensor.gap.source
+        computed = step.tensor.padded_extent.source
         if isinstance(computed, QuantizedSource):
             more = computed.tensor.nbytes - computed.size
             uses[computed.name] += more
@@ -93,7 +93,7 @@ def _shares(steps: Iterable[TensorStep]) -> tuple[SourceShare, ...]:
 
 def _type_share(type_id: int, steps: list[TensorStep]) -> TypeShare:
     elements = sum(step.tensor.info.elements for step in steps)
-    largest = max(steps, key=lambda step: step.tensor.info.elements).tensor.gap.source
+    largest = max(steps, key=lambda step: step.tensor.info.elements).tensor.padded_extent.source
     return TypeShare(
         type=type_alias(type_id),
         tensors=len(steps),

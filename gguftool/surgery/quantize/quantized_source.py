@@ -63,7 +63,7 @@ class QuantizedSource:
     @property
     def name(self) -> str:
         """The name of the file that holds the tensor."""
-        return self.tensor.gap.source.name
+        return self.tensor.padded_extent.source.name
 
     @property
     def size(self) -> int:
@@ -88,9 +88,9 @@ class QuantizedSource:
     @property
     def identity(self) -> str:
         """The input's identity, what is computed from it, and by which back end."""
-        info = self.tensor.info
+        info, extent = self.tensor.info, self.tensor.extent
         return (
-            f"{self.tensor.gap.source.identity} {self.tensor.gap.offset}+{self.tensor.nbytes} {type_name(info.type)} "
+            f"{extent.source.identity} {extent.offset}+{extent.length} {type_name(info.type)} "
             f"{info.dims} to {self.traits.name} by {self.maker} imatrix {self.weighed or 'none'}"
         )
 
@@ -102,12 +102,12 @@ class QuantizedSource:
     @property
     def parallelism(self) -> int:
         """One thread for each processor core (back ends release the interpreter's lock), or more for connections."""
-        return max(os.cpu_count() or 1, self.tensor.gap.source.parallelism)
+        return max(os.cpu_count() or 1, self.tensor.padded_extent.source.parallelism)
 
     @property
     def grain(self) -> int:
         """Bytes that one thread takes at once: fewer than from a file, as types differ a thousandfold in speed."""
-        is_file = self.tensor.gap.source.file_id is not None
+        is_file = self.tensor.padded_extent.source.file_id is not None
         elements = _PREFERRED_ELEMENTS if is_file else _PREFERRED_REMOTE_ELEMENTS
         return max(elements // self.traits.block_size * self.traits.type_size, 32 * self.row_size)
 
@@ -117,7 +117,7 @@ class QuantizedSource:
 
     def check_unchanged(self) -> None:
         """Raise `SourceError` if the input changed."""
-        self.tensor.gap.source.check_unchanged()
+        self.tensor.padded_extent.source.check_unchanged()
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Compute the bytes of the range, from the rows that it touches."""

@@ -117,7 +117,7 @@ class TensorQuantizer:
     def _tensor(self, tensor: Tensor, wanted: int, bytes_of: Source) -> Tensor:
         return Tensor(
             info=replace(tensor.info, type=wanted),
-            gap=Extent(source=bytes_of, offset=0, length=bytes_of.size),
+            padded_extent=Extent(source=bytes_of, offset=0, length=bytes_of.size),
             type_nbytes=bytes_of.size,
             sizing=Sizing.EXACT,
             alignment=1,  # it has no padding of its own that could be kept
@@ -125,7 +125,7 @@ class TensorQuantizer:
 
     def _pending(self, tensor: Tensor, wanted: int, entry: ImatrixEntry | None, tool: LlamaQuantize) -> Pending:
         size = nbytes(wanted, tensor.info.dims) or 0
-        what = f"{tensor.gap.source.identity} {tensor.gap.offset} to {wanted} by {tool.identity}"
+        what = f"{tensor.padded_extent.source.identity} {tensor.padded_extent.offset} to {wanted} by {tool.identity}"
         return Pending(name=EXTERNAL, size=size, identity=f"{what} imatrix {self._digest(entry)}")
 
     def _digest(self, entry: ImatrixEntry | None) -> str:

@@ -216,7 +216,7 @@ def test_each_expert_has_its_own_weights(tmp_path: Path) -> None:
 def source_of(folder: Path, target: str, rows: int = 600, width: int = 1024) -> tuple[QuantizedSource, Path]:
     model = opened(folder, b.gguf(b.llama_kvs(), [tensor("blk.0.attn_q.weight", floats(rows, width))]))
     decision = decide(model, everything(target), QuantizeOptions())
-    source = decision.steps[0].tensor.gap.source
+    source = decision.steps[0].tensor.padded_extent.source
     assert isinstance(source, QuantizedSource)
     return source, folder / "model.gguf"
 
@@ -726,7 +726,7 @@ def test_interleaved_rows_are_quantized_again_in_any_range(tmp_path: Path) -> No
     name = next(name for name, each in zoo.tensors.items() if type_name(each.info.type) == "Q4_K_R4")
     rule = Recipe(rules=(make_rule(f"^{literal(name)}$", "q8_0"),))
     decision = decide(zoo, rule, QuantizeOptions(requantize=True))
-    source = next(step.tensor.gap.source for step in decision.made)
+    source = next(step.tensor.padded_extent.source for step in decision.made)
     whole = source.read_at(0, source.size)
     row = source.size // 16
     assert [source.read_at(at * row, 3 * row) for at in range(13)] == [
