@@ -19,7 +19,7 @@ _NAMES = ("tensors.map", "tensors.*.map")
 
 
 def find_maps(files: Sequence[ModelFile]) -> dict[str, tuple[MapEntry, ...]]:
-    """Read the maps in the folders of the shards among `files`: path -> entries; raises `FormatError` if one is broken."""
+    """Read the maps in the folders of the shards among `files`: path -> entries; a broken one raises `FormatError`."""
     maps: dict[str, tuple[MapEntry, ...]] = {}
     folders = {os.path.dirname(file.source.name): file for file in files if file.shard}
     for file in folders.values():
