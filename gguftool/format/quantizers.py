@@ -2,7 +2,7 @@
 
 All types here are row-wise: rows of F32 in, whole rows of blocks out, and no row depends on another, so any range of
 rows can be quantized by itself, in any thread.  Plain floats need no back end.  Types that neither library here knows
-(those of ik_llama.cpp) are the business of an installed llama-quantize, see `surgery/external.py`.
+(those of ik_llama.cpp) are the business of an installed llama-quantize, see `surgery/quantize/external.py`.
 
 What a back end offers stands in tables, so that it can be listed without loading numpy; the tests compare them with the
 libraries.  Sources: libgguf 0.2 (native; compared bit for bit with llama-quantize), gguf/quants.py of gguf 0.17 on.

@@ -30,7 +30,7 @@ class Role(Enum):
     ROUTER = "router"
     NORM = "norms"
     MTP = "mtp"  # multi-token prediction: layers that guess ahead; engines without it skip them
-    MULTIMODAL = "vision/mmproj"  # all of a projector file, audio too
+    MULTIMODAL = "vision/mmproj"  # all tensors of a projector file, audio too
     OTHER = "other"
 
 
@@ -51,7 +51,7 @@ _NUMBERED = re.compile(
 )
 _SUFFIX = re.compile(r"\.(?:weight|bias|scale|input_scale)$")
 
-# Whole names, before they are taken apart.
+# Whole names, before they are split into parts.
 _BY_NAME: tuple[tuple[Role, str], ...] = (
     (Role.MULTIMODAL, r"(?:v|a|mm|resampler)\..*"),
     (Role.MTP, r"(?:mtp|nextn)\..*"),

@@ -106,8 +106,8 @@ def _claimed(model: Model) -> Iterator[str]:
     try:
         maps = find_maps(model.files)
     except GGUFToolError:
-        return  # a map that cannot be read gives no label; verifying says what is wrong with it
-    if len(maps) == 1:  # several maps beside one set mean a mix, which has no label of its own
+        return  # an unreadable map gives no label; the check of hashes reports what is wrong with it
+    if len(maps) == 1:  # several maps beside one set mean a mix, which has no single label
         entries = next(iter(maps.values()))
         by_map = label_of_name(entries[0].file) if entries else None
         if by_map is not None:

@@ -117,14 +117,14 @@ def _default_donor(sources: Sequence[Input]) -> Model:
     if donor is not None:
         return donor
     if len(sources) == 1 and sources[0].model.is_complete:
-        return sources[0].model  # an imatrix file, say
+        return sources[0].model  # for example an imatrix file
     missing = [shard for source in sources for shard in source.model.missing]
     gaps = f" (missing shards: {listed(missing)})" if missing else ""
     raise PlanError(f"no input has a general.architecture{gaps}; --kv-from names a model that gives the metadata")
 
 
 def _same_model(model: Model | None, sources: Sequence[Input]) -> Model | None:
-    """The input with a file of `model`, else `model` itself: an additional donor of metadata; None for None."""
+    """The input with a file of `model`, else `model` itself: an additional donor of metadata; None without `model`."""
     if model is None:
         return None
     wanted = {place_of(source) for source in model.sources}

@@ -89,7 +89,7 @@ def _run_of(job: ExternalJob, steps: Mapping[str, TensorStep], folder: Path) -> 
 def _opened(path: Path, tool: Path) -> Model:
     try:
         return open_model(path)
-    except FormatError as error:  # names a file that is gone when this is read
+    except FormatError as error:  # it names a file that is removed before the user reads this
         raise ExecuteError(f"what it wrote is no sound GGUF: {error}", source=str(tool)) from error
 
 

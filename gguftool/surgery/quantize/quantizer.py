@@ -120,7 +120,7 @@ class TensorQuantizer:
             padded_extent=Extent(source=bytes_of, offset=0, length=bytes_of.size),
             type_nbytes=bytes_of.size,
             sizing=Sizing.EXACT,
-            alignment=1,  # it has no padding of its own that could be kept
+            alignment=1,  # computed bytes have no padding to keep
         )
 
     def _pending(self, tensor: Tensor, wanted: int, entry: ImatrixEntry | None, tool: LlamaQuantize) -> Pending:
