@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from enum import Enum
 
 from gguftool.errors import PlanError, printable
@@ -16,8 +16,7 @@ from gguftool.format.dequantize import Decoder, decoded_by, decoder_of, encode_f
 from gguftool.format.ggml import type_name
 from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Tensor
-from gguftool.record import record
-from gguftool.storage.sources.source import pieces_of
+from gguftool.storage.sources.source import Source, byte_reader
 
 _STEP = 128 << 10  # bytes of the input that are computed at once
 _INTEGERS = frozenset({"I8", "I16", "I32", "I64"})  # no weights: nobody wants them rounded to floats
@@ -36,8 +35,8 @@ class FloatType(Enum):
         return 4 if self is FloatType.F32 else 2
 
 
-@record
-class Dequantized:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dequantized(Source):
     """The elements of `tensor` as `dtype`, little-endian, in order."""
 
     tensor: Tensor
@@ -61,14 +60,14 @@ class Dequantized:
         return f"{self.tensor.gap.source.identity} {place} {type_name(self.tensor.info.type)} as {self.dtype.name}"
 
     @property
-    def file_id(self) -> None:
-        """Computed bytes are no file."""
-        return
-
-    @property
     def parallelism(self) -> int:
         """One thread a processor core (numpy computes without the interpreter's lock), or more connections."""
         return max(os.cpu_count() or 1, self.tensor.gap.source.parallelism)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the input is."""
+        return self.tensor.gap.source.is_remote
 
     def stream(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
         """Compute `length` bytes from `offset` as those of the input come: one request where it is far away."""
@@ -77,17 +76,13 @@ class Dequantized:
         place, size = extent.offset + first * self.decoder.unit_bytes, (last - first) * self.decoder.unit_bytes
         skip = offset - first * block
         step = max(_STEP // self.decoder.unit_bytes, 1) * self.decoder.unit_bytes
-        take = pieces_of(extent.source.stream(place, size))
+        take = byte_reader(extent.source.stream(place, size))
         for done in range(0, size, step):
             units = take(min(step, size - done))
             data = memoryview(encode_floats(self.decoder.decode(units), self.dtype.value))[skip:]
             data, skip = data[:length], 0
             length -= len(data)
             yield data
-
-    def descriptor(self) -> AbstractContextManager[int] | None:
-        """Return None: the kernel cannot copy what has to be computed."""
-        return None
 
     def check_unchanged(self) -> None:
         """Raise `SourceError` where the input changed."""

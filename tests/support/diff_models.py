@@ -6,12 +6,13 @@ import struct
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import ClassVar
 
 import pytest
 
 from gguftool.model.model import Model, ModelFile, tensors_of
 from gguftool.model.opening import read_header
-from gguftool.storage.sources.source import stream_in_steps
+from gguftool.storage.sources.source import Source
 from tests.support.paths import SHARED
 
 U8, U32, I32, F32, BOOL, STRING, ARRAY, F64 = 0, 4, 5, 6, 7, 8, 9, 12
@@ -65,13 +66,14 @@ def gguf(kvs=(), tensors=(), *, order: str = "<", alignment: int = 32, version: 
 
 
 @dataclass
-class Memory:
-    """A Source over bytes that counts what is read."""
+class Memory(Source):
+    """A source over bytes that counts what is read."""
+
+    stream_step: ClassVar[int] = 1 << 16
 
     data: bytes
     name: str = "memory.gguf"
     reads: list[tuple[int, int]] = field(default_factory=list)
-    file_id: None = None
 
     @property
     def size(self) -> int:
@@ -90,15 +92,6 @@ class Memory:
     @property
     def parallelism(self) -> int:
         return 2
-
-    def stream(self, offset: int, length: int):
-        return stream_in_steps(self, offset, length, 1 << 16)
-
-    def descriptor(self) -> None:
-        return None
-
-    def check_unchanged(self) -> None:
-        return None
 
 
 def model(source: Memory | bytes) -> Model:

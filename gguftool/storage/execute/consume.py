@@ -22,7 +22,7 @@ from gguftool.storage.execute.part import PartFile, lock, refuse_busy, refuse_on
 from gguftool.storage.execute.preflight import check_targets, folders, free_bytes
 from gguftool.storage.execute.publish import HalfwayError, finish_set, publish_one, publish_set
 from gguftool.storage.plan import Consume, Copy, Digests, OutputFile, Plan
-from gguftool.storage.sources.local import LocalSource, stamp_of
+from gguftool.storage.sources.local import FileStamp, LocalSource
 from gguftool.storage.sources.sidecars import helper_path, only_copy_path
 from gguftool.storage.sources.source import Source
 from gguftool.storage.system.fileio import close_quietly, read_fully, sync_folders
@@ -234,7 +234,7 @@ def free(source: Source) -> None:
         status = os.lstat(path)
     except FileNotFoundError:
         status = None
-    if status is None or stamp_of(status) != source.stamp:
+    if status is None or FileStamp.of(status) != source.file_stamp:
         raise SourceError("is another file than was copied, and stays; put back the one that was", source=str(path))
     if status.st_nlink > 1:
         raise SourceError("has several names (hard links) now, and stays; remove it, or the others", source=str(path))

@@ -187,15 +187,15 @@ def _run(copies: Iterable[Copy]) -> Run:
 def requests(runs: Iterable[Run], parallelism: int) -> Iterator[Run]:
     """Cut `runs` so that `parallelism` readers end at about the same time.
 
-    A source that computes may have a `grain` in bytes: what is worth a thread's while, where a request costs no trip.
+    A source that computes may have a `preferred_chunk`: what is worth a thread's while, where a request costs no trip.
     """
     runs = tuple(runs)
     left = sum(run.length for run in runs)
     for run in runs:
         rest = deque(run.copies)
         while rest:
-            size = left // (2 * max(1, parallelism))
-            request = _run(_take(rest, getattr(run.source, "grain", max(MIN_REQUEST, min(MAX_REQUEST, size)))))
+            size = max(MIN_REQUEST, min(MAX_REQUEST, left // (2 * max(1, parallelism))))
+            request = _run(_take(rest, run.source.preferred_chunk or size))
             left -= request.length
             yield request
 

@@ -29,13 +29,13 @@ def digest(extents: Iterable[Extent], progress: Progress = no_progress) -> str:
     """
     sha256 = hashlib.sha256()
     for extent in extents:
-        lent = extent.source.descriptor()
-        if lent is None:
+        fd_context = extent.source.descriptor()
+        if fd_context is None:
             for piece in extent.source.stream(extent.offset, extent.length):
                 sha256.update(piece)
                 progress(len(piece))
         else:
-            with lent as fd:
+            with fd_context as fd:
                 update(sha256, fd, extent.offset, extent.length, extent.source.name, progress)
     return sha256.hexdigest()
 

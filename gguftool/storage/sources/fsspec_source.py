@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from gguftool.errors import SourceError, printable
 from gguftool.storage.sources import transport
-from gguftool.storage.sources.source import AbsentError, ChangedError, stream_in_steps
+from gguftool.storage.sources.source import FIRST_READ, AbsentError, ChangedError, RemoteSource
 from gguftool.storage.sources.urls import shown
 
-FIRST_READ = 1 << 20  # bytes
-_STEP = 8 << 20  # bytes of one request
 _PARALLEL = 8
 # What file systems call the things that change when a file does.
 _VERSIONS = (
@@ -29,20 +27,40 @@ _VERSIONS = (
 T = TypeVar("T")
 
 
-class FsspecSource:
-    """A file of an fsspec file system, pinned by size and what it tells of versions."""
+class FsspecSource(RemoteSource):
+    """A file of an fsspec file system, pinned by size and what the file system tells about versions."""
+
+    stream_step: ClassVar[int] = 8 << 20  # bytes of one request
 
     def __init__(self, url: str) -> None:
-        self.name = shown(url)
-        self.first_read = FIRST_READ
+        self._name = shown(url)
+        self._scheme = url.partition("://")[0]
         self._fs, self._path = _file_system(url)
         self._turn: AbstractContextManager[Any] = nullcontext() if self._fs.async_impl else threading.Lock()
-        self.size, self._version = self._status()
-        scheme = url.partition("://")[0]
-        self.answer = f"{self.size:,} bytes, through fsspec's {printable(scheme, 40)}"
+        self._size, self._version = self._status()
+
+    @property
+    def name(self) -> str:
+        """The URL without secrets."""
+        return self._name
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file when it was opened."""
+        return self._size
+
+    @property
+    def first_read(self) -> int:
+        """The default: opening fetches nothing."""
+        return FIRST_READ
+
+    @property
+    def answer(self) -> str:
+        """Size and scheme: file systems tell no more."""
+        return f"{self.size:,} bytes, through fsspec's {printable(self._scheme, 40)}"
 
     def keep_head(self, head: bytes) -> None:
-        """Keep nothing: fsspec has caches of its own."""
+        """Keep nothing: fsspec has its own caches."""
 
     @property
     def identity(self) -> str:
@@ -50,18 +68,9 @@ class FsspecSource:
         return f"fsspec:{self.name}:{self._version}:{self.size}"
 
     @property
-    def file_id(self) -> None:
-        """None: no local file."""
-        return
-
-    @property
     def parallelism(self) -> int:
         """Several where the file system works asynchronously, else one at a time."""
         return _PARALLEL if self._fs.async_impl else 1
-
-    def descriptor(self) -> None:
-        """None: there is none to lend."""
-        return
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset`."""
@@ -83,10 +92,6 @@ class FsspecSource:
                 offset=offset,
             )
         return data
-
-    def stream(self, offset: int, length: int) -> Iterator[bytes]:
-        """Yield `length` bytes from `offset`."""
-        return stream_in_steps(self, offset, length, _STEP)
 
     def check_unchanged(self) -> None:
         """Raise `SourceError` where size or version differ from those at opening."""

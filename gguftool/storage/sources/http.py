@@ -29,10 +29,9 @@ from gguftool.storage.sources.ranges import (
     validators_of,
 )
 from gguftool.storage.sources.retry import BRIEFLY, Effort
-from gguftool.storage.sources.source import ChangedError
+from gguftool.storage.sources.source import FIRST_READ, ChangedError, RemoteSource
 from gguftool.storage.sources.transport import BrokenError
 
-FIRST_READ = 1 << 20  # bytes; holds the head of most shards, and a good part of any vocabulary
 CONNECTIONS = 8
 _KEPT = 4 << 10  # bytes of the head that are kept for whoever looks at the beginning again
 _HOPS = 10
@@ -81,13 +80,13 @@ def web_origin(url: str, name: str | None = None) -> Origin:
     return Origin(name=name or urls.shown(url), url=bare, headers=headers, secrets=urls.secrets_of(url))
 
 
-class HttpSource:
+class HttpSource(RemoteSource):
     """A file behind HTTP, pinned to the version that was there when it was opened. Use `open_http`."""
 
     def __init__(self, origin: Origin, first_read: int) -> None:
-        self.name = origin.name
-        self.first_read = first_read
-        self.size = 0
+        self._name = origin.name
+        self._size = 0
+        self._first_read = first_read
         self.commit = ""
         self._answer = ""
         self._origin = origin
@@ -100,6 +99,21 @@ class HttpSource:
         self._opened = False
         self._open()
         self._opened = True
+
+    @property
+    def name(self) -> str:
+        """The URL without secrets, or the ``hf://`` name."""
+        return self._name
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file when it was opened."""
+        return self._size
+
+    @property
+    def first_read(self) -> int:
+        """Bytes of the head that opening fetched, or found in the cache."""
+        return self._first_read
 
     @property
     def identity(self) -> str:
@@ -119,11 +133,6 @@ class HttpSource:
         return f"{self._answer}; this is {kind}" if kind else self._answer
 
     @property
-    def file_id(self) -> None:
-        """None: no local file."""
-        return
-
-    @property
     def parallelism(self) -> int:
         """Connections that pay."""
         return CONNECTIONS
@@ -133,10 +142,6 @@ class HttpSource:
         """The sha256 of the whole file as the Hub recorded it, None where it did not."""
         etag = self._linked.etag.strip('"')
         return etag if len(etag) == 64 and not set(etag) - set("0123456789abcdef") else None
-
-    def descriptor(self) -> None:
-        """None: there is none to lend."""
-        return
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset`."""
@@ -174,7 +179,7 @@ class HttpSource:
         if kept is not None:
             self._head = b"".join(self._stream(0, 1))
             if self._has_version and kept.identity == self.identity:
-                self._head, self.first_read, self._from_kept = kept.head, len(kept.head), True
+                self._head, self._first_read, self._from_kept = kept.head, len(kept.head), True
                 return
         self._head = b"".join(self._stream(0, self.first_read))
 
@@ -296,7 +301,7 @@ class HttpSource:
     def _pin(self, reply: _Reply, part: Part) -> None:
         with self._lock:
             if not self._pinned:
-                self.size = part.total
+                self._size = part.total
                 self._linked = reply.linked or Linked()
                 self.commit = self._linked.commit
                 self._describe(reply)

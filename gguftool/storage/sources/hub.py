@@ -17,10 +17,10 @@ from urllib.parse import quote, unquote, urlsplit
 from gguftool.errors import SourceError, printable
 from gguftool.record import record, replace
 from gguftool.storage.sources import transport, urls
-from gguftool.storage.sources.http import FIRST_READ, HttpSource, Origin, open_http
+from gguftool.storage.sources.http import HttpSource, Origin, open_http
 from gguftool.storage.sources.ranges import RETRIED
 from gguftool.storage.sources.retry import BRIEFLY, Effort
-from gguftool.storage.sources.source import AbsentError
+from gguftool.storage.sources.source import FIRST_READ, AbsentError
 from gguftool.storage.sources.transport import BrokenError, guarded, in_time
 
 SCHEME = "hf://"

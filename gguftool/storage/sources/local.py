@@ -11,24 +11,39 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gguftool.errors import SourceError
-from gguftool.record import record
 from gguftool.storage.sources.sidecars import refuse_unfinished
-from gguftool.storage.sources.source import stream_in_steps
+from gguftool.storage.sources.source import Source
 from gguftool.storage.system.fileio import read_some
 
-_STREAM_STEP = 1 << 20  # bytes
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-@record
-class LocalSource:
-    """A regular file, known by (device, inode, size, mtime, ctime)."""
+class FileStamp(NamedTuple):
+    """What tells one version of one file from all others; times in nanoseconds."""
+
+    device: int
+    inode: int
+    size: int
+    mtime: int
+    ctime: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileStamp:
+        """The stamp of a file as the system describes it."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSource(Source):
+    """A regular file, known by its stamp."""
 
     path: Path
-    stamp: tuple[int, int, int, int, int]
+    file_stamp: FileStamp
 
     @property
     def name(self) -> str:
@@ -38,26 +53,22 @@ class LocalSource:
     @property
     def size(self) -> int:
         """Bytes in the file when it was opened."""
-        return self.stamp[2]
+        return self.file_stamp.size
 
     @property
     def identity(self) -> str:
         """Device, inode, size, mtime and ctime."""
-        return "local:" + ":".join(str(part) for part in self.stamp)
+        return "local:" + ":".join(str(part) for part in self.file_stamp)
 
     @property
     def file_id(self) -> tuple[int, int]:
         """(device, inode)."""
-        return self.stamp[0], self.stamp[1]
+        return self.file_stamp.device, self.file_stamp.inode
 
     @property
     def parallelism(self) -> int:
         """Two: a file's writes are serialized by the kernel, so one thread reads while another writes."""
         return 2
-
-    def stream(self, offset: int, length: int) -> Iterator[bytes]:
-        """Yield `length` bytes from `offset`."""
-        return stream_in_steps(self, offset, length, _STREAM_STEP)
 
     @contextmanager
     def descriptor(self) -> Iterator[int]:
@@ -99,10 +110,10 @@ class LocalSource:
             pass
 
     def _compare(self, status: os.stat_result) -> None:
-        now = stamp_of(status)
-        if now != self.stamp:
-            names = ("device", "inode", "size", "mtime", "ctime")
-            changed = ", ".join(name for name, old, new in zip(names, self.stamp, now, strict=True) if old != new)
+        now = FileStamp.of(status)
+        if now != self.file_stamp:
+            pairs = zip(FileStamp._fields, self.file_stamp, now, strict=True)
+            changed = ", ".join(field for field, old, new in pairs if old != new)
             raise SourceError(f"changed since it was opened ({changed}); start again", source=self.name)
 
 
@@ -128,7 +139,7 @@ def open_local_even_unfinished(path: Path) -> LocalSource:
         raise SourceError("is a directory; expected a file", source=str(path))
     if not stat.S_ISREG(status.st_mode):
         raise SourceError("is not a regular file (a pipe or a device cannot be read at offsets)", source=str(path))
-    return LocalSource(path=path, stamp=stamp_of(status))
+    return LocalSource(path=path, file_stamp=FileStamp.of(status))
 
 
 def _open(path: Path) -> int:
@@ -148,8 +159,3 @@ def _status(fd: int, path: Path) -> os.stat_result:
         return os.fstat(fd)
     except OSError as error:
         raise SourceError(f"cannot read: {error.strerror}", source=str(path)) from error
-
-
-def stamp_of(status: os.stat_result) -> tuple[int, int, int, int, int]:
-    """Return device, inode, size, mtime and ctime, by which a file is known."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

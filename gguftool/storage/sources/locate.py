@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from gguftool.errors import SourceError
 from gguftool.storage.sources.local import open_local
-from gguftool.storage.sources.source import Source, as_remote
+from gguftool.storage.sources.source import Source
 from gguftool.storage.system.threads import in_parallel
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
@@ -34,7 +34,7 @@ def scheme_of(name: str) -> str:
     return match[1].lower() if match else ""
 
 
-def is_remote(name: str) -> bool:
+def is_url(name: str) -> bool:
     """Whether `name` is a URL; a ``file://`` one is not, but stands for a path."""
     return scheme_of(name) not in ("", "file")
 
@@ -56,7 +56,7 @@ def renamed(name: str, new: str) -> str:
 
 def base_name(name: str) -> str:
     """Return the last part of a path or URL."""
-    return unquote(without_query(name).rpartition("/")[2]) if is_remote(name) else os.path.basename(name)
+    return unquote(without_query(name).rpartition("/")[2]) if is_url(name) else os.path.basename(name)
 
 
 def open_source(name: str, first_read: int | None = None) -> Source:
@@ -65,7 +65,7 @@ def open_source(name: str, first_read: int | None = None) -> Source:
     Opening a remote file fetches its first `first_read` bytes, for which the first read is expected to ask.
     """
     scheme = scheme_of(name)
-    if not is_remote(name):
+    if not is_url(name):
         path = _path_of(name)
         if _HALF_A_SCHEME.match(path) and not os.path.lexists(path):
             raise SourceError("there is no such file; an address has // behind its scheme, as hf://", source=name)
@@ -95,7 +95,7 @@ def canonical(name: str) -> str:
         from gguftool.storage.sources import hub
 
         return str(hub.parse_hub(name))
-    if is_remote(name):
+    if is_url(name):
         return name
     name = _path_of(name)
     return os.path.join(os.path.dirname(name), os.path.basename(name))
@@ -103,7 +103,7 @@ def canonical(name: str) -> str:
 
 def is_folder(name: str) -> bool:
     """Whether `name` is a folder."""
-    return not is_remote(name) and os.path.isdir(_path_of(name))
+    return not is_url(name) and os.path.isdir(_path_of(name))
 
 
 def expand(name: str, suffix: str) -> tuple[str, ...]:
@@ -113,7 +113,7 @@ def expand(name: str, suffix: str) -> tuple[str, ...]:
     nothing matches.
     """
     name = canonical(name)
-    if is_remote(name):
+    if is_url(name):
         return _expand_remote(name, suffix)
     if is_folder(name):
         found = siblings(os.path.join(name, ""), suffix)
@@ -168,7 +168,7 @@ def siblings(name: str, suffix: str) -> tuple[str, ...]:
 
     None on a web server, which cannot be asked.
     """
-    if not is_remote(name):
+    if not is_url(name):
         return _siblings_of_path(_path_of(name), suffix)
     folder = name.rpartition("/")[0] + "/"
     names: Iterable[str] = ()
@@ -205,11 +205,6 @@ def for_each(items: Sequence[T], work: Callable[[T], U], *, remote: bool) -> lis
     if not remote or len(items) < 2:
         return [work(item) for item in items]
     return in_parallel(items, work, _OPENED_AT_ONCE)
-
-
-def are_remote(sources: Iterable[Source]) -> bool:
-    """Whether any of `sources` is behind a network."""
-    return any(as_remote(source) is not None for source in sources)
 
 
 def _path_of(name: str) -> str:

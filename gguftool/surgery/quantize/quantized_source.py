@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,14 +20,14 @@ from gguftool.format.imatrix import ImatrixEntry
 from gguftool.format.kv import ByteOrder
 from gguftool.format.quantizers import PLAIN_TYPES, Encode
 from gguftool.model.model import Tensor
-from gguftool.storage.sources.source import pieces_of
+from gguftool.storage.sources.source import Source, byte_reader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CHUNK = 256 << 10  # elements computed at once: 1 MiB of F32, which stays in the processor's cache
-_GRAIN = 512 << 10  # elements that are worth a thread's while: a second of the slowest types, 5 ms of the fastest
-_FAR_GRAIN = 8 << 20  # elements, where the rows come over a network: 16 MiB of BF16 a request
+_LOCAL_CHUNK = 512 << 10  # elements that are worth a thread's while: a second of the slowest types, 5 ms of the fastest
+_REMOTE_CHUNK = 8 << 20  # elements, where the rows come over a network: 16 MiB of BF16 a request
 MAX_ROW = 4 << 20  # elements; a row is the least that can be computed, and real ones have up to 100,000
 # Up to this, scales of half precision cannot overflow whatever the type; beyond, what comes out is looked at.
 _LARGEST_SAFE = 65504.0
@@ -44,7 +43,7 @@ def _weights(entry: ImatrixEntry, dims: tuple[int, ...]) -> NDArray[Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quantized:
+class Quantized(Source):
     """The elements of `tensor` in the type `traits`, row after row.
 
     `maker` names the back end and its version; `weighed` is the imatrix' digest, with `entry` the tensor's own weights.
@@ -94,24 +93,20 @@ class Quantized:
         )
 
     @property
-    def file_id(self) -> None:
-        """Computed bytes are no file."""
-        return
-
-    @property
     def parallelism(self) -> int:
         """One thread a processor core (back ends compute without the interpreter's lock), or more connections."""
         return max(os.cpu_count() or 1, self.tensor.gap.source.parallelism)
 
     @property
-    def grain(self) -> int:
+    def preferred_chunk(self) -> int:
         """Bytes that one thread takes at once: types differ a thousandfold in speed, so less than of a file."""
-        elements = _FAR_GRAIN if self.tensor.gap.source.file_id is None else _GRAIN
+        elements = _REMOTE_CHUNK if self.is_remote else _LOCAL_CHUNK
         return max(elements // self.traits.block_size * self.traits.type_size, 32 * self.row_size)
 
-    def descriptor(self) -> AbstractContextManager[int] | None:
-        """Return None: the kernel cannot copy what has to be computed."""
-        return None
+    @property
+    def is_remote(self) -> bool:
+        """Whether the input is."""
+        return self.tensor.gap.source.is_remote
 
     def check_unchanged(self) -> None:
         """Raise `SourceError` where the input changed."""
@@ -151,7 +146,7 @@ class Quantized:
         if self.width % decoder.unit:  # rows that are interleaved: a chunk may begin within a group of them
             return lambda first, last: extent.source.read_at(*self._units(first, last))
         row = self.width // decoder.unit * decoder.unit_bytes
-        rows = pieces_of(extent.source.stream(extent.offset + begin * row, (behind - begin) * row))
+        rows = byte_reader(extent.source.stream(extent.offset + begin * row, (behind - begin) * row))
         return lambda first, last: rows((last - first) * row)
 
     def _units(self, first: int, last: int) -> tuple[int, int]:
