@@ -31,11 +31,11 @@ from gguftool.storage.sources.locate import (
     without_query,
 )
 from gguftool.storage.sources.sidecars import refuse_unfinished
-from gguftool.storage.sources.source import AbsentError, RemoteSource, Source
+from gguftool.storage.sources.source import FIRST_READ, AbsentError, RemoteSource, Source
 
 ORDER_KEY = "gguftool.tensor_order"
 _SUFFIX = ".gguf"
-_FIRST_READ = 4 << 10  # holds the head of a shard; a model's head needs one or two larger reads
+_FIRST_LOCAL_READ = 4 << 10  # holds the head of a shard; a model's head needs one or two larger reads
 _GROWTH = 16
 _REMOTE_READS = 3  # after so many guesses each read is as large as may be
 _MOST_ASKED_FOR = 4096  # shards of a web server, one request each; published sets have up to 2,000
@@ -85,7 +85,7 @@ def read_header(source: Source) -> Header:
     Raises `FormatError` naming the source and the place, `SourceError` where it cannot be read.
     """
     remote = source if isinstance(source, RemoteSource) else None
-    buffer = source.read_at(0, min(remote.first_read if remote else _FIRST_READ, source.size))
+    buffer = source.read_at(0, min(remote.first_read if remote else _FIRST_LOCAL_READ, source.size))
     reads = 1
     while True:
         try:
@@ -189,7 +189,7 @@ def _open_all(names: Sequence[str], derived: Collection[str]) -> list[Source | N
     def open_one(name: str) -> Source | None:
         shard = _shard_of(name)
         try:
-            return open_source(name, _FIRST_READ_OF_SHARD if shard and shard.number > 1 else None)
+            return open_source(name, _FIRST_READ_OF_SHARD if shard and shard.number > 1 else FIRST_READ)
         except AbsentError:
             if name in derived:
                 return None

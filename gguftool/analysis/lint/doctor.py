@@ -22,7 +22,7 @@ from gguftool.format.header import MAGIC, parse, round_up
 from gguftool.format.imatrix import legacy_start
 from gguftool.model.model import ModelFile
 from gguftool.record import record, replace
-from gguftool.storage.sources.locate import is_folder, is_url, siblings
+from gguftool.storage.sources.locate import is_local_folder, is_url, siblings
 from gguftool.storage.sources.source import RemoteSource, Source
 
 HEAD_READ = 4096
@@ -129,7 +129,7 @@ def diagnose_absent(name: str, error: SourceError) -> Finding:
     """Say what is at a path that could not be opened as one or more files."""
     if is_url(name):
         return _finding("N01", without_secrets(name), error.message, "check the address; the message says what came")
-    if is_folder(name):
+    if is_local_folder(name):
         inside = _entries(name)
         parts = [entry for entry in inside if _part_of(entry)]
         if parts:

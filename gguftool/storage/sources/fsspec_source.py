@@ -131,14 +131,14 @@ def list_folder(url: str) -> tuple[str, ...]:
     return tuple(sorted(_named(url, fs, path, entry["name"]) for entry in entries if entry.get("type") == "file"))
 
 
-def matches(url: str) -> tuple[str, ...]:
+def glob_files(url: str) -> tuple[str, ...]:
     """Return the names of the files that match the pattern `url`, sorted."""
     fs, path = _file_system(url)
     found = _plainly(lambda: fs.glob(path, detail=True), shown(url))
     return tuple(sorted(_named(url, fs, path, name) for name, entry in found.items() if entry.get("type") == "file"))
 
 
-def is_folder(url: str) -> bool:
+def is_directory(url: str) -> bool:
     """Whether `url` is a folder."""
     fs, path = _file_system(url)
     return bool(_plainly(lambda: fs.isdir(path), shown(url)))

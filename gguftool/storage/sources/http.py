@@ -29,7 +29,7 @@ from gguftool.storage.sources.ranges import (
     validators_of,
 )
 from gguftool.storage.sources.retry import BRIEFLY, Effort
-from gguftool.storage.sources.source import FIRST_READ, ChangedError, RemoteSource
+from gguftool.storage.sources.source import ChangedError, RemoteSource
 from gguftool.storage.sources.transport import BrokenError
 
 CONNECTIONS = 8
@@ -395,7 +395,7 @@ def _merged(linked: Linked, headers: Mapping[str, str]) -> Linked:
     )
 
 
-def open_http(origin: Origin, first_read: int = FIRST_READ) -> HttpSource:
+def open_http(origin: Origin, first_read: int) -> HttpSource:
     """Open a file by its first ranged GET; raise `SourceError` where there is none, or the server is not to be trusted.
 
     The head that came with it is given to the first reads.

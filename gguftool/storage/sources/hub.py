@@ -20,7 +20,7 @@ from gguftool.storage.sources import transport, urls
 from gguftool.storage.sources.http import HttpSource, Origin, open_http
 from gguftool.storage.sources.ranges import RETRIED
 from gguftool.storage.sources.retry import BRIEFLY, Effort
-from gguftool.storage.sources.source import FIRST_READ, AbsentError
+from gguftool.storage.sources.source import AbsentError
 from gguftool.storage.sources.transport import BrokenError, guarded, in_time
 
 SCHEME = "hf://"
@@ -65,10 +65,6 @@ class Snapshot:
     commit: str
     files: tuple[str, ...] | None
     since: float
-
-
-_snapshots: dict[tuple[str, str, str, str], Snapshot] = {}
-_lock = threading.Lock()
 
 
 def parse_hub(spec: str) -> HubPath:
@@ -122,16 +118,64 @@ def refuse_offline(name: str) -> None:
         raise SourceError("HF_HUB_OFFLINE is set, so nothing is fetched; unset it, or name a local file", source=name)
 
 
-def open_hub(spec: str, first_read: int = FIRST_READ) -> HttpSource:
-    """Open a file on the Hub at the commit that its revision has in this run."""
-    place = parse_hub(spec)
-    if not place.path:
-        raise SourceError("is a repository; expected a file in it", source=spec)
-    known = _known(place)
-    revision = known.commit if known else place.revision or "main"
+class Hub:
+    """The repositories of the Hub; one object sees one commit of each revision."""
+
+    def __init__(self) -> None:
+        self._snapshots: dict[tuple[str, str, str, str], Snapshot] = {}
+        self._lock = threading.Lock()
+
+    def open(self, spec: str, first_read: int) -> HttpSource:
+        """Open a file at the commit that its revision has in this run."""
+        place = parse_hub(spec)
+        if not place.path:
+            raise SourceError("is a repository; expected a file in it", source=spec)
+        known = self._known(place)
+        source = open_http(_origin(place, known.commit if known else place.revision or "main"), first_read)
+        if known is None and _COMMIT.fullmatch(source.commit):
+            found = Snapshot(commit=source.commit, files=None, since=time.monotonic())
+            with self._lock:
+                self._snapshots.setdefault(_key(place), found)
+        return source
+
+    def list(self, spec: str) -> tuple[str, ...]:
+        """The names of all files of the repository of `spec`, as ``hf://`` names with its revision."""
+        place = parse_hub(spec)
+        return tuple(str(replace(place, path=path)) for path in self._listing(place))
+
+    def glob(self, spec: str) -> tuple[str, ...]:
+        """The names that match the pattern `spec`; ``*`` does not cross a slash."""
+        place = parse_hub(spec)
+        wanted = place.path.split("/")
+        return tuple(
+            str(replace(place, path=path))
+            for path in self._listing(place)
+            if len(parts := path.split("/")) == len(wanted)
+            and all(fnmatch.fnmatchcase(part, pattern) for part, pattern in zip(parts, wanted, strict=True))
+        )
+
+    def _known(self, place: HubPath) -> Snapshot | None:
+        with self._lock:
+            known = self._snapshots.get(_key(place))
+            return known if known and time.monotonic() - known.since < _SNAPSHOT_SECONDS else None
+
+    def _listing(self, place: HubPath) -> tuple[str, ...]:
+        known = self._known(place)
+        if known is None or known.files is None:
+            known = _ask_listing(place, known.commit if known else place.revision or "main")
+            with self._lock:
+                self._snapshots[_key(place)] = known
+        return known.files or ()
+
+
+def _key(place: HubPath) -> tuple[str, str, str, str]:
+    return endpoint(), place.kind, place.repo, place.revision or "main"
+
+
+def _origin(place: HubPath, revision: str) -> Origin:
     headers = _headers()
     token = headers.get("Authorization", "").partition(" ")[2]
-    origin = Origin(
+    return Origin(
         name=str(place),
         url=_url(place, revision),
         headers=headers,
@@ -139,57 +183,9 @@ def open_hub(spec: str, first_read: int = FIRST_READ) -> HttpSource:
         getter=transport.get_by_session,
         fixed=lambda commit: _url(place, commit),
     )
-    source = open_http(origin, first_read)
-    if known is None and _COMMIT.fullmatch(source.commit):
-        with _lock:
-            _snapshots.setdefault(_key(place), Snapshot(commit=source.commit, files=None, since=time.monotonic()))
-    return source
 
 
-def list_hub(spec: str) -> tuple[str, ...]:
-    """Return the names of all files of the repository of `spec`, as ``hf://`` names with its revision."""
-    place = parse_hub(spec)
-    return tuple(str(replace(place, path=path)) for path in _listing(place))
-
-
-def matches(spec: str) -> tuple[str, ...]:
-    """Return the names that match the pattern `spec`; ``*`` does not cross a slash."""
-    place = parse_hub(spec)
-    wanted = place.path.split("/")
-    return tuple(
-        str(replace(place, path=path))
-        for path in _listing(place)
-        if len(parts := path.split("/")) == len(wanted)
-        and all(fnmatch.fnmatchcase(part, pattern) for part, pattern in zip(parts, wanted, strict=True))
-    )
-
-
-def forget() -> None:
-    """Forget which commits revisions had."""
-    with _lock:
-        _snapshots.clear()
-
-
-# --- snapshots -------------------------------------------------------------------------------------------------------
-
-
-def _key(place: HubPath) -> tuple[str, str, str, str]:
-    return endpoint(), place.kind, place.repo, place.revision or "main"
-
-
-def _known(place: HubPath) -> Snapshot | None:
-    with _lock:
-        known = _snapshots.get(_key(place))
-        return known if known and time.monotonic() - known.since < _SNAPSHOT_SECONDS else None
-
-
-def _listing(place: HubPath) -> tuple[str, ...]:
-    known = _known(place)
-    if known is None or known.files is None:
-        known = _ask_listing(place, known.commit if known else place.revision or "main")
-        with _lock:
-            _snapshots[_key(place)] = known
-    return known.files or ()
+# --- listings --------------------------------------------------------------------------------------------------------
 
 
 def _ask_listing(place: HubPath, revision: str) -> Snapshot:
@@ -268,10 +264,7 @@ def _library() -> Any:
 
 def _headers() -> Mapping[str, str]:
     """Return the user agent, and the token if there is one."""
-    _library()
-    from huggingface_hub.utils._headers import build_hf_headers
-
-    found = build_hf_headers(library_name="gguftool")
+    found = _library().utils.build_hf_headers(library_name="gguftool")
     if not all(value.isascii() and value.isprintable() for value in found.values()):
         raise SourceError("the Hub's token has characters that no token has; set HF_TOKEN anew, or: hf auth login")
     names = {"user-agent": "User-Agent", "authorization": "Authorization"}
