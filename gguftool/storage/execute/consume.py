@@ -23,7 +23,7 @@ from gguftool.storage.execute.preflight import check_targets, folders, free_byte
 from gguftool.storage.execute.publish import HalfwayError, finish_set, publish_one, publish_set
 from gguftool.storage.plan import Consume, Copy, Digests, OutputFile, Plan
 from gguftool.storage.sources.local import FileStamp, LocalSource
-from gguftool.storage.sources.sidecars import helper_path, only_copy_path
+from gguftool.storage.sources.sidecars import OLD, helper_path, only_copy_path
 from gguftool.storage.sources.source import Source
 from gguftool.storage.system.fileio import close_quietly, read_fully, sync_folders
 from gguftool.storage.system.reflink import own_bytes
@@ -72,7 +72,7 @@ def write_consuming(
                 raise
         if options.force:  # what was replaced, where it could not be removed at once
             for output in plan.outputs:
-                remove_quietly(helper_path(output.path, "old"))
+                remove_quietly(helper_path(output.path, OLD))
         run.remove()
         return tuple(step.source.name for step in run.steps if step.frees), digests
 

@@ -29,7 +29,7 @@ from gguftool.storage.execute.part import (
     remove_quietly,
 )
 from gguftool.storage.plan import Plan
-from gguftool.storage.sources.sidecars import ONLY_COPY, PART, helper_path, set_journal_path
+from gguftool.storage.sources.sidecars import OLD, ONLY_COPY, PART, helper_path, set_journal_path
 from gguftool.storage.system.fileio import close_quietly, sync_file, sync_folders
 
 _VERSION = "gguftool set 1"
@@ -75,7 +75,7 @@ def _sync_quietly(folder: Path, *, sync: bool) -> None:
 
 def _second_name(target: Path) -> Path | None:
     """Keep the old file by a second name; None where there is none, or the file system has no hard links."""
-    backup = helper_path(target, "old")
+    backup = helper_path(target, OLD)
     remove_quietly(backup)
     try:
         os.link(target, backup, follow_symlinks=False)
@@ -146,7 +146,7 @@ def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path | None, 
             _roll_back(journal, fd, parts, done, error)
             raise
         for path in journal.aside if replace else ():
-            remove_quietly(helper_path(path, "old"))
+            remove_quietly(helper_path(path, OLD))
         if superseded is not None:
             remove_quietly(superseded)
         try:
@@ -173,15 +173,15 @@ def _rename_all(journal: SetJournal, parts: Sequence[PartFile], done: list[PartF
     aside = journal.aside if journal.replace else ()
     for path in aside:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(helper_path(path, "old"))  # of a run that was killed when it was done
+            os.unlink(helper_path(path, OLD))  # of a run that was killed when it was done
     for path in aside:
         with contextlib.suppress(FileNotFoundError):
-            os.rename(path, helper_path(path, "old"))
+            os.rename(path, helper_path(path, OLD))
     for part in parts:
         publish(part.path, part.target)
         done.append(part)
     if journal.replace and journal.gate not in journal.targets:
-        os.rename(helper_path(journal.gate, "old"), journal.gate)
+        os.rename(helper_path(journal.gate, OLD), journal.gate)
     if sync:
         sync_folders([journal.gate.parent])
 
@@ -204,13 +204,13 @@ def _roll_back(
 def _move_back(journal: SetJournal, parts: Sequence[PartFile], done: Sequence[PartFile]) -> None:
     if done and journal.replace and journal.gate not in journal.targets:
         with contextlib.suppress(FileNotFoundError):
-            os.rename(journal.gate, helper_path(journal.gate, "old"))
+            os.rename(journal.gate, helper_path(journal.gate, OLD))
     for part in reversed(parts):
         if part in done or part.is_published():
             _take_back(part)
     for path in reversed(journal.aside) if journal.replace else ():
-        if _is_there(helper_path(path, "old")):
-            os.rename(helper_path(path, "old"), path)
+        if _is_there(helper_path(path, OLD)):
+            os.rename(helper_path(path, OLD), path)
 
 
 def _is_there(path: Path) -> bool:
@@ -322,11 +322,11 @@ def _roll_forward(journal: SetJournal) -> None:
         part = helper_path(target, journal.suffix)
         if _is_there(part):
             _publish_left(part, target, size, replace=journal.replace)
-    old_gate = helper_path(journal.gate, "old")
+    old_gate = helper_path(journal.gate, OLD)
     if journal.gate not in journal.targets and _is_there(old_gate) and not _is_there(journal.gate):
         os.rename(old_gate, journal.gate)
     for path in journal.aside if journal.replace else ():
-        remove_quietly(helper_path(path, "old"))
+        remove_quietly(helper_path(path, OLD))
     sync_folders([journal.gate.parent])
 
 

@@ -18,22 +18,22 @@ from gguftool.storage.sources import head_cache, transport, urls
 from gguftool.storage.sources.ranges import (
     EXPIRED,
     RETRIED,
-    Part,
+    ByteRange,
     Validators,
-    beginning,
-    part_of,
+    checked_range,
+    first_bytes,
+    known_kind,
     readable,
-    recognised,
     refusal,
     size_in_refusal,
     validators_of,
 )
-from gguftool.storage.sources.retry import BRIEFLY, Effort
+from gguftool.storage.sources.retry import FEW_ATTEMPTS, RetryBudget
 from gguftool.storage.sources.source import ChangedError, RemoteSource
-from gguftool.storage.sources.transport import BrokenError
+from gguftool.storage.sources.transport_errors import TransportError
 
 CONNECTIONS = 8
-_KEPT = 4 << 10  # bytes of the head that are kept for whoever looks at the beginning again
+_RETAINED = 4 << 10  # bytes of the head that are kept for whoever looks at the beginning again
 _HOPS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _AGENT = "gguftool"
@@ -95,7 +95,7 @@ class HttpSource(RemoteSource):
         self._linked = Linked()
         self._pinned: dict[tuple[str, str, int], Validators] = {}  # by the host that gave them
         self._head = b""
-        self._from_kept = False
+        self._from_cache = False
         self._opened = False
         self._open()
         self._opened = True
@@ -129,7 +129,7 @@ class HttpSource(RemoteSource):
     @property
     def answer(self) -> str:
         """How the server answered at opening, and what the body is where that is known to be no model."""
-        kind = recognised(self._head[:64])
+        kind = known_kind(self._head[:64])
         return f"{self._answer}; this is {kind}" if kind else self._answer
 
     @property
@@ -147,8 +147,8 @@ class HttpSource(RemoteSource):
         """Return exactly `length` bytes from `offset`."""
         head = self._head
         if offset + length <= len(head) and length:
-            if length > _KEPT:
-                self._head = head[:_KEPT]  # it was read to be parsed, and is not kept a second time
+            if length > _RETAINED:
+                self._head = head[:_RETAINED]  # it was read to be parsed, and is not kept a second time
             return head[offset : offset + length]
         return b"".join(self.stream(offset, length))
 
@@ -175,11 +175,11 @@ class HttpSource(RemoteSource):
 
     def _open(self) -> None:
         """Ask for the head; take from the answer what the file is."""
-        kept = head_cache.find(self.name)
+        kept = head_cache.load(self.name)
         if kept is not None:
             self._head = b"".join(self._stream(0, 1))
             if self._has_version and kept.identity == self.identity:
-                self._head, self._first_read, self._from_kept = kept.head, len(kept.head), True
+                self._head, self._first_read, self._from_cache = kept.head, len(kept.head), True
                 return
         self._head = b"".join(self._stream(0, self.first_read))
 
@@ -190,60 +190,60 @@ class HttpSource(RemoteSource):
 
     def keep_head(self, head: bytes) -> None:
         """Keep the head for a later look, where the user asks for that."""
-        if self._has_version and not self._from_kept:
-            head_cache.keep(self.name, self.identity, head)
+        if self._has_version and not self._from_cache:
+            head_cache.store(self.name, self.identity, head)
 
     def _stream(self, start: int, stop: int) -> Iterator[bytes]:
-        effort = Effort()
+        budget = RetryBudget()
         refused = False
         while start < stop:
-            reply = self._ask(effort, start, stop)
+            reply = self._ask(budget, start, stop)
             answer, status = reply.answer, reply.answer.status
             if status in (200, 206):
                 part = self._accept(reply, start, stop)
                 stop = min(stop, part.total)
-                for piece in self._body(reply, effort, part):
+                for piece in self._body(reply, budget, part):
                     start += len(piece)
                     yield piece
                 if start < part.stop:
-                    effort.wait(self._problem(f"the connection broke {stop - start:,} bytes early", start))
+                    budget.wait(self._problem(f"the connection broke {stop - start:,} bytes early", start))
             elif status == 416 and size_in_refusal(answer) == 0 and not self._opened:
                 answer.close()
-                self._pin(reply, Part(start=0, stop=0, total=0))
+                self._pin(reply, ByteRange(start=0, stop=0, total=0))
                 return
             else:
-                self._refused(reply, effort, start, again=refused)
+                self._refused(reply, budget, start, again=refused)
                 refused = True
 
-    def _ask(self, effort: Effort, start: int, stop: int) -> _Reply:
+    def _ask(self, budget: RetryBudget, start: int, stop: int) -> _Reply:
         while True:
             try:
-                return self._follow({"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}, effort)
-            except BrokenError as error:
+                return self._follow({"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}, budget)
+            except TransportError as error:
                 problem = self._problem(str(error), start if self._opened else None)
-                if error.is_hopeless and not self._opened:
-                    effort.wait(problem, attempts=BRIEFLY)
+                if error.is_permanent and not self._opened:
+                    budget.wait(problem, attempts=FEW_ATTEMPTS)
                 else:  # a server from which something came may be back in a moment
-                    effort.wait(problem)
+                    budget.wait(problem)
 
-    def _body(self, reply: _Reply, effort: Effort, part: Part) -> Iterator[bytes]:
+    def _body(self, reply: _Reply, budget: RetryBudget, part: ByteRange) -> Iterator[bytes]:
         """Yield up to as many bytes as `part` promises; return early where the connection fails."""
         answer, left, done = reply.answer, part.stop - part.start, False
         try:
             for piece in answer.pieces():
                 taken = piece[:left] if len(piece) > left else piece
                 left -= len(taken)
-                effort.advance(len(taken))
+                budget.advance(len(taken))
                 yield taken
                 if len(piece) > len(taken):
                     raise self._problem("the server sends more bytes than its Content-Range says", part.stop)
                 if not left and "Content-Length" in answer.headers:
                     break
-                if effort.left <= 0:
-                    slow = f"is too slow: next to no bytes came within {effort.seconds:.0f} s"
+                if budget.left <= 0:
+                    slow = f"is too slow: next to no bytes came within {budget.seconds:.0f} s"
                     raise self._problem(f"{urls.host_of(reply.url)} {slow}", part.stop - left)
             done = not left
-        except BrokenError as error:
+        except TransportError as error:
             if "Transfer-Encoding" in answer.headers:
                 # Framing that is wrong cannot be told from a lost connection.
                 raise self._problem(f"a body in chunks breaks off ({error})", part.stop - left) from None
@@ -253,7 +253,7 @@ class HttpSource(RemoteSource):
             else:
                 answer.close()
 
-    def _refused(self, reply: _Reply, effort: Effort, start: int, *, again: bool) -> None:
+    def _refused(self, reply: _Reply, budget: RetryBudget, start: int, *, again: bool) -> None:
         """Wait where asking again may help; raise what the answer says where it does not."""
         status = reply.answer.status
         after = reply.answer.headers.get("Retry-After")
@@ -262,19 +262,19 @@ class HttpSource(RemoteSource):
         if total is not None and self._opened and total != self.size:
             raise self._changed(f"its size was {self.size:,}, now it is {total:,}")
         if status in RETRIED or (status == 416 and not again):
-            effort.wait(problem, after)
+            budget.wait(problem, after)
             return
         raise problem
 
-    def _accept(self, reply: _Reply, start: int, stop: int) -> Part:
+    def _accept(self, reply: _Reply, start: int, stop: int) -> ByteRange:
         """Check that an answer is of the file that was opened, and of the asked range; pin the first one."""
         answer = reply.answer
         try:
             self._compare(reply)
-            part = part_of(answer, start, stop, self.size if self._opened or self._pinned else None)
+            part = checked_range(answer, start, stop, self.size if self._opened or self._pinned else None)
             self._pin(reply, part)
         except SourceError as error:
-            first = b"" if isinstance(error, ChangedError) else beginning(answer)
+            first = b"" if isinstance(error, ChangedError) else first_bytes(answer)
             answer.close()
             if readable(first):
                 error.message += f"; it begins '{readable(first)}'"
@@ -298,7 +298,7 @@ class HttpSource(RemoteSource):
         if what:
             raise self._changed(what)
 
-    def _pin(self, reply: _Reply, part: Part) -> None:
+    def _pin(self, reply: _Reply, part: ByteRange) -> None:
         with self._lock:
             if not self._pinned:
                 self._size = part.total
@@ -327,23 +327,23 @@ class HttpSource(RemoteSource):
 
     # --- one address after the other ---
 
-    def _follow(self, headers: dict[str, str], effort: Effort) -> _Reply:
+    def _follow(self, headers: dict[str, str], budget: RetryBudget) -> _Reply:
         kept = self._resolved
         if kept is not None:
-            answer = self._get(kept, headers, effort)
+            answer = self._get(kept, headers, budget)
             if answer.status not in EXPIRED and answer.status not in _REDIRECTS:
                 return _Reply(answer=answer, url=kept, linked=None)
             transport.discard(answer)
             with self._lock:
                 if self._resolved == kept:
                     self._resolved = None
-        return self._from_start(headers, effort)
+        return self._from_start(headers, budget)
 
-    def _from_start(self, headers: dict[str, str], effort: Effort) -> _Reply:
+    def _from_start(self, headers: dict[str, str], budget: RetryBudget) -> _Reply:
         url = start = self._origin.url
         linked = Linked()
         for _ in range(_HOPS + 1):
-            answer = self._get(url, headers, effort)
+            answer = self._get(url, headers, budget)
             if urls.origin(url) == urls.origin(start):
                 linked = _merged(linked, answer.headers)
             location = answer.headers.get("Location", "")
@@ -358,7 +358,7 @@ class HttpSource(RemoteSource):
                 raise self._named(error, None) from None
         raise self._problem(f"more than {_HOPS} redirects, the last to {urls.host_of(url)}", None)
 
-    def _get(self, url: str, headers: dict[str, str], effort: Effort) -> transport.Answer:
+    def _get(self, url: str, headers: dict[str, str], budget: RetryBudget) -> transport.Answer:
         at_home = urls.origin(url) == urls.origin(self._origin.url)
         sent = {"User-Agent": _AGENT, **(self._origin.headers if at_home else {}), **headers}
         pinned = self._pinned.get(urls.origin(url))
@@ -366,9 +366,9 @@ class HttpSource(RemoteSource):
             sent["If-Range"] = pinned.etag
         getter = self._origin.getter if at_home else transport.get_by_pool
         try:
-            return transport.ask(getter, url, sent, effort.silence)
-        except BrokenError as error:
-            raise BrokenError(f"{urls.host_of(url)}: {error}", error.cause) from None
+            return transport.ask(getter, url, sent, budget.idle_timeout)
+        except TransportError as error:
+            raise TransportError(f"{urls.host_of(url)}: {error}", error.cause) from None
 
     # --- what is wrong ---
 

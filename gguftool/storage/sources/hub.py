@@ -19,9 +19,10 @@ from gguftool.record import record, replace
 from gguftool.storage.sources import transport, urls
 from gguftool.storage.sources.http import HttpSource, Origin, open_http
 from gguftool.storage.sources.ranges import RETRIED
-from gguftool.storage.sources.retry import BRIEFLY, Effort
+from gguftool.storage.sources.retry import FEW_ATTEMPTS, RetryBudget
 from gguftool.storage.sources.source import AbsentError
-from gguftool.storage.sources.transport import BrokenError, guarded, in_time
+from gguftool.storage.sources.timeouts import call_with_timeout
+from gguftool.storage.sources.transport_errors import TransportError, translate_errors
 
 SCHEME = "hf://"
 _KINDS = ("models", "datasets", "spaces")
@@ -192,28 +193,28 @@ def _ask_listing(place: HubPath, revision: str) -> Snapshot:
     """Ask for commit and file names at once."""
     name = str(replace(place, path=""))
     api = _library().HfApi(endpoint=endpoint(), library_name="gguftool")
-    effort, host = Effort(), urls.host_of(endpoint())
+    budget, host = RetryBudget(), urls.host_of(endpoint())
     while True:
         try:
-            info = in_time(
-                lambda: guarded(
+            info = call_with_timeout(
+                lambda: translate_errors(
                     lambda: api.repo_info(
-                        place.repo, revision=revision, repo_type=place.kind.rstrip("s"), timeout=effort.silence
+                        place.repo, revision=revision, repo_type=place.kind.rstrip("s"), timeout=budget.idle_timeout
                     )
                 ),
-                effort.silence,
+                budget.idle_timeout,
             )
-        except BrokenError as error:
+        except TransportError as error:
             problem, after = _refused(error, name)
             if problem is not None:
                 raise problem from None
             response = getattr(error.cause, "response", None)
             text = str(error) if response is None else f"HTTP status {response.status_code}"
             problem = SourceError(f"the Hub's list of files: {text}, from {host}", source=name)
-            if error.is_hopeless and response is None:
-                effort.wait(problem, attempts=BRIEFLY)
+            if error.is_permanent and response is None:
+                budget.wait(problem, attempts=FEW_ATTEMPTS)
             else:
-                effort.wait(problem, after)
+                budget.wait(problem, after)
             continue
         files = tuple(sorted(_paths(info)))
         return Snapshot(commit=str(info.sha or ""), files=files, since=time.monotonic())
@@ -225,7 +226,7 @@ def _paths(info: Any) -> list[str]:
     return [name for name in names if all(part not in ("", ".", "..") for part in name.split("/"))]
 
 
-def _refused(error: BrokenError, name: str) -> tuple[SourceError | None, str | None]:
+def _refused(error: TransportError, name: str) -> tuple[SourceError | None, str | None]:
     """Return the error that asking again does not mend, or None and the wait that the server asks for."""
     response = getattr(error.cause, "response", None)
     if response is None:

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from gguftool.errors import SourceError, printable
 from gguftool.record import record, replace
 from gguftool.storage.sources.source import AbsentError, ChangedError
-from gguftool.storage.sources.transport import Answer, BrokenError
+from gguftool.storage.sources.transport import Answer
+from gguftool.storage.sources.transport_errors import TransportError
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
 _NO_BYTES_OF = re.compile(r"bytes \*/([0-9]{1,18})", re.IGNORECASE)
@@ -47,7 +48,7 @@ _INSTEAD = (
 
 
 @record
-class Part:
+class ByteRange:
     """The part of a file that an answer carries: bytes `start` up to `stop` of `total`."""
 
     start: int
@@ -92,7 +93,7 @@ def validators_of(headers: Mapping[str, str]) -> Validators:
     return Validators(etag=etag[:256], modified=headers.get("Last-Modified", "").strip()[:64])
 
 
-def part_of(answer: Answer, start: int, stop: int, total: int | None) -> Part:
+def checked_range(answer: Answer, start: int, stop: int, total: int | None) -> ByteRange:
     """Return which bytes `answer` carries of those asked for: `start` up to `stop`, of a file of `total` bytes.
 
     Raises `SourceError` (with no source named) where the answer is not what was asked for, `ChangedError` where the
@@ -112,7 +113,7 @@ def part_of(answer: Answer, start: int, stop: int, total: int | None) -> Part:
     match = _CONTENT_RANGE.fullmatch(text.strip())
     if match is None:
         raise SourceError(f"the server answers 206 with the Content-Range {_quoted(text)}")
-    part = Part(start=int(match[1]), stop=int(match[2]) + 1, total=int(match[3]))
+    part = ByteRange(start=int(match[1]), stop=int(match[2]) + 1, total=int(match[3]))
     _check(part, text, start, stop, total)
     if length is None or length == part.stop - part.start:
         return part
@@ -121,7 +122,7 @@ def part_of(answer: Answer, start: int, stop: int, total: int | None) -> Part:
     return replace(part, stop=start + length)  # fewer than it says: the rest is asked for again
 
 
-def _check(part: Part, text: str, start: int, stop: int, total: int | None) -> None:
+def _check(part: ByteRange, text: str, start: int, stop: int, total: int | None) -> None:
     """Raise where a 206 does not carry what was asked for."""
     if part.start != start or not start < part.stop <= min(stop, part.total):
         raise SourceError(f"bytes {start}-{stop - 1} were asked for, the Content-Range is {_quoted(text)}")
@@ -131,14 +132,14 @@ def _check(part: Part, text: str, start: int, stop: int, total: int | None) -> N
         )
 
 
-def _whole(start: int, stop: int, total: int | None, length: int | None) -> Part:
+def _whole(start: int, stop: int, total: int | None, length: int | None) -> ByteRange:
     """Accept a 200 only where the asked range is the whole file anyway."""
     if length is not None and total is not None and length != total:
         raise ChangedError(f"changed since it was opened: its size was {total:,}, now it is {length:,}; start again")
     if length is None or start or length > stop:
         size = "" if length is None else f" of {length:,} bytes"
         raise SourceError(f"the server has no ranges: it answers with the whole file{size}; download it first")
-    return Part(start=0, stop=length, total=length)
+    return ByteRange(start=0, stop=length, total=length)
 
 
 def _length(headers: Mapping[str, str]) -> int | None:
@@ -160,7 +161,7 @@ def refusal(answer: Answer, host: str) -> SourceError:
     """Say in one line what an unwelcome answer is: status, type, host, first bytes, and what to do. Closes it."""
     code = answer.headers.get("X-Error-Code", "")
     advice = _ADVICE.get(code) or _ADVICE.get(answer.status)
-    first = readable(beginning(answer))
+    first = readable(first_bytes(answer))
     kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
     text = f"HTTP status {answer.status}{f', {printable(kind, 60)}' if kind else ''}, from {host}"
     text += f", beginning '{first}'" if first else ""
@@ -169,7 +170,7 @@ def refusal(answer: Answer, host: str) -> SourceError:
     return (AbsentError if absent else SourceError)(text)
 
 
-def beginning(answer: Answer) -> bytes:
+def first_bytes(answer: Answer) -> bytes:
     """Return the first bytes of a body, and close the connection."""
     first = b""
     try:
@@ -177,7 +178,7 @@ def beginning(answer: Answer) -> bytes:
             first += piece
             if len(first) >= _SHOWN:
                 break
-    except BrokenError:
+    except TransportError:
         pass
     answer.close()
     return first[:_SHOWN].strip()
@@ -191,7 +192,7 @@ def readable(first: bytes) -> str:
     return printable(" ".join(text.split()))
 
 
-def recognised(first: bytes) -> str:
+def known_kind(first: bytes) -> str:
     """Say what the beginning of a file is that is sent instead of models; empty where it is none of these."""
     text = first.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
     return next((kind for start, kind in _INSTEAD if text.startswith(start)), "")

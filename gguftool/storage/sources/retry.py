@@ -19,9 +19,9 @@ VARIABLE = "GGUFTOOL_HTTP_PATIENCE"
 _SECONDS = 20.0  # with start-up and a last attempt, a command ends within 30 s of the last progress
 _STEP = 64 << 10  # bytes within `seconds` that count as progress
 _ATTEMPTS = 8  # in a row without progress
-BRIEFLY = 3  # attempts where nobody was ever there: a name mistyped, a proxy that is off, no network
+FEW_ATTEMPTS = 3  # attempts where nobody was ever there: a name mistyped, a proxy that is off, no network
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0  # seconds between attempts
-_SILENCE = 15.0  # seconds without a byte after which an attempt is given up
+_IDLE_TIMEOUT = 15.0  # seconds without a byte after which an attempt is given up
 
 
 def configured() -> float:
@@ -37,7 +37,7 @@ def configured() -> float:
 
 
 @dataclass(slots=True)
-class Effort:
+class RetryBudget:
     """One read's attempts."""
 
     seconds: float = field(default_factory=configured)
@@ -54,9 +54,9 @@ class Effort:
         return self._deadline - time.monotonic()
 
     @property
-    def silence(self) -> float:
+    def idle_timeout(self) -> float:
         """Seconds without a byte after which an attempt is given up."""
-        return max(0.05, min(_SILENCE, self.seconds / 3, self.left))
+        return max(0.05, min(_IDLE_TIMEOUT, self.seconds / 3, self.left))
 
     def advance(self, nbytes: int) -> None:
         """Count bytes that came; enough of them start the clock anew."""
