@@ -1,6 +1,6 @@
-"""Sources whose bytes are computed when they are read: a quantized tensor seen as floats.
+"""A source that computes: a quantized tensor read as floats.
 
-Reads are by whole units (a block, a row, or the rows that a type interleaves), so any range can be asked for and memory
+Reads are by whole units (a block, a row, or the rows that a type interleaves), so any range can be read, and memory
 follows the range, not the tensor.
 """
 
@@ -19,7 +19,7 @@ from gguftool.model.model import Tensor
 from gguftool.storage.sources.source import Source, byte_reader
 
 _STEP = 128 << 10  # bytes of the input that are computed at once
-_INTEGERS = frozenset({"I8", "I16", "I32", "I64"})  # no weights: nobody wants them rounded to floats
+_INTEGERS = frozenset({"I8", "I16", "I32", "I64"})  # not weights: rounding them to floats is of no use
 
 
 class FloatType(Enum):
@@ -55,7 +55,7 @@ class Dequantized(Source):
 
     @property
     def identity(self) -> str:
-        """That of the input, and what is computed of it."""
+        """The identity of the input, and what is computed from it."""
         place = f"{self.tensor.gap.offset}+{self.tensor.nbytes}"
         return f"{self.tensor.gap.source.identity} {place} {type_name(self.tensor.info.type)} as {self.dtype.name}"
 
@@ -70,7 +70,7 @@ class Dequantized(Source):
         return self.tensor.gap.source.is_remote
 
     def stream(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
-        """Compute `length` bytes from `offset` as those of the input come: one request where it is far away."""
+        """Compute `length` bytes from `offset` as those of the input come: by one request if it is remote."""
         extent, block = self.tensor.extent, self.decoder.unit * self.dtype.nbytes
         first, last = offset // block, -(-(offset + length) // block)
         place, size = extent.offset + first * self.decoder.unit_bytes, (last - first) * self.decoder.unit_bytes
@@ -85,11 +85,11 @@ class Dequantized(Source):
             yield data
 
     def check_unchanged(self) -> None:
-        """Raise `SourceError` where the input changed."""
+        """Raise `SourceError` if the input changed."""
         self.tensor.gap.source.check_unchanged()
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Compute the elements that the range touches, and return its bytes."""
+        """Compute the elements that the range touches, and cut its bytes out."""
         width, unit = self.dtype.nbytes, self.decoder.unit
         first = offset // width // unit
         last = min(-(-(offset + length) // (width * unit)), self.tensor.info.elements // unit)
@@ -101,7 +101,7 @@ class Dequantized(Source):
 
 
 def dequantized(tensor: Tensor, dtype: FloatType, byte_order: ByteOrder) -> Dequantized:
-    """Return `tensor` as floats; `PlanError` names a type that cannot be computed here."""
+    """`tensor` as floats; raise `PlanError` for a type that cannot be computed here."""
     name, kind = printable(tensor.info.name), type_name(tensor.info.type)
     if tensor.type_nbytes is None and decoded_by(tensor.info.type):
         raise PlanError(f"'{name}' is {kind} but its rows are not whole blocks")

@@ -45,7 +45,7 @@ _COPIED = re.compile(rb"copied (\d{1,9}) ([0-9a-f]{64})")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FreedSource(Source):
-    """A source that is gone because its bytes are in the part files: an identity, and nothing to read."""
+    """A source that was removed because its bytes are in the part files: an identity, and nothing to read."""
 
     path: Path
     file_stamp: FileStamp
@@ -62,7 +62,7 @@ class FreedSource(Source):
 
     @property
     def identity(self) -> str:
-        """That of the file that was removed."""
+        """The identity of the removed file."""
         return "local:" + ":".join(map(str, self.file_stamp))
 
     def read_at(self, offset: int, length: int) -> NoReturn:  # noqa: ARG002 - of every source

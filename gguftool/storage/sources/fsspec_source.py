@@ -1,7 +1,7 @@
 """Files behind any other scheme (s3, gs, az, sftp, memory ...), through fsspec.
 
-fsspec's file systems differ in what a short or wrong range does, and some give fewer bytes without a word. So every
-read is checked for its length, and the file is compared with what it was when a copy is done.
+fsspec's file systems differ in what they do with a wrong range, and some return fewer bytes without an error. So the
+length of every read is checked, and when a copy is done, the file is compared with what it was at opening.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gguftool.storage.sources.source import FIRST_READ, AbsentError, ChangedErro
 from gguftool.storage.sources.urls import shown
 
 _PARALLEL = 8
-# What file systems call the things that change when a file does.
+# Names that file systems give to what changes when a file does.
 _VERSIONS = (
     *("etag", "e_tag", "md5hash", "content_md5", "crc32c", "generation", "version_id", "versionid", "checksum"),
     *("mtime", "lastmodified", "last_modified", "updated", "created"),
@@ -69,7 +69,7 @@ class FsspecSource(RemoteSource):
 
     @property
     def parallelism(self) -> int:
-        """Several where the file system works asynchronously, else one at a time."""
+        """Several if the file system works asynchronously, else one at a time."""
         return _PARALLEL if self._fs.async_impl else 1
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -94,7 +94,7 @@ class FsspecSource(RemoteSource):
         return data
 
     def check_unchanged(self) -> None:
-        """Raise `SourceError` where size or version differ from those at opening."""
+        """Raise `ChangedError` if size or version differ from those at opening."""
         now = self._status()
         if now != (self.size, self._version):
             raise ChangedError("changed since it was opened; start again", source=self.name)
@@ -110,8 +110,8 @@ class FsspecSource(RemoteSource):
         return size, self._version_of(info)
 
     def _version_of(self, info: dict[str, Any]) -> str:
-        told = {key.lower().replace("-", "_"): value for key, value in info.items() if value}
-        parts = [f"{key}={told[key]}" for key in _VERSIONS if key in told]
+        tags = {key.lower().replace("-", "_"): value for key, value in info.items() if value}
+        parts = [f"{key}={tags[key]}" for key in _VERSIONS if key in tags]
         try:
             with self._turn:
                 parts.append(f"modified={self._fs.modified(self._path)}")
@@ -121,31 +121,31 @@ class FsspecSource(RemoteSource):
 
     def _call(self, call: Callable[[], T]) -> T:
         with self._turn:
-            return _plainly(call, self.name)
+            return _translate_errors(call, self.name)
 
 
 def list_folder(url: str) -> tuple[str, ...]:
-    """Return the names of the files in the folder `url`, sorted."""
+    """The names of the files in the folder `url`, sorted."""
     fs, path = _file_system(url)
-    entries = _plainly(lambda: fs.ls(path, detail=True), shown(url))
+    entries = _translate_errors(lambda: fs.ls(path, detail=True), shown(url))
     return tuple(sorted(_named(url, fs, path, entry["name"]) for entry in entries if entry.get("type") == "file"))
 
 
 def glob_files(url: str) -> tuple[str, ...]:
-    """Return the names of the files that match the pattern `url`, sorted."""
+    """The names of the files that match the pattern `url`, sorted."""
     fs, path = _file_system(url)
-    found = _plainly(lambda: fs.glob(path, detail=True), shown(url))
+    found = _translate_errors(lambda: fs.glob(path, detail=True), shown(url))
     return tuple(sorted(_named(url, fs, path, name) for name, entry in found.items() if entry.get("type") == "file"))
 
 
 def is_directory(url: str) -> bool:
     """Whether `url` is a folder."""
     fs, path = _file_system(url)
-    return bool(_plainly(lambda: fs.isdir(path), shown(url)))
+    return bool(_translate_errors(lambda: fs.isdir(path), shown(url)))
 
 
 def _named(url: str, fs: Any, path: str, found: str) -> str:
-    """Return the name of the path `found`, spelled as `url` spells its own `path`: with the host, where it has one."""
+    """The name of the path `found`, spelled as `url` spells its own `path`: with the host, if it has one."""
     bare = url.rstrip("/")
     if path and bare.endswith(path.rstrip("/")) and found.startswith("/") == path.startswith("/"):
         return bare.removesuffix(path.rstrip("/")) + found
@@ -171,8 +171,8 @@ def _file_system(url: str) -> tuple[Any, str]:
     return fs, path
 
 
-def _plainly(call: Callable[[], T], name: str) -> T:
-    """Call into a file system; whatever it raises becomes one line without its words: they may hold credentials."""
+def _translate_errors(call: Callable[[], T], name: str) -> T:
+    """Call into a file system; raise whatever it raises as one line without its text, which may hold credentials."""
     try:
         return call()
     except Exception as error:

@@ -1,8 +1,9 @@
-"""A file behind HTTP: ranges of it, by one GET each.
+"""A file behind HTTP, read by one GET for each range.
 
-Opening is the first ranged GET: its answer tells the size, the validators and, on the way through the Hub, the commit
-and the file's own hash; its body is the head that is wanted next. So nothing is asked for twice and no HEAD is sent.
-Where redirects led to is kept for the next ranges and found anew once when it is refused, as signed URLs expire.
+Opening is the first ranged GET. Its answer tells the size, the validators and, on the way through the Hub, the commit
+and the file's own hash; its body is the head, which the caller reads next. So nothing is requested twice and no HEAD is
+sent. The target of redirects is reused for the next ranges, and resolved again once when it is refused, as signed URLs
+expire.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from gguftool.storage.sources.source import ChangedError, RemoteSource
 from gguftool.storage.sources.transport_errors import TransportError
 
 CONNECTIONS = 8
-_RETAINED = 4 << 10  # bytes of the head that are kept for whoever looks at the beginning again
+_RETAINED = 4 << 10  # bytes of the head that stay in memory, for a second look at the beginning
 _HOPS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _AGENT = "gguftool"
@@ -41,9 +42,10 @@ _AGENT = "gguftool"
 
 @record
 class Origin:
-    """Where a file is asked for first: `url` without login, what is sent to that host alone, and how it is asked.
+    """Where a file is requested first: `url` without login, the `headers` for that host alone, and how to GET there.
 
-    `fixed` rewrites `url` once the commit is known, so that later answers are of the same one.
+    `fixed` rewrites `url` once the commit is known, so that later answers are of the same commit. `secrets` are
+    scrubbed from messages.
     """
 
     name: str
@@ -56,7 +58,7 @@ class Origin:
 
 @record
 class Linked:
-    """What a redirect of the Hub says of the file that it leads to."""
+    """What a redirect of the Hub says about its target."""
 
     etag: str = ""
     size: str = ""
@@ -68,11 +70,11 @@ class Linked:
 class _Reply:
     answer: transport.Answer
     url: str
-    linked: Linked | None  # None where the kept address was asked, not the first one
+    linked: Linked | None  # None if the redirects' known target was asked, not the first URL
 
 
 def web_origin(url: str, name: str | None = None) -> Origin:
-    """Return the origin of a plain http or https URL; a login in it becomes a header for its host."""
+    """The origin of a plain http or https URL; a login in it becomes a header for its host."""
     bare, login = urls.without_login(url)
     headers = {"User-Agent": _AGENT}
     if login is not None:
@@ -81,7 +83,7 @@ def web_origin(url: str, name: str | None = None) -> Origin:
 
 
 class HttpSource(RemoteSource):
-    """A file behind HTTP, pinned to the version that was there when it was opened. Use `open_http`."""
+    """A file behind HTTP, pinned to the version that it had at opening. Use `open_http`."""
 
     def __init__(self, origin: Origin, first_read: int) -> None:
         self._name = origin.name
@@ -117,7 +119,7 @@ class HttpSource(RemoteSource):
 
     @property
     def identity(self) -> str:
-        """Place, size and what the server says of the version: the Hub's hash or the ETag, else the date."""
+        """Place, size and version: the Hub's hash or the ETag, else the date."""
         linked = self._linked.etag
         validators = next(iter(self._pinned.values()), Validators())
         version = linked or ":".join(part for part in (self.commit, validators.text) if part)
@@ -128,18 +130,18 @@ class HttpSource(RemoteSource):
 
     @property
     def answer(self) -> str:
-        """How the server answered at opening, and what the body is where that is known to be no model."""
+        """How the server answered at opening, and what the body is if that is known to be no model."""
         kind = known_kind(self._head[:64])
         return f"{self._answer}; this is {kind}" if kind else self._answer
 
     @property
     def parallelism(self) -> int:
-        """Connections that pay."""
+        """Connections."""
         return CONNECTIONS
 
     @property
     def sha256(self) -> str | None:
-        """The sha256 of the whole file as the Hub recorded it, None where it did not."""
+        """The sha256 of the whole file as the Hub recorded it, or None."""
         etag = self._linked.etag.strip('"')
         return etag if len(etag) == 64 and not set(etag) - set("0123456789abcdef") else None
 
@@ -148,12 +150,12 @@ class HttpSource(RemoteSource):
         head = self._head
         if offset + length <= len(head) and length:
             if length > _RETAINED:
-                self._head = head[:_RETAINED]  # it was read to be parsed, and is not kept a second time
+                self._head = head[:_RETAINED]  # it was read to be parsed; the parser has it now
             return head[offset : offset + length]
         return b"".join(self.stream(offset, length))
 
     def stream(self, offset: int, length: int) -> Iterator[bytes]:
-        """Yield `length` bytes from `offset` of one GET, continued from the last byte where the connection fails."""
+        """Yield `length` bytes from `offset` by one GET, resumed at the last byte if the connection fails."""
         if offset < 0 or length < 0 or offset + length > self.size:
             raise SourceError(
                 f"{length:,} bytes asked for, which reach past the end of {self.size:,} bytes",
@@ -163,9 +165,9 @@ class HttpSource(RemoteSource):
         return self._stream(offset, offset + length)
 
     def check_unchanged(self) -> None:
-        """Ask for one byte where answers do not prove by themselves that the file is the same.
+        """Request one byte, unless the answers so far prove that the file is the same.
 
-        Every answer was held against the pinned validators; a strong ETag leaves nothing to be asked.
+        Every answer was compared with the pinned validators; a strong ETag leaves nothing open.
         """
         if self.size and not self._linked.etag and not all(pin.is_strong for pin in self._pinned.values()):
             for _ in self._stream(0, 1):
@@ -174,7 +176,7 @@ class HttpSource(RemoteSource):
     # --- one range ---
 
     def _open(self) -> None:
-        """Ask for the head; take from the answer what the file is."""
+        """Request the head, or one byte if it is cached; pin what the answer says about the file."""
         kept = head_cache.load(self.name)
         if kept is not None:
             self._head = b"".join(self._stream(0, 1))
@@ -185,11 +187,11 @@ class HttpSource(RemoteSource):
 
     @property
     def _has_version(self) -> bool:
-        """Whether the server says anything by which a changed file is known."""
+        """Whether the server sends anything that tells a changed file."""
         return bool(self._linked.etag or any(pin.text for pin in self._pinned.values()))
 
     def keep_head(self, head: bytes) -> None:
-        """Keep the head for a later look, where the user asks for that."""
+        """Cache the head for a later look, if the user wants that."""
         if self._has_version and not self._from_cache:
             head_cache.store(self.name, self.identity, head)
 
@@ -227,7 +229,7 @@ class HttpSource(RemoteSource):
                     budget.wait(problem)
 
     def _body(self, reply: _Reply, budget: RetryBudget, part: ByteRange) -> Iterator[bytes]:
-        """Yield up to as many bytes as `part` promises; return early where the connection fails."""
+        """Yield at most the bytes of `part`; return early if the connection fails."""
         answer, left, done = reply.answer, part.stop - part.start, False
         try:
             for piece in answer.pieces():
@@ -245,16 +247,16 @@ class HttpSource(RemoteSource):
             done = not left
         except TransportError as error:
             if "Transfer-Encoding" in answer.headers:
-                # Framing that is wrong cannot be told from a lost connection.
+                # Wrong framing cannot be told from a lost connection.
                 raise self._problem(f"a body in chunks breaks off ({error})", part.stop - left) from None
-        finally:  # also where whoever takes the pieces stops
+        finally:  # also if the consumer stops
             if done:
                 answer.release()
             else:
                 answer.close()
 
     def _refused(self, reply: _Reply, budget: RetryBudget, start: int, *, again: bool) -> None:
-        """Wait where asking again may help; raise what the answer says where it does not."""
+        """Wait if a retry may help, else raise what the answer says."""
         status = reply.answer.status
         after = reply.answer.headers.get("Retry-After")
         total = size_in_refusal(reply.answer) if status == 416 else None
@@ -267,7 +269,7 @@ class HttpSource(RemoteSource):
         raise problem
 
     def _accept(self, reply: _Reply, start: int, stop: int) -> ByteRange:
-        """Check that an answer is of the file that was opened, and of the asked range; pin the first one."""
+        """Check that an answer is of the opened file and the requested range; pin the first one."""
         answer = reply.answer
         try:
             self._compare(reply)
@@ -282,7 +284,7 @@ class HttpSource(RemoteSource):
         return part
 
     def _compare(self, reply: _Reply) -> None:
-        """Raise where validators are others than those pinned, or the Hub leads to another version."""
+        """Raise if validators differ from those pinned, or the Hub leads to another version."""
         linked = reply.linked
         if linked is not None and self._pinned:
             for name in ("etag", "size", "commit"):
@@ -292,7 +294,7 @@ class HttpSource(RemoteSource):
         pinned = self._pinned.get(urls.origin(reply.url))
         found = validators_of(reply.answer.headers)
         if pinned is None and self._pinned and not self._linked.etag:
-            # Another host, and nothing that holds across hosts: the validators must be equal all the same.
+            # Another host, and no hash of the Hub that holds on both: the validators must still be equal.
             pinned = next(iter(self._pinned.values()))
         what = pinned.contradicts(found) if pinned else None
         if what:
@@ -386,7 +388,7 @@ class HttpSource(RemoteSource):
 
 
 def _merged(linked: Linked, headers: Mapping[str, str]) -> Linked:
-    """Return `linked` with what `headers` add; the first to say something counts."""
+    """`linked` with what `headers` add; the first value of each counts."""
     return Linked(
         etag=linked.etag or headers.get("X-Linked-ETag", "").strip()[:256],
         size=linked.size or headers.get("X-Linked-Size", "").strip(),
@@ -396,8 +398,8 @@ def _merged(linked: Linked, headers: Mapping[str, str]) -> Linked:
 
 
 def open_http(origin: Origin, first_read: int) -> HttpSource:
-    """Open a file by its first ranged GET; raise `SourceError` where there is none, or the server is not to be trusted.
+    """Open a file by its first ranged GET; raise `SourceError` if there is none, or the server breaks the rules.
 
-    The head that came with it is given to the first reads.
+    The first reads get the head that came with it.
     """
     return HttpSource(origin, first_read)

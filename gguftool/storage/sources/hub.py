@@ -1,7 +1,7 @@
 """Files on the Hugging Face Hub: ``hf://[datasets/]org/repo[@revision]/path``, through huggingface_hub.
 
 A revision is resolved to a commit once in a run, by a listing or by the first file that is opened, and everything else
-is read of that commit: the files of a set are of one snapshot. The token goes to the Hub's own host alone.
+is read at that commit: the files of a set are of one snapshot. The token goes to the Hub's own host alone.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _PAGE = re.compile(
 _NO_REPOS = frozenset({"api", "docs", "datasets", "spaces", "models", "blog", "papers", "collections", "settings"})
 _PUBLIC = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_SNAPSHOT_SECONDS = 600.0  # for programs that run on: so long a revision means one commit
+_SNAPSHOT_SECONDS = 600.0  # how long a revision means one commit, in programs that run on
 
 
 @record
@@ -61,7 +61,7 @@ class HubPath:
 
 @record
 class Snapshot:
-    """A repository at one commit: the names of its files, sorted; none where they were not asked for."""
+    """A repository at one commit: the names of its files, sorted, or None before the first listing."""
 
     commit: str
     files: tuple[str, ...] | None
@@ -69,7 +69,7 @@ class Snapshot:
 
 
 def parse_hub(spec: str) -> HubPath:
-    """Take an ``hf://`` name apart; raise `SourceError` where it is none."""
+    """Split an ``hf://`` name; raise `SourceError` if it is not one."""
     match = _SPEC.fullmatch(spec)
     path = (match["path"] or "").strip("/") if match else ""
     if match is None or any(part in ("", ".", "..") for part in path.split("/") if path):
@@ -79,9 +79,9 @@ def parse_hub(spec: str) -> HubPath:
 
 
 def from_page(url: str) -> str:
-    """Return the ``hf://`` name of a page or link of the Hub; `url` itself where it is none.
+    """The ``hf://`` name of a page or link of the Hub, else `url` itself.
 
-    A link to a page (/blob/) on the public Hub becomes one to the file also where HF_ENDPOINT is another host.
+    A link to a page (/blob/) on the public Hub becomes one to the file also if HF_ENDPOINT is another host.
     """
     parts = urls.parts_of(url)
     if "@" in parts.netloc:
@@ -103,7 +103,7 @@ def from_page(url: str) -> str:
 
 
 def endpoint() -> str:
-    """Return the Hub's address: HF_ENDPOINT, else the public one."""
+    """The Hub's address: HF_ENDPOINT, else the public one; raise `SourceError` if it is no URL."""
     found = str(_library().constants.ENDPOINT)
     try:
         urls.parts_of(found)
@@ -114,7 +114,7 @@ def endpoint() -> str:
 
 
 def refuse_offline(name: str) -> None:
-    """Raise `SourceError` where the environment says that the network is not to be used."""
+    """Raise `SourceError` if the environment forbids the network."""
     if _library().constants.HF_HUB_OFFLINE:
         raise SourceError("HF_HUB_OFFLINE is set, so nothing is fetched; unset it, or name a local file", source=name)
 
@@ -190,7 +190,7 @@ def _origin(place: HubPath, revision: str) -> Origin:
 
 
 def _ask_listing(place: HubPath, revision: str) -> Snapshot:
-    """Ask for commit and file names at once."""
+    """Request commit and file names at once."""
     name = str(replace(place, path=""))
     api = _library().HfApi(endpoint=endpoint(), library_name="gguftool")
     budget, host = RetryBudget(), urls.host_of(endpoint())
@@ -221,13 +221,13 @@ def _ask_listing(place: HubPath, revision: str) -> Snapshot:
 
 
 def _paths(info: Any) -> list[str]:
-    """Return the file names of a listing that can be names of files: they come from a server."""
+    """The file names in a listing that are valid names: they come from a server."""
     names = [str(entry.rfilename) for entry in info.siblings or ()]
     return [name for name in names if all(part not in ("", ".", "..") for part in name.split("/"))]
 
 
 def _refused(error: TransportError, name: str) -> tuple[SourceError | None, str | None]:
-    """Return the error that asking again does not mend, or None and the wait that the server asks for."""
+    """The error that a retry does not mend, or None and the wait that the server asks for."""
     response = getattr(error.cause, "response", None)
     if response is None:
         return None, None
@@ -264,7 +264,7 @@ def _library() -> Any:
 
 
 def _headers() -> Mapping[str, str]:
-    """Return the user agent, and the token if there is one."""
+    """The user agent, and the token if there is one."""
     found = _library().utils.build_hf_headers(library_name="gguftool")
     if not all(value.isascii() and value.isprintable() for value in found.values()):
         raise SourceError("the Hub's token has characters that no token has; set HF_TOKEN anew, or: hf auth login")

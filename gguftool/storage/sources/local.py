@@ -1,8 +1,8 @@
 """Local files as sources.
 
-A local source keeps no descriptor: each use opens the file, compares its identity with the one recorded first, and
-closes it. That costs some microseconds an extent and buys a bounded number of open files with sets of thousands of
-shards, and the certainty that the bytes come from the file that was planned with.
+A local source keeps no descriptor: each use opens the file, compares its identity with the recorded one, and closes
+it. That costs some microseconds an extent. It bounds the number of open files for sets of thousands of shards, and
+ensures that the bytes come from the file that was planned with.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class LocalSource(Source):
 
     @contextmanager
     def descriptor(self) -> Iterator[int]:
-        """Lend a read-only descriptor; raise `SourceError` where the file cannot be opened or is another one now."""
+        """Lend a read-only descriptor; raise `SourceError` if the file cannot be opened or is another one now."""
         fd = _open(self.path)
         try:
             self._compare(_status(fd, self.path))
@@ -86,7 +86,7 @@ class LocalSource(Source):
             return self.read_fully(fd, offset, length)
 
     def read_fully(self, fd: int, offset: int, length: int) -> bytes:
-        """Read from a lent descriptor; raise `SourceError` where the file ends early or the disk fails."""
+        """Read from a lent descriptor; raise `SourceError` if the file ends early or the disk fails."""
         parts = []
         while length:
             try:
@@ -105,7 +105,7 @@ class LocalSource(Source):
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def check_unchanged(self) -> None:
-        """Raise `SourceError` where path, size, times or inode differ from those at opening."""
+        """Raise `SourceError` if path, size, times or inode differ from those at opening."""
         with self.descriptor():
             pass
 
@@ -120,7 +120,7 @@ class LocalSource(Source):
 def open_local(path: Path) -> LocalSource:
     """Open the regular file at `path`.
 
-    Raises `SourceError` where there is none, it may not be read, or a change was interrupted.
+    Raises `SourceError` if there is none, it may not be read, or a change was interrupted.
     """
     refuse_unfinished(path)
     return open_local_even_unfinished(path)
@@ -129,7 +129,7 @@ def open_local(path: Path) -> LocalSource:
 def open_local_even_unfinished(path: Path) -> LocalSource:
     """Open the regular file at `path`, also in the middle of a change in place: for recovery.
 
-    That it may be read is found out by the first read.
+    Whether it may be read shows at the first read.
     """
     try:
         status = os.stat(path)

@@ -30,7 +30,7 @@ _DISCARDED = 16 << 10  # bytes of a body that is read only to keep the connectio
 _PROXY_NAMES = tuple(
     name for kind in ("http", "https", "all", "no") for name in (f"{kind}_proxy", f"{kind}_proxy".upper())
 )
-_SLOWEST = 1 << 10  # bytes/s below which a chunked body is cut off; its framing hides a trickle from the reader
+_SLOWEST = 1 << 10  # bytes/s below which a chunked body is cut off: its framing hides a trickle from the reader
 
 _INTERIM = (102, 103)  # statuses; http.client takes such a first answer for the final one
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -103,7 +103,7 @@ class _PoolAnswer:
         if "Content-Length" not in self.headers or "Transfer-Encoding" in self.headers:
             return self.close()
         try:
-            translate_errors(self.response.read)  # nothing is left; tells http.client that the answer is over
+            translate_errors(self.response.read)  # nothing is left; http.client learns that the answer is over
         except TransportError:
             return self.close()
         self.response.release_conn()
@@ -111,7 +111,7 @@ class _PoolAnswer:
 
 
 def _cut_off(response: Any, headers: Mapping[str, str]) -> threading.Timer:
-    """Start a timer that shuts a chunked body's connection when its asked range should long have come."""
+    """Start a timer that shuts a chunked body's connection when its range should long have come."""
     found = headers.get("Content-Range", "").partition("/")[0].rpartition("-")
     length = int(found[2]) if found[2].isdigit() and len(found[2]) < 19 else _DISCARDED
     timer = threading.Timer(30 + length / _SLOWEST, response.shutdown)
@@ -121,7 +121,7 @@ def _cut_off(response: Any, headers: Mapping[str, str]) -> threading.Timer:
 
 
 def get_by_pool(url: str, headers: dict[str, str], idle_timeout: float) -> Answer:
-    """GET through the pool of urllib3, by the proxies of the environment."""
+    """GET through the pool of urllib3, by the environment's proxies."""
     urllib3 = _urllib3()
     parts = urlsplit(url)
     manager = _manager(_proxy(parts.scheme, parts.netloc, tuple(map(os.environ.get, _PROXY_NAMES))))
@@ -192,7 +192,7 @@ def _urllib3() -> Any:
 
 @lru_cache(maxsize=64)
 def _proxy(scheme: str, netloc: str, _settings: tuple[str | None, ...]) -> str | None:
-    """Return the proxy that the environment sets for a host; finding out takes as long as a small request."""
+    """The proxy that the environment sets for a host, or None; finding out takes as long as a small request."""
     from urllib.request import getproxies, proxy_bypass
 
     proxies = getproxies()
@@ -203,7 +203,7 @@ def _proxy(scheme: str, netloc: str, _settings: tuple[str | None, ...]) -> str |
 
 
 def _tls() -> ssl.SSLContext:
-    """Trust what the system trusts, the certificates that Python packages share, or what the environment names."""
+    """Trust the system's certificates and those of certifi, or the file that the environment names."""
     named = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     try:
         context = ssl.create_default_context(cafile=named if named and os.path.isfile(named) else None)
