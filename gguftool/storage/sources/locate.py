@@ -20,7 +20,6 @@ from urllib.parse import unquote, urlsplit
 from gguftool.errors import SourceError
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.source import FIRST_READ, Source
-from gguftool.storage.system.threads import in_parallel
 
 if TYPE_CHECKING:
     from gguftool.storage.sources.hub import Hub
@@ -338,4 +337,6 @@ def for_each(items: Sequence[T], work: Callable[[T], U], *, remote: bool) -> lis
     """Return `work` of every item, in order; run several at a time if they are `remote`. Raise the first error."""
     if not remote or len(items) < 2:
         return [work(item) for item in items]
+    from gguftool.storage.system.threads import in_parallel
+
     return in_parallel(items, work, _OPENED_AT_ONCE)
