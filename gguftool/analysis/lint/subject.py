@@ -17,7 +17,6 @@ from gguftool.format.header import TensorInfo, round_up
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.model.model import ModelFile
 from gguftool.record import record
-from gguftool.storage.sources.locate import are_remote
 
 _LAYER = re.compile(r"blk\.([0-9]{1,6})\.(.+)", re.DOTALL)
 _EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
@@ -133,7 +132,7 @@ class Subject:
     @property
     def looks_into_data(self) -> bool:
         """Whether samples of data may be read: of remote files each would be a request, so only where it is asked."""
-        return self.read_data or not are_remote(file.source for file in self.files)
+        return self.read_data or not any(file.source.is_remote for file in self.files)
 
     @property
     def kind(self) -> str:

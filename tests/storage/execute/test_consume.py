@@ -207,7 +207,7 @@ def test_a_file_under_two_names_stays(tmp_path: Path) -> None:
     """Its tensors would be read by the second name after the first is gone."""
     paths = shards(tmp_path / "in", 2)
     source = open_inputs([str(tmp_path / "in")])[0].model.files[1].source
-    other = type(source)(path=tmp_path / "bind" / "x.gguf", stamp=source.stamp)  # as through a bind mount
+    other = type(source)(path=tmp_path / "bind" / "x.gguf", file_stamp=source.file_stamp)  # as through a bind mount
     assert removable.why_kept(source, [source, other]) == "given under several names"
     assert removable.why_kept(source, [source]) is None
     assert paths[1].exists()
