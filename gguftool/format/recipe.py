@@ -23,8 +23,9 @@ from enum import Enum
 from itertools import pairwise
 
 from gguftool.errors import PlanError, listed, printable
+from gguftool.format.engine_facts.engines import IK_LLAMA_CPP, LLAMA_CPP
 from gguftool.format.ftypes import no_such_type
-from gguftool.format.ggml import IK, MAINLINE, TYPES, find_type
+from gguftool.format.ggml import TYPES, find_type
 from gguftool.format.pattern import BadPatternError, compile_pattern
 
 MAX_RULES = 10_000  # every rule is tried on every tensor; published recipes have 20 to 80
@@ -129,7 +130,7 @@ def spelling(type_id: int, engine: str | None = None) -> str:
     traits = TYPES.get(type_id)
     if traits is None:
         return f"type#{type_id}"
-    return traits.other_names[0] if engine in IK and traits.other_names else traits.alias
+    return traits.alias if engine is None else traits.spelling(engine)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -304,7 +305,7 @@ def render_custom_q(recipe: Recipe) -> str:
     Raises `PlanError` for commas in patterns, labels, and types that ik_llama.cpp has not.
     """
     _refuse_unsayable(recipe, r"[=,]|[\r\n]|^\s|\s$|^#|\s#", "--custom-q")
-    return ",".join(f"{rule.pattern}={name}" for rule, name in _for_engine(recipe, IK[0]))
+    return ",".join(f"{rule.pattern}={name}" for rule, name in _for_engine(recipe, IK_LLAMA_CPP))
 
 
 def render_tensor_type_file(recipe: Recipe) -> str:
@@ -314,13 +315,13 @@ def render_tensor_type_file(recipe: Recipe) -> str:
     llama.cpp has not.
     """
     _refuse_unsayable(recipe, r"=|\s|^#", "--tensor-type-file", fold=str.lower)
-    return "".join(f"{rule.pattern}={name}\n" for rule, name in _for_engine(recipe, MAINLINE[0]))
+    return "".join(f"{rule.pattern}={name}\n" for rule, name in _for_engine(recipe, LLAMA_CPP))
 
 
 def render_tensor_types(recipe: Recipe) -> str:
     """Return `recipe` as ``--tensor-type`` options for llama.cpp, quoted for a shell; otherwise as the file."""
     _refuse_unsayable(recipe, r"=|^\s|\s$", _TENSOR_TYPE_FLAG, fold=str.lower)
-    words = (shlex.quote(f"{rule.pattern}={name}") for rule, name in _for_engine(recipe, MAINLINE[0]))
+    words = (shlex.quote(f"{rule.pattern}={name}") for rule, name in _for_engine(recipe, LLAMA_CPP))
     return " ".join(f"{_TENSOR_TYPE_FLAG} {word}" for word in words)
 
 

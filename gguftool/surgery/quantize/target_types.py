@@ -18,7 +18,6 @@ from gguftool.surgery.selection import Notes
 
 # A pattern that finds all of these speaks for the model as a whole, as the type on llama-quantize's command line does.
 _PROBES = ("token_embd.weight", "output.weight", "blk.0.attn_q.weight", "blk.7.ffn_down_exps.weight")
-_FLOATS = frozenset({"F16", "BF16", "F64"})
 
 
 @record
@@ -68,9 +67,9 @@ def _keeps(tensor: Tensor, traits: TypeTraits, engine: str) -> bool:
     """Whether a tensor stays as it is: llama-quantize leaves it alone; but floats may be made F32, which all run."""
     if not tensor.info.elements:
         return True
-    kind = type_name(tensor.info.type)
-    return keeps_type(tensor.info.name, tensor.info.dims, kind, engine) and not (
-        traits.name == "F32" and kind in _FLOATS
+    own = TYPES.get(tensor.info.type)
+    return keeps_type(tensor.info.name, tensor.info.dims, type_name(tensor.info.type), engine) and not (
+        traits.name == "F32" and own is not None and own.is_plain_float
     )
 
 
