@@ -9,17 +9,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from gguftool.format.engine_facts.embeddings import EMBEDDINGS
 from gguftool.format.engine_facts.engines import ENGINES, IK_LLAMA_CPP
 from gguftool.format.engine_facts.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
 from gguftool.format.ftypes import no_such_type
 from gguftool.format.ggml import TYPES, TypeTraits, find_type, nbytes, type_name
 from gguftool.format.pattern import compile_pattern
-from gguftool.format.recipe import Recipe, Rule
+from gguftool.format.recipe import Recipe, RecipeRule
 from gguftool.model.model import Model, Tensor
 from gguftool.record import record
 
 _UP_OR_GATE = re.compile(r"(?P<block>.*)ffn_(?P<part>up|gate)(?P<kind>_exps|_shexp|_chexps|)\.weight", re.DOTALL)
-_EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
 
 
 @record
@@ -83,7 +83,7 @@ class _Fate:
     """What becomes of one tensor: its rule, what the rule wants, and the type it gets (None: not known)."""
 
     tensor: Tensor
-    rule: Rule | None
+    rule: RecipeRule | None
     wanted: TypeTraits | None
     kept: bool
     type_id: int | None
@@ -144,7 +144,7 @@ def _bits(size: int, elements: int) -> float:
     return round(size * 8 / elements, 4) if elements else 0.0
 
 
-def _fate(tensor: Tensor, rule: Rule | None, engine: str) -> _Fate:
+def _fate(tensor: Tensor, rule: RecipeRule | None, engine: str) -> _Fate:
     info = tensor.info
     wanted = None if rule is None or rule.type_id is None else TYPES.get(rule.type_id)
     kept = rule is not None and keeps_type(info.name, info.dims, type_name(info.type), engine)
@@ -171,7 +171,7 @@ def _written(fate: _Fate, wanted: TypeTraits, engine: str) -> TypeTraits | None:
 def _cannot_interleave(fate: _Fate, wanted: TypeTraits) -> bool:
     if wanted.interleaved_rows == 1:
         return False
-    return fate.rows % wanted.interleaved_rows != 0 or fate.name in _EMBEDDINGS
+    return fate.rows % wanted.interleaved_rows != 0 or fate.name in EMBEDDINGS
 
 
 def _shares(fates: Sequence[_Fate]) -> tuple[TypeShare, ...]:
@@ -191,7 +191,7 @@ def _shares(fates: Sequence[_Fate]) -> tuple[TypeShare, ...]:
     return tuple(sorted(shares, key=lambda share: -share.nbytes))
 
 
-def _uses(recipe: Recipe, assigned: Mapping[str, Rule | None]) -> tuple[RuleUse, ...]:
+def _uses(recipe: Recipe, assigned: Mapping[str, RecipeRule | None]) -> tuple[RuleUse, ...]:
     taken: dict[int, int] = {}
     for rule in assigned.values():
         taken[id(rule)] = taken.get(id(rule), 0) + 1
@@ -208,7 +208,7 @@ def _uses(recipe: Recipe, assigned: Mapping[str, Rule | None]) -> tuple[RuleUse,
     )
 
 
-def _matched(rule: Rule, names: Iterable[str]) -> list[str]:
+def _matched(rule: RecipeRule, names: Iterable[str]) -> list[str]:
     search = compile_pattern(rule.pattern).search
     return [name for name in names if search(name)]
 
@@ -217,7 +217,7 @@ def _matched(rule: Rule, names: Iterable[str]) -> list[str]:
 
 
 def _findings(
-    recipe: Recipe, fates: Sequence[_Fate], uses: Sequence[RuleUse], assigned: Mapping[str, Rule | None]
+    recipe: Recipe, fates: Sequence[_Fate], uses: Sequence[RuleUse], assigned: Mapping[str, RecipeRule | None]
 ) -> Iterator[RecipeFinding]:
     yield from _unmatched(fates)
     yield from _unknown_types(recipe)
@@ -253,7 +253,7 @@ def _unknown_types(recipe: Recipe) -> Iterator[RecipeFinding]:
             yield RecipeFinding(code="run-time-type", severity="error", message=message, line=rule.line)
 
 
-def _unused(rule: Rule, use: RuleUse, assigned: Mapping[str, Rule | None]) -> RecipeFinding:
+def _unused(rule: RecipeRule, use: RuleUse, assigned: Mapping[str, RecipeRule | None]) -> RecipeFinding:
     if not use.matches:
         message = f"'{rule.pattern}' matches no tensor"
         return RecipeFinding(code="dead-rule", severity="warning", message=message, line=rule.line)

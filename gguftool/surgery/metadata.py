@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT
 from gguftool.format.engine_facts.engines import IK, IK_LLAMA_CPP, LLAMA_CPP
 from gguftool.format.file_names import SPLIT_KEYS
 from gguftool.format.ftypes import FILE_TYPE_KEY, ftype_name, ftype_of_majority, ftype_tensor_type
@@ -28,7 +29,6 @@ QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION in ggml/include/ggml.h of both engi
 IMATRIX_PREFIX = "quantize.imatrix."
 PROVENANCE_PREFIX = "gguftool.source."  # what merge --provenance writes: true for that file's tensors alone
 # llama-quantize gives these their own types in most mixes, so they do not speak for the whole.
-_NO_VOTE = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
 
 
 @record
@@ -51,7 +51,7 @@ def majority_type(tensors: Iterable[Tensor]) -> int | None:
     """Return the type id that most elements have, over tensors of two and more dimensions but for the embeddings."""
     votes: Counter[int] = Counter()
     for tensor in tensors:
-        if len(tensor.info.shape) > 1 and tensor.info.name not in _NO_VOTE:
+        if len(tensor.info.shape) > 1 and tensor.info.name not in EMBEDDINGS_AND_OUTPUT:
             votes[tensor.info.type] += tensor.info.elements
     return max(votes, key=lambda type_id: (votes[type_id], -type_id), default=None)
 

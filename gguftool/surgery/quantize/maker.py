@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from gguftool.errors import PlanError, listed
 from gguftool.format.dequantize import Decoder, decoder_of
-from gguftool.format.engine_facts.embeddings import TOKENS, may_lack_imatrix
+from gguftool.format.engine_facts.embeddings import TOKEN_EMBD, may_lack_imatrix
 from gguftool.format.engine_facts.engines import LLAMA_CPP
 from gguftool.format.engine_facts.types import ImatrixPolicy, type_facts
 from gguftool.format.ggml import EXTERNAL, GGUF, LIBGGUF, PLAIN, TYPES, nbytes, type_alias
@@ -178,7 +178,7 @@ class Maker:
         name, weights = tensor.info.name, self.options.weights
         entry = weights.imatrix.entries.get(name) if weights is not None and self.weighs else None
         if entry is not None and not entry.fits(tensor.info.dims):
-            if name != TOKENS[0]:
+            if name != TOKEN_EMBD:
                 self.notes.problem(f"the imatrix is of another model: {entry.misfit(tensor.info.dims)}", name)
                 return None
             self.notes.remark(
