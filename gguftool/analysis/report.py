@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from gguftool.analysis.placement import Rule, device_of
 from gguftool.errors import printable
+from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT
 from gguftool.format.ftypes import FILE_TYPE_KEY, FType, ftype_name, ftypes_of
 from gguftool.format.ggml import find_type, type_name
 from gguftool.format.kv import INTEGERS, ValueType
@@ -326,7 +327,6 @@ def _text(model: Model, key: str) -> str | None:
 
 
 # What llama-quantize treats apart from the mass of the weights: the majority is judged without these.
-_APART = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
 
 
 @record
@@ -355,7 +355,7 @@ def label_of(model: Model, places: Mapping[str, Place]) -> Label:
     """Return the label of `model`, whose tensors have the roles that `places` gives by name."""
     tensors = tuple(model.tensors.values())
     matrices = [tensor for tensor in tensors if is_matrix(tensor)]
-    majority = _majority([t for t in matrices if t.info.name not in _APART] or matrices or tensors)
+    majority = _majority([t for t in matrices if t.info.name not in EMBEDDINGS_AND_OUTPUT] or matrices or tensors)
     # Every quantizer leaves routers as they are: they alone make no mix.
     mixed = {tensor.info.type for tensor in matrices if places[tensor.info.name].role is not Role.ROUTER}
     total, elements = sum(tensor.nbytes for tensor in tensors), sum(tensor.info.elements for tensor in tensors)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 from gguftool.analysis.placement import Rule, device_of
+from gguftool.format.engine_facts.embeddings import EMBEDDINGS
 from gguftool.format.file_names import KEY_COUNT, KEY_NO, KEY_TENSORS
 from gguftool.format.ggml import TYPES, Formula, TypeTraits, nbytes, type_name
 from gguftool.format.header import TensorInfo, round_up
@@ -19,7 +20,6 @@ from gguftool.model.model import ModelFile
 from gguftool.record import record
 
 _LAYER = re.compile(r"blk\.([0-9]{1,6})\.(.+)", re.DOTALL)
-_EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
 
 
 @record
@@ -71,7 +71,7 @@ class Placed:
     @property
     def is_embedding(self) -> bool:
         """Whether rows of it are looked up by token."""
-        return self.name in _EMBEDDINGS
+        return self.name in EMBEDDINGS
 
     @property
     def bare_nbytes(self) -> int | None:
