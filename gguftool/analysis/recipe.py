@@ -10,11 +10,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS
+from gguftool.format.engine_facts.engines import ENGINES, IK_LLAMA_CPP
 from gguftool.format.engine_facts.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
 from gguftool.format.ftypes import no_such_type
-from gguftool.format.ggml import BOTH, IK, MAINLINE, TYPES, TypeTraits, find_type, nbytes, type_name
+from gguftool.format.ggml import TYPES, TypeTraits, find_type, nbytes, type_name
 from gguftool.format.pattern import compile_pattern
-from gguftool.format.recipe import Recipe, Rule
+from gguftool.format.recipe import Recipe, RecipeRule
 from gguftool.model.model import Model, Tensor
 from gguftool.record import record
 
@@ -82,7 +83,7 @@ class _Fate:
     """What becomes of one tensor: its rule, what the rule wants, and the type it gets (None: not known)."""
 
     tensor: Tensor
-    rule: Rule | None
+    rule: RecipeRule | None
     wanted: TypeTraits | None
     kept: bool
     type_id: int | None
@@ -136,14 +137,14 @@ def check(recipe: Recipe, model: Model) -> RecipeReport:
 def _engine_of(recipe: Recipe) -> str:
     """Return the engine whose llama-quantize can make the recipe: llama.cpp as long as it has all types."""
     types = [TYPES[rule.type_id] for rule in recipe.rules if rule.type_id in TYPES]
-    return MAINLINE[0] if all(MAINLINE[0] in traits.engines for traits in types) else IK[0]
+    return next((name for name in ENGINES if all(name in traits.engines for traits in types)), IK_LLAMA_CPP)
 
 
 def _bits(size: int, elements: int) -> float:
     return round(size * 8 / elements, 4) if elements else 0.0
 
 
-def _fate(tensor: Tensor, rule: Rule | None, engine: str) -> _Fate:
+def _fate(tensor: Tensor, rule: RecipeRule | None, engine: str) -> _Fate:
     info = tensor.info
     wanted = None if rule is None or rule.type_id is None else TYPES.get(rule.type_id)
     kept = rule is not None and keeps_type(info.name, info.dims, type_name(info.type), engine)
@@ -190,7 +191,7 @@ def _shares(fates: Sequence[_Fate]) -> tuple[TypeShare, ...]:
     return tuple(sorted(shares, key=lambda share: -share.nbytes))
 
 
-def _uses(recipe: Recipe, assigned: Mapping[str, Rule | None]) -> tuple[RuleUse, ...]:
+def _uses(recipe: Recipe, assigned: Mapping[str, RecipeRule | None]) -> tuple[RuleUse, ...]:
     taken: dict[int, int] = {}
     for rule in assigned.values():
         taken[id(rule)] = taken.get(id(rule), 0) + 1
@@ -207,7 +208,7 @@ def _uses(recipe: Recipe, assigned: Mapping[str, Rule | None]) -> tuple[RuleUse,
     )
 
 
-def _matched(rule: Rule, names: Iterable[str]) -> list[str]:
+def _matched(rule: RecipeRule, names: Iterable[str]) -> list[str]:
     search = compile_pattern(rule.pattern).search
     return [name for name in names if search(name)]
 
@@ -216,7 +217,7 @@ def _matched(rule: Rule, names: Iterable[str]) -> list[str]:
 
 
 def _findings(
-    recipe: Recipe, fates: Sequence[_Fate], uses: Sequence[RuleUse], assigned: Mapping[str, Rule | None]
+    recipe: Recipe, fates: Sequence[_Fate], uses: Sequence[RuleUse], assigned: Mapping[str, RecipeRule | None]
 ) -> Iterator[RecipeFinding]:
     yield from _unmatched(fates)
     yield from _unknown_types(recipe)
@@ -252,7 +253,7 @@ def _unknown_types(recipe: Recipe) -> Iterator[RecipeFinding]:
             yield RecipeFinding(code="run-time-type", severity="error", message=message, line=rule.line)
 
 
-def _unused(rule: Rule, use: RuleUse, assigned: Mapping[str, Rule | None]) -> RecipeFinding:
+def _unused(rule: RecipeRule, use: RuleUse, assigned: Mapping[str, RecipeRule | None]) -> RecipeFinding:
     if not use.matches:
         message = f"'{rule.pattern}' matches no tensor"
         return RecipeFinding(code="dead-rule", severity="warning", message=message, line=rule.line)
@@ -271,9 +272,9 @@ def _unused(rule: Rule, use: RuleUse, assigned: Mapping[str, Rule | None]) -> Re
 def _engines(recipe: Recipe) -> Iterator[RecipeFinding]:
     """Say where no engine has all types: what comes out loads nowhere."""
     types = {TYPES[rule.type_id].alias: TYPES[rule.type_id] for rule in recipe.rules if rule.type_id in TYPES}
-    lacking = [[alias for alias, traits in types.items() if engine not in traits.engines] for engine in BOTH]
+    lacking = [[alias for alias, traits in types.items() if engine not in traits.engines] for engine in ENGINES]
     if all(lacking):
-        said = "; ".join(f"{engine} lacks {', '.join(names)}" for engine, names in zip(BOTH, lacking, strict=True))
+        said = "; ".join(f"{engine} lacks {', '.join(names)}" for engine, names in zip(ENGINES, lacking, strict=True))
         yield RecipeFinding(code="no-engine", severity="warning", message=f"no engine loads this mix: {said}")
 
 
@@ -284,7 +285,7 @@ def _undivided_rows(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
         if fate.wanted is not None and not fate.kept and fate.ne0 % fate.wanted.block_size:
             groups.setdefault((fate.wanted, fate.ne0), []).append(fate.name)
     for (wanted, ne0), names in groups.items():
-        said = "; ".join(explain_fallback(wanted.name, ne0, engine) for engine in BOTH if engine in wanted.engines)
+        said = "; ".join(explain_fallback(wanted.name, ne0, engine) for engine in ENGINES if engine in wanted.engines)
         message = (
             f"{_count(names)} with rows of {ne0:,} elements cannot be {wanted.alias} (blocks of {wanted.block_size}): "
             f"{said}"
@@ -301,7 +302,8 @@ def _undivided_interleave(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
         base = find_type(rows_fallback(wanted.name) or "")
         message = (
             f"{_count(names)} cannot be {wanted.alias}, which packs {wanted.interleaved_rows} rows together (the rows "
-            f"do not divide, or are looked up one by one): {IK[0]} falls back to {base.alias if base else 'nothing'}"
+            f"do not divide, or are looked up one by one): {IK_LLAMA_CPP} falls back to "
+            f"{base.alias if base else 'nothing'}"
         )
         yield RecipeFinding(code="interleave-fallback", severity="warning", message=message, tensors=tuple(names))
 
@@ -319,7 +321,9 @@ def _split_pairs(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
             differing.setdefault(kind, []).extend(fate.name for fate in pair.values())
     for kind, names in differing.items():
         lost = "fused MoE" if kind in ("_exps", "_chexps") else "fused up and gate"
-        message = f"ffn_up{kind} and ffn_gate{kind} differ in {_count(names[::2], 'layer')}: {lost} of {IK[0]} is lost"
+        message = (
+            f"ffn_up{kind} and ffn_gate{kind} differ in {_count(names[::2], 'layer')}: {lost} of {IK_LLAMA_CPP} is lost"
+        )
         yield RecipeFinding(code="up-gate-differ", severity="warning", message=message, tensors=tuple(names))
 
 

@@ -14,12 +14,12 @@ from gguftool.errors import printable
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT
 from gguftool.format.ftypes import FILE_TYPE_KEY, FType, ftype_name, ftypes_of
 from gguftool.format.ggml import find_type, type_name
+from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.kv import INTEGERS, ValueType
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.roles import Place, Role, tensor_places
 from gguftool.record import record
 
-_ARCHITECTURE = "general.architecture"
 _NAME = "general.name"
 
 
@@ -152,7 +152,7 @@ def distribution(model: Model, rules: tuple[Rule, ...] = ()) -> Distribution:
     placement = _placement(items, total, rules) if rules else None
     return Distribution(
         model=model.name,
-        architecture=_text(model, _ARCHITECTURE),
+        architecture=_text(model, ARCHITECTURE_KEY),
         name=_text(model, _NAME),
         files=len(model.files),
         file_bytes=sum(source.size for source in model.sources),

@@ -20,23 +20,22 @@ from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.record import replace
 from gguftool.storage.sources.locate import (
-    are_remote,
     base_name,
     can_list,
     expand,
     for_each,
-    is_remote,
+    is_url,
     open_source,
     renamed,
     siblings,
     without_query,
 )
 from gguftool.storage.sources.sidecars import refuse_unfinished
-from gguftool.storage.sources.source import AbsentError, Source, as_remote
+from gguftool.storage.sources.source import FIRST_READ, AbsentError, RemoteSource, Source
 
 ORDER_KEY = "gguftool.tensor_order"
 _SUFFIX = ".gguf"
-_FIRST_READ = 4 << 10  # holds the head of a shard; a model's head needs one or two larger reads
+_FIRST_LOCAL_READ = 4 << 10  # holds the head of a shard; a model's head needs one or two larger reads
 _GROWTH = 16
 _REMOTE_READS = 3  # after this many guesses each read is as large as possible
 _MAX_REQUESTED = 4096  # shards on a web server, one request each; published sets have up to 2,000
@@ -88,8 +87,8 @@ def read_header(source: Source) -> Header:
 
     Raises `FormatError` with the source and the place, `SourceError` if it cannot be read.
     """
-    remote = as_remote(source)
-    buffer = source.read_at(0, min(remote.first_read if remote else _FIRST_READ, source.size))
+    remote = source if isinstance(source, RemoteSource) else None
+    buffer = source.read_at(0, min(remote.first_read if remote else _FIRST_LOCAL_READ, source.size))
     reads = 1
     while True:
         try:
@@ -115,7 +114,7 @@ def read_header(source: Source) -> Header:
 
 def read_headers(sources: Sequence[Source]) -> list[Header]:
     """Read the heads of several files, remote ones concurrently; raises the first error as `read_header` does."""
-    return for_each(sources, read_header, remote=are_remote(sources))
+    return for_each(sources, read_header, remote=any(source.is_remote for source in sources))
 
 
 # --- pooling and grouping --------------------------------------------------------------------------------------------
@@ -174,16 +173,16 @@ def _pool(specs: Sequence[str], this_file_only: bool, only_one: bool = False) ->
                 derived |= set() if can_list(name) else set(found) - {name}
                 names |= dict.fromkeys(found)
     by_file: dict[object, Source] = {}
-    if only_one and len(specs) == 1 and all(is_remote(name) and can_list(name) for name in names):
+    if only_one and len(specs) == 1 and all(is_url(name) and can_list(name) for name in names):
         _refuse_several(specs[0], names)
     for first_shard in () if this_file_only else _first_shards(names):
         refuse_unfinished(first_shard)
     for name, source in zip(names, _open_all(list(names), derived - set(specs)), strict=True):
         if source is None:
             continue
-        known = by_file.setdefault(source.file_id or source.identity, source)
+        known = by_file.setdefault(source.file_key, source)
         if parse_shard_name(known.name) is None and _shard_of(name) is not None:
-            by_file[source.file_id or source.identity] = source  # of two names, the one that belongs to a set
+            by_file[source.file_key] = source  # of two names, the one that belongs to a set
     return list(by_file.values())
 
 
@@ -193,13 +192,13 @@ def _open_all(names: Sequence[str], derived: Collection[str]) -> list[Source | N
     def open_one(name: str) -> Source | None:
         shard = _shard_of(name)
         try:
-            return open_source(name, _FIRST_READ_OF_SHARD if shard and shard.number > 1 else None)
+            return open_source(name, _FIRST_READ_OF_SHARD if shard and shard.number > 1 else FIRST_READ)
         except AbsentError:
             if name in derived:
                 return None
             raise
 
-    return for_each(names, open_one, remote=any(map(is_remote, names)))
+    return for_each(names, open_one, remote=any(map(is_url, names)))
 
 
 def _shard_of(name: str) -> ShardName | None:
@@ -208,7 +207,7 @@ def _shard_of(name: str) -> ShardName | None:
 
 def _first_shards(names: Iterable[str]) -> set[Path]:
     """Shard 1 of every local set among `names`: it is absent while a set is half old and half new."""
-    shards = {(shard.prefix, shard.count) for name in names if not is_remote(name) and (shard := _shard_of(name))}
+    shards = {(shard.prefix, shard.count) for name in names if not is_url(name) and (shard := _shard_of(name))}
     return {Path(str(ShardName(prefix=prefix, number=1, count=count))) for prefix, count in shards}
 
 

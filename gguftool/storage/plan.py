@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gguftool.errors import PlanError
 from gguftool.record import record, replace
-from gguftool.storage.sources.source import Extent, Source, is_remote
+from gguftool.storage.sources.source import Extent, Source
 
 # Bytes. XFS and btrfs share whole blocks of this size, the default of both on every common machine.
 BLOCK = 4096
@@ -186,7 +186,7 @@ class Plan:
             for copy in output.copies:
                 name = copy.extent.source.name
                 uses[name] = uses.get(name, 0) + copy.extent.length
-                fetched += copy.extent.length if is_remote(copy.extent.source) else 0
+                fetched += copy.extent.length if copy.extent.source.is_remote else 0
         return Preview(
             outputs=tuple((str(output.path), output.size) for output in self.outputs),
             uses=tuple(SourceUse(name=name, nbytes=nbytes) for name, nbytes in uses.items()),
@@ -275,7 +275,7 @@ def in_place(output: OutputFile, base: Source) -> OutputFile:
     return replace(output, copies=copies, base=base)
 
 
-# --- chunks --------------------------------------------------------------------------------------------------------
+# --- an output in chunks ---------------------------------------------------------------------------------------------
 
 
 def chunks(output: OutputFile, start: int, step: int) -> Iterator[tuple[OutputFile, int]]:
@@ -305,7 +305,7 @@ def bytes_below(output: OutputFile, offset: int) -> int:
     return sum(min(copy.extent.length, max(0, offset - copy.offset)) for copy in output.copies)
 
 
-# --- receipt -------------------------------------------------------------------------------------------------------
+# --- what came of a plan ---------------------------------------------------------------------------------------------
 
 
 @record

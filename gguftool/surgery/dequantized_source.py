@@ -1,29 +1,28 @@
-"""A quantized tensor as a source of floats, which are computed when they are read.
+"""A source that computes: a quantized tensor read as floats.
 
-The input is read in whole units (a block, a row, or the rows that a type interleaves), so any range can be read, and
-memory grows with the range, not with the tensor.
+Reads are by whole units (a block, a row, or the rows that a type interleaves), so any range can be read, and memory
+follows the range, not the tensor.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from enum import Enum
 
 from gguftool.errors import PlanError, printable
 from gguftool.format.dequantize import Decoder, decoded_by, decoder_of, encode_floats
-from gguftool.format.ggml import INTEGER_TYPES, type_name
+from gguftool.format.ggml import TYPES, type_name
 from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Tensor
-from gguftool.record import record
-from gguftool.storage.sources.source import pieces_of
+from gguftool.storage.sources.source import Source, byte_reader
 
-_STEP = 128 << 10  # bytes of the input that are decoded at once
+_STEP = 128 << 10  # bytes of the input that are computed at once
 
 
 class FloatType(Enum):
-    """The float types that a tensor can be converted to."""
+    """The float types that can be computed."""
 
     F32 = "f32"
     F16 = "f16"
@@ -31,12 +30,12 @@ class FloatType(Enum):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of one element."""
+        """Bytes an element."""
         return 4 if self is FloatType.F32 else 2
 
 
-@record
-class DequantizedSource:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DequantizedSource(Source):
     """The elements of `tensor` as `dtype`, little-endian, in order."""
 
     tensor: Tensor
@@ -45,7 +44,7 @@ class DequantizedSource:
 
     @property
     def name(self) -> str:
-        """The name of the file that holds the tensor."""
+        """The file that the tensor is in."""
         return self.tensor.padded_extent.source.name
 
     @property
@@ -55,29 +54,28 @@ class DequantizedSource:
 
     @property
     def identity(self) -> str:
-        """The input's identity, and what is computed from it."""
-        extent = self.tensor.extent
-        place = f"{extent.offset}+{extent.length}"
-        return f"{extent.source.identity} {place} {type_name(self.tensor.info.type)} as {self.dtype.name}"
-
-    @property
-    def file_id(self) -> None:
-        """None: computed bytes are not a file."""
-        return
+        """The identity of the input, and what is computed from it."""
+        place = f"{self.tensor.extent.offset}+{self.tensor.nbytes}"
+        return f"{self.tensor.extent.source.identity} {place} {type_name(self.tensor.info.type)} as {self.dtype.name}"
 
     @property
     def parallelism(self) -> int:
-        """One thread for each processor core (numpy releases the interpreter's lock), or more for connections."""
+        """One thread a processor core (numpy computes without the interpreter's lock), or more connections."""
         return max(os.cpu_count() or 1, self.tensor.padded_extent.source.parallelism)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the input is."""
+        return self.tensor.padded_extent.source.is_remote
+
     def stream(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
-        """Compute `length` bytes from `offset` while the input arrives: one request if it is remote."""
+        """Compute `length` bytes from `offset` as those of the input come: by one request if it is remote."""
         extent, block = self.tensor.extent, self.decoder.unit * self.dtype.nbytes
         first, last = offset // block, -(-(offset + length) // block)
         place, size = extent.offset + first * self.decoder.unit_bytes, (last - first) * self.decoder.unit_bytes
         skip = offset - first * block
         step = max(_STEP // self.decoder.unit_bytes, 1) * self.decoder.unit_bytes
-        take = pieces_of(extent.source.stream(place, size))
+        take = byte_reader(extent.source.stream(place, size))
         for done in range(0, size, step):
             units = take(min(step, size - done))
             data = memoryview(encode_floats(self.decoder.decode(units), self.dtype.value))[skip:]
@@ -85,16 +83,12 @@ class DequantizedSource:
             length -= len(data)
             yield data
 
-    def descriptor(self) -> AbstractContextManager[int] | None:
-        """None: the kernel cannot copy computed bytes."""
-        return None
-
     def check_unchanged(self) -> None:
         """Raise `SourceError` if the input changed."""
         self.tensor.padded_extent.source.check_unchanged()
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Compute the bytes of the range, from the units that it touches."""
+        """Compute the elements that the range touches, and cut its bytes out."""
         width, unit = self.dtype.nbytes, self.decoder.unit
         first = offset // width // unit
         last = min(-(-(offset + length) // (width * unit)), self.tensor.info.elements // unit)
@@ -106,11 +100,13 @@ class DequantizedSource:
 
 
 def dequantized(tensor: Tensor, dtype: FloatType, byte_order: ByteOrder) -> DequantizedSource:
-    """Open `tensor` as floats; raises `PlanError` with the type if it cannot be dequantized."""
+    """`tensor` as floats; raise `PlanError` for a type that cannot be computed here."""
     name, kind = printable(tensor.info.name), type_name(tensor.info.type)
     if tensor.type_nbytes is None and decoded_by(tensor.info.type):
         raise PlanError(f"'{name}' is {kind} but its rows are not whole blocks")
-    decoder = None if kind in INTEGER_TYPES else decoder_of(tensor.info.type, byte_order, tensor.info.dims)
+    traits = TYPES.get(tensor.info.type)
+    is_integer = traits is not None and traits.kind == "integer"  # no weights: nobody wants them rounded to floats
+    decoder = None if is_integer else decoder_of(tensor.info.type, byte_order, tensor.info.dims)
     if decoder is None:
         if decoded_by(tensor.info.type) == "gguftool" and byte_order is ByteOrder.LITTLE:
             raise PlanError(f"'{name}' is {kind}, whose rows cannot be dequantized in the shape {tensor.info.dims}")

@@ -13,7 +13,6 @@ from gguftool.model.layout import Dialect, OutputOptions, check_sizes, gguf_file
 from gguftool.model.model import Model, Tensor
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan, Request
-from gguftool.storage.sources.source import place_of
 from gguftool.surgery.compatibility import contradictions, shape_conflicts
 from gguftool.surgery.inputs import Input
 from gguftool.surgery.metadata import PROVENANCE_PREFIX, SelectedTensor, output_metadata, without_provenance
@@ -127,8 +126,8 @@ def _same_model(model: Model | None, sources: Sequence[Input]) -> Model | None:
     """The input with a file of `model`, else `model` itself: an additional donor of metadata; None without `model`."""
     if model is None:
         return None
-    wanted = {place_of(source) for source in model.sources}
-    return next((s.model for s in sources if {place_of(x) for x in s.model.sources} & wanted), model)
+    wanted = {source.file_key for source in model.sources}
+    return next((s.model for s in sources if {x.file_key for x in s.model.sources} & wanted), model)
 
 
 def _of_other_architecture(donor: Model, sources: Sequence[Input], allowed: Sequence[str]) -> list[Input]:

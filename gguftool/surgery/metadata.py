@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT
+from gguftool.format.engine_facts.engines import IK, IK_LLAMA_CPP, LLAMA_CPP
 from gguftool.format.file_names import SPLIT_KEYS
 from gguftool.format.ftypes import FILE_TYPE_KEY, ftype_name, ftype_of_majority, ftype_tensor_type
-from gguftool.format.ggml import IK, MAINLINE, TYPES
+from gguftool.format.ggml import TYPES
 from gguftool.format.kv import INTEGERS, KV, ByteOrder, ValueType, find_kv, make_kv
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import ORDER_KEY
@@ -85,7 +86,7 @@ def _with_file_type(
     ik_only = any(
         choice.tensor.info.type in TYPES and TYPES[choice.tensor.info.type].engines == IK for choice in chosen
     )
-    ftype = ftype_of_majority(name, (IK if ik_only else MAINLINE)[0])
+    ftype = ftype_of_majority(name, IK_LLAMA_CPP if ik_only else LLAMA_CPP)
     before = ftype_name(old.value()) if old.type in INTEGERS else "no number"
     if ftype is None:
         remarks.append(f"{FILE_TYPE_KEY} left out (it was {before}): no file type stands for a majority of {name}")

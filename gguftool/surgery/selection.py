@@ -20,7 +20,7 @@ from gguftool.surgery.inputs import Input, find_inputs
 from gguftool.surgery.metadata import SelectedTensor
 
 if TYPE_CHECKING:
-    from gguftool.format.recipe import Recipe, Rule
+    from gguftool.format.recipe import Recipe, RecipeRule
 
 
 def select_tensors(patterns: Sequence[str], names: Collection[str]) -> tuple[str, ...]:
@@ -100,7 +100,7 @@ def _only(name: str, holders: Sequence[Input], notes: Notes) -> Input | None:
 
 def _by_rule(
     name: str,
-    rule: Rule | None,
+    rule: RecipeRule | None,
     holders: Sequence[Input],
     inputs: Sequence[Input],
     options: SelectionOptions,
@@ -204,7 +204,7 @@ def _fallen_back(name: str, type_id: int, holders: Sequence[Input]) -> Input | N
     return None
 
 
-def report_idle_rules(recipe: Recipe, rules: Mapping[str, Rule | None], notes: Notes) -> None:
+def report_idle_rules(recipe: Recipe, rules: Mapping[str, RecipeRule | None], notes: Notes) -> None:
     """Report rules of `recipe` that decide nothing; `rules` maps each tensor to its rule.
 
     A rule that matches no tensor is a problem; if earlier rules take all the tensors that it matches, a remark.

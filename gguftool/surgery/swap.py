@@ -13,7 +13,6 @@ from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import PADDING_KEY, Filler
 from gguftool.record import replace
 from gguftool.storage.plan import OutputFile, Plan, in_place
-from gguftool.storage.sources.source import place_of
 from gguftool.surgery.compatibility import require_complete, shape_text
 from gguftool.surgery.inputs import Donor
 from gguftool.surgery.metadata import OutputMetadata, SelectedTensor, output_metadata
@@ -86,7 +85,7 @@ def select_swaps(model: Model, donor: Donor, patterns: Sequence[str]) -> dict[st
 
 def _metadata(model: Model, donor: Donor, taken: Mapping[str, Tensor], *, keep_file_type: bool) -> OutputMetadata:
     bare = Model(name=donor.name, files=model.files, kvs=(), tensors=donor.tensors)  # safetensors carry no metadata
-    itself = {place_of(source) for source in donor.sources} == {place_of(source) for source in model.sources}
+    itself = {source.file_key for source in donor.sources} == {source.file_key for source in model.sources}
     source = model if itself else donor.model or bare
     chosen = [
         SelectedTensor(tensor=taken.get(name, tensor), model=source if name in taken else model)

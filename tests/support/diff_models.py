@@ -5,10 +5,11 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import ClassVar
 
 from gguftool.model.model import Model, ModelFile, tensors_of
 from gguftool.model.opening import read_header
-from gguftool.storage.sources.source import stream_in_steps
+from gguftool.storage.sources.source import Source
 
 U8, U32, I32, F32, BOOL, STRING, ARRAY, F64 = 0, 4, 5, 6, 7, 8, 9, 12
 CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
@@ -50,13 +51,14 @@ def gguf(kvs=(), tensors=(), *, order: str = "<", alignment: int = 32, version: 
 
 
 @dataclass
-class Memory:
-    """A Source over bytes that counts what is read."""
+class Memory(Source):
+    """A source over bytes that counts what is read."""
+
+    stream_step: ClassVar[int] = 1 << 16
 
     data: bytes
     name: str = "memory.gguf"
     reads: list[tuple[int, int]] = field(default_factory=list)
-    file_id: None = None
 
     @property
     def size(self) -> int:
@@ -75,15 +77,6 @@ class Memory:
     @property
     def parallelism(self) -> int:
         return 2
-
-    def stream(self, offset: int, length: int):
-        return stream_in_steps(self, offset, length, 1 << 16)
-
-    def descriptor(self) -> None:
-        return None
-
-    def check_unchanged(self) -> None:
-        return None
 
 
 def model(source: Memory | bytes) -> Model:

@@ -16,12 +16,12 @@ from gguftool.analysis.lint.rules import RULES, Finding, Rule, Severity, judged,
 from gguftool.analysis.lint.subject import Subject, subject_of
 from gguftool.analysis.placement import Rule as PlacementRule
 from gguftool.errors import FormatError, SourceError, listed, without_secrets
+from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.format.file_names import ShardName
-from gguftool.format.ggml import BOTH
 from gguftool.model.model import ModelFile
 from gguftool.model.opening import find_files, read_header
 from gguftool.record import record
-from gguftool.storage.sources.locate import are_remote, for_each
+from gguftool.storage.sources.locate import for_each
 from gguftool.storage.sources.source import Source
 
 _RULE_MODULES = (layers, loaders, tensors_map, shards, file, types)
@@ -95,7 +95,7 @@ def check(spec: str, options: CheckOptions | None = None) -> Report:
     diagnoses += _truncations(subject) if subject else ()
     if diagnoses or subject is None:
         return _unreadable(spec, diagnoses, len(members), options)
-    engines = options.engines or BOTH
+    engines = options.engines or tuple(ENGINES)
     rules = [rule for rule in RULES if _is_wanted(rule, options)]
     findings = run_rules(subject, engines, rules)
     weighed, able = judged(findings, engines)
@@ -130,7 +130,7 @@ def _unreadable(spec: str, diagnoses: tuple[Finding, ...], files: int, options: 
         files=files,
         tensors=0,
         readable=False,
-        engines=options.engines or BOTH,
+        engines=options.engines or tuple(ENGINES),
         able=(),
         rules=0,
         diagnoses=diagnoses,
@@ -171,7 +171,7 @@ def _read(members: _Members) -> tuple[list[ModelFile], tuple[Finding, ...]]:
         except (FormatError, SourceError) as error:
             return _diagnose(source, error)
 
-    found = for_each(members, read, remote=are_remote(source for source, _ in members))
+    found = for_each(members, read, remote=any(source.is_remote for source, _ in members))
     files = [part for part in found if isinstance(part, ModelFile)]
     return files, tuple(part for part in found if isinstance(part, Finding))
 

@@ -15,8 +15,8 @@ from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, rule, un
 from gguftool.analysis.lint.subject import Subject, integer_of
 from gguftool.errors import listed, printable
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT
+from gguftool.format.engine_facts.engines import BOTH, IK, MAINLINE
 from gguftool.format.ftypes import FILE_TYPE_KEY, ftype_name, ftypes_of
-from gguftool.format.ggml import BOTH, IK, MAINLINE
 from gguftool.format.header import ALIGNMENT_KEY, DEFAULT_ALIGNMENT
 from gguftool.format.kv import ValueType
 from gguftool.model.model import ModelFile

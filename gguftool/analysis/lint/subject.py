@@ -14,11 +14,10 @@ from gguftool.analysis.placement import Rule, device_of
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS
 from gguftool.format.file_names import KEY_COUNT, KEY_NO, KEY_TENSORS
 from gguftool.format.ggml import TYPES, Formula, TypeTraits, nbytes, type_name
-from gguftool.format.header import TensorInfo, round_up
+from gguftool.format.header import ARCHITECTURE_KEY, TensorInfo, round_up
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.model.model import ModelFile
 from gguftool.record import record
-from gguftool.storage.sources.locate import are_remote
 
 _LAYER = re.compile(r"blk\.([0-9]{1,6})\.(.+)", re.DOTALL)
 
@@ -128,12 +127,12 @@ class Subject:
     @property
     def architecture(self) -> str:
         """`general.architecture`, empty where it is absent or no string."""
-        return self.string("general.architecture")
+        return self.string(ARCHITECTURE_KEY)
 
     @property
     def looks_into_data(self) -> bool:
         """Whether samples of data may be read: of remote files each would be a request, so only where it is asked."""
-        return self.read_data or not are_remote(file.source for file in self.files)
+        return self.read_data or not any(file.source.is_remote for file in self.files)
 
     @property
     def kind(self) -> str:
@@ -200,7 +199,7 @@ def subject_of(
     read_data: bool = False,
 ) -> Subject:
     """Place the tensors of `files`; the file with the metadata comes first."""
-    ordered = sorted(files, key=lambda file: (find_kv(file.header.kvs, "general.architecture") is None,))
+    ordered = sorted(files, key=lambda file: (find_kv(file.header.kvs, ARCHITECTURE_KEY) is None,))
     data_offsets = tuple(file.header.data_offset for file in ordered)
     places_of = enumerate(zip(ordered, data_offsets, strict=True))
     tensors = tuple(tensor for index, (file, start) in places_of for tensor in placed(index, file, start))

@@ -1,7 +1,7 @@
 """Rules about tensor types: which engine knows them, which shapes its kernels take, what a type is good for.
 
 Codes and facts: llama.cpp ggml/src/gguf.cpp; ik_llama.cpp ggml/src/ggml.c, ggml/src/iqk/iqk_mul_mat.cpp and
-iqk_quantize.cpp, src/llama-quantize.cpp. The numbers stand in format/ggml.py and format/engine_rules.py.
+iqk_quantize.cpp, src/llama-quantize.cpp. The numbers stand in format/ggml.py and format/engine_facts/types.py.
 """
 
 from __future__ import annotations
@@ -10,29 +10,17 @@ from collections.abc import Iterator
 
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, grouped, rule, undecided
 from gguftool.analysis.lint.subject import Placed, Subject, formula_is_plain
-from gguftool.format.engine_facts.types import EngineRules, Imatrix, engine_rules
-from gguftool.format.ggml import BOTH, IK, MAINLINE
+from gguftool.format.engine_facts.engines import BOTH, IK, IK_LLAMA_CPP, LLAMA_CPP, MAINLINE
+from gguftool.format.engine_facts.types import ImatrixPolicy, TypeFacts, type_facts
 
-_TERNARY = frozenset({"IQ1_BN", "IQ2_BN", "IQ2_BN_R4"})
-_NO_DEQUANTIZER = frozenset({"MXFP4_R8", "BF16_R16", "IQ1_BN", "IQ2_BN"})
-# Ids that once held another layout of the same size, and when ik_llama.cpp changed it.
-_CHANGED_LAYOUT = {
-    "Q4_0_R8": "2025-01-27",
-    "Q8_0_R8": "2025-01-27",
-    "IQ4_XS_R8": "2025-01-27",
-    "IQ2_KT": "2025-06-18",
-    "IQ3_KT": "2025-06-18",
-}
-# Row metadata, in bytes, of older layouts that the room tells apart, and until when they were written.
-_OLD_ROW_META = {"IQ4_KT": (8, "2025-06-18"), "IQ1_BN": (0, "2024-10-25"), "IQ2_BN": (0, "2024-10-25")}
 _SWAP_OUT = "swap the tensors for ones of a type that the engine knows"
 
 
-def _ruled(subject: Subject) -> Iterator[tuple[Placed, EngineRules]]:
+def _ruled(subject: Subject) -> Iterator[tuple[Placed, TypeFacts]]:
     """Yield the weights whose types ik_llama.cpp has rules for."""
     for tensor in subject.weights:
-        rules = engine_rules(tensor.info.type)
-        if rules is not None and tensor.traits is not None and "ik_llama.cpp" in tensor.traits.engines:
+        rules = type_facts(tensor.info.type)
+        if rules is not None and tensor.traits is not None and IK_LLAMA_CPP in tensor.traits.engines:
             yield tensor, rules
 
 
@@ -42,7 +30,7 @@ def _ruled(subject: Subject) -> Iterator[tuple[Placed, EngineRules]]:
 @rule("T01", Severity.ERROR, engines=MAINLINE, way_out=f"run it in ik_llama.cpp if that knows them, or {_SWAP_OUT}")
 def not_in_mainline(subject: Subject) -> Iterator[Hit]:
     """llama.cpp refuses the tensor's type."""
-    foreign = (t for t in subject.tensors if t.traits is None or "llama.cpp" not in t.traits.engines)
+    foreign = (t for t in subject.tensors if t.traits is None or LLAMA_CPP not in t.traits.engines)
     yield from grouped(foreign, lambda t: f"{t.type} (id {t.info.type}) is no type of llama.cpp")
 
 
@@ -50,7 +38,7 @@ def not_in_mainline(subject: Subject) -> Iterator[Hit]:
 def not_in_ik(subject: Subject) -> Iterator[Hit]:
     """ik_llama.cpp ends without a message (SIGFPE) or aborts on the tensor's type."""
     foreign = (
-        t for t in subject.tensors if t.traits is None or ("ik_llama.cpp" not in t.traits.engines and t.traits.in_files)
+        t for t in subject.tensors if t.traits is None or (IK_LLAMA_CPP not in t.traits.engines and t.traits.in_files)
     )
     yield from grouped(foreign, lambda t: f"{t.type} (id {t.info.type}) is no type of ik_llama.cpp")
 
@@ -71,13 +59,22 @@ def old_layout(subject: Subject) -> Iterator[Hit]:
             meta, date = old
             message = f"the room fits the {tensor.type} of before {date} with {meta} bytes of row metadata"
             yield Hit(message=message, tensors=(tensor.name,))
-    changed = [tensor for tensor in subject.tensors if tensor.type in _CHANGED_LAYOUT]
-    for hit in grouped(changed, lambda t: f"{t.type} meant other bytes before {_CHANGED_LAYOUT[t.type]}"):
+    for hit in grouped(filter(_layout_changed, subject.tensors), _describe_change):
         yield undecided(f"{hit.message}, of the same size, and a file does not say when it was made", hit.tensors)
 
 
+def _layout_changed(tensor: Placed) -> str:
+    rules = type_facts(tensor.info.type)
+    return rules.layout_changed if rules else ""
+
+
+def _describe_change(tensor: Placed) -> str:
+    return f"{tensor.type} meant other bytes before {_layout_changed(tensor)}"
+
+
 def _old_row_meta(tensor: Placed) -> tuple[int, str] | None:
-    old = _OLD_ROW_META.get(tensor.type)
+    rules = type_facts(tensor.info.type)
+    old = rules.old_row_meta if rules else None
     if old is None or tensor.traits is None or tensor.nbytes is None or tensor.is_last:
         return None
     size = tensor.nbytes + (old[0] - tensor.traits.row_meta_size) * tensor.rows
@@ -118,14 +115,14 @@ def tied_embedding(subject: Subject) -> Iterator[Hit]:
 
 def _odd_row(tensor: Placed) -> bool:
     """Whether a kernel wants more than whole blocks. Plain floats have other paths when the fast one refuses."""
-    rules, traits = engine_rules(tensor.info.type), tensor.traits
+    rules, traits = type_facts(tensor.info.type), tensor.traits
     if rules is None or traits is None or not (traits.is_quantized or traits.interleaved_rows > 1):
         return False
     return tensor.ne0 % traits.block_size == 0 and tensor.ne0 % rules.kernel_ne0 != 0
 
 
 def _describe_row(tensor: Placed) -> str:
-    rules = engine_rules(tensor.info.type)
+    rules = type_facts(tensor.info.type)
     return f"rows of {tensor.ne0:,} elements; the {tensor.type} kernel needs multiples of {rules and rules.kernel_ne0}"
 
 
@@ -158,8 +155,8 @@ def rows_too_odd_for_kernel_groups(subject: Subject) -> Iterator[Hit]:
 def embedding_type(subject: Subject) -> Iterator[Hit]:
     """Single rows of the token embedding cannot be looked up in this type."""
     for tensor in subject.tensors:
-        rules = engine_rules(tensor.info.type)
-        if tensor.is_embedding and rules is not None and "ik_llama.cpp" in rules.no_token_embd:
+        rules = type_facts(tensor.info.type)
+        if tensor.is_embedding and rules is not None and IK_LLAMA_CPP in rules.no_token_embd:
             packed = tensor.traits is not None and tensor.traits.interleaved_rows > 1
             why = "packs several rows together" if packed else "has no working conversion of single rows"
             yield Hit(message=f"{tensor.type} {why}", tensors=(tensor.name,))
@@ -178,7 +175,7 @@ def empty_tensor(subject: Subject) -> Iterator[Hit]:
 @rule("B01", Severity.ERROR, engines=IK, way_out="quantize the original anew to a type for usual weights")
 def ternary_type(subject: Subject) -> Iterator[Hit]:
     """A type for ternary weights in a model that is no BitNet: one scale a row destroys any other weights."""
-    found = [t for t in subject.tensors if t.type in _TERNARY]
+    found = [t for t in subject.tensors if t.traits and t.traits.kind == "ternary" and t.traits.row_meta_size]
     if found and not subject.architecture:
         raise CannotEvaluate("the architecture is not known, so it may be a BitNet")
     if "bitnet" not in subject.architecture:
@@ -196,7 +193,7 @@ def no_kernel(subject: Subject) -> Iterator[Hit]:
 @rule("B03", Severity.INFO, engines=IK, way_out="keep the original: quantize from that, not from this file")
 def no_requantizing(subject: Subject) -> Iterator[Hit]:
     """ik_llama.cpp cannot requantize from the type: its conversion to floats is missing or wrong."""
-    found = (t for t in subject.tensors if t.type in _NO_DEQUANTIZER)
+    found = (t for t in subject.tensors if (rules := type_facts(t.info.type)) is not None and not rules.to_float)
     yield from grouped(found, lambda t: f"{t.type} cannot be converted back to floats by ik_llama.cpp")
 
 
@@ -226,5 +223,5 @@ def no_imatrix(subject: Subject) -> Iterator[Hit]:
 
 
 def _wants_imatrix(tensor: Placed) -> bool:
-    rules = engine_rules(tensor.info.type)
-    return rules is not None and any(policy in {Imatrix.YES, Imatrix.ASSERTED} for policy in rules.imatrix)
+    rules = type_facts(tensor.info.type)
+    return rules is not None and not {ImatrixPolicy.YES, ImatrixPolicy.ASSERTED}.isdisjoint(rules.imatrix.values())

@@ -84,10 +84,9 @@ def write_map_beside(model: Model, *, force: bool, jobs: int | None) -> Receipt:
     from gguftool.errors import PlanError
     from gguftool.storage.execute.executor import execute
     from gguftool.storage.execute.options import Options
-    from gguftool.storage.sources.source import is_remote
     from gguftool.surgery.tensors_map import plan_tensors_map
 
-    if any(is_remote(source) for source in model.sources):
+    if any(source.is_remote for source in model.sources):
         raise PlanError("is not local, so that no map can be written beside it; fetch it first", source=model.name)
     with progress_bar(sum(file.source.size for file in model.files)) as progress:
         hashes = hash_files(model, jobs, progress)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from gguftool.errors import ExecuteError, SourceError
 from gguftool.record import replace
-from gguftool.storage.execute.consume_journal import Consuming, consume_file, digest_in, open_consuming, real_path
+from gguftool.storage.execute.consume_journal import consume_file, digest_in, real_path
+from gguftool.storage.execute.consume_state import Consuming, open_consuming
 from gguftool.storage.execute.copy_state import CopyState
 from gguftool.storage.execute.copying import check_sources, shared_bytes
 from gguftool.storage.execute.fill import check_sizes, sync_parts, write_outputs
@@ -25,8 +26,8 @@ from gguftool.storage.execute.part import PartFile, lock, refuse_busy, refuse_on
 from gguftool.storage.execute.preflight import check_targets, folders, free_bytes
 from gguftool.storage.execute.publish import HalfwayError, finish_set, publish_one, publish_set
 from gguftool.storage.plan import Consume, Copy, Digests, OutputFile, Plan
-from gguftool.storage.sources.local import LocalSource, stamp_of
-from gguftool.storage.sources.sidecars import helper_path, only_copy_path
+from gguftool.storage.sources.local import FileStamp, LocalSource
+from gguftool.storage.sources.sidecars import OLD, helper_path, only_copy_path
 from gguftool.storage.sources.source import Source
 from gguftool.storage.system.fileio import WriteBack, close_quietly, read_fully, sync_folders
 from gguftool.storage.system.reflink import own_bytes
@@ -77,7 +78,7 @@ def write_consuming(
                 raise
         if options.force:  # what was replaced, where it could not be removed at once
             for output in plan.outputs:
-                remove_quietly(helper_path(output.path, "old"))
+                remove_quietly(helper_path(output.path, OLD))
         run.remove()
         return tuple(step.source.name for step in run.steps if step.frees), digests
 
@@ -246,7 +247,7 @@ def free(source: Source) -> None:
         status = os.lstat(path)
     except FileNotFoundError:
         status = None
-    if status is None or stamp_of(status) != source.stamp:
+    if status is None or FileStamp.of(status) != source.file_stamp:
         raise SourceError("is another file than was copied, and stays; put back the one that was", source=str(path))
     if status.st_nlink > 1:
         raise SourceError("has several names (hard links) now, and stays; remove it, or the others", source=str(path))

@@ -12,7 +12,7 @@ from pathlib import Path
 from gguftool.errors import ExecuteError, joined_problems
 from gguftool.storage.execute.copying import shared_bytes
 from gguftool.storage.plan import OutputFile, Plan
-from gguftool.storage.sources.sidecars import helper_path
+from gguftool.storage.sources.sidecars import PART, helper_path
 from gguftool.storage.system.fileio import sync_folders
 from gguftool.storage.system.reflink import overwrites, own_bytes
 
@@ -149,7 +149,7 @@ def free_bytes(folder: Path) -> int | None:
 
 def _left_over(target: Path) -> int:
     """Return the bytes of its own of a part file that an interrupted run left: taken over, or freed before writing."""
-    path = helper_path(target, "part")
+    path = helper_path(target, PART)
     try:
         links = os.lstat(path).st_nlink
     except FileNotFoundError:

@@ -29,7 +29,7 @@ from gguftool.storage.execute.part import (
     remove_quietly,
 )
 from gguftool.storage.plan import Plan
-from gguftool.storage.sources.sidecars import ONLY_COPY, PART, helper_path, set_journal_path
+from gguftool.storage.sources.sidecars import OLD, ONLY_COPY, PART, helper_path, set_journal_path
 from gguftool.storage.system.fileio import close_quietly, sync_file, sync_folders
 
 _VERSION = "gguftool set 1"
@@ -75,7 +75,7 @@ def _sync_quietly(folder: Path, *, sync: bool) -> None:
 
 def _second_name(target: Path) -> Path | None:
     """Keep the old file by a second name; None where there is none, or the file system has no hard links."""
-    backup = helper_path(target, "old")
+    backup = helper_path(target, OLD)
     remove_quietly(backup)
     try:
         os.link(target, backup, follow_symlinks=False)
@@ -148,7 +148,7 @@ def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path | None, 
             _roll_back(journal, fd, parts, done, error)
             raise
         for path in journal.aside if replace else ():
-            remove_quietly(helper_path(path, "old"))
+            remove_quietly(helper_path(path, OLD))
         if superseded is not None:
             remove_quietly(superseded)
         try:
@@ -175,15 +175,15 @@ def _rename_all(journal: SetJournal, parts: Sequence[PartFile], done: list[PartF
     aside = journal.aside if journal.replace else ()
     for path in aside:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(helper_path(path, "old"))  # of a run that was killed when it was done
+            os.unlink(helper_path(path, OLD))  # of a run that was killed when it was done
     for path in aside:
         with contextlib.suppress(FileNotFoundError):
-            os.rename(path, helper_path(path, "old"))
+            os.rename(path, helper_path(path, OLD))
     for part in parts:
         publish(part.path, part.target)
         done.append(part)
     if journal.replace and journal.first_shard not in journal.targets:
-        os.rename(helper_path(journal.first_shard, "old"), journal.first_shard)
+        os.rename(helper_path(journal.first_shard, OLD), journal.first_shard)
     if sync:
         sync_folders([journal.first_shard.parent])
 
@@ -206,13 +206,13 @@ def _roll_back(
 def _move_back(journal: SetJournal, parts: Sequence[PartFile], done: Sequence[PartFile]) -> None:
     if done and journal.replace and journal.first_shard not in journal.targets:
         with contextlib.suppress(FileNotFoundError):
-            os.rename(journal.first_shard, helper_path(journal.first_shard, "old"))
+            os.rename(journal.first_shard, helper_path(journal.first_shard, OLD))
     for part in reversed(parts):
         if part in done or part.is_published():
             _take_back(part)
     for path in reversed(journal.aside) if journal.replace else ():
-        if _is_there(helper_path(path, "old")):
-            os.rename(helper_path(path, "old"), path)
+        if _is_there(helper_path(path, OLD)):
+            os.rename(helper_path(path, OLD), path)
 
 
 def _is_there(path: Path) -> bool:
@@ -326,11 +326,11 @@ def _roll_forward(journal: SetJournal) -> None:
         part = helper_path(target, journal.suffix)
         if _is_there(part):
             _publish_left(part, target, size, replace=journal.replace)
-    old_first = helper_path(journal.first_shard, "old")
+    old_first = helper_path(journal.first_shard, OLD)
     if journal.first_shard not in journal.targets and _is_there(old_first) and not _is_there(journal.first_shard):
         os.rename(old_first, journal.first_shard)
     for path in journal.aside if journal.replace else ():
-        remove_quietly(helper_path(path, "old"))
+        remove_quietly(helper_path(path, OLD))
     sync_folders([journal.first_shard.parent])
 
 

@@ -24,7 +24,7 @@ from gguftool.storage.execute.options import Sizes
 from gguftool.storage.execute.part import CREATE, REOPEN, PartFile, remove_left_over, remove_quietly
 from gguftool.storage.execute.streaming import part_of
 from gguftool.storage.plan import Copy, OutputFile, Plan
-from gguftool.storage.sources.sidecars import helper_path
+from gguftool.storage.sources.sidecars import RESUME, helper_path
 from gguftool.storage.sources.source import ChangedError
 from gguftool.storage.system.fileio import close_quietly, read_fully, sync_file, sync_folders
 
@@ -36,7 +36,7 @@ _PROBE = 64 << 10  # bytes below a watermark or a range's end, compared with the
 
 def resume_path(plan: Plan) -> Path:
     """Return where the resume journal of `plan` lies."""
-    return helper_path(plan.outputs[0].path, "resume")
+    return helper_path(plan.outputs[0].path, RESUME)
 
 
 @record
@@ -259,7 +259,7 @@ def worth_keeping(error: BaseException, sources: Sequence[Any]) -> bool:
     return True
 
 
-# --- landing -------------------------------------------------------------------------------------------------------
+# --- ranges of outputs that are streamed -----------------------------------------------------------------------------
 
 
 _LONGEST = 2.0  # seconds after which ranges are recorded, however few bytes they have

@@ -136,7 +136,7 @@ def _cut(view: memoryview, place: int, writes: deque[Copy]) -> Iterator[tuple[in
         writes.popleft()
 
 
-# --- runs ----------------------------------------------------------------------------------------------------------
+# --- from copies to requests -----------------------------------------------------------------------------------------
 
 
 MAX_GAP = 64 << 10  # bytes between two extents that are read through: less than a round trip costs on most lines
@@ -185,17 +185,15 @@ def _run(copies: Iterable[Copy]) -> SourceRun:
 def requests(runs: Iterable[SourceRun], parallelism: int, sizes: Sizes) -> Iterator[SourceRun]:
     """Cut `runs` so that `parallelism` readers end at about the same time.
 
-    A source that computes may have a `grain` in bytes: what is worth a thread's while, where a request costs no trip.
+    A source that computes may have a `preferred_chunk`: what is worth a thread's while, where a request costs no trip.
     """
     runs = tuple(runs)
     left = sum(run.length for run in runs)
     for run in runs:
         rest = deque(run.copies)
         while rest:
-            size = left // (2 * max(1, parallelism))
-            request = _run(
-                _take(rest, getattr(run.source, "grain", max(sizes.least_request, min(sizes.most_request, size))))
-            )
+            usual = max(sizes.least_request, min(sizes.most_request, left // (2 * max(1, parallelism))))
+            request = _run(_take(rest, run.source.preferred_chunk or usual))
             left -= request.length
             yield request
 

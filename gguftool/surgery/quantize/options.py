@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gguftool.engines.llama_quantize import LlamaQuantize
-from gguftool.format.ggml import MAINLINE
+from gguftool.format.engine_facts.engines import LLAMA_CPP
 from gguftool.format.imatrix import Imatrix
 from gguftool.model.layout import OutputOptions
 from gguftool.model.model import Model
@@ -29,7 +29,7 @@ class QuantizeOptions:
     which models to reuse may differ.
     """
 
-    engine: str = MAINLINE[0]
+    engine: str = LLAMA_CPP
     requantize: bool = False
     weights: Weights | None = None
     llama_quantize: LlamaQuantize | None = None

@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from gguftool.format.ggml import type_alias
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan, Preview, SourceUse
-from gguftool.storage.sources.source import is_remote
 from gguftool.surgery.quantize.plan import Decision, TensorOrigin, TensorStep
 from gguftool.surgery.quantize.quantized_source import QuantizedSource
 
@@ -26,7 +25,7 @@ class SourceShare:
 
 
 @record
-class TypeShare:
+class QuantizedShare:
     """Tensors quantized to one type; `seconds` of one core, from a short trial, or None if nothing was tried."""
 
     type: str
@@ -43,7 +42,7 @@ class QuantizePreview:
     plan: Preview
     copied: tuple[SourceShare, ...]
     reused: tuple[SourceShare, ...]
-    quantized: tuple[TypeShare, ...]
+    quantized: tuple[QuantizedShare, ...]
     threads: int
     seconds: float | None
 
@@ -75,7 +74,7 @@ def _with_made(preview: Preview, made: Sequence[TensorStep]) -> Preview:
         if isinstance(computed, QuantizedSource):
             more = computed.tensor.nbytes - computed.size
             uses[computed.name] += more
-            fetched += more if is_remote(computed) else 0
+            fetched += more if computed.is_remote else 0
     return replace(
         preview,
         uses=tuple(SourceUse(name=name, nbytes=nbytes) for name, nbytes in uses.items()),
@@ -91,10 +90,10 @@ def _shares(steps: Iterable[TensorStep]) -> tuple[SourceShare, ...]:
     return tuple(SourceShare(source=name, tensors=len(sizes), nbytes=sum(sizes)) for name, sizes in models.items())
 
 
-def _type_share(type_id: int, steps: list[TensorStep]) -> TypeShare:
+def _type_share(type_id: int, steps: list[TensorStep]) -> QuantizedShare:
     elements = sum(step.tensor.info.elements for step in steps)
     largest = max(steps, key=lambda step: step.tensor.info.elements).tensor.padded_extent.source
-    return TypeShare(
+    return QuantizedShare(
         type=type_alias(type_id),
         tensors=len(steps),
         elements=elements,

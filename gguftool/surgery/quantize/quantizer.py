@@ -6,63 +6,55 @@ The result is a tensor with a source that computes its bytes when they are read 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from gguftool.engines.llama_quantize import LlamaQuantize
 from gguftool.errors import Notes, PlanError, listed
 from gguftool.format.dequantize import Decoder, decoder_of
-from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT, OUTPUT, TOKENS
-from gguftool.format.engine_facts.types import Imatrix as Policy
-from gguftool.format.engine_facts.types import engine_rules
-from gguftool.format.ggml import MAINLINE, TYPES, nbytes, type_alias
+from gguftool.format.engine_facts.embeddings import TOKEN_EMBD, may_lack_imatrix
+from gguftool.format.engine_facts.types import ImatrixPolicy, type_facts
+from gguftool.format.ggml import EXTERNAL, GGUF, LIBGGUF, PLAIN, TYPES, nbytes, type_alias
 from gguftool.format.imatrix import ImatrixEntry
 from gguftool.format.kv import ByteOrder
 from gguftool.format.quantizers import (
-    EXTERNAL,
-    GGUF,
-    LIBGGUF,
-    PLAIN_TYPES,
     Encode,
     Quantizer,
     best_quantizer,
     engine_makes,
     plain_quantizer,
-    quantizers_of,
 )
 from gguftool.model.model import Model, Sizing, Tensor
-from gguftool.record import record, replace
+from gguftool.record import replace
 from gguftool.storage.sources.source import Extent, Source
 from gguftool.surgery.quantize.options import QuantizeOptions
 from gguftool.surgery.quantize.quantized_source import MAX_ROW, QuantizedSource
 
-_FLOATS = frozenset({*PLAIN_TYPES, "F64"})
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending(Source):
+    """`nbytes` bytes that an installed llama-quantize makes before the plan is carried out; `key` identifies them."""
 
-@record
-class Pending:
-    """Bytes that an installed llama-quantize will make before the plan is carried out."""
+    nbytes: int
+    key: str
 
-    name: str
-    size: int
-    identity: str
-    file_id: None = None
-    parallelism: int = 1
+    @property
+    def name(self) -> str:
+        """The name of the back end."""
+        return EXTERNAL
 
-    def descriptor(self) -> None:
-        """None: there is no file yet."""
-        return
+    @property
+    def size(self) -> int:
+        """Bytes that will be made."""
+        return self.nbytes
 
-    def check_unchanged(self) -> None:
-        """Do nothing: there is nothing to change yet."""
+    @property
+    def identity(self) -> str:
+        """What will be made, from what, and by which program."""
+        return self.key
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Raise `PlanError`: these bytes are not made yet."""
         raise PlanError(f"{length:,} bytes at {offset:,} are still to be made", source=self.name)
-
-    def stream(self, offset: int, length: int) -> Iterator[bytes]:
-        """Raise `PlanError`, as `read_at` does."""
-        yield self.read_at(offset, length)
 
 
 @dataclass(slots=True)
@@ -91,7 +83,7 @@ class TensorQuantizer:
         if problem or decoder is None:
             self.notes.problem(problem, name)
             return tensor, None
-        plain = TYPES[wanted].name in PLAIN_TYPES
+        plain = PLAIN in TYPES[wanted].quantized_by
         entry = None if plain else self._entry(tensor, wanted)
         bytes_of: Source
         if self.options.llama_quantize is not None and not plain:
@@ -126,7 +118,7 @@ class TensorQuantizer:
     def _pending(self, tensor: Tensor, wanted: int, entry: ImatrixEntry | None, tool: LlamaQuantize) -> Pending:
         size = nbytes(wanted, tensor.info.dims) or 0
         what = f"{tensor.padded_extent.source.identity} {tensor.padded_extent.offset} to {wanted} by {tool.identity}"
-        return Pending(name=EXTERNAL, size=size, identity=f"{what} imatrix {self._digest(entry)}")
+        return Pending(nbytes=size, key=f"{what} imatrix {self._digest(entry)}")
 
     def _digest(self, entry: ImatrixEntry | None) -> str:
         return self.options.weights.imatrix.digest if self.options.weights is not None and entry is not None else ""
@@ -136,7 +128,7 @@ class TensorQuantizer:
         own = TYPES.get(tensor.info.type)
         if own is None or tensor.type_nbytes is None or tensor.sizing is Sizing.CONFLICT:
             return f"it is {type_alias(tensor.info.type)} here, of a size or type in doubt", None
-        if own.name not in _FLOATS and not self.options.requantize:
+        if not own.is_plain_float and not self.options.requantize:
             return (
                 f"it is {own.alias} here: quantizing again loses more than once; --allow-requantize does it, a BF16 or "
                 "F16 source is better"
@@ -146,13 +138,13 @@ class TensorQuantizer:
             return f"it is {own.alias} here, which cannot be dequantized; give a BF16 or F16 source", None
         if tensor.info.dims[0] > MAX_ROW:
             return f"a row of more than {MAX_ROW:,} elements, which would have to be held in memory", None
-        if own.name not in _FLOATS:
+        if not own.is_plain_float:
             self.notes.remark(f"quantized again, from {own.alias}", tensor.info.name)
         return "", decoder
 
     def _encoder(self, wanted: int, name: str) -> tuple[str, Encode] | None:
         traits = TYPES[wanted]
-        quantizer = plain_quantizer() if traits.name in PLAIN_TYPES else self.backend
+        quantizer = plain_quantizer() if PLAIN in traits.quantized_by else self.backend
         if traits.name not in quantizer.types:
             self.notes.problem(_not_offered(wanted, quantizer, self.options.engine), name)
             return None
@@ -167,7 +159,7 @@ class TensorQuantizer:
         name, weights = tensor.info.name, self.options.weights
         entry = weights.imatrix.entries.get(name) if weights is not None and self.weighs else None
         if entry is not None and not entry.fits(tensor.info.dims):
-            if name != TOKENS[0]:
+            if name != TOKEN_EMBD:
                 self.notes.problem(f"the imatrix is of another model: {entry.misfit(tensor.info.dims)}", name)
                 return None
             self.notes.remark(
@@ -185,10 +177,10 @@ class TensorQuantizer:
         return entry
 
     def _without_weights(self, name: str, wanted: int) -> None:
-        rules = engine_rules(wanted)
-        policy = Policy.NO if rules is None else rules.imatrix_policy(self.options.engine)
-        exempt = EMBEDDINGS_AND_OUTPUT if self.options.engine in MAINLINE else {OUTPUT, TOKENS[0]}
-        if policy is Policy.ASSERTED or (policy is Policy.YES and name not in exempt):
+        rules = type_facts(wanted)
+        policy = ImatrixPolicy.NO if rules is None else rules.imatrix_policy(self.options.engine)
+        exempt = may_lack_imatrix(name, self.options.engine)
+        if policy is ImatrixPolicy.ASSERTED or (policy is ImatrixPolicy.YES and not exempt):
             has = "--imatrix FILE gives one" if self.options.weights is None else "the given one has no entry for it"
             self.notes.problem(f"{type_alias(wanted)} needs an imatrix, {has}", name)
         elif self.options.weights is not None:
@@ -214,7 +206,7 @@ class TensorQuantizer:
 def _not_offered(wanted: int, quantizer: Quantizer, engine: str) -> str:
     """The problem that `quantizer` does not make the type `wanted`, with the ways to get it."""
     ways = []
-    makers = quantizers_of(wanted)
+    makers = TYPES[wanted].quantized_by
     if quantizer.name == GGUF and LIBGGUF in makers:
         ways.append("pip install 'gguftool[quantize]' brings libgguf, which makes it")
     if engine_makes(wanted, engine):

@@ -10,17 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gguftool.errors import Notes
-from gguftool.format.engine_facts.embeddings import EMBEDDINGS, OUTPUT, TOKENS, default_type
+from gguftool.format.engine_facts.embeddings import EMBEDDINGS, OUTPUT, TOKEN_EMBD, default_type
 from gguftool.format.engine_facts.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
 from gguftool.format.ggml import TYPES, TypeTraits, find_type, type_alias, type_name
-from gguftool.format.recipe import Recipe, Rule
+from gguftool.format.recipe import Recipe, RecipeRule
 from gguftool.model.model import Model, Tensor
 from gguftool.record import record
 from gguftool.surgery.selection import report_idle_rules
 
 # A pattern that matches all of these is meant for the whole model, like the type on llama-quantize's command line.
-_PROBES = (TOKENS[0], OUTPUT, "blk.0.attn_q.weight", "blk.7.ffn_down_exps.weight")
-_FLOATS = frozenset({"F16", "BF16", "F64"})
+_PROBES = (TOKEN_EMBD, OUTPUT, "blk.0.attn_q.weight", "blk.7.ffn_down_exps.weight")
 
 
 @record
@@ -57,7 +56,7 @@ class _Chooser:
     rules: EngineRules
     notes: Notes
 
-    def target(self, tensor: Tensor, rule: Rule) -> int:
+    def target(self, tensor: Tensor, rule: RecipeRule) -> int:
         """The type id that `rule` leads to; after a problem, the tensor's own."""
         name, own, engine, notes = tensor.info.name, tensor.info.type, self.rules.engine, self.notes
         traits = None if rule.type_id is None else TYPES.get(rule.type_id)
@@ -74,7 +73,7 @@ class _Chooser:
             return self._written(tensor, self._by_default(tensor, traits, rule))
         return own
 
-    def _by_default(self, tensor: Tensor, traits: TypeTraits, rule: Rule) -> TypeTraits:
+    def _by_default(self, tensor: Tensor, traits: TypeTraits, rule: RecipeRule) -> TypeTraits:
         """The engine's own type for embeddings and output, if the rule is meant for the whole model."""
         if self.rules.pure or not all(map(rule.matches, _PROBES)):
             return traits
@@ -123,9 +122,9 @@ def _keeps(tensor: Tensor, traits: TypeTraits, engine: str) -> bool:
     """Whether llama-quantize leaves the tensor as it is; only floats may become F32, which every engine runs."""
     if not tensor.info.elements:
         return True
-    kind = type_name(tensor.info.type)
-    return keeps_type(tensor.info.name, tensor.info.dims, kind, engine) and not (
-        traits.name == "F32" and kind in _FLOATS
+    own = TYPES.get(tensor.info.type)
+    return keeps_type(tensor.info.name, tensor.info.dims, type_name(tensor.info.type), engine) and not (
+        traits.name == "F32" and own is not None and own.is_plain_float
     )
 
 

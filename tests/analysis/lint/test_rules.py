@@ -17,7 +17,7 @@ from gguftool.analysis.lint.file import spread
 from gguftool.analysis.lint.layers import layers_in_words
 from gguftool.analysis.lint.rules import RULES, CannotEvaluate, Finding, Hit, Rule, Severity, judged, run_rules
 from gguftool.analysis.placement import parse_rules
-from gguftool.format.ggml import BOTH, IK, MAINLINE
+from gguftool.format.engine_facts.engines import BOTH, IK, IK_LLAMA_CPP, LLAMA_CPP, MAINLINE
 from gguftool.model.opening import open_model
 from gguftool.render.check import check_text
 from gguftool.storage.execute.executor import execute
@@ -25,7 +25,7 @@ from gguftool.surgery.tensors_map import plan_tensors_map
 from tests.support.check_models import LAYOUTS, Q4_K, Q8_0, File, T, model, shards
 from tests.support.paths import FIXTURES, REPO
 
-ML, IKL = MAINLINE[0], IK[0]
+ML, IKL = LLAMA_CPP, IK_LLAMA_CPP
 EXPS = ("ffn_up_exps", "ffn_gate_exps", "ffn_down_exps")
 
 
