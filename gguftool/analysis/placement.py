@@ -19,7 +19,7 @@ from gguftool.record import record
 
 
 @record
-class Rule:
+class PlacementRule:
     """One rule of ``-ot``: `pattern` as the user wrote it, and the device that it sends tensors to."""
 
     pattern: str
@@ -27,9 +27,9 @@ class Rule:
     regex: re.Pattern[str]
 
 
-def parse_rules(options: Iterable[str]) -> tuple[Rule, ...]:
+def parse_rules(options: Iterable[str]) -> tuple[PlacementRule, ...]:
     """Return the rules that `options` hold, in their order; raise one `PlanError` that lists all faulty ones."""
-    rules: list[Rule] = []
+    rules: list[PlacementRule] = []
     problems: list[str] = []
     for text in (part for option in options for part in option.split(",")):
         pattern, equals, device = text.partition("=")
@@ -37,7 +37,7 @@ def parse_rules(options: Iterable[str]) -> tuple[Rule, ...]:
             problems.append(f"'{printable(text)}' is not REGEX=DEVICE")
             continue
         try:
-            rules.append(Rule(pattern=pattern, device=device, regex=compile_pattern(pattern)))
+            rules.append(PlacementRule(pattern=pattern, device=device, regex=compile_pattern(pattern)))
         except BadPatternError as error:
             problems.append(f"'{printable(pattern)}' {error}")
     if problems:
@@ -48,6 +48,6 @@ def parse_rules(options: Iterable[str]) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def device_of(name: str, rules: tuple[Rule, ...]) -> Rule | None:
+def device_of(name: str, rules: tuple[PlacementRule, ...]) -> PlacementRule | None:
     """Return the first of `rules` that is found in `name`, None where none is."""
     return next((rule for rule in rules if rule.regex.search(name)), None)

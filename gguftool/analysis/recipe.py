@@ -33,7 +33,7 @@ class RecipeFinding:
 
 
 @record
-class RuleUse:
+class RecipeRuleUse:
     """A rule and how many tensors it takes; `matches` counts also those that earlier rules took."""
 
     line: int
@@ -72,7 +72,7 @@ class RecipeReport:
     model_nbytes: int
     model_bits_per_weight: float
     types: tuple[TypeShare, ...]
-    rules: tuple[RuleUse, ...]
+    rules: tuple[RecipeRuleUse, ...]
     findings: tuple[RecipeFinding, ...]
     unpredicted: tuple[str, ...]
 
@@ -190,12 +190,12 @@ def _shares(fates: Sequence[_Fate]) -> tuple[TypeShare, ...]:
     return tuple(sorted(shares, key=lambda share: -share.nbytes))
 
 
-def _uses(recipe: Recipe, assigned: Mapping[str, Rule | None]) -> tuple[RuleUse, ...]:
+def _uses(recipe: Recipe, assigned: Mapping[str, Rule | None]) -> tuple[RecipeRuleUse, ...]:
     taken: dict[int, int] = {}
     for rule in assigned.values():
         taken[id(rule)] = taken.get(id(rule), 0) + 1
     return tuple(
-        RuleUse(
+        RecipeRuleUse(
             line=rule.line,
             pattern=rule.pattern,
             target=rule.target,
@@ -216,7 +216,7 @@ def _matched(rule: Rule, names: Iterable[str]) -> list[str]:
 
 
 def _findings(
-    recipe: Recipe, fates: Sequence[_Fate], uses: Sequence[RuleUse], assigned: Mapping[str, Rule | None]
+    recipe: Recipe, fates: Sequence[_Fate], uses: Sequence[RecipeRuleUse], assigned: Mapping[str, Rule | None]
 ) -> Iterator[RecipeFinding]:
     yield from _unmatched(fates)
     yield from _unknown_types(recipe)
@@ -252,7 +252,7 @@ def _unknown_types(recipe: Recipe) -> Iterator[RecipeFinding]:
             yield RecipeFinding(code="run-time-type", severity="error", message=message, line=rule.line)
 
 
-def _unused(rule: Rule, use: RuleUse, assigned: Mapping[str, Rule | None]) -> RecipeFinding:
+def _unused(rule: Rule, use: RecipeRuleUse, assigned: Mapping[str, Rule | None]) -> RecipeFinding:
     if not use.matches:
         message = f"'{rule.pattern}' matches no tensor"
         return RecipeFinding(code="dead-rule", severity="warning", message=message, line=rule.line)

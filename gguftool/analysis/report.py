@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from gguftool.analysis.placement import Rule, device_of
+from gguftool.analysis.placement import PlacementRule, device_of
 from gguftool.errors import printable
 from gguftool.format.ftypes import FILE_TYPE_KEY, FType, ftype_name, ftypes_of
 from gguftool.format.ggml import find_type, type_name
@@ -78,7 +78,7 @@ class Layers:
 
 
 @record
-class RuleUse:
+class PlacementUse:
     """A placement rule and what it took (what earlier rules left)."""
 
     pattern: str
@@ -92,7 +92,7 @@ class Placement:
     """Bytes per device, the rules' parts, and the names of the tensors that no rule takes."""
 
     devices: tuple[Share, ...]
-    rules: tuple[RuleUse, ...]
+    rules: tuple[PlacementUse, ...]
     unplaced: tuple[str, ...]
 
 
@@ -130,18 +130,18 @@ class _Item:
 
     tensor: Tensor
     place: Place
-    rule: Rule | None
+    rule: PlacementRule | None
     type: str
     nbytes: int
     parameters: int
 
 
-def report(models: Sequence[Model], rules: tuple[Rule, ...] = ()) -> Report:
+def report(models: Sequence[Model], rules: tuple[PlacementRule, ...] = ()) -> Report:
     """Describe `models`; `rules` place their tensors on devices."""
     return Report(models=tuple(distribution(model, rules) for model in models))
 
 
-def distribution(model: Model, rules: tuple[Rule, ...] = ()) -> Distribution:
+def distribution(model: Model, rules: tuple[PlacementRule, ...] = ()) -> Distribution:
     """Describe one model; `rules` place its tensors on devices."""
     places = places_of(model.tensors)
     items = [_item(tensor, places[name], device_of(name, rules)) for name, tensor in model.tensors.items()]
@@ -168,7 +168,7 @@ def distribution(model: Model, rules: tuple[Rule, ...] = ()) -> Distribution:
     )
 
 
-def _item(tensor: Tensor, place: Place, rule: Rule | None) -> _Item:
+def _item(tensor: Tensor, place: Place, rule: PlacementRule | None) -> _Item:
     return _Item(
         tensor=tensor,
         place=place,
@@ -285,7 +285,7 @@ def _main_types(items: Sequence[_Item]) -> tuple[str, ...]:
 # --- placement and remarks -------------------------------------------------------------------------------------------
 
 
-def _placement(items: Sequence[_Item], total: int, rules: tuple[Rule, ...]) -> Placement:
+def _placement(items: Sequence[_Item], total: int, rules: tuple[PlacementRule, ...]) -> Placement:
     placed = [item for item in items if item.rule]
     unplaced = [item for item in items if not item.rule]
     devices = sorted(_shares(placed, total, lambda item: item.rule.device if item.rule else ""), key=_by_size)
@@ -300,9 +300,9 @@ def _by_size(share: Share) -> int:
     return -share.nbytes
 
 
-def _use(rule: Rule, placed: Iterable[_Item]) -> RuleUse:
+def _use(rule: PlacementRule, placed: Iterable[_Item]) -> PlacementUse:
     taken = [item.nbytes for item in placed if item.rule is rule]
-    return RuleUse(pattern=rule.pattern, device=rule.device, tensors=len(taken), nbytes=sum(taken))
+    return PlacementUse(pattern=rule.pattern, device=rule.device, tensors=len(taken), nbytes=sum(taken))
 
 
 def _remarks(model: Model, items: Sequence[_Item], placement: Placement | None) -> Iterable[str]:

@@ -42,7 +42,7 @@ class By(Enum):
     LAYER = "layer"
 
 
-class Verdict(Enum):
+class DataVerdict(Enum):
     """What comparing the data of one tensor came to."""
 
     SAME = "same"
@@ -59,7 +59,7 @@ class TensorData:
     """
 
     name: str
-    verdict: Verdict
+    verdict: DataVerdict
     old_type: str
     new_type: str
     old_nbytes: int
@@ -221,7 +221,7 @@ def _in_threads(pairs: Sequence[tuple[str, _Side, _Side]], options: DataOptions)
 def _compare(name: str, old: _Side, new: _Side, progress: _Progress, imatrix: Imatrix | None) -> _Measured:
     verdict, note = _verdict(old, new, progress)
     sums, entry = None, _entry_of(old.tensor, imatrix)
-    if verdict in {Verdict.DIFFERENT, Verdict.OTHER_TYPE}:
+    if verdict in {DataVerdict.DIFFERENT, DataVerdict.OTHER_TYPE}:
         decoders = old.decoder, new.decoder
         unknown = {
             type_name(side.tensor.info.type): None
@@ -247,16 +247,19 @@ def _compare(name: str, old: _Side, new: _Side, progress: _Progress, imatrix: Im
     return _Measured(report=report, sums=sums)
 
 
-def _verdict(old: _Side, new: _Side, progress: _Progress) -> tuple[Verdict, str]:
+def _verdict(old: _Side, new: _Side, progress: _Progress) -> tuple[DataVerdict, str]:
     x, y = old.tensor.info, new.tensor.info
     if x.shape != y.shape:
-        return Verdict.NOT_COMPARED, "shapes differ"
+        return DataVerdict.NOT_COMPARED, "shapes differ"
     if x.type != y.type:
-        return Verdict.OTHER_TYPE, ""
+        return DataVerdict.OTHER_TYPE, ""
     word = item_size(x.type) if old.order is not new.order else 1
     if word is None:
-        return Verdict.NOT_COMPARED, "byte orders differ, and what is in the blocks is not known well enough to swap it"
-    return (Verdict.SAME if _same_bytes(old, new, word, progress) else Verdict.DIFFERENT), ""
+        return (
+            DataVerdict.NOT_COMPARED,
+            "byte orders differ, and what is in the blocks is not known well enough to swap it",
+        )
+    return (DataVerdict.SAME if _same_bytes(old, new, word, progress) else DataVerdict.DIFFERENT), ""
 
 
 def _same_bytes(old: _Side, new: _Side, word: int, progress: _Progress) -> bool:
@@ -355,15 +358,15 @@ def _layer(one: _Measured) -> tuple[int, str]:
 
 def _total(name: str, measured: Iterable[_Measured]) -> DataTotal:
     members = list(measured)
-    counts = {verdict: sum(one.report.verdict is verdict for one in members) for verdict in Verdict}
+    counts = {verdict: sum(one.report.verdict is verdict for one in members) for verdict in DataVerdict}
     sums = [one.sums for one in members if one.sums is not None]
     return DataTotal(
         name=name,
         tensors=len(members),
-        same=counts[Verdict.SAME],
-        different=counts[Verdict.DIFFERENT],
-        other_type=counts[Verdict.OTHER_TYPE],
-        not_compared=counts[Verdict.NOT_COMPARED],
+        same=counts[DataVerdict.SAME],
+        different=counts[DataVerdict.DIFFERENT],
+        other_type=counts[DataVerdict.OTHER_TYPE],
+        not_compared=counts[DataVerdict.NOT_COMPARED],
         measured=len(sums),
         errors=errors_of(total(sums)) if sums else None,
         notes=tuple(dict.fromkeys(one.report.note for one in members if one.report.note)),

@@ -12,9 +12,9 @@ from itertools import groupby
 # Importing the rule modules registers their rules.
 from gguftool.analysis.lint import file, layers, loaders, shards, tensors_map, types
 from gguftool.analysis.lint.doctor import DIAGNOSES, diagnose_absent, diagnose_truncation, diagnose_unreadable
-from gguftool.analysis.lint.rules import RULES, Finding, Rule, Severity, judged, run_rules
-from gguftool.analysis.lint.subject import Subject, subject_of
-from gguftool.analysis.placement import Rule as PlacementRule
+from gguftool.analysis.lint.rules import RULES, Finding, LintRule, Severity, judged, run_rules
+from gguftool.analysis.lint.target import LintTarget, target_of
+from gguftool.analysis.placement import PlacementRule
 from gguftool.errors import FormatError, SourceError, listed, without_secrets
 from gguftool.format.file_names import ShardName
 from gguftool.format.ggml import BOTH
@@ -47,7 +47,7 @@ class CheckOptions:
 
 
 @record
-class Report:
+class CheckReport:
     """The answer; `diagnoses` are about files that are no readable GGUF, and then no rule was run.
 
     `engines` are those that rules were run for, `able` those for which no error was found.
@@ -78,7 +78,7 @@ def codes() -> tuple[str, ...]:
     return tuple(sorted({rule.code for rule in RULES} | set(DIAGNOSES)))
 
 
-def check(spec: str, options: CheckOptions | None = None) -> Report:
+def check(spec: str, options: CheckOptions | None = None) -> CheckReport:
     """Check the model that `spec` names.
 
     Raises `SourceError` only where several models lie there: what cannot be read is a diagnosis.
@@ -91,31 +91,31 @@ def check(spec: str, options: CheckOptions | None = None) -> Report:
         return _unreadable(spec, (diagnose_absent(given, error),), 0, options)
     members, remarks = _choose(spec, groups)
     files, diagnoses = _read(members)
-    subject = _subject(spec, files, options) if files else None
-    diagnoses += _truncations(subject) if subject else ()
-    if diagnoses or subject is None:
+    target = _target(spec, files, options) if files else None
+    diagnoses += _truncations(target) if target else ()
+    if diagnoses or target is None:
         return _unreadable(spec, diagnoses, len(members), options)
     engines = options.engines or BOTH
     rules = [rule for rule in RULES if _is_wanted(rule, options)]
-    findings = run_rules(subject, engines, rules)
+    findings = run_rules(target, engines, rules)
     weighed, able = judged(findings, engines)
     sound = not any(finding.severity is Severity.ERROR and not finding.engines for finding in findings)
-    return Report(
+    return CheckReport(
         model=spec,
         files=len(files),
-        tensors=len(subject.tensors),
+        tensors=len(target.tensors),
         readable=True,
         engines=engines,
         able=able if sound else (),
         rules=len({rule.code for rule in rules}),
         diagnoses=(),
         findings=findings if options.engines else weighed,
-        remarks=remarks if subject.looks_into_data else (*remarks, _NOT_LOOKED),
+        remarks=remarks if target.looks_into_data else (*remarks, _NOT_LOOKED),
     )
 
 
-def _subject(spec: str, files: Sequence[ModelFile], options: CheckOptions) -> Subject:
-    return subject_of(
+def _target(spec: str, files: Sequence[ModelFile], options: CheckOptions) -> LintTarget:
+    return target_of(
         spec,
         files,
         this_file_only=options.this_file_only,
@@ -124,8 +124,8 @@ def _subject(spec: str, files: Sequence[ModelFile], options: CheckOptions) -> Su
     )
 
 
-def _unreadable(spec: str, diagnoses: tuple[Finding, ...], files: int, options: CheckOptions) -> Report:
-    return Report(
+def _unreadable(spec: str, diagnoses: tuple[Finding, ...], files: int, options: CheckOptions) -> CheckReport:
+    return CheckReport(
         model=spec,
         files=files,
         tensors=0,
@@ -176,12 +176,12 @@ def _read(members: _Members) -> tuple[list[ModelFile], tuple[Finding, ...]]:
     return files, tuple(part for part in found if isinstance(part, Finding))
 
 
-def _truncations(subject: Subject) -> tuple[Finding, ...]:
-    cut = {tensor.file for tensor in subject.tensors if tensor.overrun}
+def _truncations(target: LintTarget) -> tuple[Finding, ...]:
+    cut = {tensor.file for tensor in target.tensors if tensor.overrun}
     if not cut:
         return ()
-    by_file = groupby(subject.tensors, key=lambda tensor: tensor.file)
-    found = (diagnose_truncation(subject.files[index], tuple(group)) for index, group in by_file if index in cut)
+    by_file = groupby(target.tensors, key=lambda tensor: tensor.file)
+    found = (diagnose_truncation(target.files[index], tuple(group)) for index, group in by_file if index in cut)
     return tuple(finding for finding in found if finding is not None)
 
 
@@ -192,7 +192,7 @@ def _diagnose(source: Source, error: FormatError | SourceError) -> Finding:
         return diagnose_unreadable(source, second)
 
 
-def _is_wanted(rule: Rule, options: CheckOptions) -> bool:
+def _is_wanted(rule: LintRule, options: CheckOptions) -> bool:
     if options.select and not rule.code.startswith(options.select):
         return False
     return not (options.ignore and rule.code.startswith(options.ignore))

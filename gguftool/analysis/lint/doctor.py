@@ -14,8 +14,8 @@ import shlex
 import struct
 from collections.abc import Sequence
 
-from gguftool.analysis.lint.rules import Finding, Severity, place_of
-from gguftool.analysis.lint.subject import Placed, out_of_file
+from gguftool.analysis.lint.rules import Finding, Severity, names_in_words
+from gguftool.analysis.lint.target import TensorView, out_of_file
 from gguftool.errors import FormatError, GGUFToolError, SourceError, printable, without_secrets
 from gguftool.format.cursor import NeedMoreData
 from gguftool.format.header import MAGIC, parse, round_up
@@ -183,7 +183,7 @@ def _diagnose(source: Source, error: GGUFToolError) -> Finding:
     return _finding("N15", source.name, f"the first bytes are '{shown}', expected 'GGUF'", "fetch the file anew")
 
 
-def diagnose_truncation(file: ModelFile, tensors: tuple[Placed, ...]) -> Finding | None:
+def diagnose_truncation(file: ModelFile, tensors: tuple[TensorView, ...]) -> Finding | None:
     """Say what a file lacks whose head parses, of its `tensors`; None where all data lies within it."""
     hit = out_of_file(tensors)
     if not hit:
@@ -205,12 +205,12 @@ def diagnose_truncation(file: ModelFile, tensors: tuple[Placed, ...]) -> Finding
     return _finding("N09", file.source.name, message, way_out, names)
 
 
-def _lies(hit: Sequence[Placed]) -> str:
+def _lies(hit: Sequence[TensorView]) -> str:
     return f"{len(hit):,} tensor(s)"
 
 
 def _finding(code: str, name: str, message: str, way_out: str, tensors: tuple[str, ...] = ()) -> Finding:
-    names = f" ({place_of(tensors)})" if tensors else ""
+    names = f" ({names_in_words(tensors)})" if tensors else ""
     return Finding(
         code=code,
         severity=Severity.ERROR,

@@ -1,6 +1,6 @@
 """Lint rules: how one is written, found and run.
 
-A rule is a code, one sentence and one function that looks at a `Subject` and yields a `Hit` for each problem.  It is
+A rule is a code, one sentence and one function that looks at a `LintTarget` and yields a `Hit` for each problem.  It is
 registered by the decorator `rule`; rules with engines are about loading and running there, rules without about the file
 itself.  A rule that lacks what it needs raises or yields `CannotEvaluate`, and that is said: silence means it passed.
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 
-from gguftool.analysis.lint.subject import Placed, Subject
+from gguftool.analysis.lint.target import LintTarget, TensorView
 from gguftool.errors import GGUFToolError, listed, printable
 from gguftool.record import record, replace
 
@@ -60,11 +60,11 @@ class CannotEvaluate(Exception):
     """Raised by a rule that lacks what it needs to judge; the argument says what."""
 
 
-Check = Callable[[Subject], Iterable[Hit]]
+Check = Callable[[LintTarget], Iterable[Hit]]
 
 
 @record
-class Rule:
+class LintRule:
     """One rule; several may share a code where engines differ."""
 
     code: str
@@ -75,7 +75,7 @@ class Rule:
     check: Check
 
 
-RULES: list[Rule] = []
+RULES: list[LintRule] = []
 
 
 def rule(
@@ -86,7 +86,7 @@ def rule(
     def register(check: Check) -> Check:
         sentence = (check.__doc__ or "").partition("\n")[0]
         RULES.append(
-            Rule(code=code, severity=severity, sentence=sentence, way_out=way_out, engines=engines, check=check)
+            LintRule(code=code, severity=severity, sentence=sentence, way_out=way_out, engines=engines, check=check)
         )
         return check
 
@@ -98,7 +98,7 @@ def undecided(why: str, tensors: Iterable[str] = ()) -> Hit:
     return Hit(message=f"could not be evaluated: {why}", tensors=tuple(tensors), severity=Severity.INFO)
 
 
-def grouped(tensors: Iterable[Placed], describe: Callable[[Placed], str]) -> Iterator[Hit]:
+def hits_by_message(tensors: Iterable[TensorView], describe: Callable[[TensorView], str]) -> Iterator[Hit]:
     """Yield one hit for each distinct description, with the names of all tensors that it fits."""
     groups: dict[str, list[str]] = {}
     for tensor in tensors:
@@ -107,7 +107,7 @@ def grouped(tensors: Iterable[Placed], describe: Callable[[Placed], str]) -> Ite
         yield Hit(message=message, tensors=tuple(names))
 
 
-def run_rules(subject: Subject, engines: tuple[str, ...], rules: Iterable[Rule]) -> tuple[Finding, ...]:
+def run_rules(target: LintTarget, engines: tuple[str, ...], rules: Iterable[LintRule]) -> tuple[Finding, ...]:
     """Run the rules without engines and those for one of `engines`; the worst findings come first.
 
     A rule that fails for a reason of the world says that it could not be evaluated. One that fails for any other reason
@@ -118,13 +118,13 @@ def run_rules(subject: Subject, engines: tuple[str, ...], rules: Iterable[Rule])
         concerned = tuple(engine for engine in each.engines if engine in engines)
         if each.engines and not concerned:
             continue
-        findings += (_finding(each, concerned, hit) for hit in _hits(each, subject))
+        findings += (_finding(each, concerned, hit) for hit in _hits(each, target))
     return tuple(sorted(findings, key=lambda finding: -finding.severity))
 
 
-def _hits(each: Rule, subject: Subject) -> list[Hit]:
+def _hits(each: LintRule, target: LintTarget) -> list[Hit]:
     try:
-        return _merged(each.check(subject))
+        return _merged(each.check(target))
     except CannotEvaluate as reason:
         return [undecided(str(reason))]
     except GGUFToolError as error:
@@ -153,20 +153,20 @@ def _merged(hits: Iterable[Hit]) -> list[Hit]:
     return kept
 
 
-def _finding(each: Rule, engines: tuple[str, ...], hit: Hit) -> Finding:
+def _finding(each: LintRule, engines: tuple[str, ...], hit: Hit) -> Finding:
     severity = each.severity if hit.severity is None else hit.severity
     return Finding(
         code=each.code,
         severity=severity,
         message=hit.message,
-        where=hit.where or place_of(hit.tensors),
+        where=hit.where or names_in_words(hit.tensors),
         tensors=hit.tensors,
         way_out="" if "could not be evaluated" in hit.message else each.way_out,
         engines=engines,
     )
 
 
-def place_of(names: tuple[str, ...]) -> str:
+def names_in_words(names: tuple[str, ...]) -> str:
     """Return a few names in words, and how many there are."""
     if not names:
         return ""

@@ -17,7 +17,7 @@ _TRIAL = 64 << 10  # elements that are tried of each type: a tenth of a second o
 
 
 @record
-class Share:
+class SourceShare:
     """Tensors that come from one model as they are; `nbytes` without padding."""
 
     source: str
@@ -41,8 +41,8 @@ class QuantizePreview:
     """What a run would do; `seconds` of `threads` threads, None where there is nothing to quantize or to try."""
 
     plan: Preview
-    copied: tuple[Share, ...]
-    reused: tuple[Share, ...]
+    copied: tuple[SourceShare, ...]
+    reused: tuple[SourceShare, ...]
     quantized: tuple[MadeShare, ...]
     threads: int
     seconds: float | None
@@ -84,11 +84,11 @@ def _with_made(preview: Preview, made: Sequence[Step]) -> Preview:
     )
 
 
-def _shares(steps: Iterable[Step]) -> tuple[Share, ...]:
+def _shares(steps: Iterable[Step]) -> tuple[SourceShare, ...]:
     models: dict[str, list[int]] = {}
     for step in steps:
         models.setdefault(step.model.name, []).append(step.tensor.nbytes)
-    return tuple(Share(source=name, tensors=len(sizes), nbytes=sum(sizes)) for name, sizes in models.items())
+    return tuple(SourceShare(source=name, tensors=len(sizes), nbytes=sum(sizes)) for name, sizes in models.items())
 
 
 def _type_share(type_id: int, steps: list[Step]) -> MadeShare:

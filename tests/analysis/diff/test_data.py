@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguftool.analysis.diff.data import By, DataOptions, Verdict
+from gguftool.analysis.diff.data import By, DataOptions, DataVerdict
 from gguftool.analysis.diff.figures import ErrorSums, errors_between, errors_of, total
 from gguftool.analysis.diff.models import DiffOptions, diff_headers
 from gguftool.errors import SourceError
@@ -95,7 +95,7 @@ def test_equal_nans_are_the_same():
 
 def test_same_type_different_bytes_is_a_difference_and_measured():
     report = compare(one_tensor((2,), 0, f32(1, 2)), one_tensor((2,), 0, f32(1, 2.5)))
-    assert (report.differs, report.tensors, verdicts(report)) == (True, (), {"w": Verdict.DIFFERENT})
+    assert (report.differs, report.tensors, verdicts(report)) == (True, (), {"w": DataVerdict.DIFFERENT})
     assert summary(report) == (
         "no differences in 0 metadata keys and 1 tensor; data of 1 tensor in both: 1 same type, different bytes"
     )
@@ -104,7 +104,7 @@ def test_same_type_different_bytes_is_a_difference_and_measured():
 def test_types_without_dequantizer_say_so():
     report = compare(one_tensor((32, 8), 31, bytes(144)), one_tensor((32, 8), 31, b"\1" * 144))
     (one,) = report.data.tensors
-    assert (one.verdict, one.errors, one.note) == (Verdict.DIFFERENT, None, "no dequantizer for Q4_0_4_4")
+    assert (one.verdict, one.errors, one.note) == (DataVerdict.DIFFERENT, None, "no dequantizer for Q4_0_4_4")
     report = compare(one_tensor((256, 8), 230, bytes(4096)), one_tensor((256, 8), 30, bytes(4096)))
     assert report.data.tensors[0].note == "no dequantizer for BF16_R16"  # 8 rows do not divide by 16
 
@@ -114,15 +114,15 @@ def test_unknown_types_compare_by_bytes_without_their_padding():
     b = made((), [("v", (1,), 0, f32(1)), ("w", (32,), 4711, b"\1" * 33)], alignment=128)
     c = made((), [("w", (32,), 4711, b"\1" * 32 + b"\2"), ("v", (1,), 0, f32(1))])
     assert a.tensors["w"].nbytes != b.tensors["w"].nbytes
-    assert verdicts(compare(a, b)) == {"w": Verdict.SAME, "v": Verdict.SAME}
-    assert verdicts(compare(a, c)) == {"w": Verdict.DIFFERENT, "v": Verdict.SAME}
+    assert verdicts(compare(a, b)) == {"w": DataVerdict.SAME, "v": DataVerdict.SAME}
+    assert verdicts(compare(a, c)) == {"w": DataVerdict.DIFFERENT, "v": DataVerdict.SAME}
     longer = made((), [("w", (32,), 4711, b"\1" * 33 + bytes(500)), ("v", (1,), 0, f32(1))])
-    assert verdicts(compare(a, longer))["w"] is Verdict.DIFFERENT
+    assert verdicts(compare(a, longer))["w"] is DataVerdict.DIFFERENT
 
 
 def test_other_shapes_are_not_compared():
     report = compare(one_tensor((2,), 0, f32(1, 2)), one_tensor((1, 2), 0, f32(1, 2)))
-    assert (report.data.tensors[0].verdict, report.data.tensors[0].note) == (Verdict.NOT_COMPARED, "shapes differ")
+    assert (report.data.tensors[0].verdict, report.data.tensors[0].note) == (DataVerdict.NOT_COMPARED, "shapes differ")
 
 
 def test_trailing_ones_are_the_same_shape():
@@ -142,18 +142,18 @@ def test_plain_numbers_compare_across_byte_orders(kind, code):
     little, big, other = (struct.pack(f"{order}4{code}", *numbers) for order, numbers in (
         ("<", (1, 2, 3, 4)), (">", (1, 2, 3, 4)), (">", (1, 2, 3, 9))))  # fmt: skip
     a = one_tensor((4,), kind, little)
-    assert verdicts(compare(a, one_tensor((4,), kind, big, order=">"))) == {"w": Verdict.SAME}
+    assert verdicts(compare(a, one_tensor((4,), kind, big, order=">"))) == {"w": DataVerdict.SAME}
     (one,) = compare(a, one_tensor((4,), kind, other, order=">")).data.tensors
     same_order = struct.pack(f"<4{code}", 1, 2, 3, 9)
     (expected,) = compare(a, one_tensor((4,), kind, same_order)).data.tensors
     assert one == expected
-    assert one.verdict is Verdict.DIFFERENT
+    assert one.verdict is DataVerdict.DIFFERENT
 
 
 def test_blocks_across_byte_orders_are_never_called_the_same():
     report = compare(one_tensor((32,), 8, bytes(34)), one_tensor((32,), 8, bytes(34), order=">"))
     assert report.differs
-    assert verdicts(report) == {"w": Verdict.NOT_COMPARED}
+    assert verdicts(report) == {"w": DataVerdict.NOT_COMPARED}
     both_big = one_tensor((32,), 8, bytes(34), order=">")
     assert not compare(both_big, both_big).differs
 
@@ -202,7 +202,7 @@ def test_errors_agree_with_gguf_and_numpy(a, b):
     for name, errors in measured.items():
         figures = (errors.relative_rmse, errors.cosine, errors.max_abs_error)
         assert figures == pytest.approx(expected[name], rel=1e-9)
-    assert all(expected[one.name][0] == 0 for one in report.data.tensors if one.verdict is Verdict.SAME)
+    assert all(expected[one.name][0] == 0 for one in report.data.tensors if one.verdict is DataVerdict.SAME)
 
 
 def test_chunks_do_not_change_the_figures(monkeypatch):
@@ -270,7 +270,7 @@ def test_json_of_errors_is_valid_whatever_they_are():
 def test_a_set_holds_the_data_of_the_file_it_was_split_from(single, folder):
     a, b = open_model(shared("models", f"tiny-llama-{single}.gguf")), open_model(shared("models", "sets", folder))
     report = compare(a, b)
-    assert set(verdicts(report).values()) == {Verdict.SAME}
+    assert set(verdicts(report).values()) == {DataVerdict.SAME}
     assert not report.differs
 
 

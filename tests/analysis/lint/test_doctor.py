@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gguftool.analysis.lint.check import CheckOptions, Report, check
+from gguftool.analysis.lint.check import CheckOptions, CheckReport, check
 from gguftool.analysis.lint.doctor import DIAGNOSES
 from gguftool.errors import SourceError
 from tests.support.check_models import File, T, model, shards, shared
@@ -58,7 +58,7 @@ CAUSES = {
 }
 
 
-def diagnosed(path: Path | str) -> Report:
+def diagnosed(path: Path | str) -> CheckReport:
     report = check(str(path))
     assert not report.readable
     assert report.findings == ()

@@ -15,7 +15,7 @@ from gguftool.analysis.lint.check import CheckOptions, check, codes
 from gguftool.analysis.lint.doctor import DIAGNOSES
 from gguftool.analysis.lint.file import spread
 from gguftool.analysis.lint.layers import layers_in_words
-from gguftool.analysis.lint.rules import RULES, CannotEvaluate, Finding, Hit, Rule, Severity, judged, run_rules
+from gguftool.analysis.lint.rules import RULES, CannotEvaluate, Finding, Hit, LintRule, Severity, judged, run_rules
 from gguftool.analysis.placement import parse_rules
 from gguftool.format.ggml import BOTH, IK, MAINLINE
 from gguftool.model.opening import open_model
@@ -349,32 +349,34 @@ def test_types_that_changed_are_undecided_not_passed(tmp_path):
 # --- the machinery ---------------------------------------------------------------------------------------------------
 
 
-def _subject(tmp_path, file=None):
-    from gguftool.analysis.lint.subject import subject_of
+def _target(tmp_path, file=None):
+    from gguftool.analysis.lint.target import target_of
     from gguftool.model.model import ModelFile
     from gguftool.model.opening import read_header
     from gguftool.storage.sources.locate import open_source
 
     source = open_source(str(written(tmp_path, file or model())))
-    return subject_of("m", [ModelFile(source=source, header=read_header(source), shard=None)])
+    return target_of("m", [ModelFile(source=source, header=read_header(source), shard=None)])
 
 
 def _rule(code, check_function, engines=()):
-    return Rule(code=code, severity=Severity.WARNING, sentence="", way_out="x", engines=engines, check=check_function)
+    return LintRule(
+        code=code, severity=Severity.WARNING, sentence="", way_out="x", engines=engines, check=check_function
+    )
 
 
 def test_a_broken_rule_is_an_error_and_the_others_still_run(tmp_path):
-    def broken(subject):
+    def broken(target):
         yield Hit(message="first")
         raise ZeroDivisionError("oh")
 
-    def cannot(subject):
+    def cannot(target):
         raise CannotEvaluate("no light")
 
     findings = run_rules(
-        _subject(tmp_path),
+        _target(tmp_path),
         BOTH,
-        [_rule("X1", broken), _rule("X2", cannot), _rule("X3", lambda subject: [Hit(message="seen")])],
+        [_rule("X1", broken), _rule("X2", cannot), _rule("X3", lambda target: [Hit(message="seen")])],
     )
     assert [(f.code, f.severity) for f in findings] == [
         ("X1", Severity.ERROR),
@@ -386,9 +388,9 @@ def test_a_broken_rule_is_an_error_and_the_others_still_run(tmp_path):
 
 
 def test_a_file_that_goes_away_makes_rules_undecided(tmp_path):
-    subject = _subject(tmp_path, model(tail=bytes(64)))
-    Path(subject.files[0].source.name).unlink()
-    (finding,) = run_rules(subject, BOTH, [rule for rule in RULES if rule.code == "F17"])
+    target = _target(tmp_path, model(tail=bytes(64)))
+    Path(target.files[0].source.name).unlink()
+    (finding,) = run_rules(target, BOTH, [rule for rule in RULES if rule.code == "F17"])
     assert finding.severity is Severity.INFO
     assert finding.message.startswith("could not be evaluated: ")
 
@@ -396,8 +398,8 @@ def test_a_file_that_goes_away_makes_rules_undecided(tmp_path):
 def test_findings_that_say_the_same_are_one_and_many_are_cut(tmp_path):
     alike = [Hit(message="m", tensors=(str(n),)) for n in range(3)]
     many = [Hit(message=f"m{n}", tensors=(str(n),)) for n in range(1000)]
-    rules = [_rule("X1", lambda subject: alike), _rule("X2", lambda subject: many)]
-    one, *rest = run_rules(_subject(tmp_path), BOTH, rules)
+    rules = [_rule("X1", lambda target: alike), _rule("X2", lambda target: many)]
+    one, *rest = run_rules(_target(tmp_path), BOTH, rules)
     assert one.tensors == ("0", "1", "2")
     assert len(rest) == 101
     assert rest[-1].message == "900 more findings of this kind"
@@ -552,7 +554,7 @@ def test_rules_are_registered_by_the_decorator(monkeypatch):
     monkeypatch.setattr(rules, "RULES", [])
 
     @rules.rule("X9", Severity.INFO, engines=IK)
-    def looks(subject):
+    def looks(target):
         """One sentence."""
         return []
 

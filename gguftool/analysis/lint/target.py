@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
-from gguftool.analysis.placement import Rule, device_of
+from gguftool.analysis.placement import PlacementRule, device_of
 from gguftool.format.file_names import KEY_COUNT, KEY_NO, KEY_TENSORS
 from gguftool.format.ggml import TYPES, Formula, TypeTraits, nbytes, type_name
 from gguftool.format.header import TensorInfo, round_up
@@ -24,7 +24,7 @@ _EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
 
 
 @record
-class Placed:
+class TensorView:
     """A tensor in its file (an index); `start` is absolute, `room` reaches to the next tensor or the file's end.
 
     `nbytes` is what the type says, None where that cannot be known; `overrun` is how many of them lie behind the file's
@@ -105,7 +105,7 @@ class SplitKeys:
 
 
 @record
-class Subject:
+class LintTarget:
     """A model as found; `kvs` are those of the file that carries the metadata.
 
     `data_offsets` and `split_keys` are those of each file, `weights` the tensors that are multiplied with. `by_name`
@@ -117,12 +117,12 @@ class Subject:
     kvs: tuple[KV, ...]
     data_offsets: tuple[int, ...]
     split_keys: tuple[SplitKeys, ...]
-    tensors: tuple[Placed, ...]
-    weights: tuple[Placed, ...]
-    by_name: Mapping[str, Placed]
-    layers: Mapping[int, Mapping[str, Placed]]
+    tensors: tuple[TensorView, ...]
+    weights: tuple[TensorView, ...]
+    by_name: Mapping[str, TensorView]
+    layers: Mapping[int, Mapping[str, TensorView]]
     this_file_only: bool = False
-    places: tuple[Rule, ...] = ()
+    places: tuple[PlacementRule, ...] = ()
     read_data: bool = False
 
     @property
@@ -185,32 +185,32 @@ def _split_keys(kvs: tuple[KV, ...]) -> SplitKeys:
     return SplitKeys(number=number, count=count, tensors=tensors)
 
 
-def _weights(tensors: tuple[Placed, ...], by_name: Mapping[str, Placed]) -> tuple[Placed, ...]:
+def _weights(tensors: tuple[TensorView, ...], by_name: Mapping[str, TensorView]) -> tuple[TensorView, ...]:
     """Return the tensors with two or more dims; token embeddings only where they serve as output too."""
     tied = "token_embd.weight" if "output.weight" not in by_name else None
     return tuple(t for t in tensors if len(t.info.dims) > 1 and (not t.is_embedding or t.name == tied))
 
 
-def subject_of(
+def target_of(
     name: str,
     files: Iterable[ModelFile],
     *,
     this_file_only: bool = False,
-    places: tuple[Rule, ...] = (),
+    places: tuple[PlacementRule, ...] = (),
     read_data: bool = False,
-) -> Subject:
+) -> LintTarget:
     """Place the tensors of `files`; the file with the metadata comes first."""
     ordered = sorted(files, key=lambda file: (find_kv(file.header.kvs, "general.architecture") is None,))
     data_offsets = tuple(file.header.data_offset for file in ordered)
     places_of = enumerate(zip(ordered, data_offsets, strict=True))
-    tensors = tuple(tensor for index, (file, start) in places_of for tensor in placed(index, file, start))
-    by_name: dict[str, Placed] = {}
-    layers: dict[int, dict[str, Placed]] = {}
+    tensors = tuple(tensor for index, (file, start) in places_of for tensor in tensor_views(index, file, start))
+    by_name: dict[str, TensorView] = {}
+    layers: dict[int, dict[str, TensorView]] = {}
     for tensor in tensors:
         by_name.setdefault(tensor.name, tensor)
         if tensor.layer is not None:
             layers.setdefault(tensor.layer, {}).setdefault(tensor.role, tensor)
-    return Subject(
+    return LintTarget(
         name=name,
         files=tuple(ordered),
         kvs=ordered[0].header.kvs,
@@ -226,7 +226,7 @@ def subject_of(
     )
 
 
-def placed(index: int, file: ModelFile, data_offset: int) -> tuple[Placed, ...]:
+def tensor_views(index: int, file: ModelFile, data_offset: int) -> tuple[TensorView, ...]:
     """Place the tensors of one file in header order; nothing is refused, a room may be negative."""
     infos, header = file.header.tensors, file.header
     if not infos:
@@ -235,14 +235,14 @@ def placed(index: int, file: ModelFile, data_offset: int) -> tuple[Placed, ...]:
     order = sorted(range(len(infos)), key=lambda at: infos[at].offset)
     ends = {here: data_offset + infos[after].offset for here, after in pairwise(order)}
     return tuple(
-        _place(info, index, data_offset + info.offset, ends.get(at), size, alignment) for at, info in enumerate(infos)
+        _view(info, index, data_offset + info.offset, ends.get(at), size, alignment) for at, info in enumerate(infos)
     )
 
 
-def _place(info: TensorInfo, file: int, start: int, end: int | None, size: int, alignment: int) -> Placed:
+def _view(info: TensorInfo, file: int, start: int, end: int | None, size: int, alignment: int) -> TensorView:
     match = _LAYER.fullmatch(info.name)
     length = nbytes(info.type, info.dims)
-    return Placed(
+    return TensorView(
         info=info,
         file=file,
         start=start,
@@ -257,7 +257,7 @@ def _place(info: TensorInfo, file: int, start: int, end: int | None, size: int, 
     )
 
 
-def out_of_file(tensors: tuple[Placed, ...]) -> tuple[Placed, ...]:
+def out_of_file(tensors: tuple[TensorView, ...]) -> tuple[TensorView, ...]:
     """Return the tensors of one file whose data ends behind the file's end.
 
     A last tensor that only lacks the row metadata that all others lack too is not among them: such a file is complete
@@ -270,6 +270,6 @@ def out_of_file(tensors: tuple[Placed, ...]) -> tuple[Placed, ...]:
     return suspects
 
 
-def formula_is_plain(tensor: Placed) -> bool:
+def formula_is_plain(tensor: TensorView) -> bool:
     """Whether the type's bytes are blocks in rows, so that row lengths mean something."""
     return tensor.traits is not None and tensor.traits.formula is Formula.STD
