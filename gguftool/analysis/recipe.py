@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from gguftool.analysis.lint.rules import Severity
 from gguftool.format.engine_facts.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
 from gguftool.format.ftypes import no_such_type
 from gguftool.format.ggml import BOTH, IK, MAINLINE, TYPES, TypeTraits, find_type, nbytes, type_name
@@ -23,10 +24,10 @@ _EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
 
 @record
 class RecipeFinding:
-    """One thing to know: `severity` is error, warning or info; `line` the rule's, None where it is about tensors."""
+    """One thing to know; `line` is the rule's, or None if it is about tensors."""
 
     code: str
-    severity: str
+    severity: Severity
     message: str
     line: int | None = None
     tensors: tuple[str, ...] = ()
@@ -75,6 +76,10 @@ class RecipeReport:
     rules: tuple[RecipeRuleUse, ...]
     findings: tuple[RecipeFinding, ...]
     unpredicted: tuple[str, ...]
+
+    def reaches(self, threshold: Severity) -> bool:
+        """Whether a finding is at or above `threshold`."""
+        return any(finding.severity >= threshold for finding in self.findings)
 
 
 @record
@@ -235,7 +240,7 @@ def _unmatched(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
     if names:
         yield RecipeFinding(
             code="unmatched-tensor",
-            severity="error",
+            severity=Severity.ERROR,
             message=f"{len(names):,} of {len(fates):,} tensors are matched by no rule",
             tensors=names,
         )
@@ -245,23 +250,23 @@ def _unknown_types(recipe: Recipe) -> Iterator[RecipeFinding]:
     for rule in recipe.rules:
         if rule.type_id is None and rule.label is None:
             yield RecipeFinding(
-                code="unknown-type", severity="error", message=no_such_type(rule.target), line=rule.line
+                code="unknown-type", severity=Severity.ERROR, message=no_such_type(rule.target), line=rule.line
             )
         elif rule.type_id in TYPES and not TYPES[rule.type_id].in_files:
             message = f"engines make {rule.target} at run time only; it does not belong in a file"
-            yield RecipeFinding(code="run-time-type", severity="error", message=message, line=rule.line)
+            yield RecipeFinding(code="run-time-type", severity=Severity.ERROR, message=message, line=rule.line)
 
 
 def _unused(rule: Rule, use: RecipeRuleUse, assigned: Mapping[str, Rule | None]) -> RecipeFinding:
     if not use.matches:
         message = f"'{rule.pattern}' matches no tensor"
-        return RecipeFinding(code="dead-rule", severity="warning", message=message, line=rule.line)
+        return RecipeFinding(code="dead-rule", severity=Severity.WARNING, message=message, line=rule.line)
     names = tuple(_matched(rule, assigned))
     lines = sorted({taker.line for name in names if (taker := assigned[name]) is not None})
     before = f"line{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines[:10]))}{', ...' * (len(lines) > 10)}"
     return RecipeFinding(
         code="shadowed-rule",
-        severity="warning",
+        severity=Severity.WARNING,
         message=f"'{rule.pattern}' never applies: {before} took every tensor that it matches",
         line=rule.line,
         tensors=names,
@@ -274,7 +279,7 @@ def _engines(recipe: Recipe) -> Iterator[RecipeFinding]:
     lacking = [[alias for alias, traits in types.items() if engine not in traits.engines] for engine in BOTH]
     if all(lacking):
         said = "; ".join(f"{engine} lacks {', '.join(names)}" for engine, names in zip(BOTH, lacking, strict=True))
-        yield RecipeFinding(code="no-engine", severity="warning", message=f"no engine loads this mix: {said}")
+        yield RecipeFinding(code="no-engine", severity=Severity.WARNING, message=f"no engine loads this mix: {said}")
 
 
 def _undivided_rows(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
@@ -289,7 +294,7 @@ def _undivided_rows(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
             f"{_count(names)} with rows of {ne0:,} elements cannot be {wanted.alias} (blocks of {wanted.block_size}): "
             f"{said}"
         )
-        yield RecipeFinding(code="row-fallback", severity="warning", message=message, tensors=tuple(names))
+        yield RecipeFinding(code="row-fallback", severity=Severity.WARNING, message=message, tensors=tuple(names))
 
 
 def _undivided_interleave(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
@@ -303,7 +308,9 @@ def _undivided_interleave(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
             f"{_count(names)} cannot be {wanted.alias}, which packs {wanted.interleaved_rows} rows together (the rows "
             f"do not divide, or are looked up one by one): {IK[0]} falls back to {base.alias if base else 'nothing'}"
         )
-        yield RecipeFinding(code="interleave-fallback", severity="warning", message=message, tensors=tuple(names))
+        yield RecipeFinding(
+            code="interleave-fallback", severity=Severity.WARNING, message=message, tensors=tuple(names)
+        )
 
 
 def _split_pairs(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
@@ -320,7 +327,7 @@ def _split_pairs(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
     for kind, names in differing.items():
         lost = "fused MoE" if kind in ("_exps", "_chexps") else "fused up and gate"
         message = f"ffn_up{kind} and ffn_gate{kind} differ in {_count(names[::2], 'layer')}: {lost} of {IK[0]} is lost"
-        yield RecipeFinding(code="up-gate-differ", severity="warning", message=message, tensors=tuple(names))
+        yield RecipeFinding(code="up-gate-differ", severity=Severity.WARNING, message=message, tensors=tuple(names))
 
 
 def _comes_as(fate: _Fate) -> object:
@@ -335,7 +342,7 @@ def _kept(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
     )
     if names:
         message = f"{_count(names)} keep the model's type whatever the rule says: norms, routers and 1-D tensors"
-        yield RecipeFinding(code="kept-type", severity="info", message=message, tensors=names)
+        yield RecipeFinding(code="kept-type", severity=Severity.INFO, message=message, tensors=names)
 
 
 def _count(names: Sequence[str], what: str = "tensor") -> str:

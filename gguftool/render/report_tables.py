@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 
-from gguftool.analysis.report import Distribution, Label, Layers, Report, Share, TensorRow
+from gguftool.analysis.label import Label
+from gguftool.analysis.report import Distribution, Layers, Report, Share, TensorRow
 from gguftool.model.roles import Role
 from gguftool.record import replace
 from gguftool.render.table import Table, columns

@@ -11,6 +11,33 @@ from gguftool.model.model import Tensor
 from gguftool.model.roles import place_of
 from gguftool.record import record
 
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Change(Enum):
+    """What became of an entry on the way from A to B."""
+
+    ADDED = "added"
+    REMOVED = "removed"
+    CHANGED = "changed"
+
+
+def paired(old: Mapping[K, V], new: Mapping[K, V]) -> Iterator[tuple[K, V | None, V | None]]:
+    """Yield every key with its two values, None where a side lacks it: in the order of `old`, then what `new` adds."""
+    for key, value in old.items():
+        yield key, value, new.get(key)
+    for key, value in new.items():
+        if key not in old:
+            yield key, None, value
+
+
+def change_of(old: object | None, new: object | None) -> Change:
+    """Return the kind of change between two values of which at most one is None."""
+    if old is None:
+        return Change.ADDED
+    return Change.REMOVED if new is None else Change.CHANGED
+
 
 @record
 class TensorSide:
@@ -127,34 +154,3 @@ def _group(members: list[TensorChange]) -> TensorGroup:
 
 def _nbytes(side: TensorSide | None) -> int:
     return side.nbytes if side else 0
-
-
-# --- pairing -------------------------------------------------------------------------------------------------------
-
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-class Change(Enum):
-    """What became of an entry on the way from A to B."""
-
-    ADDED = "added"
-    REMOVED = "removed"
-    CHANGED = "changed"
-
-
-def paired(old: Mapping[K, V], new: Mapping[K, V]) -> Iterator[tuple[K, V | None, V | None]]:
-    """Yield every key with its two values, None where a side lacks it: in the order of `old`, then what `new` adds."""
-    for key, value in old.items():
-        yield key, value, new.get(key)
-    for key, value in new.items():
-        if key not in old:
-            yield key, None, value
-
-
-def change_of(old: object | None, new: object | None) -> Change:
-    """Return the kind of change between two values of which at most one is None."""
-    if old is None:
-        return Change.ADDED
-    return Change.REMOVED if new is None else Change.CHANGED
