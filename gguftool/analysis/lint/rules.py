@@ -1,10 +1,28 @@
-"""Lint rules: how one is written, found and run.
+"""Lint rules: how to write, find and run one.
 
-A rule is a code, one sentence and one function that looks at a `LintTarget` and yields a `Hit` for each problem.  It is
-registered by the decorator `rule`; rules with engines are about loading and running there, rules without about the file
-itself.  A rule that lacks what it needs raises or yields `CannotEvaluate`, and that is said: silence means it passed.
+A rule is a code, one sentence and one function that looks at a `LintTarget` and yields a `Hit` for each problem. The
+decorator `rule` registers it. Rules with engines are about loading and running there; rules without engines are about
+the file itself. A rule that lacks what it needs raises `CannotEvaluate` or yields `undecided`, and the report shows
+that: silence means that the rule passed.
 
-The rules are in lint_*.py, their texts for users in docs/lint.md, one section per code.
+Where each code is:
+
+    codes            module          about
+    N01-N15          doctor          what a file is that is not a readable GGUF; diagnoses, not rules
+    F01-F19 F27 T04  file            one file: sizes, offsets, padding, metadata, samples of data
+    F20-F26 H01      shards          split sets: names, split keys, missing shards
+    F28-F29          tensors_map     shards against the tensors.map files beside them
+    P01-P03 S08-S11  loaders         what loaders accept: grammar, offsets, names, missing tensors
+    H02-H03          loaders         general.file_type
+    T01-T03 T05      types           types that an engine does not know, or knows in another layout
+    S01-S07          types           shapes that a type or its kernel does not take
+    B01-B04 Q01      types           types that an engine takes and that are a bad choice
+    M01-M06          layers          tensors of one layer that should match
+    D01-D04          layers          MLA attention
+    G01-G03          layers          types on CUDA devices
+
+To add a rule: write the function in the module, its code in this table, a section in docs/lint.md and a case in
+tests/analysis/lint/test_rules.py. A new module is imported by check.py, which registers its rules.
 """
 
 from __future__ import annotations

@@ -481,6 +481,22 @@ def test_every_rule_has_a_case():
     assert all(rule.sentence.endswith(".") for rule in RULES)
 
 
+def _codes_of(ranges: str) -> set[str]:
+    """Write out ranges of codes: F01-F03 T04 is F01, F02, F03, T04."""
+    found = re.findall(r"([A-Z])([0-9]{2})(?:-[A-Z]([0-9]{2}))?", ranges)
+    return {f"{letter}{n:02}" for letter, first, last in found for n in range(int(first), int(last or first) + 1)}
+
+
+def test_the_table_of_codes_names_the_module_of_each_rule() -> None:
+    table: dict[str, set[str]] = {}
+    for ranges, module in re.findall(r"^    ((?:[A-Z][0-9]{2}\S* )+) +(\w+) ", rules.__doc__ or "", re.MULTILINE):
+        table.setdefault(module, set()).update(_codes_of(ranges))
+    registered: dict[str, set[str]] = {"doctor": set(DIAGNOSES)}
+    for each in RULES:
+        registered.setdefault(each.check.__module__.rpartition(".")[2], set()).add(each.code)
+    assert table == registered
+
+
 MODELS = [f"tiny-llama-{kind}" for kind in ("BF16", "Q8_0", "Q6_K", "Q4_K", "IQ4_XS", "IQ4_KS", "IQ5_K")]
 MODELS += [f"tiny-qwen3moe-{kind}" for kind in ("BF16", "Q8_0", "Q4_K", "IQ4_KS")]
 
