@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -97,7 +98,7 @@ def test_bounds_of_recipes_hold_for_what_is_made() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_extract_reproduces_a_model(shared, name: str) -> None:  # type: ignore[no-untyped-def]
+def test_extract_reproduces_a_model(shared: Callable[[str], Path], name: str) -> None:  # type: ignore[no-untyped-def]
     model = open_model(shared(f"models/{name}.gguf"))
     types = {tensor.info.name: tensor.info.type for tensor in model.tensors.values()}
     extracted = extract(model)
@@ -118,7 +119,7 @@ def test_extract_reproduces_a_model(shared, name: str) -> None:  # type: ignore[
 # --- fallbacks -------------------------------------------------------------------------------------------------------
 
 
-def test_fallbacks_are_those_of_the_engines(shared) -> None:  # type: ignore[no-untyped-def]
+def test_fallbacks_are_those_of_the_engines(shared: Callable[[str], Path]) -> None:  # type: ignore[no-untyped-def]
     table = json.loads(shared("reference/ggml-types.json").read_text())
     checked = 0
     for row in table:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -264,7 +266,7 @@ def test_formats_are_told_apart(text: str, form: RecipeFormat) -> None:
     assert recipes.detect_format(text) is form
 
 
-def test_types_are_written_as_each_engine_compares_them(shared) -> None:  # type: ignore[no-untyped-def]
+def test_types_are_written_as_each_engine_compares_them(shared: Callable[[str], Path]) -> None:  # type: ignore[no-untyped-def]
     table = json.loads(shared("reference/ggml-types.json").read_text())
     engines = {"mainline": MAINLINE[0], "ik": IK[0]}
     checked = 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -96,7 +98,7 @@ def text(value: str | bytes, order: str = "<", width: str = "Q") -> bytes:
     return struct.pack(order + width, len(data)) + data
 
 
-def value_bytes(kind: str, value, order: str, width: str) -> bytes:
+def value_bytes(kind: str, value: Any, order: str, width: str) -> bytes:
     if kind == "raw":
         return value
     if kind == "str":
@@ -107,7 +109,16 @@ def value_bytes(kind: str, value, order: str, width: str) -> bytes:
     return struct.pack(f"{order}I{code}", number, value)
 
 
-def model(*tensors: T, kvs=(), arch="llama", layers=1, embd=None, output=True, filler=True, **head) -> File:
+def model(
+    *tensors: T,
+    kvs: Sequence[tuple[Any, ...]] = (),
+    arch: str = "llama",
+    layers: int = 1,
+    embd: T | None = None,
+    output: bool = True,
+    filler: bool = True,
+    **head: Any,
+) -> File:
     """A model without faults of its own: one token embedding, an output, a tensor in each layer that has none."""
     keys = [("general.architecture", "str", arch), (f"{arch}.block_count", "u32", layers)] if arch else []
     own = [embd or T("token_embd.weight")] + ([T("output.weight")] if output else [])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -49,7 +51,14 @@ def pad(data: bytes, alignment: int) -> bytes:
     return data + b"\0" * (-len(data) % alignment)
 
 
-def gguf(kvs=(), tensors=(), *, order: str = "<", alignment: int = 32, version: int = 3) -> bytes:
+def gguf(
+    kvs: Iterable[tuple[Any, ...]] = (),
+    tensors: Sequence[tuple[Any, ...]] = (),
+    *,
+    order: str = "<",
+    alignment: int = 32,
+    version: int = 3,
+) -> bytes:
     """Return a whole file; `kvs` are (key, kind, value), `tensors` (name, dims, type, data)."""
     kvs = list(kvs)
     if alignment != 32:
@@ -91,7 +100,7 @@ class Memory:
     def parallelism(self) -> int:
         return 2
 
-    def stream(self, offset: int, length: int):
+    def stream(self, offset: int, length: int) -> Iterator[bytes]:
         return stream_in_steps(self, offset, length, 1 << 16)
 
     def descriptor(self) -> None:
@@ -112,7 +121,7 @@ def model(source: Memory | bytes) -> Model:
     )
 
 
-def made(kvs=(), tensors=(), **options) -> Model:
+def made(kvs: Iterable[tuple[Any, ...]] = (), tensors: Sequence[tuple[Any, ...]] = (), **options: Any) -> Model:
     return model(gguf(kvs, tensors, **options))
 
 

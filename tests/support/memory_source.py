@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class MemorySource:
     def parallelism(self) -> int:
         return 2
 
-    def stream(self, offset: int, length: int):
+    def stream(self, offset: int, length: int) -> Iterator[bytes]:
         return stream_in_steps(self, offset, length, 1 << 16)
 
     def descriptor(self) -> None:
