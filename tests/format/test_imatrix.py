@@ -419,10 +419,21 @@ def test_dump_still_shows_the_head_of_a_damaged_imatrix(files: Path) -> None:
     assert (code, err.count("\n")) == (2, 1)
 
 
-def test_show_with_a_model_says_what_it_covers(files: Path) -> None:
-    assert (
-        "1 of 1 tensors to quantize are covered" in run(files, "imatrix", "show", "i.dat", "--model", "model.gguf")[1]
-    )
+def test_show_with_a_model_names_what_is_covered_missing_and_unmatched(files: Path) -> None:
+    model_of(files, (UP, (4, 8)), ("token_embd.weight", (4, 8)), ("blk.0.attn_q.weight", (4, 8)))
+    (files / "i.dat").write_bytes(legacy([(UP, 2, [2, 4, 6, 8]), ("blk.7.x.weight", 1, [1])]))
+    code, out, _ = run(files, "imatrix", "show", "i.dat", "--model", "model.gguf")
+    assert code == 0
+    assert out.splitlines()[3:7] == [
+        "model.gguf: 1 of 3 tensors to quantize are covered",
+        "  looked up, so without weights by nature: token_embd.weight",
+        "  without an entry: blk.0.attn_q.weight",
+        "  entries that are no tensor of the model: blk.7.x.weight",
+    ]
+    (files / "i.dat").write_bytes(legacy([(UP, 2, [2, 4])]))
+    out = run(files, "imatrix", "show", "i.dat", "--model", "model.gguf")[1]
+    assert "model.gguf: 0 of 3 tensors" in out
+    assert f"  does not fit: '{UP}' has 2 values in the imatrix, and as a tensor of 4 x 8 it needs 4\n" in out
 
 
 def test_check_knows_a_legacy_imatrix(files: Path) -> None:
