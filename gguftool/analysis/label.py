@@ -78,13 +78,13 @@ def _claim(model: Model, majority: str) -> Claim:
     number = int(kv.value())
     name, meant = ftype_name(number), ftypes_of(number)
     agrees = any(_means(ftype, majority) for ftype in meant) if meant and majority else None
-    said = f"{FILE_TYPE_KEY} says {name} ({number})"
+    text = f"{FILE_TYPE_KEY} says {name} ({number})"
     if not meant:
-        said = f"{FILE_TYPE_KEY} is {number}, a number that neither engine knows"
+        text = f"{FILE_TYPE_KEY} is {number}, a number that neither engine knows"
     elif agrees is False:
         usual = " or ".join(dict.fromkeys(ftype.tensor_type or ftype.majority_of for ftype in meant))
-        said += f", so mostly {usual}; but most weights are {majority}"
-    return Claim(number=number, name=name, agrees=agrees, text=said)
+        text += f", so mostly {usual}; but most weights are {majority}"
+    return Claim(number=number, name=name, agrees=agrees, text=text)
 
 
 def _means(ftype: FType, majority: str) -> bool:

@@ -278,8 +278,8 @@ def _engines(recipe: Recipe) -> Iterator[RecipeFinding]:
     types = {TYPES[rule.type_id].alias: TYPES[rule.type_id] for rule in recipe.rules if rule.type_id in TYPES}
     lacking = [[alias for alias, traits in types.items() if engine not in traits.engines] for engine in BOTH]
     if all(lacking):
-        said = "; ".join(f"{engine} lacks {', '.join(names)}" for engine, names in zip(BOTH, lacking, strict=True))
-        yield RecipeFinding(code="no-engine", severity=Severity.WARNING, message=f"no engine loads this mix: {said}")
+        lacks = "; ".join(f"{engine} lacks {', '.join(names)}" for engine, names in zip(BOTH, lacking, strict=True))
+        yield RecipeFinding(code="no-engine", severity=Severity.WARNING, message=f"no engine loads this mix: {lacks}")
 
 
 def _undivided_rows(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
@@ -289,10 +289,10 @@ def _undivided_rows(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
         if fate.wanted is not None and not fate.kept and fate.ne0 % fate.wanted.block_size:
             groups.setdefault((fate.wanted, fate.ne0), []).append(fate.name)
     for (wanted, ne0), names in groups.items():
-        said = "; ".join(explain_fallback(wanted.name, ne0, engine) for engine in BOTH if engine in wanted.engines)
+        fallbacks = "; ".join(explain_fallback(wanted.name, ne0, engine) for engine in BOTH if engine in wanted.engines)
         message = (
             f"{_count(names)} with rows of {ne0:,} elements cannot be {wanted.alias} (blocks of {wanted.block_size}): "
-            f"{said}"
+            f"{fallbacks}"
         )
         yield RecipeFinding(code="row-fallback", severity=Severity.WARNING, message=message, tensors=tuple(names))
 

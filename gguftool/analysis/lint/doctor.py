@@ -163,8 +163,8 @@ def diagnose_unreadable(source: Source, error: GGUFToolError) -> Finding:
     if remote is None or isinstance(error, SourceError):
         return found
     first = printable(source.read_at(0, min(FIRST_SHOWN, source.size)).decode("latin-1"), 8 * FIRST_SHOWN)
-    said = f"the server's answer: {remote.answer}; the first {FIRST_SHOWN} bytes: '{first}'"
-    return replace(found, message=f"{found.message}; {said}")
+    answer = f"the server's answer: {remote.answer}; the first {FIRST_SHOWN} bytes: '{first}'"
+    return replace(found, message=f"{found.message}; {answer}")
 
 
 def _diagnose(source: Source, error: GGUFToolError) -> Finding:
@@ -230,10 +230,10 @@ def _pointer(source: Source, head: bytes, _: GGUFToolError) -> Finding | None:
     text = head.decode("utf-8", "replace")
     oid = re.search(r"^oid sha256:([0-9a-f]{64})\s*$", text, re.MULTILINE)
     size = re.search(r"^size ([0-9]{1,18})\s*$", text, re.MULTILINE)
-    said = f"the file itself has {int(size[1]):,} bytes" if size else "without a size"
-    said += f", sha256 {oid[1]}" if oid else ", without a sha256"
+    message = f"the file itself has {int(size[1]):,} bytes" if size else "without a size"
+    message += f", sha256 {oid[1]}" if oid else ", without a sha256"
     base = shlex.quote(printable(os.path.basename(source.name)))
-    return _finding("N04", source.name, said, f"git lfs pull --include {base}, or: hf download ORG/REPO {base}")
+    return _finding("N04", source.name, message, f"git lfs pull --include {base}, or: hf download ORG/REPO {base}")
 
 
 def _server_text(source: Source, head: bytes, _: GGUFToolError) -> Finding | None:

@@ -78,8 +78,8 @@ def tensors_count(target: LintTarget) -> Iterator[Hit]:
         if keys.tensors is not None:
             totals.setdefault(keys.tensors, file)
     if len(totals) > 1:
-        said = ", ".join(f"{total} in {_shown(file)}" for total, file in list(totals.items())[:4])
-        yield Hit(message=f"shards differ: {said}", where=printable(target.name, 4096))
+        shown = ", ".join(f"{total} in {_shown(file)}" for total, file in list(totals.items())[:4])
+        yield Hit(message=f"shards differ: {shown}", where=printable(target.name, 4096))
     elif totals and _is_set(target):
         if target.missing or target.files[0].shard is None:
             raise CannotEvaluate("shards are missing, so their tensors cannot be counted")
@@ -156,6 +156,6 @@ def too_many_shards(target: LintTarget) -> Iterator[Hit]:
     """There are more shards than ik_llama.cpp opens."""
     count = target.shard_count
     if count > IK_SAFE_SHARDS:
-        said = f"{count:,} shards; a default build opens {IK_MAX_SHARDS}, and inference needs a few of those itself"
+        message = f"{count:,} shards; a default build opens {IK_MAX_SHARDS}, and inference needs a few of those itself"
         severity = Severity.ERROR if count > IK_MAX_SHARDS else Severity.WARNING
-        yield Hit(message=said, where=_shown(target.files[0]), severity=severity)
+        yield Hit(message=message, where=_shown(target.files[0]), severity=severity)

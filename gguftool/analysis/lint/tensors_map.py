@@ -24,9 +24,9 @@ def shard_against_map(target: LintTarget) -> Iterator[Hit]:
     """A shard's tensor is not what the tensors.map beside it says."""
     index = MapIndex(_entries(target))
     for file in target.files:
-        said = [header_differs(file, entry) for entry in index.entries_of(file)]
-        if said and said[0] is not None and None not in said:
-            yield Hit(message=said[0], where=printable(file.source.name, 4096))
+        differences = [header_differs(file, entry) for entry in index.entries_of(file)]
+        if differences and differences[0] is not None and None not in differences:
+            yield Hit(message=differences[0], where=printable(file.source.name, 4096))
 
 
 @rule("F29", Severity.ERROR, way_out=_FETCH)
