@@ -12,13 +12,13 @@ from gguftool.model.model import Model, Tensor
 from gguftool.model.roles import Place, Role
 from gguftool.record import record
 
-# What llama-quantize treats apart from the mass of the weights: the majority is judged without these.
+# llama-quantize chooses types for these apart from all other weights, so they do not count for the majority.
 _APART = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
 
 
 @record
 class Claim:
-    """What `general.file_type` says; `agrees` is None where there is nothing to compare."""
+    """The claim of `general.file_type`; `agrees` is None if there is nothing to compare."""
 
     number: int | None
     name: str
@@ -28,7 +28,7 @@ class Claim:
 
 @record
 class Label:
-    """What a model is, in one line: the majority type, whether others are mixed in, true bits per weight, size."""
+    """A model in one line: the majority type, whether others are mixed in, bits per weight, size."""
 
     majority: str
     mix: bool
@@ -39,11 +39,11 @@ class Label:
 
 
 def label_of(model: Model, places: Mapping[str, Place]) -> Label:
-    """Return the label of `model`, whose tensors have the roles that `places` gives by name."""
+    """Label `model`; `places` gives the role of each tensor by name."""
     tensors = tuple(model.tensors.values())
     matrices = [tensor for tensor in tensors if is_matrix(tensor)]
     majority = _majority([t for t in matrices if t.info.name not in _APART] or matrices or tensors)
-    # Every quantizer leaves routers as they are: they alone make no mix.
+    # Every quantizer leaves routers as they are, so another type of theirs alone is no mix.
     mixed = {tensor.info.type for tensor in matrices if places[tensor.info.name].role is not Role.ROUTER}
     total, elements = sum(tensor.nbytes for tensor in tensors), sum(tensor.info.elements for tensor in tensors)
     return Label(
@@ -57,12 +57,12 @@ def label_of(model: Model, places: Mapping[str, Place]) -> Label:
 
 
 def is_matrix(tensor: Tensor) -> bool:
-    """Whether `tensor` is more than a vector; norms and biases are quantized by nobody."""
+    """Whether `tensor` is more than a vector; no quantizer touches norms and biases."""
     return sum(dim > 1 for dim in tensor.info.dims) > 1
 
 
 def _majority(tensors: Sequence[Tensor]) -> str:
-    """Return the name of the type that most elements have, empty where there are no tensors."""
+    """The name of the type that most elements have, or "" without tensors."""
     elements: Counter[int] = Counter()
     for tensor in tensors:
         elements[tensor.info.type] += tensor.info.elements
@@ -88,7 +88,7 @@ def _claim(model: Model, majority: str) -> Claim:
 
 
 def _means(ftype: FType, majority: str) -> bool:
-    """Whether a file whose majority is `majority` may be called `ftype`: it, or what it was repacked from."""
+    """Whether `ftype` names the type `majority`, or a type that it was repacked from."""
     traits = find_type(majority)
     names = (majority, *(traits.repack_of if traits else ()))
     return bool({ftype.tensor_type, ftype.majority_of} & set(names))

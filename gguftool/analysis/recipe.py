@@ -1,7 +1,8 @@
-"""Check: what a recipe would do to a model, and what is wrong with it, before anything is fetched or written.
+"""Check a recipe against a model: what it would do and what is wrong with it, before anything is fetched or written.
 
-A rule's type is what the user wants; what a tensor would get is predicted as llama-quantize decides: norms, routers and
-1-D tensors stay as the model has them, and a row that the type's blocks do not divide falls back.
+A rule's type is what the user wants. The type that a tensor would get is predicted as llama-quantize decides it: norms,
+routers and 1-D tensors stay as they are in the model, and a row length that is no multiple of the type's block size
+makes the type fall back.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class RecipeFinding:
 
 @record
 class RecipeRuleUse:
-    """A rule and how many tensors it takes; `matches` counts also those that earlier rules took."""
+    """A rule and how many tensors it takes; `matches` also counts those that earlier rules took."""
 
     line: int
     pattern: str
@@ -47,7 +48,7 @@ class RecipeRuleUse:
 
 @record
 class TypeShare:
-    """All tensors that come in one type; bytes without padding."""
+    """All tensors that would get one type; bytes without padding."""
 
     type: str
     tensors: int
@@ -57,10 +58,11 @@ class TypeShare:
 
 @record
 class RecipeReport:
-    """What the recipe makes of the model: `nbytes` of tensor data and `bits_per_weight`, beside those of the model.
+    """The prediction: `nbytes` of tensor data and `bits_per_weight`, beside those of the model.
 
-    `engine` is whose fallbacks are predicted: llama.cpp, or ik_llama.cpp where a type is its own. `unpredicted` names
-    tensors whose type is not known (no rule, a label, an unknown type); they count as they are in the model.
+    Fallbacks are those of `engine`: llama.cpp, or ik_llama.cpp if the recipe has a type that only it knows.
+    `unpredicted` names tensors of unknown target type (no rule, a label, an unknown type); they count as they are in
+    the model.
     """
 
     recipe: str
@@ -84,7 +86,7 @@ class RecipeReport:
 
 @record
 class _Fate:
-    """What becomes of one tensor: its rule, what the rule wants, and the type it gets (None: not known)."""
+    """The prediction for one tensor: its rule, the type that the rule wants, and the type it gets (None: unknown)."""
 
     tensor: Tensor
     rule: Rule | None
@@ -113,7 +115,7 @@ class _Fate:
 
 
 def check(recipe: Recipe, model: Model) -> RecipeReport:
-    """Try `recipe` (parsed leniently, if unknown types are to be findings) on every tensor of `model`."""
+    """Try `recipe` on every tensor of `model`; unknown types are findings if it was parsed leniently."""
     engine = _engine_of(recipe)
     assigned = recipe.assign(model.tensors)
     fates = tuple(_fate(tensor, assigned[name], engine) for name, tensor in model.tensors.items())
@@ -139,7 +141,7 @@ def check(recipe: Recipe, model: Model) -> RecipeReport:
 
 
 def _engine_of(recipe: Recipe) -> str:
-    """Return the engine whose llama-quantize can make the recipe: llama.cpp as long as it has all types."""
+    """The engine with a llama-quantize that can make the recipe: llama.cpp if it has all types."""
     types = [TYPES[rule.type_id] for rule in recipe.rules if rule.type_id in TYPES]
     return MAINLINE[0] if all(MAINLINE[0] in traits.engines for traits in types) else IK[0]
 
@@ -160,7 +162,7 @@ def _fate(tensor: Tensor, rule: Rule | None, engine: str) -> _Fate:
 
 
 def _written(fate: _Fate, wanted: TypeTraits, engine: str) -> TypeTraits | None:
-    """Return what a tensor gets that its rule wants in `wanted`, None where the engine writes nothing right."""
+    """The type that a tensor gets if its rule wants `wanted`, or None if the engine has no correct one."""
     if _cannot_interleave(fate, wanted):
         base = find_type(rows_fallback(wanted.name) or "")
         if base is None:
@@ -179,7 +181,7 @@ def _cannot_interleave(fate: _Fate, wanted: TypeTraits) -> bool:
 
 
 def _shares(fates: Sequence[_Fate]) -> tuple[TypeShare, ...]:
-    """Return the types with their shares, the largest first; what is not known stands under '?'."""
+    """Sum the tensors by type, the largest sum first; unknown types are under '?'."""
     groups: dict[str, list[_Fate]] = {}
     for fate in fates:
         groups.setdefault("?" if fate.type_id is None else type_name(fate.type_id), []).append(fate)
@@ -274,7 +276,7 @@ def _unused(rule: Rule, use: RecipeRuleUse, assigned: Mapping[str, Rule | None])
 
 
 def _engines(recipe: Recipe) -> Iterator[RecipeFinding]:
-    """Say where no engine has all types: what comes out loads nowhere."""
+    """Report a mix that no engine loads, because none has all its types."""
     types = {TYPES[rule.type_id].alias: TYPES[rule.type_id] for rule in recipe.rules if rule.type_id in TYPES}
     lacking = [[alias for alias, traits in types.items() if engine not in traits.engines] for engine in BOTH]
     if all(lacking):
@@ -283,7 +285,7 @@ def _engines(recipe: Recipe) -> Iterator[RecipeFinding]:
 
 
 def _undivided_rows(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
-    """Say, for each type and row width that do not go together, what each engine would write."""
+    """Report, for each type with rows that its blocks do not divide, what each engine would write."""
     groups: dict[tuple[TypeTraits, int], list[str]] = {}
     for fate in fates:
         if fate.wanted is not None and not fate.kept and fate.ne0 % fate.wanted.block_size:
@@ -314,7 +316,7 @@ def _undivided_interleave(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
 
 
 def _split_pairs(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
-    """Find layers whose up and gate come in different types: ik_llama.cpp then computes them one by one."""
+    """Report layers with up and gate in different types: ik_llama.cpp then computes them one by one."""
     pairs: dict[tuple[str, str], dict[str, _Fate]] = {}
     for fate in fates:
         found = _UP_OR_GATE.fullmatch(fate.name)

@@ -1,7 +1,7 @@
 """Report: how a model's parameters and bytes are distributed over types, roles, layers, tensors and devices.
 
-All of it comes from heads; no tensor data is read.  Bytes are those of the tensors, without padding; bits per weight
-are true ones, so that a type's row metadata counts.
+Reads heads only, no tensor data. Bytes are those of the tensors, without padding; bits per weight count a type's row
+metadata.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NAME = "general.name"
 
 @record
 class Share:
-    """A part of a model; `share` is its part of the bytes (0 to 1), `types` its types, most bytes first."""
+    """A part of a model; `share` is its fraction of the bytes (0 to 1), `types` lists its types, most bytes first."""
 
     name: str
     tensors: int
@@ -36,7 +36,7 @@ class Share:
 
 @record
 class TensorRow:
-    """One tensor; `sizing` tells whether `nbytes` is sure, `layer` is None outside layers, `device` where unplaced."""
+    """One tensor; `sizing` tells whether `nbytes` is certain, `layer` is None outside layers, `device` if unplaced."""
 
     index: int
     name: str
@@ -54,7 +54,7 @@ class TensorRow:
 
 @record
 class Cell:
-    """What one role is made of in one layer."""
+    """The tensors of one role in one layer."""
 
     layer: int
     role: str
@@ -67,7 +67,7 @@ class Cell:
 
 @record
 class Layers:
-    """The layers of one stack (``blk``; an encoder or a vision tower has its own), and the cells of its grid."""
+    """The layers of one stack (``blk``; an encoder or vision tower has another), and the cells of its grid."""
 
     stack: str
     layers: tuple[int, ...]
@@ -78,7 +78,7 @@ class Layers:
 
 @record
 class PlacementUse:
-    """A placement rule and what it took (what earlier rules left)."""
+    """A placement rule and the tensors that it took from what earlier rules left."""
 
     pattern: str
     device: str
@@ -88,7 +88,7 @@ class PlacementUse:
 
 @record
 class Placement:
-    """Bytes per device, the rules' parts, and the names of the tensors that no rule takes."""
+    """Bytes per device and per rule, and the names of the tensors that no rule takes."""
 
     devices: tuple[Share, ...]
     rules: tuple[PlacementUse, ...]
@@ -97,7 +97,7 @@ class Placement:
 
 @record
 class Distribution:
-    """One model. `file_bytes` counts whole files, `nbytes` tensors; `placement` is None where none was asked for."""
+    """One model. `file_bytes` counts whole files, `nbytes` tensors; `placement` is None without rules."""
 
     model: str
     architecture: str | None
@@ -118,14 +118,14 @@ class Distribution:
 
 @record
 class Report:
-    """The distributions of all models, in the order of naming."""
+    """The distributions of all models, in the order given."""
 
     models: tuple[Distribution, ...]
 
 
 @record
 class _Item:
-    """A tensor with what is asked of it often, worked out once."""
+    """A tensor with its properties that sums need, computed once."""
 
     tensor: Tensor
     place: Place
@@ -189,7 +189,7 @@ def _bits(nbytes: int, parameters: int) -> float:
 
 
 def _shares(items: Iterable[_Item], total: int, key: Callable[[_Item], str]) -> list[Share]:
-    """Sum `items` by `key`, in the order of first sight."""
+    """Sum `items` by `key`, in order of first occurrence."""
     groups: dict[str, list[_Item]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
@@ -277,7 +277,7 @@ def _cells(layer: int, items: Sequence[_Item]) -> Iterable[Cell]:
 
 
 def _main_types(items: Sequence[_Item]) -> tuple[str, ...]:
-    """Return the types of the matrices; of vectors only where there is nothing else (biases make no mix)."""
+    """The types of the matrices, or of the vectors if there are no matrices: biases make no mix."""
     return _types([item for item in items if is_matrix(item.tensor)] or items)
 
 

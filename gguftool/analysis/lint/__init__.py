@@ -1,1 +1,1 @@
-"""Lint: rules with codes, what they look at, and `check`, which runs them. rules.py says which module has which code."""
+"""Lint: rules with codes, and `check`, which runs them. The table in rules.py maps codes to modules."""

@@ -1,7 +1,7 @@
-"""The check: whether it is a GGUF, whether it is sound, whether it will run there.
+"""Check a model: whether it is a GGUF, is sound, and will run in an engine.
 
-The first question is the doctor's, the others are lint rules'. Files that are no readable GGUF end the check: what is
-left of a set could only be judged wrongly.
+The doctor answers the first question, lint rules answer the others. Files that are not a readable GGUF end the check:
+the rest of a set could only be judged wrongly.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _Members = Sequence[tuple[Source, ShardName | None]]
 
 @record
 class CheckOptions:
-    """What to look for; `engines` empty asks about both and weighs findings, see docs/lint.md.
+    """What to look for; empty `engines` means both, and weighs findings, see docs/lint.md.
 
     `select` and `ignore` hold codes or their beginnings (``S`` means all of S01 to S11).
     """
@@ -48,9 +48,9 @@ class CheckOptions:
 
 @record
 class CheckReport:
-    """The answer; `diagnoses` are about files that are no readable GGUF, and then no rule was run.
+    """The result; `diagnoses` are about files that are not a readable GGUF, and then no rule ran.
 
-    `engines` are those that rules were run for, `able` those for which no error was found.
+    `engines` are those that rules ran for, `able` those without an error.
     """
 
     model: str
@@ -65,7 +65,7 @@ class CheckReport:
     remarks: tuple[str, ...] = ()
 
     def count(self, severity: Severity) -> int:
-        """Return how many findings are of `severity`."""
+        """The number of findings of `severity`."""
         return sum(finding.severity is severity for finding in self.findings)
 
     def reaches(self, threshold: Severity) -> bool:
@@ -74,14 +74,14 @@ class CheckReport:
 
 
 def codes() -> tuple[str, ...]:
-    """Return every code: those of rules and those of diagnoses."""
+    """Every code: those of rules and those of diagnoses."""
     return tuple(sorted({rule.code for rule in RULES} | set(DIAGNOSES)))
 
 
 def check(spec: str, options: CheckOptions | None = None) -> CheckReport:
     """Check the model that `spec` names.
 
-    Raises `SourceError` only where several models lie there: what cannot be read is a diagnosis.
+    Raises `SourceError` only if there are several models: what cannot be read is a diagnosis.
     """
     options = options or CheckOptions()
     try:
@@ -139,7 +139,7 @@ def _unreadable(spec: str, diagnoses: tuple[Finding, ...], files: int, options: 
 
 
 def _choose(spec: str, groups: Sequence[_Members]) -> tuple[_Members, tuple[str, ...]]:
-    """Return the members of the only complete group, else those of all groups, as `open_model` does."""
+    """The members of the only complete group, else those of all groups, as `open_model` does."""
     complete = [group for group in groups if len({_number(shard) for _, shard in group}) == _count(group)]
     if len(complete) > 1:
         names = listed([group[0][0].name for group in complete])
@@ -151,18 +151,18 @@ def _choose(spec: str, groups: Sequence[_Members]) -> tuple[_Members, tuple[str,
 
 
 def _number(shard: ShardName | None) -> int:
-    """Return the number of a shard, 1 for a file that is none."""
+    """The number of a shard, 1 for a file that is not a shard."""
     return shard.number if shard else 1
 
 
 def _count(group: _Members) -> int:
-    """Return how many shards the names of a group promise."""
+    """The number of shards according to the names of a group."""
     shard = group[0][1]
     return shard.count if shard else 1
 
 
 def _read(members: _Members) -> tuple[list[ModelFile], tuple[Finding, ...]]:
-    """Read all heads; return the files, and the diagnoses of those that are no readable GGUF."""
+    """Read all heads; return the files, and the diagnoses of those that are not a readable GGUF."""
 
     def read(member: tuple[Source, ShardName | None]) -> ModelFile | Finding:
         source, shard = member

@@ -1,6 +1,6 @@
 """Rules of soundness: one file by itself, its metadata, offsets, sizes and padding.
 
-Sources: ggml docs/gguf.md; the limits of each loader are rules of their own in lint_loaders.py.
+Sources: ggml docs/gguf.md. The limits of each loader are separate rules, in loaders.py.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from gguftool.model.model import ModelFile
 _T = TypeVar("_T")
 
 MAX_KEY = 65535  # bytes; docs/gguf.md
-MAX_ALIGNMENT = 1 << 20  # more than that only makes a file large
+MAX_ALIGNMENT = 1 << 20  # larger ones only make a file large
 PADDING_SAMPLES = 16  # paddings looked at in a whole model
 PADDING_READ = 4096  # bytes read of one padding
 DATA_SAMPLES = 24  # tensors looked into in a whole model
 DATA_READ = 256  # bytes read at each of three places of one
 SMALLEST_SAMPLED = 64 << 10  # smaller tensors may well be zero: biases, scales
-TAIL_READ = 64 << 10  # bytes behind the data in which another head is looked for
+TAIL_READ = 64 << 10  # bytes behind the data that are searched for another head
 
 NOT_MODELS = {
     "imatrix": "an importance matrix for llama-quantize, not a model",
@@ -38,7 +38,7 @@ NOT_MODELS = {
 
 
 def spread(items: Sequence[_T], count: int) -> list[_T]:
-    """Return at most `count` of `items`, evenly spread, the last one among them."""
+    """Pick at most `count` of `items`, evenly spread, with the first and the last."""
     if len(items) <= count:
         return list(items)
     step = (len(items) - 1) / (count - 1)
@@ -317,7 +317,7 @@ def not_a_model(target: LintTarget) -> Iterator[Hit]:
 
 
 def _tails(target: LintTarget) -> Iterator[tuple[ModelFile, int, bool]]:
-    """Yield files with bytes behind their data: where those start, and whether another head is among the first."""
+    """Yield files with bytes behind their data: where those start, and whether another head follows soon."""
     ends = list(target.data_offsets)
     for t in target.tensors:
         ends[t.file] = max(ends[t.file], t.start + (t.room if t.nbytes is None else t.nbytes))

@@ -1,6 +1,6 @@
-"""Rules about tensors that belong together in a layer, MLA attention, and the devices that tensors are placed on.
+"""Rules about tensors that belong together in a layer, MLA attention, and types on CUDA devices.
 
-Codes and facts: ik_llama.cpp src/llama-build-context.cpp, src/llama-load-tensors.cpp, ggml/src/ggml-cuda.cu; llama.cpp
+Sources: ik_llama.cpp src/llama-build-context.cpp, src/llama-load-tensors.cpp, ggml/src/ggml-cuda.cu; llama.cpp
 src/models/deepseek2.cpp. Findings are grouped: one for all layers in which the same two types meet.
 """
 
@@ -27,7 +27,7 @@ Judgement = tuple[str, tuple[str, ...]] | None  # a message and the roles that i
 def _in_layers(
     layers: Mapping[int, Mapping[str, TensorView]], judge: Callable[[Mapping[str, TensorView]], Judgement]
 ) -> Iterator[Hit]:
-    """Yield one hit for each distinct message of `judge`, naming the layers; it returns message and roles, or None."""
+    """Yield one hit for each distinct message of `judge`, with its layers. `judge` gives message and roles, or None."""
     groups: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
     for layer, roles in layers.items():
         found = judge(roles)
@@ -42,7 +42,7 @@ def _in_layers(
 
 
 def layers_in_words(layers: list[int]) -> str:
-    """Return ``blk.3``, or ``blk.3, blk.5-9 (6 layers)``; `layers` is sorted."""
+    """Format sorted `layers` as ``blk.3``, or ``blk.3, blk.5-9 (6 layers)``."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and layer == runs[-1][-1] + 1:
@@ -215,7 +215,7 @@ def mla_computed(target: LintTarget) -> Iterator[Hit]:
 
 
 def _placed_without(target: LintTarget, lacks: Callable[[TensorView], bool]) -> Iterator[tuple[TensorView, str]]:
-    """Yield the weights that lack something on CUDA, with their devices; tensors no pattern matches have none."""
+    """Yield the weights that lack something on CUDA, with their devices; unplaced tensors are left out."""
     for tensor in target.weights:
         device = target.device_of(tensor.name)
         if device is not None and lacks(tensor):

@@ -1,4 +1,4 @@
-"""Rules about what the loaders accept: header grammar, offsets, names, the set of tensors, the file type.
+"""Rules about what loaders accept: header grammar, offsets, names, the set of tensors, the file type.
 
 Sources: llama.cpp ggml/src/gguf.cpp and src/llama-model-loader.cpp; ik_llama.cpp ggml/src/ggml.c
 (gguf_init_from_file) and src/llama-model-loader.cpp.

@@ -39,7 +39,7 @@ _HITS_KEPT = 100  # findings of one rule
 
 
 class Severity(IntEnum):
-    """How bad it is: the engine fails or computes garbage, it is slower or fragile, it is good to know."""
+    """ERROR: the engine fails or computes garbage. WARNING: it is slower or fragile. INFO: good to know."""
 
     INFO = 0
     WARNING = 1
@@ -48,10 +48,10 @@ class Severity(IntEnum):
 
 @record
 class Finding:
-    """One problem: `where` is its place in words, `tensors` all names that it concerns, `way_out` what to do.
+    """One problem: `where` is the place in words, `tensors` all names that it concerns, `way_out` what to do.
 
-    `engines` are those that it is about, none for the file itself. `severity_there` is set where the severity was
-    lowered because another engine can run the file: it is the one that holds for those engines.
+    `engines` are those that it is about, empty for the file itself. If the severity was lowered because another engine
+    can run the file, `severity_there` is the severity for `engines`.
     """
 
     code: str
@@ -66,7 +66,7 @@ class Finding:
 
 @record
 class Hit:
-    """What a rule function yields; `where` defaults to the tensors' names, `severity` to the rule's."""
+    """A problem that a rule function found; `where` defaults to the tensors' names, `severity` to the rule's."""
 
     message: str
     tensors: tuple[str, ...] = ()
@@ -75,7 +75,7 @@ class Hit:
 
 
 class CannotEvaluate(Exception):
-    """Raised by a rule that lacks what it needs to judge; the argument says what."""
+    """Raised by a rule that lacks what it needs; the argument says what."""
 
 
 Check = Callable[[LintTarget], Iterable[Hit]]
@@ -83,7 +83,7 @@ Check = Callable[[LintTarget], Iterable[Hit]]
 
 @record
 class LintRule:
-    """One rule; several may share a code where engines differ."""
+    """One rule; several may share a code if engines differ."""
 
     code: str
     severity: Severity
@@ -112,12 +112,12 @@ def rule(
 
 
 def undecided(why: str, tensors: Iterable[str] = ()) -> Hit:
-    """Return the hit that says a rule could not judge some tensors."""
+    """The hit of a rule that could not judge some tensors."""
     return Hit(message=f"could not be evaluated: {why}", tensors=tuple(tensors), severity=Severity.INFO)
 
 
 def hits_by_message(tensors: Iterable[TensorView], describe: Callable[[TensorView], str]) -> Iterator[Hit]:
-    """Yield one hit for each distinct description, with the names of all tensors that it fits."""
+    """Yield one hit for each distinct description, with the names of all its tensors."""
     groups: dict[str, list[str]] = {}
     for tensor in tensors:
         groups.setdefault(describe(tensor), []).append(tensor.name)
@@ -128,8 +128,8 @@ def hits_by_message(tensors: Iterable[TensorView], describe: Callable[[TensorVie
 def run_rules(target: LintTarget, engines: tuple[str, ...], rules: Iterable[LintRule]) -> tuple[Finding, ...]:
     """Run the rules without engines and those for one of `engines`; the worst findings come first.
 
-    A rule that fails for a reason of the world says that it could not be evaluated. One that fails for any other reason
-    is a bug in the rule: it is reported as an error of its code, and the other rules still run.
+    A rule that cannot read what it needs reports that it could not be evaluated. A rule that fails for any other reason
+    is broken: that is reported as an error of its code, and the other rules still run.
     """
     findings: list[Finding] = []
     for each in rules:
@@ -147,14 +147,14 @@ def _hits(each: LintRule, target: LintTarget) -> list[Hit]:
         return [undecided(str(reason))]
     except GGUFToolError as error:
         return [undecided(str(error))]
-    except Exception as error:  # a bug in one rule must neither hide nor take the others down
+    except Exception as error:  # a bug in one rule must neither stay hidden nor stop the others
         text = f"{type(error).__name__}: {printable(str(error))}"
         message = f"could not be evaluated: this rule itself is broken ({text}); please report it"
         return [Hit(message=message, severity=Severity.ERROR)]
 
 
 def _merged(hits: Iterable[Hit]) -> list[Hit]:
-    """Join hits that differ in their tensors only; what goes beyond a limit is one hit, so that reports stay short."""
+    """Join hits that differ in their tensors only; all beyond a limit become one hit, so that reports stay short."""
     groups: dict[tuple[str, str, Severity | None], list[str]] = {}
     for hit in hits:
         groups.setdefault((hit.message, hit.where, hit.severity), []).extend(hit.tensors)
@@ -185,7 +185,7 @@ def _finding(each: LintRule, engines: tuple[str, ...], hit: Hit) -> Finding:
 
 
 def names_in_words(names: tuple[str, ...]) -> str:
-    """Return a few names in words, and how many there are."""
+    """List the first few names, with their number if there are more."""
     if not names:
         return ""
     shown = listed([printable(name, 80) for name in names[:_NAMES_SHOWN]])
@@ -193,10 +193,10 @@ def names_in_words(names: tuple[str, ...]) -> str:
 
 
 def judged(findings: Iterable[Finding], engines: tuple[str, ...]) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
-    """Weigh findings where the user named no engine; return them and the engines that can run the file.
+    """Weigh findings if the user named no engine; return them and the engines that can run the file.
 
-    An engine can run the file when no error is about it. A finding that is not about all of those is for information:
-    the file still runs somewhere as it should. Where no engine is left, all findings stay as they are.
+    An engine can run the file if no error is about it. A finding that is not about all such engines is lowered to INFO:
+    the file still runs in one of them as it should. If no engine can run it, all findings stay as they are.
     """
     found = tuple(findings)
     broken = {engine for finding in found if finding.severity is Severity.ERROR for engine in finding.engines}

@@ -1,4 +1,4 @@
-"""Rules about split sets: shards that are missing, renamed or contradict each other, and what loaders ask of them.
+"""Rules about split sets: shards that are missing, renamed or contradictory, and what loaders require of them.
 
 Sources: llama.cpp src/llama-model-loader.cpp and src/llama.cpp (llama_split_path); ik_llama.cpp the same files and
 ggml/include/ggml.h (GGML_MAX_CONTEXTS).
@@ -16,7 +16,7 @@ from gguftool.format.ggml import BOTH, IK, MAINLINE
 from gguftool.format.kv import ValueType
 from gguftool.model.model import ModelFile
 
-IK_SAFE_SHARDS = 62  # what users report to load for inference
+IK_SAFE_SHARDS = 62  # the most that users report to load for inference
 _NAME_OUT = "name shards PREFIX-00001-of-000NN.gguf by split.no + 1 and split.count, all with one PREFIX"
 
 

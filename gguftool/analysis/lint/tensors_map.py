@@ -1,4 +1,4 @@
-"""Rules about the tensors.map files that lie beside shards: what heads say, and, when asked, what hashes say."""
+"""Rules that compare shards with the tensors.map files beside them: heads always, hashes on request."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FETCH = "fetch the shard anew, or the map that belongs to it"
 
 
 def _entries(target: LintTarget) -> tuple[MapEntry, ...]:
-    """Return the lines of all maps beside the shards: a cooked mix has one map for each label that went into it."""
+    """The lines of all maps beside the shards: a cooked mix has one map for each label in it."""
     return tuple(entry for entries in find_maps(target.files).values() for entry in entries)
 
 

@@ -1,7 +1,8 @@
 """Rules about tensor types: which engine knows them, which shapes its kernels take, what a type is good for.
 
-Codes and facts: llama.cpp ggml/src/gguf.cpp; ik_llama.cpp ggml/src/ggml.c, ggml/src/iqk/iqk_mul_mat.cpp and
-iqk_quantize.cpp, src/llama-quantize.cpp. The numbers stand in format/ggml.py and format/engine_rules.py.
+Sources: llama.cpp ggml/src/gguf.cpp; ik_llama.cpp ggml/src/ggml.c, ggml/src/iqk/iqk_mul_mat.cpp and
+iqk_quantize.cpp, src/llama-quantize.cpp. The numbers are in format/ggml.py and
+format/engine_facts/types.py.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from gguftool.format.ggml import BOTH, IK, MAINLINE
 
 _TERNARY = frozenset({"IQ1_BN", "IQ2_BN", "IQ2_BN_R4"})
 _NO_DEQUANTIZER = frozenset({"MXFP4_R8", "BF16_R16", "IQ1_BN", "IQ2_BN"})
-# Ids that once held another layout of the same size, and when ik_llama.cpp changed it.
+# Type ids that once meant another layout of the same size, and the date when ik_llama.cpp changed it.
 _CHANGED_LAYOUT = {
     "Q4_0_R8": "2025-01-27",
     "Q8_0_R8": "2025-01-27",
@@ -23,13 +24,13 @@ _CHANGED_LAYOUT = {
     "IQ2_KT": "2025-06-18",
     "IQ3_KT": "2025-06-18",
 }
-# Row metadata, in bytes, of older layouts that the room tells apart, and until when they were written.
+# Older layouts that the room reveals: bytes of row metadata, and until when they were written.
 _OLD_ROW_META = {"IQ4_KT": (8, "2025-06-18"), "IQ1_BN": (0, "2024-10-25"), "IQ2_BN": (0, "2024-10-25")}
 _SWAP_OUT = "swap the tensors for ones of a type that the engine knows"
 
 
 def _ruled(target: LintTarget) -> Iterator[tuple[TensorView, EngineRules]]:
-    """Yield the weights whose types ik_llama.cpp has rules for."""
+    """Yield the weights of types that ik_llama.cpp has rules for, with these rules."""
     for tensor in target.weights:
         rules = engine_rules(tensor.info.type)
         if rules is not None and tensor.traits is not None and "ik_llama.cpp" in tensor.traits.engines:
@@ -117,7 +118,7 @@ def tied_embedding(target: LintTarget) -> Iterator[Hit]:
 
 
 def _odd_row(tensor: TensorView) -> bool:
-    """Whether a kernel wants more than whole blocks. Plain floats have other paths when the fast one refuses."""
+    """Whether the kernel needs more than whole blocks. Plain floats have other paths if the fast one refuses."""
     rules, traits = engine_rules(tensor.info.type), tensor.traits
     if rules is None or traits is None or not (traits.is_quantized or traits.interleaved_rows > 1):
         return False
