@@ -1,4 +1,4 @@
-"""Small GGUF files for the tests of check, by struct alone: right by default, wrong where a test asks for it."""
+"""Small GGUF files for the tests of check, with struct only: right by default, wrong where a test needs it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ CODES = {"u8": (0, "B"), "u16": (2, "H"), "u32": (4, "I"), "i32": (5, "i"), "f32
 
 @dataclass
 class T:
-    """A tensor; `step` is the distance to the next one where it is not the padded size, `offset` overrides."""
+    """A tensor; `step` is the distance to the next one (default: the padded size), `offset` overrides it."""
 
     name: str | bytes
     dims: tuple[int, ...] = (32, 32)
@@ -119,7 +119,7 @@ def model(
     filler: bool = True,
     **head: Any,
 ) -> File:
-    """A model without faults of its own: one token embedding, an output, a tensor in each layer that has none."""
+    """A model without faults: one token embedding, an output, a tensor in each layer that has none."""
     keys = [("general.architecture", "str", arch), (f"{arch}.block_count", "u32", layers)] if arch else []
     own = [embd or T("token_embd.weight")] + ([T("output.weight")] if output else [])
     named = {tensor.name.split(".")[1] for tensor in tensors}
@@ -128,7 +128,7 @@ def model(
 
 
 def shards(folder: Path, count: int = 3, prefix: str = "m", first: File | None = None) -> list[Path]:
-    """A split set of one tensor a shard, all metadata in shard 1, as llama-gguf-split writes it."""
+    """A split set with one tensor per shard, all metadata in shard 1, as llama-gguf-split writes it."""
     names = [folder / f"{prefix}-{n:05d}-of-{count:05d}.gguf" for n in range(1, count + 1)]
     for n, name in enumerate(names):
         keys = [("split.no", "u16", n), ("split.count", "u16", count), ("split.tensors.count", "i32", count - 1)]
@@ -143,7 +143,7 @@ def shards(folder: Path, count: int = 3, prefix: str = "m", first: File | None =
 
 
 def shared(path: str) -> Path:
-    """A file of the reference data beside the repository; skips where it is not there."""
+    """A file in the reference data beside the repository; skip the test if it is missing."""
     root = SHARED
     found = root / path
     if not found.exists():

@@ -1,4 +1,4 @@
-"""What tests judge instead of seconds, which depend on the machine and its load: calls, and growth with the size."""
+"""Measures of work that do not depend on the machine and its load: number of calls, and growth with the size."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def calls_of(function: Callable[[], object]) -> int:
 
 
 def growth(work: Callable[[int], object], size: int, runs: int = 5) -> float:
-    """How many times as long `work` takes at `FACTOR` times `size`; below `LINEAR` its time grows with the size alone.
+    """The ratio of the times for `work(FACTOR * size)` and `work(size)`; linear work is below `LINEAR`.
 
-    Counts processor time of this thread, and takes the fastest of `runs` alternating runs of each size. `size` is
-    large enough if `work(size)` takes a few milliseconds.
+    Measures processor time of this thread: the fastest of `runs` alternating runs of each size. Choose `size` so that
+    `work(size)` takes a few milliseconds.
     """
     small, large = [], []
     for _ in range(runs):

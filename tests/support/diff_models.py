@@ -1,4 +1,4 @@
-"""Models for the diff tests: a GGUF writer of its own (struct only), kept in memory, and the shared ones."""
+"""Models for the diff tests: made in memory by a GGUF writer with struct only, and the shared ones."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def gguf(
     alignment: int = 32,
     version: int = 3,
 ) -> bytes:
-    """Return a whole file; `kvs` are (key, kind, value), `tensors` (name, dims, type, data)."""
+    """A whole file; `kvs` are (key, kind, value), `tensors` (name, dims, type, data)."""
     kvs = list(kvs)
     if alignment != 32:
         kvs.append(("general.alignment", U32, alignment))

@@ -14,7 +14,7 @@ from gguftool.storage.sources.source import Extent, Source, stream_in_steps
 
 @dataclass(frozen=True)
 class MemorySource:
-    """A source without a file behind it, as a remote or a computed one."""
+    """A source without a file, like a remote or a computed one."""
 
     name: str
     data: bytes

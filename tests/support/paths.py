@@ -1,4 +1,4 @@
-"""Where the checkout and the reference data are."""
+"""Paths of the checkout and of the reference data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHARED = Path(os.environ.get("GGUFTOOL_SHARED") or REPO.parent / "shared")
 
 
 def shared_path(relative: str) -> Path:
-    """Return a path of the reference data; skip the test where it is not there, saying how to get it."""
+    """A path in the reference data; skip the test if it is missing, and say how to get it."""
     path = SHARED / relative
     if not path.exists():
         pytest.skip(f"no {relative} beside the repository: put the reference data there, or name it in GGUFTOOL_SHARED")
