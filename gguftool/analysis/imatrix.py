@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gguftool.errors import PlanError, listed
+from gguftool.format.engine_facts.embeddings import EMBEDDINGS
 from gguftool.format.ggml import type_name
 from gguftool.format.header import TensorInfo
 from gguftool.format.imatrix import Imatrix, ImatrixEntry
@@ -13,7 +14,6 @@ from gguftool.model.model import Model
 from gguftool.record import record
 
 _SHOWN = 10  # problems that one error lists
-EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})  # looked up, so never in an imatrix
 
 
 @record

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT
 from gguftool.format.ftypes import FILE_TYPE_KEY, FType, ftype_name, ftypes_of
 from gguftool.format.ggml import find_type, type_name
 from gguftool.format.kv import INTEGERS
 from gguftool.model.model import Model, Tensor
 from gguftool.model.roles import Place, Role
 from gguftool.record import record
-
-# llama-quantize chooses types for these apart from all other weights, so they do not count for the majority.
-_APART = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
 
 
 @record
@@ -42,7 +40,8 @@ def label_of(model: Model, places: Mapping[str, Place]) -> Label:
     """Label `model`; `places` gives the role of each tensor by name."""
     tensors = tuple(model.tensors.values())
     matrices = [tensor for tensor in tensors if is_matrix(tensor)]
-    majority = _majority([t for t in matrices if t.info.name not in _APART] or matrices or tensors)
+    # llama-quantize chooses the types of embeddings and output apart, so they do not count for the majority.
+    majority = _majority([t for t in matrices if t.info.name not in EMBEDDINGS_AND_OUTPUT] or matrices or tensors)
     # Every quantizer leaves routers as they are, so another type of theirs alone is no mix.
     mixed = {tensor.info.type for tensor in matrices if places[tensor.info.name].role is not Role.ROUTER}
     total, elements = sum(tensor.nbytes for tensor in tensors), sum(tensor.info.elements for tensor in tensors)

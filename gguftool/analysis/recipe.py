@@ -11,16 +11,17 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gguftool.analysis.lint.rules import Severity
+from gguftool.format.engine_facts.embeddings import EMBEDDINGS
+from gguftool.format.engine_facts.engines import ENGINES, IK_LLAMA_CPP
 from gguftool.format.engine_facts.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
 from gguftool.format.ftypes import no_such_type
-from gguftool.format.ggml import BOTH, IK, MAINLINE, TYPES, TypeTraits, find_type, nbytes, type_name
+from gguftool.format.ggml import TYPES, TypeTraits, find_type, nbytes, type_name
 from gguftool.format.pattern import compile_pattern
-from gguftool.format.recipe import Recipe, Rule
+from gguftool.format.recipe import Recipe, RecipeRule
 from gguftool.model.model import Model, Tensor
 from gguftool.record import record
 
 _UP_OR_GATE = re.compile(r"(?P<block>.*)ffn_(?P<part>up|gate)(?P<kind>_exps|_shexp|_chexps|)\.weight", re.DOTALL)
-_EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
 
 
 @record
@@ -89,7 +90,7 @@ class _Fate:
     """The prediction for one tensor: its rule, the type that the rule wants, and the type it gets (None: unknown)."""
 
     tensor: Tensor
-    rule: Rule | None
+    rule: RecipeRule | None
     wanted: TypeTraits | None
     kept: bool
     type_id: int | None
@@ -143,14 +144,14 @@ def check(recipe: Recipe, model: Model) -> RecipeReport:
 def _engine_of(recipe: Recipe) -> str:
     """The engine with a llama-quantize that can make the recipe: llama.cpp if it has all types."""
     types = [TYPES[rule.type_id] for rule in recipe.rules if rule.type_id in TYPES]
-    return MAINLINE[0] if all(MAINLINE[0] in traits.engines for traits in types) else IK[0]
+    return next((name for name in ENGINES if all(name in traits.engines for traits in types)), IK_LLAMA_CPP)
 
 
 def _bits(size: int, elements: int) -> float:
     return round(size * 8 / elements, 4) if elements else 0.0
 
 
-def _fate(tensor: Tensor, rule: Rule | None, engine: str) -> _Fate:
+def _fate(tensor: Tensor, rule: RecipeRule | None, engine: str) -> _Fate:
     info = tensor.info
     wanted = None if rule is None or rule.type_id is None else TYPES.get(rule.type_id)
     kept = rule is not None and keeps_type(info.name, info.dims, type_name(info.type), engine)
@@ -177,7 +178,7 @@ def _written(fate: _Fate, wanted: TypeTraits, engine: str) -> TypeTraits | None:
 def _cannot_interleave(fate: _Fate, wanted: TypeTraits) -> bool:
     if wanted.interleaved_rows == 1:
         return False
-    return fate.rows % wanted.interleaved_rows != 0 or fate.name in _EMBEDDINGS
+    return fate.rows % wanted.interleaved_rows != 0 or fate.name in EMBEDDINGS
 
 
 def _shares(fates: Sequence[_Fate]) -> tuple[TypeShare, ...]:
@@ -197,7 +198,7 @@ def _shares(fates: Sequence[_Fate]) -> tuple[TypeShare, ...]:
     return tuple(sorted(shares, key=lambda share: -share.nbytes))
 
 
-def _uses(recipe: Recipe, assigned: Mapping[str, Rule | None]) -> tuple[RecipeRuleUse, ...]:
+def _uses(recipe: Recipe, assigned: Mapping[str, RecipeRule | None]) -> tuple[RecipeRuleUse, ...]:
     taken: dict[int, int] = {}
     for rule in assigned.values():
         taken[id(rule)] = taken.get(id(rule), 0) + 1
@@ -214,7 +215,7 @@ def _uses(recipe: Recipe, assigned: Mapping[str, Rule | None]) -> tuple[RecipeRu
     )
 
 
-def _matched(rule: Rule, names: Iterable[str]) -> list[str]:
+def _matched(rule: RecipeRule, names: Iterable[str]) -> list[str]:
     search = compile_pattern(rule.pattern).search
     return [name for name in names if search(name)]
 
@@ -223,7 +224,7 @@ def _matched(rule: Rule, names: Iterable[str]) -> list[str]:
 
 
 def _findings(
-    recipe: Recipe, fates: Sequence[_Fate], uses: Sequence[RecipeRuleUse], assigned: Mapping[str, Rule | None]
+    recipe: Recipe, fates: Sequence[_Fate], uses: Sequence[RecipeRuleUse], assigned: Mapping[str, RecipeRule | None]
 ) -> Iterator[RecipeFinding]:
     yield from _unmatched(fates)
     yield from _unknown_types(recipe)
@@ -259,7 +260,7 @@ def _unknown_types(recipe: Recipe) -> Iterator[RecipeFinding]:
             yield RecipeFinding(code="run-time-type", severity=Severity.ERROR, message=message, line=rule.line)
 
 
-def _unused(rule: Rule, use: RecipeRuleUse, assigned: Mapping[str, Rule | None]) -> RecipeFinding:
+def _unused(rule: RecipeRule, use: RecipeRuleUse, assigned: Mapping[str, RecipeRule | None]) -> RecipeFinding:
     if not use.matches:
         message = f"'{rule.pattern}' matches no tensor"
         return RecipeFinding(code="dead-rule", severity=Severity.WARNING, message=message, line=rule.line)
@@ -278,9 +279,9 @@ def _unused(rule: Rule, use: RecipeRuleUse, assigned: Mapping[str, Rule | None])
 def _engines(recipe: Recipe) -> Iterator[RecipeFinding]:
     """Report a mix that no engine loads, because none has all its types."""
     types = {TYPES[rule.type_id].alias: TYPES[rule.type_id] for rule in recipe.rules if rule.type_id in TYPES}
-    lacking = [[alias for alias, traits in types.items() if engine not in traits.engines] for engine in BOTH]
+    lacking = [[alias for alias, traits in types.items() if engine not in traits.engines] for engine in ENGINES]
     if all(lacking):
-        lacks = "; ".join(f"{engine} lacks {', '.join(names)}" for engine, names in zip(BOTH, lacking, strict=True))
+        lacks = "; ".join(f"{engine} lacks {', '.join(names)}" for engine, names in zip(ENGINES, lacking, strict=True))
         yield RecipeFinding(code="no-engine", severity=Severity.WARNING, message=f"no engine loads this mix: {lacks}")
 
 
@@ -291,7 +292,9 @@ def _undivided_rows(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
         if fate.wanted is not None and not fate.kept and fate.ne0 % fate.wanted.block_size:
             groups.setdefault((fate.wanted, fate.ne0), []).append(fate.name)
     for (wanted, ne0), names in groups.items():
-        fallbacks = "; ".join(explain_fallback(wanted.name, ne0, engine) for engine in BOTH if engine in wanted.engines)
+        fallbacks = "; ".join(
+            explain_fallback(wanted.name, ne0, engine) for engine in ENGINES if engine in wanted.engines
+        )
         message = (
             f"{_count(names)} with rows of {ne0:,} elements cannot be {wanted.alias} (blocks of {wanted.block_size}): "
             f"{fallbacks}"
@@ -308,7 +311,8 @@ def _undivided_interleave(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
         base = find_type(rows_fallback(wanted.name) or "")
         message = (
             f"{_count(names)} cannot be {wanted.alias}, which packs {wanted.interleaved_rows} rows together (the rows "
-            f"do not divide, or are looked up one by one): {IK[0]} falls back to {base.alias if base else 'nothing'}"
+            f"do not divide, or are looked up one by one): {IK_LLAMA_CPP} falls back to "
+            f"{base.alias if base else 'nothing'}"
         )
         yield RecipeFinding(
             code="interleave-fallback", severity=Severity.WARNING, message=message, tensors=tuple(names)
@@ -328,7 +332,9 @@ def _split_pairs(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
             differing.setdefault(kind, []).extend(fate.name for fate in pair.values())
     for kind, names in differing.items():
         lost = "fused MoE" if kind in ("_exps", "_chexps") else "fused up and gate"
-        message = f"ffn_up{kind} and ffn_gate{kind} differ in {_count(names[::2], 'layer')}: {lost} of {IK[0]} is lost"
+        message = (
+            f"ffn_up{kind} and ffn_gate{kind} differ in {_count(names[::2], 'layer')}: {lost} of {IK_LLAMA_CPP} is lost"
+        )
         yield RecipeFinding(code="up-gate-differ", severity=Severity.WARNING, message=message, tensors=tuple(names))
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from gguftool.errors import PlanError, printable
 from gguftool.format.ftypes import no_such_type
 from gguftool.format.pattern import MAX_PATTERN, literal, number_set
-from gguftool.format.recipe import MAX_RULES, Recipe, Rule, make_rule, spelling
+from gguftool.format.recipe import MAX_RULES, Recipe, RecipeRule, make_rule, spelling
 from gguftool.model.model import Model
 
 # A layer number between dots, as programs write it: 007 is a name, not a number.
@@ -30,16 +30,16 @@ def expand(recipe: Recipe, names: Iterable[str]) -> Recipe:
     return _recipe(rules, recipe.name)
 
 
-def compact(assignment: Mapping[str, int | str | Rule], name: str = "") -> Recipe:
+def compact(assignment: Mapping[str, int | str | RecipeRule], name: str = "") -> Recipe:
     """Express `assignment` in few anchored rules that match exactly its tensors.
 
     A value is a type id, a type's spelling, ``@LABEL``, or a rule that gives the target. Raises `PlanError` if that
     takes more rules than a recipe may have.
     """
     groups: dict[tuple[str, str, str, bool], list[int | None]] = {}
-    models: dict[tuple[str, bool], Rule] = {}
+    models: dict[tuple[str, bool], RecipeRule] = {}
     for tensor, value in assignment.items():
-        rule = value if isinstance(value, Rule) else _target(value)
+        rule = value if isinstance(value, RecipeRule) else _target(value)
         models.setdefault((rule.target, rule.locked), rule)
         before, number, after = _taken_apart(tensor)
         groups.setdefault((before, after, rule.target, rule.locked), []).append(number)
@@ -75,7 +75,7 @@ def _patterns(before: str, numbers: list[int], after: str) -> list[str]:
     return _patterns(before, numbers[:half], after) + _patterns(before, numbers[half:], after)
 
 
-def _target(value: int | str) -> Rule:
+def _target(value: int | str) -> RecipeRule:
     text = spelling(value) if isinstance(value, int) else value
     try:
         rule = make_rule(".*", text)
@@ -86,14 +86,16 @@ def _target(value: int | str) -> Rule:
     return rule
 
 
-def _rule(pattern: str, like: Rule) -> Rule:
+def _rule(pattern: str, like: RecipeRule) -> RecipeRule:
     """A rule for exactly the names that `pattern` matches, with the target of `like`."""
     if len(pattern) + 2 > MAX_PATTERN:
         raise PlanError(f"'{printable(pattern, 80)}' is longer than a rule may be ({MAX_PATTERN:,} characters)")
-    return Rule(pattern=f"^{pattern}$", target=like.target, type_id=like.type_id, label=like.label, locked=like.locked)
+    return RecipeRule(
+        pattern=f"^{pattern}$", target=like.target, type_id=like.type_id, label=like.label, locked=like.locked
+    )
 
 
-def _recipe(rules: Iterable[Rule], name: str) -> Recipe:
+def _recipe(rules: Iterable[RecipeRule], name: str) -> Recipe:
     made = tuple(rules)
     if len(made) > MAX_RULES:
         raise PlanError(f"that takes {len(made):,} rules, and a recipe has {MAX_RULES:,} at most", source=name or None)

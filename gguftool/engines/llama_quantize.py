@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gguftool.errors import ExecuteError, PlanError, printable
-from gguftool.format.ggml import IK
+from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.record import record
 
 _DEFAULT = "Q8_0"  # for tensors without a rule; a quantized type, or llama-quantize ignores the rules
@@ -66,7 +66,7 @@ def command_line(run: Run) -> list[str]:
         words.append("--allow-requantize")
     if run.imatrix is not None:
         words += ["--imatrix", str(run.imatrix)]
-    if run.engine in IK:
+    if ENGINES[run.engine].custom_q:
         words += ["--custom-q", ",".join(run.rules)]
     else:
         words += [word for rule in run.rules for word in ("--tensor-type", rule)]

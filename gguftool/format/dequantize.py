@@ -26,15 +26,6 @@ if TYPE_CHECKING:
 
     Decode = Callable[[bytes], NDArray[Any]]
 
-# Type name to numpy's dtype without byte order.
-_PLAIN = {"F32": "f4", "F16": "f2", "F64": "f8", "I8": "i1", "I16": "i2", "I32": "i4", "I64": "i8", "BF16": "u2"}
-# What gguf 0.19 dequantizes: written down, as asking it takes an import of 0.2 s that a table of types is not worth.
-_OF_GGUF = frozenset(
-    {
-        *("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "TQ1_0", "TQ2_0", "MXFP4"),
-        *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS", "NVFP4"),
-    }
-)
 # Elements of the longest unit that is decoded, 16 rows of 262,144: a file's claim of endless rows is not followed.
 MAX_UNIT = 1 << 22
 
@@ -56,13 +47,13 @@ def decoder_of(type_id: int, byte_order: ByteOrder, dims: tuple[int, ...]) -> De
     or longer than anybody's, or their number does not divide by those that the type interleaves.
     """
     traits = TYPES.get(type_id)
-    if traits is None:
+    if traits is None or not traits.decoded_by:
         return None
-    if traits.name in _PLAIN:
-        return _by_blocks(traits, _plain(traits.name, byte_order))
+    if traits.decoded_by == "numpy":
+        return _by_blocks(traits, _plain(traits, byte_order))
     if byte_order is not ByteOrder.LITTLE:
         return None
-    if traits.name in REPACKS or traits.row_meta_size:
+    if traits.decoded_by == "repack" or traits.row_meta_size:
         fits = (dims[1] if len(dims) > 1 else 1) % traits.interleaved_rows == 0
         return _by_rows(traits, dims[0]) if dims and fits else None
     decode = _decode_blocks(traits)
@@ -70,24 +61,20 @@ def decoder_of(type_id: int, byte_order: ByteOrder, dims: tuple[int, ...]) -> De
 
 
 def decoded_by(type_id: int) -> str:
-    """Return who turns a type into numbers: ``numpy``, ``gguf``, ``gguftool``, or nothing where nobody does.
+    """The package that turns a type into numbers: ``numpy``, ``gguf``, ``gguftool``, or empty if none does.
 
-    ``gguf`` also where libgguf does it instead: that changes the time, not the floats.
+    ``gguf`` also if libgguf does it instead: that changes the time, not the floats.
     """
     traits = TYPES.get(type_id)
     if traits is None:
         return ""
-    if traits.name in _PLAIN:
-        return "numpy"
-    if traits.name in REPACKS or traits.name in LOOKUPS:
-        return "gguftool"
-    return "gguf" if traits.name in _OF_GGUF else ""
+    return "gguftool" if traits.decoded_by in ("lookup", "repack") else traits.decoded_by
 
 
 def item_size(type_id: int) -> int | None:
-    """Return the bytes of one number of a plain type, by which its byte order can be changed; None for blocks."""
+    """The bytes of one number of a plain type, by which its byte order can be changed; None for blocks."""
     traits = TYPES.get(type_id)
-    return traits.type_size if traits and traits.name in _PLAIN else None
+    return traits.type_size if traits and traits.dtype else None
 
 
 # --- units -----------------------------------------------------------------------------------------------------------
@@ -170,25 +157,27 @@ def _or_nothing(decode: Decode) -> Decode:
 
 
 def _plain_of(traits: TypeTraits) -> Decode | None:
-    return _plain(traits.name, ByteOrder.LITTLE) if traits.name in _PLAIN else None
+    return _plain(traits, ByteOrder.LITTLE) if traits.dtype else None
 
 
-def _plain(name: str, byte_order: ByteOrder) -> Decode:
-    dtype = byte_order.value + _PLAIN[name]
+def _plain(traits: TypeTraits, byte_order: ByteOrder) -> Decode:
+    dtype, is_bf16 = byte_order.value + traits.dtype, traits.name == "BF16"
 
     def decode(data: bytes) -> NDArray[Any]:
         import numpy as np
 
         numbers = np.frombuffer(data, dtype=dtype)
         # BF16 is the upper half of an F32.
-        return (numbers.astype("u4") << 16).view("f4") if name == "BF16" else numbers
+        return (numbers.astype("u4") << 16).view("f4") if is_bf16 else numbers
 
     return decode
 
 
 def _decode_blocks(traits: TypeTraits) -> Decode | None:
     """Return the fastest function for a type that is a plain run of blocks."""
-    return _by_lookup(traits) or _by_libgguf(traits) or _by_gguf(traits)
+    if traits.decoded_by == "gguf":
+        return _by_libgguf(traits) or _by_gguf(traits)
+    return _by_lookup(traits)
 
 
 @cache

@@ -10,7 +10,8 @@ Sources: llama.cpp include/llama.h, src/llama-model-loader.cpp (guess); ik_llama
 from __future__ import annotations
 
 from gguftool.errors import printable
-from gguftool.format.ggml import BOTH, IK, MAINLINE, find_type, nearest_types
+from gguftool.format.engine_facts.engines import BOTH, IK, MAINLINE
+from gguftool.format.ggml import find_type, nearest_types
 from gguftool.record import record
 
 FILE_TYPE_KEY = "general.file_type"

@@ -1,8 +1,11 @@
-"""ggml tensor types of llama.cpp and ik_llama.cpp: names, block layout, sizes.
+"""ggml tensor types of llama.cpp and ik_llama.cpp: names, block layout, sizes, who decodes and who quantizes them.
 
-The table is the only place where a type's numbers stand; everything else walks it.  Ids are not unique in the field:
-forks reuse numbers, so an id has one primary meaning (what the two engines read) and other claims, which are listed but
-never used for sizing.  An id nobody knows is data, not an error.
+The table is the only home of these facts; other code reads its columns.  To add a type, add a row; if its decoder is
+"lookup" or "repack", add that to `quants/types.py` or `quants/repacks.py` under the same name.  What engines do with a
+type is in `engine_facts/`.
+
+Ids are not unique in the field: forks reuse numbers, so an id has one primary meaning (what the two engines read) and
+other meanings, which are listed but never used for sizing.  An id that is not in the table is data, not an error.
 
 Sources: llama.cpp ggml/src/ggml.c (type_traits, ggml_row_size, ggml_nbytes), ggml/include/ggml.h; ik_llama.cpp
 ggml/src/ggml.c (ggml_nbytes with the I2_S exception, row_meta_size).
@@ -13,11 +16,25 @@ from __future__ import annotations
 import difflib
 import math
 from enum import Enum
+from typing import Any, Final, Literal
 
+from gguftool.format.engine_facts.engines import BOTH, IK, IK_LLAMA_CPP, MAINLINE
 from gguftool.record import record
 
-MAINLINE, IK = ("llama.cpp",), ("ik_llama.cpp",)
-BOTH = MAINLINE + IK
+# How a type stores numbers: plain floats and integers; blocks with a scale, perhaps a minimum ("legacy"); the same with
+# scales of scales ("k"); codes that index a codebook or grid of values ("i") or seed a generator of values ("trellis");
+# floats of 4 bits that share a scale ("fp4"); -1, 0 and 1 ("ternary").
+Kind = Literal["float", "integer", "legacy", "k", "i", "trellis", "fp4", "ternary"]
+
+# What turns a type into numbers: numpy, by `dtype`; libgguf or gguf.quants, which give the same floats; a table of
+# `quants/types.py`; the decoder of another type after `quants/repacks.py` has taken its rows apart; or nothing.
+DecodedBy = Literal["", "numpy", "gguf", "lookup", "repack"]
+
+# Back ends that quantize, see `format/quantizers.py`.
+PLAIN: Final = "gguftool"  # rounds floats
+LIBGGUF: Final = "libgguf"
+GGUF: Final = "gguf"
+EXTERNAL: Final = "llama-quantize"  # of each engine that has the type
 
 
 class Formula(Enum):
@@ -32,46 +49,55 @@ class Formula(Enum):
 class TypeTraits:
     """One tensor type: `block_size` elements in `type_size` bytes, `row_meta_size` more bytes at the start of each row.
 
-    `interleaved_rows` rows are packed together (dims[1] must divide by it); a row range is a byte range only at
-    multiples of it.  `in_files` is false for types an engine makes at run time only.
+    `alias` is the spelling of recipes and command lines: lower case but for the K of the k-quants (`q4_K`, `q8_KV`);
+    `other_names` are pairs of an engine and its own spelling.  `dtype` is numpy's name of plain numbers, without byte
+    order.  `interleaved_rows` rows are packed together (dims[1] must divide by it); a row range is a byte range only at
+    multiples of it.  `in_files` is false for types that an engine makes at run time only.
     """
 
     id: int
     name: str
+    kind: Kind
     block_size: int
     type_size: int
     engines: tuple[str, ...]
+    decoded_by: DecodedBy
+    quantized_by: tuple[str, ...]
+    alias: str
+    dtype: str = ""
     row_meta_size: int = 0
     interleaved_rows: int = 1
     formula: Formula = Formula.STD
     needs_imatrix: bool = False
     repack_of: tuple[str, ...] = ()
-    other_names: tuple[str, ...] = ()
+    other_names: tuple[tuple[str, str], ...] = ()
     in_files: bool = True
-
-    @property
-    def alias(self) -> str:
-        """The spelling of recipes and command lines: lower case but for the K of the k-quants (`q4_K`, `q8_KV`)."""
-        lower = self.name.lower()
-        k_quant = lower in {"q2_k", "q3_k", "q4_k", "q5_k", "q6_k", "q8_k"} or lower.startswith("q8_kv")
-        return lower.replace("_k", "_K").replace("_Kv", "_KV") if k_quant else lower
 
     @property
     def is_quantized(self) -> bool:
         """Whether values share scales in blocks (plain floats and integers do not)."""
-        return self.name.rstrip("0123456789") not in {"F", "BF", "I"} and self.name != "BF16_R16"
+        return self.kind not in ("float", "integer")
+
+    @property
+    def is_plain_float(self) -> bool:
+        """Whether each element is a float that numpy reads in place."""
+        return self.kind == "float" and bool(self.dtype)
 
     @property
     def bits_per_weight(self) -> float:
-        """Bits per element without row meta; `tensor_bits_per_weight` gives the true figure of a tensor."""
+        """Bits per element, without row meta."""
         if self.formula is Formula.I2_S:
             return 2.0
         return self.type_size * 8 / self.block_size
 
+    def spelling(self, engine: str) -> str:
+        """The spelling that `engine` reads: its own name of the type, or the alias."""
+        return dict(self.other_names).get(engine, self.alias)
+
 
 @record
-class Claim:
-    """Another meaning of a type id, in a fork or in history; `type_size` 0 where nobody published the layout."""
+class OtherMeaning:
+    """Another meaning of a type id, in a fork or in history; `type_size` 0 if the layout was never published."""
 
     id: int
     name: str
@@ -85,237 +111,249 @@ class Claim:
 def _type(
     id: int,
     name: str,
+    kind: Kind,
     block_size: int,
     type_size: int,
     engines: tuple[str, ...],
-    *,
-    row_meta_size: int = 0,
-    interleaved_rows: int = 1,
-    formula: Formula = Formula.STD,
-    needs_imatrix: bool = False,
-    repack_of: tuple[str, ...] = (),
-    other_names: tuple[str, ...] = (),
-    in_files: bool = True,
+    decoded_by: DecodedBy,
+    quantized_by: tuple[str, ...],
+    **rest: Any,
 ) -> TypeTraits:
     return TypeTraits(
         id=id,
         name=name,
+        kind=kind,
         block_size=block_size,
         type_size=type_size,
         engines=engines,
-        row_meta_size=row_meta_size,
-        interleaved_rows=interleaved_rows,
-        formula=formula,
-        needs_imatrix=needs_imatrix,
+        decoded_by=decoded_by,
+        quantized_by=quantized_by,
+        **{"alias": name.lower(), **rest},
+    )
+
+
+def _packed(
+    id: int, name: str, kind: Kind, block_size: int, type_size: int, rows: int, *repack_of: str, **rest: Any
+) -> TypeTraits:
+    """An interleaved type of ik_llama.cpp."""
+    return _type(
+        id,
+        name,
+        kind,
+        block_size,
+        type_size,
+        IK,
+        "repack",
+        _ENGINE,
+        interleaved_rows=rows,
         repack_of=repack_of,
-        other_names=other_names,
-        in_files=in_files,
+        **rest,
     )
 
 
-def _claim(
-    id: int,
-    name: str,
-    block_size: int,
-    type_size: int,
-    holder: str,
-    *,
-    row_meta_size: int = 0,
-    formula: Formula = Formula.STD,
-) -> Claim:
-    return Claim(
-        id=id,
-        name=name,
-        block_size=block_size,
-        type_size=type_size,
-        holder=holder,
-        row_meta_size=row_meta_size,
-        formula=formula,
-    )
+def _also(id: int, name: str, block_size: int, type_size: int, holder: str, **rest: Any) -> OtherMeaning:
+    return OtherMeaning(id=id, name=name, block_size=block_size, type_size=type_size, holder=holder, **rest)
 
 
+_FLOATS = (PLAIN,)
+_ENGINE = (EXTERNAL,)
+_NATIVE = (LIBGGUF, EXTERNAL)
+_ALL = (LIBGGUF, GGUF, EXTERNAL)
+# Integers, F64, run-time types, and leftovers that engines load but no longer make (ggml_quantize_chunk aborts).
+_NONE: tuple[str, ...] = ()
+
+# _type: id, name, kind, block, bytes, engines, decoded by, quantized by; then what only few types have.
+# _packed: id, name, kind, block, bytes, rows packed together, the types that `--repack` makes it of.
 _TYPES = (
-    _type(0, "F32", 1, 4, BOTH),
-    _type(1, "F16", 1, 2, BOTH),
-    _type(2, "Q4_0", 32, 18, BOTH),
-    _type(3, "Q4_1", 32, 20, BOTH),
-    _type(6, "Q5_0", 32, 22, BOTH),
-    _type(7, "Q5_1", 32, 24, BOTH),
-    _type(8, "Q8_0", 32, 34, BOTH),
-    _type(9, "Q8_1", 32, 36, BOTH, in_files=False),
-    _type(10, "Q2_K", 256, 84, BOTH),
-    _type(11, "Q3_K", 256, 110, BOTH),
-    _type(12, "Q4_K", 256, 144, BOTH),
-    _type(13, "Q5_K", 256, 176, BOTH),
-    _type(14, "Q6_K", 256, 210, BOTH),
-    _type(15, "Q8_K", 256, 292, MAINLINE, in_files=False),
-    _type(16, "IQ2_XXS", 256, 66, BOTH, needs_imatrix=True),
-    _type(17, "IQ2_XS", 256, 74, BOTH, needs_imatrix=True),
-    _type(18, "IQ3_XXS", 256, 98, BOTH, needs_imatrix=True),
-    _type(19, "IQ1_S", 256, 50, BOTH, needs_imatrix=True),
-    _type(20, "IQ4_NL", 32, 18, BOTH),
-    _type(21, "IQ3_S", 256, 110, BOTH),
-    _type(22, "IQ2_S", 256, 82, BOTH, needs_imatrix=True),
-    _type(23, "IQ4_XS", 256, 136, BOTH),
-    _type(24, "I8", 1, 1, BOTH),
-    _type(25, "I16", 1, 2, BOTH),
-    _type(26, "I32", 1, 4, BOTH),
-    _type(27, "I64", 1, 8, BOTH),
-    _type(28, "F64", 1, 8, BOTH),
-    _type(29, "IQ1_M", 256, 56, BOTH, needs_imatrix=True),
-    _type(30, "BF16", 1, 2, BOTH),
-    _type(31, "Q4_0_4_4", 32, 18, IK, interleaved_rows=4, other_names=("q4_0_4x4",)),
-    _type(32, "Q4_0_4_8", 32, 18, IK, interleaved_rows=4, other_names=("q4_0_4x8",)),
-    _type(33, "Q4_0_8_8", 32, 18, IK, interleaved_rows=8, other_names=("q4_0_8x8",)),
-    _type(34, "TQ1_0", 256, 54, MAINLINE),
-    _type(35, "TQ2_0", 256, 66, MAINLINE),
-    _type(36, "I2_S", 1, 1, IK, formula=Formula.I2_S),
-    _type(39, "MXFP4", 32, 17, BOTH),
-    _type(40, "NVFP4", 64, 36, MAINLINE),
-    _type(41, "Q1_0", 128, 18, BOTH, other_names=("q1_0_g128",)),
-    _type(42, "Q2_0", 64, 18, MAINLINE),
-    _type(97, "Q8_0_X4", 32, 34, IK, in_files=False),
-    _type(98, "Q8_1_X4", 32, 36, IK, in_files=False),
-    _type(99, "Q8_2_X4", 32, 36, IK, in_files=False),
-    _type(133, "Q6_0", 32, 26, IK),
-    _type(134, "IQ1_BN", 64, 13, IK, row_meta_size=2),
-    _type(135, "IQ2_BN", 64, 16, IK, row_meta_size=4),
-    _type(136, "Q8_K64", 64, 68, IK, in_files=False),
-    _type(137, "IQ2_K", 256, 76, IK),
-    _type(138, "IQ3_K", 256, 110, IK),
-    _type(139, "IQ4_K", 256, 144, IK),
-    _type(140, "IQ5_K", 256, 176, IK),
-    _type(141, "IQ6_K", 256, 212, IK),
-    _type(144, "IQ4_KS", 256, 136, IK, row_meta_size=4),
-    _type(145, "IQ2_KS", 256, 70, IK, row_meta_size=2),
-    _type(146, "IQ4_KSS", 256, 128, IK, row_meta_size=4),
-    _type(147, "Q8_K16", 64, 64, IK, row_meta_size=20, in_files=False),
-    _type(148, "Q8_K32", 256, 296, IK, in_files=False),
-    _type(149, "Q8_KR8", 256, 296, IK, in_files=False),
-    _type(150, "Q8_K128", 128, 140, IK, in_files=False),
-    _type(151, "Q8_KV", 32, 32, IK, row_meta_size=8),
-    _type(152, "IQ5_KS", 256, 168, IK, row_meta_size=4),
-    _type(153, "IQ2_KT", 256, 68, IK, row_meta_size=4, needs_imatrix=True),
-    _type(154, "IQ3_KT", 256, 100, IK, row_meta_size=4),
-    _type(155, "IQ4_KT", 256, 128, IK, row_meta_size=4),
-    _type(156, "IQ3_KS", 256, 102, IK, row_meta_size=2),
-    _type(157, "IQ2_KL", 256, 86, IK, row_meta_size=2),
-    _type(158, "IQ1_KT", 256, 56, IK, row_meta_size=4, needs_imatrix=True),
-    _type(202, "Q4_0_R8", 32, 18, IK, interleaved_rows=8, repack_of=("Q4_0",)),
-    _type(206, "Q5_0_R4", 32, 22, IK, interleaved_rows=4, repack_of=("Q5_0",)),
-    _type(208, "Q8_0_R8", 32, 34, IK, interleaved_rows=8, repack_of=("Q8_0",)),
-    _type(210, "Q2_K_R4", 256, 84, IK, interleaved_rows=4, repack_of=("Q2_K",)),
-    _type(211, "Q3_K_R4", 256, 110, IK, interleaved_rows=4, repack_of=("Q3_K",)),
-    _type(212, "Q4_K_R4", 256, 144, IK, interleaved_rows=4, repack_of=("Q4_K",)),
-    _type(213, "Q5_K_R4", 256, 176, IK, interleaved_rows=4, repack_of=("Q5_K",)),
-    _type(214, "Q6_K_R4", 256, 210, IK, interleaved_rows=4, repack_of=("Q6_K",)),
-    _type(216, "IQ2_XXS_R4", 256, 66, IK, interleaved_rows=4, needs_imatrix=True, repack_of=("IQ2_XXS",)),
-    _type(217, "IQ2_XS_R4", 256, 74, IK, interleaved_rows=4, needs_imatrix=True, repack_of=("IQ2_XS",)),
-    _type(218, "IQ3_XXS_R4", 256, 98, IK, interleaved_rows=4, repack_of=("IQ3_XXS",)),
-    _type(219, "IQ1_S_R4", 32, 6, IK, row_meta_size=2, interleaved_rows=4, needs_imatrix=True),
-    _type(220, "IQ4_NL_R4", 32, 18, IK, interleaved_rows=4, repack_of=("IQ4_NL",)),
-    _type(221, "IQ3_S_R4", 256, 110, IK, interleaved_rows=4, repack_of=("IQ3_S",)),
-    _type(222, "IQ2_S_R4", 256, 82, IK, interleaved_rows=4, needs_imatrix=True, repack_of=("IQ2_S",)),
-    _type(223, "IQ4_XS_R8", 256, 136, IK, interleaved_rows=8, repack_of=("IQ4_XS",)),
-    _type(229, "IQ1_M_R4", 32, 7, IK, row_meta_size=2, interleaved_rows=4, needs_imatrix=True),
-    _type(230, "BF16_R16", 1, 2, IK, interleaved_rows=16, repack_of=("BF16", "F16")),
-    _type(233, "Q6_0_R4", 32, 26, IK, interleaved_rows=4, repack_of=("Q6_0",)),
-    _type(335, "IQ2_BN_R4", 64, 16, IK, row_meta_size=4, interleaved_rows=4, repack_of=("IQ2_BN",)),
-    _type(337, "IQ2_K_R4", 256, 76, IK, interleaved_rows=4, repack_of=("IQ2_K",)),
-    _type(338, "IQ3_K_R4", 256, 110, IK, interleaved_rows=4, repack_of=("IQ3_K",)),
-    _type(339, "IQ4_K_R4", 256, 144, IK, interleaved_rows=4, repack_of=("IQ4_K",)),
-    _type(340, "IQ5_K_R4", 256, 176, IK, interleaved_rows=4, repack_of=("IQ5_K",)),
-    _type(344, "IQ4_KS_R4", 256, 136, IK, row_meta_size=4, interleaved_rows=4, repack_of=("IQ4_KS",)),
-    _type(352, "IQ5_KS_R4", 256, 168, IK, row_meta_size=4, interleaved_rows=4, repack_of=("IQ5_KS",)),
-    _type(353, "MXFP4_R8", 32, 17, IK, interleaved_rows=8, repack_of=("MXFP4",)),
-    _type(397, "Q8_K_R16", 256, 258, IK, interleaved_rows=16, in_files=False),
-    _type(398, "Q8_KV_R8", 32, 32, IK, row_meta_size=4, interleaved_rows=8, repack_of=("Q8_KV",)),
-    _type(399, "Q8_K_R8", 256, 258, IK, interleaved_rows=8, repack_of=("Q8_K",)),
+    _type(0, "F32", "float", 1, 4, BOTH, "numpy", _FLOATS, dtype="f4"),
+    _type(1, "F16", "float", 1, 2, BOTH, "numpy", _FLOATS, dtype="f2"),
+    _type(2, "Q4_0", "legacy", 32, 18, BOTH, "gguf", _ALL),
+    _type(3, "Q4_1", "legacy", 32, 20, BOTH, "gguf", _ALL),
+    _type(6, "Q5_0", "legacy", 32, 22, BOTH, "gguf", _ALL),
+    _type(7, "Q5_1", "legacy", 32, 24, BOTH, "gguf", _ALL),
+    _type(8, "Q8_0", "legacy", 32, 34, BOTH, "gguf", _ALL),
+    _type(9, "Q8_1", "legacy", 32, 36, BOTH, "", _NONE, in_files=False),
+    _type(10, "Q2_K", "k", 256, 84, BOTH, "gguf", _NATIVE, alias="q2_K"),
+    _type(11, "Q3_K", "k", 256, 110, BOTH, "gguf", _NATIVE, alias="q3_K"),
+    _type(12, "Q4_K", "k", 256, 144, BOTH, "gguf", _NATIVE, alias="q4_K"),
+    _type(13, "Q5_K", "k", 256, 176, BOTH, "gguf", _NATIVE, alias="q5_K"),
+    _type(14, "Q6_K", "k", 256, 210, BOTH, "gguf", _NATIVE, alias="q6_K"),
+    _type(15, "Q8_K", "k", 256, 292, MAINLINE, "", _NONE, alias="q8_K", in_files=False),
+    _type(16, "IQ2_XXS", "i", 256, 66, BOTH, "gguf", _NATIVE, needs_imatrix=True),
+    _type(17, "IQ2_XS", "i", 256, 74, BOTH, "gguf", _NATIVE, needs_imatrix=True),
+    _type(18, "IQ3_XXS", "i", 256, 98, BOTH, "gguf", _NATIVE, needs_imatrix=True),
+    _type(19, "IQ1_S", "i", 256, 50, BOTH, "gguf", _NATIVE, needs_imatrix=True),
+    _type(20, "IQ4_NL", "i", 32, 18, BOTH, "gguf", _NATIVE),
+    _type(21, "IQ3_S", "i", 256, 110, BOTH, "gguf", _NATIVE),
+    _type(22, "IQ2_S", "i", 256, 82, BOTH, "gguf", _NATIVE, needs_imatrix=True),
+    _type(23, "IQ4_XS", "i", 256, 136, BOTH, "gguf", _NATIVE),
+    _type(24, "I8", "integer", 1, 1, BOTH, "numpy", _NONE, dtype="i1"),
+    _type(25, "I16", "integer", 1, 2, BOTH, "numpy", _NONE, dtype="i2"),
+    _type(26, "I32", "integer", 1, 4, BOTH, "numpy", _NONE, dtype="i4"),
+    _type(27, "I64", "integer", 1, 8, BOTH, "numpy", _NONE, dtype="i8"),
+    _type(28, "F64", "float", 1, 8, BOTH, "numpy", _NONE, dtype="f8"),
+    _type(29, "IQ1_M", "i", 256, 56, BOTH, "gguf", _NATIVE, needs_imatrix=True),
+    _type(30, "BF16", "float", 1, 2, BOTH, "numpy", _FLOATS, dtype="u2"),
+    _type(
+        31, "Q4_0_4_4", "legacy", 32, 18, IK, "", _NONE, interleaved_rows=4, other_names=((IK_LLAMA_CPP, "q4_0_4x4"),)
+    ),
+    _type(
+        32, "Q4_0_4_8", "legacy", 32, 18, IK, "", _NONE, interleaved_rows=4, other_names=((IK_LLAMA_CPP, "q4_0_4x8"),)
+    ),
+    _type(
+        33, "Q4_0_8_8", "legacy", 32, 18, IK, "", _NONE, interleaved_rows=8, other_names=((IK_LLAMA_CPP, "q4_0_8x8"),)
+    ),
+    _type(34, "TQ1_0", "ternary", 256, 54, MAINLINE, "gguf", _ALL),
+    _type(35, "TQ2_0", "ternary", 256, 66, MAINLINE, "gguf", _ALL),
+    _type(36, "I2_S", "ternary", 1, 1, IK, "", _NONE, formula=Formula.I2_S),
+    _type(39, "MXFP4", "fp4", 32, 17, BOTH, "gguf", _ALL),
+    _type(40, "NVFP4", "fp4", 64, 36, MAINLINE, "gguf", _NATIVE),
+    _type(41, "Q1_0", "legacy", 128, 18, BOTH, "lookup", _NATIVE, other_names=((IK_LLAMA_CPP, "q1_0_g128"),)),
+    _type(42, "Q2_0", "legacy", 64, 18, MAINLINE, "lookup", _ENGINE),
+    _type(97, "Q8_0_X4", "legacy", 32, 34, IK, "", _NONE, in_files=False),
+    _type(98, "Q8_1_X4", "legacy", 32, 36, IK, "", _NONE, in_files=False),
+    _type(99, "Q8_2_X4", "legacy", 32, 36, IK, "", _NONE, in_files=False),
+    _type(133, "Q6_0", "legacy", 32, 26, IK, "lookup", _ENGINE),
+    _type(134, "IQ1_BN", "ternary", 64, 13, IK, "lookup", _ENGINE, row_meta_size=2),
+    _type(135, "IQ2_BN", "ternary", 64, 16, IK, "lookup", _ENGINE, row_meta_size=4),
+    _type(136, "Q8_K64", "k", 64, 68, IK, "", _NONE, in_files=False),
+    _type(137, "IQ2_K", "i", 256, 76, IK, "lookup", _ENGINE),
+    _type(138, "IQ3_K", "i", 256, 110, IK, "lookup", _ENGINE),
+    _type(139, "IQ4_K", "i", 256, 144, IK, "lookup", _ENGINE),
+    _type(140, "IQ5_K", "i", 256, 176, IK, "lookup", _ENGINE),
+    _type(141, "IQ6_K", "i", 256, 212, IK, "lookup", _ENGINE),
+    _type(144, "IQ4_KS", "i", 256, 136, IK, "lookup", _ENGINE, row_meta_size=4),
+    _type(145, "IQ2_KS", "i", 256, 70, IK, "lookup", _ENGINE, row_meta_size=2),
+    _type(146, "IQ4_KSS", "i", 256, 128, IK, "lookup", _ENGINE, row_meta_size=4),
+    _type(147, "Q8_K16", "k", 64, 64, IK, "", _NONE, row_meta_size=20, in_files=False),
+    _type(148, "Q8_K32", "k", 256, 296, IK, "", _NONE, in_files=False),
+    _type(149, "Q8_KR8", "k", 256, 296, IK, "", _NONE, in_files=False),
+    _type(150, "Q8_K128", "k", 128, 140, IK, "", _NONE, in_files=False),
+    _type(151, "Q8_KV", "k", 32, 32, IK, "lookup", _ENGINE, alias="q8_KV", row_meta_size=8),
+    _type(152, "IQ5_KS", "i", 256, 168, IK, "lookup", _ENGINE, row_meta_size=4),
+    _type(153, "IQ2_KT", "trellis", 256, 68, IK, "lookup", _ENGINE, row_meta_size=4, needs_imatrix=True),
+    _type(154, "IQ3_KT", "trellis", 256, 100, IK, "lookup", _ENGINE, row_meta_size=4),
+    _type(155, "IQ4_KT", "trellis", 256, 128, IK, "lookup", _ENGINE, row_meta_size=4),
+    _type(156, "IQ3_KS", "i", 256, 102, IK, "lookup", _ENGINE, row_meta_size=2),
+    _type(157, "IQ2_KL", "i", 256, 86, IK, "lookup", _ENGINE, row_meta_size=2),
+    _type(158, "IQ1_KT", "trellis", 256, 56, IK, "lookup", _ENGINE, row_meta_size=4, needs_imatrix=True),
+    _packed(202, "Q4_0_R8", "legacy", 32, 18, 8, "Q4_0"),
+    _packed(206, "Q5_0_R4", "legacy", 32, 22, 4, "Q5_0"),
+    _packed(208, "Q8_0_R8", "legacy", 32, 34, 8, "Q8_0"),
+    _packed(210, "Q2_K_R4", "k", 256, 84, 4, "Q2_K"),
+    _packed(211, "Q3_K_R4", "k", 256, 110, 4, "Q3_K"),
+    _packed(212, "Q4_K_R4", "k", 256, 144, 4, "Q4_K"),
+    _packed(213, "Q5_K_R4", "k", 256, 176, 4, "Q5_K"),
+    _packed(214, "Q6_K_R4", "k", 256, 210, 4, "Q6_K"),
+    _packed(216, "IQ2_XXS_R4", "i", 256, 66, 4, "IQ2_XXS", needs_imatrix=True),
+    _packed(217, "IQ2_XS_R4", "i", 256, 74, 4, "IQ2_XS", needs_imatrix=True),
+    _packed(218, "IQ3_XXS_R4", "i", 256, 98, 4, "IQ3_XXS"),
+    _packed(219, "IQ1_S_R4", "i", 32, 6, 4, row_meta_size=2, needs_imatrix=True),
+    _packed(220, "IQ4_NL_R4", "i", 32, 18, 4, "IQ4_NL"),
+    _packed(221, "IQ3_S_R4", "i", 256, 110, 4, "IQ3_S"),
+    _packed(222, "IQ2_S_R4", "i", 256, 82, 4, "IQ2_S", needs_imatrix=True),
+    _packed(223, "IQ4_XS_R8", "i", 256, 136, 8, "IQ4_XS"),
+    _packed(229, "IQ1_M_R4", "i", 32, 7, 4, row_meta_size=2, needs_imatrix=True),
+    _packed(230, "BF16_R16", "float", 1, 2, 16, "BF16", "F16"),
+    _packed(233, "Q6_0_R4", "legacy", 32, 26, 4, "Q6_0"),
+    _packed(335, "IQ2_BN_R4", "ternary", 64, 16, 4, "IQ2_BN", row_meta_size=4),
+    _packed(337, "IQ2_K_R4", "i", 256, 76, 4, "IQ2_K"),
+    _packed(338, "IQ3_K_R4", "i", 256, 110, 4, "IQ3_K"),
+    _packed(339, "IQ4_K_R4", "i", 256, 144, 4, "IQ4_K"),
+    _packed(340, "IQ5_K_R4", "i", 256, 176, 4, "IQ5_K"),
+    _packed(344, "IQ4_KS_R4", "i", 256, 136, 4, "IQ4_KS", row_meta_size=4),
+    _packed(352, "IQ5_KS_R4", "i", 256, 168, 4, "IQ5_KS", row_meta_size=4),
+    _packed(353, "MXFP4_R8", "fp4", 32, 17, 8, "MXFP4"),
+    _type(397, "Q8_K_R16", "k", 256, 258, IK, "", _NONE, interleaved_rows=16, in_files=False),
+    _packed(398, "Q8_KV_R8", "k", 32, 32, 8, "Q8_KV", alias="q8_KV_r8", row_meta_size=4),
+    _packed(399, "Q8_K_R8", "k", 256, 258, 8, "Q8_K"),
 )
 
-_CLAIMS = (
-    _claim(4, "Q4_2", 0, 0, "removed"),
-    _claim(4, "MXFP4", 32, 17, "ollama"),
-    _claim(5, "Q4_3", 0, 0, "removed"),
-    _claim(31, "IQ1_BN", 64, 13, "ik-history"),
-    _claim(31, "TQ3_1S_AP1", 0, 0, "turboquant:turbo-tan"),
-    _claim(32, "IQ2_BN", 64, 16, "ik-history"),
-    _claim(32, "Q4_0_TQ", 0, 0, "turboquant:turbo-tan"),
-    _claim(33, "Q4_1_TQ", 0, 0, "turboquant:turbo-tan"),
-    _claim(34, "IQ1_BN", 64, 13, "ik-history"),
-    _claim(35, "IQ2_BN", 64, 16, "ik-history"),
-    _claim(36, "IQ4_NL_4_4", 32, 18, "removed"),
-    _claim(36, "TQ4_1S", 32, 20, "turboquant:zapabob"),
-    _claim(36, "TQ3_4SE", 32, 18, "turboquant:turbo-tan"),
-    _claim(37, "IQ4_NL_4_8", 32, 18, "removed"),
-    _claim(37, "I8_S", 1, 1, "bitnet"),
-    _claim(37, "IQ2_K", 256, 76, "ik-history"),
-    _claim(37, "TQ3_4SV", 0, 0, "turboquant:turbo-tan"),
-    _claim(38, "IQ4_NL_8_8", 32, 18, "removed"),
-    _claim(38, "TL1", 1, 1, "bitnet", formula=Formula.I2_S),
-    _claim(38, "IQ3_K", 256, 110, "ik-history"),
-    _claim(39, "TL2", 1, 1, "bitnet", formula=Formula.TL2),
-    _claim(39, "IQ4_K", 256, 144, "ik-history"),
-    _claim(40, "IQ5_K", 256, 176, "ik-history"),
-    _claim(40, "Q1_0", 32, 6, "prismml"),
-    _claim(41, "IQ6_K", 256, 212, "ik-history"),
-    _claim(41, "SX8", 32, 30, "fork:MarlaLabs"),
-    _claim(41, "TQ3_0", 0, 0, "turboquant:unixsysdev"),
-    _claim(41, "Q2_0", 0, 0, "turboquant:turbo-tan"),
-    _claim(42, "IQ2_TN", 256, 66, "ik-history"),
-    _claim(42, "TQ3_0V", 0, 0, "turboquant:unixsysdev"),
-    _claim(42, "TURBO2_0", 0, 0, "turboquant:TheTom-2026-04"),
-    _claim(42, "Q1_0", 0, 0, "turboquant:turbo-tan"),
-    _claim(43, "Q2_0_G128", 128, 34, "fork:ArifiLabs"),
-    _claim(43, "TURBO3_0", 0, 0, "turboquant:TheTom-2026-04"),
-    _claim(43, "TURBO2_0", 0, 0, "turboquant:TheTom-2026-08"),
-    _claim(44, "TURBO4_0", 0, 0, "turboquant:TheTom-2026-04"),
-    _claim(44, "TURBO3_0", 0, 0, "turboquant:TheTom-2026-08"),
-    _claim(44, "TQ3_1S", 32, 16, "turboquant:AgustinJimenez"),
-    _claim(44, "TQ3_1S", 32, 16, "turboquant:turbo-tan"),
-    _claim(45, "TQ3_1S", 32, 16, "turboquant:TheTom"),
-    _claim(45, "TURBO3_TCQ", 0, 0, "turboquant:beellama"),
-    _claim(45, "TQ4_1S", 32, 20, "turboquant:AgustinJimenez"),
-    _claim(46, "TQ4_1S", 32, 20, "turboquant:TheTom"),
-    _claim(46, "TURBO2_TCQ", 0, 0, "turboquant:beellama"),
-    _claim(46, "TQ3_4S", 32, 16, "turboquant:turbo-tan"),
-    _claim(47, "TURBO4_0", 0, 0, "turboquant:TheTom-2026-08"),
-    _claim(47, "TQ3_1S", 32, 16, "turboquant:beellama"),
-    _claim(48, "Q2_0_64", 0, 0, "fork"),
-    _claim(48, "Q8_CR", 0, 0, "turboquant:TheTom-2026-08"),
-    _claim(48, "TQ4_1S", 32, 20, "turboquant:beellama"),
-    _claim(49, "Q5_CR", 0, 0, "turboquant:TheTom-2026-08"),
-    _claim(50, "Q6_CR", 0, 0, "turboquant:TheTom-2026-08"),
-    _claim(100, "Q4_0_ROCMFP4", 32, 18, "rocmfpx"),
-    _claim(101, "Q4_0_ROCMFP4_FAST", 32, 17, "rocmfpx"),
-    _claim(102, "Q6_0_ROCMFPX", 32, 26, "rocmfpx"),
-    _claim(103, "Q8_0_ROCMFPX", 32, 33, "rocmfpx"),
-    _claim(104, "Q3_0_ROCMFPX", 32, 14, "rocmfpx"),
-    _claim(105, "TURBO3_0", 32, 14, "rocmfpx"),
-    _claim(106, "TURBO4_0", 32, 18, "rocmfpx"),
-    _claim(107, "Q2_0_ROCMFPX", 32, 10, "rocmfpx"),
-    _claim(108, "Q4_0_ROCMI4", 0, 0, "rocmfpx"),
-    _claim(142, "IQ2_TN", 256, 64, "removed", row_meta_size=4),
-    _claim(142, "PQ2_0", 128, 34, "prismml"),
-    _claim(143, "IQ1_TN", 256, 52, "removed", row_meta_size=2),
-    _claim(143, "PTQ1_0", 128, 28, "prismml"),
-    _claim(200, "TQ3_0", 32, 14, "turboquant:turbo-tan"),
-    _claim(201, "TURBO3_0", 0, 0, "turboquant:turbo-tan"),
-    _claim(202, "TURBO4_0", 0, 0, "turboquant:turbo-tan"),
-    _claim(203, "TURBO2_0", 0, 0, "turboquant:turbo-tan"),
-    _claim(1024, "NVFP4", 0, 0, "fork:rustllama"),
+_OTHER_MEANINGS = (
+    _also(4, "Q4_2", 0, 0, "removed"),
+    _also(4, "MXFP4", 32, 17, "ollama"),
+    _also(5, "Q4_3", 0, 0, "removed"),
+    _also(31, "IQ1_BN", 64, 13, "ik-history"),
+    _also(31, "TQ3_1S_AP1", 0, 0, "turboquant:turbo-tan"),
+    _also(32, "IQ2_BN", 64, 16, "ik-history"),
+    _also(32, "Q4_0_TQ", 0, 0, "turboquant:turbo-tan"),
+    _also(33, "Q4_1_TQ", 0, 0, "turboquant:turbo-tan"),
+    _also(34, "IQ1_BN", 64, 13, "ik-history"),
+    _also(35, "IQ2_BN", 64, 16, "ik-history"),
+    _also(36, "IQ4_NL_4_4", 32, 18, "removed"),
+    _also(36, "TQ4_1S", 32, 20, "turboquant:zapabob"),
+    _also(36, "TQ3_4SE", 32, 18, "turboquant:turbo-tan"),
+    _also(37, "IQ4_NL_4_8", 32, 18, "removed"),
+    _also(37, "I8_S", 1, 1, "bitnet"),
+    _also(37, "IQ2_K", 256, 76, "ik-history"),
+    _also(37, "TQ3_4SV", 0, 0, "turboquant:turbo-tan"),
+    _also(38, "IQ4_NL_8_8", 32, 18, "removed"),
+    _also(38, "TL1", 1, 1, "bitnet", formula=Formula.I2_S),
+    _also(38, "IQ3_K", 256, 110, "ik-history"),
+    _also(39, "TL2", 1, 1, "bitnet", formula=Formula.TL2),
+    _also(39, "IQ4_K", 256, 144, "ik-history"),
+    _also(40, "IQ5_K", 256, 176, "ik-history"),
+    _also(40, "Q1_0", 32, 6, "prismml"),
+    _also(41, "IQ6_K", 256, 212, "ik-history"),
+    _also(41, "SX8", 32, 30, "fork:MarlaLabs"),
+    _also(41, "TQ3_0", 0, 0, "turboquant:unixsysdev"),
+    _also(41, "Q2_0", 0, 0, "turboquant:turbo-tan"),
+    _also(42, "IQ2_TN", 256, 66, "ik-history"),
+    _also(42, "TQ3_0V", 0, 0, "turboquant:unixsysdev"),
+    _also(42, "TURBO2_0", 0, 0, "turboquant:TheTom-2026-04"),
+    _also(42, "Q1_0", 0, 0, "turboquant:turbo-tan"),
+    _also(43, "Q2_0_G128", 128, 34, "fork:ArifiLabs"),
+    _also(43, "TURBO3_0", 0, 0, "turboquant:TheTom-2026-04"),
+    _also(43, "TURBO2_0", 0, 0, "turboquant:TheTom-2026-08"),
+    _also(44, "TURBO4_0", 0, 0, "turboquant:TheTom-2026-04"),
+    _also(44, "TURBO3_0", 0, 0, "turboquant:TheTom-2026-08"),
+    _also(44, "TQ3_1S", 32, 16, "turboquant:AgustinJimenez"),
+    _also(44, "TQ3_1S", 32, 16, "turboquant:turbo-tan"),
+    _also(45, "TQ3_1S", 32, 16, "turboquant:TheTom"),
+    _also(45, "TURBO3_TCQ", 0, 0, "turboquant:beellama"),
+    _also(45, "TQ4_1S", 32, 20, "turboquant:AgustinJimenez"),
+    _also(46, "TQ4_1S", 32, 20, "turboquant:TheTom"),
+    _also(46, "TURBO2_TCQ", 0, 0, "turboquant:beellama"),
+    _also(46, "TQ3_4S", 32, 16, "turboquant:turbo-tan"),
+    _also(47, "TURBO4_0", 0, 0, "turboquant:TheTom-2026-08"),
+    _also(47, "TQ3_1S", 32, 16, "turboquant:beellama"),
+    _also(48, "Q2_0_64", 0, 0, "fork"),
+    _also(48, "Q8_CR", 0, 0, "turboquant:TheTom-2026-08"),
+    _also(48, "TQ4_1S", 32, 20, "turboquant:beellama"),
+    _also(49, "Q5_CR", 0, 0, "turboquant:TheTom-2026-08"),
+    _also(50, "Q6_CR", 0, 0, "turboquant:TheTom-2026-08"),
+    _also(100, "Q4_0_ROCMFP4", 32, 18, "rocmfpx"),
+    _also(101, "Q4_0_ROCMFP4_FAST", 32, 17, "rocmfpx"),
+    _also(102, "Q6_0_ROCMFPX", 32, 26, "rocmfpx"),
+    _also(103, "Q8_0_ROCMFPX", 32, 33, "rocmfpx"),
+    _also(104, "Q3_0_ROCMFPX", 32, 14, "rocmfpx"),
+    _also(105, "TURBO3_0", 32, 14, "rocmfpx"),
+    _also(106, "TURBO4_0", 32, 18, "rocmfpx"),
+    _also(107, "Q2_0_ROCMFPX", 32, 10, "rocmfpx"),
+    _also(108, "Q4_0_ROCMI4", 0, 0, "rocmfpx"),
+    _also(142, "IQ2_TN", 256, 64, "removed", row_meta_size=4),
+    _also(142, "PQ2_0", 128, 34, "prismml"),
+    _also(143, "IQ1_TN", 256, 52, "removed", row_meta_size=2),
+    _also(143, "PTQ1_0", 128, 28, "prismml"),
+    _also(200, "TQ3_0", 32, 14, "turboquant:turbo-tan"),
+    _also(201, "TURBO3_0", 0, 0, "turboquant:turbo-tan"),
+    _also(202, "TURBO4_0", 0, 0, "turboquant:turbo-tan"),
+    _also(203, "TURBO2_0", 0, 0, "turboquant:turbo-tan"),
+    _also(1024, "NVFP4", 0, 0, "fork:rustllama"),
 )
 
 TYPES: dict[int, TypeTraits] = {traits.id: traits for traits in _TYPES}
 
 _BY_NAME: dict[str, TypeTraits] = {
-    spelling: traits for traits in _TYPES for spelling in (traits.name.lower(), *traits.other_names)
+    spelling: traits
+    for traits in _TYPES
+    for spelling in (traits.name.lower(), *(name.lower() for _, name in traits.other_names))
 }
 
 
-def claims(type_id: int) -> tuple[Claim, ...]:
-    """Return the other meanings of `type_id` that forks and older engines gave it."""
-    return tuple(claim for claim in _CLAIMS if claim.id == type_id)
+def other_meanings(type_id: int) -> tuple[OtherMeaning, ...]:
+    """The other meanings of `type_id`, in forks and older engines."""
+    return tuple(meaning for meaning in _OTHER_MEANINGS if meaning.id == type_id)
 
 
 def type_name(type_id: int) -> str:
@@ -353,7 +391,7 @@ def nbytes(type_id: int, dims: tuple[int, ...]) -> int | None:
     return None if traits is None else layout_nbytes(traits, dims)
 
 
-def layout_nbytes(layout: TypeTraits | Claim, dims: tuple[int, ...]) -> int | None:
+def layout_nbytes(layout: TypeTraits | OtherMeaning, dims: tuple[int, ...]) -> int | None:
     """Return the bytes that `dims` take in `layout`; None where that is unknown or rows are not whole blocks."""
     elements = math.prod(dims)
     ne0 = dims[0] if dims else 1

@@ -16,30 +16,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from gguftool.errors import PlanError
 from gguftool.format.dequantize import encode_floats
-from gguftool.format.ggml import TYPES, TypeTraits
+from gguftool.format.ggml import EXTERNAL, GGUF, LIBGGUF, PLAIN, TYPES, TypeTraits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-LIBGGUF: Final = "libgguf"
-GGUF: Final = "gguf"
-EXTERNAL: Final = "llama-quantize"
-PLAIN: Final = "gguftool"  # float to float
-
-PLAIN_TYPES: Final = ("F32", "F16", "BF16")
-_SIMPLE = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4")
-_LIBGGUF_TYPES = (
-    *_SIMPLE,
-    *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"),
-    *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS"),
-    *("NVFP4", "Q1_0"),
-)
-# Types of leftovers that engines load but quantize to no more (ggml_quantize_chunk aborts).
-_NOT_MADE = frozenset({"Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8", "I2_S"})
 
 # Rows of F32 (rows, width) and weights of the columns (width,) or None, to bytes.
 Encode = Callable[["NDArray[Any]", "NDArray[Any] | None"], "bytes | bytearray"]
@@ -59,19 +43,14 @@ class Quantizer:
     encoder: Callable[[TypeTraits], Encode] = field(repr=False)
 
 
-def quantizers_of(type_id: int) -> tuple[str, ...]:
-    """Return the names of the back ends that make a type, installed or not."""
-    name = TYPES[type_id].name
-    offers = ((PLAIN, PLAIN_TYPES), (LIBGGUF, _LIBGGUF_TYPES), (GGUF, _SIMPLE))
-    listed = tuple(backend for backend, names in offers if name in names)
-    return (*listed, EXTERNAL) if any(engine_makes(type_id, engine) for engine in TYPES[type_id].engines) else listed
-
-
 def engine_makes(type_id: int, engine: str) -> bool:
     """Whether the llama-quantize of `engine` makes a type."""
     traits = TYPES[type_id]
-    made = (traits.is_quantized or traits.name == "BF16_R16") and traits.name not in _NOT_MADE
-    return made and traits.in_files and engine in traits.engines
+    return EXTERNAL in traits.quantized_by and engine in traits.engines
+
+
+def _made_by(backend: str) -> tuple[str, ...]:
+    return tuple(traits.name for traits in TYPES.values() if backend in traits.quantized_by)
 
 
 @cache
@@ -79,19 +58,19 @@ def best_quantizer() -> Quantizer:
     """Return libgguf where the extra is installed, else what `gguf.quants` can do."""
     if importlib.util.find_spec("libgguf") is not None:
         return Quantizer(
-            name=LIBGGUF, version=_version(LIBGGUF), types=_LIBGGUF_TYPES, weighs=True, encoder=_libgguf_encoder
+            name=LIBGGUF, version=_version(LIBGGUF), types=_made_by(LIBGGUF), weighs=True, encoder=_libgguf_encoder
         )
     return gguf_quantizer()
 
 
 def gguf_quantizer() -> Quantizer:
     """Return the back end of `gguf.quants`, which is always there."""
-    return Quantizer(name=GGUF, version=_version(GGUF), types=_SIMPLE, weighs=False, encoder=_gguf_encoder)
+    return Quantizer(name=GGUF, version=_version(GGUF), types=_made_by(GGUF), weighs=False, encoder=_gguf_encoder)
 
 
 def plain_quantizer() -> Quantizer:
     """Return the one that rounds floats, as ggml does."""
-    return Quantizer(name=PLAIN, version="1", types=PLAIN_TYPES, weighs=False, encoder=_plain_encoder)
+    return Quantizer(name=PLAIN, version="1", types=_made_by(PLAIN), weighs=False, encoder=_plain_encoder)
 
 
 def _version(package: str) -> str:

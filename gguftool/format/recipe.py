@@ -23,8 +23,9 @@ from enum import Enum
 from itertools import pairwise
 
 from gguftool.errors import PlanError, listed, printable
+from gguftool.format.engine_facts.engines import IK_LLAMA_CPP, LLAMA_CPP
 from gguftool.format.ftypes import no_such_type
-from gguftool.format.ggml import IK, MAINLINE, TYPES, find_type
+from gguftool.format.ggml import TYPES, find_type
 from gguftool.format.pattern import BadPatternError, compile_pattern
 
 MAX_RULES = 10_000  # every rule is tried on every tensor; published recipes have 20 to 80
@@ -49,7 +50,7 @@ class RecipeFormat(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class RecipeRule:
     """One rule: tensors in whose name `pattern` is found come in `target`.
 
     `target` is a type's spelling (`q4_K`, or ``type#156`` for a number nobody knows) with its `type_id`, or ``@LABEL``
@@ -73,20 +74,20 @@ class Rule:
 class Recipe:
     """Rules in order; `name` says where they come from."""
 
-    rules: tuple[Rule, ...]
+    rules: tuple[RecipeRule, ...]
     name: str = field(default="", compare=False)
 
-    def match(self, tensor_name: str) -> Rule | None:
+    def match(self, tensor_name: str) -> RecipeRule | None:
         """Return the first rule that matches `tensor_name`, None where none does."""
         return next((rule for rule in self.rules if rule.matches(tensor_name)), None)
 
-    def assign(self, names: Iterable[str]) -> dict[str, Rule | None]:
+    def assign(self, names: Iterable[str]) -> dict[str, RecipeRule | None]:
         """Return the first matching rule of each name, in the order of `names`."""
         searches = [(compile_pattern(rule.pattern).search, rule) for rule in self.rules]
         return {name: next((rule for search, rule in searches if search(name)), None) for name in names}
 
 
-def make_rule(pattern: str, target: str, *, line: int = 0, locked: bool = False) -> Rule:
+def make_rule(pattern: str, target: str, *, line: int = 0, locked: bool = False) -> RecipeRule:
     """Make a rule of a pattern and a type or ``@LABEL`` in any spelling.
 
     Raises `ValueError` (its text says why) for a pattern that is none; an unknown type is kept, with no `type_id`.
@@ -100,9 +101,9 @@ def make_rule(pattern: str, target: str, *, line: int = 0, locked: bool = False)
     if target in ("", "@"):
         raise ValueError(f"there is no {'label after @' if target else 'type after the pattern'}")
     if target.startswith("@"):
-        return Rule(pattern=pattern, target=target, label=target[1:], locked=locked, line=line)
+        return RecipeRule(pattern=pattern, target=target, label=target[1:], locked=locked, line=line)
     type_id = type_number(target)
-    return Rule(
+    return RecipeRule(
         pattern=pattern,
         target=target if type_id is None else spelling(type_id),
         type_id=type_id,
@@ -129,7 +130,7 @@ def spelling(type_id: int, engine: str | None = None) -> str:
     traits = TYPES.get(type_id)
     if traits is None:
         return f"type#{type_id}"
-    return traits.other_names[0] if engine in IK and traits.other_names else traits.alias
+    return traits.alias if engine is None else traits.spelling(engine)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -248,7 +249,7 @@ def _parse(
     lenient: bool,
     fold: Callable[[str], str] = str,
 ) -> Recipe:
-    rules: list[Rule] = []
+    rules: list[RecipeRule] = []
     problems: list[str] = []
     for number, item in items:
         if len(rules) + len(problems) >= MAX_RULES:
@@ -269,7 +270,7 @@ def _parse(
     return Recipe(rules=tuple(rules), name=source)
 
 
-def _rule(item: str, number: int, fold: Callable[[str], str]) -> Rule:
+def _rule(item: str, number: int, fold: Callable[[str], str]) -> RecipeRule:
     pattern, equals, rest = item.partition("=")
     if not equals:
         raise ValueError(f"'{printable(item, 80)}' has no '='; a rule is REGEX=TYPE")
@@ -304,7 +305,7 @@ def render_custom_q(recipe: Recipe) -> str:
     Raises `PlanError` for commas in patterns, labels, and types that ik_llama.cpp has not.
     """
     _refuse_unsayable(recipe, r"[=,]|[\r\n]|^\s|\s$|^#|\s#", "--custom-q")
-    return ",".join(f"{rule.pattern}={name}" for rule, name in _for_engine(recipe, IK[0]))
+    return ",".join(f"{rule.pattern}={name}" for rule, name in _for_engine(recipe, IK_LLAMA_CPP))
 
 
 def render_tensor_type_file(recipe: Recipe) -> str:
@@ -314,13 +315,13 @@ def render_tensor_type_file(recipe: Recipe) -> str:
     llama.cpp has not.
     """
     _refuse_unsayable(recipe, r"=|\s|^#", "--tensor-type-file", fold=str.lower)
-    return "".join(f"{rule.pattern}={name}\n" for rule, name in _for_engine(recipe, MAINLINE[0]))
+    return "".join(f"{rule.pattern}={name}\n" for rule, name in _for_engine(recipe, LLAMA_CPP))
 
 
 def render_tensor_types(recipe: Recipe) -> str:
     """Return `recipe` as ``--tensor-type`` options for llama.cpp, quoted for a shell; otherwise as the file."""
     _refuse_unsayable(recipe, r"=|^\s|\s$", _TENSOR_TYPE_FLAG, fold=str.lower)
-    words = (shlex.quote(f"{rule.pattern}={name}") for rule, name in _for_engine(recipe, MAINLINE[0]))
+    words = (shlex.quote(f"{rule.pattern}={name}") for rule, name in _for_engine(recipe, LLAMA_CPP))
     return " ".join(f"{_TENSOR_TYPE_FLAG} {word}" for word in words)
 
 
@@ -343,12 +344,12 @@ def _refuse_unsayable(recipe: Recipe, reserved: str, form: str, fold: Callable[[
         raise PlanError(f"{form} cannot say these patterns: {listed(bad)}", source=recipe.name or None)
 
 
-def _is_unsayable(rule: Rule, reserved: str, fold: Callable[[str], str]) -> bool:
+def _is_unsayable(rule: RecipeRule, reserved: str, fold: Callable[[str], str]) -> bool:
     pattern = rule.pattern
     return bool(re.search(reserved, pattern) or fold(pattern) != pattern or _BREAKS_LINES.search(rule.target))
 
 
-def _for_engine(recipe: Recipe, engine: str) -> Iterator[tuple[Rule, str]]:
+def _for_engine(recipe: Recipe, engine: str) -> Iterator[tuple[RecipeRule, str]]:
     """Yield rules with the engine's names of their types; raise one `PlanError` for all that it does not have."""
     strange = dict.fromkeys(rule.target for rule in recipe.rules if not _known_to(rule, engine))
     if strange:
@@ -360,6 +361,6 @@ def _for_engine(recipe: Recipe, engine: str) -> Iterator[tuple[Rule, str]]:
         yield rule, spelling(rule.type_id, engine) if rule.type_id is not None else rule.target
 
 
-def _known_to(rule: Rule, engine: str) -> bool:
+def _known_to(rule: RecipeRule, engine: str) -> bool:
     traits = None if rule.type_id is None else TYPES.get(rule.type_id)
     return traits is not None and engine in traits.engines

@@ -17,10 +17,10 @@ from typing import Any
 
 from gguftool.errors import FormatError, printable
 from gguftool.format.ggml import TYPES, find_type, nbytes
+from gguftool.format.header import MAX_DIMS
 from gguftool.record import record
 
-MAX_HEAD = 100_000_000  # bytes; the reference implementation refuses more
-MAX_DIMS = 4  # GGML_MAX_DIMS
+_MAX_LISTING = 100_000_000  # bytes; the reference implementation refuses more
 RAW_PREFIX = "gguftool."
 
 # dtype -> (name of the ggml type with the same bytes, bytes an element)
@@ -57,7 +57,7 @@ def head_length(first: bytes, total_size: int) -> int:
     if len(first) < 8:
         raise FormatError("too short for a safetensors file", offset=0)
     (size,) = struct.unpack("<Q", first[:8])
-    if size > min(MAX_HEAD, total_size - 8):
+    if size > min(_MAX_LISTING, total_size - 8):
         raise FormatError(f"not a safetensors file: its head would have {size:,} bytes", offset=0)
     return 8 + int(size)
 
@@ -138,6 +138,6 @@ def serialize_safetensors(tensors: Sequence[SafeTensor]) -> bytes:
         listing[tensor.name] = {"dtype": tensor.dtype, "shape": shape, "data_offsets": [tensor.begin, tensor.end]}
     text = json.dumps(listing, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    if len(text) > MAX_HEAD:
-        raise FormatError(f"{len(tensors):,} tensors make a head of {len(text):,} bytes; at most {MAX_HEAD:,}")
+    if len(text) > _MAX_LISTING:
+        raise FormatError(f"{len(tensors):,} tensors make a head of {len(text):,} bytes; at most {_MAX_LISTING:,}")
     return struct.pack("<Q", len(text)) + text

@@ -5,8 +5,7 @@ from __future__ import annotations
 from gguftool.errors import PlanError
 from gguftool.format.dequantize import decoded_by
 from gguftool.format.ftypes import no_such_type
-from gguftool.format.ggml import TYPES, TypeTraits, claims, find_type
-from gguftool.format.quantizers import quantizers_of
+from gguftool.format.ggml import TYPES, TypeTraits, find_type, other_meanings
 from gguftool.record import record
 from gguftool.render.table import Table, columns
 
@@ -101,6 +100,6 @@ def _row(traits: TypeTraits) -> TypeRow:
         needs_imatrix=traits.needs_imatrix,
         repack_of=traits.repack_of,
         dequantized_by=decoded_by(traits.id),
-        quantizers=quantizers_of(traits.id),
-        also_claimed_by=tuple(f"{claim.name} ({claim.holder})" for claim in claims(traits.id)),
+        quantizers=traits.quantized_by,
+        also_claimed_by=tuple(f"{other.name} ({other.holder})" for other in other_meanings(traits.id)),
     )

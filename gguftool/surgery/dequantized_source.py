@@ -13,14 +13,13 @@ from enum import Enum
 
 from gguftool.errors import PlanError, printable
 from gguftool.format.dequantize import Decoder, decoded_by, decoder_of, encode_floats
-from gguftool.format.ggml import type_name
+from gguftool.format.ggml import TYPES, type_name
 from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Tensor
 from gguftool.record import record
 from gguftool.storage.sources.source import pieces_of
 
 _STEP = 128 << 10  # bytes of the input that are computed at once
-_INTEGERS = frozenset({"I8", "I16", "I32", "I64"})  # no weights: nobody wants them rounded to floats
 
 
 class FloatType(Enum):
@@ -110,7 +109,9 @@ def dequantized(tensor: Tensor, dtype: FloatType, byte_order: ByteOrder) -> Dequ
     name, kind = printable(tensor.info.name), type_name(tensor.info.type)
     if tensor.type_nbytes is None and decoded_by(tensor.info.type):
         raise PlanError(f"'{name}' is {kind} but its rows are not whole blocks")
-    decoder = None if kind in _INTEGERS else decoder_of(tensor.info.type, byte_order, tensor.info.dims)
+    traits = TYPES.get(tensor.info.type)
+    is_integer = traits is not None and traits.kind == "integer"  # no weights: nobody wants them rounded to floats
+    decoder = None if is_integer else decoder_of(tensor.info.type, byte_order, tensor.info.dims)
     if decoder is None:
         if decoded_by(tensor.info.type) == "gguftool" and byte_order is ByteOrder.LITTLE:
             raise PlanError(f"'{name}' is {kind}, whose rows cannot be dequantized in the shape {tensor.info.dims}")

@@ -9,9 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT
+from gguftool.format.engine_facts.engines import IK, IK_LLAMA_CPP, LLAMA_CPP
 from gguftool.format.file_names import SPLIT_KEYS
 from gguftool.format.ftypes import FILE_TYPE_KEY, ftype_name, ftype_of_majority, ftype_tensor_type
-from gguftool.format.ggml import IK, MAINLINE, TYPES
+from gguftool.format.ggml import TYPES
 from gguftool.format.kv import INTEGERS, KV, ByteOrder, ValueType, find_kv, make_kv
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import ORDER_KEY
@@ -27,7 +29,6 @@ QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION in ggml/include/ggml.h of both engi
 IMATRIX_PREFIX = "quantize.imatrix."
 PROVENANCE_PREFIX = "gguftool.source."  # what merge --provenance writes: true for that file's tensors alone
 # llama-quantize gives these their own types in most mixes, so they do not speak for the whole.
-_NO_VOTE = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
 
 
 @record
@@ -50,7 +51,7 @@ def majority_type(tensors: Iterable[Tensor]) -> int | None:
     """Return the type id that most elements have, over tensors of two and more dimensions but for the embeddings."""
     votes: Counter[int] = Counter()
     for tensor in tensors:
-        if len(tensor.info.shape) > 1 and tensor.info.name not in _NO_VOTE:
+        if len(tensor.info.shape) > 1 and tensor.info.name not in EMBEDDINGS_AND_OUTPUT:
             votes[tensor.info.type] += tensor.info.elements
     return max(votes, key=lambda type_id: (votes[type_id], -type_id), default=None)
 
@@ -83,7 +84,7 @@ def _with_file_type(kvs: tuple[KV, ...], donor: Model, chosen: Sequence[Chosen],
     ik_only = any(
         choice.tensor.info.type in TYPES and TYPES[choice.tensor.info.type].engines == IK for choice in chosen
     )
-    ftype = ftype_of_majority(name, (IK if ik_only else MAINLINE)[0])
+    ftype = ftype_of_majority(name, IK_LLAMA_CPP if ik_only else LLAMA_CPP)
     said = ftype_name(old.value()) if old.type in INTEGERS else "no number"
     if ftype is None:
         remarks.append(f"{FILE_TYPE_KEY} left out (it was {said}): no file type stands for a majority of {name}")

@@ -22,7 +22,7 @@ from gguftool.surgery.inputs import Input, find_inputs
 from gguftool.surgery.metadata import Chosen
 
 if TYPE_CHECKING:
-    from gguftool.format.recipe import Recipe, Rule
+    from gguftool.format.recipe import Recipe, RecipeRule
 
 
 @record
@@ -73,7 +73,7 @@ def _only(name: str, holders: Sequence[Input], notes: Notes) -> Input | None:
 
 def _by_rule(
     name: str,
-    rule: Rule | None,
+    rule: RecipeRule | None,
     holders: Sequence[Input],
     inputs: Sequence[Input],
     options: MixOptions,
@@ -190,7 +190,7 @@ class Notes:
         """Note something that a user should know."""
         self.remarks.setdefault(reason, []).append(name)
 
-    def idle_rules(self, recipe: Recipe, rules: Mapping[str, Rule | None]) -> None:
+    def idle_rules(self, recipe: Recipe, rules: Mapping[str, RecipeRule | None]) -> None:
         """A rule that matches no tensor is a problem; one whose tensors earlier rules took is remarked."""
         used = {id(rule) for rule in rules.values()}
         for rule in recipe.rules:

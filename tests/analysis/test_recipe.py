@@ -14,8 +14,9 @@ from gguftool.analysis.lint.rules import Severity
 from gguftool.analysis.recipe import RecipeReport, check
 from gguftool.analysis.recipe_compact import compact, expand, extract
 from gguftool.errors import PlanError
+from gguftool.format.engine_facts.engines import IK_LLAMA_CPP, LLAMA_CPP
 from gguftool.format.engine_facts.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
-from gguftool.format.ggml import IK, MAINLINE, TYPES, type_name
+from gguftool.format.ggml import TYPES, type_name
 from gguftool.format.recipe import Recipe, RecipeFormat, parse_any, parse_recipe, render_any, render_recipe, spelling
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
@@ -104,8 +105,8 @@ def test_extract_reproduces_a_model(shared: Callable[[str], Path], name: str) ->
     extracted = extract(model)
     assert len(extracted.rules) < len(types)
     forms = [RecipeFormat.RECIPE]
-    for engine, form in ((IK, RecipeFormat.CUSTOM_Q), (MAINLINE, RecipeFormat.TENSOR_TYPE_FILE)):
-        if all(engine[0] in TYPES[number].engines for number in types.values()):
+    for engine, form in ((IK_LLAMA_CPP, RecipeFormat.CUSTOM_Q), (LLAMA_CPP, RecipeFormat.TENSOR_TYPE_FILE)):
+        if all(engine in TYPES[number].engines for number in types.values()):
             forms.append(form)
     assert len(forms) > 1
     for form in forms:
@@ -129,7 +130,7 @@ def test_fallbacks_are_those_of_the_engines(shared: Callable[[str], Path]) -> No
         if row["block_size"] == 1:
             continue
         ne0 = row["block_size"] + 32 if row["block_size"] > 32 else 33  # a multiple of what it falls back to
-        for key, engine in (("mainline", MAINLINE[0]), ("ik", IK[0])):
+        for key, engine in (("mainline", LLAMA_CPP), ("ik", IK_LLAMA_CPP)):
             expected = row["ne0_fallback"].get(key)
             said = explain_fallback(row["name"], ne0, engine)
             special = {"THROWS": "stops", "NOT CHECKED": "does not check"}.get(expected)
@@ -142,15 +143,15 @@ def test_fallbacks_are_those_of_the_engines(shared: Callable[[str], Path]) -> No
 @pytest.mark.parametrize(
     ("name", "ne0", "engine", "expected"),
     [
-        ("Q5_K", 576, MAINLINE[0], "Q5_1"),
-        ("Q5_K", 576, IK[0], "Q6_0"),
-        ("q4_k", 512, IK[0], "Q4_K"),
-        ("Q4_K", 40, MAINLINE[0], "F16"),
-        ("Q4_K", 40, IK[0], None),
-        ("Q8_0", 40, MAINLINE[0], "F16"),
-        ("F32", 1, MAINLINE[0], "F32"),
-        ("IQ4_KS", 512, MAINLINE[0], None),
-        ("nonsense", 512, MAINLINE[0], None),
+        ("Q5_K", 576, LLAMA_CPP, "Q5_1"),
+        ("Q5_K", 576, IK_LLAMA_CPP, "Q6_0"),
+        ("q4_k", 512, IK_LLAMA_CPP, "Q4_K"),
+        ("Q4_K", 40, LLAMA_CPP, "F16"),
+        ("Q4_K", 40, IK_LLAMA_CPP, None),
+        ("Q8_0", 40, LLAMA_CPP, "F16"),
+        ("F32", 1, LLAMA_CPP, "F32"),
+        ("IQ4_KS", 512, LLAMA_CPP, None),
+        ("nonsense", 512, LLAMA_CPP, None),
     ],
 )
 def test_fallback_of_a_row(name: str, ne0: int, engine: str, expected: str | None) -> None:
@@ -175,7 +176,7 @@ def test_what_llama_quantize_leaves_alone(name: str, dims: tuple[int, ...], kept
 
 def test_engines_differ_in_what_they_leave_alone() -> None:
     name, dims = "blk.0.altup_proj.weight", (64, 64)
-    assert (keeps_type(name, dims, engine=MAINLINE[0]), keeps_type(name, dims, engine=IK[0])) == (True, False)
+    assert (keeps_type(name, dims, engine=LLAMA_CPP), keeps_type(name, dims, engine=IK_LLAMA_CPP)) == (True, False)
     assert not keeps_type(name, dims)
     assert keeps_type("blk.0.tid.weight", (64, 64), "I32")
 
@@ -248,10 +249,10 @@ def test_rows_that_do_not_divide(model: Model) -> None:
     (message,) = findings(report)["warning row-fallback"]
     assert "2 tensors with rows of 96" in message
     assert "llama.cpp falls back to Q5_1; ik_llama.cpp falls back to Q6_0" in message
-    assert report.engine == MAINLINE[0]
+    assert report.engine == LLAMA_CPP
     assert {"Q5_1"} == {share.type for share in report.types} - {"Q8_0", "F32"}
     other = check(parse_recipe("attn_q=q5_K\n.*=iq4_nl\nx=iq4_ks"), model)
-    assert other.engine == IK[0]
+    assert other.engine == IK_LLAMA_CPP
     assert "Q6_0" in {share.type for share in other.types}
 
 

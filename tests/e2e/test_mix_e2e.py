@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import gguftool as api
-from gguftool.format.ggml import MAINLINE, TYPES
+from gguftool.format.engine_facts.engines import LLAMA_CPP
+from gguftool.format.ggml import TYPES
 from tests.e2e.conftest import SHARED
 
 pytestmark = pytest.mark.e2e
@@ -90,8 +91,8 @@ def test_mixes_hold_what_their_sources_hold_and_run(name: str, tmp_path: Path, t
     types = {tensor.info.type for tensor in api.open_model(outputs[0]).tensors.values()}
     assert len(types) >= 3
     assert all(filecmp.cmp(outputs[0], other, shallow=False) for other in outputs[1:])
-    assert (MAINLINE[0] in engines) is not name.endswith("-ik")
-    if MAINLINE[0] in engines:
+    assert (LLAMA_CPP in engines) is not name.endswith("-ik")
+    if LLAMA_CPP in engines:
         assert greedy(outputs[0])
 
 
@@ -121,7 +122,7 @@ def test_sets_of_the_engines_own_gguf_split_mix(tmp_path: Path, tool: Run, greed
     (tmp_path / "ml.recipe").write_text("attn=q8_0\n.*=q4_K\n")
     sources = [sets[0], _model("tiny-llama-Q8_0")]
     tool("merge", *sources, "--recipe", tmp_path / "ml.recipe", "-o", tmp_path / "ml.gguf", "--no-sync")
-    assert MAINLINE[0] in _check_tensors(tmp_path / "ml.gguf", sources)
+    assert LLAMA_CPP in _check_tensors(tmp_path / "ml.gguf", sources)
     assert greedy(tmp_path / "ml.gguf")
 
 

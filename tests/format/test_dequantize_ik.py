@@ -213,7 +213,7 @@ def test_every_bit_moves_to_one_place(name: str) -> None:
     """Each bit of the group is one bit of the plain rows: nothing is lost, nothing read twice."""
     repack = REPACKS[name]
     order = repack.bit_order()
-    assert sorted(order.ravel().tolist()) == list(range(8 * repack.packed_bytes))
+    assert sorted(order.ravel().tolist()) == list(range(8 * repack.rows * repack.base_bytes))
 
 
 def packed(name: str, plain: bytes, dims: tuple[int, ...]) -> bytes:

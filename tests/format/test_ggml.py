@@ -10,17 +10,20 @@ from typing import Any
 
 import pytest
 
+from gguftool.format.engine_facts.engines import ENGINES as ENGINES_BY_NAME
 from gguftool.format.ggml import (
     TYPES,
     Formula,
-    claims,
     find_type,
     layout_nbytes,
     nbytes,
     nearest_types,
+    other_meanings,
     type_alias,
     type_name,
 )
+from gguftool.format.quants.repacks import REPACKS
+from gguftool.format.quants.types import LOOKUPS
 from gguftool.model.opening import open_model
 from tests.support.paths import shared_path
 
@@ -94,12 +97,49 @@ def test_every_spelling_of_the_reference_finds_its_type() -> None:
 
 
 def test_every_other_holder_of_an_id_is_listed() -> None:
-    missing = [
-        (row["id"], row["name"])
-        for row in reference()
-        if not row["primary"] and row["in_files"] and row["name"] not in {claim.name for claim in claims(row["id"])}
-    ]
+    others = [(row["id"], row["name"]) for row in reference() if not row["primary"] and row["in_files"]]
+    missing = [(number, name) for number, name in others if name not in {m.name for m in other_meanings(number)}]
+    assert len(others) > 50
     assert not missing
+
+
+def test_the_types_said_to_be_decoded_here_have_a_decoder() -> None:
+    """A base type of itself is a type that is taken apart and then looked up."""
+    decoded = {way: {t.name for t in TYPES.values() if t.decoded_by == way} for way in ("lookup", "repack")}
+    assert decoded["repack"] == set(REPACKS)
+    assert decoded["lookup"] == set(LOOKUPS) - {name for name, repack in REPACKS.items() if repack.base == name}
+
+
+def test_only_plain_numbers_have_a_dtype() -> None:
+    import numpy as np
+
+    for traits in TYPES.values():
+        assert bool(traits.dtype) is (traits.decoded_by == "numpy"), traits.name
+        assert not traits.dtype or np.dtype(traits.dtype).itemsize == traits.type_size, traits.name
+
+
+def test_repacked_types_are_of_the_kind_and_size_of_what_they_are_made_of() -> None:
+    for traits in TYPES.values():
+        for base in filter(None, map(find_type, traits.repack_of)):
+            assert (traits.kind, traits.block_size) == (base.kind, base.block_size), traits.name
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("integer", {"I8", "I16", "I32", "I64"}),
+        ("float", {"F16", "F32", "F64", "BF16", "BF16_R16"}),
+        ("fp4", {"MXFP4", "MXFP4_R8", "NVFP4"}),
+        ("ternary", {"TQ1_0", "TQ2_0", "I2_S", "IQ1_BN", "IQ2_BN", "IQ2_BN_R4"}),
+        ("trellis", {"IQ1_KT", "IQ2_KT", "IQ3_KT", "IQ4_KT"}),
+    ],
+)
+def test_kinds(kind: str, names: set[str]) -> None:
+    assert {traits.name for traits in TYPES.values() if traits.kind == kind} == names
+
+
+def test_no_type_is_of_an_engine_that_is_not_in_the_table_of_engines() -> None:
+    assert {engine for traits in TYPES.values() for engine in traits.engines} == set(ENGINES_BY_NAME)
 
 
 def test_sizes_agree_with_gguf_py_where_it_is_right() -> None:
@@ -151,14 +191,14 @@ def test_nbytes(kind: int, dims: tuple[int, ...], expected: int | None) -> None:
 
 
 def test_bitnet_lookup_table_types_have_their_own_formulas() -> None:
-    layouts = {claim.name: claim for type_id in (38, 39) for claim in claims(type_id)}
+    layouts = {other.name: other for type_id in (38, 39) for other in other_meanings(type_id)}
     assert layout_nbytes(layouts["TL1"], (512, 4)) == 512 * 4 // 4 + 32
     # (ne0-256)*ne1/3*5/8 = 240, 256*ne1/2*4/8 = 192; 432 rounded up to 32 is 448
     assert layout_nbytes(layouts["TL2"], (640, 3)) == 240 + 192 + 16 + 32
 
 
 def test_no_size_is_made_up_for_a_claim_whose_layout_nobody_published() -> None:
-    unknown = [claim for claim in claims(201) if claim.type_size == 0]
+    unknown = [other for other in other_meanings(201) if other.type_size == 0]
     assert unknown
     assert layout_nbytes(unknown[0], (32, 1)) is None
 

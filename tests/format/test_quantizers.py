@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from gguftool.format.ggml import TYPES, find_type
+from gguftool.format.ggml import GGUF, LIBGGUF, TYPES, find_type
 from gguftool.format.quantizers import (
-    GGUF,
-    LIBGGUF,
-    PLAIN_TYPES,
     best_quantizer,
     engine_makes,
     gguf_quantizer,
     plain_quantizer,
-    quantizers_of,
 )
 
 
@@ -49,7 +45,7 @@ def test_ggufs_table_is_what_it_makes() -> None:
         except NotImplementedError:
             continue
         made.add(kind.name)
-    assert made - set(PLAIN_TYPES) == set(gguf_quantizer().types)
+    assert made - set(plain_quantizer().types) == set(gguf_quantizer().types)
 
 
 @pytest.mark.parametrize("name", gguf_quantizer().types)
@@ -62,13 +58,13 @@ def test_without_weights_both_back_ends_make_the_same(name: str) -> None:
 
 
 def test_every_type_has_its_makers() -> None:
-    assert quantizers_of(TYPES[0].id) == ("gguftool",)
-    by_name = {traits.name: quantizers_of(traits.id) for traits in TYPES.values()}
+    assert TYPES[0].quantized_by == ("gguftool",)
+    by_name = {traits.name: traits.quantized_by for traits in TYPES.values()}
     assert by_name["Q4_0"] == (LIBGGUF, GGUF, "llama-quantize")
     assert by_name["IQ4_XS"] == (LIBGGUF, "llama-quantize")
     assert by_name["IQ4_KS"] == ("llama-quantize",)
     assert by_name["I32"] == by_name["Q4_0_4_4"] == ()
-    assert plain_quantizer().types == PLAIN_TYPES
+    assert plain_quantizer().types == ("F32", "F16", "BF16")
 
 
 def test_engines_make_their_own_types() -> None:

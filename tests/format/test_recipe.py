@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from gguftool.errors import PlanError
 from gguftool.format import recipe as recipes
-from gguftool.format.ggml import BOTH, IK, MAINLINE, TYPES
+from gguftool.format.engine_facts.engines import BOTH, IK_LLAMA_CPP, LLAMA_CPP
+from gguftool.format.ggml import TYPES
 from gguftool.format.pattern import BadPatternError, compile_pattern, literal, number_set
 from gguftool.format.recipe import Recipe, RecipeFormat, parse_custom_q, parse_recipe, parse_tensor_types, spelling
 from tests.support.counted_work import calls_of
@@ -269,7 +270,7 @@ def test_formats_are_told_apart(text: str, form: RecipeFormat) -> None:
 
 def test_types_are_written_as_each_engine_compares_them(shared: Callable[[str], Path]) -> None:  # type: ignore[no-untyped-def]
     table = json.loads(shared("reference/ggml-types.json").read_text())
-    engines = {"mainline": MAINLINE[0], "ik": IK[0]}
+    engines = {"mainline": LLAMA_CPP, "ik": IK_LLAMA_CPP}
     checked = 0
     for row in table:
         if row["primary"] and row["in_files"]:
@@ -312,9 +313,9 @@ def rules(engine: str | None) -> st.SearchStrategy[Recipe]:
     ("form", "engine"),
     [
         (RecipeFormat.RECIPE, None),
-        (RecipeFormat.CUSTOM_Q, IK[0]),
-        (RecipeFormat.TENSOR_TYPE_FILE, MAINLINE[0]),
-        (RecipeFormat.TENSOR_TYPE, MAINLINE[0]),
+        (RecipeFormat.CUSTOM_Q, IK_LLAMA_CPP),
+        (RecipeFormat.TENSOR_TYPE_FILE, LLAMA_CPP),
+        (RecipeFormat.TENSOR_TYPE, LLAMA_CPP),
     ],
 )
 def test_writing_is_the_inverse_of_reading(form: RecipeFormat, engine: str | None) -> None:

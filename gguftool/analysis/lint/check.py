@@ -16,8 +16,8 @@ from gguftool.analysis.lint.rules import RULES, Finding, LintRule, Severity, jud
 from gguftool.analysis.lint.target import LintTarget, target_of
 from gguftool.analysis.placement import PlacementRule
 from gguftool.errors import FormatError, SourceError, listed, without_secrets
+from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.format.file_names import ShardName
-from gguftool.format.ggml import BOTH
 from gguftool.model.model import ModelFile
 from gguftool.model.opening import find_files, read_header
 from gguftool.record import record
@@ -95,7 +95,7 @@ def check(spec: str, options: CheckOptions | None = None) -> CheckReport:
     diagnoses += _truncations(target) if target else ()
     if diagnoses or target is None:
         return _unreadable(spec, diagnoses, len(members), options)
-    engines = options.engines or BOTH
+    engines = options.engines or tuple(ENGINES)
     rules = [rule for rule in RULES if _is_wanted(rule, options)]
     findings = run_rules(target, engines, rules)
     weighed, able = judged(findings, engines)
@@ -130,7 +130,7 @@ def _unreadable(spec: str, diagnoses: tuple[Finding, ...], files: int, options: 
         files=files,
         tensors=0,
         readable=False,
-        engines=options.engines or BOTH,
+        engines=options.engines or tuple(ENGINES),
         able=(),
         rules=0,
         diagnoses=diagnoses,

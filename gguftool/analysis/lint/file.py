@@ -13,7 +13,7 @@ from typing import TypeVar
 from gguftool.analysis.lint.rules import Hit, Severity, hits_by_message, rule
 from gguftool.analysis.lint.target import LintTarget, TensorView
 from gguftool.errors import printable
-from gguftool.format.ggml import claims, layout_nbytes
+from gguftool.format.ggml import layout_nbytes, other_meanings
 from gguftool.format.header import DEFAULT_ALIGNMENT, MAGIC, round_up
 from gguftool.format.kv import KV, ByteOrder, ValueType
 from gguftool.model.model import ModelFile
@@ -164,7 +164,7 @@ def unknown_type(target: LintTarget) -> Iterator[Hit]:
 
 
 def _describe_unknown(tensor: TensorView) -> str:
-    holders = [f"{claim.name} ({claim.holder})" for claim in claims(tensor.info.type)]
+    holders = [f"{other.name} ({other.holder})" for other in other_meanings(tensor.info.type)]
     return f"{tensor.type}" + (f", which has been {', '.join(holders)}" if holders else " is nobody's type")
 
 
@@ -175,9 +175,9 @@ def forks_type(target: LintTarget) -> Iterator[Hit]:
         if tensor.is_last or (tensor.nbytes is not None and tensor.nbytes <= tensor.room < tensor.nbytes + 32):
             continue
         fitting = [
-            f"{claim.name} ({claim.holder})"
-            for claim in claims(tensor.info.type)
-            if (size := layout_nbytes(claim, tensor.info.dims)) and size <= tensor.room < size + 32
+            f"{other.name} ({other.holder})"
+            for other in other_meanings(tensor.info.type)
+            if (size := layout_nbytes(other, tensor.info.dims)) and size <= tensor.room < size + 32
         ]
         if fitting:
             message = f"{tensor.room:,} bytes are not {tensor.type}; they fit {' or '.join(fitting)}"

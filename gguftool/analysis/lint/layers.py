@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, hits_by_message, rule, undecided
 from gguftool.analysis.lint.target import LintTarget, TensorView
-from gguftool.format.engine_facts.types import engine_rules
-from gguftool.format.ggml import BOTH, IK, MAINLINE
+from gguftool.format.engine_facts.engines import BOTH, IK, IK_LLAMA_CPP, MAINLINE
+from gguftool.format.engine_facts.types import type_facts
 
 _UP_EXPS, _GATE_EXPS, _BOTH_EXPS = "ffn_up_exps.weight", "ffn_gate_exps.weight", "ffn_gate_up_exps.weight"
 _UP, _GATE = "ffn_up.weight", "ffn_gate.weight"
@@ -149,7 +149,7 @@ def expert_rows(target: LintTarget) -> Iterator[Hit]:
 def k_b_rows(target: LintTarget) -> Iterator[Hit]:
     """attn_k_b has short rows (the head size without rope, mostly 128), which blocks of 256 do not fit."""
     for tensor in target.tensors:
-        rules = engine_rules(tensor.info.type)
+        rules = type_facts(tensor.info.type)
         if tensor.role != _K_B or rules is None or tensor.traits is None or not tensor.traits.is_quantized:
             continue
         if tensor.ne0 % tensor.traits.block_size or tensor.ne0 % rules.kernel_ne0:
@@ -231,14 +231,14 @@ def _is_cuda(device: str) -> bool:
 
 
 def _no_cuda(tensor: TensorView) -> bool:
-    rules, traits = engine_rules(tensor.info.type), tensor.traits
-    if rules is None or traits is None or rules.cuda or "ik_llama.cpp" not in traits.engines:
+    rules, traits = type_facts(tensor.info.type), tensor.traits
+    if rules is None or traits is None or rules.cuda or IK_LLAMA_CPP not in traits.engines:
         return False
     return traits.is_quantized or traits.interleaved_rows > 1
 
 
 def _no_mmq(tensor: TensorView) -> bool:
-    rules = engine_rules(tensor.info.type)
+    rules = type_facts(tensor.info.type)
     return (
         rules is not None and tensor.traits is not None and tensor.traits.is_quantized and rules.cuda and not rules.mmq
     )

@@ -14,15 +14,15 @@ from gguftool.analysis.lint.file import NOT_MODELS
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, rule, undecided
 from gguftool.analysis.lint.target import LintTarget, integer_of
 from gguftool.errors import listed, printable
+from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT
+from gguftool.format.engine_facts.engines import BOTH, IK, MAINLINE
 from gguftool.format.ftypes import FILE_TYPE_KEY, ftype_name, ftypes_of
-from gguftool.format.ggml import BOTH, IK, MAINLINE
 from gguftool.format.header import ALIGNMENT_KEY, DEFAULT_ALIGNMENT
 from gguftool.format.kv import ValueType
 from gguftool.model.model import ModelFile
 
 MAX_NAME = 63  # bytes; GGML_MAX_NAME holds a final zero too
 MAX_LAYERS = 1 << 16  # bounds the work on a hostile block_count
-_NOT_COUNTED = frozenset({"token_embd.weight", "per_layer_token_embd.weight", "output.weight"})
 
 
 def _shown(file: ModelFile) -> str:
@@ -166,7 +166,7 @@ def file_type_not_majority(target: LintTarget) -> Iterator[Hit]:
         raise CannotEvaluate("the set is not complete")
     elements: Counter[str] = Counter()
     for tensor in target.tensors:
-        if len(tensor.info.dims) > 1 and tensor.name not in _NOT_COUNTED:
+        if len(tensor.info.dims) > 1 and tensor.name not in EMBEDDINGS_AND_OUTPUT:
             elements[tensor.type] += tensor.info.elements
     most = max(elements.values(), default=0)
     majority = [name for name, count in elements.items() if count == most]

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, rule
 from gguftool.analysis.lint.target import LintTarget
 from gguftool.errors import listed, printable
+from gguftool.format.engine_facts.engines import BOTH, IK, MAINLINE
 from gguftool.format.file_names import IK_MAX_SHARDS, KEY_COUNT, KEY_NO, KEY_TENSORS
-from gguftool.format.ggml import BOTH, IK, MAINLINE
 from gguftool.format.kv import ValueType
 from gguftool.model.model import ModelFile
 

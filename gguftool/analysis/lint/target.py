@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
 from gguftool.analysis.placement import PlacementRule, device_of
+from gguftool.format.engine_facts.embeddings import EMBEDDINGS
 from gguftool.format.file_names import KEY_COUNT, KEY_NO, KEY_TENSORS
 from gguftool.format.ggml import TYPES, Formula, TypeTraits, nbytes, type_name
 from gguftool.format.header import TensorInfo, round_up
@@ -20,7 +21,6 @@ from gguftool.record import record
 from gguftool.storage.sources.locate import are_remote
 
 _LAYER = re.compile(r"blk\.([0-9]{1,6})\.(.+)", re.DOTALL)
-_EMBEDDINGS = frozenset({"token_embd.weight", "per_layer_token_embd.weight"})
 
 
 @record
@@ -71,7 +71,7 @@ class TensorView:
     @property
     def is_embedding(self) -> bool:
         """Whether its rows are looked up by token."""
-        return self.name in _EMBEDDINGS
+        return self.name in EMBEDDINGS
 
     @property
     def bare_nbytes(self) -> int | None:

@@ -1,8 +1,7 @@
 """Rules about tensor types: which engine knows them, which shapes its kernels take, what a type is good for.
 
 Sources: llama.cpp ggml/src/gguf.cpp; ik_llama.cpp ggml/src/ggml.c, ggml/src/iqk/iqk_mul_mat.cpp and
-iqk_quantize.cpp, src/llama-quantize.cpp. The numbers are in format/ggml.py and
-format/engine_facts/types.py.
+iqk_quantize.cpp, src/llama-quantize.cpp. The numbers are in format/ggml.py and format/engine_facts/types.py.
 """
 
 from __future__ import annotations
@@ -11,29 +10,17 @@ from collections.abc import Iterator
 
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, hits_by_message, rule, undecided
 from gguftool.analysis.lint.target import LintTarget, TensorView, formula_is_plain
-from gguftool.format.engine_facts.types import EngineRules, Imatrix, engine_rules
-from gguftool.format.ggml import BOTH, IK, MAINLINE
+from gguftool.format.engine_facts.engines import BOTH, IK, IK_LLAMA_CPP, LLAMA_CPP, MAINLINE
+from gguftool.format.engine_facts.types import ImatrixPolicy, TypeFacts, type_facts
 
-_TERNARY = frozenset({"IQ1_BN", "IQ2_BN", "IQ2_BN_R4"})
-_NO_DEQUANTIZER = frozenset({"MXFP4_R8", "BF16_R16", "IQ1_BN", "IQ2_BN"})
-# Type ids that once meant another layout of the same size, and the date when ik_llama.cpp changed it.
-_CHANGED_LAYOUT = {
-    "Q4_0_R8": "2025-01-27",
-    "Q8_0_R8": "2025-01-27",
-    "IQ4_XS_R8": "2025-01-27",
-    "IQ2_KT": "2025-06-18",
-    "IQ3_KT": "2025-06-18",
-}
-# Older layouts that the room reveals: bytes of row metadata, and until when they were written.
-_OLD_ROW_META = {"IQ4_KT": (8, "2025-06-18"), "IQ1_BN": (0, "2024-10-25"), "IQ2_BN": (0, "2024-10-25")}
 _SWAP_OUT = "swap the tensors for ones of a type that the engine knows"
 
 
-def _ruled(target: LintTarget) -> Iterator[tuple[TensorView, EngineRules]]:
+def _ruled(target: LintTarget) -> Iterator[tuple[TensorView, TypeFacts]]:
     """Yield the weights of types that ik_llama.cpp has rules for, with these rules."""
     for tensor in target.weights:
-        rules = engine_rules(tensor.info.type)
-        if rules is not None and tensor.traits is not None and "ik_llama.cpp" in tensor.traits.engines:
+        rules = type_facts(tensor.info.type)
+        if rules is not None and tensor.traits is not None and IK_LLAMA_CPP in tensor.traits.engines:
             yield tensor, rules
 
 
@@ -43,7 +30,7 @@ def _ruled(target: LintTarget) -> Iterator[tuple[TensorView, EngineRules]]:
 @rule("T01", Severity.ERROR, engines=MAINLINE, way_out=f"run it in ik_llama.cpp if that knows them, or {_SWAP_OUT}")
 def not_in_mainline(target: LintTarget) -> Iterator[Hit]:
     """llama.cpp refuses the tensor's type."""
-    foreign = (t for t in target.tensors if t.traits is None or "llama.cpp" not in t.traits.engines)
+    foreign = (t for t in target.tensors if t.traits is None or LLAMA_CPP not in t.traits.engines)
     yield from hits_by_message(foreign, lambda t: f"{t.type} (id {t.info.type}) is no type of llama.cpp")
 
 
@@ -51,7 +38,7 @@ def not_in_mainline(target: LintTarget) -> Iterator[Hit]:
 def not_in_ik(target: LintTarget) -> Iterator[Hit]:
     """ik_llama.cpp ends without a message (SIGFPE) or aborts on the tensor's type."""
     foreign = (
-        t for t in target.tensors if t.traits is None or ("ik_llama.cpp" not in t.traits.engines and t.traits.in_files)
+        t for t in target.tensors if t.traits is None or (IK_LLAMA_CPP not in t.traits.engines and t.traits.in_files)
     )
     yield from hits_by_message(foreign, lambda t: f"{t.type} (id {t.info.type}) is no type of ik_llama.cpp")
 
@@ -72,13 +59,22 @@ def old_layout(target: LintTarget) -> Iterator[Hit]:
             meta, date = old
             message = f"the room fits the {tensor.type} of before {date} with {meta} bytes of row metadata"
             yield Hit(message=message, tensors=(tensor.name,))
-    changed = [tensor for tensor in target.tensors if tensor.type in _CHANGED_LAYOUT]
-    for hit in hits_by_message(changed, lambda t: f"{t.type} meant other bytes before {_CHANGED_LAYOUT[t.type]}"):
+    for hit in hits_by_message(filter(_layout_changed, target.tensors), _describe_change):
         yield undecided(f"{hit.message}, of the same size, and a file does not say when it was made", hit.tensors)
 
 
+def _layout_changed(tensor: TensorView) -> str:
+    rules = type_facts(tensor.info.type)
+    return rules.layout_changed if rules else ""
+
+
+def _describe_change(tensor: TensorView) -> str:
+    return f"{tensor.type} meant other bytes before {_layout_changed(tensor)}"
+
+
 def _old_row_meta(tensor: TensorView) -> tuple[int, str] | None:
-    old = _OLD_ROW_META.get(tensor.type)
+    rules = type_facts(tensor.info.type)
+    old = rules.old_row_meta if rules else None
     if old is None or tensor.traits is None or tensor.nbytes is None or tensor.is_last:
         return None
     size = tensor.nbytes + (old[0] - tensor.traits.row_meta_size) * tensor.rows
@@ -119,14 +115,14 @@ def tied_embedding(target: LintTarget) -> Iterator[Hit]:
 
 def _odd_row(tensor: TensorView) -> bool:
     """Whether the kernel needs more than whole blocks. Plain floats have other paths if the fast one refuses."""
-    rules, traits = engine_rules(tensor.info.type), tensor.traits
+    rules, traits = type_facts(tensor.info.type), tensor.traits
     if rules is None or traits is None or not (traits.is_quantized or traits.interleaved_rows > 1):
         return False
     return tensor.ne0 % traits.block_size == 0 and tensor.ne0 % rules.kernel_ne0 != 0
 
 
 def _describe_row(tensor: TensorView) -> str:
-    rules = engine_rules(tensor.info.type)
+    rules = type_facts(tensor.info.type)
     return f"rows of {tensor.ne0:,} elements; the {tensor.type} kernel needs multiples of {rules and rules.kernel_ne0}"
 
 
@@ -159,8 +155,8 @@ def rows_too_odd_for_kernel_groups(target: LintTarget) -> Iterator[Hit]:
 def embedding_type(target: LintTarget) -> Iterator[Hit]:
     """Single rows of the token embedding cannot be looked up in this type."""
     for tensor in target.tensors:
-        rules = engine_rules(tensor.info.type)
-        if tensor.is_embedding and rules is not None and "ik_llama.cpp" in rules.no_token_embd:
+        rules = type_facts(tensor.info.type)
+        if tensor.is_embedding and rules is not None and IK_LLAMA_CPP in rules.no_token_embd:
             packed = tensor.traits is not None and tensor.traits.interleaved_rows > 1
             why = "packs several rows together" if packed else "has no working conversion of single rows"
             yield Hit(message=f"{tensor.type} {why}", tensors=(tensor.name,))
@@ -179,7 +175,7 @@ def empty_tensor(target: LintTarget) -> Iterator[Hit]:
 @rule("B01", Severity.ERROR, engines=IK, way_out="quantize the original anew to a type for usual weights")
 def ternary_type(target: LintTarget) -> Iterator[Hit]:
     """A type for ternary weights in a model that is no BitNet: one scale a row destroys any other weights."""
-    found = [t for t in target.tensors if t.type in _TERNARY]
+    found = [t for t in target.tensors if t.traits and t.traits.kind == "ternary" and t.traits.row_meta_size]
     if found and not target.architecture:
         raise CannotEvaluate("the architecture is not known, so it may be a BitNet")
     if "bitnet" not in target.architecture:
@@ -197,7 +193,7 @@ def no_kernel(target: LintTarget) -> Iterator[Hit]:
 @rule("B03", Severity.INFO, engines=IK, way_out="keep the original: quantize from that, not from this file")
 def no_requantizing(target: LintTarget) -> Iterator[Hit]:
     """ik_llama.cpp cannot requantize from the type: its conversion to floats is missing or wrong."""
-    found = (t for t in target.tensors if t.type in _NO_DEQUANTIZER)
+    found = (t for t in target.tensors if (rules := type_facts(t.info.type)) is not None and not rules.to_float)
     yield from hits_by_message(found, lambda t: f"{t.type} cannot be converted back to floats by ik_llama.cpp")
 
 
@@ -227,5 +223,5 @@ def no_imatrix(target: LintTarget) -> Iterator[Hit]:
 
 
 def _wants_imatrix(tensor: TensorView) -> bool:
-    rules = engine_rules(tensor.info.type)
-    return rules is not None and any(policy in {Imatrix.YES, Imatrix.ASSERTED} for policy in rules.imatrix)
+    rules = type_facts(tensor.info.type)
+    return rules is not None and not {ImatrixPolicy.YES, ImatrixPolicy.ASSERTED}.isdisjoint(rules.imatrix.values())

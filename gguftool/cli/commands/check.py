@@ -88,12 +88,12 @@ def _severity(text: str) -> Severity:
 
 
 def _engines(names: list[str]) -> tuple[str, ...]:
-    from gguftool.format.ggml import BOTH
+    from gguftool.format.engine_facts.engines import ENGINES
 
     for name in names:
-        if name not in BOTH:
-            raise typer.BadParameter(f"--engine takes {' or '.join(BOTH)}, not '{name}'")
-    return tuple(engine for engine in BOTH if engine in names)
+        if name not in ENGINES:
+            raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{name}'")
+    return tuple(engine for engine in ENGINES if engine in names)
 
 
 def _codes(option: str, text: str) -> tuple[str, ...]:

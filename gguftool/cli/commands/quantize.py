@@ -165,10 +165,10 @@ def _made_by(
 
 
 def _check_engine(engine: str) -> None:
-    from gguftool.format.ggml import BOTH
+    from gguftool.format.engine_facts.engines import ENGINES
 
-    if engine not in BOTH:
-        raise typer.BadParameter(f"--engine takes llama.cpp or ik_llama.cpp, not '{engine}'")
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{engine}'")
 
 
 def _rules(items: Collection[str], names: Collection[str]) -> Recipe:

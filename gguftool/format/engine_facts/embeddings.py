@@ -13,15 +13,18 @@ from __future__ import annotations
 
 from typing import Final
 
-from gguftool.format.ggml import IK, MAINLINE, TypeTraits, find_type
+from gguftool.format.engine_facts.engines import ENGINES, IK_LLAMA_CPP, LLAMA_CPP
+from gguftool.format.ggml import TypeTraits, find_type
 from gguftool.record import record
 
 OUTPUT: Final = "output.weight"
-TOKENS: Final = ("token_embd.weight", "per_layer_token_embd.weight")
+TOKEN_EMBD: Final = "token_embd.weight"
+EMBEDDINGS: Final = frozenset({TOKEN_EMBD, "per_layer_token_embd.weight"})  # rows are looked up by token
+EMBEDDINGS_AND_OUTPUT: Final = EMBEDDINGS | {OUTPUT}
 
 
 @record
-class _Rule:
+class _Choice:
     """In a file of one of `types`, this tensor gets `then`; `only_tied`: only where embeddings are the output too."""
 
     types: frozenset[str]
@@ -30,8 +33,8 @@ class _Rule:
     only_tied: bool = False
 
 
-def _rule(types: str, then: str, tied: str = "", *, only_tied: bool = False) -> _Rule:
-    return _Rule(types=frozenset(types.split()), then=then, tied=tied, only_tied=only_tied)
+def _choice(types: str, then: str, tied: str = "", *, only_tied: bool = False) -> _Choice:
+    return _Choice(types=frozenset(types.split()), then=then, tied=tied, only_tied=only_tied)
 
 
 _LOW = "IQ1_S IQ1_M IQ2_XXS IQ2_XS"
@@ -41,32 +44,42 @@ _LOW_IK = (
     "IQ2_K_R4 IQ3_K_R4 IQ3_XXS_R4 IQ2_S_R4 IQ1_S_R4 IQ1_M_R4"
 )
 # For the output: the first rule that fits, else Q6_K; the types behind it stay as they are.
-_OUTPUT = {
-    MAINLINE[0]: (_rule("MXFP4", "Q8_0"), _rule(f"{_LOW} IQ2_S IQ3_XXS", "Q5_K")),
-    IK[0]: (
-        _rule(_LOW_IK, "Q5_K", tied="IQ4_K"),
-        _rule("IQ2_XXS_R4 IQ2_XS_R4", "Q5_K_R4", tied="IQ4_K_R4"),
-        _rule("IQ3_S IQ4_XS IQ3_S_R4 IQ4_KS IQ4_KSS IQ4_KS_R4", "IQ5_K", only_tied=True),
+_OUTPUT_CHOICES = {
+    LLAMA_CPP: (_choice("MXFP4", "Q8_0"), _choice(f"{_LOW} IQ2_S IQ3_XXS", "Q5_K")),
+    IK_LLAMA_CPP: (
+        _choice(_LOW_IK, "Q5_K", tied="IQ4_K"),
+        _choice("IQ2_XXS_R4 IQ2_XS_R4", "Q5_K_R4", tied="IQ4_K_R4"),
+        _choice("IQ3_S IQ4_XS IQ3_S_R4 IQ4_KS IQ4_KSS IQ4_KS_R4", "IQ5_K", only_tied=True),
     ),
 }
-_GOOD_OUTPUT = {
-    MAINLINE[0]: frozenset({"Q8_0"}),
-    IK[0]: frozenset({"Q8_0", "Q8_0_R8", "IQ6_K", "Q6_K_R4", "Q8_K_R8", "Q8_KV", "Q8_KV_R8"}),
+_KEPT_OUTPUT = {
+    LLAMA_CPP: frozenset({"Q8_0"}),
+    IK_LLAMA_CPP: frozenset({"Q8_0", "Q8_0_R8", "IQ6_K", "Q6_K_R4", "Q8_K_R8", "Q8_KV", "Q8_KV_R8"}),
 }
-_TOKENS = {
-    MAINLINE[0]: (
-        _rule("MXFP4", "Q8_0"),
-        _rule(_LOW, "Q2_K"),
-        _rule("IQ2_S IQ3_XXS", "IQ3_S"),
-        _rule("TQ1_0 TQ2_0 Q2_0", "Q4_K"),
+_EMBEDDING_CHOICES = {
+    LLAMA_CPP: (
+        _choice("MXFP4", "Q8_0"),
+        _choice(_LOW, "Q2_K"),
+        _choice("IQ2_S IQ3_XXS", "IQ3_S"),
+        _choice("TQ1_0 TQ2_0 Q2_0", "Q4_K"),
     ),
-    IK[0]: (
-        _rule(f"{_LOW} {_LOW_R4}", "Q2_K"),
-        _rule("IQ2_S IQ2_S_R4 IQ3_XXS IQ3_KT", "IQ3_S"),
-        _rule("IQ3_XXS_R4", "IQ3_K"),
-        _rule("IQ1_BN IQ2_BN IQ2_BN_R4", "IQ4_NL"),
+    IK_LLAMA_CPP: (
+        _choice(f"{_LOW} {_LOW_R4}", "Q2_K"),
+        _choice("IQ2_S IQ2_S_R4 IQ3_XXS IQ3_KT", "IQ3_S"),
+        _choice("IQ3_XXS_R4", "IQ3_K"),
+        _choice("IQ1_BN IQ2_BN IQ2_BN_R4", "IQ4_NL"),
     ),
 }
+# Tensors that llama-quantize makes without an imatrix even in types that want one.
+_WITHOUT_IMATRIX = {
+    LLAMA_CPP: EMBEDDINGS_AND_OUTPUT,
+    IK_LLAMA_CPP: frozenset({OUTPUT, TOKEN_EMBD}),
+}
+
+
+def may_lack_imatrix(name: str, engine: str) -> bool:
+    """Whether the llama-quantize of `engine` makes tensor `name` without an imatrix in a type that wants one."""
+    return name in _WITHOUT_IMATRIX.get(engine, ())
 
 
 def default_type(name: str, traits: TypeTraits, ne0: int, engine: str, *, tied: bool) -> TypeTraits:
@@ -76,19 +89,21 @@ def default_type(name: str, traits: TypeTraits, ne0: int, engine: str, *, tied: 
     """
     if not traits.is_quantized:
         return traits
-    if name == OUTPUT or (tied and name == TOKENS[0]):
+    if name == OUTPUT or (tied and name == TOKEN_EMBD):
         found = _output_type(traits, ne0, engine, tied=tied)
-    elif name in TOKENS:
-        found = next((rule.then for rule in _TOKENS[engine] if traits.name in rule.types), traits.name)
+    elif name in EMBEDDINGS:
+        found = next(
+            (rule.then for rule in _EMBEDDING_CHOICES.get(engine, ()) if traits.name in rule.types), traits.name
+        )
     else:
         found = traits.name
     return find_type(found) or traits
 
 
 def _output_type(traits: TypeTraits, ne0: int, engine: str, *, tied: bool) -> str:
-    if ne0 % (256 if engine in IK else traits.block_size):
+    if ne0 % (ENGINES[engine].output_multiple or traits.block_size):
         return "Q8_0"
-    for rule in _OUTPUT[engine]:
+    for rule in _OUTPUT_CHOICES.get(engine, ()):
         if traits.name in rule.types and (tied or not rule.only_tied):
             return rule.tied if tied and rule.tied else rule.then
-    return traits.name if traits.name in _GOOD_OUTPUT[engine] else "Q6_K"
+    return traits.name if traits.name in _KEPT_OUTPUT.get(engine, ()) else "Q6_K"

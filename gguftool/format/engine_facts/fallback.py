@@ -7,16 +7,15 @@ ik_llama.cpp src/llama-quantize.cpp (change_type_if_necessary, interleaved_prope
 
 from __future__ import annotations
 
-from gguftool.format.engine_facts.types import THROWS, UNCHECKED, engine_rules_of, written_type
-from gguftool.format.ggml import BOTH, IK, MAINLINE, find_type
-
-_INTEGERS = frozenset({"I8", "I16", "I32", "I64"})
+from gguftool.format.engine_facts.engines import ENGINES, IK_LLAMA_CPP, LLAMA_CPP
+from gguftool.format.engine_facts.types import THROWS, UNCHECKED, type_facts_of, written_type
+from gguftool.format.ggml import find_type
 
 # Parts of names that llama-quantize leaves alone, by engine; a name that does not end in "weight" is left alone too.
 _KEPT_BY_BOTH = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d.weight", "attn_rel_b.weight")
 _KEPT_NAMES = frozenset({"position_embd.weight", "token_types.weight"})
 _KEPT: dict[str, tuple[str, ...]] = {
-    MAINLINE[0]: (
+    LLAMA_CPP: (
         *_KEPT_BY_BOTH,
         *("ffn_gate_tid2eid.weight", "altup", "laurel", "per_layer_model_proj", "ssm_conv1d", "shortconv.conv.weight"),
         *("indexer.k_proj.weight", "indexer.q_proj.weight"),
@@ -25,7 +24,7 @@ _KEPT: dict[str, tuple[str, ...]] = {
         *(".position_embd", "sam.pos_embd", "sam.neck.", "sam.net_", ".rel_pos", ".patch_embd", ".patch_merger"),
         *("a.rvq.codebook", "mm.a.code_embd"),
     ),
-    IK[0]: (*_KEPT_BY_BOTH, "ssm_x.weight", "ssm_dt.weight"),
+    IK_LLAMA_CPP: (*_KEPT_BY_BOTH, "ssm_x.weight", "ssm_dt.weight"),
 }
 
 
@@ -36,7 +35,7 @@ def fallback_type(type_name: str, ne0: int, engine: str) -> str | None:
     which.  llama.cpp takes F16 where its fallback does not fit either; ik_llama.cpp does not look a second time.
     """
     traits = find_type(type_name)
-    if traits is None or engine not in traits.engines or engine_rules_of(traits.name) is None:
+    if traits is None or engine not in traits.engines or type_facts_of(traits.name) is None:
         return None
     written = written_type(traits.name, ne0, engine)
     return None if written in {THROWS, UNCHECKED} else written
@@ -50,7 +49,7 @@ def explain_fallback(type_name: str, ne0: int, engine: str) -> str:
     fallback = fallback_type(type_name, ne0, engine)
     if fallback is not None:
         return f"{engine} falls back to {fallback}"
-    if engine_rules_of(traits.name) and written_type(traits.name, ne0, engine) == THROWS:
+    if type_facts_of(traits.name) and written_type(traits.name, ne0, engine) == THROWS:
         return f"{engine} stops"
     return f"{engine} does not check it (an assertion, or garbage)"
 
@@ -61,18 +60,21 @@ def rows_fallback(type_name: str) -> str | None:
     None for types that pack no rows together, and for those that no file holds. It is also what token_embd gets, whose
     rows are looked up one by one.
     """
-    rules = engine_rules_of(type_name)
+    rules = type_facts_of(type_name)
     return rules.row_fallback if rules else None
 
 
 def keeps_type(name: str, dims: tuple[int, ...], type_name: str = "", engine: str | None = None) -> bool:
     """Whether llama-quantize leaves a tensor as it is: 1-D tensors, norms, routers, convolutions, integers.
 
-    Without `engine`: whether both do. `dims` may have trailing 1s.
+    Without `engine`: whether all do. `dims` may have trailing 1s.
     """
-    if type_name in _INTEGERS or name in _KEPT_NAMES or not name.endswith("weight"):
+    traits = find_type(type_name)
+    if traits is not None and traits.kind == "integer":
+        return True
+    if name in _KEPT_NAMES or not name.endswith("weight"):
         return True
     if not any(dim != 1 for dim in dims[1:]):
         return True
-    engines = BOTH if engine is None else (engine,)
-    return all(any(part in name for part in _KEPT[each]) for each in engines)
+    engines = ENGINES if engine is None else (engine,)
+    return all(any(part in name for part in _KEPT.get(each, _KEPT_BY_BOTH)) for each in engines)

@@ -1,19 +1,23 @@
-"""What each engine does with a tensor type, beyond its bytes: kernels, fallbacks, imatrix policy.
+"""What each engine does with a tensor type, beyond its bytes: kernels, fallbacks, imatrix policy, history.
 
 A row holds only what differs from the usual: a kernel that takes any number of whole blocks and of interleaved rows, on
-CPU and CUDA, no fallback, no imatrix.  Rows cover every type that may stand in a file, and those quantizers make.
+CPU and CUDA, no fallback, no imatrix.  Rows cover every type that may stand in a file, and those quantizers make; of a
+type without a row nothing is known.
 
-Sources: ik_llama.cpp ggml/src/iqk/iqk_mul_mat.cpp (MulMat::num_rows), iqk_gemm_*.cpp (row widths),
-ggml/src/ggml-cuda.cu (supports_op) and mmq.cu, src/llama-quantize.cpp (change_type_if_necessary,
-interleaved_properties, imatrix policy); llama.cpp src/llama-quant.cpp (tensor_type_fallback, imatrix policy).
+Sources: ik_llama.cpp ggml/src/iqk/iqk_mul_mat.cpp (MulMat::num_rows), iqk_gemm_*.cpp (row widths), iqk_quantize.cpp
+(conversion to floats), ggml/src/ggml-cuda.cu (supports_op) and mmq.cu, src/llama-quantize.cpp
+(change_type_if_necessary, interleaved_properties, imatrix policy), and its history; llama.cpp src/llama-quant.cpp
+(tensor_type_fallback, imatrix policy).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
-from gguftool.format.ggml import BOTH, IK, MAINLINE, TYPES, find_type
+from gguftool.format.engine_facts.engines import BOTH, ENGINES, IK, IK_LLAMA_CPP, LLAMA_CPP
+from gguftool.format.ggml import TYPES, find_type
 from gguftool.record import record
 
 # What stands in place of a fallback type.
@@ -21,7 +25,7 @@ THROWS: Final = "throws"  # llama-quantize stops with an error
 UNCHECKED: Final = "unchecked"  # llama-quantize does not look: an assertion or garbage
 
 
-class Imatrix(Enum):
+class ImatrixPolicy(Enum):
     """What llama-quantize wants before it quantizes to a type."""
 
     NO = "not needed"
@@ -31,15 +35,19 @@ class Imatrix(Enum):
 
 
 @record
-class EngineRules:
-    """How the engines treat one type; pairs are (llama.cpp, ik_llama.cpp).
+class TypeFacts:
+    """How the engines treat one type; mappings are by engine.
 
     `kernel_ne0` and `kernel_ne1` are the multiples of dims[0] and dims[1] that ik_llama.cpp's CPU kernel needs,
-    `avx512_ne1` the latter on CPUs with AVX-512. `row_fallback` is what its llama-quantize writes where rows do not
-    divide by the interleave, `ne0_fallback` what each engine's writes where dims[0] is not a whole number of blocks: a
-    type's name, `THROWS`, `UNCHECKED`, or None where the engine lacks the type or takes any width.
-    `cpu`, `cuda`, `mmq` speak of ik_llama.cpp: CPUs with a kernel, matrix multiplication on CUDA, and a quantized one.
-    `no_token_embd` names the engines that cannot look rows of such a token_embd up.
+    `avx512_ne1` the latter on CPUs with AVX-512. `row_fallback` is what its llama-quantize writes if rows do not divide
+    by the interleave.  `ne0_fallback` is what each engine's writes if dims[0] is not a whole number of blocks: a type's
+    name, `THROWS` or `UNCHECKED`; an engine is left out if it lacks the type or takes any width.  `imatrix` leaves out
+    engines that need none.
+    `no_token_embd` names the engines that cannot look up rows of a token_embd of this type.
+    The rest is about ik_llama.cpp: `cpu` names the CPUs with a kernel, `cuda` says that it multiplies on CUDA, `mmq` by
+    a quantized kernel, `to_float` that it converts the type back to floats without errors.  `layout_changed` is the
+    date when the same id and size got another layout; `old_row_meta` is the bytes of row metadata in an older layout,
+    and the date when that ended.
     """
 
     name: str
@@ -47,221 +55,214 @@ class EngineRules:
     kernel_ne1: int
     avx512_ne1: int
     row_fallback: str | None = None
-    ne0_fallback: tuple[str | None, str | None] = (None, None)
-    imatrix: tuple[Imatrix, Imatrix] = (Imatrix.NO, Imatrix.NO)
+    ne0_fallback: Mapping[str, str]
+    imatrix: Mapping[str, ImatrixPolicy]
     cpu: tuple[str, ...] = ("x86", "arm")
     cuda: bool = True
     mmq: bool = True
+    to_float: bool = True
+    layout_changed: str = ""
+    old_row_meta: tuple[int, str] | None = None
     no_token_embd: tuple[str, ...] = ()
-    ik_name: str
 
-    def imatrix_policy(self, engine: str) -> Imatrix:
-        """Return what the llama-quantize of `engine` wants."""
-        return self.imatrix[BOTH.index(engine)]
+    def imatrix_policy(self, engine: str) -> ImatrixPolicy:
+        """What the llama-quantize of `engine` wants."""
+        return self.imatrix.get(engine, ImatrixPolicy.NO)
 
 
-def _rules(
+def _facts(
     name: str,
     *,
     kernel_ne0: int = 0,
     kernel_ne1: int = 0,
     avx512_ne1: int = 0,
-    row_fallback: str | None = None,
-    ne0: tuple[str | None, str | None] = (None, None),
-    imatrix: tuple[Imatrix, Imatrix] = (Imatrix.NO, Imatrix.NO),
-    cpu: tuple[str, ...] = ("x86", "arm"),
+    ne0: Mapping[str, str] | None = None,
+    imatrix: Mapping[str, ImatrixPolicy] | None = None,
     cuda: bool = True,
     mmq: bool = True,
-    no_token_embd: tuple[str, ...] = (),
-    ik_name: str = "",
-) -> EngineRules:
+    **rest: Any,
+) -> TypeFacts:
     traits = find_type(name)
     if traits is None:
         raise LookupError(name)
     ne1 = kernel_ne1 or traits.interleaved_rows
-    return EngineRules(
+    return TypeFacts(
         name=name,
         kernel_ne0=kernel_ne0 or traits.block_size,
         kernel_ne1=ne1,
         avx512_ne1=avx512_ne1 or ne1,
-        row_fallback=row_fallback,
-        ne0_fallback=ne0,
-        imatrix=imatrix,
-        cpu=cpu,
+        ne0_fallback=ne0 or {},
+        imatrix=imatrix or {},
         cuda=cuda,
         mmq=cuda and mmq,
-        no_token_embd=no_token_embd,
-        ik_name=ik_name or traits.alias,
+        **rest,
     )
 
 
+_ML, _IK = LLAMA_CPP, IK_LLAMA_CPP
+_SMALL, _YES, _ASSERTED = ImatrixPolicy.SMALL, ImatrixPolicy.YES, ImatrixPolicy.ASSERTED
+
 _ROWS = (
-    _rules("F32", kernel_ne0=4, mmq=False),
-    _rules("F16", kernel_ne0=4, mmq=False),
-    _rules("Q4_0", ne0=("F16", UNCHECKED)),
-    _rules("Q4_1", ne0=("F16", UNCHECKED)),
-    _rules("Q5_0", ne0=("F16", UNCHECKED)),
-    _rules("Q5_1", ne0=("F16", UNCHECKED)),
-    _rules("Q8_0", ne0=("F16", UNCHECKED)),
-    _rules("Q2_K", ne0=("Q4_0", "IQ4_NL"), imatrix=(Imatrix.SMALL, Imatrix.SMALL)),
-    _rules("Q3_K", ne0=("Q4_0", "IQ4_NL")),
-    _rules("Q4_K", ne0=("Q5_0", "Q5_0")),
-    _rules("Q5_K", ne0=("Q5_1", "Q6_0")),
-    _rules("Q6_K", ne0=("Q8_0", "Q8_0")),
-    _rules("IQ2_XXS", ne0=("IQ4_NL", "IQ4_NL"), imatrix=(Imatrix.ASSERTED, Imatrix.ASSERTED)),
-    _rules("IQ2_XS", ne0=("IQ4_NL", "IQ4_NL"), imatrix=(Imatrix.ASSERTED, Imatrix.ASSERTED)),
-    _rules("IQ3_XXS", ne0=("IQ4_NL", "IQ4_NL"), imatrix=(Imatrix.YES, Imatrix.NO)),
-    _rules("IQ1_S", ne0=("IQ4_NL", "IQ4_NL"), imatrix=(Imatrix.ASSERTED, Imatrix.ASSERTED)),
-    _rules("IQ4_NL", ne0=("F16", UNCHECKED)),
-    _rules("IQ3_S", ne0=("IQ4_NL", "IQ4_NL")),
-    _rules("IQ2_S", ne0=("IQ4_NL", "IQ4_NL"), imatrix=(Imatrix.YES, Imatrix.YES)),
-    _rules("IQ4_XS", ne0=("IQ4_NL", "IQ4_NL")),
-    _rules("I8", cpu=(), cuda=False, no_token_embd=BOTH),
-    _rules("I16", cpu=(), cuda=False, no_token_embd=BOTH),
-    _rules("I32", cpu=(), cuda=False, no_token_embd=BOTH),
-    _rules("I64", cpu=(), cuda=False, no_token_embd=BOTH),
-    _rules("F64", cpu=(), cuda=False, no_token_embd=BOTH),
-    _rules("IQ1_M", ne0=("IQ4_NL", "IQ4_NL"), imatrix=(Imatrix.YES, Imatrix.YES), mmq=False),
-    _rules("BF16", kernel_ne0=8, mmq=False),
-    _rules(
-        "Q4_0_4_4", row_fallback="Q4_0", ne0=(None, UNCHECKED), cpu=(), cuda=False, no_token_embd=IK, ik_name="q4_0_4x4"
-    ),
-    _rules(
-        "Q4_0_4_8", row_fallback="Q4_0", ne0=(None, UNCHECKED), cpu=(), cuda=False, no_token_embd=IK, ik_name="q4_0_4x8"
-    ),
-    _rules(
-        "Q4_0_8_8", row_fallback="Q4_0", ne0=(None, UNCHECKED), cpu=(), cuda=False, no_token_embd=IK, ik_name="q4_0_8x8"
-    ),
-    _rules("TQ1_0", ne0=("Q4_0", None), cpu=(), cuda=False),
-    _rules("TQ2_0", ne0=("Q4_0", None), cpu=(), cuda=False),
-    _rules("I2_S", ne0=(None, UNCHECKED), cpu=(), cuda=False, no_token_embd=IK),
-    _rules("MXFP4", ne0=("F16", UNCHECKED)),
-    _rules("NVFP4", ne0=(THROWS, None), cpu=(), cuda=False),
-    _rules("Q1_0", ne0=(THROWS, UNCHECKED), cuda=False, ik_name="q1_0_g128"),
-    _rules("Q2_0", ne0=("Q4_0", None), cpu=(), cuda=False),
-    _rules("Q6_0", ne0=(None, UNCHECKED)),
-    _rules("IQ1_BN", ne0=(None, THROWS), mmq=False, no_token_embd=IK),
-    _rules("IQ2_BN", ne0=(None, THROWS), mmq=False, no_token_embd=IK),
-    _rules("IQ2_K", ne0=(None, "IQ4_NL")),
-    _rules("IQ3_K", ne0=(None, "IQ4_NL")),
-    _rules("IQ4_K", ne0=(None, "Q5_0")),
-    _rules("IQ5_K", ne0=(None, "Q6_0")),
-    _rules("IQ6_K", ne0=(None, "Q8_0")),
-    _rules("IQ4_KS", ne0=(None, "IQ4_NL")),
-    _rules("IQ2_KS", ne0=(None, "IQ4_NL")),
-    _rules("IQ4_KSS", ne0=(None, "IQ4_NL")),
-    _rules("Q8_KV", kernel_ne0=256, kernel_ne1=8, ne0=(None, UNCHECKED), cuda=False),
-    _rules("IQ5_KS", ne0=(None, "Q5_0")),
-    _rules("IQ2_KT", ne0=(None, "IQ4_NL"), imatrix=(Imatrix.NO, Imatrix.YES)),
-    _rules("IQ3_KT", ne0=(None, "IQ4_NL")),
-    _rules("IQ4_KT", ne0=(None, "IQ4_NL")),
-    _rules("IQ3_KS", ne0=(None, "IQ4_NL")),
-    _rules("IQ2_KL", ne0=(None, "IQ4_NL")),
-    _rules("IQ1_KT", ne0=(None, "IQ4_NL"), imatrix=(Imatrix.NO, Imatrix.YES)),
-    _rules("Q4_0_R8", avx512_ne1=16, row_fallback="Q4_0", ne0=(None, UNCHECKED), cuda=False, no_token_embd=IK),
-    _rules("Q5_0_R4", avx512_ne1=8, row_fallback="Q5_0", ne0=(None, UNCHECKED), cuda=False, no_token_embd=IK),
-    _rules("Q8_0_R8", avx512_ne1=16, row_fallback="Q8_0", ne0=(None, UNCHECKED), cuda=False, no_token_embd=IK),
-    _rules("Q2_K_R4", row_fallback="Q2_K", ne0=(None, "IQ4_NL"), cuda=False, no_token_embd=IK),
-    _rules("Q3_K_R4", row_fallback="Q3_K", ne0=(None, "IQ4_NL"), cuda=False, no_token_embd=IK),
-    _rules("Q4_K_R4", avx512_ne1=8, row_fallback="Q4_K", ne0=(None, "Q5_0"), cuda=False, no_token_embd=IK),
-    _rules("Q5_K_R4", avx512_ne1=8, row_fallback="Q5_K", ne0=(None, "Q6_0"), cuda=False, no_token_embd=IK),
-    _rules("Q6_K_R4", row_fallback="Q6_K", ne0=(None, "Q8_0"), cuda=False, no_token_embd=IK),
-    _rules(
-        "IQ2_XXS_R4",
-        row_fallback="IQ2_XXS",
-        ne0=(None, "IQ4_NL"),
-        imatrix=(Imatrix.NO, Imatrix.YES),
+    _facts("F32", kernel_ne0=4, mmq=False),
+    _facts("F16", kernel_ne0=4, mmq=False),
+    _facts("Q4_0", ne0={_ML: "F16", _IK: UNCHECKED}),
+    _facts("Q4_1", ne0={_ML: "F16", _IK: UNCHECKED}),
+    _facts("Q5_0", ne0={_ML: "F16", _IK: UNCHECKED}),
+    _facts("Q5_1", ne0={_ML: "F16", _IK: UNCHECKED}),
+    _facts("Q8_0", ne0={_ML: "F16", _IK: UNCHECKED}),
+    _facts("Q2_K", ne0={_ML: "Q4_0", _IK: "IQ4_NL"}, imatrix={_ML: _SMALL, _IK: _SMALL}),
+    _facts("Q3_K", ne0={_ML: "Q4_0", _IK: "IQ4_NL"}),
+    _facts("Q4_K", ne0={_ML: "Q5_0", _IK: "Q5_0"}),
+    _facts("Q5_K", ne0={_ML: "Q5_1", _IK: "Q6_0"}),
+    _facts("Q6_K", ne0={_ML: "Q8_0", _IK: "Q8_0"}),
+    _facts("IQ2_XXS", ne0={_ML: "IQ4_NL", _IK: "IQ4_NL"}, imatrix={_ML: _ASSERTED, _IK: _ASSERTED}),
+    _facts("IQ2_XS", ne0={_ML: "IQ4_NL", _IK: "IQ4_NL"}, imatrix={_ML: _ASSERTED, _IK: _ASSERTED}),
+    _facts("IQ3_XXS", ne0={_ML: "IQ4_NL", _IK: "IQ4_NL"}, imatrix={_ML: _YES}),
+    _facts("IQ1_S", ne0={_ML: "IQ4_NL", _IK: "IQ4_NL"}, imatrix={_ML: _ASSERTED, _IK: _ASSERTED}),
+    _facts("IQ4_NL", ne0={_ML: "F16", _IK: UNCHECKED}),
+    _facts("IQ3_S", ne0={_ML: "IQ4_NL", _IK: "IQ4_NL"}),
+    _facts("IQ2_S", ne0={_ML: "IQ4_NL", _IK: "IQ4_NL"}, imatrix={_ML: _YES, _IK: _YES}),
+    _facts("IQ4_XS", ne0={_ML: "IQ4_NL", _IK: "IQ4_NL"}),
+    _facts("I8", cpu=(), cuda=False, no_token_embd=BOTH),
+    _facts("I16", cpu=(), cuda=False, no_token_embd=BOTH),
+    _facts("I32", cpu=(), cuda=False, no_token_embd=BOTH),
+    _facts("I64", cpu=(), cuda=False, no_token_embd=BOTH),
+    _facts("F64", cpu=(), cuda=False, no_token_embd=BOTH),
+    _facts("IQ1_M", ne0={_ML: "IQ4_NL", _IK: "IQ4_NL"}, imatrix={_ML: _YES, _IK: _YES}, mmq=False),
+    _facts("BF16", kernel_ne0=8, mmq=False),
+    _facts("Q4_0_4_4", row_fallback="Q4_0", ne0={_IK: UNCHECKED}, cpu=(), cuda=False, no_token_embd=IK),
+    _facts("Q4_0_4_8", row_fallback="Q4_0", ne0={_IK: UNCHECKED}, cpu=(), cuda=False, no_token_embd=IK),
+    _facts("Q4_0_8_8", row_fallback="Q4_0", ne0={_IK: UNCHECKED}, cpu=(), cuda=False, no_token_embd=IK),
+    _facts("TQ1_0", ne0={_ML: "Q4_0"}, cpu=(), cuda=False),
+    _facts("TQ2_0", ne0={_ML: "Q4_0"}, cpu=(), cuda=False),
+    _facts("I2_S", ne0={_IK: UNCHECKED}, cpu=(), cuda=False, no_token_embd=IK),
+    _facts("MXFP4", ne0={_ML: "F16", _IK: UNCHECKED}),
+    _facts("NVFP4", ne0={_ML: THROWS}, cpu=(), cuda=False),
+    _facts("Q1_0", ne0={_ML: THROWS, _IK: UNCHECKED}, cuda=False),
+    _facts("Q2_0", ne0={_ML: "Q4_0"}, cpu=(), cuda=False),
+    _facts("Q6_0", ne0={_IK: UNCHECKED}),
+    _facts("IQ1_BN", ne0={_IK: THROWS}, mmq=False, no_token_embd=IK, old_row_meta=(0, "2024-10-25"), to_float=False),
+    _facts("IQ2_BN", ne0={_IK: THROWS}, mmq=False, no_token_embd=IK, old_row_meta=(0, "2024-10-25"), to_float=False),
+    _facts("IQ2_K", ne0={_IK: "IQ4_NL"}),
+    _facts("IQ3_K", ne0={_IK: "IQ4_NL"}),
+    _facts("IQ4_K", ne0={_IK: "Q5_0"}),
+    _facts("IQ5_K", ne0={_IK: "Q6_0"}),
+    _facts("IQ6_K", ne0={_IK: "Q8_0"}),
+    _facts("IQ4_KS", ne0={_IK: "IQ4_NL"}),
+    _facts("IQ2_KS", ne0={_IK: "IQ4_NL"}),
+    _facts("IQ4_KSS", ne0={_IK: "IQ4_NL"}),
+    _facts("Q8_KV", kernel_ne0=256, kernel_ne1=8, ne0={_IK: UNCHECKED}, cuda=False),
+    _facts("IQ5_KS", ne0={_IK: "Q5_0"}),
+    _facts("IQ2_KT", ne0={_IK: "IQ4_NL"}, imatrix={_IK: _YES}, layout_changed="2025-06-18"),
+    _facts("IQ3_KT", ne0={_IK: "IQ4_NL"}, layout_changed="2025-06-18"),
+    _facts("IQ4_KT", ne0={_IK: "IQ4_NL"}, old_row_meta=(8, "2025-06-18")),
+    _facts("IQ3_KS", ne0={_IK: "IQ4_NL"}),
+    _facts("IQ2_KL", ne0={_IK: "IQ4_NL"}),
+    _facts("IQ1_KT", ne0={_IK: "IQ4_NL"}, imatrix={_IK: _YES}),
+    _facts(
+        "Q4_0_R8",
+        avx512_ne1=16,
+        row_fallback="Q4_0",
+        ne0={_IK: UNCHECKED},
         cuda=False,
         no_token_embd=IK,
+        layout_changed="2025-01-27",
     ),
-    _rules(
-        "IQ2_XS_R4",
-        row_fallback="IQ2_XS",
-        ne0=(None, "IQ4_NL"),
-        imatrix=(Imatrix.NO, Imatrix.YES),
+    _facts("Q5_0_R4", avx512_ne1=8, row_fallback="Q5_0", ne0={_IK: UNCHECKED}, cuda=False, no_token_embd=IK),
+    _facts(
+        "Q8_0_R8",
+        avx512_ne1=16,
+        row_fallback="Q8_0",
+        ne0={_IK: UNCHECKED},
         cuda=False,
         no_token_embd=IK,
+        layout_changed="2025-01-27",
     ),
-    _rules("IQ3_XXS_R4", row_fallback="IQ3_XXS", ne0=(None, "IQ4_NL"), cuda=False, no_token_embd=IK),
-    _rules(
-        "IQ1_S_R4",
-        kernel_ne0=128,
-        row_fallback="IQ1_S",
-        ne0=(None, UNCHECKED),
-        imatrix=(Imatrix.NO, Imatrix.YES),
-        no_token_embd=IK,
+    _facts("Q2_K_R4", row_fallback="Q2_K", ne0={_IK: "IQ4_NL"}, cuda=False, no_token_embd=IK),
+    _facts("Q3_K_R4", row_fallback="Q3_K", ne0={_IK: "IQ4_NL"}, cuda=False, no_token_embd=IK),
+    _facts("Q4_K_R4", avx512_ne1=8, row_fallback="Q4_K", ne0={_IK: "Q5_0"}, cuda=False, no_token_embd=IK),
+    _facts("Q5_K_R4", avx512_ne1=8, row_fallback="Q5_K", ne0={_IK: "Q6_0"}, cuda=False, no_token_embd=IK),
+    _facts("Q6_K_R4", row_fallback="Q6_K", ne0={_IK: "Q8_0"}, cuda=False, no_token_embd=IK),
+    _facts(
+        "IQ2_XXS_R4", row_fallback="IQ2_XXS", ne0={_IK: "IQ4_NL"}, imatrix={_IK: _YES}, cuda=False, no_token_embd=IK
     ),
-    _rules("IQ4_NL_R4", avx512_ne1=8, row_fallback="IQ4_NL", ne0=(None, UNCHECKED), cuda=False, no_token_embd=IK),
-    _rules("IQ3_S_R4", row_fallback="IQ3_S", ne0=(None, "IQ4_NL"), cuda=False, no_token_embd=IK),
-    _rules(
-        "IQ2_S_R4",
-        row_fallback="IQ2_S",
-        ne0=(None, "IQ4_NL"),
-        imatrix=(Imatrix.NO, Imatrix.YES),
+    _facts("IQ2_XS_R4", row_fallback="IQ2_XS", ne0={_IK: "IQ4_NL"}, imatrix={_IK: _YES}, cuda=False, no_token_embd=IK),
+    _facts("IQ3_XXS_R4", row_fallback="IQ3_XXS", ne0={_IK: "IQ4_NL"}, cuda=False, no_token_embd=IK),
+    _facts(
+        "IQ1_S_R4", kernel_ne0=128, row_fallback="IQ1_S", ne0={_IK: UNCHECKED}, imatrix={_IK: _YES}, no_token_embd=IK
+    ),
+    _facts("IQ4_NL_R4", avx512_ne1=8, row_fallback="IQ4_NL", ne0={_IK: UNCHECKED}, cuda=False, no_token_embd=IK),
+    _facts("IQ3_S_R4", row_fallback="IQ3_S", ne0={_IK: "IQ4_NL"}, cuda=False, no_token_embd=IK),
+    _facts("IQ2_S_R4", row_fallback="IQ2_S", ne0={_IK: "IQ4_NL"}, imatrix={_IK: _YES}, cuda=False, no_token_embd=IK),
+    _facts(
+        "IQ4_XS_R8",
+        row_fallback="IQ4_XS",
+        ne0={_IK: "IQ4_NL"},
         cuda=False,
         no_token_embd=IK,
+        layout_changed="2025-01-27",
     ),
-    _rules("IQ4_XS_R8", row_fallback="IQ4_XS", ne0=(None, "IQ4_NL"), cuda=False, no_token_embd=IK),
-    _rules(
+    _facts(
         "IQ1_M_R4",
         kernel_ne0=128,
         row_fallback="IQ1_M",
-        ne0=(None, UNCHECKED),
-        imatrix=(Imatrix.NO, Imatrix.YES),
+        ne0={_IK: UNCHECKED},
+        imatrix={_IK: _YES},
         mmq=False,
         no_token_embd=IK,
     ),
-    _rules("BF16_R16", kernel_ne0=16, row_fallback="BF16", cpu=("x86",), cuda=False, no_token_embd=IK),
-    _rules("Q6_0_R4", avx512_ne1=8, row_fallback="Q6_0", ne0=(None, UNCHECKED), cuda=False, no_token_embd=IK),
-    _rules("IQ2_BN_R4", avx512_ne1=8, row_fallback="IQ2_BN", ne0=(None, THROWS), cuda=False, no_token_embd=IK),
-    _rules("IQ2_K_R4", row_fallback="IQ2_K", ne0=(None, "IQ4_NL"), no_token_embd=IK),
-    _rules("IQ3_K_R4", row_fallback="IQ3_K", ne0=(None, "IQ4_NL"), no_token_embd=IK),
-    _rules("IQ4_K_R4", row_fallback="IQ4_K", ne0=(None, "Q5_0"), no_token_embd=IK),
-    _rules("IQ5_K_R4", row_fallback="IQ5_K", ne0=(None, "Q6_0"), no_token_embd=IK),
-    _rules("IQ4_KS_R4", row_fallback="IQ4_KS", ne0=(None, "IQ4_NL"), no_token_embd=IK),
-    _rules("IQ5_KS_R4", row_fallback="IQ5_KS", ne0=(None, "Q5_0"), no_token_embd=IK),
-    _rules(
+    _facts("BF16_R16", kernel_ne0=16, row_fallback="BF16", cpu=("x86",), cuda=False, no_token_embd=IK, to_float=False),
+    _facts("Q6_0_R4", avx512_ne1=8, row_fallback="Q6_0", ne0={_IK: UNCHECKED}, cuda=False, no_token_embd=IK),
+    _facts("IQ2_BN_R4", avx512_ne1=8, row_fallback="IQ2_BN", ne0={_IK: THROWS}, cuda=False, no_token_embd=IK),
+    _facts("IQ2_K_R4", row_fallback="IQ2_K", ne0={_IK: "IQ4_NL"}, no_token_embd=IK),
+    _facts("IQ3_K_R4", row_fallback="IQ3_K", ne0={_IK: "IQ4_NL"}, no_token_embd=IK),
+    _facts("IQ4_K_R4", row_fallback="IQ4_K", ne0={_IK: "Q5_0"}, no_token_embd=IK),
+    _facts("IQ5_K_R4", row_fallback="IQ5_K", ne0={_IK: "Q6_0"}, no_token_embd=IK),
+    _facts("IQ4_KS_R4", row_fallback="IQ4_KS", ne0={_IK: "IQ4_NL"}, no_token_embd=IK),
+    _facts("IQ5_KS_R4", row_fallback="IQ5_KS", ne0={_IK: "Q5_0"}, no_token_embd=IK),
+    _facts(
         "MXFP4_R8",
         avx512_ne1=16,
         row_fallback="MXFP4",
-        ne0=(None, UNCHECKED),
+        ne0={_IK: UNCHECKED},
         cpu=("x86",),
         cuda=False,
         no_token_embd=IK,
+        to_float=False,
     ),
-    _rules("Q8_K_R16", ne0=(None, UNCHECKED), cuda=False, no_token_embd=IK),
-    _rules("Q8_KV_R8", kernel_ne0=256, row_fallback="Q8_KV", ne0=(None, UNCHECKED), cuda=False, no_token_embd=IK),
-    _rules("Q8_K_R8", row_fallback="Q8_0", ne0=(None, "Q8_0"), cuda=False, no_token_embd=IK),
+    _facts("Q8_K_R16", ne0={_IK: UNCHECKED}, cuda=False, no_token_embd=IK),
+    _facts("Q8_KV_R8", kernel_ne0=256, row_fallback="Q8_KV", ne0={_IK: UNCHECKED}, cuda=False, no_token_embd=IK),
+    _facts("Q8_K_R8", row_fallback="Q8_0", ne0={_IK: "Q8_0"}, cuda=False, no_token_embd=IK),
 )
 
 _BY_NAME: Final = {row.name: row for row in _ROWS}
 
 
-def engine_rules(type_id: int) -> EngineRules | None:
-    """Return the rules of a type by its id, None for one that no file holds or nobody knows."""
+def type_facts(type_id: int) -> TypeFacts | None:
+    """The facts about a type, by its id; None for one that no file holds or nobody knows."""
     traits = TYPES.get(type_id)
     return _BY_NAME.get(traits.name) if traits else None
 
 
-def engine_rules_of(name: str) -> EngineRules | None:
-    """Return the rules of a type by any spelling of its name."""
+def type_facts_of(name: str) -> TypeFacts | None:
+    """The facts about a type, by any spelling of its name."""
     traits = find_type(name)
     return _BY_NAME.get(traits.name) if traits else None
 
 
 def written_type(name: str, ne0: int, engine: str) -> str:
-    """Return the type that llama-quantize of `engine` writes for rows of `ne0` elements when asked for `name`.
+    """The type that the llama-quantize of `engine` writes for rows of `ne0` elements when asked for `name`.
 
-    `THROWS` where it stops instead, `UNCHECKED` where it goes on without looking. Raises `LookupError` for a name
-    without rules. Source: llama.cpp tensor_type_fallback, ik_llama.cpp change_type_if_necessary.
+    `THROWS` if it stops instead, `UNCHECKED` if it does not check. Raises `LookupError` for a name without facts.
+    Source: llama.cpp tensor_type_fallback, ik_llama.cpp change_type_if_necessary.
     """
-    rules, traits = engine_rules_of(name), find_type(name)
-    if rules is None or traits is None:
+    facts, traits = type_facts_of(name), find_type(name)
+    if facts is None or traits is None:
         raise LookupError(name)
     if ne0 % traits.block_size == 0:
         return traits.name
-    fallback = rules.ne0_fallback[BOTH.index(engine)] or UNCHECKED
+    fallback = facts.ne0_fallback.get(engine, UNCHECKED)
     replaced = find_type(fallback)
     if replaced is None or ne0 % replaced.block_size == 0:
         return fallback
-    return "F16" if engine in MAINLINE else UNCHECKED
+    return ENGINES[engine].second_fallback or UNCHECKED

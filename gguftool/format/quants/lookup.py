@@ -27,7 +27,6 @@ class Lookup:
     `prepare` rewrites blocks whose bits are scrambled.
     """
 
-    block_size: int
     codes: tuple[Bits, ...]
     values: str
     scale_at: int | None = None
@@ -63,7 +62,7 @@ class Lookup:
             index = self._shift(index, numbers((self.shift_bits,), blocks))
         grouped = codebook(self.values).take(index, axis=0).reshape(count, scale.shape[1], -1)
         grouped *= scale[:, :, None]
-        elements: NDArray[np.float32] = grouped.reshape(count, self.block_size)
+        elements: NDArray[np.float32] = grouped.reshape(count, -1)
         if self.signs is not None:
             floats = elements.view(np.uint32)
             floats ^= numbers((self.signs,), blocks).astype(np.uint32) << np.uint32(31)

@@ -98,7 +98,7 @@ class Move:
 class Repack:
     """How `rows` interleaved rows of one type become rows of `base`, whose blocks are `base_bytes` long.
 
-    `packed_bytes` is the group's share of a block; `finish` rewrites base blocks where bits are scrambled besides.
+    `finish` rewrites base blocks whose bits are also scrambled.
     """
 
     base: str
@@ -107,13 +107,8 @@ class Repack:
     moves: tuple[Move, ...]
     finish: Callable[[Bytes], Bytes] | None = None
 
-    @property
-    def packed_bytes(self) -> int:
-        """Bytes of one block of all rows."""
-        return self.rows * self.base_bytes
-
     def unpack(self, packed: Bytes) -> Bytes:
-        """Return groups x `packed_bytes` as groups x rows x `base_bytes`."""
+        """Groups of interleaved blocks (groups x bytes) as plain ones (groups x rows x `base_bytes`)."""
         import numpy as np
 
         base = np.empty((len(packed), self.rows, self.base_bytes), dtype=np.uint8)
@@ -122,8 +117,18 @@ class Repack:
         return base if self.finish is None else self.finish(base)
 
     def bit_order(self) -> NDArray[np.intp]:
-        """Return rows x base bits: which bit of the group's block each bit of the plain blocks is."""
-        return _bit_order(self)
+        """The bit of the group's block that each bit of the plain blocks is (rows x bits)."""
+        import numpy as np
+
+        order = np.full((self.rows, 8 * self.base_bytes), -1, dtype=np.intp)
+        for move in self.moves:
+            fields = move.base if isinstance(move.base, tuple) else (move.base,)
+            places = [(field.position(index), field.width) for field in fields for index in range(field.count)]
+            for index, (at, width) in enumerate(places):
+                for row in range(self.rows):
+                    first = move.packed.position(row, index, self.rows)
+                    order[row, at : at + width] = range(first, first + width)
+        return order
 
 
 @record
@@ -155,24 +160,10 @@ class _Step:
         return whole
 
 
-def _bit_order(repack: Repack) -> NDArray[np.intp]:
-    import numpy as np
-
-    order = np.full((repack.rows, 8 * repack.base_bytes), -1, dtype=np.intp)
-    for move in repack.moves:
-        fields = move.base if isinstance(move.base, tuple) else (move.base,)
-        places = [(field.position(index), field.width) for field in fields for index in range(field.count)]
-        for index, (at, width) in enumerate(places):
-            for row in range(repack.rows):
-                first = move.packed.position(row, index, repack.rows)
-                order[row, at : at + width] = range(first, first + width)
-    return order
-
-
 @cache
 def _steps(repack: Repack) -> tuple[_Step, ...]:
     """Return the steps that fill plain blocks: runs of bytes whose bits move in atoms of one width."""
-    order = _bit_order(repack)
+    order = repack.bit_order()
     widths = [_atom(order[:, 8 * byte : 8 * byte + 8]) for byte in range(repack.base_bytes)]
     steps = []
     begin = 0

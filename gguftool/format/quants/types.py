@@ -60,7 +60,6 @@ def _spread_iq4_kt(blocks: Bytes) -> Bytes:
 
 
 _IQ4_KS = Lookup(
-    block_size=256,
     codes=(nibbles(8, 256, 16),),
     values="iq4",
     scales=(whole_bytes(0, 8),),
@@ -70,21 +69,17 @@ _IQ4_KS = Lookup(
 
 
 LOOKUPS: dict[str, Lookup] = {
-    "Q1_0": Lookup(block_size=128, scale_at=0, codes=(single_bits(2, 128, 1),), values="sign"),
-    "Q2_0": Lookup(block_size=64, scale_at=0, codes=(pairs(2, 64, 1),), values="ternary"),
+    "Q1_0": Lookup(scale_at=0, codes=(single_bits(2, 128, 1),), values="sign"),
+    "Q2_0": Lookup(scale_at=0, codes=(pairs(2, 64, 1),), values="ternary"),
     "Q6_0": Lookup(
-        block_size=32,
         scale_at=0,
         codes=(nibbles(10, 32, 16), Bits(at=2, count=32, width=2, run=8, shifts=(0, 4, 2, 6))),
         values="centred6",
     ),
-    "Q8_KV": Lookup(block_size=32, codes=(whole_bytes(0, 32),), values="int8"),
-    "IQ1_BN": Lookup(
-        block_size=64, half_meta=True, codes=(whole_bytes(0, 64),), values="ternary", prepare=_spread_trits
-    ),
-    "IQ2_BN": Lookup(block_size=64, codes=(pairs(0, 64, 16),), values="ternary"),
+    "Q8_KV": Lookup(codes=(whole_bytes(0, 32),), values="int8"),
+    "IQ1_BN": Lookup(half_meta=True, codes=(whole_bytes(0, 64),), values="ternary", prepare=_spread_trits),
+    "IQ2_BN": Lookup(codes=(pairs(0, 64, 16),), values="ternary"),
     "IQ2_K": Lookup(
-        block_size=256,
         scale_at=0,
         codes=(pairs(12, 256, 32),),
         values="iq2",
@@ -93,7 +88,6 @@ LOOKUPS: dict[str, Lookup] = {
         shift_bits=single_bits(2, 16, 1),
     ),
     "IQ3_K": Lookup(
-        block_size=256,
         scale_at=0,
         codes=(pairs(14, 256, 32), single_bits(78, 256, 32)),
         values="iq3",
@@ -102,7 +96,6 @@ LOOKUPS: dict[str, Lookup] = {
         shift_bits=single_bits(2, 16, 1),
     ),
     "IQ4_K": Lookup(
-        block_size=256,
         scale_at=0,
         codes=(nibbles(16, 256, 16),),
         values="iq4",
@@ -111,7 +104,6 @@ LOOKUPS: dict[str, Lookup] = {
         shift_bits=single_bits(2, 16, 1),
     ),
     "IQ5_K": Lookup(
-        block_size=256,
         scale_at=0,
         codes=(nibbles(16, 256, 32), single_bits(144, 256, 32)),
         values="iq5",
@@ -120,7 +112,6 @@ LOOKUPS: dict[str, Lookup] = {
         shift_bits=single_bits(2, 16, 1),
     ),
     "IQ6_K": Lookup(
-        block_size=256,
         scale_at=0,
         codes=(nibbles(20, 256, 32), pairs(148, 256, 32)),
         values="iq6",
@@ -129,7 +120,6 @@ LOOKUPS: dict[str, Lookup] = {
         shift_bits=single_bits(2, 16, 1),
     ),
     "IQ2_KS": Lookup(
-        block_size=256,
         half_meta=True,
         codes=(pairs(6, 256, 32),),
         values="iq2",
@@ -138,7 +128,6 @@ LOOKUPS: dict[str, Lookup] = {
         shift_bits=single_bits(0, 8, 1),
     ),
     "IQ3_KS": Lookup(
-        block_size=256,
         half_meta=True,
         codes=(pairs(6, 256, 32), single_bits(70, 256, 32)),
         values="iq3",
@@ -147,7 +136,6 @@ LOOKUPS: dict[str, Lookup] = {
         shift_bits=single_bits(1, 8, 1),
     ),
     "IQ2_KL": Lookup(
-        block_size=256,
         half_meta=True,
         codes=(nibbles(6, 128, 16), single_bits(70, 128, 16)),
         values="iq2_kl",
@@ -156,7 +144,6 @@ LOOKUPS: dict[str, Lookup] = {
     ),
     "IQ4_KS": _IQ4_KS,
     "IQ4_KSS": Lookup(
-        block_size=256,
         codes=_IQ4_KS.codes,
         values=_IQ4_KS.values,
         scales=_IQ4_KS.scales,
@@ -165,7 +152,6 @@ LOOKUPS: dict[str, Lookup] = {
         prepare=_unscramble_kss,
     ),
     "IQ5_KS": Lookup(
-        block_size=256,
         codes=(nibbles(8, 256, 32), single_bits(136, 256, 32)),
         values="iq5",
         scales=(whole_bytes(0, 8),),
@@ -173,21 +159,18 @@ LOOKUPS: dict[str, Lookup] = {
         shift_bits=Bits(at=0, count=8, width=1),
     ),
     "IQ1_KT": Lookup(
-        block_size=256,
         codes=(whole_bytes(8, 32), nibbles(40, 32, 16), Bits(at=0, count=32, width=1, shifts=(4, 5, 6, 7))),
         values="trellis13",
         scales=(Bits(at=0, count=8, width=4),),
         scale_values="iq4_scale",
     ),
     "IQ2_KT": Lookup(
-        block_size=256,
         codes=(Bits(at=4, count=32, width=16),),
         values="trellis16",
         scales=(nibbles(0, 8, 4),),
         scale_values="iq4_scale",
     ),
     "IQ3_KT": Lookup(
-        block_size=256,
         codes=(Bits(at=4, count=32, width=16),),
         values="trellis16_abs",
         scales=(nibbles(0, 8, 4),),
@@ -195,7 +178,6 @@ LOOKUPS: dict[str, Lookup] = {
         signs=single_bits(68, 256, 32),
     ),
     "IQ4_KT": Lookup(
-        block_size=256,
         codes=(whole_bytes(8, 64), nibbles(72, 64, 32), Bits(at=104, count=64, width=3)),
         values="trellis16_4",
         scales=(Bits(at=0, count=8, width=7, shifts=(1,)),),
@@ -205,7 +187,6 @@ LOOKUPS: dict[str, Lookup] = {
     ),
     # Rows of IQ1_S_R4 and IQ1_M_R4 taken apart: they are no repacks of types that files have.
     "IQ1_S_R4": Lookup(
-        block_size=32,
         half_meta=True,
         codes=(whole_bytes(0, 4), Bits(at=4, count=4, width=3)),
         values="iq1_grid",
@@ -215,12 +196,11 @@ LOOKUPS: dict[str, Lookup] = {
         prepare=_spread_iq1_s,
     ),
     "IQ1_M_R4": Lookup(
-        block_size=32,
         half_meta=True,
         codes=(whole_bytes(0, 4), nibbles(4, 4, 1)),
         values="iq1_grid",
         scales=(nibbles(6, 2, 1),),
         scale_values="plain16",
     ),
-    "Q8_K_R8": Lookup(block_size=256, scale_at=0, codes=(whole_bytes(2, 256),), values="int8"),
+    "Q8_K_R8": Lookup(scale_at=0, codes=(whole_bytes(2, 256),), values="int8"),
 }

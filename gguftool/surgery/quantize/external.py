@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gguftool.engines.llama_quantize import Run, run_llama_quantize
 from gguftool.errors import ExecuteError, FormatError, PlanError, listed, printable
-from gguftool.format.engine_facts.embeddings import OUTPUT, TOKENS
+from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT
 from gguftool.format.ggml import TYPES, type_alias
 from gguftool.format.imatrix import Imatrix, ImatrixEntry, ImatrixKind
 from gguftool.format.imatrix_write import serialize_legacy
@@ -33,8 +33,6 @@ from gguftool.storage.plan import OutputFile, Plan
 from gguftool.surgery.metadata import without_layout_keys
 from gguftool.surgery.quantize.maker import MakeOptions
 from gguftool.surgery.quantize.plan import Decision, Step
-
-_KEPT_NAMES = frozenset({OUTPUT, *TOKENS})
 
 
 @record
@@ -87,13 +85,13 @@ def _opened(path: Path, tool: Path) -> Model:
 
 def _rule(step: Step, engine: str) -> str:
     name, kind = step.tensor.info.name, step.tensor.info.type
-    start = literal(name) + "$" if name in _KEPT_NAMES else TYPES[kind].name.lower() + r"\."
+    start = literal(name) + "$" if name in EMBEDDINGS_AND_OUTPUT else TYPES[kind].name.lower() + r"\."
     return f"^{start}={spelling(kind, engine)}"
 
 
 def _new_name(index: int, step: Step) -> str:
     name = step.tensor.info.name
-    return name if name in _KEPT_NAMES else f"{TYPES[step.tensor.info.type].name.lower()}.{index:06}.weight"
+    return name if name in EMBEDDINGS_AND_OUTPUT else f"{TYPES[step.tensor.info.type].name.lower()}.{index:06}.weight"
 
 
 def _existing(folder: Path) -> Path:

@@ -7,31 +7,24 @@ from dataclasses import dataclass, field
 
 from gguftool.errors import PlanError, listed
 from gguftool.format.dequantize import Decoder, decoder_of
-from gguftool.format.engine_facts.embeddings import OUTPUT, TOKENS
-from gguftool.format.engine_facts.types import Imatrix as Policy
-from gguftool.format.engine_facts.types import engine_rules
-from gguftool.format.ggml import MAINLINE, TYPES, nbytes, type_alias
+from gguftool.format.engine_facts.embeddings import TOKEN_EMBD, may_lack_imatrix
+from gguftool.format.engine_facts.engines import LLAMA_CPP
+from gguftool.format.engine_facts.types import ImatrixPolicy, type_facts
+from gguftool.format.ggml import EXTERNAL, GGUF, LIBGGUF, PLAIN, TYPES, nbytes, type_alias
 from gguftool.format.imatrix import Imatrix, ImatrixEntry
 from gguftool.format.kv import ByteOrder
 from gguftool.format.quantizers import (
-    EXTERNAL,
-    GGUF,
-    LIBGGUF,
-    PLAIN_TYPES,
     Encode,
     Quantizer,
     best_quantizer,
     engine_makes,
     plain_quantizer,
-    quantizers_of,
 )
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.record import record, replace
 from gguftool.storage.sources.source import Extent, Source
 from gguftool.surgery.quantize.quantized_source import MAX_ROW, Quantized
 from gguftool.surgery.selection import Notes
-
-_FLOATS = frozenset({*PLAIN_TYPES, "F64"})
 
 
 @record
@@ -50,7 +43,7 @@ class MakeOptions:
     its state) that makes everything but plain floats instead. `requantize` lets quantized sources be quantized again.
     """
 
-    engine: str = MAINLINE[0]
+    engine: str = LLAMA_CPP
     requantize: bool = False
     weights: Weights | None = None
     quantizer: Quantizer | None = None
@@ -109,7 +102,7 @@ class Maker:
         if problem or decoder is None:
             self.notes.problem(problem, name)
             return tensor, None
-        plain = TYPES[wanted].name in PLAIN_TYPES
+        plain = PLAIN in TYPES[wanted].quantized_by
         entry = None if plain else self._entry(tensor, wanted)
         bytes_of: Source
         if self.options.external and not plain:
@@ -154,7 +147,7 @@ class Maker:
         own = TYPES.get(tensor.info.type)
         if own is None or tensor.type_nbytes is None or tensor.sizing is Sizing.CONFLICT:
             return f"it is {type_alias(tensor.info.type)} here, of a size or type in doubt", None
-        if own.name not in _FLOATS and not self.options.requantize:
+        if not own.is_plain_float and not self.options.requantize:
             return (
                 f"it is {own.alias} here: quantizing again loses more than once; --allow-requantize does it, a BF16 or "
                 "F16 source is better"
@@ -164,13 +157,13 @@ class Maker:
             return f"it is {own.alias} here, which cannot be dequantized; give a BF16 or F16 source", None
         if tensor.info.dims[0] > MAX_ROW:
             return f"a row of more than {MAX_ROW:,} elements, which would have to be held in memory", None
-        if own.name not in _FLOATS:
+        if not own.is_plain_float:
             self.notes.remark(f"quantized again, from {own.alias}", tensor.info.name)
         return "", decoder
 
     def _encoder(self, wanted: int, name: str) -> tuple[str, Encode] | None:
         traits = TYPES[wanted]
-        quantizer = plain_quantizer() if traits.name in PLAIN_TYPES else self._quantizer
+        quantizer = plain_quantizer() if PLAIN in traits.quantized_by else self._quantizer
         if traits.name not in quantizer.types:
             self.notes.problem(_not_offered(wanted, quantizer, self.options.engine), name)
             return None
@@ -185,7 +178,7 @@ class Maker:
         name, weights = tensor.info.name, self.options.weights
         entry = weights.imatrix.entries.get(name) if weights is not None and self.weighs else None
         if entry is not None and not entry.fits(tensor.info.dims):
-            if name != TOKENS[0]:
+            if name != TOKEN_EMBD:
                 self.notes.problem(f"the imatrix is of another model: {entry.misfit(tensor.info.dims)}", name)
                 return None
             self.notes.remark(
@@ -203,10 +196,10 @@ class Maker:
         return entry
 
     def _without_weights(self, name: str, wanted: int) -> None:
-        rules = engine_rules(wanted)
-        policy = Policy.NO if rules is None else rules.imatrix_policy(self.options.engine)
-        exempt = {OUTPUT, *TOKENS} if self.options.engine in MAINLINE else {OUTPUT, TOKENS[0]}
-        if policy is Policy.ASSERTED or (policy is Policy.YES and name not in exempt):
+        rules = type_facts(wanted)
+        policy = ImatrixPolicy.NO if rules is None else rules.imatrix_policy(self.options.engine)
+        exempt = may_lack_imatrix(name, self.options.engine)
+        if policy is ImatrixPolicy.ASSERTED or (policy is ImatrixPolicy.YES and not exempt):
             has = "--imatrix FILE gives one" if self.options.weights is None else "the given one has no entry for it"
             self.notes.problem(f"{type_alias(wanted)} needs an imatrix, {has}", name)
         elif self.options.weights is not None:
@@ -232,7 +225,7 @@ class Maker:
 def _not_offered(wanted: int, quantizer: Quantizer, engine: str) -> str:
     """Say who could make the type `wanted`, which `quantizer` cannot."""
     ways = []
-    makers = quantizers_of(wanted)
+    makers = TYPES[wanted].quantized_by
     if quantizer.name == GGUF and LIBGGUF in makers:
         ways.append("pip install 'gguftool[quantize]' brings libgguf, which makes it")
     if engine_makes(wanted, engine):

@@ -19,7 +19,7 @@ from gguftool.format.dequantize import Decoder, decoder_of
 from gguftool.format.ggml import TypeTraits, type_name
 from gguftool.format.imatrix import ImatrixEntry
 from gguftool.format.kv import ByteOrder
-from gguftool.format.quantizers import PLAIN_TYPES, Encode
+from gguftool.format.quantizers import Encode
 from gguftool.model.model import Tensor
 from gguftool.storage.sources.source import pieces_of
 
@@ -34,7 +34,7 @@ MAX_ROW = 4 << 20  # elements; a row is the least that can be computed, and real
 _LARGEST_SAFE = 65504.0
 # Quantizers add up weights times squares in F32, which ends at 3e38. Beyond, libgguf writes NaN, or ends the process.
 _LARGEST_WEIGHED_SQUARE = 1e30
-_ANY_RANGE = frozenset({*PLAIN_TYPES, "MXFP4", "NVFP4"})  # nothing is added up for these
+_ANY_RANGE = frozenset({"float", "fp4"})  # kinds of types for which nothing is added up
 
 
 @lru_cache(maxsize=4)
@@ -200,7 +200,7 @@ class Quantized:
     def _refuse_abort(self, rows: NDArray[Any], peak: float, weights: NDArray[Any] | None, first: int) -> None:
         """Refuse what quantizers do not survive; `peak` is the largest magnitude in `rows`, which begin at `first`."""
         heaviest = 1.0 if weights is None else float(weights.max())
-        if self.traits.name in _ANY_RANGE or heaviest * max(peak, 1.0) ** 2 <= _LARGEST_WEIGHED_SQUARE:
+        if self.traits.kind in _ANY_RANGE or heaviest * max(peak, 1.0) ** 2 <= _LARGEST_WEIGHED_SQUARE:
             return
         weighed = "" if weights is None else f" with weights of up to {heaviest:.3g} in the imatrix"
         raise FormatError(

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gguftool.format.engine_facts.embeddings import TOKENS, default_type
+from gguftool.format.engine_facts.embeddings import EMBEDDINGS, default_type
 from gguftool.format.engine_facts.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
 from gguftool.format.ggml import TYPES, TypeTraits, find_type, type_alias, type_name
-from gguftool.format.recipe import Recipe, Rule
+from gguftool.format.recipe import Recipe, RecipeRule
 from gguftool.model.model import Model, Tensor
 from gguftool.record import record
 from gguftool.surgery.selection import Notes
 
 # A pattern that finds all of these speaks for the model as a whole, as the type on llama-quantize's command line does.
 _PROBES = ("token_embd.weight", "output.weight", "blk.0.attn_q.weight", "blk.7.ffn_down_exps.weight")
-_FLOATS = frozenset({"F16", "BF16", "F64"})
 
 
 @record
@@ -46,7 +45,7 @@ def wanted_types(model: Model, recipe: Recipe, rules: Rules, notes: Notes) -> di
     return wanted
 
 
-def _wanted(tensor: Tensor, rule: Rule, tensors: Mapping[str, Tensor], rules: Rules, notes: Notes) -> int:
+def _wanted(tensor: Tensor, rule: RecipeRule, tensors: Mapping[str, Tensor], rules: Rules, notes: Notes) -> int:
     """Return the type that `rule` comes to; where that is a problem, it is noted, and the source's own returned."""
     name, own = tensor.info.name, tensor.info.type
     traits = None if rule.type_id is None else TYPES.get(rule.type_id)
@@ -68,9 +67,9 @@ def _keeps(tensor: Tensor, traits: TypeTraits, engine: str) -> bool:
     """Whether a tensor stays as it is: llama-quantize leaves it alone; but floats may be made F32, which all run."""
     if not tensor.info.elements:
         return True
-    kind = type_name(tensor.info.type)
-    return keeps_type(tensor.info.name, tensor.info.dims, kind, engine) and not (
-        traits.name == "F32" and kind in _FLOATS
+    own = TYPES.get(tensor.info.type)
+    return keeps_type(tensor.info.name, tensor.info.dims, type_name(tensor.info.type), engine) and not (
+        traits.name == "F32" and own is not None and own.is_plain_float
     )
 
 
@@ -78,7 +77,7 @@ def _by_default(
     name: str,
     traits: TypeTraits,
     tensor: Tensor,
-    rule: Rule,
+    rule: RecipeRule,
     tensors: Mapping[str, Tensor],
     rules: Rules,
     notes: Notes,
@@ -109,7 +108,7 @@ def _written(tensor: Tensor, traits: TypeTraits, rules: Rules, notes: Notes) -> 
         elif not _packs(tensor, traits):
             fallen = rows_fallback(traits.name)
             rows = f"{dims[1] if len(dims) > 1 else 1:,} rows"
-            why = "embeddings are looked up by single rows" if name in TOKENS else f"{rows} do not divide"
+            why = "embeddings are looked up by single rows" if name in EMBEDDINGS else f"{rows} do not divide"
             said = f"{traits.alias} packs {traits.interleaved_rows} rows together, {why}; made {fallen}"
         else:
             return traits.id
@@ -127,4 +126,4 @@ def _packs(tensor: Tensor, traits: TypeTraits) -> bool:
     if traits.interleaved_rows == 1:
         return True
     dims = tensor.info.dims
-    return tensor.info.name not in TOKENS and len(dims) > 1 and dims[1] % traits.interleaved_rows == 0
+    return tensor.info.name not in EMBEDDINGS and len(dims) > 1 and dims[1] % traits.interleaved_rows == 0

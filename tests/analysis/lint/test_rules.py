@@ -20,7 +20,7 @@ from gguftool.analysis.lint.layers import layers_in_words
 from gguftool.analysis.lint.rules import RULES, CannotEvaluate, Finding, Hit, LintRule, Severity, judged, run_rules
 from gguftool.analysis.lint.target import LintTarget
 from gguftool.analysis.placement import parse_rules
-from gguftool.format.ggml import BOTH, IK, MAINLINE
+from gguftool.format.engine_facts.engines import BOTH, IK, IK_LLAMA_CPP, LLAMA_CPP, MAINLINE
 from gguftool.model.opening import open_model
 from gguftool.render.check import check_text
 from gguftool.storage.execute.executor import execute
@@ -28,7 +28,7 @@ from gguftool.surgery.tensors_map import plan_map
 from tests.support.check_models import LAYOUTS, Q4_K, Q8_0, File, T, model, shards, shared
 from tests.support.paths import REPO
 
-ML, IKL = MAINLINE[0], IK[0]
+ML, IKL = LLAMA_CPP, IK_LLAMA_CPP
 EXPS = ("ffn_up_exps", "ffn_gate_exps", "ffn_down_exps")
 
 

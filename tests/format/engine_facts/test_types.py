@@ -6,12 +6,18 @@ import json
 
 import pytest
 
-from gguftool.format.engine_facts.types import THROWS, UNCHECKED, Imatrix, engine_rules, engine_rules_of, written_type
-from gguftool.format.ggml import BOTH, TYPES
+from gguftool.format.engine_facts.engines import BOTH, IK_LLAMA_CPP
+from gguftool.format.engine_facts.types import THROWS, UNCHECKED, ImatrixPolicy, type_facts, type_facts_of, written_type
+from gguftool.format.ggml import TYPES
 from tests.support.check_models import shared
 
 _FALLBACKS = {"THROWS": THROWS, "NOT CHECKED": UNCHECKED}
-_POLICIES = {True: Imatrix.YES, False: Imatrix.NO, None: Imatrix.NO, "ftype Q2_K_S only": Imatrix.SMALL}
+_POLICIES = {
+    True: ImatrixPolicy.YES,
+    False: ImatrixPolicy.NO,
+    None: ImatrixPolicy.NO,
+    "ftype Q2_K_S only": ImatrixPolicy.SMALL,
+}
 
 
 def _records() -> list[dict]:
@@ -21,14 +27,18 @@ def _records() -> list[dict]:
 
 def test_every_type_of_a_file_has_rules_that_agree_with_the_reference() -> None:
     for record in _records():
-        rules, traits = engine_rules(record["id"]), TYPES[record["id"]]
+        rules, traits = type_facts(record["id"]), TYPES[record["id"]]
         assert rules is not None, record["name"]
         rows = record["ik_kernel_ne1_multiple"] or {}
         assert rules.kernel_ne0 == (record["ik_kernel_ne0_multiple"] or traits.block_size), record["name"]
         assert rules.kernel_ne1 == rows.get("other", traits.interleaved_rows), record["name"]
         assert rules.avx512_ne1 == rows.get("avx512", traits.interleaved_rows), record["name"]
         assert rules.row_fallback == record["row_fallback"], record["name"]
-        wanted = tuple(_FALLBACKS.get(name, name) for name in record["ne0_fallback"].values())
+        wanted = {
+            engine: _FALLBACKS.get(name, name)
+            for engine, name in zip(BOTH, record["ne0_fallback"].values(), strict=True)
+            if name is not None
+        }
         assert rules.ne0_fallback == wanted, record["name"]
         cpu = record["ik_cpu_kernel"] or {}
         assert rules.cpu == tuple(name for name in ("x86", "arm") if cpu.get(name)), record["name"]
@@ -37,21 +47,21 @@ def test_every_type_of_a_file_has_rules_that_agree_with_the_reference() -> None:
         usable = record["token_embd_ok"].values()
         assert rules.no_token_embd == tuple(e for e, ok in zip(BOTH, usable, strict=True) if ok is False)
         if "ik" in record["cli_name"]:
-            assert rules.ik_name == record["cli_name"]["ik"]
+            assert traits.spelling(IK_LLAMA_CPP) == record["cli_name"]["ik"]
 
 
 def test_imatrix_policies_agree_with_the_reference() -> None:
     for record in _records():
-        rules, facts = engine_rules(record["id"]), record["imatrix"]
+        rules, facts = type_facts(record["id"]), record["imatrix"]
         for engine, key in zip(BOTH, ("mainline_llama_quantize", "ik_llama_quantize"), strict=True):
-            wanted = Imatrix.ASSERTED if facts["hard_assert"] else _POLICIES[facts[key]]
+            wanted = ImatrixPolicy.ASSERTED if facts["hard_assert"] else _POLICIES[facts[key]]
             assert rules.imatrix_policy(engine) is wanted, (record["name"], engine)
 
 
 def test_a_type_without_rules_has_none() -> None:
-    assert engine_rules(99_999) is None
-    assert engine_rules(9) is None  # Q8_1 is an activation type
-    assert engine_rules_of("no such type") is None
+    assert type_facts(99_999) is None
+    assert type_facts(9) is None  # Q8_1 is an activation type
+    assert type_facts_of("no such type") is None
     with pytest.raises(LookupError):
         written_type("no such type", 256, "llama.cpp")
 

@@ -1,0 +1,41 @@
+"""The engines, by name, and what differs between them whatever the type of a tensor.
+
+A new engine is one row of `ENGINES`.  Then name it in the `engines` column of `format/ggml.py` for each type that it
+loads, and give its facts under its name in `types`, `fallback` and `embeddings`; a fact that is not there counts as
+"nothing special".  `MAINLINE`, `IK` and `BOTH` are groups for tables and rules: a fact that was found for these two
+engines says nothing about a third.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gguftool.record import record
+
+LLAMA_CPP: Final = "llama.cpp"
+IK_LLAMA_CPP: Final = "ik_llama.cpp"
+
+MAINLINE: Final[tuple[str, ...]] = (LLAMA_CPP,)
+IK: Final[tuple[str, ...]] = (IK_LLAMA_CPP,)
+BOTH: Final[tuple[str, ...]] = MAINLINE + IK
+
+
+@record
+class Engine:
+    """What the llama-quantize of one engine does whatever the type.
+
+    `second_fallback` is the type it writes if a row does not divide into the blocks of the fallback type either; empty
+    if it does not check that.  `output_multiple` must divide the rows of the output, or it writes Q8_0; 0 stands for
+    the block size of the type.  `custom_q`: it takes rules in one ``--custom-q``, not in ``--tensor-type`` options.
+    """
+
+    second_fallback: str = ""
+    output_multiple: int = 0
+    custom_q: bool = False
+
+
+# In the order in which reports name them.
+ENGINES: Final[dict[str, Engine]] = {
+    LLAMA_CPP: Engine(second_fallback="F16"),
+    IK_LLAMA_CPP: Engine(output_multiple=256, custom_q=True),
+}
