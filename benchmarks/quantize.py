@@ -28,7 +28,7 @@ import sys
 import numpy, gguf.quants, libgguf
 from gguftool.cli.app import app
 from gguftool.errors import SourceError
-import gguftool.storage.execute.executor, gguftool.surgery.quantize
+import gguftool.storage.execute.executor, gguftool.surgery.quantize.plan
 try:
     app([*sys.argv[1:], "-o", "no.gguf"], standalone_mode=False)
 except SourceError:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from gguftool.model.model import Tensor as Tensor
     from gguftool.model.opening import open_model as open_model
     from gguftool.model.opening import open_models as open_models
-    from gguftool.storage.execute.executor import Options as Options
     from gguftool.storage.execute.executor import execute as execute
+    from gguftool.storage.execute.options import Options as Options
     from gguftool.storage.plan import Plan as Plan
     from gguftool.surgery.merge import plan_merge as plan_merge
     from gguftool.surgery.split import plan_split as plan_split
@@ -45,7 +45,7 @@ _PUBLIC = {
     "GGUFToolError": "gguftool.errors",
     "Header": "gguftool.format.header",
     "Model": "gguftool.model.model",
-    "Options": "gguftool.storage.execute.executor",
+    "Options": "gguftool.storage.execute.options",
     "Plan": "gguftool.storage.plan",
     "PlanError": "gguftool.errors",
     "SourceError": "gguftool.errors",

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.command import run_gguftool
 from tests.support.nginx import nginx
-from tests.support.paths import shared_path
 
 __all__ = ["nginx"]  # a fixture that lives beside its server
 
@@ -23,11 +21,6 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 settings.load_profile("modest")
-
-
-@pytest.fixture(scope="session")
-def shared() -> Callable[[str], Path]:
-    return shared_path
 
 
 @pytest.fixture

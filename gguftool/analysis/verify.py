@@ -25,7 +25,7 @@ from gguftool.model.opening import open_model
 from gguftool.record import record
 from gguftool.storage.plan import Receipt
 from gguftool.storage.sources.digest import Progress, digest_all, digest_once, no_progress
-from gguftool.storage.sources.locate import are_remote, open_source
+from gguftool.storage.sources.locate import open_source
 from gguftool.storage.sources.source import Extent, whole
 
 _MAX_MANIFEST = 64 << 20  # bytes
@@ -53,7 +53,7 @@ def hash_tensors(model: Model, jobs: int | None = None, progress: Progress = no_
     tensors = tuple(model.tensors.values())
     name = os.path.basename(model.files[0].source.name)
     every = [tensor.extent for tensor in tensors]
-    if are_remote(model.sources):
+    if any(source.is_remote for source in model.sources):
         singles, total = digest_once(every, progress)
     else:  # the longest first: it keeps one core busy while the others hash single tensors
         total, *singles = digest_all([every, *([extent] for extent in every)], jobs, progress)

@@ -47,9 +47,9 @@ def _show_version(asked: bool) -> None:
 
 def _keep_heads(folder: str | None) -> None:
     if folder is not None:
-        from gguftool.storage.sources.head_cache import FOLDER
+        from gguftool.storage.sources.head_cache import VARIABLE
 
-        os.environ[FOLDER] = os.path.abspath(folder)
+        os.environ[VARIABLE] = os.path.abspath(folder)
 
 
 @app.callback()

@@ -20,23 +20,22 @@ from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.record import replace
 from gguftool.storage.sources.locate import (
-    are_remote,
     base_name,
     can_list,
     expand,
     for_each,
-    is_remote,
+    is_url,
     open_source,
     renamed,
     siblings,
     without_query,
 )
 from gguftool.storage.sources.sidecars import refuse_unfinished
-from gguftool.storage.sources.source import AbsentError, Source, as_remote
+from gguftool.storage.sources.source import FIRST_READ, AbsentError, RemoteSource, Source
 
 ORDER_KEY = "gguftool.tensor_order"
 _SUFFIX = ".gguf"
-_FIRST_READ = 4 << 10  # holds the head of a shard; a model's head needs one or two larger reads
+_FIRST_LOCAL_READ = 4 << 10  # holds the head of a shard; a model's head needs one or two larger reads
 _GROWTH = 16
 _REMOTE_READS = 3  # after so many guesses each read is as large as may be
 _MOST_ASKED_FOR = 4096  # shards of a web server, one request each; published sets have up to 2,000
@@ -85,8 +84,8 @@ def read_header(source: Source) -> Header:
 
     Raises `FormatError` naming the source and the place, `SourceError` where it cannot be read.
     """
-    remote = as_remote(source)
-    buffer = source.read_at(0, min(remote.first_read if remote else _FIRST_READ, source.size))
+    remote = source if isinstance(source, RemoteSource) else None
+    buffer = source.read_at(0, min(remote.first_read if remote else _FIRST_LOCAL_READ, source.size))
     reads = 1
     while True:
         try:
@@ -112,7 +111,7 @@ def read_header(source: Source) -> Header:
 
 def read_headers(sources: Sequence[Source]) -> list[Header]:
     """Read the heads of several files, of remote ones several at a time; raises the first error as `read_header`."""
-    return for_each(sources, read_header, remote=are_remote(sources))
+    return for_each(sources, read_header, remote=any(source.is_remote for source in sources))
 
 
 # --- pooling and grouping --------------------------------------------------------------------------------------------
@@ -171,16 +170,16 @@ def _pool(specs: Sequence[str], this_file_only: bool, only_one: bool = False) ->
                 derived |= set() if can_list(name) else set(found) - {name}
                 names |= dict.fromkeys(found)
     by_file: dict[object, Source] = {}
-    if only_one and len(specs) == 1 and all(is_remote(name) and can_list(name) for name in names):
+    if only_one and len(specs) == 1 and all(is_url(name) and can_list(name) for name in names):
         _refuse_several(specs[0], names)
     for gate in () if this_file_only else _gates(names):
         refuse_unfinished(gate)
     for name, source in zip(names, _open_all(list(names), derived - set(specs)), strict=True):
         if source is None:
             continue
-        known = by_file.setdefault(source.file_id or source.identity, source)
+        known = by_file.setdefault(source.file_key, source)
         if parse_shard_name(known.name) is None and _shard_of(name) is not None:
-            by_file[source.file_id or source.identity] = source  # of two names the one by which its set finds it
+            by_file[source.file_key] = source  # of two names the one by which its set finds it
     return list(by_file.values())
 
 
@@ -190,13 +189,13 @@ def _open_all(names: Sequence[str], derived: Collection[str]) -> list[Source | N
     def open_one(name: str) -> Source | None:
         shard = _shard_of(name)
         try:
-            return open_source(name, _FIRST_READ_OF_SHARD if shard and shard.number > 1 else None)
+            return open_source(name, _FIRST_READ_OF_SHARD if shard and shard.number > 1 else FIRST_READ)
         except AbsentError:
             if name in derived:
                 return None
             raise
 
-    return for_each(names, open_one, remote=any(map(is_remote, names)))
+    return for_each(names, open_one, remote=any(map(is_url, names)))
 
 
 def _shard_of(name: str) -> ShardName | None:
@@ -205,7 +204,7 @@ def _shard_of(name: str) -> ShardName | None:
 
 def _gates(names: Iterable[str]) -> set[Path]:
     """Return shard 1 of every set among `names`: while a set is half old, half new, that has no name of its own."""
-    shards = {(shard.prefix, shard.count) for name in names if not is_remote(name) and (shard := _shard_of(name))}
+    shards = {(shard.prefix, shard.count) for name in names if not is_url(name) and (shard := _shard_of(name))}
     return {Path(str(ShardName(prefix=prefix, number=1, count=count))) for prefix, count in shards}
 
 

@@ -11,8 +11,8 @@ from gguftool.format.file_names import parse_shard_name
 from gguftool.record import replace
 from gguftool.storage.execute.in_place import recover
 from gguftool.storage.execute.publish import finish_set
-from gguftool.storage.sources.locate import expand, is_remote
-from gguftool.storage.sources.sidecars import helper_path, is_being_published, undo_path
+from gguftool.storage.sources.locate import expand, is_url
+from gguftool.storage.sources.sidecars import OLD, helper_path, is_being_published, undo_path
 
 
 def recover_model(spec: str) -> tuple[str, ...]:
@@ -20,7 +20,7 @@ def recover_model(spec: str) -> tuple[str, ...]:
 
     Raises `ExecuteError` or `FormatError` where it cannot be done; then everything that is needed for it stays.
     """
-    if is_remote(spec):
+    if is_url(spec):
         raise SourceError("is not local and cannot be changed in place; -o OUT writes a new file", source=spec)
     return tuple(_recovered(expand(spec, ".gguf")))
 
@@ -39,6 +39,6 @@ def _recovered(names: tuple[str, ...]) -> Iterator[str]:
                 if finished is None
                 else f"{gate}: finished, all {len(finished.names)} replaced file(s) of the set are the new ones"
             )
-        elif helper_path(Path(name), "old").exists():
-            os.unlink(helper_path(Path(name), "old"))
+        elif helper_path(Path(name), OLD).exists():
+            os.unlink(helper_path(Path(name), OLD))
             yield f"{name} is the new one; its old copy, left by an interrupted run, is gone"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gguftool.errors import PlanError
 from gguftool.record import record, replace
-from gguftool.storage.sources.source import Extent, Source, is_remote
+from gguftool.storage.sources.source import Extent, Source
 
 # Bytes. XFS and btrfs share whole blocks of this size, the default of both on every common machine.
 BLOCK = 4096
@@ -135,8 +135,8 @@ class Preview:
 class Plan:
     """Everything that is needed to write the outputs; `inputs` are all sources that they depend on, also by metadata.
 
-    `remarks` say what a user should know about the outcome. `gate` is the file from which engines start, where it is
-    not the first output: of several outputs it is without its name while the others get theirs. `sequence` names the
+    `remarks` say what a user should know about the outcome. `first_shard` is the file from which engines start, if it
+    is not the first output: of several outputs it is without its name while the others get theirs. `sequence` names the
     marks in the order in which they make up the whole, where they do not lie so in the outputs. With `consume`, inputs
     are removed as soon as what the outputs take from them is safe.
     """
@@ -144,14 +144,14 @@ class Plan:
     outputs: tuple[OutputFile, ...]
     inputs: tuple[Source, ...]
     remarks: tuple[str, ...] = ()
-    gate: Path | None = None
+    first_shard: Path | None = None
     consume: Consume | None = None
     sequence: tuple[str, ...] = ()
 
     @property
-    def gate_path(self) -> Path:
+    def first_shard_path(self) -> Path:
         """The file from which engines start; shard 1 of a set."""
-        return self.gate or self.outputs[0].path
+        return self.first_shard or self.outputs[0].path
 
     @property
     def publishing_order(self) -> tuple[int, ...]:
@@ -186,7 +186,7 @@ class Plan:
             for copy in output.copies:
                 name = copy.extent.source.name
                 uses[name] = uses.get(name, 0) + copy.extent.length
-                fetched += copy.extent.length if is_remote(copy.extent.source) else 0
+                fetched += copy.extent.length if copy.extent.source.is_remote else 0
         return Preview(
             outputs=tuple((str(output.path), output.size) for output in self.outputs),
             uses=tuple(SourceUse(name=name, nbytes=nbytes) for name, nbytes in uses.items()),
@@ -275,13 +275,13 @@ def in_place(output: OutputFile, base: Source) -> OutputFile:
     return replace(output, copies=copies, base=base)
 
 
-# --- pieces --------------------------------------------------------------------------------------------------------
+# --- chunks --------------------------------------------------------------------------------------------------------
 
 
-def pieces(output: OutputFile, start: int, step: int) -> Iterator[tuple[OutputFile, int]]:
-    """Cut what `output` has from offset `start` on into pieces of about `step` bytes.
+def chunks(output: OutputFile, start: int, step: int) -> Iterator[tuple[OutputFile, int]]:
+    """Cut what `output` has from offset `start` on into chunks of about `step` bytes.
 
-    Yields each piece (as an output of the same file) and the offset up to which the file is then complete.
+    Yields each chunk (as an output of the same file) and the offset up to which the file is then complete.
     """
     head = output.head if start < len(output.head) else b""
     piece: list[Copy] = []

@@ -1,6 +1,6 @@
-"""Sources whose bytes are computed when they are read: a quantized tensor seen as floats.
+"""A source that computes: a quantized tensor read as floats.
 
-Reads are by whole units (a block, a row, or the rows that a type interleaves), so any range can be asked for and memory
+Reads are by whole units (a block, a row, or the rows that a type interleaves), so any range can be read, and memory
 follows the range, not the tensor.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from enum import Enum
 
 from gguftool.errors import PlanError, printable
@@ -16,8 +16,7 @@ from gguftool.format.dequantize import Decoder, decoded_by, decoder_of, encode_f
 from gguftool.format.ggml import TYPES, type_name
 from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Tensor
-from gguftool.record import record
-from gguftool.storage.sources.source import pieces_of
+from gguftool.storage.sources.source import Source, byte_reader
 
 _STEP = 128 << 10  # bytes of the input that are computed at once
 
@@ -35,8 +34,8 @@ class FloatType(Enum):
         return 4 if self is FloatType.F32 else 2
 
 
-@record
-class Dequantized:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dequantized(Source):
     """The elements of `tensor` as `dtype`, little-endian, in order."""
 
     tensor: Tensor
@@ -55,28 +54,28 @@ class Dequantized:
 
     @property
     def identity(self) -> str:
-        """That of the input, and what is computed of it."""
+        """The identity of the input, and what is computed from it."""
         place = f"{self.tensor.gap.offset}+{self.tensor.nbytes}"
         return f"{self.tensor.gap.source.identity} {place} {type_name(self.tensor.info.type)} as {self.dtype.name}"
-
-    @property
-    def file_id(self) -> None:
-        """Computed bytes are no file."""
-        return
 
     @property
     def parallelism(self) -> int:
         """One thread a processor core (numpy computes without the interpreter's lock), or more connections."""
         return max(os.cpu_count() or 1, self.tensor.gap.source.parallelism)
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the input is."""
+        return self.tensor.gap.source.is_remote
+
     def stream(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
-        """Compute `length` bytes from `offset` as those of the input come: one request where it is far away."""
+        """Compute `length` bytes from `offset` as those of the input come: by one request if it is remote."""
         extent, block = self.tensor.extent, self.decoder.unit * self.dtype.nbytes
         first, last = offset // block, -(-(offset + length) // block)
         place, size = extent.offset + first * self.decoder.unit_bytes, (last - first) * self.decoder.unit_bytes
         skip = offset - first * block
         step = max(_STEP // self.decoder.unit_bytes, 1) * self.decoder.unit_bytes
-        take = pieces_of(extent.source.stream(place, size))
+        take = byte_reader(extent.source.stream(place, size))
         for done in range(0, size, step):
             units = take(min(step, size - done))
             data = memoryview(encode_floats(self.decoder.decode(units), self.dtype.value))[skip:]
@@ -84,16 +83,12 @@ class Dequantized:
             length -= len(data)
             yield data
 
-    def descriptor(self) -> AbstractContextManager[int] | None:
-        """Return None: the kernel cannot copy what has to be computed."""
-        return None
-
     def check_unchanged(self) -> None:
-        """Raise `SourceError` where the input changed."""
+        """Raise `SourceError` if the input changed."""
         self.tensor.gap.source.check_unchanged()
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Compute the elements that the range touches, and return its bytes."""
+        """Compute the elements that the range touches, and cut its bytes out."""
         width, unit = self.dtype.nbytes, self.decoder.unit
         first = offset // width // unit
         last = min(-(-(offset + length) // (width * unit)), self.tensor.info.elements // unit)
@@ -105,7 +100,7 @@ class Dequantized:
 
 
 def dequantized(tensor: Tensor, dtype: FloatType, byte_order: ByteOrder) -> Dequantized:
-    """Return `tensor` as floats; `PlanError` names a type that cannot be computed here."""
+    """`tensor` as floats; raise `PlanError` for a type that cannot be computed here."""
     name, kind = printable(tensor.info.name), type_name(tensor.info.type)
     if tensor.type_nbytes is None and decoded_by(tensor.info.type):
         raise PlanError(f"'{name}' is {kind} but its rows are not whole blocks")

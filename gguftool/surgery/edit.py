@@ -76,8 +76,10 @@ def plan_edit(model: Model, edits: Edits, output: Path | None, filler: Filler = 
     if len(model.files) > 1:
         sequence = recorded_sequence(model)
         if output is None:
-            outputs, gate = replace_shards(model, kvs, {}, dialect)
-            return Plan(outputs=outputs, inputs=model.sources, remarks=model.remarks, gate=gate, sequence=sequence)
+            outputs, first_shard = replace_shards(model, kvs, {}, dialect)
+            return Plan(
+                outputs=outputs, inputs=model.sources, remarks=model.remarks, first_shard=first_shard, sequence=sequence
+            )
         outputs = rewrite_set(model, kvs, {}, output, dialect)
         return Plan(outputs=outputs, inputs=model.sources, remarks=model.remarks, sequence=sequence)
     check_sizes(model.tensors.values(), dialect)

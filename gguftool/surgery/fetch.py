@@ -14,7 +14,7 @@ from gguftool.model.padding import Filler
 from gguftool.record import record
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.locate import base_name
-from gguftool.storage.sources.source import Extent, Source, recorded_sha256
+from gguftool.storage.sources.source import Extent, Source
 from gguftool.surgery.merge import MergeOptions, plan_merge
 from gguftool.surgery.metadata import without_layout_keys
 from gguftool.surgery.selection import require_complete, select_tensors
@@ -64,7 +64,7 @@ def plan_fetch_files(model: Model, folder: Path) -> Plan:
 
 def _as_it_is(source: Source, path: Path) -> OutputFile:
     copies = (Copy(extent=Extent(source=source, offset=0, length=source.size), offset=0),)
-    return OutputFile(path=path, head=b"", copies=copies, size=source.size, sha256=recorded_sha256(source))
+    return OutputFile(path=path, head=b"", copies=copies, size=source.size, sha256=source.sha256)
 
 
 def _own_name(file: ModelFile) -> str:

@@ -16,7 +16,7 @@ from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.opening import open_model, open_models
 from gguftool.record import record, replace
 from gguftool.storage.sources.locate import open_source, without_query
-from gguftool.storage.sources.source import Extent, Source, place_of
+from gguftool.storage.sources.source import Extent, Source
 
 _LABELLED = re.compile(r"(?P<label>[A-Za-z0-9_.+-]+)=(?P<spec>.+)", re.DOTALL)
 
@@ -56,7 +56,7 @@ def open_inputs(arguments: Sequence[str]) -> tuple[Input, ...]:
     for label, specs in _runs(arguments):
         given = () if label is None else (normal_label(label),)
         for model in open_models(*specs):
-            files = frozenset(place_of(source) for source in model.sources)
+            files = frozenset(source.file_key for source in model.sources)
             known = next((other for other in inputs if files <= other), None)
             if known is None:
                 inputs[files] = Input(model=model, given=given, claimed=tuple(_claimed(model)))

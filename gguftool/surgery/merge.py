@@ -13,7 +13,6 @@ from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import Filler
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan, Request
-from gguftool.storage.sources.source import place_of
 from gguftool.surgery.compatibility import contradictions, shape_conflicts
 from gguftool.surgery.inputs import Input
 from gguftool.surgery.metadata import PROVENANCE_PREFIX, Chosen, true_metadata, without_provenance
@@ -133,8 +132,8 @@ def _same_model(model: Model | None, sources: Sequence[Input]) -> Model | None:
     """Return the input that `model` is by its files, else `model` itself: an extra donor of metadata."""
     if model is None:
         return None
-    wanted = {place_of(source) for source in model.sources}
-    return next((s.model for s in sources if {place_of(x) for x in s.model.sources} & wanted), model)
+    wanted = {source.file_key for source in model.sources}
+    return next((s.model for s in sources if {x.file_key for x in s.model.sources} & wanted), model)
 
 
 def _of_other_architecture(donor: Model, sources: Sequence[Input], allowed: Sequence[str]) -> list[Input]:

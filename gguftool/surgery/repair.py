@@ -22,7 +22,7 @@ from gguftool.storage.execute.resume import Ranges, joined
 from gguftool.storage.execute.streaming import MAX_GAP
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.digest import Progress, digest_all, no_progress
-from gguftool.storage.sources.source import Extent, Source, recorded_sha256
+from gguftool.storage.sources.source import Extent, Source
 from gguftool.storage.system.fileio import leading_hole, read_fully, read_some
 
 MAX_MANIFEST = 64 << 20  # bytes
@@ -63,7 +63,7 @@ def find_damage(
     `hashes` are sha256 of tensors' data by name. Raises `PlanError` where `local` is another model.
     """
     _refuse_other_model(local, original)
-    promised = recorded_sha256(original.source) or _in_a_map(original)
+    promised = original.source.sha256 or _in_a_map(original)
     zeros, sha256 = _scan(local, min(local.size, original.source.size), progress)
     if promised is not None and sha256 == promised and local.size == original.source.size:
         return Damage(ranges=(), found=(), sha256=promised, is_proven=True)

@@ -13,7 +13,6 @@ from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import PADDING_KEY, Filler
 from gguftool.record import record, replace
 from gguftool.storage.plan import OutputFile, Plan, in_place
-from gguftool.storage.sources.source import place_of
 from gguftool.surgery.compatibility import shape_text
 from gguftool.surgery.inputs import Donor
 from gguftool.surgery.metadata import Chosen, TrueMetadata, true_metadata
@@ -52,16 +51,16 @@ def plan_swap(
     )
     truth = _truth(model, donor, taken, keep_file_type=options.keep_file_type)
     check_sizes([taken.get(name, tensor) for name, tensor in model.tensors.items()], dialect)
-    gate = None
+    first_shard = None
     if output is None and len(model.files) > 1:
-        outputs, gate = replace_shards(model, truth.kvs, taken, dialect)
+        outputs, first_shard = replace_shards(model, truth.kvs, taken, dialect)
     else:
         outputs = _outputs(model, truth.kvs, taken, output, dialect)
     return Plan(
         outputs=outputs,
         inputs=(*model.sources, *(source for source in donor.sources if source not in model.sources)),
         remarks=(f"swaps {len(taken)} tensor(s): {_described(model, taken)}", *model.remarks, *truth.remarks),
-        gate=gate,
+        first_shard=first_shard,
         sequence=recorded_sequence(model) if len(model.files) > 1 else (),
     )
 
@@ -98,7 +97,7 @@ def choose_swaps(model: Model, donor: Donor, patterns: Sequence[str]) -> dict[st
 
 def _truth(model: Model, donor: Donor, taken: Mapping[str, Tensor], *, keep_file_type: bool) -> TrueMetadata:
     nobody = Model(name=donor.name, files=model.files, kvs=(), tensors=donor.tensors)  # safetensors carry no metadata
-    itself = {place_of(source) for source in donor.sources} == {place_of(source) for source in model.sources}
+    itself = {source.file_key for source in donor.sources} == {source.file_key for source in model.sources}
     source = model if itself else donor.model or nobody
     chosen = [
         Chosen(tensor=taken.get(name, tensor), model=source if name in taken else model)

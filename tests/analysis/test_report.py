@@ -20,7 +20,7 @@ from gguftool.render.report_tables import ReportBy, label_text, percent
 from gguftool.render.table import markdown_text
 from gguftool.storage.sources.local import LocalSource
 from tests.support.hostile_text import HOSTILE
-from tests.support.paths import REPO, SHARED
+from tests.support.paths import FIXTURES, REPO
 from tests.support.report_model import EMBD, EXPERTS, FF, Spec, gguf, golden, moe_kvs, moe_tensors, write_moe, write_set
 from tests.support.text_command import run_text
 
@@ -28,10 +28,6 @@ from tests.support.text_command import run_text
 @pytest.fixture(autouse=True)
 def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # so that outputs name files without a folder
-
-
-def shared() -> Path:
-    return SHARED
 
 
 def moe(**changes: object) -> Path:
@@ -207,9 +203,7 @@ def test_strip_wraps_and_keeps_every_layer() -> None:
 
 
 def test_strip_with_more_types_than_letters() -> None:
-    zoo = shared() / "reference" / "zoo" / "zoo-ik.gguf"
-    if not zoo.exists():
-        pytest.skip("needs the zoo files of the shared reference folder; GGUFTOOL_SHARED names it")
+    zoo = FIXTURES / "engines" / "zoo" / "zoo-ik.gguf"
     (strip,) = strips_of(report(open_models(str(zoo))))
     assert re.search(r"# = \d+ other types", strip_text(strip))
 
@@ -289,11 +283,10 @@ def test_a_set_of_many_shards_is_fast() -> None:
     assert best(lambda: report(models)) < 6 * best(bare)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3moe"])
-def test_shared_models_agree_with_their_names(kind: str) -> None:
-    paths = sorted((shared() / "models").glob(f"tiny-{kind}-*.gguf"))
-    if not paths:
-        pytest.skip("needs the small models of the shared folder; GGUFTOOL_SHARED names it")
+@pytest.mark.parametrize(("kind", "count"), [("llama", 7), ("qwen3moe", 2)])
+def test_models_of_the_engines_agree_with_their_names(kind: str, count: int) -> None:
+    paths = sorted((FIXTURES / "engines").glob(f"tiny-{kind}-*.gguf"))
+    assert len(paths) == count
     for path in paths:
         found = reported(path)
         kept = {"BF16", "Q8_0", "Q6_K", "Q4_K", "IQ4_XS", "IQ4_KS", "IQ5_K"}

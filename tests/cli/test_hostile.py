@@ -73,6 +73,7 @@ def assert_refused(done: Measured, name: str) -> str:
     return line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_hostile_head_is_one_line_in_no_time(case: str, tmp_path: Path) -> None:
     data, where = HOSTILE[case]
@@ -167,6 +168,7 @@ def assert_tame(output: bytes, allowed: str = "\n") -> None:
     assert not raw, sorted(map(ascii, raw))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [*NASTY.values(), b"\xff\xfe\x80", b"ok\xc3\x28"], ids=[*NASTY, "invalid", "half"])
 def test_no_text_of_a_file_reaches_a_terminal_raw(text: str | bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.gguf"
@@ -206,6 +208,7 @@ def test_no_text_of_a_file_acts_in_markdown_csv_or_rich(text: str) -> None:
     assert "[bold]" in out.getvalue() or "[bold]" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [*NASTY.values(), b"\xff\xfe"], ids=[*NASTY, "invalid"])
 def test_no_text_of_a_file_reaches_a_terminal_raw_in_errors_and_plans(text: str | bytes, tmp_path: Path) -> None:
     twice = b.tensor(text, "F32", (8,))

@@ -12,7 +12,8 @@ from gguftool.errors import PlanError
 from gguftool.format.kv import KV, ValueType, make_kv
 from gguftool.format.pattern import BadPatternError, compile_pattern
 from gguftool.model.opening import open_model
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.storage.sources.sidecars import helper_path, set_journal_path, undo_path
 from gguftool.surgery.edit import Edits, edited
 from gguftool.surgery.inputs import find_inputs, open_inputs

@@ -42,15 +42,17 @@ def run_page(folder: Path) -> list[tuple[str, str, str]]:
     return results
 
 
+@pytest.mark.slow
 def test_the_page_shows_what_its_commands_print(tmp_path: Path) -> None:
     if shutil.which("sha256sum") is None:
-        pytest.skip("sha256sum is not here; it is part of the GNU coreutils")
+        pytest.skip("no sha256sum: apt-get install coreutils")
     results = run_page(tmp_path)
     assert len(results) > 12
     for command, shown, printed in results:
         assert printed == shown, f"{command} prints\n{printed}"
 
 
+@pytest.mark.slow
 def test_nothing_that_the_page_says_fails_was_written(tmp_path: Path) -> None:
     run_page(tmp_path)
     assert not (tmp_path / "wrong.gguf").exists()

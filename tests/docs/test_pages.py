@@ -160,6 +160,7 @@ JSON_RUNS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", JSON_RUNS)
 def test_commands_print_the_reports_that_are_documented(command: str, beside_the_demo: Path) -> None:
     os.chdir("fixtures")
@@ -247,6 +248,7 @@ def beside_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/cli.md"])
 def test_pages_show_what_the_commands_print(page: str, beside_the_demo: Path) -> None:
     examples = _examples(REPO / page)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import engine
-from tests.support.paths import SHARED
+from tests.support.paths import FIXTURES
 from tests.support.smollm2 import SMOLLM2_COMMAND, SMOLLM2_SHA256, find_smollm2
 
 
@@ -32,13 +32,10 @@ def model(request: pytest.FixtureRequest) -> Path:
     """Every model in turn that real llama.cpp loads and runs."""
     if request.param == "smollm2":
         return request.getfixturevalue("smollm2")
-    path = SHARED / "models" / f"{request.param}.gguf"
-    if not path.exists():
-        pytest.skip(f"{path.name} is not in {SHARED / 'models'}; GGUFTOOL_SHARED names the folder that has models/")
-    return path
+    return FIXTURES / "engines" / f"{request.param}.gguf"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tool() -> Callable[..., str]:
     """Run the command line and return what it printed; anything but success fails the test."""
 

@@ -23,5 +23,6 @@ def greedy(path: Path) -> str:
     command = [sys.executable, str(_SCRIPT), str(path), PROMPT, str(N_TOKENS)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False, errors="replace")
     if done.returncode != 0:
-        raise EngineError(f"exit status {done.returncode}: {done.stderr[-2000:]}")
+        # The log may come after the traceback: its thread writes when it gets to run.
+        raise EngineError(f"exit status {done.returncode}: {done.stderr[-8000:]}")
     return json.loads(done.stdout.splitlines()[-1])

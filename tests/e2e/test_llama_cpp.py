@@ -11,7 +11,7 @@ import pytest
 import gguftool as api
 from tests.e2e.engine import EngineError
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 Greedy = Callable[[Path], str]
 Run = Callable[..., str]

@@ -11,14 +11,16 @@ import pytest
 import gguftool as api
 from gguftool.format.engine_facts.engines import LLAMA_CPP
 from gguftool.format.ggml import TYPES
-from tests.e2e.conftest import SHARED
+from tests.support.paths import FIXTURES
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 Greedy = Callable[[Path], str]
 Run = Callable[..., str]
 
-MODELS = SHARED / "models"
+ENGINES = FIXTURES / "engines"
+# Models made of tiny-qwen3moe-Q4_K for these tests: the name, and the type of all matrices.
+MADE = {"tiny-qwen3moe-Q8_0": "q8_0", "tiny-qwen3moe-BF16": "bf16"}
 # Models that a mix takes from, and the recipe: matrices by rule, norms and routers as all inputs have them.
 MIXES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "llama": (
@@ -38,20 +40,22 @@ MIXES: Mapping[str, tuple[tuple[str, ...], str]] = {
 }
 
 
-def _model(name: str) -> Path:
-    path = MODELS / f"{name}.gguf"
-    if not path.exists():
-        pytest.skip(f"{path.name} is not in {MODELS}; GGUFTOOL_SHARED names the folder that has models/")
-    return path
+Models = Mapping[str, Path]
 
 
-def _all_models() -> list[Path]:
-    return sorted(MODELS.glob("*.gguf"))
+@pytest.fixture(scope="module")
+def models(tool: Run, tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Every small model by its name."""
+    made, source = tmp_path_factory.mktemp("made"), ENGINES / "tiny-qwen3moe-Q4_K.gguf"
+    for name, kind in MADE.items():
+        options = ("--tensor", f".*={kind}", "--pure", "--allow-requantize", "--no-sync")
+        tool("quantize", source, *options, "-o", made / f"{name}.gguf")
+    return {path.stem: path for folder in (ENGINES, made) for path in sorted(folder.glob("*.gguf"))}
 
 
-def _forms(name: str, tmp_path: Path, tool: Run) -> Iterator[list[Path]]:
+def _forms(name: str, models: Models, tmp_path: Path, tool: Run) -> Iterator[list[Path]]:
     """The inputs of mix `name`: whole files, sets of one tensor a shard, and large shards in one folder."""
-    wholes = [_model(model) for model in MIXES[name][0]]
+    wholes = [models[model] for model in MIXES[name][0]]
     yield wholes
     sets = []
     for path in wholes:
@@ -78,16 +82,18 @@ def _check_tensors(mix: Path, sources: list[Path]) -> set[str]:
 
 
 @pytest.mark.parametrize("name", MIXES)
-def test_mixes_hold_what_their_sources_hold_and_run(name: str, tmp_path: Path, tool: Run, greedy: Greedy) -> None:
-    models, recipe = MIXES[name]
+def test_mixes_hold_what_their_sources_hold_and_run(
+    name: str, models: Models, tmp_path: Path, tool: Run, greedy: Greedy
+) -> None:
+    sources, recipe = [models[model] for model in MIXES[name][0]], MIXES[name][1]
     (tmp_path / "mix.recipe").write_text(recipe)
     outputs = []
-    for number, inputs in enumerate(_forms(name, tmp_path, tool)):
+    for number, inputs in enumerate(_forms(name, models, tmp_path, tool)):
         output = tmp_path / f"mix-{number}.gguf"
-        donor = ("--kv-from", _model(models[0]))
+        donor = ("--kv-from", sources[0])
         tool("merge", *inputs, "--recipe", tmp_path / "mix.recipe", "-o", output, *donor, "--no-sync")
         outputs.append(output)
-    engines = _check_tensors(outputs[0], [_model(model) for model in models])
+    engines = _check_tensors(outputs[0], sources)
     types = {tensor.info.type for tensor in api.open_model(outputs[0]).tensors.values()}
     assert len(types) >= 3
     assert all(filecmp.cmp(outputs[0], other, shallow=False) for other in outputs[1:])
@@ -98,11 +104,11 @@ def test_mixes_hold_what_their_sources_hold_and_run(name: str, tmp_path: Path, t
 
 @pytest.mark.parametrize("name", [name for name in MIXES if not name.endswith("-ik")])
 def test_a_mix_in_large_shards_says_what_the_mix_in_one_file_says(
-    name: str, tmp_path: Path, tool: Run, greedy: Greedy
+    name: str, models: Models, tmp_path: Path, tool: Run, greedy: Greedy
 ) -> None:
-    models, recipe = MIXES[name]
+    names, recipe = MIXES[name]
     (tmp_path / "mix.recipe").write_text(recipe)
-    arguments = (*map(_model, models), "--recipe", tmp_path / "mix.recipe", "--no-sync")
+    arguments = (*(models[model] for model in names), "--recipe", tmp_path / "mix.recipe", "--no-sync")
     tool("merge", *arguments, "-o", tmp_path / "one.gguf")
     tool("merge", *arguments, "-o", tmp_path / "set" / "mix", "--max-size", "400K")
     shards = sorted((tmp_path / "set").iterdir())
@@ -112,15 +118,13 @@ def test_a_mix_in_large_shards_says_what_the_mix_in_one_file_says(
 
 def test_sets_of_the_engines_own_gguf_split_mix(tmp_path: Path, tool: Run, greedy: Greedy) -> None:
     """Shard 2 of the one engine's set need not hold the tensor that shard 2 of the other's holds."""
-    sets = [MODELS / "sets" / "mainline-Q4_K", MODELS / "sets" / "ik-IQ4_KS"]
-    if not all(path.is_dir() for path in sets):
-        pytest.skip(f"sets/ is not in {MODELS}; GGUFTOOL_SHARED names the folder that has models/")
+    sets = [ENGINES / "sets" / "mainline-Q4_K", ENGINES / "sets" / "ik-IQ4_KS"]
     (tmp_path / "ik.recipe").write_text("attn=iq4_ks\n.*=q4_K\n")
     tool("merge", *sets, "--recipe", tmp_path / "ik.recipe", "-o", tmp_path / "ik.gguf", "--no-sync")
     assert _check_tensors(tmp_path / "ik.gguf", sets) == {"ik_llama.cpp"}
 
     (tmp_path / "ml.recipe").write_text("attn=q8_0\n.*=q4_K\n")
-    sources = [sets[0], _model("tiny-llama-Q8_0")]
+    sources = [sets[0], ENGINES / "tiny-llama-Q8_0.gguf"]
     tool("merge", *sources, "--recipe", tmp_path / "ml.recipe", "-o", tmp_path / "ml.gguf", "--no-sync")
     assert LLAMA_CPP in _check_tensors(tmp_path / "ml.gguf", sources)
     assert greedy(tmp_path / "ml.gguf")
@@ -128,15 +132,15 @@ def test_sets_of_the_engines_own_gguf_split_mix(tmp_path: Path, tool: Run, greed
 
 def test_an_engines_set_merges_into_the_model_that_it_was_split_from(tmp_path: Path, tool: Run) -> None:
     for folder, whole in (("mainline-Q4_K", "tiny-llama-Q4_K"), ("ik-IQ4_KS", "tiny-llama-IQ4_KS")):
-        tool("merge", MODELS / "sets" / folder, "-o", tmp_path / "out.gguf", "--no-sync", "--force")
-        merged, original = api.open_model(tmp_path / "out.gguf"), api.open_model(_model(whole))
+        tool("merge", ENGINES / "sets" / folder, "-o", tmp_path / "out.gguf", "--no-sync", "--force")
+        merged, original = api.open_model(tmp_path / "out.gguf"), api.open_model(ENGINES / f"{whole}.gguf")
         assert {name: tensor.extent.read() for name, tensor in merged.tensors.items()} == {
             name: tensor.extent.read() for name, tensor in original.tensors.items()
         }
 
 
 def test_a_swapped_tensor_is_run(tmp_path: Path, tool: Run, greedy: Greedy) -> None:
-    source, donor, output = _model("tiny-llama-Q4_K"), _model("tiny-llama-Q8_0"), tmp_path / "out.gguf"
+    source, donor, output = ENGINES / "tiny-llama-Q4_K.gguf", ENGINES / "tiny-llama-Q8_0.gguf", tmp_path / "out.gguf"
     tool("export", donor, "--tensor", "ffn_down", "--dtype", "f16", "-o", tmp_path / "x.safetensors", "--no-sync")
     tool("swap", source, "--from", tmp_path / "x.safetensors", "--tensor", "ffn_down", "-o", output, "--no-sync")
     types = {name: TYPES[tensor.info.type].name for name, tensor in api.open_model(output).tensors.items()}
@@ -144,22 +148,20 @@ def test_a_swapped_tensor_is_run(tmp_path: Path, tool: Run, greedy: Greedy) -> N
     assert greedy(output)
 
 
-@pytest.mark.parametrize("model", _all_models(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", sorted([*(path.stem for path in ENGINES.glob("*.gguf")), *MADE]))
 def test_an_extracted_recipe_applied_to_the_pool_of_all_gives_the_model_back(
-    model: Path, tmp_path: Path, tool: Run
+    name: str, models: Models, tmp_path: Path, tool: Run
 ) -> None:
     from gguftool.analysis.recipe_compact import extract
     from gguftool.format.recipe import render_recipe
 
-    recipe, output = tmp_path / "mix.recipe", tmp_path / "out.gguf"
+    model, recipe, output = models[name], tmp_path / "mix.recipe", tmp_path / "out.gguf"
     recipe.write_text(render_recipe(extract(api.open_model(model))))
-    others = [path for path in _all_models() if path != model]
+    others = [path for path in models.values() if path != model]
     for pool in ([*others, model], [model, *others]):
         tool("merge", *pool, "--recipe", recipe, "--kv-from", model, "-o", output, "--no-sync", "--force")
         assert filecmp.cmp(model, output, shallow=False)
 
 
-def test_there_are_models_to_extract_from() -> None:
-    if not MODELS.is_dir():
-        pytest.skip(f"{MODELS} is not there; GGUFTOOL_SHARED names the folder that has models/")
-    assert len(_all_models()) >= 11
+def test_there_are_models_to_extract_from(models: Models) -> None:
+    assert len(models) >= 11

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from gguftool.model.opening import open_model
-from tests.e2e.conftest import SHARED
+from tests.support.paths import FIXTURES
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 Greedy = Callable[[Path], str]
 Run = Callable[..., str]
@@ -18,10 +18,7 @@ Run = Callable[..., str]
 
 @pytest.mark.parametrize("kind", ["q4_K", "q6_K", "q8_0", "iq4_xs"])
 def test_the_engine_runs_what_was_quantized(tool: Run, greedy: Greedy, tmp_path: Path, kind: str) -> None:
-    source = SHARED / "models" / "tiny-llama-BF16.gguf"
-    if not source.exists():
-        pytest.skip(f"{source.name} is not in {SHARED / 'models'}; GGUFTOOL_SHARED names the folder that has models/")
-    out = tmp_path / "o.gguf"
+    source, out = FIXTURES / "engines" / "tiny-llama-BF16.gguf", tmp_path / "o.gguf"
     tool("quantize", source, "--tensor", f".*={kind}", "--pure", "-o", out)
     assert len(greedy(out)) > 0
 

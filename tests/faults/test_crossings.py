@@ -16,11 +16,14 @@ from pathlib import Path
 import pytest
 
 from gguftool.errors import ExecuteError, SourceError
-from gguftool.storage.execute import executor as executing
-from gguftool.storage.execute import resume, streaming
+from gguftool.storage.execute import run as run_module
+from gguftool.storage.execute import streaming
+from gguftool.storage.execute.copy_state import CopyState
 from gguftool.storage.execute.copying import copy_all
-from gguftool.storage.execute.executor import Options, execute
-from gguftool.storage.plan import Copy, OutputFile, Plan
+from gguftool.storage.execute.executor import execute as execute_plan
+from gguftool.storage.execute.options import Options, Sizes
+from gguftool.storage.execute.resume import read_resume
+from gguftool.storage.plan import Copy, OutputFile, Plan, Receipt
 from gguftool.storage.sources.digest import digest_all
 from gguftool.storage.sources.sidecars import helper_path
 from gguftool.storage.sources.source import Extent
@@ -38,12 +41,13 @@ class Stop(BaseException):
     """Ends a run as a signal does."""
 
 
-@pytest.fixture(autouse=True)
-def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "MIN_REQUEST", 64 * KIB)
-    monkeypatch.setattr(streaming, "MAX_REQUEST", 64 * KIB)
-    monkeypatch.setattr(resume, "STEP", 64 * KIB)
-    monkeypatch.setattr(resume, "_SHORTEST", 0.0)
+SIZES = Sizes(least_request=64 * KIB, most_request=64 * KIB, range_step=64 * KIB, range_pause=0.0)
+
+
+def execute(plan: Plan, options: Options | None = None) -> Receipt:
+    """Carry out `plan` in small steps, so that little data has many."""
+    options = options or Options()
+    return execute_plan(plan, replace(options, sizes=SIZES) if options.sizes == Sizes() else options)
 
 
 def whole(path: Path, source: SlowSource, gap: int = 0) -> Plan:
@@ -89,7 +93,7 @@ def test_what_an_earlier_run_left_survives_a_signal_before_the_journal_is_read(
         raise Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(executing, "ResumeLog", stopped)
+        patch.setattr(run_module, "ResumeJournal", stopped)
         with pytest.raises(Stop):
             execute(whole(path, SlowSource(DATA)))
     again = SlowSource(DATA)
@@ -122,7 +126,7 @@ def test_a_run_that_goes_on_and_is_given_up_leaves_no_part_of_the_earlier_one(tm
 def test_a_journal_says_nothing_of_a_part_file_that_was_made_after_it(tmp_path: Path) -> None:
     path = tmp_path / "out"
     interrupted(path)
-    last = executing.read_resume(whole(path, SlowSource(DATA))).ranges[0][-1]
+    last = read_resume(whole(path, SlowSource(DATA))).ranges[0][-1]
     helper_path(path, "part").unlink()
 
     class Backwards(SlowSource):
@@ -231,6 +235,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("allowed", [0, 1])
 @pytest.mark.parametrize(
     "line",
@@ -259,7 +264,6 @@ def test_fewer_threads_than_wanted_only_cost_time(
 
 def test_no_byte_is_written_after_the_copying_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread in a write is waited for, however slow the disk: what undoes a change writes to the same place."""
-    monkeypatch.setattr("gguftool.storage.execute.copying.GRACE", 0.1)
     real, writing, over = streaming.write_fully, threading.Event(), threading.Event()
     late: list[int] = []
 
@@ -281,10 +285,10 @@ def test_no_byte_is_written_after_the_copying_has_failed(tmp_path: Path, monkeyp
     copy = Copy(extent=Extent(source=source, offset=0, length=len(DATA)), offset=0)
     with (tmp_path / "out").open("w+b") as out:
         with pytest.raises(SourceError, match="gone"):
-            copy_all([copy], out.fileno(), jobs=2)
+            copy_all([copy], out.fileno(), CopyState(jobs=2, sizes=replace(SIZES, grace=0.1)))
         over.set()
     for thread in threading.enumerate():
-        if thread.name == "copying":
+        if thread.name == "gguftool":
             thread.join(5)
     assert writing.is_set()
     assert not late

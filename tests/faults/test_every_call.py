@@ -18,11 +18,14 @@ import pytest
 from gguftool.errors import ExecuteError, GGUFToolError, SourceError
 from gguftool.model.opening import open_model
 from gguftool.model.recovery import recover_model
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Plan
 from tests.support.consume_cases import CONSUME_CASES, ConsumeCase, assert_nothing_is_lost
 from tests.support.syscalls import FAULTS, Injector, count_calls, every_fault, killed_at
 from tests.support.writer_cases import CASES, Case, listing, options_of, run, set_up, visible
+
+pytestmark = pytest.mark.slow
 
 COUNTS: collections.Counter[str] = collections.Counter()
 INJECTED: set[str] = set()

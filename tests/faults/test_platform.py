@@ -19,7 +19,8 @@ from types import SimpleNamespace
 import pytest
 
 import gguftool
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.storage.system import fileio
 from gguftool.surgery.merge import plan_merge
 from tests.support import builders as b
@@ -45,7 +46,7 @@ def mounted(at: Path, *arguments: str) -> Iterator[Path]:
     at.mkdir()
     done = subprocess.run(["mount", *arguments, str(at)], capture_output=True, check=False)
     if done.returncode:
-        pytest.skip(f"cannot mount here: {done.stderr.decode().strip()}; needs CAP_SYS_ADMIN, loop devices, the module")
+        pytest.skip(f"cannot mount here: {done.stderr.decode().strip()}; as root: modprobe -a loop vfat")
     try:
         yield at
     finally:

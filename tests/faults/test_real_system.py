@@ -21,6 +21,8 @@ from tests.support.command import environment, one_error_line, run_gguftool
 from tests.support.mounts import mounted, needs_root
 from tests.support.strace import events, needs_strace, traced
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 
 
@@ -203,7 +205,7 @@ def test_a_disk_that_fills_up_midway_is_left_with_its_space(room: int, tmp_path:
 
 def run_gguftool_that_believes_in_space(*arguments: object) -> subprocess.CompletedProcess[bytes]:
     code = (
-        "import sys\nfrom gguftool.storage import execute\nexecute.check_space = lambda *a: None\n"
+        "import sys\nfrom gguftool.storage.execute import executor\nexecutor.check_space = lambda *a: None\n"
         "from gguftool.cli.main import main\nsys.argv[0] = 'gguftool'\nmain()"
     )
     command = [sys.executable, "-c", code, *map(str, arguments)]

@@ -27,7 +27,7 @@ from gguftool.format.kv import ByteOrder
 from gguftool.format.quants.repacks import REPACKS
 from gguftool.format.quants.types import LOOKUPS
 from tests.support import builders as b
-from tests.support.paths import shared_path
+from tests.support.paths import FIXTURES
 
 np = pytest.importorskip("numpy")
 
@@ -140,7 +140,7 @@ def zoo() -> dict[str, tuple[bytes, Any]]:
     found = {}
     for engine in ("ml", "ik"):
         quantized, source = (
-            gguftool.open_model(shared_path(f"reference/zoo/zoo-{kind}{engine}.gguf")) for kind in ("", "f32-")
+            gguftool.open_model(FIXTURES / "engines" / "zoo" / f"zoo-{kind}{engine}.gguf") for kind in ("", "f32-")
         )
         for name, tensor in quantized.tensors.items():
             assert tensor.info.dims == DIMS
@@ -308,7 +308,7 @@ def test_what_gguf_dequantizes_is_written_down() -> None:
 @pytest.mark.parametrize("name", _types_of_gguf())
 def test_libgguf_gives_the_same_floats_as_gguf(name: str) -> None:
     """Bit for bit but for which NaN it is; zeros too, with their signs where gguf keeps them."""
-    pytest.importorskip("libgguf", reason="install the extra 'quantize'")
+    pytest.importorskip("libgguf", reason="no libgguf: pip install -e '.[quantize]'")
     native = dequantize._by_libgguf(traits_of(name))
     slow = dequantize._by_gguf(traits_of(name))
     assert native is not None
@@ -330,7 +330,7 @@ def test_without_libgguf_nothing_is_lost(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_q1_0_is_that_of_libgguf() -> None:
     """The one type that libgguf knows and gguf does not: the table here must give the same."""
-    pytest.importorskip("libgguf", reason="install the extra 'quantize'")
+    pytest.importorskip("libgguf", reason="no libgguf: pip install -e '.[quantize]'")
     data = random_blocks("Q1_0", 64)
     native, table = (make(traits_of("Q1_0")) for make in (dequantize._by_libgguf, dequantize._by_lookup))
     assert native is not None
@@ -394,7 +394,7 @@ def test_big_endian_blocks_have_no_decoder() -> None:
 
 
 def test_diff_measures_all_types_of_the_reference_file() -> None:
-    models = [gguftool.open_model(shared_path(f"reference/zoo/zoo-{kind}ik.gguf")) for kind in ("f32-", "")]
+    models = [gguftool.open_model(FIXTURES / "engines" / "zoo" / f"zoo-{kind}ik.gguf") for kind in ("f32-", "")]
     report = diff_headers(*models, DiffOptions(data=DataOptions()))
     assert report.data is not None
     notes = {one.new_type: one.note for one in report.data.tensors if one.note}

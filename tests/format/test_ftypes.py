@@ -10,14 +10,14 @@ import pytest
 
 from gguftool.format import ftypes
 from gguftool.format.ggml import find_type
-from tests.support.paths import shared_path
+from tests.support.paths import FIXTURES
 
 ENGINES = {"mainline": "llama.cpp", "ik": "ik_llama.cpp"}
 
 
 @cache
 def reference() -> list[dict[str, Any]]:
-    return json.loads(shared_path("reference/ftypes.json").read_text())  # type: ignore[no-any-return]
+    return json.loads((FIXTURES / "engines" / "ftypes.json").read_text())  # type: ignore[no-any-return]
 
 
 def test_every_live_file_type_of_the_reference_has_its_name() -> None:

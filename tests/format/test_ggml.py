@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +23,7 @@ from gguftool.format.ggml import (
 from gguftool.format.quants.repacks import REPACKS
 from gguftool.format.quants.types import LOOKUPS
 from gguftool.model.opening import open_model
-from tests.support.paths import shared_path
+from tests.support.paths import FIXTURES
 
 ENGINES = {"mainline": "llama.cpp", "ik": "ik_llama.cpp"}
 FORMULAS = {"std": Formula.STD, "i2_s": Formula.I2_S, "tl2": Formula.TL2}
@@ -33,7 +31,7 @@ FORMULAS = {"std": Formula.STD, "i2_s": Formula.I2_S, "tl2": Formula.TL2}
 
 @cache
 def reference() -> list[dict[str, Any]]:
-    return json.loads(shared_path("reference/ggml-types.json").read_text())  # type: ignore[no-any-return]
+    return json.loads((FIXTURES / "engines" / "ggml-types.json").read_text())  # type: ignore[no-any-return]
 
 
 def test_every_primary_type_of_the_reference_is_in_the_table_and_right() -> None:
@@ -157,8 +155,8 @@ def test_sizes_agree_with_gguf_py_where_it_is_right() -> None:
 
 
 @pytest.mark.parametrize("name", ["zoo-ik", "zoo-ml", "zoo-f32-ik", "zoo-f32-ml"])
-def test_every_tensor_of_the_zoo_takes_the_room_its_type_says(shared: Callable[[str], Path], name: str) -> None:
-    model = open_model(shared(f"reference/zoo/{name}.gguf"))
+def test_every_tensor_of_the_zoo_takes_the_room_its_type_says(name: str) -> None:
+    model = open_model(FIXTURES / "engines" / "zoo" / f"{name}.gguf")
     header = model.files[0].header
     infos = sorted(header.tensors, key=lambda info: info.offset)
     ends = [info.offset for info in infos[1:]] + [model.files[0].source.size - header.data_offset]

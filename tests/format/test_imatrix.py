@@ -23,7 +23,7 @@ from gguftool.model.companions import open_imatrix
 from gguftool.model.opening import open_model
 from tests.support import builders as b
 from tests.support.command import run_gguftool
-from tests.support.paths import shared_path
+from tests.support.paths import FIXTURES
 
 UP, EXPERTS = "blk.0.ffn_up.weight", "blk.0.ffn_up_exps.weight"
 
@@ -139,7 +139,7 @@ def test_the_digest_is_the_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("engine", ["ml", "ik"])
 def test_real_legacy_files(engine: str) -> None:
-    path = shared_path(f"reference/zoo/zoo-f32-{engine}.gguf.imatrix.dat")
+    path = FIXTURES / "engines" / "zoo" / f"zoo-f32-{engine}.gguf.imatrix.dat"
     made, model = open_imatrix(path), open_model(path.with_name(f"zoo-f32-{engine}.gguf"))
     found = coverage_of(model, made)
     assert (found.covered, found.missing, found.misfits, found.unmatched) == (found.tensors, (), (), ())
@@ -390,6 +390,7 @@ def run(cwd: Path, *args: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [("imatrix", "show"), ("dump",), ("report",)])
 @pytest.mark.parametrize("name", ["i.dat", "i.gguf"])
 def test_show_dump_and_report_show_either_form(files: Path, command: tuple[str, ...], name: str) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -18,6 +16,7 @@ from gguftool.format.ggml import TYPES
 from gguftool.format.pattern import BadPatternError, compile_pattern, literal, number_set
 from gguftool.format.recipe import Recipe, RecipeFormat, parse_custom_q, parse_recipe, parse_tensor_types, spelling
 from tests.support.counted_work import calls_of
+from tests.support.paths import FIXTURES
 
 
 def pairs(recipe: Recipe) -> list[tuple[str, str]]:
@@ -268,8 +267,8 @@ def test_formats_are_told_apart(text: str, form: RecipeFormat) -> None:
     assert recipes.detect_format(text) is form
 
 
-def test_types_are_written_as_each_engine_compares_them(shared: Callable[[str], Path]) -> None:  # type: ignore[no-untyped-def]
-    table = json.loads(shared("reference/ggml-types.json").read_text())
+def test_types_are_written_as_each_engine_compares_them() -> None:
+    table = json.loads((FIXTURES / "engines" / "ggml-types.json").read_text())
     engines = {"mainline": LLAMA_CPP, "ik": IK_LLAMA_CPP}
     checked = 0
     for row in table:

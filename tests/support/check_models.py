@@ -9,10 +9,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from tests.support.paths import SHARED
-
 # id: elements in a block, bytes of a block, bytes before each row
 LAYOUTS = {
     0: (1, 4, 0),  # F32
@@ -140,12 +136,3 @@ def shards(folder: Path, count: int = 3, prefix: str = "m", first: File | None =
             file = File(tensors=[T(name_of)], kvs=keys)
         name.write_bytes(file.bytes())
     return names
-
-
-def shared(path: str) -> Path:
-    """A file in the reference data beside the repository; skip the test if it is missing."""
-    root = SHARED
-    found = root / path
-    if not found.exists():
-        pytest.skip(f"{found} is missing: put the shared reference data beside the repository, or set GGUFTOOL_SHARED")
-    return found

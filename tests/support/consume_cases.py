@@ -7,7 +7,8 @@ from pathlib import Path
 
 from gguftool.format.recipe import parse_any
 from gguftool.storage.execute.consume_journal import find_unfinished
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Plan, Request
 from gguftool.surgery.inputs import open_inputs
 from gguftool.surgery.merge import MergeOptions, merge_anchor, plan_merge

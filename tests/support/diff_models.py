@@ -1,34 +1,19 @@
-"""Models for the diff tests: made in memory by a GGUF writer with struct only, and the shared ones."""
+"""Models for the diff tests, made in memory by a GGUF writer with struct only."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
-from typing import Any
-
-import pytest
+from typing import Any, ClassVar
 
 from gguftool.model.model import Model, ModelFile, tensors_of
 from gguftool.model.opening import read_header
-from gguftool.storage.sources.source import stream_in_steps
-from tests.support.paths import SHARED
+from gguftool.storage.sources.source import Source
 
 U8, U32, I32, F32, BOOL, STRING, ARRAY, F64 = 0, 4, 5, 6, 7, 8, 9, 12
 CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d"}
-
-
-def shared(*parts: str) -> Path:
-    root = SHARED
-    path = root.joinpath(*parts)
-    if not path.exists():
-        pytest.skip(
-            f"{'/'.join(parts)} is not there: put the shared reference data beside the checkout, "
-            "or let GGUFTOOL_SHARED name its folder"
-        )
-    return path
 
 
 def text(value: str | bytes, order: str = "<") -> bytes:
@@ -74,13 +59,14 @@ def gguf(
 
 
 @dataclass
-class Memory:
-    """A Source over bytes that counts what is read."""
+class Memory(Source):
+    """A source over bytes that counts what is read."""
+
+    stream_step: ClassVar[int] = 1 << 16
 
     data: bytes
     name: str = "memory.gguf"
     reads: list[tuple[int, int]] = field(default_factory=list)
-    file_id: None = None
 
     @property
     def size(self) -> int:
@@ -99,15 +85,6 @@ class Memory:
     @property
     def parallelism(self) -> int:
         return 2
-
-    def stream(self, offset: int, length: int) -> Iterator[bytes]:
-        return stream_in_steps(self, offset, length, 1 << 16)
-
-    def descriptor(self) -> None:
-        return None
-
-    def check_unchanged(self) -> None:
-        return None
 
 
 def model(source: Memory | bytes) -> Model:

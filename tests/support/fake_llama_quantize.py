@@ -18,7 +18,8 @@ from gguftool.model.companions import open_imatrix
 from gguftool.model.layout import Dialect, gguf_file
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import open_model
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Plan
 from gguftool.surgery.quantize.maker import MakeOptions, Weights
 from gguftool.surgery.quantize.plan import QuantizeOptions, plan_quantize

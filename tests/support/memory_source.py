@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from gguftool.errors import SourceError
 from gguftool.storage.plan import Copy, OutputFile, Plan
-from gguftool.storage.sources.source import Extent, Source, stream_in_steps
+from gguftool.storage.sources.source import Extent, Source
 
 
 @dataclass(frozen=True)
-class MemorySource:
+class MemorySource(Source):
     """A source without a file, like a remote or a computed one."""
 
-    name: str
+    label: str
     data: bytes
+
+    stream_step: ClassVar[int] = 1 << 16
+
+    @property
+    def name(self) -> str:
+        return self.label
 
     @property
     def size(self) -> int:
@@ -27,10 +33,6 @@ class MemorySource:
     def identity(self) -> str:
         return f"memory:{self.name}:{hashlib.sha256(self.data).hexdigest()}"
 
-    @property
-    def file_id(self) -> None:
-        return None
-
     def read_at(self, offset: int, length: int) -> bytes:
         if offset + length > len(self.data):
             raise SourceError("ends early", source=self.name, offset=offset)
@@ -39,15 +41,6 @@ class MemorySource:
     @property
     def parallelism(self) -> int:
         return 2
-
-    def stream(self, offset: int, length: int) -> Iterator[bytes]:
-        return stream_in_steps(self, offset, length, 1 << 16)
-
-    def descriptor(self) -> None:
-        return None
-
-    def check_unchanged(self) -> None:
-        pass
 
 
 def copy_plan(source: Source, *targets: Path, pieces: int = 2) -> Plan:

@@ -11,7 +11,8 @@ from pathlib import Path
 import gguftool
 from gguftool.format.recipe import parse_recipe
 from gguftool.model.model import Model
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Plan
 from gguftool.surgery.inputs import open_inputs
 from gguftool.surgery.merge import MergeOptions, plan_merge

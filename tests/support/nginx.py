@@ -143,7 +143,7 @@ def free_port() -> int:
 def _program() -> str:
     found = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/local/bin")
     if found is None:
-        pytest.skip("no nginx: install Debian's package nginx-light, or put nginx on the PATH")
+        pytest.skip("no nginx: apt-get install nginx-light, or put nginx on the PATH")
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gguftool.storage.execute.executor import Options
+from gguftool.storage.execute.options import Options
 
 CHECKPOINT = 300
 

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from gguftool.errors import SourceError
+from gguftool.storage.sources.source import Source
 
 PIECE = 1 << 16
 
 
 @dataclass(eq=False)
-class SlowSource:
+class SlowSource(Source):
     """`data` with `latency` seconds per request and `rate` bytes per second and connection; fails after `fail_at`."""
 
     data: bytes
@@ -38,15 +39,12 @@ class SlowSource:
         return f"slow:{self.name}:{hashlib.sha256(self.data).hexdigest()}"
 
     @property
-    def file_id(self) -> None:
-        return None
-
-    @property
     def parallelism(self) -> int:
         return self.connections
 
-    def descriptor(self) -> None:
-        return None
+    @property
+    def is_remote(self) -> bool:
+        return True
 
     def check_unchanged(self) -> None:
         if self.fail_at is not None and self.served >= self.fail_at:

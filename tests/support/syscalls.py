@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from gguftool.storage.system import fileio, reflink
+from gguftool.storage.system import fileio
 
 _ERRORS = ("EIO", "ENOSPC", "EPERM")
 # Call -> the ways it can fail. "short": fewer bytes than requested; "zero": no bytes, as at the end of a file.
@@ -122,7 +122,6 @@ class Injector:
         places: list[tuple[Any, str, str]] = [(os, name, name) for name in FAULTS if hasattr(os, name)]
         places += [(fcntl, "flock", "flock"), (fcntl, "ioctl", "ioctl"), (fileio, "syncfs", "fsync")]
         saved = [(module, attribute, getattr(module, attribute)) for module, attribute, _ in places]
-        reflink.forget_declined()  # or the calls that share blocks are made once in all runs
         try:
             for (module, attribute, name), (_, _, real) in zip(places, saved, strict=True):
                 setattr(module, attribute, self._wrapped(name, real))

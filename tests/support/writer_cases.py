@@ -10,7 +10,8 @@ from pathlib import Path
 
 from gguftool.format.kv import ValueType, make_kv
 from gguftool.model.opening import open_model
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Plan
 from gguftool.surgery.edit import Edits, plan_edit
 from gguftool.surgery.export import plan_export

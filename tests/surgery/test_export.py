@@ -14,13 +14,14 @@ from gguftool.errors import FormatError, PlanError
 from gguftool.format.ggml import TYPES
 from gguftool.format.safetensors import SafeTensor, head_length, parse_safetensors
 from gguftool.model.model import Model
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.surgery.dequantized_source import FloatType
 from gguftool.surgery.export import plan_export
 from tests.support import builders as b
 from tests.support.command import environment, run_gguftool
 from tests.support.mix_models import SHAPES, quant
-from tests.support.paths import shared_path
+from tests.support.paths import FIXTURES
 from tests.support.peak_memory import MEASURED
 
 MIB = 1 << 20
@@ -59,7 +60,7 @@ def test_raw_bytes_are_read_by_the_real_package(tmp_path: Path) -> None:
 
 
 def test_raw_types_and_dims_come_back_of_real_ones(tmp_path: Path) -> None:
-    model = gguftool.open_model(shared_path("reference/zoo/zoo-ik.gguf"))
+    model = gguftool.open_model(FIXTURES / "engines" / "zoo" / "zoo-ik.gguf")
     found = entries(export(model, ["."], tmp_path / "x.safetensors"))
     assert {name: (entry.type_id, entry.dims) for name, entry in found.items()} == {
         name: (tensor.info.type, tensor.info.dims) for name, tensor in model.tensors.items()
@@ -253,6 +254,7 @@ def test_the_identity_of_computed_bytes_says_what_they_are(tmp_path: Path) -> No
     assert len(identities) == 6
 
 
+@pytest.mark.slow
 def test_streaming_a_gibibyte_takes_little_memory(tmp_path: Path) -> None:
     """1 GiB of F32, a hole in the file, as f16."""
     tensor = b.Tensor("x.weight", (1 << 14, 1 << 14), 0)

@@ -17,7 +17,8 @@ from gguftool.errors import ExecuteError, PlanError
 from gguftool.format.file_names import parse_shard_name
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.opening import _Group, _model_of_group, open_model, read_header
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.storage.execute.streaming import MAX_GAP
 from gguftool.storage.sources.local import open_local
 from gguftool.surgery.fetch import FetchOptions, plan_fetch, plan_fetch_files

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from gguftool.errors import PlanError
 from gguftool.format.header import parse
 from gguftool.model.opening import open_model
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.surgery.merge import MergeOptions, plan_merge
 from gguftool.surgery.split import SplitOptions, plan_split
 from tests.support import builders as b

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from gguftool.model.opening import open_model
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.surgery.merge import plan_merge
 from gguftool.surgery.split import SplitOptions, plan_split
-from tests.support.paths import SHARED, shared_path
+from tests.support.paths import FIXTURES
 
-MODELS = sorted(SHARED.glob("models/*.gguf")) + sorted(SHARED.glob("reference/zoo/*.gguf"))
+MODELS = [*sorted(FIXTURES.glob("engines/*.gguf")), *sorted(FIXTURES.glob("engines/zoo/*.gguf"))]
 SETS = {"ik-IQ4_KS": "tiny-llama-IQ4_KS.gguf", "mainline-Q4_K": "tiny-llama-Q4_K.gguf"}
 OPTIONS = [
     SplitOptions(),
@@ -22,9 +23,7 @@ OPTIONS = [
 
 
 def test_the_reference_models_are_there() -> None:
-    shared_path("models")
-    shared_path("reference/zoo")
-    assert len(MODELS) >= 15
+    assert len(MODELS) == 9 + 4
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=["per tensor", "7 tensors", "100 kB"])
@@ -41,8 +40,8 @@ def test_real_models_come_back_byte_for_byte(path: Path, options: SplitOptions, 
 
 @pytest.mark.parametrize("name", SETS)
 def test_sets_of_the_engines_merge_to_the_model_they_came_from(name: str, tmp_path: Path) -> None:
-    original = open_model(shared_path(f"models/{SETS[name]}"))
-    shards = open_model(shared_path(f"models/sets/{name}"))
+    original = open_model(FIXTURES / "engines" / SETS[name])
+    shards = open_model(FIXTURES / "engines" / "sets" / name)
     assert shards.is_complete
     execute(plan_merge([shards], tmp_path / "out.gguf"))
     merged = open_model(tmp_path / "out.gguf")

@@ -139,6 +139,7 @@ def test_a_prefix_that_ends_in_a_folder_is_refused(model: Model, prefix: str) ->
         plan_split(model, prefix)
 
 
+@pytest.mark.slow
 def test_more_shards_than_split_count_holds_are_refused(model: Model) -> None:
     tensor = next(iter(model.tensors.values()))
     many = {f"t{index}": replace(tensor, info=replace(tensor.info, name=f"t{index}")) for index in range(65_535)}

@@ -12,6 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from gguftool.analysis.diff.figures import Errors, ErrorSums, errors_between, errors_of, total
@@ -24,7 +25,7 @@ from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Model, Tensor
 from gguftool.model.roles import place_of
 from gguftool.record import record
-from gguftool.storage.system.threads import Pool
+from gguftool.storage.system.threads import Background, CancelledError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,10 +160,6 @@ class _Progress:
         self.done = max(position, self.done)
 
 
-class _Stopped(Exception):
-    """A signal for threads, not an error: another tensor failed, or the user interrupted."""
-
-
 def data_size(a: Model, b: Model, wanted: Callable[[str], bool]) -> int:
     """The bytes of A that `diff_data` compares, for progress."""
     return sum(tensor.nbytes for name, tensor in a.tensors.items() if name in b.tensors and wanted(name))
@@ -198,21 +195,19 @@ def _in_threads(pairs: Sequence[tuple[str, _Side, _Side]], options: DataOptions)
 
     def progress(nbytes: int) -> None:
         if stop.is_set():
-            raise _Stopped
+            raise CancelledError
         with lock:
             options.progress(nbytes)
 
     def measure(pair: tuple[str, _Side, _Side]) -> _Measured:
         return _compare(*pair, progress=_Progress(progress), imatrix=options.imatrix)
 
-    pool = Pool(max_workers=options.jobs or min(4, os.cpu_count() or 1))
+    jobs = options.jobs or min(4, os.cpu_count() or 1)
+    running = Background([partial(measure, pair) for pair in pairs], jobs, stop)
     try:
-        return list(pool.map(measure, pairs))
-    except BaseException:
-        stop.set()
-        raise
+        return running.wait()
     finally:
-        pool.shutdown(cancel_futures=True)
+        running.cancel()
 
 
 # --- one tensor ------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from gguftool.format.file_names import ShardName
 from gguftool.model.model import ModelFile
 from gguftool.model.opening import find_files, read_header
 from gguftool.record import record
-from gguftool.storage.sources.locate import are_remote, for_each
+from gguftool.storage.sources.locate import for_each
 from gguftool.storage.sources.source import Source
 
 _RULE_MODULES = (layers, loaders, tensors_map, shards, file, types)
@@ -171,7 +171,7 @@ def _read(members: _Members) -> tuple[list[ModelFile], tuple[Finding, ...]]:
         except (FormatError, SourceError) as error:
             return _diagnose(source, error)
 
-    found = for_each(members, read, remote=are_remote(source for source, _ in members))
+    found = for_each(members, read, remote=any(source.is_remote for source, _ in members))
     files = [part for part in found if isinstance(part, ModelFile)]
     return files, tuple(part for part in found if isinstance(part, Finding))
 

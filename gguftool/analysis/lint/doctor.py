@@ -23,8 +23,8 @@ from gguftool.format.header import MAGIC, parse, round_up
 from gguftool.format.imatrix import legacy_start
 from gguftool.model.model import ModelFile
 from gguftool.record import record, replace
-from gguftool.storage.sources.locate import is_folder, is_remote, siblings
-from gguftool.storage.sources.source import Source, as_remote
+from gguftool.storage.sources.locate import is_local_folder, is_url, siblings
+from gguftool.storage.sources.source import RemoteSource, Source
 
 HEAD_READ = 4096
 SAMPLES = 8  # places where the data behind a zeroed head is sampled
@@ -128,9 +128,9 @@ _PARTS = (
 
 def diagnose_absent(name: str, error: SourceError) -> Finding:
     """Diagnose a path that could not be opened as one or more files."""
-    if is_remote(name):
+    if is_url(name):
         return _finding("N01", without_secrets(name), error.message, "check the address; the message says what came")
-    if is_folder(name):
+    if is_local_folder(name):
         inside = _entries(name)
         parts = [entry for entry in inside if _part_of(entry)]
         if parts:
@@ -160,11 +160,10 @@ def diagnose_absent(name: str, error: SourceError) -> Finding:
 def diagnose_unreadable(source: Source, error: GGUFToolError) -> Finding:
     """Diagnose a file with a head that does not parse; for a remote file, add the server's answer."""
     found = _diagnose(source, error)
-    remote = as_remote(source)
-    if remote is None or isinstance(error, SourceError):
+    if not isinstance(source, RemoteSource) or isinstance(error, SourceError):
         return found
     first = printable(source.read_at(0, min(FIRST_SHOWN, source.size)).decode("latin-1"), 8 * FIRST_SHOWN)
-    answer = f"the server's answer: {remote.answer}; the first {FIRST_SHOWN} bytes: '{first}'"
+    answer = f"the server's answer: {source.answer}; the first {FIRST_SHOWN} bytes: '{first}'"
     return replace(found, message=f"{found.message}; {answer}")
 
 
@@ -305,7 +304,7 @@ def _bad_head(source: Source, head: bytes, error: GGUFToolError) -> Finding | No
 
 def _is_cut(source: Source) -> bool:
     """Whether the file ends inside its head."""
-    if source.size > (MAX_REFETCH if as_remote(source) else MAX_REPARSE):
+    if source.size > (MAX_REFETCH if source.is_remote else MAX_REPARSE):
         return False
     try:
         parse(source.read_at(0, source.size), 1 << 62)
@@ -339,7 +338,7 @@ def _cat(folder: str, base: str, entries: Sequence[str]) -> str:
     stem = wanted["stem"] if wanted else base
     parts = [(part["number"], entry) for entry in entries if (part := _part_of(entry)) and part["stem"] == stem]
     parts.sort(key=lambda part: (int(part[0]) if part[0].isdigit() else 0, len(part[0]), part[0]))
-    fetch = "download all parts, then " if is_remote(folder) else ""
+    fetch = "download all parts, then " if is_url(folder) else ""
     folder = "" if fetch else folder
     names = [shlex.quote(printable(os.path.join(folder, entry), 4096)) for _, entry in parts]
     shown = " ".join(names[:PARTS_LISTED]) + (" ..." if len(names) > PARTS_LISTED else "")

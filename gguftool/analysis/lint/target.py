@@ -18,7 +18,6 @@ from gguftool.format.header import TensorInfo, round_up
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.model.model import ModelFile
 from gguftool.record import record
-from gguftool.storage.sources.locate import are_remote
 
 _LAYER = re.compile(r"blk\.([0-9]{1,6})\.(.+)", re.DOTALL)
 
@@ -132,7 +131,7 @@ class LintTarget:
     @property
     def looks_into_data(self) -> bool:
         """Whether samples of data may be read; for remote files only on request, since each costs a round trip."""
-        return self.read_data or not are_remote(file.source for file in self.files)
+        return self.read_data or not any(file.source.is_remote for file in self.files)
 
     @property
     def kind(self) -> str:

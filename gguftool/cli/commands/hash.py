@@ -82,11 +82,11 @@ def write_map_beside(model: Model, *, force: bool, jobs: int | None) -> Receipt:
     from gguftool.analysis.verify import hash_files
     from gguftool.cli.shared.console import progress_bar
     from gguftool.errors import PlanError
-    from gguftool.storage.execute.executor import Options, execute
-    from gguftool.storage.sources.source import is_remote
+    from gguftool.storage.execute.executor import execute
+    from gguftool.storage.execute.options import Options
     from gguftool.surgery.tensors_map import plan_map
 
-    if any(is_remote(source) for source in model.sources):
+    if any(source.is_remote for source in model.sources):
         raise PlanError("is not local, so that no map can be written beside it; fetch it first", source=model.name)
     with progress_bar(sum(file.source.size for file in model.files)) as progress:
         hashes = hash_files(model, jobs, progress)
@@ -97,7 +97,8 @@ def write_map_beside(model: Model, *, force: bool, jobs: int | None) -> Receipt:
 
 def write_map_of(model: Model, plan: Plan, receipt: Receipt, *, force: bool) -> Receipt:
     """Write tensors.map beside the shards that `plan` made of `model`, from the hashes in their receipt."""
-    from gguftool.storage.execute.executor import Options, execute
+    from gguftool.storage.execute.executor import execute
+    from gguftool.storage.execute.options import Options
     from gguftool.surgery.tensors_map import plan_map_of_split
 
     digests = receipt.digests.files if receipt.digests is not None else ()

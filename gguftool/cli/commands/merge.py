@@ -141,13 +141,12 @@ def _verify_maps(models: Sequence[Model], plan: Plan) -> None:
     """Hash the shards that `plan` reads and a tensors.map lies beside; raise one `SourceError` for all that differ."""
     from gguftool.errors import SourceError
     from gguftool.model.companions import find_maps
-    from gguftool.storage.sources.source import is_remote
 
     bad: list[str] = []
     used = {use.name for use in plan.preview().uses}
     for model in models:
         # Hashing what is far away would fetch all of it, also what the plan does not use.
-        files = [file for file in model.files if file.source.name in used and not is_remote(file.source)]
+        files = [file for file in model.files if file.source.name in used and not file.source.is_remote]
         entries = tuple(entry for entries in find_maps(files).values() for entry in entries)
         if entries:
             bad += _differing(files, entries)

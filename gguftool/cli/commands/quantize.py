@@ -153,11 +153,11 @@ def _made_by(
 ) -> None:
     """Let an installed llama-quantize make what it is to make, then carry out the plan with that."""
     from gguftool.cli.shared.console import remark
-    from gguftool.storage.execute.preflight import check_targets, said_plainly
+    from gguftool.storage.execute.preflight import check_targets, translate_os_errors
     from gguftool.surgery.quantize.external import made_externally
     from gguftool.surgery.quantize.plan import plan_decision
 
-    with said_plainly(plan):
+    with translate_os_errors(plan):
         check_targets(plan, force=writing.force)  # before hours of work
     with made_externally(decision, job, remark) as made:
         final = plan_decision(decision.with_made(made), job.output, options)

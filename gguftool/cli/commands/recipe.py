@@ -205,7 +205,8 @@ def _show(recipe: Recipe, to: Form, output: Path | None, inputs: Sequence[Source
     from gguftool.cli.shared.console import remark, write, write_bytes
     from gguftool.errors import printable
     from gguftool.format.recipe import RecipeFormat, render_any
-    from gguftool.storage.execute.executor import Options, execute
+    from gguftool.storage.execute.executor import execute
+    from gguftool.storage.execute.options import Options
     from gguftool.storage.plan import OutputFile, Plan
 
     text = render_any(recipe, RecipeFormat(to.value)).rstrip("\n") + "\n"

@@ -138,7 +138,8 @@ def _write_page(made: Report, opened: tuple[Model, ...], path: Path, *, force: b
     """Write the page through the one executor: never over a file or a model unasked, never half of it."""
     from gguftool.cli.shared.console import show_receipt
     from gguftool.render.page.page import report_html
-    from gguftool.storage.execute.executor import Options, execute
+    from gguftool.storage.execute.executor import execute
+    from gguftool.storage.execute.options import Options
     from gguftool.storage.plan import OutputFile, Plan
 
     page = report_html(made).encode("utf-8")

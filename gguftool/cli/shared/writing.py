@@ -48,7 +48,8 @@ def carry_out(plan: Plan, writing: Writing, *, dry_run: bool, json: bool, hash_f
     """Show the plan and return None, or execute it and say what was written; `hash_files` is for the caller's use."""
     from gguftool.cli.shared.console import progress_bar, remark, show_preview, show_receipt
     from gguftool.cli.shared.signals import publishing
-    from gguftool.storage.execute.executor import Options, execute
+    from gguftool.storage.execute.executor import execute
+    from gguftool.storage.execute.options import Options
 
     preview = plan.preview()
     for text in preview.remarks:
@@ -69,7 +70,9 @@ def carry_out(plan: Plan, writing: Writing, *, dry_run: bool, json: bool, hash_f
             publishing=publishing,
         )
         receipt = execute(plan, options)
-    show_receipt(receipt if writing.hash else replace(receipt, digests=None), json=json, model=plan.gate_path.name)
+    show_receipt(
+        receipt if writing.hash else replace(receipt, digests=None), json=json, model=plan.first_shard_path.name
+    )
     return receipt
 
 

@@ -16,16 +16,19 @@ from pathlib import Path
 from gguftool.errors import ExecuteError, SourceError
 from gguftool.record import replace
 from gguftool.storage.execute.consume_journal import Consuming, consume_file, digest_in, open_consuming, real_path
+from gguftool.storage.execute.copy_state import CopyState
 from gguftool.storage.execute.copying import check_sources, shared_bytes
-from gguftool.storage.execute.fill import Options, digests_of, fill
+from gguftool.storage.execute.fill import check_sizes, sync_parts, write_outputs
+from gguftool.storage.execute.options import Options
+from gguftool.storage.execute.output_digests import digests_of
 from gguftool.storage.execute.part import PartFile, lock, refuse_busy, refuse_only_copies, remove_quietly
 from gguftool.storage.execute.preflight import check_targets, folders, free_bytes
 from gguftool.storage.execute.publish import HalfwayError, finish_set, publish_one, publish_set
 from gguftool.storage.plan import Consume, Copy, Digests, OutputFile, Plan
-from gguftool.storage.sources.local import LocalSource, stamp_of
-from gguftool.storage.sources.sidecars import helper_path, only_copy_path
+from gguftool.storage.sources.local import FileStamp, LocalSource
+from gguftool.storage.sources.sidecars import OLD, helper_path, only_copy_path
 from gguftool.storage.sources.source import Source
-from gguftool.storage.system.fileio import close_quietly, read_fully, sync_folders
+from gguftool.storage.system.fileio import WriteBack, close_quietly, read_fully, sync_folders
 from gguftool.storage.system.reflink import own_bytes
 
 _READ = 1 << 20  # bytes
@@ -44,8 +47,10 @@ def write_consuming(
     """
     if not options.sync:
         raise ExecuteError("sources can be removed only for an output that is durable, not with --no-sync")
-    if finish_set(plan.gate_path) is not None:
-        options.note(f"finished publishing the set of {plan.gate_path.name}, in which an earlier run was interrupted")
+    if finish_set(plan.first_shard_path) is not None:
+        options.note(
+            f"finished publishing the set of {plan.first_shard_path.name}, in which an earlier run was interrupted"
+        )
     with contextlib.ExitStack() as cleanup:
         cleanup.enter_context(folders(plan, sync=True))
         hold_folders(consume.freed, cleanup)
@@ -72,7 +77,7 @@ def write_consuming(
                 raise
         if options.force:  # what was replaced, where it could not be removed at once
             for output in plan.outputs:
-                remove_quietly(helper_path(output.path, "old"))
+                remove_quietly(helper_path(output.path, OLD))
         run.remove()
         return tuple(step.source.name for step in run.steps if step.frees), digests
 
@@ -107,7 +112,7 @@ def _fill_only_copies(run: Consuming, options: Options) -> None:
     is_new = [run.make_part(index) for index in range(len(outputs))]
     for index, output in enumerate(outputs):
         with run.part(index) as part:
-            fill([(part, replace(output, copies=()))], options, sync=True)
+            _write_durably(part, replace(output, copies=()), options, fresh=True)
     sync_folders([outputs[0].path.parent])
     for number, step in enumerate(run.steps):
         if _is_safe(run, number):
@@ -124,9 +129,16 @@ def _copy_step(run: Consuming, number: int, options: Options, is_new: Sequence[b
     for index, copies in run.copies_of(number):
         with run.part(index) as part:
             piece = replace(run.plan.outputs[index], head=b"", copies=copies)
-            fill([(part, piece)], options, sync=True, fresh=is_new[index])
+            _write_durably(part, piece, options, fresh=is_new[index])
             read_back(copies, part, digest)
     return digest.hexdigest()
+
+
+def _write_durably(part: PartFile, output: OutputFile, options: Options, *, fresh: bool) -> None:
+    parts = [(part, output)]
+    write_outputs(parts, CopyState.of(options, WriteBack(options.sizes.write_back)), fresh=fresh)
+    sync_parts(parts)
+    check_sizes(parts)
 
 
 def _is_safe(run: Consuming, number: int) -> bool:
@@ -234,7 +246,7 @@ def free(source: Source) -> None:
         status = os.lstat(path)
     except FileNotFoundError:
         status = None
-    if status is None or stamp_of(status) != source.stamp:
+    if status is None or FileStamp.of(status) != source.file_stamp:
         raise SourceError("is another file than was copied, and stays; put back the one that was", source=str(path))
     if status.st_nlink > 1:
         raise SourceError("has several names (hard links) now, and stays; remove it, or the others", source=str(path))

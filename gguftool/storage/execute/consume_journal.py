@@ -30,7 +30,7 @@ from gguftool.errors import ExecuteError, PlanError, SourceError, listed
 from gguftool.record import record
 from gguftool.storage.execute.part import CREATE, REOPEN, PartFile, busy, lock
 from gguftool.storage.plan import Consume, Copy, Mark, OutputFile, Plan, Request, Step
-from gguftool.storage.sources.local import LocalSource, stamp_of
+from gguftool.storage.sources.local import FileStamp, LocalSource
 from gguftool.storage.sources.sidecars import PART, consume_path, helper_path, only_copy_path
 from gguftool.storage.sources.source import Extent, Source
 from gguftool.storage.system.fileio import close_quietly, read_some, sync_file, sync_folders
@@ -43,12 +43,12 @@ _OPEN = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0
 _COPIED = re.compile(rb"copied (\d{1,9}) ([0-9a-f]{64})")
 
 
-@record
-class FreedSource:
-    """A source that is gone because its bytes are in the part files: an identity, and nothing to read."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreedSource(Source):
+    """A source that was removed because its bytes are in the part files: an identity, and nothing to read."""
 
     path: Path
-    stamp: tuple[int, int, int, int, int]
+    file_stamp: FileStamp
 
     @property
     def name(self) -> str:
@@ -58,37 +58,16 @@ class FreedSource:
     @property
     def size(self) -> int:
         """Bytes that were in it."""
-        return self.stamp[2]
+        return self.file_stamp.size
 
     @property
     def identity(self) -> str:
-        """That of the file that was removed."""
-        return "local:" + ":".join(map(str, self.stamp))
-
-    @property
-    def file_id(self) -> None:
-        """None: there is no such file."""
-        return None
-
-    @property
-    def parallelism(self) -> int:
-        """One; there is nothing to read."""
-        return 1
+        """The identity of the removed file."""
+        return "local:" + ":".join(map(str, self.file_stamp))
 
     def read_at(self, offset: int, length: int) -> NoReturn:  # noqa: ARG002 - of every source
         """Raise `SourceError`."""
         raise SourceError("was removed when its bytes were safe", source=self.name, offset=offset)
-
-    def stream(self, offset: int, length: int) -> Iterator[bytes]:
-        """Raise `SourceError`."""
-        self.read_at(offset, length)
-
-    def descriptor(self) -> None:
-        """Return None: there is no file."""
-        return
-
-    def check_unchanged(self) -> None:
-        """Do nothing: that it is gone is as it should be."""
 
 
 @record
@@ -138,7 +117,7 @@ def digest_in(head: bytes) -> str:
 def _said_source(step: Step) -> list[Any]:
     if not isinstance(step.source, LocalSource):
         raise PlanError("is not a local file; only those can make room", source=step.source.name)
-    return [str(real_path(step.source.path)), step.source.stamp, step.frees]
+    return [str(real_path(step.source.path)), step.source.file_stamp, step.frees]
 
 
 def _said_copy(copy: Copy, numbers: dict[Source, int]) -> list[int]:
@@ -222,25 +201,25 @@ def _step(entry: Any, is_copied: bool) -> Step:
     name, stamp, frees = entry
     path = Path(str(name))
     _require(len(stamp) == 5 and path.is_absolute() and isinstance(frees, bool))
-    known = tuple(_counts(stamp))
-    return Step(source=_reopened(path, known, frees=frees, is_copied=is_copied), frees=frees)  # type: ignore[arg-type]
+    known = FileStamp(*_counts(stamp))
+    return Step(source=_reopened(path, known, frees=frees, is_copied=is_copied), frees=frees)
 
 
-def _reopened(path: Path, stamp: tuple[int, int, int, int, int], *, frees: bool, is_copied: bool) -> Source:
+def _reopened(path: Path, stamp: FileStamp, *, frees: bool, is_copied: bool) -> Source:
     now = stamp_if_same(path, stamp)
     if now is None and frees and is_copied:
-        return FreedSource(path=path, stamp=stamp)
-    return LocalSource(path=path, stamp=now or stamp)  # where it is another file now, reading it says so
+        return FreedSource(path=path, file_stamp=stamp)
+    return LocalSource(path=path, file_stamp=now or stamp)  # where it is another file now, reading it says so
 
 
-def stamp_if_same(path: Path, stamp: tuple[int, int, int, int, int]) -> tuple[int, int, int, int, int] | None:
+def stamp_if_same(path: Path, stamp: FileStamp) -> FileStamp | None:
     """Return what identifies the file at `path` now, None where that is not the one that `stamp` was taken of.
 
     By inode, size and time of change. The device's number may be another after a reboot, and a file that is given
     another owner or a hard link has another ctime: with other sources gone, neither may stand in the way of going on.
     """
     try:
-        now = stamp_of(os.stat(path))
+        now = FileStamp.of(os.stat(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -375,7 +354,7 @@ class Consuming:
             if not step.frees:
                 continue
             try:
-                if not isinstance(source, LocalSource) or stamp_if_same(source.path, source.stamp) is None:
+                if not isinstance(source, LocalSource) or stamp_if_same(source.path, source.file_stamp) is None:
                     return True
             except SourceError:
                 return True

@@ -18,17 +18,16 @@ from pathlib import Path
 
 from gguftool.errors import SourceError
 from gguftool.record import record
+from gguftool.storage.execute.copy_state import CopyState
+from gguftool.storage.execute.options import Sizes
 from gguftool.storage.execute.streaming import Lane, lanes_of, part_of
 from gguftool.storage.plan import Copy
 from gguftool.storage.sources.source import Extent, Source
-from gguftool.storage.system.fileio import close_quietly, leading_hole, read_into, start_writeback, write_fully
-from gguftool.storage.system.reflink import CLONE, SERVER_COPY, attempt, clone_grid, is_served
-from gguftool.storage.system.threads import GRACE, Progress, Tally, Watch, join_all, start
+from gguftool.storage.system.fileio import close_quietly, leading_hole, read_into, write_fully
+from gguftool.storage.system.reflink import CLONE, SERVER_COPY, KernelCopies, clone_grid, is_served
+from gguftool.storage.system.threads import join_all, start
 
 BUFFER = 512 << 10  # bytes; stays in the processor's second-level cache between read and write
-_SEGMENT = 8 << 20  # bytes a thread takes at once, on this grid in the target so that no two share a page
-_PAGES = 64 << 10  # bytes; the least grid, a multiple of every system's page
-_MIN_CLONE = 64 << 10  # bytes; below, sharing blocks costs more metadata than it saves
 MAX_JOBS = 64
 
 _Segment = tuple[Copy, int]  # what one thread copies at once, and the open file that it goes to
@@ -42,67 +41,48 @@ class Work:
     target: int
 
 
-def copy_all(
-    copies: Iterable[Copy],
-    target: int,
-    *,
-    jobs: int | None = None,
-    progress: Progress = lambda nbytes: None,
-    durable: bool = False,
-    fresh: bool = False,
-) -> None:
+def copy_all(copies: Iterable[Copy], target: int, state: CopyState | None = None, *, fresh: bool = False) -> None:
     """Carry out `copies` into the open file `target`, see `copy_works`."""
-    work = Work(copies=tuple(copies), target=target)
-    copy_works([work], jobs=jobs, progress=progress, durable=durable, fresh=fresh)
+    copy_works([Work(copies=tuple(copies), target=target)], state or CopyState(), fresh=fresh)
 
 
-def copy_works(
-    works: Sequence[Work],
-    *,
-    jobs: int | None = None,
-    progress: Progress = lambda nbytes: None,
-    durable: bool = False,
-    fresh: bool = False,
-    watch: Watch | None = None,
-) -> int:
-    """Carry out `works` with up to `jobs` threads, this one among them; return how many bytes were not just shared.
+def copy_works(works: Sequence[Work], state: CopyState, *, fresh: bool = False) -> int:
+    """Carry out `works` in this thread and helpers; return how many bytes were copied, not shared.
 
-    `durable` lets the disk start early because an fsync will follow; `fresh` says that targets read as zeros where
-    nothing was written, so that holes of sources stay holes. `progress` is called in this thread only; `watch` is told
-    what has landed where, which makes sense for one work alone.
-    Raises `SourceError` where a source ends early or fails, `OSError` or `ExecuteError` where a target does.
+    `fresh`: the targets read as zeros where nothing was written, so that holes of sources stay holes. A listener of
+    `state` makes sense for one work alone.
+    Raises `SourceError` if a source ends early or fails, `OSError` or `ExecuteError` if a target does.
     """
-    tally = Tally(progress, watch)
     kinds = [(_by_kind(work.copies), work.target) for work in works]
     files = [Work(copies=tuple(copies), target=target) for (copies, _), target in kinds if copies]
-    local = _Files(files, tally, durable=durable, fresh=fresh)
+    local = _Files(files, state, fresh=fresh)
     lanes: list[Lane] = []
     helpers: list[threading.Thread] = []
     remote: list[threading.Thread] = []
     try:
         for (_, streamed), target in kinds:
             for group in lanes_of(streamed):
-                lanes.append(Lane(group, target, tally, jobs=jobs, durable=durable))
+                lanes.append(Lane(group, target, state))
         for lane in lanes:
-            if files or len(lanes) > 1 or lane.pays_threads:
+            if files or len(lanes) > 1 or lane.needs_threads:
                 remote += lane.start(MAX_JOBS)
-        helpers += local.start(jobs)
+        helpers += local.start()
         local.drain()
-        tally.wait([*helpers, *remote])
+        state.wait([*helpers, *remote])
         for lane in lanes:
             lane.drain()  # a lane of one thread or request needs no other; nor can one that could not be started
     finally:
         # The descriptor is the caller's to close: no thread that uses it may outlive this call.
-        tally.stop.set()
+        state.stop.set()
         join_all(helpers)
-        join_all(remote, GRACE)
+        join_all(remote, state.sizes.grace)
         for lane in lanes:
             lane.settle()
             lane.close()
-    if tally.error is not None:
-        raise tally.error
-    tally.report()
-    return tally.copied
+    if state.error is not None:
+        raise state.error
+    state.report()
+    return state.copied
 
 
 def _by_kind(copies: Iterable[Copy]) -> tuple[list[Copy], list[Copy]]:
@@ -118,9 +98,9 @@ def _by_kind(copies: Iterable[Copy]) -> tuple[list[Copy], list[Copy]]:
     return files, others
 
 
-def copy_extent(extent: Extent, target: int, offset: int, progress: Progress) -> None:
+def copy_extent(extent: Extent, target: int, offset: int) -> None:
     """Copy `extent` to `offset` of `target` in this thread, zeros included, as `copy_all` does."""
-    copy_all((Copy(extent=extent, offset=offset),), target, jobs=1, progress=progress)
+    copy_all((Copy(extent=extent, offset=offset),), target, CopyState(jobs=1))
 
 
 def check_sources(sources: tuple[Source, ...]) -> None:
@@ -141,9 +121,8 @@ def check_sources(sources: tuple[Source, ...]) -> None:
 class _Files:
     """The work on sources that are files: segments that a few threads take, the calling one among them."""
 
-    def __init__(self, works: Sequence[Work], tally: Tally, *, durable: bool, fresh: bool) -> None:
-        self._tally = tally
-        self._durable = durable
+    def __init__(self, works: Sequence[Work], state: CopyState, *, fresh: bool) -> None:
+        self._state = state
         self._fresh = fresh
         self._served = bool(works) and is_served(works[0].target)
         self._taking = threading.Lock()
@@ -152,12 +131,12 @@ class _Files:
         self._segments = self._cut(works)
         self._ahead: list[_Segment] = []
 
-    def start(self, jobs: int | None) -> list[threading.Thread]:
-        """Start helpers where there is more than one segment, so that they pay."""
+    def start(self) -> list[threading.Thread]:
+        """Start helpers if there is more than one segment; for one they are not worth it."""
         self._ahead = list(islice(self._segments, 2))
         if len(self._ahead) < 2:
             return []
-        return start(self._tally.guard(self.drain), min(jobs or self._parallelism, MAX_JOBS) - 1)
+        return start(self._state.guard(self.drain), min(self._state.jobs or self._parallelism, MAX_JOBS) - 1)
 
     def drain(self) -> None:
         """Copy segments until there are none."""
@@ -171,7 +150,7 @@ class _Files:
     def _take(self) -> _Segment | None:
         """Return the next segment to copy, None where there is none or the work has stopped."""
         with self._taking:
-            if self._tally.stop.is_set():
+            if self._state.stop.is_set():
                 return None
             return self._ahead.pop(0) if self._ahead else next(self._segments, None)
 
@@ -184,55 +163,57 @@ class _Files:
             for copy in work.copies:
                 rest = (copy,) if grid is None else self._clone(copy, work.target, grid)
                 for piece in rest:
-                    yield from ((segment, work.target) for segment in _segments(piece))
+                    yield from ((segment, work.target) for segment in _segments(piece, self._state.sizes.segment))
 
     def _clone(self, copy: Copy, target: int, grid: int) -> tuple[Copy, ...]:
         """Share the whole blocks of `copy` with its source; return what is left to be copied."""
-        start, length = _whole_blocks(copy, grid)
+        start, length = _whole_blocks(copy, grid, self._state.sizes.least_clone)
         if not length:
             return (copy,)
-        lent = copy.extent.source.descriptor()
-        if lent is None:
+        opened = copy.extent.source.descriptor()
+        if opened is None:
             return (copy,)
-        with lent as fd:
+        with opened as fd:
             place = copy.offset + start
             offset = copy.extent.offset + start
-            shared = attempt(CLONE, fd, offset, target, place, length, lambda: not self._tally.stop.is_set())
+            shared = self._state.kernel.attempt(
+                CLONE, (fd, offset), (target, place), length, lambda: not self._state.stop.is_set()
+            )
         if not shared:
             return (copy,)
-        self._tally.landed(place, shared, shared=True)
+        self._state.written(place, shared, shared=True)
         behind = start + shared
         return (part_of(copy, 0, start), part_of(copy, behind, copy.extent.length - behind))
 
     # --- from segments to bytes ---
 
     def _move(self, segment: Copy, target: int, buffer: memoryview) -> None:
-        lent = segment.extent.source.descriptor()
-        if lent is None:
+        opened = segment.extent.source.descriptor()
+        if opened is None:
             raise SourceError("has lost its descriptor", source=segment.extent.source.name)
-        with lent as fd:
+        with opened as fd:
             self._move_file(fd, segment, target, buffer)
-        if self._durable and not self._tally.stop.is_set():
-            start_writeback(target, segment.offset, segment.extent.length)
+        if not self._state.stop.is_set():
+            self._state.start_write_back(target, segment.offset, segment.extent.length)
 
     def _move_file(self, fd: int, segment: Copy, target: int, buffer: memoryview) -> None:
         extent = segment.extent
         done = 0
         if self._served:
-            done = attempt(SERVER_COPY, fd, extent.offset, target, segment.offset, extent.length)
-        elif self._fresh and extent.length >= _MIN_CLONE:
+            done = self._state.kernel.attempt(SERVER_COPY, (fd, extent.offset), (target, segment.offset), extent.length)
+        elif self._fresh and extent.length >= self._state.sizes.least_clone:
             done = leading_hole(fd, extent.offset, extent.length)
         if done:
-            self._tally.landed(segment.offset, done)
+            self._state.written(segment.offset, done)
             segment = part_of(segment, done, extent.length - done)
         self._read_and_write(fd, segment, target, buffer)
 
     def _read_and_write(self, fd: int, piece: Copy, target: int, buffer: memoryview) -> None:
         offset, place, left = piece.extent.offset, piece.offset, piece.extent.length
-        while left and not self._tally.stop.is_set():
+        while left and not self._state.stop.is_set():
             got = _read(piece.extent.source, fd, buffer[: min(len(buffer), left)], offset, left)
             write_fully(target, buffer[:got], place)
-            self._tally.landed(place, got)
+            self._state.written(place, got)
             offset, place, left = offset + got, place + got, left - got
 
 
@@ -251,11 +232,11 @@ def _read(source: Source, fd: int, buffer: memoryview, offset: int, left: int) -
     return got
 
 
-def _whole_blocks(copy: Copy, grid: int) -> tuple[int, int]:
-    """Return start and length of what of `copy` a file system with blocks of `grid` bytes shares; 0 if too little."""
+def _whole_blocks(copy: Copy, grid: int, least: int) -> tuple[int, int]:
+    """Find start and length of what a file system with blocks of `grid` bytes shares of `copy`; 0, 0 below `least`."""
     start = -copy.offset % grid
     length = (copy.extent.length - start) // grid * grid
-    worth = (copy.extent.offset - copy.offset) % grid == 0 and length >= _MIN_CLONE
+    worth = (copy.extent.offset - copy.offset) % grid == 0 and length >= least
     return (start, length) if worth else (0, 0)
 
 
@@ -270,24 +251,25 @@ def shared_bytes(copies: Iterable[Copy], folder: Path) -> int:
         return 0
     try:
         grid = clone_grid(fd)
-        return sum(_would_share(copy, fd, grid) for copy in copies) if grid is not None else 0
+        kernel = KernelCopies()
+        return sum(_would_share(copy, fd, grid, kernel) for copy in copies) if grid is not None else 0
     finally:
         close_quietly(fd)
 
 
-def _would_share(copy: Copy, fd: int, grid: int) -> int:
-    start, length = _whole_blocks(copy, grid)
-    lent = copy.extent.source.descriptor() if length else None
-    if lent is None:
+def _would_share(copy: Copy, fd: int, grid: int, kernel: KernelCopies) -> int:
+    start, length = _whole_blocks(copy, grid, Sizes().least_clone)
+    opened = copy.extent.source.descriptor() if length else None
+    if opened is None:
         return 0
-    with lent as source:
-        return length if attempt(CLONE, source, copy.extent.offset + start, fd, 0, grid) else 0
+    with opened as source:
+        return length if kernel.attempt(CLONE, (source, copy.extent.offset + start), (fd, 0), grid) else 0
 
 
-def _segments(copy: Copy) -> Iterator[Copy]:
-    """Cut `copy` where its target crosses the grid of segments."""
+def _segments(copy: Copy, size: int) -> Iterator[Copy]:
+    """Cut `copy` on a grid of `size` bytes in the target, so that no two threads share a page."""
     done = 0
     while done < copy.extent.length:
-        length = min(copy.extent.length - done, _SEGMENT - (copy.offset + done) % _SEGMENT)
+        length = min(copy.extent.length - done, size - (copy.offset + done) % size)
         yield part_of(copy, done, length)
         done += length

@@ -1,92 +1,56 @@
-"""How a plan is carried out, and the one way in which bytes get into a part file."""
+"""Write bytes into part files: the one way in which heads and copies of outputs get there."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
-from gguftool.record import record
+from gguftool.storage.execute.copy_state import CopyState
 from gguftool.storage.execute.copying import Work, copy_works
 from gguftool.storage.execute.part import PartFile
-from gguftool.storage.plan import Digests, OutputFile, Plan
+from gguftool.storage.plan import OutputFile
 from gguftool.storage.sources.local import open_local_even_unfinished
 from gguftool.storage.sources.source import whole
 from gguftool.storage.system.fileio import sync_file, write_fully
-from gguftool.storage.system.threads import Watch
+
+Parts = Sequence[tuple[PartFile, OutputFile]]
 
 
-@record
-class Options:
-    """How to carry out a plan.
+def write_outputs(parts: Parts, state: CopyState, *, fresh: bool = True) -> int:
+    """Write heads and copies of outputs into their parts, of several small ones at once so that no thread idles.
 
-    `force` replaces existing outputs; `sync` makes them durable before they get a name (without it a run cannot be
-    resumed); `resume` goes on from where an interrupted run of the same plan stopped; after about
-    `checkpoint` bytes, and twice as many at the most, it is noted how far the outputs are; `note` is told what a user
-    should know. `jobs` is the number of threads that copy, and of those that hash, None for as many as pay.
-    `hash_files` and `hash_parts` ask for digests in the receipt: of the outputs, and of their marks. `publishing` is
-    called when outputs begin to get their names: what a signal raises from then on still takes them back, but little is
-    left to do.
-    """
-
-    force: bool = False
-    sync: bool = True
-    resume: bool = True
-    checkpoint: int = 1 << 30
-    jobs: int | None = None
-    hash_files: bool = False
-    hash_parts: bool = False
-    progress: Callable[[int], None] = lambda nbytes: None
-    note: Callable[[str], None] = lambda text: None
-    publishing: Callable[[], None] = lambda: None
-
-
-def fill(
-    parts: Sequence[tuple[PartFile, OutputFile]],
-    options: Options,
-    *,
-    sync: bool,
-    fresh: bool = True,
-    watch: Watch | None = None,
-) -> int:
-    """Write heads and copies of outputs into their parts: of several small ones at once, so that no thread idles.
-
-    Returns how many bytes had to be written; others are shared with their sources, which takes no time. `fresh` says
-    that the parts read as zeros where nothing was written.
+    Returns how many bytes had to be written; others are shared with their sources, which takes no time. `fresh`: the
+    parts read as zeros where nothing was written.
     """
     with _naming(parts):
         for part, output in parts:
             write_fully(part.fd, output.head, 0)
-        copied = copy_works(
-            [Work(copies=output.copies, target=part.fd) for part, output in parts],
-            jobs=options.jobs,
-            progress=options.progress,
-            durable=options.sync,
-            fresh=fresh,
-            watch=watch,
-        )
-    if options.sync and sync:
-        sync_parts(parts)
+        works = [Work(copies=output.copies, target=part.fd) for part, output in parts]
+        copied = copy_works(works, state, fresh=fresh)
+    return copied + sum(len(output.head) for _, output in parts)
+
+
+def check_sizes(parts: Parts) -> None:
+    """Raise `ExecuteError` unless every part file has the size of its output."""
     for part, output in parts:
         written = os.fstat(part.fd).st_size
         if written != output.size:
             raise ExecuteError(f"is {written:,} bytes long, planned were {output.size:,}", source=str(part.path))
-    return copied + sum(len(output.head) for _, output in parts)
 
 
-def sync_parts(parts: Sequence[tuple[PartFile, OutputFile]]) -> None:
-    """Make what was written of outputs durable."""
+def sync_parts(parts: Parts) -> None:
+    """Make durable what was written to part files."""
     with _naming(parts):
         for part, _ in parts:
             sync_file(part.fd)
 
 
 @contextlib.contextmanager
-def _naming(parts: Sequence[tuple[PartFile, OutputFile]]) -> Iterator[None]:
-    """Let what the system answers name the output, or the folder of several."""
+def _naming(parts: Parts) -> Iterator[None]:
+    """Attach the output's path, or the folder of several, to OSErrors without a filename."""
     try:
         yield
     except OSError as error:
@@ -96,55 +60,11 @@ def _naming(parts: Sequence[tuple[PartFile, OutputFile]]) -> Iterator[None]:
         raise
 
 
-# --- following -----------------------------------------------------------------------------------------------------
-
-
-class Follower:
-    """Who goes along while outputs grow; this one does nothing, see `Hashing`."""
-
-    @property
-    def piece(self) -> int:
-        """How many bytes of one output to write before `reached` is called again."""
-        return sys.maxsize
-
-    def reached(self, index: int, path: Path, end: int) -> None:
-        """Take note that output `index`, now at `path`, is complete below `end`."""
-
-    def finish(self) -> Digests | None:
-        """Return the digests that were asked for, None where none were; all outputs must be complete."""
-        return None
-
-    def close(self) -> None:
-        """End what was begun."""
-
-
-def follower_of(plan: Plan, options: Options) -> Follower:
-    """Return who makes the digests that `options` ask for while outputs grow; to be closed, also after an error."""
-    if not (options.hash_files or options.hash_parts):
-        return Follower()
-    from gguftool.storage.execute.output_digests import (
-        Hashing,  # most runs hash nothing, and the library takes a while to load
-    )
-
-    return Hashing(plan, files=options.hash_files, parts=options.hash_parts, jobs=options.jobs)
-
-
-def digests_of(plan: Plan, options: Options, paths: Sequence[Path] | None = None) -> Digests | None:
-    """Return the digests of complete outputs, which lie at `paths`, or have their names already."""
-    with contextlib.closing(follower_of(plan, options)) as follower:
-        for index, output in enumerate(plan.outputs):
-            follower.reached(index, paths[index] if paths else output.path, output.size)
-        return follower.finish()
-
-
-# --- promised ------------------------------------------------------------------------------------------------------
-
-
-def refuse_other_bytes(written: Path, output: OutputFile) -> None:
-    """Raise `ExecuteError` where `output`, complete in the file `written`, has not the sha256 that it must have."""
+def verify_checksum(written: Path, output: OutputFile) -> None:
+    """Verify the expected sha256 of `output`, complete in the file `written`; raise `ExecuteError` if it differs."""
     if output.sha256 is None:
         return
-    from gguftool.storage.sources.digest import digest
+    from gguftool.storage.sources.digest import digest  # only files of the Hub have an expected checksum
 
     found = digest([whole(open_local_even_unfinished(written))])
     if found != output.sha256:

@@ -11,8 +11,11 @@ from pathlib import Path
 
 from gguftool.errors import ExecuteError, FormatError, SourceError
 from gguftool.record import record
+from gguftool.storage.execute.copy_state import CopyState
 from gguftool.storage.execute.copying import check_sources, copy_all, copy_extent
-from gguftool.storage.execute.fill import Options, digests_of, refuse_other_bytes
+from gguftool.storage.execute.fill import verify_checksum
+from gguftool.storage.execute.options import Options
+from gguftool.storage.execute.output_digests import digests_of
 from gguftool.storage.execute.part import REOPEN, busy, lock
 from gguftool.storage.execute.preflight import check_change
 from gguftool.storage.plan import Copy, OutputFile, Plan, Receipt
@@ -35,7 +38,7 @@ def change_in_place(plan: Plan, options: Options, write: Callable[[Plan, Options
     with journal_lock(output.path):
         try:
             _patch(output, options)
-            refuse_other_bytes(output.path, output)
+            verify_checksum(output.path, output)
             check_sources(tuple(source for source in plan.inputs if source != output.base))
             digests = digests_of(plan, options)
             options.publishing()
@@ -52,7 +55,7 @@ def _patch(output: OutputFile, options: Options) -> None:
     with _changing(output.path) as fd:
         if output.head:
             write_fully(fd, output.head, 0)
-        copy_all(output.copies, fd, jobs=options.jobs, progress=options.progress)
+        copy_all(output.copies, fd, CopyState.of(options))
 
 
 @contextlib.contextmanager
@@ -93,7 +96,7 @@ def _undo(target: Path) -> Journal:
         with _changing(target) as fd:
             for (offset, length), place in zip(journal.ranges, journal.old, strict=True):
                 old = Extent(source=journal.source, offset=place, length=length)
-                copy_extent(old, fd, offset, lambda nbytes: None)
+                copy_extent(old, fd, offset)
         os.unlink(journal.source.path)
         sync_folders([target.parent])
     except OSError as error:

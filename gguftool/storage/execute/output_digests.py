@@ -1,10 +1,10 @@
-"""Digests of outputs while they grow.
+"""Optional hashing of outputs while they are written.
 
 sha256 takes bytes in their order, so the digest of a file is the work of one thread, and so is that over all named
-ranges; the single ranges are hashed side by side.  What is complete of an output is hashed in threads of their own
-while the next piece is copied, and the copy waits for them at the piece after that: what they read was just written and
-comes from memory.  They read the output and not its sources, so a digest is of the bytes that are there, however they
-came there: copied, shared with a source, or written by an interrupted run before.
+ranges; single ranges are hashed side by side.  What is complete of an output is hashed in other threads while the next
+chunk is copied, and the copy waits for them at the chunk after that: they read what was just written, from memory.
+They read the output, not its sources, so a digest is of the bytes that are there, however they came there: copied,
+shared with a source, or written by an earlier run.
 """
 
 from __future__ import annotations
@@ -12,64 +12,102 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import CancelledError, Future
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from gguftool.errors import ExecuteError, SourceError
-from gguftool.storage.execute.fill import Follower
+from gguftool.record import record
+from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Digest, Digests, Plan
 from gguftool.storage.sources.digest import update
 from gguftool.storage.system.fileio import close_quietly
-from gguftool.storage.system.threads import Pool
+from gguftool.storage.system.threads import Background, CancelledError
 
-_PIECE = 256 << 20  # bytes; hashers are behind the copy by two pieces at most, which should still be in memory
 _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
-class Hashing(Follower):
-    """The digests of one run; to be closed, also after an error."""
+def digests_for(plan: Plan, options: Options) -> NullDigests:
+    """Make the digester that `options` ask for; close it, also after an error."""
+    if not (options.hash_files or options.hash_parts):
+        return NullDigests()
+    return OutputDigests(plan, options)
 
-    def __init__(self, plan: Plan, *, files: bool, parts: bool, jobs: int | None) -> None:
-        outputs = plan.outputs if files else ()
-        places = _places(plan) if parts else {}
+
+def digests_of(plan: Plan, options: Options, paths: Sequence[Path] | None = None) -> Digests | None:
+    """Hash complete outputs, which are at `paths`, or under their final names; None if `options` ask for no digest."""
+    with contextlib.closing(digests_for(plan, options)) as digests:
+        for index, output in enumerate(plan.outputs):
+            digests.update(index, paths[index] if paths else output.path, output.size)
+        return digests.finish()
+
+
+class NullDigests:
+    """The digester of a run that wants no digests."""
+
+    @property
+    def step(self) -> int:
+        """Bytes of one output to write before the next `update`."""
+        return sys.maxsize
+
+    def update(self, index: int, path: Path, end: int) -> None:
+        """Output `index`, now at `path`, is complete below `end`."""
+
+    def finish(self) -> Digests | None:
+        """Hash what is left; all outputs must be complete. None if no digest is wanted."""
+        return None
+
+    def close(self) -> None:
+        """Stop all threads and wait for them."""
+
+
+class OutputDigests(NullDigests):
+    """The digests of one run."""
+
+    def __init__(self, plan: Plan, options: Options) -> None:
+        outputs = plan.outputs if options.hash_files else ()
+        places = _places(plan) if options.hash_parts else {}
+        self._step = options.sizes.hash_step
         self._names = tuple(str(output.path) for output in outputs)
-        self._files = [_PartialDigest([_Range(index, 0, output.size)]) for index, output in enumerate(outputs)]
+        self._files = [
+            _PartialDigest([_Range(index=at, offset=0, length=each.size)]) for at, each in enumerate(outputs)
+        ]
         self._parts = {name: _PartialDigest([place]) for name, place in places.items()}
-        has_all = parts and all(output.replaces is None and output.marks is not None for output in plan.outputs)
+        has_all = options.hash_parts and all(
+            output.replaces is None and output.marks is not None for output in plan.outputs
+        )
         self._whole = _PartialDigest(places.values()) if has_all else None
         self._of_output: dict[int, list[_PartialDigest]] = {}
         for index, file in enumerate(self._files):
             self._of_output.setdefault(index, []).append(file)
         for name, place in places.items():
             self._of_output.setdefault(place.index, []).append(self._parts[name])
-        self._grown = _Grown()
+        self._grown = _GrownOutputs()
         self._new: dict[int, int] = {}
         self._new_bytes = 0
-        self._jobs = jobs or os.cpu_count() or 1
-        self._pool: Pool | None = None
-        self._running: list[Future[None]] = []
+        self._jobs = options.jobs or os.cpu_count() or 1
+        self._running: Background[None] | None = None
 
     @property
-    def piece(self) -> int:
-        """How many bytes of one output to write before `reached` is called again."""
-        return _PIECE
+    def step(self) -> int:
+        """Bytes of one output to write before the next `update`."""
+        return self._step
 
-    def reached(self, index: int, path: Path, end: int) -> None:
-        """Take note that output `index`, now at `path`, is complete below `end`."""
+    def update(self, index: int, path: Path, end: int) -> None:
+        """Output `index`, now at `path`, is complete below `end`."""
         self._new_bytes += end - self._new.get(index, self._grown.ends.get(index, 0))
         self._new[index] = end
         self._grown.paths[index] = path
-        if self._new_bytes >= _PIECE:
+        if self._new_bytes >= self._step:
             self._start_round()
 
     def finish(self) -> Digests | None:
-        """Hash what is left and return all digests, None where none were asked for; all outputs must be complete.
+        """Hash what is left; all outputs must be complete. None if no digest is wanted.
 
-        Raises `ExecuteError` where an output cannot be read back.
+        Raises `ExecuteError` if an output cannot be read back.
         """
         if not (self._of_output or self._whole):
             return None
@@ -84,39 +122,40 @@ class Hashing(Follower):
         )
 
     def close(self) -> None:
-        """Stop the threads and wait for them."""
+        """Stop all threads and wait for them."""
         self._grown.stop.set()
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        if self._running is not None:
+            self._running.cancel()
 
     def _start_round(self) -> None:
         """Wait for the round before, then start one over what is new."""
         self._wait()
         self._grown.ends |= self._new
         # Those of whole files first: they keep their cores busy while others go through the ranges.
-        followers = [follower for index in self._new for follower in self._of_output.get(index, ())]
+        digests = [digest for index in self._new for digest in self._of_output.get(index, ())]
+        if self._whole is not None:
+            digests.insert(0, self._whole)
         self._new, self._new_bytes = {}, 0
-        self._pool = self._pool or Pool(max_workers=self._jobs, thread_name_prefix="hashing")
-        whole = [self._whole] if self._whole is not None else []
-        self._running = [self._pool.submit(follower.go_on, self._grown) for follower in (*whole, *followers)]
+        calls = [partial(digest.advance, self._grown) for digest in digests]
+        self._running = Background(calls, self._jobs, self._grown.stop)
 
     def _wait(self) -> None:
-        running, self._running = self._running, []
-        for future in running:
-            future.result()
+        running, self._running = self._running, None
+        if running is not None:
+            running.wait()
 
 
 # --- one digest ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Range:
     index: int  # of the output
     offset: int
     length: int
 
 
-class _Grown:
+class _GrownOutputs:
     """Where the outputs are and how far they are complete; does not change while a round runs."""
 
     def __init__(self) -> None:
@@ -162,7 +201,7 @@ class _PartialDigest:
             raise ExecuteError("was hashed before it was complete")
         return self._sha256.hexdigest()
 
-    def go_on(self, grown: _Grown) -> None:
+    def advance(self, grown: _GrownOutputs) -> None:
         """Take in what is complete now."""
         while self._left and grown.ready(self._left[0]):
             index = self._left[0].index
@@ -170,13 +209,13 @@ class _PartialDigest:
                 while self._left and self._left[0].index == index and self._take(fd, grown):
                     pass
 
-    def _take(self, fd: int, grown: _Grown) -> bool:
+    def _take(self, fd: int, grown: _GrownOutputs) -> bool:
         """Take in what is complete of the first range; return whether that was all of it."""
         place = self._left[0]
         ready = grown.ready(place)
         update(self._sha256, fd, place.offset, ready, str(grown.paths[place.index]), grown.progress)
         if ready < place.length:
-            self._left[0] = _Range(place.index, place.offset + ready, place.length - ready)
+            self._left[0] = _Range(index=place.index, offset=place.offset + ready, length=place.length - ready)
             return False
         self._left.popleft()
         return True
@@ -185,7 +224,7 @@ class _PartialDigest:
 def _places(plan: Plan) -> dict[str, _Range]:
     """Return where each named range of `plan` lies, in the plan's sequence."""
     found = {
-        mark.name: _Range(index, mark.offset, mark.length)
+        mark.name: _Range(index=index, offset=mark.offset, length=mark.length)
         for index, output in enumerate(plan.outputs)
         for mark in output.marks or ()
     }

@@ -12,7 +12,7 @@ from pathlib import Path
 from gguftool.errors import ExecuteError
 from gguftool.storage.execute.copying import shared_bytes
 from gguftool.storage.plan import OutputFile, Plan
-from gguftool.storage.sources.sidecars import helper_path
+from gguftool.storage.sources.sidecars import PART, helper_path
 from gguftool.storage.system.fileio import sync_folders
 from gguftool.storage.system.reflink import overwrites, own_bytes
 
@@ -150,7 +150,7 @@ def free_bytes(folder: Path) -> int | None:
 
 def _left_over(target: Path) -> int:
     """Return the bytes of its own of a part file that an interrupted run left: taken over, or freed before writing."""
-    path = helper_path(target, "part")
+    path = helper_path(target, PART)
     try:
         links = os.lstat(path).st_nlink
     except FileNotFoundError:
@@ -159,7 +159,7 @@ def _left_over(target: Path) -> int:
 
 
 @contextlib.contextmanager
-def said_plainly(plan: Plan) -> Iterator[None]:
+def translate_os_errors(plan: Plan) -> Iterator[None]:
     """Turn what the system answers into an error that names the output and the way out."""
     try:
         yield

@@ -2,9 +2,9 @@
 
 One file: a link that never replaces, or an atomic rename over the old file, of which a hard link is kept until the
 folder is durable.  Several: old and new shards must never load together, also not after a crash in between.  So a set
-journal is written first (all parts are complete and durable by then); the gate, the shard from which engines start,
-moves aside first and gets its name last.  An error undoes everything; after a crash the journal lets the next writer,
-or `gguftool edit FILE --recover`, finish: a part that is still there was not yet published, whatever was interrupted.
+journal is written first (all parts are complete and durable by then); the first shard, from which engines start, moves
+aside first and gets its name last.  An error undoes everything; after a crash the journal lets the next writer, or
+`gguftool edit FILE --recover`, finish: a part that is still there was not yet published, whatever was interrupted.
 Readers refuse the set as long as the journal lies there.
 """
 
@@ -29,7 +29,7 @@ from gguftool.storage.execute.part import (
     remove_quietly,
 )
 from gguftool.storage.plan import Plan
-from gguftool.storage.sources.sidecars import ONLY_COPY, PART, helper_path, set_journal_path
+from gguftool.storage.sources.sidecars import OLD, ONLY_COPY, PART, helper_path, set_journal_path
 from gguftool.storage.system.fileio import close_quietly, sync_file, sync_folders
 
 _VERSION = "gguftool set 1"
@@ -75,7 +75,7 @@ def _sync_quietly(folder: Path, *, sync: bool) -> None:
 
 def _second_name(target: Path) -> Path | None:
     """Keep the old file by a second name; None where there is none, or the file system has no hard links."""
-    backup = helper_path(target, "old")
+    backup = helper_path(target, OLD)
     remove_quietly(backup)
     try:
         os.link(target, backup, follow_symlinks=False)
@@ -96,12 +96,12 @@ def _take_back(part: PartFile) -> None:
 
 @record
 class SetJournal:
-    """What is being published: `names` and sizes in the order of publishing, all beside `gate`.
+    """What is being published: `names` and sizes in the order of publishing, all beside `first_shard`.
 
     `replace`: files under these names are old ones, to be replaced; `suffix`: that of the part files.
     """
 
-    gate: Path
+    first_shard: Path
     names: tuple[tuple[str, int], ...]
     fingerprint: str
     replace: bool
@@ -110,33 +110,35 @@ class SetJournal:
     @property
     def path(self) -> Path:
         """Where the journal lies."""
-        return set_journal_path(self.gate)
+        return set_journal_path(self.first_shard)
 
     @property
     def targets(self) -> tuple[Path, ...]:
         """The final paths."""
-        return tuple(self.gate.parent / name for name, _ in self.names)
+        return tuple(self.first_shard.parent / name for name, _ in self.names)
 
     @property
     def aside(self) -> tuple[Path, ...]:
-        """What may have to move aside, the gate foremost."""
-        return tuple(dict.fromkeys((self.gate, *reversed(self.targets))))
+        """What may have to move aside, the first shard foremost."""
+        return tuple(dict.fromkeys((self.first_shard, *reversed(self.targets))))
 
 
 def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path | None, *, replace: bool, sync: bool) -> None:
-    """Publish several outputs; `parts` in the order of publishing, all durable, the gate's last where it is one.
+    """Publish several outputs; `parts`, all durable, in the order of publishing, the first shard's last.
 
     A journal `superseded` says nothing any more when all have their names, and goes then.
 
     Raises `HalfwayError` where the set could be neither published nor taken back; then the journal stays.
     """
-    gate = plan.gate_path
-    if any(part.target.parent != gate.parent for part in parts):
-        raise ExecuteError("the files of a set must lie in one folder", source=str(gate))
+    first_shard = plan.first_shard_path
+    if any(part.target.parent != first_shard.parent for part in parts):
+        raise ExecuteError("the files of a set must lie in one folder", source=str(first_shard))
     sizes = {output.path: output.size for output in plan.outputs}
     names = tuple((part.target.name, sizes[part.target]) for part in parts)
     suffix = ONLY_COPY if plan.consume is not None else PART
-    journal = SetJournal(gate=gate, names=names, fingerprint=plan.fingerprint, replace=replace, suffix=suffix)
+    journal = SetJournal(
+        first_shard=first_shard, names=names, fingerprint=plan.fingerprint, replace=replace, suffix=suffix
+    )
     with contextlib.ExitStack() as cleanup:
         fd = _begin(journal, cleanup, sync=sync)
         done: list[PartFile] = []
@@ -146,7 +148,7 @@ def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path | None, 
             _roll_back(journal, fd, parts, done, error)
             raise
         for path in journal.aside if replace else ():
-            remove_quietly(helper_path(path, "old"))
+            remove_quietly(helper_path(path, OLD))
         if superseded is not None:
             remove_quietly(superseded)
         try:
@@ -154,10 +156,10 @@ def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path | None, 
         except OSError as error:
             raise HalfwayError(
                 f"is complete, but its journal cannot be removed ({_reason(error)}): "
-                f"'gguftool edit {journal.gate.name} --recover' tries again",
-                source=str(gate),
+                f"'gguftool edit {journal.first_shard.name} --recover' tries again",
+                source=str(first_shard),
             ) from error
-        _sync_quietly(gate.parent, sync=sync)
+        _sync_quietly(first_shard.parent, sync=sync)
 
 
 def _end(journal: SetJournal, fd: int) -> None:
@@ -173,44 +175,44 @@ def _rename_all(journal: SetJournal, parts: Sequence[PartFile], done: list[PartF
     aside = journal.aside if journal.replace else ()
     for path in aside:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(helper_path(path, "old"))  # of a run that was killed when it was done
+            os.unlink(helper_path(path, OLD))  # of a run that was killed when it was done
     for path in aside:
         with contextlib.suppress(FileNotFoundError):
-            os.rename(path, helper_path(path, "old"))
+            os.rename(path, helper_path(path, OLD))
     for part in parts:
         publish(part.path, part.target)
         done.append(part)
-    if journal.replace and journal.gate not in journal.targets:
-        os.rename(helper_path(journal.gate, "old"), journal.gate)
+    if journal.replace and journal.first_shard not in journal.targets:
+        os.rename(helper_path(journal.first_shard, OLD), journal.first_shard)
     if sync:
-        sync_folders([journal.gate.parent])
+        sync_folders([journal.first_shard.parent])
 
 
 def _roll_back(
     journal: SetJournal, fd: int, parts: Sequence[PartFile], done: Sequence[PartFile], error: BaseException
 ) -> None:
-    """Undo `_rename_all` from any point: the gate's name is the last to come back."""
+    """Undo `_rename_all` from any point: the first shard's name is the last to come back."""
     try:
         _move_back(journal, parts, done)
         _end(journal, fd)
     except OSError as second:
         raise HalfwayError(
             f"could be neither published ({_reason(error)}) nor taken back ({_reason(second)}); all new data is "
-            f"complete and safe: 'gguftool edit {journal.gate.name} --recover' finishes",
-            source=str(journal.gate),
+            f"complete and safe: 'gguftool edit {journal.first_shard.name} --recover' finishes",
+            source=str(journal.first_shard),
         ) from error
 
 
 def _move_back(journal: SetJournal, parts: Sequence[PartFile], done: Sequence[PartFile]) -> None:
-    if done and journal.replace and journal.gate not in journal.targets:
+    if done and journal.replace and journal.first_shard not in journal.targets:
         with contextlib.suppress(FileNotFoundError):
-            os.rename(journal.gate, helper_path(journal.gate, "old"))
+            os.rename(journal.first_shard, helper_path(journal.first_shard, OLD))
     for part in reversed(parts):
         if part in done or part.is_published():
             _take_back(part)
     for path in reversed(journal.aside) if journal.replace else ():
-        if _is_there(helper_path(path, "old")):
-            os.rename(helper_path(path, "old"), path)
+        if _is_there(helper_path(path, OLD)):
+            os.rename(helper_path(path, OLD), path)
 
 
 def _is_there(path: Path) -> bool:
@@ -237,16 +239,16 @@ def _begin(journal: SetJournal, cleanup: contextlib.ExitStack, *, sync: bool) ->
     try:
         fd = os.open(journal.path, CREATE, 0o666)
     except FileExistsError:
-        raise busy(journal.gate) from None
+        raise busy(journal.first_shard) from None
     cleanup.callback(close_quietly, fd)
     try:
         if not lock(fd):
-            raise busy(journal.gate)
+            raise busy(journal.first_shard)
         while data:
             data = data[os.write(fd, data) :]
         if sync:
             sync_file(fd)
-            sync_folders([journal.gate.parent])
+            sync_folders([journal.first_shard.parent])
     except BaseException:
         remove_quietly(journal.path)
         raise
@@ -256,23 +258,23 @@ def _begin(journal: SetJournal, cleanup: contextlib.ExitStack, *, sync: bool) ->
 # --- after a crash ---------------------------------------------------------------------------------------------------
 
 
-def finish_set(gate: Path) -> SetJournal | None:
+def finish_set(first_shard: Path) -> SetJournal | None:
     """Finish publishing a set where a run was interrupted in it; None where there is nothing to finish.
 
     Raises `ExecuteError` where a living run is at it, or a foreign file has taken a name; then the journal stays.
     """
     try:
-        fd = os.open(set_journal_path(gate), REOPEN)
+        fd = os.open(set_journal_path(first_shard), REOPEN)
     except FileNotFoundError:
         return None
     try:
         if not lock(fd):
-            raise busy(gate)
-        journal = _parse(gate, _read(fd))
+            raise busy(first_shard)
+        journal = _parse(first_shard, _read(fd))
         if journal is not None:
             _roll_forward(journal)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(set_journal_path(gate))
+            os.unlink(set_journal_path(first_shard))
     finally:
         close_quietly(fd)
     return journal
@@ -288,7 +290,7 @@ def _read(fd: int) -> bytes:
     return data
 
 
-def _parse(gate: Path, data: bytes) -> SetJournal | None:
+def _parse(first_shard: Path, data: bytes) -> SetJournal | None:
     """Return the journal, or None where it was not written to its end: then nothing had been renamed."""
     if not data.endswith(b"\n"):
         return None
@@ -298,7 +300,7 @@ def _parse(gate: Path, data: bytes) -> SetJournal | None:
         said = json.loads(data)
         names = tuple((str(name), int(size)) for name, size in said["names"])
         journal = SetJournal(
-            gate=gate,
+            first_shard=first_shard,
             names=names,
             fingerprint=str(said["fingerprint"]),
             replace=said["replace"] is True,
@@ -307,14 +309,16 @@ def _parse(gate: Path, data: bytes) -> SetJournal | None:
         known = said["version"] == _VERSION and journal.suffix in (PART, ONLY_COPY)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         known = False
-    if not known or not all(_is_like(name, gate.name) for name, _ in names):
-        raise ExecuteError("is not a set journal of this gguftool, or is damaged", source=str(set_journal_path(gate)))
+    if not known or not all(_is_like(name, first_shard.name) for name, _ in names):
+        raise ExecuteError(
+            "is not a set journal of this gguftool, or is damaged", source=str(set_journal_path(first_shard))
+        )
     return journal
 
 
-def _is_like(name: str, gate: str) -> bool:
-    """Whether `name` is a file name that differs from the gate's in its digits only: no journal reaches further."""
-    return re.sub("[0-9]", "0", name) == re.sub("[0-9]", "0", gate)
+def _is_like(name: str, first_shard: str) -> bool:
+    """Whether `name` differs from the first shard's name in its digits only: no journal reaches further."""
+    return re.sub("[0-9]", "0", name) == re.sub("[0-9]", "0", first_shard)
 
 
 def _roll_forward(journal: SetJournal) -> None:
@@ -322,12 +326,12 @@ def _roll_forward(journal: SetJournal) -> None:
         part = helper_path(target, journal.suffix)
         if _is_there(part):
             _publish_left(part, target, size, replace=journal.replace)
-    old_gate = helper_path(journal.gate, "old")
-    if journal.gate not in journal.targets and _is_there(old_gate) and not _is_there(journal.gate):
-        os.rename(old_gate, journal.gate)
+    old_first = helper_path(journal.first_shard, OLD)
+    if journal.first_shard not in journal.targets and _is_there(old_first) and not _is_there(journal.first_shard):
+        os.rename(old_first, journal.first_shard)
     for path in journal.aside if journal.replace else ():
-        remove_quietly(helper_path(path, "old"))
-    sync_folders([journal.gate.parent])
+        remove_quietly(helper_path(path, OLD))
+    sync_folders([journal.first_shard.parent])
 
 
 def _publish_left(part: Path, target: Path, size: int, *, replace: bool) -> None:

@@ -20,10 +20,11 @@ from typing import Any
 
 from gguftool.errors import ExecuteError, SourceError, listed
 from gguftool.record import record
+from gguftool.storage.execute.options import Sizes
 from gguftool.storage.execute.part import CREATE, REOPEN, PartFile, remove_left_over, remove_quietly
 from gguftool.storage.execute.streaming import part_of
 from gguftool.storage.plan import Copy, OutputFile, Plan
-from gguftool.storage.sources.sidecars import helper_path
+from gguftool.storage.sources.sidecars import RESUME, helper_path
 from gguftool.storage.sources.source import ChangedError
 from gguftool.storage.system.fileio import close_quietly, read_fully, sync_file, sync_folders
 
@@ -35,7 +36,7 @@ _PROBE = 64 << 10  # bytes below a watermark or a range's end, compared with the
 
 def resume_path(plan: Plan) -> Path:
     """Return where the resume journal of `plan` lies."""
-    return helper_path(plan.outputs[0].path, "resume")
+    return helper_path(plan.outputs[0].path, RESUME)
 
 
 @record
@@ -46,7 +47,7 @@ class Done:
     ranges: Mapping[int, Sequence[tuple[int, int]]]
 
 
-class ResumeLog:
+class ResumeJournal:
     """Appends watermarks, `step` written bytes apart.
 
     `sync_data` makes all part files durable at once, where there are many; without it each is, before it is noted.
@@ -84,7 +85,7 @@ class ResumeLog:
         self._pending.clear()
         self._pending_bytes = 0
 
-    def note_ranges(self, index: int, ranges: Sequence[tuple[int, int]]) -> None:
+    def record_ranges(self, index: int, ranges: Sequence[tuple[int, int]]) -> None:
         """Record at once that these (start, end) of output `index`, durable by now, are there."""
         if ranges:
             self._append("".join(f"{index} {start} {end}\n" for start, end in ranges).encode())
@@ -105,7 +106,7 @@ class ResumeLog:
         if new:
             sync_folders([resume_path(self.plan).parent])
 
-    def go_on(self) -> None:
+    def reopen(self) -> None:
         """Open the journal that is there, to append to it."""
         self._fd = os.open(resume_path(self.plan), REOPEN | os.O_APPEND)
         os.write(self._fd, b"\n")  # ends a torn line
@@ -261,52 +262,52 @@ def worth_keeping(error: BaseException, sources: Sequence[Any]) -> bool:
 # --- landing -------------------------------------------------------------------------------------------------------
 
 
-STEP = 16 << 20  # bytes after which what has landed is made durable and noted,
-_SHORTEST, _LONGEST = 0.25, 2.0  # but not sooner than this many seconds after the last time, nor later
+_LONGEST = 2.0  # seconds after which ranges are recorded, however few bytes they have
 
 Ranges = Sequence[tuple[int, int]]
 
 
-class Landing:
-    """The watch over the part file of one output: notes its ranges in `log`."""
+class CompletedRanges:
+    """Tracks which ranges of one output are written, and records them in the resume journal."""
 
-    def __init__(self, log: ResumeLog, index: int, part: PartFile) -> None:
-        self._log = log
+    def __init__(self, journal: ResumeJournal, index: int, part: PartFile, sizes: Sizes) -> None:
+        self._journal = journal
         self._index = index
         self._part = part
-        self._step = min(STEP, log.step)
+        self._step = min(sizes.range_step, journal.step)
+        self._pause = sizes.range_pause
         self._lock = threading.Lock()
         self._starts: dict[int, int] = {}  # end -> start of what landed since the last note
         self._nbytes = 0
-        self._noted = time.monotonic()
+        self._recorded = time.monotonic()
 
-    def landed(self, offset: int, nbytes: int) -> None:
+    def on_written(self, offset: int, nbytes: int) -> None:
         """Bytes were written to the part file."""
         with self._lock:
             self._starts[offset + nbytes] = self._starts.pop(offset, offset)
             self._nbytes += nbytes
 
-    def pulse(self) -> None:
-        """Note what has landed, where it is time to."""
+    def tick(self) -> None:
+        """Record what was written, if it is time to."""
         if not self._nbytes:
             return
-        waited = time.monotonic() - self._noted
-        if waited >= (_SHORTEST if self._nbytes >= self._step else _LONGEST):
-            self.note()
+        waited = time.monotonic() - self._recorded
+        if waited >= (self._pause if self._nbytes >= self._step else _LONGEST):
+            self.record()
 
-    def note(self, *, durable: bool = False) -> None:
-        """Note what has landed, durable first; with `durable` it is that already."""
+    def record(self, *, durable: bool = False) -> None:
+        """Make durable what was written, then record it; with `durable` it is that already."""
         with self._lock:
             starts, self._starts, self._nbytes = self._starts, {}, 0
         if starts and not durable:
             sync_file(self._part.fd)
-        self._log.note_ranges(self._index, [(start, end) for end, start in starts.items()])
-        self._noted = time.monotonic()
+        self._journal.record_ranges(self._index, [(start, end) for end, start in starts.items()])
+        self._recorded = time.monotonic()
 
-    def note_quietly(self) -> None:
-        """Note what has landed before the run ends in an error; where that fails, it will be fetched again."""
+    def record_quietly(self) -> None:
+        """Record what was written before the run ends in an error; if that fails, a later run fetches it again."""
         with contextlib.suppress(OSError):
-            self.note()
+            self.record()
 
 
 def is_streamed(output: OutputFile) -> bool:

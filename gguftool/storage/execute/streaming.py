@@ -15,10 +15,12 @@ from itertools import islice
 
 from gguftool.errors import SourceError
 from gguftool.record import record
+from gguftool.storage.execute.copy_state import CopyState
+from gguftool.storage.execute.options import Sizes
 from gguftool.storage.plan import Copy
 from gguftool.storage.sources.source import Extent, Source
-from gguftool.storage.system.fileio import close_quietly, start_writeback, write_fully
-from gguftool.storage.system.threads import Tally, start
+from gguftool.storage.system.fileio import close_quietly, write_fully
+from gguftool.storage.system.threads import start
 
 
 def lanes_of(copies: Sequence[Copy]) -> tuple[tuple[Copy, ...], ...]:
@@ -32,12 +34,11 @@ def lanes_of(copies: Sequence[Copy]) -> tuple[tuple[Copy, ...], ...]:
 class Lane:
     """The requests of one kind of source, and the threads that make them."""
 
-    def __init__(self, copies: Sequence[Copy], target: int, tally: Tally, *, jobs: int | None, durable: bool) -> None:
-        self._jobs = jobs or max(copy.extent.source.parallelism for copy in copies)
-        self._requests = requests(join_runs(copies), self._jobs)
-        self._ahead: list[Run] = []
-        self._tally = tally
-        self._durable = durable
+    def __init__(self, copies: Sequence[Copy], target: int, state: CopyState) -> None:
+        self._jobs = state.jobs or max(copy.extent.source.parallelism for copy in copies)
+        self._requests = requests(join_runs(copies), self._jobs, state.sizes)
+        self._ahead: list[SourceRun] = []
+        self._state = state
         self._lock = threading.Lock()
         self._idle = threading.Condition(self._lock)
         self._writing: set[int] = set()  # threads
@@ -45,7 +46,7 @@ class Lane:
         self._fd = os.dup(target)
 
     @property
-    def pays_threads(self) -> bool:
+    def needs_threads(self) -> bool:
         """Whether there is more than one request, and more than one thread to make them."""
         with self._lock:
             if not self._ahead:
@@ -54,7 +55,7 @@ class Lane:
 
     def start(self, most: int) -> list[threading.Thread]:
         """Start the lane's threads."""
-        return start(self._tally.guard(self._help), min(self._jobs, most))
+        return start(self._state.guard(self._help), min(self._jobs, most))
 
     def drain(self) -> None:
         """Make requests until there are none."""
@@ -85,32 +86,31 @@ class Lane:
         finally:
             self.close()
 
-    def _take(self) -> Run | None:
+    def _take(self) -> SourceRun | None:
         with self._lock:
-            if self._tally.stop.is_set():
+            if self._state.stop.is_set():
                 return None
             return self._ahead.pop(0) if self._ahead else next(self._requests, None)
 
-    def _carry(self, run: Run) -> None:
+    def _carry(self, run: SourceRun) -> None:
         """Stream one run and write its copies as the bytes come."""
         writes, place = deque(run.copies), run.offset
         for data in run.source.stream(run.offset, run.length):
             for target, piece in _cut(memoryview(data), place, writes):
                 if not self._write(piece, target):
                     return
-                self._tally.landed(target, len(piece))
+                self._state.written(target, len(piece))
             place += len(data)
         if place != run.offset + run.length:  # never publish a hole because a source counted wrong
             raise SourceError(
                 f"gave {place - run.offset:,} of {run.length:,} bytes", source=run.source.name, offset=run.offset
             )
-        if self._durable:
-            for copy in run.copies:
-                start_writeback(self._fd, copy.offset, copy.extent.length)
+        for copy in run.copies:
+            self._state.start_write_back(self._fd, copy.offset, copy.extent.length)
 
     def _write(self, piece: memoryview, target: int) -> bool:
         """Write one piece; return whether it is there as a whole, which it need not be where all has stopped."""
-        stopped = self._tally.stop.is_set
+        stopped = self._state.stop.is_set
         with self._lock:
             if stopped():
                 return False
@@ -140,13 +140,11 @@ def _cut(view: memoryview, place: int, writes: deque[Copy]) -> Iterator[tuple[in
 
 
 MAX_GAP = 64 << 10  # bytes between two extents that are read through: less than a round trip costs on most lines
-MAX_REQUEST = 64 << 20  # bytes; at 15 MB/s a connection and 100 ms to the host, round trips cost 2 %
-MIN_REQUEST = 4 << 20
 _GRID = 4096  # bytes; cuts lie on it in the target, so that no two threads write to one page
 
 
 @record
-class Run:
+class SourceRun:
     """`length` bytes of `source` from `offset`, read in one go; `copies` say which of them are written where.
 
     The copies ascend in the source and do not overlap; the first starts at `offset` and the last ends with the run.
@@ -158,7 +156,7 @@ class Run:
     copies: tuple[Copy, ...]
 
 
-def join_runs(copies: Iterable[Copy]) -> tuple[Run, ...]:
+def join_runs(copies: Iterable[Copy]) -> tuple[SourceRun, ...]:
     """Join `copies` that are neighbours in their source, up to `MAX_GAP` apart; sources in the order of first use."""
     by_source: dict[int, list[Copy]] = {}  # by id: a source may be costly to hash
     for copy in copies:
@@ -167,7 +165,7 @@ def join_runs(copies: Iterable[Copy]) -> tuple[Run, ...]:
     return tuple(run for ours in by_source.values() for run in _join(ours))
 
 
-def _join(copies: list[Copy]) -> Iterator[Run]:
+def _join(copies: list[Copy]) -> Iterator[SourceRun]:
     group: list[Copy] = []
     for copy in sorted(copies, key=lambda copy: copy.extent.offset):
         if group and not 0 <= copy.extent.offset - group[-1].extent.end <= MAX_GAP:
@@ -178,24 +176,24 @@ def _join(copies: list[Copy]) -> Iterator[Run]:
         yield _run(group)
 
 
-def _run(copies: Iterable[Copy]) -> Run:
+def _run(copies: Iterable[Copy]) -> SourceRun:
     copies = tuple(copies)
     first, last = copies[0].extent, copies[-1].extent
-    return Run(source=first.source, offset=first.offset, length=last.end - first.offset, copies=copies)
+    return SourceRun(source=first.source, offset=first.offset, length=last.end - first.offset, copies=copies)
 
 
-def requests(runs: Iterable[Run], parallelism: int) -> Iterator[Run]:
+def requests(runs: Iterable[SourceRun], parallelism: int, sizes: Sizes) -> Iterator[SourceRun]:
     """Cut `runs` so that `parallelism` readers end at about the same time.
 
-    A source that computes may have a `grain` in bytes: what is worth a thread's while, where a request costs no trip.
+    A source that computes may have a `preferred_chunk`: what is worth a thread's while, where a request costs no trip.
     """
     runs = tuple(runs)
     left = sum(run.length for run in runs)
     for run in runs:
         rest = deque(run.copies)
         while rest:
-            size = left // (2 * max(1, parallelism))
-            request = _run(_take(rest, getattr(run.source, "grain", max(MIN_REQUEST, min(MAX_REQUEST, size)))))
+            usual = max(sizes.least_request, min(sizes.most_request, left // (2 * max(1, parallelism))))
+            request = _run(_take(rest, run.source.preferred_chunk or usual))
             left -= request.length
             yield request
 

@@ -6,12 +6,12 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import CancelledError
+from functools import partial
 
 from gguftool.errors import SourceError
 from gguftool.storage.sources.source import Extent
 from gguftool.storage.system.fileio import read_into
-from gguftool.storage.system.threads import Pool
+from gguftool.storage.system.threads import Background, CancelledError
 
 _BUFFER = 1 << 20  # bytes; larger ones leave the processor's cache and hash slower
 
@@ -19,31 +19,31 @@ Progress = Callable[[int], object]
 
 
 def no_progress(_nbytes: int) -> None:
-    """Take the bytes done and tell nobody."""
+    """Ignore progress."""
 
 
 def digest(extents: Iterable[Extent], progress: Progress = no_progress) -> str:
-    """Return the sha256, in hex, of the bytes of `extents` one after the other.
+    """The sha256, in hex, of the bytes of `extents` one after the other.
 
-    Raises `SourceError` where they cannot be read.
+    Raises `SourceError` if they cannot be read.
     """
     sha256 = hashlib.sha256()
     for extent in extents:
-        lent = extent.source.descriptor()
-        if lent is None:
+        fd_context = extent.source.descriptor()
+        if fd_context is None:
             for piece in extent.source.stream(extent.offset, extent.length):
                 sha256.update(piece)
                 progress(len(piece))
         else:
-            with lent as fd:
+            with fd_context as fd:
                 update(sha256, fd, extent.offset, extent.length, extent.source.name, progress)
     return sha256.hexdigest()
 
 
 def digest_once(extents: Sequence[Extent], progress: Progress = no_progress) -> tuple[list[str], str]:
-    """Return the digest of each of `extents`, and of all one after the other, of bytes that are read once.
+    """The digest of each of `extents`, and of all one after the other, from bytes that are read once.
 
-    For what comes over a network, where reading twice costs more than a core saves. Raises as `digest`.
+    For remote sources, where reading twice costs more than a second core saves. Raises as `digest` does.
     """
     total, singles = hashlib.sha256(), []
     for extent in extents:
@@ -59,28 +59,28 @@ def digest_once(extents: Sequence[Extent], progress: Progress = no_progress) -> 
 def digest_all(
     works: Sequence[Sequence[Extent]], jobs: int | None = None, progress: Progress = no_progress
 ) -> tuple[str, ...]:
-    """Return the digest of each of `works`, in their order, `jobs` at a time (default: one a core).
+    """The digest of each of `works`, in their order, `jobs` at a time (default: one a core).
 
-    An error of one of them, or a signal, ends all: none is hashed to its end then.
+    An error of one of them, or a signal, ends all at once.
     """
-    over = threading.Event()
+    stop = threading.Event()
 
     def go_on(nbytes: int) -> None:
-        if over.is_set():
+        if stop.is_set():
             raise CancelledError
         progress(nbytes)
 
-    with Pool(max_workers=jobs or os.cpu_count() or 1) as pool:
-        try:
-            return tuple(pool.map(lambda work: digest(work, go_on), works))
-        finally:
-            over.set()
+    running = Background([partial(digest, work, go_on) for work in works], jobs or os.cpu_count() or 1, stop)
+    try:
+        return tuple(running.wait())
+    finally:
+        running.cancel()
 
 
 def update(sha256: hashlib._Hash, fd: int, offset: int, length: int, name: str, progress: Progress) -> None:
-    """Take `length` bytes of an open file into `sha256`.
+    """Update `sha256` with `length` bytes of an open file.
 
-    Raises `SourceError` under `name` where they cannot be read.
+    Raises `SourceError` that names `name` if they cannot be read.
     """
     buffer = memoryview(bytearray(min(_BUFFER, length)))
     while length:

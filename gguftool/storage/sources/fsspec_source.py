@@ -1,26 +1,24 @@
 """Files behind any other scheme (s3, gs, az, sftp, memory ...), through fsspec.
 
-fsspec's file systems differ in what a short or wrong range does, and some give fewer bytes without a word. So every
-read is checked for its length, and the file is compared with what it was when a copy is done.
+fsspec's file systems differ in what they do with a wrong range, and some return fewer bytes without an error. So the
+length of every read is checked, and when a copy is done, the file is compared with what it was at opening.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from gguftool.errors import SourceError, printable
 from gguftool.storage.sources import transport
-from gguftool.storage.sources.source import AbsentError, ChangedError, stream_in_steps
+from gguftool.storage.sources.source import FIRST_READ, AbsentError, ChangedError, RemoteSource
 from gguftool.storage.sources.urls import shown
 
-FIRST_READ = 1 << 20  # bytes
-_STEP = 8 << 20  # bytes of one request
 _PARALLEL = 8
-# What file systems call the things that change when a file does.
+# Names that file systems give to what changes when a file does.
 _VERSIONS = (
     *("etag", "e_tag", "md5hash", "content_md5", "crc32c", "generation", "version_id", "versionid", "checksum"),
     *("mtime", "lastmodified", "last_modified", "updated", "created"),
@@ -29,20 +27,40 @@ _VERSIONS = (
 T = TypeVar("T")
 
 
-class FsspecSource:
-    """A file of an fsspec file system, pinned by size and what it tells of versions."""
+class FsspecSource(RemoteSource):
+    """A file of an fsspec file system, pinned by size and what the file system tells about versions."""
+
+    stream_step: ClassVar[int] = 8 << 20  # bytes of one request
 
     def __init__(self, url: str) -> None:
-        self.name = shown(url)
-        self.first_read = FIRST_READ
+        self._name = shown(url)
+        self._scheme = url.partition("://")[0]
         self._fs, self._path = _file_system(url)
         self._turn: AbstractContextManager[Any] = nullcontext() if self._fs.async_impl else threading.Lock()
-        self.size, self._version = self._status()
-        scheme = url.partition("://")[0]
-        self.answer = f"{self.size:,} bytes, through fsspec's {printable(scheme, 40)}"
+        self._size, self._version = self._status()
+
+    @property
+    def name(self) -> str:
+        """The URL without secrets."""
+        return self._name
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file when it was opened."""
+        return self._size
+
+    @property
+    def first_read(self) -> int:
+        """The default: opening fetches nothing."""
+        return FIRST_READ
+
+    @property
+    def answer(self) -> str:
+        """Size and scheme: file systems tell no more."""
+        return f"{self.size:,} bytes, through fsspec's {printable(self._scheme, 40)}"
 
     def keep_head(self, head: bytes) -> None:
-        """Keep nothing: fsspec has caches of its own."""
+        """Keep nothing: fsspec has its own caches."""
 
     @property
     def identity(self) -> str:
@@ -50,18 +68,9 @@ class FsspecSource:
         return f"fsspec:{self.name}:{self._version}:{self.size}"
 
     @property
-    def file_id(self) -> None:
-        """None: no local file."""
-        return
-
-    @property
     def parallelism(self) -> int:
-        """Several where the file system works asynchronously, else one at a time."""
+        """Several if the file system works asynchronously, else one at a time."""
         return _PARALLEL if self._fs.async_impl else 1
-
-    def descriptor(self) -> None:
-        """None: there is none to lend."""
-        return
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset`."""
@@ -84,12 +93,8 @@ class FsspecSource:
             )
         return data
 
-    def stream(self, offset: int, length: int) -> Iterator[bytes]:
-        """Yield `length` bytes from `offset`."""
-        return stream_in_steps(self, offset, length, _STEP)
-
     def check_unchanged(self) -> None:
-        """Raise `SourceError` where size or version differ from those at opening."""
+        """Raise `ChangedError` if size or version differ from those at opening."""
         now = self._status()
         if now != (self.size, self._version):
             raise ChangedError("changed since it was opened; start again", source=self.name)
@@ -105,8 +110,8 @@ class FsspecSource:
         return size, self._version_of(info)
 
     def _version_of(self, info: dict[str, Any]) -> str:
-        told = {key.lower().replace("-", "_"): value for key, value in info.items() if value}
-        parts = [f"{key}={told[key]}" for key in _VERSIONS if key in told]
+        tags = {key.lower().replace("-", "_"): value for key, value in info.items() if value}
+        parts = [f"{key}={tags[key]}" for key in _VERSIONS if key in tags]
         try:
             with self._turn:
                 parts.append(f"modified={self._fs.modified(self._path)}")
@@ -116,31 +121,31 @@ class FsspecSource:
 
     def _call(self, call: Callable[[], T]) -> T:
         with self._turn:
-            return _plainly(call, self.name)
+            return _translate_errors(call, self.name)
 
 
 def list_folder(url: str) -> tuple[str, ...]:
-    """Return the names of the files in the folder `url`, sorted."""
+    """The names of the files in the folder `url`, sorted."""
     fs, path = _file_system(url)
-    entries = _plainly(lambda: fs.ls(path, detail=True), shown(url))
+    entries = _translate_errors(lambda: fs.ls(path, detail=True), shown(url))
     return tuple(sorted(_named(url, fs, path, entry["name"]) for entry in entries if entry.get("type") == "file"))
 
 
-def matches(url: str) -> tuple[str, ...]:
-    """Return the names of the files that match the pattern `url`, sorted."""
+def glob_files(url: str) -> tuple[str, ...]:
+    """The names of the files that match the pattern `url`, sorted."""
     fs, path = _file_system(url)
-    found = _plainly(lambda: fs.glob(path, detail=True), shown(url))
+    found = _translate_errors(lambda: fs.glob(path, detail=True), shown(url))
     return tuple(sorted(_named(url, fs, path, name) for name, entry in found.items() if entry.get("type") == "file"))
 
 
-def is_folder(url: str) -> bool:
+def is_directory(url: str) -> bool:
     """Whether `url` is a folder."""
     fs, path = _file_system(url)
-    return bool(_plainly(lambda: fs.isdir(path), shown(url)))
+    return bool(_translate_errors(lambda: fs.isdir(path), shown(url)))
 
 
 def _named(url: str, fs: Any, path: str, found: str) -> str:
-    """Return the name of the path `found`, spelled as `url` spells its own `path`: with the host, where it has one."""
+    """The name of the path `found`, spelled as `url` spells its own `path`: with the host, if it has one."""
     bare = url.rstrip("/")
     if path and bare.endswith(path.rstrip("/")) and found.startswith("/") == path.startswith("/"):
         return bare.removesuffix(path.rstrip("/")) + found
@@ -166,8 +171,8 @@ def _file_system(url: str) -> tuple[Any, str]:
     return fs, path
 
 
-def _plainly(call: Callable[[], T], name: str) -> T:
-    """Call into a file system; whatever it raises becomes one line without its words: they may hold credentials."""
+def _translate_errors(call: Callable[[], T], name: str) -> T:
+    """Call into a file system; raise whatever it raises as one line without its text, which may hold credentials."""
     try:
         return call()
     except Exception as error:

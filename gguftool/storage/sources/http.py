@@ -1,8 +1,9 @@
-"""A file behind HTTP: ranges of it, by one GET each.
+"""A file behind HTTP, read by one GET for each range.
 
-Opening is the first ranged GET: its answer tells the size, the validators and, on the way through the Hub, the commit
-and the file's own hash; its body is the head that is wanted next. So nothing is asked for twice and no HEAD is sent.
-Where redirects led to is kept for the next ranges and found anew once when it is refused, as signed URLs expire.
+Opening is the first ranged GET. Its answer tells the size, the validators and, on the way through the Hub, the commit
+and the file's own hash; its body is the head, which the caller reads next. So nothing is requested twice and no HEAD is
+sent. The target of redirects is reused for the next ranges, and resolved again once when it is refused, as signed URLs
+expire.
 """
 
 from __future__ import annotations
@@ -18,23 +19,22 @@ from gguftool.storage.sources import head_cache, transport, urls
 from gguftool.storage.sources.ranges import (
     EXPIRED,
     RETRIED,
-    Part,
+    ByteRange,
     Validators,
-    beginning,
-    part_of,
+    checked_range,
+    first_bytes,
+    known_kind,
     readable,
-    recognised,
     refusal,
     size_in_refusal,
     validators_of,
 )
-from gguftool.storage.sources.retry import BRIEFLY, Effort
-from gguftool.storage.sources.source import ChangedError
-from gguftool.storage.sources.transport import BrokenError
+from gguftool.storage.sources.retry import FEW_ATTEMPTS, RetryBudget
+from gguftool.storage.sources.source import ChangedError, RemoteSource
+from gguftool.storage.sources.transport_errors import TransportError
 
-FIRST_READ = 1 << 20  # bytes; holds the head of most shards, and a good part of any vocabulary
 CONNECTIONS = 8
-_KEPT = 4 << 10  # bytes of the head that are kept for whoever looks at the beginning again
+_RETAINED = 4 << 10  # bytes of the head that stay in memory, for a second look at the beginning
 _HOPS = 10
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _AGENT = "gguftool"
@@ -42,9 +42,10 @@ _AGENT = "gguftool"
 
 @record
 class Origin:
-    """Where a file is asked for first: `url` without login, what is sent to that host alone, and how it is asked.
+    """Where a file is requested first: `url` without login, the `headers` for that host alone, and how to GET there.
 
-    `fixed` rewrites `url` once the commit is known, so that later answers are of the same one.
+    `fixed` rewrites `url` once the commit is known, so that later answers are of the same commit. `secrets` are
+    scrubbed from messages.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Origin:
 
 @record
 class Linked:
-    """What a redirect of the Hub says of the file that it leads to."""
+    """What a redirect of the Hub says about its target."""
 
     etag: str = ""
     size: str = ""
@@ -69,11 +70,11 @@ class Linked:
 class _Reply:
     answer: transport.Answer
     url: str
-    linked: Linked | None  # None where the kept address was asked, not the first one
+    linked: Linked | None  # None if the redirects' known target was asked, not the first URL
 
 
 def web_origin(url: str, name: str | None = None) -> Origin:
-    """Return the origin of a plain http or https URL; a login in it becomes a header for its host."""
+    """The origin of a plain http or https URL; a login in it becomes a header for its host."""
     bare, login = urls.without_login(url)
     headers = {"User-Agent": _AGENT}
     if login is not None:
@@ -81,13 +82,13 @@ def web_origin(url: str, name: str | None = None) -> Origin:
     return Origin(name=name or urls.shown(url), url=bare, headers=headers, secrets=urls.secrets_of(url))
 
 
-class HttpSource:
-    """A file behind HTTP, pinned to the version that was there when it was opened. Use `open_http`."""
+class HttpSource(RemoteSource):
+    """A file behind HTTP, pinned to the version that it had at opening. Use `open_http`."""
 
     def __init__(self, origin: Origin, first_read: int) -> None:
-        self.name = origin.name
-        self.first_read = first_read
-        self.size = 0
+        self._name = origin.name
+        self._size = 0
+        self._first_read = first_read
         self.commit = ""
         self._answer = ""
         self._origin = origin
@@ -96,14 +97,29 @@ class HttpSource:
         self._linked = Linked()
         self._pinned: dict[tuple[str, str, int], Validators] = {}  # by the host that gave them
         self._head = b""
-        self._from_kept = False
+        self._from_cache = False
         self._opened = False
         self._open()
         self._opened = True
 
     @property
+    def name(self) -> str:
+        """The URL without secrets, or the ``hf://`` name."""
+        return self._name
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file when it was opened."""
+        return self._size
+
+    @property
+    def first_read(self) -> int:
+        """Bytes of the head that opening fetched, or found in the cache."""
+        return self._first_read
+
+    @property
     def identity(self) -> str:
-        """Place, size and what the server says of the version: the Hub's hash or the ETag, else the date."""
+        """Place, size and version: the Hub's hash or the ETag, else the date."""
         linked = self._linked.etag
         validators = next(iter(self._pinned.values()), Validators())
         version = linked or ":".join(part for part in (self.commit, validators.text) if part)
@@ -114,41 +130,32 @@ class HttpSource:
 
     @property
     def answer(self) -> str:
-        """How the server answered at opening, and what the body is where that is known to be no model."""
-        kind = recognised(self._head[:64])
+        """How the server answered at opening, and what the body is if that is known to be no model."""
+        kind = known_kind(self._head[:64])
         return f"{self._answer}; this is {kind}" if kind else self._answer
 
     @property
-    def file_id(self) -> None:
-        """None: no local file."""
-        return
-
-    @property
     def parallelism(self) -> int:
-        """Connections that pay."""
+        """Connections."""
         return CONNECTIONS
 
     @property
     def sha256(self) -> str | None:
-        """The sha256 of the whole file as the Hub recorded it, None where it did not."""
+        """The sha256 of the whole file as the Hub recorded it, or None."""
         etag = self._linked.etag.strip('"')
         return etag if len(etag) == 64 and not set(etag) - set("0123456789abcdef") else None
-
-    def descriptor(self) -> None:
-        """None: there is none to lend."""
-        return
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset`."""
         head = self._head
         if offset + length <= len(head) and length:
-            if length > _KEPT:
-                self._head = head[:_KEPT]  # it was read to be parsed, and is not kept a second time
+            if length > _RETAINED:
+                self._head = head[:_RETAINED]  # it was read to be parsed; the parser has it now
             return head[offset : offset + length]
         return b"".join(self.stream(offset, length))
 
     def stream(self, offset: int, length: int) -> Iterator[bytes]:
-        """Yield `length` bytes from `offset` of one GET, continued from the last byte where the connection fails."""
+        """Yield `length` bytes from `offset` by one GET, resumed at the last byte if the connection fails."""
         if offset < 0 or length < 0 or offset + length > self.size:
             raise SourceError(
                 f"{length:,} bytes asked for, which reach past the end of {self.size:,} bytes",
@@ -158,9 +165,9 @@ class HttpSource:
         return self._stream(offset, offset + length)
 
     def check_unchanged(self) -> None:
-        """Ask for one byte where answers do not prove by themselves that the file is the same.
+        """Request one byte, unless the answers so far prove that the file is the same.
 
-        Every answer was held against the pinned validators; a strong ETag leaves nothing to be asked.
+        Every answer was compared with the pinned validators; a strong ETag leaves nothing open.
         """
         if self.size and not self._linked.etag and not all(pin.is_strong for pin in self._pinned.values()):
             for _ in self._stream(0, 1):
@@ -169,87 +176,87 @@ class HttpSource:
     # --- one range ---
 
     def _open(self) -> None:
-        """Ask for the head; take from the answer what the file is."""
-        kept = head_cache.find(self.name)
+        """Request the head, or one byte if it is cached; pin what the answer says about the file."""
+        kept = head_cache.load(self.name)
         if kept is not None:
             self._head = b"".join(self._stream(0, 1))
             if self._has_version and kept.identity == self.identity:
-                self._head, self.first_read, self._from_kept = kept.head, len(kept.head), True
+                self._head, self._first_read, self._from_cache = kept.head, len(kept.head), True
                 return
         self._head = b"".join(self._stream(0, self.first_read))
 
     @property
     def _has_version(self) -> bool:
-        """Whether the server says anything by which a changed file is known."""
+        """Whether the server sends anything that tells a changed file."""
         return bool(self._linked.etag or any(pin.text for pin in self._pinned.values()))
 
     def keep_head(self, head: bytes) -> None:
-        """Keep the head for a later look, where the user asks for that."""
-        if self._has_version and not self._from_kept:
-            head_cache.keep(self.name, self.identity, head)
+        """Cache the head for a later look, if the user wants that."""
+        if self._has_version and not self._from_cache:
+            head_cache.store(self.name, self.identity, head)
 
     def _stream(self, start: int, stop: int) -> Iterator[bytes]:
-        effort = Effort()
+        budget = RetryBudget()
         refused = False
         while start < stop:
-            reply = self._ask(effort, start, stop)
+            reply = self._ask(budget, start, stop)
             answer, status = reply.answer, reply.answer.status
             if status in (200, 206):
                 part = self._accept(reply, start, stop)
                 stop = min(stop, part.total)
-                for piece in self._body(reply, effort, part):
+                for piece in self._body(reply, budget, part):
                     start += len(piece)
                     yield piece
                 if start < part.stop:
-                    effort.wait(self._problem(f"the connection broke {stop - start:,} bytes early", start))
+                    budget.wait(self._problem(f"the connection broke {stop - start:,} bytes early", start))
             elif status == 416 and size_in_refusal(answer) == 0 and not self._opened:
                 answer.close()
-                self._pin(reply, Part(start=0, stop=0, total=0))
+                self._pin(reply, ByteRange(start=0, stop=0, total=0))
                 return
             else:
-                self._refused(reply, effort, start, again=refused)
+                self._refused(reply, budget, start, again=refused)
                 refused = True
 
-    def _ask(self, effort: Effort, start: int, stop: int) -> _Reply:
+    def _ask(self, budget: RetryBudget, start: int, stop: int) -> _Reply:
         while True:
             try:
-                return self._follow({"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}, effort)
-            except BrokenError as error:
+                return self._follow({"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}, budget)
+            except TransportError as error:
                 problem = self._problem(str(error), start if self._opened else None)
-                if error.is_hopeless and not self._opened:
-                    effort.wait(problem, attempts=BRIEFLY)
+                if error.is_permanent and not self._opened:
+                    budget.wait(problem, attempts=FEW_ATTEMPTS)
                 else:  # a server from which something came may be back in a moment
-                    effort.wait(problem)
+                    budget.wait(problem)
 
-    def _body(self, reply: _Reply, effort: Effort, part: Part) -> Iterator[bytes]:
-        """Yield up to as many bytes as `part` promises; return early where the connection fails."""
+    def _body(self, reply: _Reply, budget: RetryBudget, part: ByteRange) -> Iterator[bytes]:
+        """Yield at most the bytes of `part`; return early if the connection fails."""
         answer, left, done = reply.answer, part.stop - part.start, False
         try:
             for piece in answer.pieces():
                 taken = piece[:left] if len(piece) > left else piece
                 left -= len(taken)
-                effort.advance(len(taken))
+                budget.advance(len(taken))
                 yield taken
                 if len(piece) > len(taken):
                     raise self._problem("the server sends more bytes than its Content-Range says", part.stop)
                 if not left and "Content-Length" in answer.headers:
                     break
-                if effort.left <= 0:
-                    slow = f"is too slow: next to no bytes came within {effort.seconds:.0f} s"
+                if budget.left <= 0:
+                    slow = f"is too slow: next to no bytes came within {budget.seconds:.0f} s"
                     raise self._problem(f"{urls.host_of(reply.url)} {slow}", part.stop - left)
             done = not left
-        except BrokenError as error:
+        except TransportError as error:
             if "Transfer-Encoding" in answer.headers:
-                # Framing that is wrong cannot be told from a lost connection.
+                # Wrong framing cannot be told from a lost connection.
                 raise self._problem(f"a body in chunks breaks off ({error})", part.stop - left) from None
-        finally:  # also where whoever takes the pieces stops
+        finally:  # also if the consumer stops
             if done:
                 answer.release()
             else:
                 answer.close()
 
-    def _refused(self, reply: _Reply, effort: Effort, start: int, *, again: bool) -> None:
-        """Wait where asking again may help; raise what the answer says where it does not."""
+    def _refused(self, reply: _Reply, budget: RetryBudget, start: int, *, again: bool) -> None:
+        """Wait if a retry may help, else raise what the answer says."""
         status = reply.answer.status
         after = reply.answer.headers.get("Retry-After")
         total = size_in_refusal(reply.answer) if status == 416 else None
@@ -257,19 +264,19 @@ class HttpSource:
         if total is not None and self._opened and total != self.size:
             raise self._changed(f"its size was {self.size:,}, now it is {total:,}")
         if status in RETRIED or (status == 416 and not again):
-            effort.wait(problem, after)
+            budget.wait(problem, after)
             return
         raise problem
 
-    def _accept(self, reply: _Reply, start: int, stop: int) -> Part:
-        """Check that an answer is of the file that was opened, and of the asked range; pin the first one."""
+    def _accept(self, reply: _Reply, start: int, stop: int) -> ByteRange:
+        """Check that an answer is of the opened file and the requested range; pin the first one."""
         answer = reply.answer
         try:
             self._compare(reply)
-            part = part_of(answer, start, stop, self.size if self._opened or self._pinned else None)
+            part = checked_range(answer, start, stop, self.size if self._opened or self._pinned else None)
             self._pin(reply, part)
         except SourceError as error:
-            first = b"" if isinstance(error, ChangedError) else beginning(answer)
+            first = b"" if isinstance(error, ChangedError) else first_bytes(answer)
             answer.close()
             if readable(first):
                 error.message += f"; it begins '{readable(first)}'"
@@ -277,7 +284,7 @@ class HttpSource:
         return part
 
     def _compare(self, reply: _Reply) -> None:
-        """Raise where validators are others than those pinned, or the Hub leads to another version."""
+        """Raise if validators differ from those pinned, or the Hub leads to another version."""
         linked = reply.linked
         if linked is not None and self._pinned:
             for name in ("etag", "size", "commit"):
@@ -287,16 +294,16 @@ class HttpSource:
         pinned = self._pinned.get(urls.origin(reply.url))
         found = validators_of(reply.answer.headers)
         if pinned is None and self._pinned and not self._linked.etag:
-            # Another host, and nothing that holds across hosts: the validators must be equal all the same.
+            # Another host, and no hash of the Hub that holds on both: the validators must still be equal.
             pinned = next(iter(self._pinned.values()))
         what = pinned.contradicts(found) if pinned else None
         if what:
             raise self._changed(what)
 
-    def _pin(self, reply: _Reply, part: Part) -> None:
+    def _pin(self, reply: _Reply, part: ByteRange) -> None:
         with self._lock:
             if not self._pinned:
-                self.size = part.total
+                self._size = part.total
                 self._linked = reply.linked or Linked()
                 self.commit = self._linked.commit
                 self._describe(reply)
@@ -322,23 +329,23 @@ class HttpSource:
 
     # --- one address after the other ---
 
-    def _follow(self, headers: dict[str, str], effort: Effort) -> _Reply:
+    def _follow(self, headers: dict[str, str], budget: RetryBudget) -> _Reply:
         kept = self._resolved
         if kept is not None:
-            answer = self._get(kept, headers, effort)
+            answer = self._get(kept, headers, budget)
             if answer.status not in EXPIRED and answer.status not in _REDIRECTS:
                 return _Reply(answer=answer, url=kept, linked=None)
             transport.discard(answer)
             with self._lock:
                 if self._resolved == kept:
                     self._resolved = None
-        return self._from_start(headers, effort)
+        return self._from_start(headers, budget)
 
-    def _from_start(self, headers: dict[str, str], effort: Effort) -> _Reply:
+    def _from_start(self, headers: dict[str, str], budget: RetryBudget) -> _Reply:
         url = start = self._origin.url
         linked = Linked()
         for _ in range(_HOPS + 1):
-            answer = self._get(url, headers, effort)
+            answer = self._get(url, headers, budget)
             if urls.origin(url) == urls.origin(start):
                 linked = _merged(linked, answer.headers)
             location = answer.headers.get("Location", "")
@@ -353,7 +360,7 @@ class HttpSource:
                 raise self._named(error, None) from None
         raise self._problem(f"more than {_HOPS} redirects, the last to {urls.host_of(url)}", None)
 
-    def _get(self, url: str, headers: dict[str, str], effort: Effort) -> transport.Answer:
+    def _get(self, url: str, headers: dict[str, str], budget: RetryBudget) -> transport.Answer:
         at_home = urls.origin(url) == urls.origin(self._origin.url)
         sent = {"User-Agent": _AGENT, **(self._origin.headers if at_home else {}), **headers}
         pinned = self._pinned.get(urls.origin(url))
@@ -361,9 +368,9 @@ class HttpSource:
             sent["If-Range"] = pinned.etag
         getter = self._origin.getter if at_home else transport.get_by_pool
         try:
-            return transport.ask(getter, url, sent, effort.silence)
-        except BrokenError as error:
-            raise BrokenError(f"{urls.host_of(url)}: {error}", error.cause) from None
+            return transport.ask(getter, url, sent, budget.idle_timeout)
+        except TransportError as error:
+            raise TransportError(f"{urls.host_of(url)}: {error}", error.cause) from None
 
     # --- what is wrong ---
 
@@ -381,7 +388,7 @@ class HttpSource:
 
 
 def _merged(linked: Linked, headers: Mapping[str, str]) -> Linked:
-    """Return `linked` with what `headers` add; the first to say something counts."""
+    """`linked` with what `headers` add; the first value of each counts."""
     return Linked(
         etag=linked.etag or headers.get("X-Linked-ETag", "").strip()[:256],
         size=linked.size or headers.get("X-Linked-Size", "").strip(),
@@ -390,9 +397,9 @@ def _merged(linked: Linked, headers: Mapping[str, str]) -> Linked:
     )
 
 
-def open_http(origin: Origin, first_read: int = FIRST_READ) -> HttpSource:
-    """Open a file by its first ranged GET; raise `SourceError` where there is none, or the server is not to be trusted.
+def open_http(origin: Origin, first_read: int) -> HttpSource:
+    """Open a file by its first ranged GET; raise `SourceError` if there is none, or the server breaks the rules.
 
-    The head that came with it is given to the first reads.
+    The first reads get the head that came with it.
     """
     return HttpSource(origin, first_read)

@@ -1,7 +1,7 @@
 """Files on the Hugging Face Hub: ``hf://[datasets/]org/repo[@revision]/path``, through huggingface_hub.
 
 A revision is resolved to a commit once in a run, by a listing or by the first file that is opened, and everything else
-is read of that commit: the files of a set are of one snapshot. The token goes to the Hub's own host alone.
+is read at that commit: the files of a set are of one snapshot. The token goes to the Hub's own host alone.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from urllib.parse import quote, unquote, urlsplit
 from gguftool.errors import SourceError, printable
 from gguftool.record import record, replace
 from gguftool.storage.sources import transport, urls
-from gguftool.storage.sources.http import FIRST_READ, HttpSource, Origin, open_http
+from gguftool.storage.sources.http import HttpSource, Origin, open_http
 from gguftool.storage.sources.ranges import RETRIED
-from gguftool.storage.sources.retry import BRIEFLY, Effort
+from gguftool.storage.sources.retry import FEW_ATTEMPTS, RetryBudget
 from gguftool.storage.sources.source import AbsentError
-from gguftool.storage.sources.transport import BrokenError, guarded, in_time
+from gguftool.storage.sources.timeouts import call_with_timeout
+from gguftool.storage.sources.transport_errors import TransportError, translate_errors
 
 SCHEME = "hf://"
 _KINDS = ("models", "datasets", "spaces")
@@ -39,7 +40,7 @@ _PAGE = re.compile(
 _NO_REPOS = frozenset({"api", "docs", "datasets", "spaces", "models", "blog", "papers", "collections", "settings"})
 _PUBLIC = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_SNAPSHOT_SECONDS = 600.0  # for programs that run on: so long a revision means one commit
+_SNAPSHOT_SECONDS = 600.0  # how long a revision means one commit, in programs that run on
 
 
 @record
@@ -60,19 +61,15 @@ class HubPath:
 
 @record
 class Snapshot:
-    """A repository at one commit: the names of its files, sorted; none where they were not asked for."""
+    """A repository at one commit: the names of its files, sorted, or None before the first listing."""
 
     commit: str
     files: tuple[str, ...] | None
     since: float
 
 
-_snapshots: dict[tuple[str, str, str, str], Snapshot] = {}
-_lock = threading.Lock()
-
-
 def parse_hub(spec: str) -> HubPath:
-    """Take an ``hf://`` name apart; raise `SourceError` where it is none."""
+    """Split an ``hf://`` name; raise `SourceError` if it is not one."""
     match = _SPEC.fullmatch(spec)
     path = (match["path"] or "").strip("/") if match else ""
     if match is None or any(part in ("", ".", "..") for part in path.split("/") if path):
@@ -82,9 +79,9 @@ def parse_hub(spec: str) -> HubPath:
 
 
 def from_page(url: str) -> str:
-    """Return the ``hf://`` name of a page or link of the Hub; `url` itself where it is none.
+    """The ``hf://`` name of a page or link of the Hub, else `url` itself.
 
-    A link to a page (/blob/) on the public Hub becomes one to the file also where HF_ENDPOINT is another host.
+    A link to a page (/blob/) on the public Hub becomes one to the file also if HF_ENDPOINT is another host.
     """
     parts = urls.parts_of(url)
     if "@" in parts.netloc:
@@ -106,7 +103,7 @@ def from_page(url: str) -> str:
 
 
 def endpoint() -> str:
-    """Return the Hub's address: HF_ENDPOINT, else the public one."""
+    """The Hub's address: HF_ENDPOINT, else the public one; raise `SourceError` if it is no URL."""
     found = str(_library().constants.ENDPOINT)
     try:
         urls.parts_of(found)
@@ -117,21 +114,69 @@ def endpoint() -> str:
 
 
 def refuse_offline(name: str) -> None:
-    """Raise `SourceError` where the environment says that the network is not to be used."""
+    """Raise `SourceError` if the environment forbids the network."""
     if _library().constants.HF_HUB_OFFLINE:
         raise SourceError("HF_HUB_OFFLINE is set, so nothing is fetched; unset it, or name a local file", source=name)
 
 
-def open_hub(spec: str, first_read: int = FIRST_READ) -> HttpSource:
-    """Open a file on the Hub at the commit that its revision has in this run."""
-    place = parse_hub(spec)
-    if not place.path:
-        raise SourceError("is a repository; expected a file in it", source=spec)
-    known = _known(place)
-    revision = known.commit if known else place.revision or "main"
+class Hub:
+    """The repositories of the Hub; one object sees one commit of each revision."""
+
+    def __init__(self) -> None:
+        self._snapshots: dict[tuple[str, str, str, str], Snapshot] = {}
+        self._lock = threading.Lock()
+
+    def open(self, spec: str, first_read: int) -> HttpSource:
+        """Open a file at the commit that its revision has in this run."""
+        place = parse_hub(spec)
+        if not place.path:
+            raise SourceError("is a repository; expected a file in it", source=spec)
+        known = self._known(place)
+        source = open_http(_origin(place, known.commit if known else place.revision or "main"), first_read)
+        if known is None and _COMMIT.fullmatch(source.commit):
+            found = Snapshot(commit=source.commit, files=None, since=time.monotonic())
+            with self._lock:
+                self._snapshots.setdefault(_key(place), found)
+        return source
+
+    def list(self, spec: str) -> tuple[str, ...]:
+        """The names of all files of the repository of `spec`, as ``hf://`` names with its revision."""
+        place = parse_hub(spec)
+        return tuple(str(replace(place, path=path)) for path in self._listing(place))
+
+    def glob(self, spec: str) -> tuple[str, ...]:
+        """The names that match the pattern `spec`; ``*`` does not cross a slash."""
+        place = parse_hub(spec)
+        wanted = place.path.split("/")
+        return tuple(
+            str(replace(place, path=path))
+            for path in self._listing(place)
+            if len(parts := path.split("/")) == len(wanted)
+            and all(fnmatch.fnmatchcase(part, pattern) for part, pattern in zip(parts, wanted, strict=True))
+        )
+
+    def _known(self, place: HubPath) -> Snapshot | None:
+        with self._lock:
+            known = self._snapshots.get(_key(place))
+            return known if known and time.monotonic() - known.since < _SNAPSHOT_SECONDS else None
+
+    def _listing(self, place: HubPath) -> tuple[str, ...]:
+        known = self._known(place)
+        if known is None or known.files is None:
+            known = _ask_listing(place, known.commit if known else place.revision or "main")
+            with self._lock:
+                self._snapshots[_key(place)] = known
+        return known.files or ()
+
+
+def _key(place: HubPath) -> tuple[str, str, str, str]:
+    return endpoint(), place.kind, place.repo, place.revision or "main"
+
+
+def _origin(place: HubPath, revision: str) -> Origin:
     headers = _headers()
     token = headers.get("Authorization", "").partition(" ")[2]
-    origin = Origin(
+    return Origin(
         name=str(place),
         url=_url(place, revision),
         headers=headers,
@@ -139,98 +184,50 @@ def open_hub(spec: str, first_read: int = FIRST_READ) -> HttpSource:
         getter=transport.get_by_session,
         fixed=lambda commit: _url(place, commit),
     )
-    source = open_http(origin, first_read)
-    if known is None and _COMMIT.fullmatch(source.commit):
-        with _lock:
-            _snapshots.setdefault(_key(place), Snapshot(commit=source.commit, files=None, since=time.monotonic()))
-    return source
 
 
-def list_hub(spec: str) -> tuple[str, ...]:
-    """Return the names of all files of the repository of `spec`, as ``hf://`` names with its revision."""
-    place = parse_hub(spec)
-    return tuple(str(replace(place, path=path)) for path in _listing(place))
-
-
-def matches(spec: str) -> tuple[str, ...]:
-    """Return the names that match the pattern `spec`; ``*`` does not cross a slash."""
-    place = parse_hub(spec)
-    wanted = place.path.split("/")
-    return tuple(
-        str(replace(place, path=path))
-        for path in _listing(place)
-        if len(parts := path.split("/")) == len(wanted)
-        and all(fnmatch.fnmatchcase(part, pattern) for part, pattern in zip(parts, wanted, strict=True))
-    )
-
-
-def forget() -> None:
-    """Forget which commits revisions had."""
-    with _lock:
-        _snapshots.clear()
-
-
-# --- snapshots -------------------------------------------------------------------------------------------------------
-
-
-def _key(place: HubPath) -> tuple[str, str, str, str]:
-    return endpoint(), place.kind, place.repo, place.revision or "main"
-
-
-def _known(place: HubPath) -> Snapshot | None:
-    with _lock:
-        known = _snapshots.get(_key(place))
-        return known if known and time.monotonic() - known.since < _SNAPSHOT_SECONDS else None
-
-
-def _listing(place: HubPath) -> tuple[str, ...]:
-    known = _known(place)
-    if known is None or known.files is None:
-        known = _ask_listing(place, known.commit if known else place.revision or "main")
-        with _lock:
-            _snapshots[_key(place)] = known
-    return known.files or ()
+# --- listings --------------------------------------------------------------------------------------------------------
 
 
 def _ask_listing(place: HubPath, revision: str) -> Snapshot:
-    """Ask for commit and file names at once."""
+    """Request commit and file names at once."""
     name = str(replace(place, path=""))
     api = _library().HfApi(endpoint=endpoint(), library_name="gguftool")
-    effort, host = Effort(), urls.host_of(endpoint())
+    budget, host = RetryBudget(), urls.host_of(endpoint())
     while True:
         try:
-            info = in_time(
-                lambda: guarded(
+            info = call_with_timeout(
+                lambda: translate_errors(
                     lambda: api.repo_info(
-                        place.repo, revision=revision, repo_type=place.kind.rstrip("s"), timeout=effort.silence
+                        place.repo, revision=revision, repo_type=place.kind.rstrip("s"), timeout=budget.idle_timeout
                     )
                 ),
-                effort.silence,
+                budget.idle_timeout,
             )
-        except BrokenError as error:
+        except TransportError as error:
             problem, after = _refused(error, name)
             if problem is not None:
                 raise problem from None
             response = getattr(error.cause, "response", None)
             text = str(error) if response is None else f"HTTP status {response.status_code}"
             problem = SourceError(f"the Hub's list of files: {text}, from {host}", source=name)
-            if error.is_hopeless and response is None:
-                effort.wait(problem, attempts=BRIEFLY)
+            if error.is_permanent and response is None:
+                budget.wait(problem, attempts=FEW_ATTEMPTS)
             else:
-                effort.wait(problem, after)
+                budget.wait(problem, after)
             continue
         files = tuple(sorted(_paths(info)))
         return Snapshot(commit=str(info.sha or ""), files=files, since=time.monotonic())
 
 
 def _paths(info: Any) -> list[str]:
-    """Return the file names of a listing that can be names of files: they come from a server."""
+    """The file names in a listing that are valid names: they come from a server."""
     names = [str(entry.rfilename) for entry in info.siblings or ()]
     return [name for name in names if all(part not in ("", ".", "..") for part in name.split("/"))]
 
 
-def _refused(error: BrokenError, name: str) -> tuple[SourceError | None, str | None]:
-    """Return the error that asking again does not mend, or None and the wait that the server asks for."""
+def _refused(error: TransportError, name: str) -> tuple[SourceError | None, str | None]:
+    """The error that a retry does not mend, or None and the wait that the server asks for."""
     response = getattr(error.cause, "response", None)
     if response is None:
         return None, None
@@ -267,11 +264,8 @@ def _library() -> Any:
 
 
 def _headers() -> Mapping[str, str]:
-    """Return the user agent, and the token if there is one."""
-    _library()
-    from huggingface_hub.utils._headers import build_hf_headers
-
-    found = build_hf_headers(library_name="gguftool")
+    """The user agent, and the token if there is one."""
+    found = _library().utils.build_hf_headers(library_name="gguftool")
     if not all(value.isascii() and value.isprintable() for value in found.values()):
         raise SourceError("the Hub's token has characters that no token has; set HF_TOKEN anew, or: hf auth login")
     names = {"user-agent": "User-Agent", "authorization": "Authorization"}

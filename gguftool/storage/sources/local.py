@@ -1,8 +1,8 @@
 """Local files as sources.
 
-A local source keeps no descriptor: each use opens the file, compares its identity with the one recorded first, and
-closes it. That costs some microseconds an extent and buys a bounded number of open files with sets of thousands of
-shards, and the certainty that the bytes come from the file that was planned with.
+A local source keeps no descriptor: each use opens the file, compares its identity with the recorded one, and closes
+it. That costs some microseconds an extent. It bounds the number of open files for sets of thousands of shards, and
+ensures that the bytes come from the file that was planned with.
 """
 
 from __future__ import annotations
@@ -11,24 +11,39 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gguftool.errors import SourceError
-from gguftool.record import record
 from gguftool.storage.sources.sidecars import refuse_unfinished
-from gguftool.storage.sources.source import stream_in_steps
+from gguftool.storage.sources.source import Source
 from gguftool.storage.system.fileio import read_some
 
-_STREAM_STEP = 1 << 20  # bytes
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
-@record
-class LocalSource:
-    """A regular file, known by (device, inode, size, mtime, ctime)."""
+class FileStamp(NamedTuple):
+    """What tells one version of one file from all others; times in nanoseconds."""
+
+    device: int
+    inode: int
+    size: int
+    mtime: int
+    ctime: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileStamp:
+        """The stamp of a file as the system describes it."""
+        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSource(Source):
+    """A regular file, known by its stamp."""
 
     path: Path
-    stamp: tuple[int, int, int, int, int]
+    file_stamp: FileStamp
 
     @property
     def name(self) -> str:
@@ -38,30 +53,26 @@ class LocalSource:
     @property
     def size(self) -> int:
         """Bytes in the file when it was opened."""
-        return self.stamp[2]
+        return self.file_stamp.size
 
     @property
     def identity(self) -> str:
         """Device, inode, size, mtime and ctime."""
-        return "local:" + ":".join(str(part) for part in self.stamp)
+        return "local:" + ":".join(str(part) for part in self.file_stamp)
 
     @property
     def file_id(self) -> tuple[int, int]:
         """(device, inode)."""
-        return self.stamp[0], self.stamp[1]
+        return self.file_stamp.device, self.file_stamp.inode
 
     @property
     def parallelism(self) -> int:
         """Two: a file's writes are serialized by the kernel, so one thread reads while another writes."""
         return 2
 
-    def stream(self, offset: int, length: int) -> Iterator[bytes]:
-        """Yield `length` bytes from `offset`."""
-        return stream_in_steps(self, offset, length, _STREAM_STEP)
-
     @contextmanager
     def descriptor(self) -> Iterator[int]:
-        """Lend a read-only descriptor; raise `SourceError` where the file cannot be opened or is another one now."""
+        """Lend a read-only descriptor; raise `SourceError` if the file cannot be opened or is another one now."""
         fd = _open(self.path)
         try:
             self._compare(_status(fd, self.path))
@@ -75,7 +86,7 @@ class LocalSource:
             return self.read_fully(fd, offset, length)
 
     def read_fully(self, fd: int, offset: int, length: int) -> bytes:
-        """Read from a lent descriptor; raise `SourceError` where the file ends early or the disk fails."""
+        """Read from a lent descriptor; raise `SourceError` if the file ends early or the disk fails."""
         parts = []
         while length:
             try:
@@ -94,22 +105,22 @@ class LocalSource:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def check_unchanged(self) -> None:
-        """Raise `SourceError` where path, size, times or inode differ from those at opening."""
+        """Raise `SourceError` if path, size, times or inode differ from those at opening."""
         with self.descriptor():
             pass
 
     def _compare(self, status: os.stat_result) -> None:
-        now = stamp_of(status)
-        if now != self.stamp:
-            names = ("device", "inode", "size", "mtime", "ctime")
-            changed = ", ".join(name for name, old, new in zip(names, self.stamp, now, strict=True) if old != new)
+        now = FileStamp.of(status)
+        if now != self.file_stamp:
+            pairs = zip(FileStamp._fields, self.file_stamp, now, strict=True)
+            changed = ", ".join(field for field, old, new in pairs if old != new)
             raise SourceError(f"changed since it was opened ({changed}); start again", source=self.name)
 
 
 def open_local(path: Path) -> LocalSource:
     """Open the regular file at `path`.
 
-    Raises `SourceError` where there is none, it may not be read, or a change was interrupted.
+    Raises `SourceError` if there is none, it may not be read, or a change was interrupted.
     """
     refuse_unfinished(path)
     return open_local_even_unfinished(path)
@@ -118,7 +129,7 @@ def open_local(path: Path) -> LocalSource:
 def open_local_even_unfinished(path: Path) -> LocalSource:
     """Open the regular file at `path`, also in the middle of a change in place: for recovery.
 
-    That it may be read is found out by the first read.
+    Whether it may be read shows at the first read.
     """
     try:
         status = os.stat(path)
@@ -128,7 +139,7 @@ def open_local_even_unfinished(path: Path) -> LocalSource:
         raise SourceError("is a directory; expected a file", source=str(path))
     if not stat.S_ISREG(status.st_mode):
         raise SourceError("is not a regular file (a pipe or a device cannot be read at offsets)", source=str(path))
-    return LocalSource(path=path, stamp=stamp_of(status))
+    return LocalSource(path=path, file_stamp=FileStamp.of(status))
 
 
 def _open(path: Path) -> int:
@@ -148,8 +159,3 @@ def _status(fd: int, path: Path) -> os.stat_result:
         return os.fstat(fd)
     except OSError as error:
         raise SourceError(f"cannot read: {error.strerror}", source=str(path)) from error
-
-
-def stamp_of(status: os.stat_result) -> tuple[int, int, int, int, int]:
-    """Return device, inode, size, mtime and ctime, by which a file is known."""
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

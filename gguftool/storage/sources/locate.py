@@ -1,7 +1,8 @@
 """From what a user names (a file, a folder, a glob, a URL) to sources.
 
-Names are strings. A name with a scheme is a URL, and is never given to functions for paths; what must treat both alike
-asks here.
+Names are strings. A name with a scheme is a URL, and functions for paths never get one. `SCHEMES` says which `Backend`
+knows the names of a scheme; every function here asks it, so no other place looks at schemes. Backends import the
+modules that talk to servers when a name needs them: local commands load no HTTP library.
 """
 
 from __future__ import annotations
@@ -9,19 +10,22 @@ from __future__ import annotations
 import glob
 import os
 import re
+import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from gguftool.errors import SourceError
 from gguftool.storage.sources.local import open_local
-from gguftool.storage.sources.source import Source, as_remote
-from gguftool.storage.system.threads import in_parallel
+from gguftool.storage.sources.source import FIRST_READ, Source
+
+if TYPE_CHECKING:
+    from gguftool.storage.sources.hub import Hub
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
-_HALF_A_SCHEME = re.compile(r"(hf|https?):", re.ASCII)  # paths that a pathlib.Path makes of addresses begin so
-_WEB = ("http", "https")
+_HALF_A_SCHEME = re.compile(r"(hf|https?):", re.ASCII)  # a pathlib.Path makes such paths of URLs
 _OPENED_AT_ONCE = 8
 
 T = TypeVar("T")
@@ -29,187 +33,197 @@ U = TypeVar("U")
 
 
 def scheme_of(name: str) -> str:
-    """Return the scheme of a URL, in small letters; empty for a path."""
+    """The scheme of a URL, in small letters; empty for a path."""
     match = _SCHEME.match(name) if "://" in name else None  # sets have thousands of names
     return match[1].lower() if match else ""
 
 
-def is_remote(name: str) -> bool:
-    """Whether `name` is a URL; a ``file://`` one is not, but stands for a path."""
-    return scheme_of(name) not in ("", "file")
+# --- backends --------------------------------------------------------------------------------------------------------
 
 
-def can_list(name: str) -> bool:
-    """Whether the folder of `name` can be listed: not on a web server."""
-    return scheme_of(name) not in _WEB
+class Backend(ABC):
+    """What the names of a scheme stand for, and how their files are opened."""
+
+    can_list: ClassVar[bool] = True  # whether the folder of a file can be listed
+    has_query: ClassVar[bool] = False  # whether what follows ? or # is not part of the file's name
+
+    def canonical(self, name: str) -> str:
+        """The one spelling of `name`, possibly under another scheme."""
+        return name
+
+    @abstractmethod
+    def open(self, name: str, first_read: int) -> Source:
+        """Open the file `name` and fetch its first `first_read` bytes if they are remote; raise `SourceError`."""
+
+    @abstractmethod
+    def expand(self, name: str, suffix: str) -> tuple[str, ...]:
+        """What the canonical `name` stands for, see `expand`; raise `SourceError` if nothing matches."""
+
+    @abstractmethod
+    def siblings(self, name: str, suffix: str) -> tuple[str, ...]:
+        """The visible files ending in `suffix` in the folder of `name`, sorted; empty if it cannot be listed."""
 
 
-def without_query(name: str) -> str:
-    """Return the part of `name` that names the file."""
-    return re.split(r"[?#]", name, maxsplit=1)[0] if scheme_of(name) in _WEB else name
+class LocalBackend(Backend):
+    """Paths, and ``file://`` URLs that stand for them."""
 
+    def canonical(self, name: str) -> str:
+        """The path without doubled slashes before its last part."""
+        path = _path_of(name)
+        return os.path.join(os.path.dirname(path), os.path.basename(path))
 
-def renamed(name: str, new: str) -> str:
-    """Return `name` with `new` for the part that names the file: what the server wants beside stays."""
-    return new + name[len(without_query(name)) :]
-
-
-def base_name(name: str) -> str:
-    """Return the last part of a path or URL."""
-    return unquote(without_query(name).rpartition("/")[2]) if is_remote(name) else os.path.basename(name)
-
-
-def open_source(name: str, first_read: int | None = None) -> Source:
-    """Open what `name` says; raise `SourceError` where it cannot be read.
-
-    Opening a remote file fetches its first `first_read` bytes, for which the first read is expected to ask.
-    """
-    scheme = scheme_of(name)
-    if not is_remote(name):
+    def open(self, name: str, first_read: int) -> Source:  # noqa: ARG002 - of every backend
+        """Open a regular file."""
         path = _path_of(name)
         if _HALF_A_SCHEME.match(path) and not os.path.lexists(path):
             raise SourceError("there is no such file; an address has // behind its scheme, as hf://", source=name)
         return open_local(Path(path))
-    options = {} if first_read is None else {"first_read": first_read}
-    if scheme in ("hf", *_WEB):
-        from gguftool.storage.sources import http, hub
 
-        hub.refuse_offline(name)
-        name = canonical(name)
-        if scheme_of(name) == "hf":
-            return hub.open_hub(name, **options)
-        return http.open_http(http.web_origin(name), **options)
-    from gguftool.storage.sources.fsspec_source import FsspecSource
-
-    return FsspecSource(name)
-
-
-def canonical(name: str) -> str:
-    """Return the one spelling of `name`: pages of the Hub become its files, paths lose doubled slashes."""
-    scheme = scheme_of(name)
-    if scheme in _WEB:
-        from gguftool.storage.sources import hub
-
-        return hub.from_page(scheme + name[len(scheme) :])
-    if scheme == "hf":
-        from gguftool.storage.sources import hub
-
-        return str(hub.parse_hub(name))
-    if is_remote(name):
-        return name
-    name = _path_of(name)
-    return os.path.join(os.path.dirname(name), os.path.basename(name))
-
-
-def is_folder(name: str) -> bool:
-    """Whether `name` is a folder."""
-    return not is_remote(name) and os.path.isdir(_path_of(name))
-
-
-def expand(name: str, suffix: str) -> tuple[str, ...]:
-    """Return the names that `name` stands for: itself, a folder's files ending in `suffix`, or a glob's matches.
-
-    A name that exists is taken literally, so that a file called ``a[1].gguf`` can be opened. Raises `SourceError` where
-    nothing matches.
-    """
-    name = canonical(name)
-    if is_remote(name):
-        return _expand_remote(name, suffix)
-    if is_folder(name):
-        found = siblings(os.path.join(name, ""), suffix)
-        if not found:
-            raise SourceError(f"this folder holds no *{suffix} file", source=name)
-        return found
-    if not os.path.lexists(name) and glob.has_magic(name):
-        found = tuple(sorted(match for match in glob.glob(name) if not is_folder(match)))
-        if not found:
-            raise SourceError("no file matches this pattern", source=name)
-        return found
-    return (name,)
-
-
-def _expand_remote(name: str, suffix: str) -> tuple[str, ...]:
-    scheme = scheme_of(name)
-    if scheme in _WEB or (name.endswith(suffix) and not glob.has_magic(name)):
+    def expand(self, name: str, suffix: str) -> tuple[str, ...]:
+        """Expand a folder or a glob; a file that exists is taken literally."""
+        if is_local_folder(name):
+            found = self.siblings(os.path.join(name, ""), suffix)
+            if not found:
+                raise SourceError(f"this folder holds no *{suffix} file", source=name)
+            return found
+        if not os.path.lexists(name) and glob.has_magic(name):
+            found = tuple(sorted(match for match in glob.glob(name) if not is_local_folder(match)))
+            if not found:
+                raise SourceError("no file matches this pattern", source=name)
+            return found
         return (name,)
-    if scheme == "hf":
-        from gguftool.storage.sources import hub
 
-        hub.refuse_offline(name)
-        names, found = hub.list_hub(name), hub.matches(name) if glob.has_magic(name) else ()
-    else:
-        from gguftool.storage.sources import fsspec_source
+    def siblings(self, name: str, suffix: str) -> tuple[str, ...]:
+        """List the folder of a path."""
+        folder = os.path.dirname(_path_of(name))
+        try:
+            with os.scandir(folder or ".") as entries:
+                names = [
+                    entry.name
+                    for entry in entries
+                    if entry.name.endswith(suffix) and not entry.name.startswith(".") and entry.is_file()
+                ]
+        except OSError as error:
+            raise SourceError(f"cannot list this folder: {error.strerror}", source=folder or ".") from error
+        return tuple(sorted(os.path.join(folder, entry) for entry in names))
 
-        if not glob.has_magic(name) and not fsspec_source.is_folder(name):
+
+class HubBackend(Backend):
+    """``hf://`` names. One object sees one commit of each revision, see `hub`."""
+
+    def __init__(self) -> None:
+        self._hub: Hub | None = None
+        self._loading = threading.Lock()
+
+    def canonical(self, name: str) -> str:
+        """The name without superfluous slashes, with its revision quoted."""
+        from gguftool.storage.sources.hub import parse_hub
+
+        return str(parse_hub(name))
+
+    def open(self, name: str, first_read: int) -> Source:
+        """Open a file at the commit that its revision has in this run."""
+        hub = self._online(name)
+        return hub.open(self.canonical(name), first_read)
+
+    def expand(self, name: str, suffix: str) -> tuple[str, ...]:
+        """Expand a folder or a glob by the listing of the repository."""
+        if _is_one_file(name, suffix):
             return (name,)
-        names, found = (), fsspec_source.matches(name) if glob.has_magic(name) else fsspec_source.list_folder(name)
-    if name in names:
+        hub = self._online(name)
+        names = hub.list(name)
+        if name in names:
+            return (name,)
+        folder = name.rstrip("/") + "/"
+        found = hub.glob(name) if glob.has_magic(name) else ()
+        found = found or tuple(other for other in names if other.startswith(folder) and "/" not in other[len(folder) :])
+        return _chosen(name, found, suffix, names)
+
+    def siblings(self, name: str, suffix: str) -> tuple[str, ...]:
+        """Take the folder's files from the listing of the repository."""
+        return _visible_beside(name, self._loaded().list(name), suffix)
+
+    def _online(self, name: str) -> Hub:
+        """The Hub, unless the environment forbids to use the network."""
+        from gguftool.storage.sources.hub import refuse_offline
+
+        refuse_offline(name)
+        return self._loaded()
+
+    def _loaded(self) -> Hub:
+        from gguftool.storage.sources.hub import Hub
+
+        with self._loading:
+            self._hub = self._hub or Hub()
+            return self._hub
+
+
+class WebBackend(Backend):
+    """Any web server. Pages and links of the Hub are names of its files."""
+
+    can_list = False
+    has_query = True
+
+    def canonical(self, name: str) -> str:
+        """The ``hf://`` name of a page of the Hub, else the URL with its scheme in small letters."""
+        from gguftool.storage.sources.hub import from_page
+
+        scheme = scheme_of(name)
+        return from_page(scheme + name[len(scheme) :])
+
+    def open(self, name: str, first_read: int) -> Source:
+        """Open by a first ranged GET."""
+        from gguftool.storage.sources.http import open_http, web_origin
+        from gguftool.storage.sources.hub import refuse_offline
+
+        refuse_offline(name)
+        link = self.canonical(name)
+        if backend_of(link) is not self:
+            return open_source(link, first_read)
+        return open_http(web_origin(link), first_read)
+
+    def expand(self, name: str, suffix: str) -> tuple[str, ...]:  # noqa: ARG002 - of every backend
+        """Return the name: web servers list nothing."""
         return (name,)
-    folder = name.rstrip("/") + "/"
-    found = found or tuple(other for other in names if other.startswith(folder) and "/" not in other[len(folder) :])
-    chosen = tuple(other for other in found if other.endswith(suffix))
-    if not chosen:
-        raise SourceError(_nothing_there(name, names, suffix), source=name)
-    return chosen
+
+    def siblings(self, name: str, suffix: str) -> tuple[str, ...]:  # noqa: ARG002 - of every backend
+        """Return nothing: web servers list nothing."""
+        return ()
 
 
-def _nothing_there(name: str, names: Sequence[str], suffix: str) -> str:
-    """Say what lies elsewhere in a repository, by folders."""
-    if glob.has_magic(name):
-        return "no file matches this pattern"
-    below = [other for other in names if other.startswith(name.rstrip("/") + "/") and other.endswith(suffix)]
-    folders = sorted({other.rpartition("/")[0] for other in below})
-    text = f"there is no such file, and no folder with *{suffix} files"
-    return f"this folder holds no *{suffix} file itself; these do: {', '.join(folders[:20])}" if folders else text
+class FsspecBackend(Backend):
+    """Every other scheme, through fsspec."""
+
+    def open(self, name: str, first_read: int) -> Source:  # noqa: ARG002 - of every backend
+        """Open without fetching anything."""
+        from gguftool.storage.sources.fsspec_source import FsspecSource
+
+        return FsspecSource(name)
+
+    def expand(self, name: str, suffix: str) -> tuple[str, ...]:
+        """Expand a folder or a glob by asking the file system."""
+        from gguftool.storage.sources.fsspec_source import glob_files, is_directory, list_folder
+
+        if _is_one_file(name, suffix):
+            return (name,)
+        if glob.has_magic(name):
+            return _chosen(name, glob_files(name), suffix)
+        return _chosen(name, list_folder(name), suffix) if is_directory(name) else (name,)
+
+    def siblings(self, name: str, suffix: str) -> tuple[str, ...]:
+        """List the folder of a URL."""
+        from gguftool.storage.sources.fsspec_source import list_folder
+
+        return _visible_beside(name, list_folder(name.rpartition("/")[0] + "/"), suffix)
 
 
-def siblings(name: str, suffix: str) -> tuple[str, ...]:
-    """Return the names of the visible files ending in `suffix` in the folder of `name`, sorted.
-
-    None on a web server, which cannot be asked.
-    """
-    if not is_remote(name):
-        return _siblings_of_path(_path_of(name), suffix)
-    folder = name.rpartition("/")[0] + "/"
-    names: Iterable[str] = ()
-    if scheme_of(name) == "hf":
-        from gguftool.storage.sources import hub
-
-        names = hub.list_hub(name)
-    elif can_list(name):
-        from gguftool.storage.sources import fsspec_source
-
-        names = fsspec_source.list_folder(folder)
-    inside = (other[len(folder) :] for other in names if other.startswith(folder))
-    return tuple(
-        sorted(folder + base for base in inside if base.endswith(suffix) and "/" not in base and base[:1] != ".")
-    )
+_LOCAL, _WEB, _OTHER = LocalBackend(), WebBackend(), FsspecBackend()
+SCHEMES: dict[str, Backend] = {"": _LOCAL, "file": _LOCAL, "hf": HubBackend(), "http": _WEB, "https": _WEB}
 
 
-def _siblings_of_path(name: str, suffix: str) -> tuple[str, ...]:
-    folder = os.path.dirname(name)
-    try:
-        with os.scandir(folder or ".") as entries:
-            names = [
-                entry.name
-                for entry in entries
-                if entry.name.endswith(suffix) and not entry.name.startswith(".") and entry.is_file()
-            ]
-    except OSError as error:
-        raise SourceError(f"cannot list this folder: {error.strerror}", source=folder or ".") from error
-    return tuple(sorted(os.path.join(folder, entry) for entry in names))
-
-
-def for_each(items: Sequence[T], work: Callable[[T], U], *, remote: bool) -> list[U]:
-    """Return `work` of every item, in order; several at a time where they are `remote`. Raises the first error."""
-    if not remote or len(items) < 2:
-        return [work(item) for item in items]
-    return in_parallel(items, work, _OPENED_AT_ONCE)
-
-
-def are_remote(sources: Iterable[Source]) -> bool:
-    """Whether any of `sources` is behind a network."""
-    return any(as_remote(source) is not None for source in sources)
+def backend_of(name: str) -> Backend:
+    """The backend that knows `name`: fsspec's for every scheme that has no other."""
+    return SCHEMES.get(scheme_of(name), _OTHER)
 
 
 def _path_of(name: str) -> str:
@@ -219,3 +233,110 @@ def _path_of(name: str) -> str:
     if parts.netloc not in ("", "localhost"):
         raise SourceError("names another machine; expected file:///path", source=name)
     return unquote(name.partition("://")[2][len(parts.netloc) :])
+
+
+def _is_one_file(name: str, suffix: str) -> bool:
+    """Whether a URL can only be a file's: asking a server whether it is a folder costs a request."""
+    return name.endswith(suffix) and not glob.has_magic(name)
+
+
+def _chosen(name: str, found: Iterable[str], suffix: str, elsewhere: Sequence[str] = ()) -> tuple[str, ...]:
+    """The names in `found` that end in `suffix`; raise `SourceError` if there are none, naming those `elsewhere`."""
+    chosen = tuple(other for other in found if other.endswith(suffix))
+    if not chosen:
+        raise SourceError(_nothing_there(name, elsewhere, suffix), source=name)
+    return chosen
+
+
+def _nothing_there(name: str, names: Sequence[str], suffix: str) -> str:
+    """An error's text that names the folders of a repository that do have files."""
+    if glob.has_magic(name):
+        return "no file matches this pattern"
+    below = [other for other in names if other.startswith(name.rstrip("/") + "/") and other.endswith(suffix)]
+    folders = sorted({other.rpartition("/")[0] for other in below})
+    text = f"there is no such file, and no folder with *{suffix} files"
+    return f"this folder holds no *{suffix} file itself; these do: {', '.join(folders[:20])}" if folders else text
+
+
+def _visible_beside(name: str, names: Iterable[str], suffix: str) -> tuple[str, ...]:
+    folder = name.rpartition("/")[0] + "/"
+    inside = (other[len(folder) :] for other in names if other.startswith(folder))
+    return tuple(
+        sorted(folder + base for base in inside if base.endswith(suffix) and "/" not in base and base[:1] != ".")
+    )
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def is_url(name: str) -> bool:
+    """Whether `name` is a URL; a ``file://`` one stands for a path, and counts as one."""
+    return backend_of(name) is not _LOCAL
+
+
+def is_local_folder(name: str) -> bool:
+    """Whether `name` is a folder on this machine."""
+    return not is_url(name) and os.path.isdir(_path_of(name))
+
+
+def can_list(name: str) -> bool:
+    """Whether the folder of `name` can be listed: not on a web server."""
+    return backend_of(name).can_list
+
+
+def without_query(name: str) -> str:
+    """The part of `name` that names the file."""
+    return re.split(r"[?#]", name, maxsplit=1)[0] if backend_of(name).has_query else name
+
+
+def renamed(name: str, new: str) -> str:
+    """`name` with `new` for the part that names the file; the query stays, as the server may need it."""
+    return new + name[len(without_query(name)) :]
+
+
+def base_name(name: str) -> str:
+    """The last part of a path or URL."""
+    return unquote(without_query(name).rpartition("/")[2]) if is_url(name) else os.path.basename(name)
+
+
+def canonical(name: str) -> str:
+    """The one spelling of `name`: pages of the Hub become its files, paths lose doubled slashes."""
+    return backend_of(name).canonical(name)
+
+
+def expand(name: str, suffix: str) -> tuple[str, ...]:
+    """The names that `name` stands for: itself, a folder's files ending in `suffix`, or a glob's matches.
+
+    A name that exists is taken literally, so that a file called ``a[1].gguf`` can be opened. Raises `SourceError` if
+    nothing matches.
+    """
+    name = canonical(name)
+    return backend_of(name).expand(name, suffix)
+
+
+def siblings(name: str, suffix: str) -> tuple[str, ...]:
+    """The names of the visible files ending in `suffix` in the folder of `name`, sorted.
+
+    Empty on a web server, which cannot list them.
+    """
+    return backend_of(name).siblings(name, suffix)
+
+
+# --- sources ---------------------------------------------------------------------------------------------------------
+
+
+def open_source(name: str, first_read: int = FIRST_READ) -> Source:
+    """Open the file that `name` means; raise `SourceError` if it cannot be read.
+
+    Opening a remote file fetches its first `first_read` bytes: the first read is expected to ask for these.
+    """
+    return backend_of(name).open(name, first_read)
+
+
+def for_each(items: Sequence[T], work: Callable[[T], U], *, remote: bool) -> list[U]:
+    """Return `work` of every item, in order; run several at a time if they are `remote`. Raise the first error."""
+    if not remote or len(items) < 2:
+        return [work(item) for item in items]
+    from gguftool.storage.system.threads import in_parallel
+
+    return in_parallel(items, work, _OPENED_AT_ONCE)

@@ -1,8 +1,8 @@
-"""What an answer to a ranged GET must say before a byte of it is believed.
+"""Check an answer to a ranged GET before a byte of it is used.
 
-A range is honoured with status 206 and a Content-Range that starts where it was asked to and ends no later, of a file
-of the known size; validators (ETag, Last-Modified) must be those pinned when the file was opened. Everything else is an
-error: never a wrong byte.
+An honoured range has status 206 and a Content-Range that starts where the request does and ends no later, in a file of
+the known size. The validators (ETag, Last-Modified) must be those pinned at opening. Everything else is an error: never
+a wrong byte.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from gguftool.errors import SourceError, printable
 from gguftool.record import record, replace
 from gguftool.storage.sources.source import AbsentError, ChangedError
-from gguftool.storage.sources.transport import Answer, BrokenError
+from gguftool.storage.sources.transport import Answer
+from gguftool.storage.sources.transport_errors import TransportError
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
 _NO_BYTES_OF = re.compile(r"bytes \*/([0-9]{1,18})", re.IGNORECASE)
 _SHOWN = 64  # bytes of an unwelcome body
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524, 529})
-EXPIRED = frozenset({401, 403, 404, 410})  # what a signed URL gives when its time is over
+EXPIRED = frozenset({401, 403, 404, 410})  # answers of a signed URL that has expired
 
 _ADVICE = {
     "GatedRepo": "the model is gated: accept its terms on its page, then: hf auth login",
@@ -47,8 +48,8 @@ _INSTEAD = (
 
 
 @record
-class Part:
-    """The part of a file that an answer carries: bytes `start` up to `stop` of `total`."""
+class ByteRange:
+    """The part of a file that an answer carries: bytes `start` to `stop` (exclusive) of `total`."""
 
     start: int
     stop: int
@@ -57,7 +58,7 @@ class Part:
 
 @record
 class Validators:
-    """What a server says that changes when a file does."""
+    """Headers that change when a file does."""
 
     etag: str = ""
     modified: str = ""
@@ -69,11 +70,11 @@ class Validators:
 
     @property
     def text(self) -> str:
-        """One string that differs where the file may differ."""
+        """One string that differs if the file may differ; empty if the server sends no validator."""
         return self.etag or self.modified
 
     def contradicts(self, other: Validators) -> str | None:
-        """Return what differs, None where nothing does: an ETag counts for more than a date."""
+        """What differs, or None if nothing does; an ETag counts for more than a date."""
         if self.etag and other.etag:
             mine, theirs = (tag.removeprefix("W/") for tag in (self.etag, other.etag))
             return None if mine == theirs else f"its ETag was {_quoted(self.etag)}, now it is {_quoted(other.etag)}"
@@ -85,18 +86,18 @@ class Validators:
 
 
 def validators_of(headers: Mapping[str, str]) -> Validators:
-    """Return the validators that `headers` carry."""
+    """The validators in `headers`."""
     etag = headers.get("ETag", "").strip()
     if not re.fullmatch(r'(W/)?"[!-~\x80-\xff]*"', etag):
         etag = ""
     return Validators(etag=etag[:256], modified=headers.get("Last-Modified", "").strip()[:64])
 
 
-def part_of(answer: Answer, start: int, stop: int, total: int | None) -> Part:
-    """Return which bytes `answer` carries of those asked for: `start` up to `stop`, of a file of `total` bytes.
+def checked_range(answer: Answer, start: int, stop: int, total: int | None) -> ByteRange:
+    """The bytes that `answer` carries of the requested `start` to `stop`, in a file of `total` bytes if that is known.
 
-    Raises `SourceError` (with no source named) where the answer is not what was asked for, `ChangedError` where the
-    size is another. Only for statuses 200 and 206.
+    Raises `SourceError` (without a source) if the answer is not what was requested, `ChangedError` if the size is
+    another. Only for statuses 200 and 206.
     """
     headers = answer.headers
     encoding = headers.get("Content-Encoding", "").strip().lower()
@@ -112,17 +113,17 @@ def part_of(answer: Answer, start: int, stop: int, total: int | None) -> Part:
     match = _CONTENT_RANGE.fullmatch(text.strip())
     if match is None:
         raise SourceError(f"the server answers 206 with the Content-Range {_quoted(text)}")
-    part = Part(start=int(match[1]), stop=int(match[2]) + 1, total=int(match[3]))
+    part = ByteRange(start=int(match[1]), stop=int(match[2]) + 1, total=int(match[3]))
     _check(part, text, start, stop, total)
     if length is None or length == part.stop - part.start:
         return part
     if length > part.stop - part.start:
         raise SourceError(f"the server announces {length:,} bytes, more than the Content-Range {_quoted(text)}")
-    return replace(part, stop=start + length)  # fewer than it says: the rest is asked for again
+    return replace(part, stop=start + length)  # fewer than announced: the rest is requested again
 
 
-def _check(part: Part, text: str, start: int, stop: int, total: int | None) -> None:
-    """Raise where a 206 does not carry what was asked for."""
+def _check(part: ByteRange, text: str, start: int, stop: int, total: int | None) -> None:
+    """Raise if a 206 does not carry what was requested."""
     if part.start != start or not start < part.stop <= min(stop, part.total):
         raise SourceError(f"bytes {start}-{stop - 1} were asked for, the Content-Range is {_quoted(text)}")
     if total is not None and part.total != total:
@@ -131,14 +132,14 @@ def _check(part: Part, text: str, start: int, stop: int, total: int | None) -> N
         )
 
 
-def _whole(start: int, stop: int, total: int | None, length: int | None) -> Part:
-    """Accept a 200 only where the asked range is the whole file anyway."""
+def _whole(start: int, stop: int, total: int | None, length: int | None) -> ByteRange:
+    """Accept a 200 only if the requested range is the whole file anyway."""
     if length is not None and total is not None and length != total:
         raise ChangedError(f"changed since it was opened: its size was {total:,}, now it is {length:,}; start again")
     if length is None or start or length > stop:
         size = "" if length is None else f" of {length:,} bytes"
         raise SourceError(f"the server has no ranges: it answers with the whole file{size}; download it first")
-    return Part(start=0, stop=length, total=length)
+    return ByteRange(start=0, stop=length, total=length)
 
 
 def _length(headers: Mapping[str, str]) -> int | None:
@@ -151,16 +152,16 @@ def _length(headers: Mapping[str, str]) -> int | None:
 
 
 def size_in_refusal(answer: Answer) -> int | None:
-    """Return the file's size as an answer of status 416 states it."""
+    """The file's size as an answer of status 416 states it, or None."""
     match = _NO_BYTES_OF.fullmatch(answer.headers.get("Content-Range", "").strip())
     return int(match[1]) if match else None
 
 
 def refusal(answer: Answer, host: str) -> SourceError:
-    """Say in one line what an unwelcome answer is: status, type, host, first bytes, and what to do. Closes it."""
+    """Describe an unwelcome answer in one line: status, type, host, first bytes, and what to do. Closes it."""
     code = answer.headers.get("X-Error-Code", "")
     advice = _ADVICE.get(code) or _ADVICE.get(answer.status)
-    first = readable(beginning(answer))
+    first = readable(first_bytes(answer))
     kind = answer.headers.get("Content-Type", "").partition(";")[0].strip()
     text = f"HTTP status {answer.status}{f', {printable(kind, 60)}' if kind else ''}, from {host}"
     text += f", beginning '{first}'" if first else ""
@@ -169,30 +170,30 @@ def refusal(answer: Answer, host: str) -> SourceError:
     return (AbsentError if absent else SourceError)(text)
 
 
-def beginning(answer: Answer) -> bytes:
-    """Return the first bytes of a body, and close the connection."""
+def first_bytes(answer: Answer) -> bytes:
+    """Read the first bytes of a body, and close the connection."""
     first = b""
     try:
         for piece in answer.pieces():
             first += piece
             if len(first) >= _SHOWN:
                 break
-    except BrokenError:
+    except TransportError:
         pass
     answer.close()
     return first[:_SHOWN].strip()
 
 
 def readable(first: bytes) -> str:
-    """Return the beginning of a text, fit to be shown; empty where it is none."""
+    """The beginning of a text, fit to be shown; empty if it is no text."""
     if any(byte < 32 and byte not in b"\t\r\n\x1b\a" for byte in first):
         return ""
     text = first.decode("utf-8", "ignore").strip()
     return printable(" ".join(text.split()))
 
 
-def recognised(first: bytes) -> str:
-    """Say what the beginning of a file is that is sent instead of models; empty where it is none of these."""
+def known_kind(first: bytes) -> str:
+    """What a body is that servers send instead of a model, by its first bytes; empty if it is none of these."""
     text = first.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
     return next((kind for start, kind in _INSTEAD if text.startswith(start)), "")
 

@@ -1,7 +1,7 @@
-"""How long a read goes on trying: as long as bytes come.
+"""How long to retry a read: while bytes come.
 
-What counts is progress, not time: a slow line may take days over a large file, but a server from which nothing comes,
-or next to nothing, is given up after `seconds`, whatever mix of silence, errors and waiting they were spent on.
+Progress counts, not time: a slow line may take days for a large file, but a server that sends nothing, or next to
+nothing, for `seconds` is given up, however they were spent on silence, errors and waiting.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ VARIABLE = "GGUFTOOL_HTTP_PATIENCE"
 _SECONDS = 20.0  # with start-up and a last attempt, a command ends within 30 s of the last progress
 _STEP = 64 << 10  # bytes within `seconds` that count as progress
 _ATTEMPTS = 8  # in a row without progress
-BRIEFLY = 3  # attempts where nobody was ever there: a name mistyped, a proxy that is off, no network
+FEW_ATTEMPTS = 3  # if no server was ever reached: a mistyped name, a proxy that is off, no network
 _FIRST_WAIT, _LONGEST_WAIT = 0.25, 8.0  # seconds between attempts
-_SILENCE = 15.0  # seconds without a byte after which an attempt is given up
+_IDLE_TIMEOUT = 15.0  # seconds without a byte that end an attempt
 
 
 def configured() -> float:
-    """Return the seconds without progress after which a read gives up, as the environment sets them."""
+    """Seconds without progress after which a read gives up, by the environment; raise `SourceError` if it is wrong."""
     text = os.environ.get(VARIABLE, "")
     try:
         seconds = float(text) if text else _SECONDS
@@ -37,8 +37,8 @@ def configured() -> float:
 
 
 @dataclass(slots=True)
-class Effort:
-    """One read's attempts."""
+class RetryBudget:
+    """The time and the attempts that one read has left before it gives up."""
 
     seconds: float = field(default_factory=configured)
     _deadline: float = 0.0
@@ -50,23 +50,23 @@ class Effort:
 
     @property
     def left(self) -> float:
-        """Seconds until it is given up, were nothing to come."""
+        """Seconds left before giving up."""
         return self._deadline - time.monotonic()
 
     @property
-    def silence(self) -> float:
-        """Seconds without a byte after which an attempt is given up."""
-        return max(0.05, min(_SILENCE, self.seconds / 3, self.left))
+    def idle_timeout(self) -> float:
+        """Seconds without a byte that end an attempt."""
+        return max(0.05, min(_IDLE_TIMEOUT, self.seconds / 3, self.left))
 
     def advance(self, nbytes: int) -> None:
-        """Count bytes that came; enough of them start the clock anew."""
+        """Count bytes that came; enough of them restart the clock."""
         self._bytes += nbytes
         if self._bytes >= _STEP:
             self._bytes, self._failures = 0, 0
             self._deadline = time.monotonic() + self.seconds
 
     def wait(self, problem: SourceError, retry_after: str | None = None, attempts: int = _ATTEMPTS) -> None:
-        """Wait before the next attempt; raise `problem` where there is to be none."""
+        """Wait before the next attempt; raise `problem` if there is none left."""
         self._failures += 1
         asked = _seconds(retry_after)
         if asked is None:

@@ -1,4 +1,8 @@
-"""Files beside an output: names of helper files, and whether a change or a publishing is unfinished."""
+"""Helper files beside an output: how they are called, and whether they tell of an unfinished change.
+
+A helper file lies beside its target under a short name made from a hash of the target's name, so that a later run finds
+it, and a name of 255 bytes can have helpers, too. Its suffix says what it is.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +12,54 @@ from pathlib import Path
 
 from gguftool.errors import SourceError
 
-_UNDO, _SET = "undo", "set"  # suffixes of journals
+PART = "part"  # an output that is not complete; can be written again
+RESUME = "resume"  # the journal of which parts of it are written
+OLD = "old"  # the file that an output replaces, until all of its set are replaced
+SET = "set"  # the journal while the files of a set get their names
+UNDO = "undo"  # the journal of a change in place: the old bytes
+CONSUME = "consume"  # the journal of a run that removes its sources
+ONLY_COPY = "only-copy"  # the part file of such a run; cannot be written again
 
 
 def helper_path(target: Path, suffix: str) -> Path:
-    """Return the path beside `target` of a helper file: short whatever the target's name, and found again by it."""
+    """The path beside `target` of its helper file with this suffix."""
     return Path(_helper_stem(target) + suffix)
 
 
 def _helper_stem(target: Path) -> str:
-    """Return a helper's name but for its suffix, without the cost of pathlib: every file that is opened asks for it."""
+    """A helper's path without its suffix; without the cost of pathlib, as every file that is opened needs it."""
     folder, name = os.path.split(target)
     digest = sha256(os.fsencode(name)).hexdigest()[:24]
     return os.path.join(folder, f".gguftool-{digest}.")
 
 
 def undo_path(target: Path) -> Path:
-    """Return where the undo journal of a change in place of `target` lies."""
-    return helper_path(target, _UNDO)
+    """The undo journal of a change in place of `target`."""
+    return helper_path(target, UNDO)
 
 
-def set_journal_path(gate: Path) -> Path:
-    """Return where the journal lies while a set is published whose engines start from `gate`."""
-    return helper_path(gate, _SET)
+def set_journal_path(first_shard: Path) -> Path:
+    """The journal of the set that engines open by `first_shard`, while its files get their names."""
+    return helper_path(first_shard, SET)
 
 
-def is_being_published(gate: Path) -> bool:
-    """Whether the set behind `gate` is between old and new; an empty journal is one that could not be removed."""
-    return _holds_something(_helper_stem(gate) + _SET)
+def only_copy_path(target: Path) -> Path:
+    """The part file of `target` in a run that removes its sources."""
+    return helper_path(target, ONLY_COPY)
+
+
+def consume_path(anchor: Path) -> Path:
+    """The journal of a run that removes its sources, for an output that the user calls `anchor`."""
+    return helper_path(anchor, CONSUME)
+
+
+def is_being_published(first_shard: Path) -> bool:
+    """Whether the set behind `first_shard` is between old and new."""
+    return _holds_something(_helper_stem(first_shard) + SET)
 
 
 def _holds_something(journal: str) -> bool:
+    """Whether a journal is there; an empty one is finished, and could not be removed."""
     try:
         return os.lstat(journal).st_size > 0
     except FileNotFoundError:
@@ -48,29 +69,16 @@ def _holds_something(journal: str) -> bool:
 
 
 def refuse_unfinished(path: Path) -> None:
-    """Raise `SourceError` where a change in place of `path`, or the publishing of the set behind it, did not finish."""
+    """Raise `SourceError` if a change in place of `path`, or the publishing of the set behind it, did not finish."""
     stem = _helper_stem(path)
-    if os.path.lexists(stem + _UNDO):
+    if os.path.lexists(stem + UNDO):
         raise SourceError(
             "a change in place of this file did not finish; 'gguftool edit FILE --recover' gives the old file back",
             source=str(path),
         )
-    if _holds_something(stem + _SET):
+    if _holds_something(stem + SET):
         raise SourceError(
             "the files of this set are half old, half new: publishing them did not finish; "
             "'gguftool edit FILE --recover' finishes it",
             source=str(path),
         )
-
-
-PART, ONLY_COPY = "part", "only-copy"  # suffixes: of what can be written again, and of what cannot (see `consume`)
-
-
-def only_copy_path(target: Path) -> Path:
-    """Return where the part file of `target` lies while sources are removed."""
-    return helper_path(target, ONLY_COPY)
-
-
-def consume_path(anchor: Path) -> Path:
-    """Return where the journal lies for an output that the user calls `anchor`."""
-    return helper_path(anchor, "consume")

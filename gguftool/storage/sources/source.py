@@ -5,13 +5,15 @@ Positional reads only: no shared file position, so any number of threads may rea
 
 from __future__ import annotations
 
-import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from typing import ClassVar
 
 from gguftool.errors import SourceError
 from gguftool.record import record
+
+FIRST_READ = 1 << 20  # bytes of a remote file; holds the head of most shards, and a good part of any vocabulary
 
 
 class AbsentError(SourceError):
@@ -22,85 +24,108 @@ class ChangedError(SourceError):
     """The file is another one now."""
 
 
-class Source(Protocol):
-    """Bytes that can be read at any offset."""
+class Source(ABC):
+    """Bytes that can be read at any offset.
+
+    A kind of source has a name, a size, an identity and `read_at`. Everything else has a default that holds for bytes
+    in memory: no file, no descriptor, one reader at a time, nothing that can change.
+    """
+
+    __slots__ = ()
+    stream_step: ClassVar[int] = 1 << 20  # bytes of one `read_at` in `stream`
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """How the user knows it: a path or a URL without secrets."""
 
     @property
+    @abstractmethod
     def size(self) -> int:
         """Bytes in all."""
 
     @property
+    @abstractmethod
     def identity(self) -> str:
         """Changes when the bytes may have changed; covers place, size and time or ETag."""
 
+    @abstractmethod
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return exactly `length` bytes from `offset`; raise `SourceError` if they cannot be read."""
+
+    def stream(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
+        """Yield exactly `length` bytes from `offset` in order, in pieces as they come; raise as `read_at` does.
+
+        A piece is valid until the next one is taken.
+        """
+        for done in range(0, length, self.stream_step):
+            yield self.read_at(offset + done, min(self.stream_step, length - done))
+
+    def descriptor(self) -> AbstractContextManager[int] | None:
+        """Lend an open read-only file descriptor for the kernel's copy calls, or None if there is no file."""
+        return None
+
+    def check_unchanged(self) -> None:  # noqa: B027 - a default, not a gap
+        """Raise `SourceError` if the source is no longer what it was when it was opened."""
+
     @property
     def file_id(self) -> tuple[int, int] | None:
-        """(device, inode) of a local file, by which two names are known to be one file."""
+        """(device, inode) of a local file, or None; two names with one `file_id` are one file."""
+        return None
 
-    def read_at(self, offset: int, length: int) -> bytes:
-        """Return exactly `length` bytes from `offset`; raise `SourceError` where they cannot be had."""
+    @property
+    def file_key(self) -> object:
+        """The same for all names of one file: device and inode of a local file, the identity of anything else."""
+        return self.file_id or self.identity
 
     @property
     def parallelism(self) -> int:
-        """How many threads that read at once pay: for a disk, a computation, a number of connections."""
-
-    def stream(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
-        """Yield exactly `length` bytes from `offset` in order, in pieces as they come; raise `SourceError` as above.
-
-        A piece is good until the next is asked for.
-        """
-
-    def descriptor(self) -> AbstractContextManager[int] | None:
-        """Lend an open read-only file descriptor for the kernel's copy calls, or None where there is none."""
-
-    def check_unchanged(self) -> None:
-        """Raise `SourceError` where the source is no longer what it was when it was opened."""
-
-
-@runtime_checkable
-class RemoteSource(Protocol):
-    """What a source behind a network has beside the rest: asking costs more there than bytes do."""
+        """How many threads are worth it for reading at once."""
+        return 1
 
     @property
+    def preferred_chunk(self) -> int | None:
+        """Bytes worth one thread's while, for sources that compute; None leaves it to the copier."""
+        return None
+
+    @property
+    def sha256(self) -> str | None:
+        """The sha256 of all bytes in hex, as the keeper of the file recorded it, or None."""
+        return None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether bytes come over a network, also those that a computed source is made of."""
+        return False
+
+
+class RemoteSource(Source):
+    """A source behind a network: a request costs more there than bytes do."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
     def first_read(self) -> int:
-        """Bytes of the head that opening has fetched already: what the first read should ask for."""
+        """Bytes of the head that opening has fetched already: ask for these in the first read."""
 
     @property
+    @abstractmethod
     def answer(self) -> str:
         """How the server answered at opening (status, type, size, host), for errors about what it sent."""
 
+    @abstractmethod
     def keep_head(self, head: bytes) -> None:
-        """Keep the first bytes for a later look, where the user asks for that and versions can be told apart."""
+        """Cache the first bytes for a later look, if the user wants that and versions can be told apart."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Always."""
+        return True
 
 
-def stream_in_steps(source: Source, offset: int, length: int, step: int) -> Iterator[bytes]:
-    """Yield `length` bytes of `source` from `offset` by reads of `step` bytes: the `stream` of a simple source."""
-    for done in range(0, length, step):
-        yield source.read_at(offset + done, min(step, length - done))
-
-
-def is_remote(source: Source) -> bool:
-    """Whether the bytes of `source` come over a network; its name is a URL then."""
-    return source.file_id is None and "://" in source.name
-
-
-def as_remote(source: Source) -> RemoteSource | None:
-    """Return `source` as one behind a network, None where it is none."""
-    # Files are told first: whether an object has a protocol's attributes takes ten times as long, for each of a set.
-    return source if source.file_id is None and isinstance(source, RemoteSource) else None
-
-
-def place_of(source: Source) -> object:
-    """Return what two names of one file have in common: device and inode of a local one, the identity of others."""
-    return source.file_id or source.identity
-
-
-def pieces_of(stream: Iterable[bytes | memoryview]) -> Callable[[int], bytes]:
-    """Return what takes the next so many bytes of `stream`, fewer only at its end."""
+def byte_reader(stream: Iterable[bytes | memoryview]) -> Callable[[int], bytes]:
+    """A function that takes the next `length` bytes of `stream`, fewer only at its end."""
     pieces = iter(stream)
     rest = memoryview(b"")
 
@@ -116,7 +141,7 @@ def pieces_of(stream: Iterable[bytes | memoryview]) -> Callable[[int], bytes]:
                     taken.append(piece)  # the usual case: steps agree, and nothing is copied
                     break
                 rest = memoryview(piece)
-            taken.append(bytes(rest[:length]))  # a piece is good only until the next is asked for
+            taken.append(bytes(rest[:length]))  # a piece is valid only until the next one is taken
             rest, length = rest[length:], length - len(taken[-1])
         return taken[0] if len(taken) == 1 else b"".join(taken)
 
@@ -142,14 +167,5 @@ class Extent:
 
 
 def whole(source: Source) -> Extent:
-    """Return all of a source as one extent."""
+    """All of a source as one extent."""
     return Extent(source=source, offset=0, length=source.size)
-
-
-_SHA256 = re.compile("[0-9a-f]{64}")
-
-
-def recorded_sha256(source: Source) -> str | None:
-    """Return the sha256 that the keeper of `source` recorded of all of it, in hex; None where none is known."""
-    found = getattr(source, "sha256", None)  # sources of the Hub have it
-    return found if isinstance(found, str) and _SHA256.fullmatch(found) else None

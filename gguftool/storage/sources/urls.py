@@ -1,4 +1,4 @@
-"""URLs: what of them may be shown, which belong together, and where a redirect may lead."""
+"""URLs: which parts may be shown, which URLs belong together, and where a redirect may lead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urljoin, ur
 from gguftool.errors import SourceError, printable
 
 _PORTS = {"http": 80, "https": 443}
-# Parameters of signed URLs (S3, CloudFront, Google, Azure): they differ from one signing to the next.
+# Parameters of signed URLs (S3, CloudFront, Google, Azure): they differ with every signing.
 _SIGNING = re.compile(
     r"x-(amz|goog|xet|id)-.*|signature|sig|expires|policy|key-pair-id|awsaccesskeyid|googleaccessid|se|sp|sv|sr|st|spr"
     r"|ske?|skoid|sktid|skt|sks|skv|token|access_token|download",
@@ -24,7 +24,7 @@ _SECRET = 6  # characters; a shorter value is no secret, and scrubbing it would 
 
 @lru_cache(maxsize=256)
 def parts_of(url: str) -> SplitResult:
-    """Split an http or https URL; raise `SourceError` where it is none that can be asked for."""
+    """Split an http or https URL; raise `SourceError` if it cannot be requested."""
     try:
         parts = urlsplit(url)
         valid = parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
@@ -39,7 +39,7 @@ def parts_of(url: str) -> SplitResult:
 
 
 def shown(url: str) -> str:
-    """Return `url` without user, password, query and fragment: fit for messages, journals and identities."""
+    """`url` without user, password, query and fragment: fit for messages, journals and identities."""
     scheme, separator, rest = url.partition("://")
     rest = re.split(r"[?#]", rest, maxsplit=1)[0]
     host, slash, path = rest.partition("/")
@@ -47,18 +47,18 @@ def shown(url: str) -> str:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Return (scheme, host, port)."""
+    """Scheme, host and port, which say whom a login is for."""
     parts = parts_of(url)
     return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or _PORTS[parts.scheme]
 
 
 def host_of(url: str) -> str:
-    """Return host and port as a message names them."""
+    """Host and port as a message names them."""
     return printable(parts_of(url).netloc.rpartition("@")[2], 260)
 
 
 def without_login(url: str) -> tuple[str, str | None]:
-    """Return `url` without user and password, and these as ``user:password``, None where there are none."""
+    """`url` without user and password, and these as ``user:password``, or None if it has none."""
     parts = parts_of(url)
     login, at, host = parts.netloc.rpartition("@")
     bare = urlunsplit((parts.scheme, host, parts.path or "/", parts.query, ""))
@@ -66,7 +66,7 @@ def without_login(url: str) -> tuple[str, str | None]:
 
 
 def secrets_of(url: str) -> tuple[str, ...]:
-    """Return what of `url` must not be shown wherever it turns up: the login's and the query's values."""
+    """The parts of `url` that must not be shown anywhere: the values in its login and its query."""
     parts = urlsplit(url)
     login = parts.netloc.rpartition("@")[0]
     values = [login, unquote(login), *re.split(r":", unquote(login))]
@@ -76,21 +76,21 @@ def secrets_of(url: str) -> tuple[str, ...]:
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:
-    """Return `text` with every secret in it replaced."""
+    """`text` with every secret replaced."""
     for secret in secrets:
         text = text.replace(secret, "***")
     return text
 
 
 def query_digest(url: str) -> str:
-    """Return a short digest of what in the query chooses the file; empty where nothing does."""
+    """A short digest of the parameters that choose the file, without those that sign; empty if there are none."""
     pairs = [(key, value) for key, value in parse_qsl(urlsplit(url).query, keep_blank_values=True)]
     chosen = sorted(pair for pair in pairs if not _SIGNING.fullmatch(pair[0]))
     return hashlib.sha256(urlencode(chosen).encode()).hexdigest()[:16] if chosen else ""
 
 
 def follow(url: str, location: str, start: str) -> str:
-    """Return where a redirect from `url` leads; raise `SourceError` where it may not lead there."""
+    """The target of a redirect from `url`, which began at `start`; raise `SourceError` if it may not be followed."""
     try:
         target = urljoin(url, location.strip())
         scheme = urlsplit(target).scheme
@@ -109,10 +109,10 @@ def follow(url: str, location: str, start: str) -> str:
 
 
 def _inward(url: str) -> frozenset[str]:
-    """Return in which ways the host is this machine's own: as loopback or unspecified address, or on its link.
+    """In which ways the host belongs to this machine: by a loopback or unspecified address, or one on its link.
 
-    A server that was itself named so may redirect to its like, but not from this machine to its link, where clouds keep
-    the machine's credentials.
+    A server of such a kind may redirect to its own kind, but not from loopback to the link, where clouds keep the
+    machine's credentials.
     """
     _, host, port = origin(url)
     if host == "localhost" or host.endswith(".localhost"):
@@ -125,7 +125,7 @@ def _inward(url: str) -> frozenset[str]:
 def _addresses(host: str, port: int) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
     try:
         found = {str(info[4][0]) for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
-    except (OSError, UnicodeError):  # unknown here; a proxy may know it, else connecting says so
+    except (OSError, UnicodeError):  # unknown here; a proxy may know it, else connecting fails
         return []
     addresses = [ipaddress.ip_address(text.partition("%")[0]) for text in found]
     return [getattr(address, "ipv4_mapped", None) or address for address in addresses]

@@ -18,7 +18,6 @@ from gguftool.errors import ExecuteError
 
 _POSITION = threading.Lock()
 _WRITE = 2  # SYNC_FILE_RANGE_WRITE in linux/fs.h: start, do not wait
-_unstarted = 32 << 20  # bytes for which write-back is not started early
 
 
 def read_into(fd: int, buffer: memoryview, offset: int) -> int:
@@ -91,20 +90,25 @@ def leading_hole(fd: int, offset: int, length: int) -> int:
         return length if error.errno == errno.ENXIO else 0
 
 
-def start_writeback(fd: int, offset: int, length: int) -> None:
-    """Let the disk begin with a range that was just written, without waiting; errors show in the later fsync.
+class WriteBack:
+    """Lets the disk begin with what was just written, without waiting; errors show in the later fsync.
 
     The kernel by itself starts only when a tenth of the memory is dirty, so without this the disk idles while the
     copy runs and the copy waits while the disk writes. A run that writes little is at its fsync before the call would
-    be loaded, which takes 2 ms, so nothing is done for the first bytes of a process.
+    be loaded, which takes 2 ms, so nothing is done for the first `unstarted` bytes.
     """
-    global _unstarted  # noqa: PLW0603 - a count that need not be exact
-    if _unstarted > 0:
-        _unstarted -= length
-        return
-    call = _sync_file_range()
-    if call is not None:
-        call(fd, offset, length, _WRITE)
+
+    def __init__(self, unstarted: int) -> None:
+        self._unstarted = unstarted  # need not be exact: threads may count at once
+
+    def start(self, fd: int, offset: int, length: int) -> None:
+        """Start write-back of a range of an open file, where the system can."""
+        if self._unstarted > 0:
+            self._unstarted -= length
+            return
+        call = _sync_file_range()
+        if call is not None:
+            call(fd, offset, length, _WRITE)
 
 
 @lru_cache(maxsize=1)

@@ -67,36 +67,42 @@ def _copy_file_range(source: int, offset: int, target: int, place: int, length: 
 CLONE = Way(name="clone", call=_clone, chunk=1 << 30)
 SERVER_COPY = Way(name="server copy", call=_copy_file_range, chunk=8 << 20)
 
-_declined: set[tuple[str, object]] = set()
 
+class KernelCopies:
+    """Tries copies by the kernel, and remembers which pairs of file systems decline them for good."""
 
-def attempt(
-    way: Way, source: int, offset: int, target: int, place: int, length: int, go_on: Callable[[], bool] = lambda: True
-) -> int:
-    """Move a range by `way` as far as the kernel goes along; return the bytes moved, 0 where it declines.
+    def __init__(self) -> None:
+        self._declined: set[tuple[str, object]] = set()
 
-    Raises `OSError` for what no other way would cure, such as a full disk.
-    """
-    pair = (way.name, _pair(source, target))
-    done = 0
-    while done < length and pair not in _declined and go_on():
-        try:
-            moved = way.call(source, offset + done, target, place + done, min(way.chunk, length - done))
-        except OSError as error:
-            if error.errno in NEVER_HERE:
-                _declined.add(pair)
-            elif error.errno not in NOT_THIS_TIME:
-                raise
-            break
-        if moved <= 0:
-            break  # the end of the file, or a file system that does not know: reading finds out
-        done += moved
-    return done
+    def attempt(
+        self,
+        way: Way,
+        source: tuple[int, int],
+        target: tuple[int, int],
+        length: int,
+        go_on: Callable[[], bool] = lambda: True,
+    ) -> int:
+        """Move `length` bytes by `way` as far as the kernel agrees; return the bytes moved, 0 if it declines.
 
-
-def forget_declined() -> None:
-    """Ask again, also where a pair of devices declined."""
-    _declined.clear()
+        `source` and `target`: (open file, offset). Raises `OSError` for what no other way would cure, such as a full
+        disk.
+        """
+        (fd, offset), (target_fd, place) = source, target
+        pair = (way.name, _pair(fd, target_fd))
+        done = 0
+        while done < length and pair not in self._declined and go_on():
+            try:
+                moved = way.call(fd, offset + done, target_fd, place + done, min(way.chunk, length - done))
+            except OSError as error:
+                if error.errno in NEVER_HERE:
+                    self._declined.add(pair)
+                elif error.errno not in NOT_THIS_TIME:
+                    raise
+                break
+            if moved <= 0:
+                break  # the end of the file, or a file system that does not know: reading finds out
+            done += moved
+        return done
 
 
 def _pair(source: int, target: int) -> tuple[int, int, int]:

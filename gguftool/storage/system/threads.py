@@ -1,4 +1,8 @@
-"""What all threads of one piece of copying share: bytes done, the first error, the word to stop."""
+"""Threads that do one piece of work together, on systems that may refuse to start any (ulimit -u, container limits).
+
+What needs several threads starts them here: `start` takes as many as it gets, `Background` runs a list of calls while
+the caller goes on.  All threads are daemons: one that hangs in a dead connection does not keep the program alive.
+"""
 
 from __future__ import annotations
 
@@ -6,90 +10,20 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Generic, TypeVar
 
-Progress = Callable[[int], None]
+T = TypeVar("T")
+U = TypeVar("U")
 
-GRACE = 2.0  # seconds that a thread gets to notice that all is over; one that waits for a dead server is left behind
-
-
-class Watch(Protocol):
-    """Is told where bytes have landed in the target."""
-
-    def landed(self, offset: int, nbytes: int) -> None:
-        """Bytes were written; called in whichever thread wrote them."""
-
-    def pulse(self) -> None:
-        """Time goes by; called in the thread that asked for the copying, many times a second."""
-
-
-class Tally:
-    """Counts bytes and keeps the first error; `progress` and `watch.pulse` are called in the thread that made it."""
-
-    def __init__(self, progress: Progress, watch: Watch | None = None) -> None:
-        self.stop = threading.Event()
-        self.error: BaseException | None = None
-        self._progress = progress
-        self._watch = watch
-        self._owner = threading.get_ident()
-        self._lock = threading.Lock()
-        self._unreported = 0
-        self.copied = 0  # bytes that were written, not shared
-
-    def guard(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Return `work` for a thread of its own: its error is kept, and stops all."""
-
-        def guarded() -> None:
-            try:
-                work()
-            except BaseException as error:
-                with self._lock:
-                    self.error = self.error or error
-                self.stop.set()
-
-        return guarded
-
-    def landed(self, offset: int, nbytes: int, *, shared: bool = False) -> None:
-        """Count bytes that are at `offset` of the target now; the owner's thread passes on what all have done."""
-        if self._watch is not None:
-            self._watch.landed(offset, nbytes)
-        with self._lock:
-            self._unreported += nbytes
-            self.copied += 0 if shared else nbytes
-        if threading.get_ident() == self._owner:
-            self.report()
-
-    def report(self) -> None:
-        """Tell what was done since the last time."""
-        with self._lock:
-            nbytes, self._unreported = self._unreported, 0
-        if nbytes:
-            self._progress(nbytes)
-        if self._watch is not None:
-            self._watch.pulse()
-
-    def wait(self, threads: Sequence[threading.Thread]) -> None:
-        """Wait until `threads` are done or all has to stop, in steps so that signals are heard and progress goes on."""
-        for thread in threads:
-            while thread.is_alive() and not self.stop.is_set():
-                thread.join(0.1)
-                self.report()
-
-
-def join_all(threads: Sequence[threading.Thread], seconds: float = math.inf) -> None:
-    """After the stop: wait for `threads`, at most `seconds` for all of them."""
-    end = time.monotonic() + seconds
-    for thread in threads:
-        while thread.is_alive() and (left := end - time.monotonic()) > 0:
-            thread.join(min(0.1, left))
+_STEP = 0.1  # seconds between two looks at a thread, so that signals are noticed on every system
 
 
 def start(work: Callable[[], None], count: int) -> list[threading.Thread]:
-    """Start `count` threads, or as many as the system allows; fewer only cost time."""
+    """Start `count` threads that run `work`, or as many as the system allows; fewer only cost time."""
     started = []
     for _ in range(count):
-        thread = threading.Thread(target=work, name="copying", daemon=True)
+        thread = threading.Thread(target=work, name="gguftool", daemon=True)
         try:
             thread.start()
         except RuntimeError:
@@ -98,58 +32,64 @@ def start(work: Callable[[], None], count: int) -> list[threading.Thread]:
     return started
 
 
-# --- pool ----------------------------------------------------------------------------------------------------------
+def join_all(threads: Sequence[threading.Thread], seconds: float = math.inf) -> None:
+    """Wait for `threads`, at most `seconds` for all of them."""
+    end = time.monotonic() + seconds
+    for thread in threads:
+        while thread.is_alive() and (left := end - time.monotonic()) > 0:
+            thread.join(min(_STEP, left))
 
 
-class Pool(ThreadPoolExecutor):
-    """Takes as many threads as the system allows (ulimit -u, limits of containers), at last the caller's own.
+class CancelledError(Exception):
+    """Work ended early because it was told to stop; never the reason why."""
 
-    Where a thread cannot be started its work is in the queue already, for one of the others. This method of the library
-    is not a public one: where a later Python has another, the limit is an error again, as in the plain pool.
+
+class Background(Generic[T]):
+    """Run `calls` in up to `jobs` threads, in their order, while the caller goes on.
+
+    `stop` is set by the first error and by `cancel`: no further call starts, and calls that look at it raise
+    `CancelledError`.
     """
 
-    def _adjust_thread_count(self) -> None:
-        try:
-            super()._adjust_thread_count()
-        except RuntimeError:
-            if not self._threads:
-                self._work_queue.get_nowait().run()
+    def __init__(self, calls: Sequence[Callable[[], T]], jobs: int, stop: threading.Event | None = None) -> None:
+        self._calls = calls
+        self._numbers = iter(range(len(calls)))
+        self._taking = threading.Lock()
+        self._stop = stop or threading.Event()
+        self._results: dict[int, T] = {}
+        self._errors: dict[int, BaseException] = {}
+        self._threads = start(self._run, min(jobs, len(calls)))
 
+    def wait(self) -> list[T]:
+        """Wait for the results, in the order of the calls; raise the error of the first call that failed."""
+        if not self._threads:
+            self._run()  # the system starts no thread
+        join_all(self._threads)
+        if self._errors:
+            raise self._errors[min(self._errors, key=lambda at: (isinstance(self._errors[at], CancelledError), at))]
+        return [self._results[number] for number in range(len(self._calls))]
 
-# --- parallel ------------------------------------------------------------------------------------------------------
+    def cancel(self) -> None:
+        """Start no further call, and wait for those that run."""
+        self._stop.set()
+        join_all(self._threads)
 
-
-T = TypeVar("T")
-U = TypeVar("U")
-
-
-def in_parallel(items: Sequence[T], work: Callable[[T], U], jobs: int) -> list[U]:
-    """Return `work` of every item, in order; raise the error of the first item that has one.
-
-    The threads do not keep the program from ending: an interrupt leaves them behind in their requests.
-    """
-    results: dict[int, U] = {}
-    errors: dict[int, BaseException] = {}
-    numbers = iter(range(len(items)))
-    taking = threading.Lock()
-
-    def run() -> None:
-        while not errors:
-            with taking:
-                number = next(numbers, None)
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            with self._taking:
+                number = next(self._numbers, None)
             if number is None:
                 return
             try:
-                results[number] = work(items[number])
+                self._results[number] = self._calls[number]()
             except BaseException as error:
-                errors[number] = error
+                self._errors[number] = error
+                self._stop.set()
 
-    threads = start(run, min(jobs, len(items)))
-    if not threads:
-        run()  # no thread to be had
-    for thread in threads:
-        while thread.is_alive():  # in steps, so that a signal is heard on every system
-            thread.join(0.2)
-    if errors:
-        raise errors[min(errors)]
-    return [results[number] for number in range(len(items))]
+
+def in_parallel(items: Sequence[T], work: Callable[[T], U], jobs: int) -> list[U]:
+    """Call `work` on every item, `jobs` at a time, and return the results in order; raise the first item's error.
+
+    An interrupt leaves the threads behind in their calls.
+    """
+    return Background([partial(work, item) for item in items], jobs).wait()

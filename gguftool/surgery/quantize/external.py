@@ -28,7 +28,8 @@ from gguftool.model.layout import Dialect, gguf_file
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import open_model
 from gguftool.record import record, replace
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.surgery.metadata import without_layout_keys
 from gguftool.surgery.quantize.maker import MakeOptions

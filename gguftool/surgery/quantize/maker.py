@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from gguftool.errors import PlanError, listed
@@ -50,30 +49,31 @@ class MakeOptions:
     external: str = ""
 
 
-@record
-class Awaited:
-    """Bytes that an installed llama-quantize is to make before the plan is carried out."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Awaited(Source):
+    """`nbytes` bytes that an installed llama-quantize is to make before the plan is carried out; `key` says which."""
 
-    name: str
-    size: int
-    identity: str
-    file_id: None = None
-    parallelism: int = 1
+    nbytes: int
+    key: str
 
-    def descriptor(self) -> None:
-        """Return None."""
-        return
+    @property
+    def name(self) -> str:
+        """The program's."""
+        return EXTERNAL
 
-    def check_unchanged(self) -> None:
-        """Nothing to change yet."""
+    @property
+    def size(self) -> int:
+        """Bytes to be made."""
+        return self.nbytes
+
+    @property
+    def identity(self) -> str:
+        """What is to be made of what."""
+        return self.key
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Raise `PlanError`: nothing has made these bytes."""
         raise PlanError(f"{length:,} bytes at {offset:,} are still to be made", source=self.name)
-
-    def stream(self, offset: int, length: int) -> Iterator[bytes]:
-        """Raise as `read_at` does."""
-        yield self.read_at(offset, length)
 
 
 @dataclass(slots=True)
@@ -137,7 +137,7 @@ class Maker:
     def _awaited(self, tensor: Tensor, wanted: int, entry: ImatrixEntry | None) -> Awaited:
         size = nbytes(wanted, tensor.info.dims) or 0
         said = f"{tensor.gap.source.identity} {tensor.gap.offset} to {wanted} by {self.options.external}"
-        return Awaited(name=EXTERNAL, size=size, identity=f"{said} imatrix {self._digest(entry)}")
+        return Awaited(nbytes=size, key=f"{said} imatrix {self._digest(entry)}")
 
     def _digest(self, entry: ImatrixEntry | None) -> str:
         return self.options.weights.imatrix.digest if self.options.weights is not None and entry is not None else ""

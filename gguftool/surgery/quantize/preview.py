@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from gguftool.format.ggml import type_alias
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan, Preview, SourceUse
-from gguftool.storage.sources.source import is_remote
 from gguftool.surgery.quantize.plan import Decision, Origin, Step
 from gguftool.surgery.quantize.quantized_source import Quantized
 
@@ -75,7 +74,7 @@ def _with_made(preview: Preview, made: Sequence[Step]) -> Preview:
         if isinstance(computed, Quantized):
             more = computed.tensor.nbytes - computed.size
             uses[computed.name] += more
-            fetched += more if is_remote(computed) else 0
+            fetched += more if computed.is_remote else 0
     return replace(
         preview,
         uses=tuple(SourceUse(name=name, nbytes=nbytes) for name, nbytes in uses.items()),

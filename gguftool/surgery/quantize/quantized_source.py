@@ -1,15 +1,14 @@
-"""Tensors quantized while they are read: rows of the source in, blocks of the wanted type out.
+"""A source that computes: a tensor quantized while it is read. Rows of floats go in, blocks of the new type come out.
 
 Every type here is row-wise, so a range of bytes is a range of rows: any part of a tensor can be computed by itself, in
-any thread, and a run that was interrupted goes on in the middle.  Memory is a chunk of rows a thread, whatever the
-tensor's size.  The floats that go in are those that llama-quantize takes: F16, BF16 and quantized types widened to F32.
+any thread, and an interrupted run resumes in the middle. Memory is a chunk of rows for each thread, whatever the
+tensor's size. The input floats are those that llama-quantize takes: F16, BF16 and quantized types widened to F32.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -21,16 +20,16 @@ from gguftool.format.imatrix import ImatrixEntry
 from gguftool.format.kv import ByteOrder
 from gguftool.format.quantizers import Encode
 from gguftool.model.model import Tensor
-from gguftool.storage.sources.source import pieces_of
+from gguftool.storage.sources.source import Source, byte_reader
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CHUNK = 256 << 10  # elements computed at once: 1 MiB of F32, which stays in the processor's cache
-_GRAIN = 512 << 10  # elements that are worth a thread's while: a second of the slowest types, 5 ms of the fastest
-_FAR_GRAIN = 8 << 20  # elements, where the rows come over a network: 16 MiB of BF16 a request
+_LOCAL_CHUNK = 512 << 10  # elements worth a thread's while: a second of the slowest types, 5 ms of the fastest
+_REMOTE_CHUNK = 8 << 20  # elements, if the rows come over a network: 16 MiB of BF16 a request
 MAX_ROW = 4 << 20  # elements; a row is the least that can be computed, and real ones have up to 100,000
-# Up to this, scales of half precision cannot overflow whatever the type; beyond, what comes out is looked at.
+# Up to this, scales of half precision cannot overflow, whatever the type; beyond, the output is checked.
 _LARGEST_SAFE = 65504.0
 # Quantizers add up weights times squares in F32, which ends at 3e38. Beyond, libgguf writes NaN, or ends the process.
 _LARGEST_WEIGHED_SQUARE = 1e30
@@ -39,16 +38,16 @@ _ANY_RANGE = frozenset({"float", "fp4"})  # kinds of types for which nothing is 
 
 @lru_cache(maxsize=4)
 def _weights(entry: ImatrixEntry, dims: tuple[int, ...]) -> NDArray[Any]:
-    """Return the weights of all matrices; those of a few hundred experts take 10 MB and time: not for each range."""
+    """The weights of all matrices; those of a few hundred experts take 10 MB and time: not for each range."""
     return entry.weights_for(dims)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quantized:
+class Quantized(Source):
     """The elements of `tensor` in the type `traits`, row after row.
 
     `maker` names the back end and its version; `weighed` is the imatrix' digest, with `entry` the tensor's own weights.
-    `decoder` reads the source, `encode` writes the type.
+    `decoder` reads the input, `encode` writes the new type.
     """
 
     tensor: Tensor
@@ -81,12 +80,12 @@ class Quantized:
 
     @property
     def row_size(self) -> int:
-        """Bytes of a row in the type that is made."""
+        """Bytes of a row in the new type."""
         return self.width // self.traits.block_size * self.traits.type_size
 
     @property
     def identity(self) -> str:
-        """That of the input, and what is computed of it, by what."""
+        """The identity of the input, what is computed from it, and by which back end."""
         info = self.tensor.info
         return (
             f"{self.tensor.gap.source.identity} {self.tensor.gap.offset}+{self.tensor.nbytes} {type_name(info.type)} "
@@ -94,37 +93,33 @@ class Quantized:
         )
 
     @property
-    def file_id(self) -> None:
-        """Computed bytes are no file."""
-        return
-
-    @property
     def parallelism(self) -> int:
         """One thread a processor core (back ends compute without the interpreter's lock), or more connections."""
         return max(os.cpu_count() or 1, self.tensor.gap.source.parallelism)
 
     @property
-    def grain(self) -> int:
-        """Bytes that one thread takes at once: types differ a thousandfold in speed, so less than of a file."""
-        elements = _FAR_GRAIN if self.tensor.gap.source.file_id is None else _GRAIN
+    def preferred_chunk(self) -> int:
+        """Bytes worth one thread's while: less than of a file, as types differ a thousandfold in speed."""
+        elements = _REMOTE_CHUNK if self.is_remote else _LOCAL_CHUNK
         return max(elements // self.traits.block_size * self.traits.type_size, 32 * self.row_size)
 
-    def descriptor(self) -> AbstractContextManager[int] | None:
-        """Return None: the kernel cannot copy what has to be computed."""
-        return None
+    @property
+    def is_remote(self) -> bool:
+        """Whether the input is."""
+        return self.tensor.gap.source.is_remote
 
     def check_unchanged(self) -> None:
-        """Raise `SourceError` where the input changed."""
+        """Raise `SourceError` if the input changed."""
         self.tensor.gap.source.check_unchanged()
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Compute the rows that the range touches, and return its bytes."""
+        """Compute the rows that the range touches, and cut its bytes out."""
         return b"".join(self.stream(offset, length))
 
     def stream(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
         """Compute `length` bytes from `offset`, a chunk of rows at a time.
 
-        Raises `FormatError` that names the row, where there is a NaN or an infinity, or the type cannot hold a value.
+        Raises `FormatError` that names the row, if there is a NaN or an infinity, or the type cannot hold a value.
         """
         end = offset + length
         weights = None if self.entry is None else _weights(self.entry, self.tensor.info.dims)
@@ -136,7 +131,7 @@ class Quantized:
             yield data[max(offset - start, 0) : end - start]
 
     def _chunks(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Cut rows into chunks; where columns are weighed, a chunk is of one matrix, as each has its own weights."""
+        """Cut rows into chunks; with weights, a chunk is of one matrix, as each has its own."""
         step = max(1, _CHUNK // self.width)
         dims = self.tensor.info.dims
         matrix = dims[1] if self.entry is not None and len(dims) > 1 else self.rows
@@ -146,16 +141,16 @@ class Quantized:
             first = end
 
     def _reader(self, begin: int, behind: int) -> Callable[[int, int], bytes]:
-        """Return what reads the source's bytes of the next rows: where rows are whole, from one request for all."""
+        """A function that reads the input of rows `first` to `last`; one request for all, if rows are whole units."""
         extent, decoder = self.tensor.extent, self.decoder
         if self.width % decoder.unit:  # rows that are interleaved: a chunk may begin within a group of them
             return lambda first, last: extent.source.read_at(*self._units(first, last))
         row = self.width // decoder.unit * decoder.unit_bytes
-        rows = pieces_of(extent.source.stream(extent.offset + begin * row, (behind - begin) * row))
+        rows = byte_reader(extent.source.stream(extent.offset + begin * row, (behind - begin) * row))
         return lambda first, last: rows((last - first) * row)
 
     def _units(self, first: int, last: int) -> tuple[int, int]:
-        """Return offset and length of the whole units that hold rows `first` to `last`."""
+        """Offset and length of the whole units that hold rows `first` to `last`."""
         decoder = self.decoder
         start, end = first * self.width // decoder.unit, -(-last * self.width // decoder.unit)
         return self.tensor.extent.offset + start * decoder.unit_bytes, (end - start) * decoder.unit_bytes
@@ -175,13 +170,13 @@ class Quantized:
         return data
 
     def _floats(self, data: bytes, first: int, last: int) -> NDArray[Any]:
-        """Return rows `first` to `last`; `data` may begin earlier, where a unit does."""
+        """Decode rows `first` to `last`; `data` may begin earlier, at a unit."""
         import numpy as np
 
         width = self.width
         skipped = first * width % self.decoder.unit
         numbers = self.decoder.decode(data)[skipped : skipped + (last - first) * width].reshape(last - first, width)
-        with np.errstate(over="ignore", invalid="ignore"):  # what F32 cannot hold is an infinity, and refused
+        with np.errstate(over="ignore", invalid="ignore"):  # what F32 cannot hold becomes an infinity, and is refused
             return np.ascontiguousarray(numbers, dtype=np.float32)
 
     def _refuse_not_finite(self, rows: NDArray[Any], first: int) -> None:
@@ -198,7 +193,7 @@ class Quantized:
             )
 
     def _refuse_abort(self, rows: NDArray[Any], peak: float, weights: NDArray[Any] | None, first: int) -> None:
-        """Refuse what quantizers do not survive; `peak` is the largest magnitude in `rows`, which begin at `first`."""
+        """Refuse values that crash a quantizer; `peak` is the largest magnitude in `rows`, from row `first` on."""
         heaviest = 1.0 if weights is None else float(weights.max())
         if self.traits.kind in _ANY_RANGE or heaviest * max(peak, 1.0) ** 2 <= _LARGEST_WEIGHED_SQUARE:
             return
@@ -211,7 +206,7 @@ class Quantized:
         )
 
     def _refuse_overflow(self, data: bytes | bytearray, first: int) -> None:
-        """Look at what came out of large values: scales are mostly of half precision, which ends at 65,504."""
+        """Check the output for large values: scales are mostly of half precision, which ends at 65,504."""
         import numpy as np
 
         made = decoder_of(self.traits.id, ByteOrder.LITTLE, self.tensor.info.dims)

@@ -26,7 +26,7 @@ from gguftool.model.opening import open_model
 from tests.support import builders as b
 from tests.support.command import run_gguftool
 from tests.support.diff_models import f32, made
-from tests.support.paths import shared_path
+from tests.support.paths import FIXTURES
 
 UP, DOWN, EXPERTS = "blk.0.ffn_up.weight", "blk.1.ffn_down.weight", "blk.0.ffn_up_exps.weight"
 
@@ -144,7 +144,7 @@ def test_embeddings_of_another_size_are_passed_over_as_llama_quantize_does() -> 
 
 def test_what_the_quantizer_weighed_is_better_by_its_own_weights() -> None:
     """Types made with an imatrix have less error where it looks: a wrong expansion of weights would not show that."""
-    zoo = shared_path("reference/zoo")
+    zoo = FIXTURES / "engines" / "zoo"
     a, quant = open_model(zoo / "zoo-f32-ml.gguf"), open_model(zoo / "zoo-ml.gguf")
     data = compare(a, quant, open_imatrix(zoo / "zoo-f32-ml.gguf.imatrix.dat"))
     found = {one.new_type: one.errors for one in data.tensors if one.errors}

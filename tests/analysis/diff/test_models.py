@@ -37,8 +37,8 @@ from gguftool.render.diff import (
     summary,
 )
 from tests.support.counted_work import LINEAR, growth
-from tests.support.diff_models import ARRAY, BOOL, F32, F64, I32, STRING, U32, Memory, f32, gguf, made, model, shared
-from tests.support.paths import GOLDEN, REPO
+from tests.support.diff_models import ARRAY, BOOL, F32, F64, I32, STRING, U32, Memory, f32, gguf, made, model
+from tests.support.paths import FIXTURES, GOLDEN, REPO
 
 LAYOUT = DiffOptions(layout=True)
 HOSTILE = "x\x1b[31m\n|`\u202e<script>\udcff"
@@ -383,6 +383,7 @@ def assert_mirrored(ab: HeaderDiff, ba: HeaderDiff) -> None:
     assert (ab.a, ab.b) == (ba.b, ba.a)
 
 
+@pytest.mark.slow
 @given(MODELS)
 def test_a_model_does_not_differ_from_itself(one: Model) -> None:
     report = diff_headers(one, one, LAYOUT)
@@ -417,16 +418,16 @@ def test_a_template_cannot_leave_its_code_block() -> None:
     assert closing[0] > max(index for index, line in enumerate(lines) if "<img>" in line) > opening
 
 
-# --- the shared models -----------------------------------------------------------------------------------------------
+# --- models of the engines -------------------------------------------------------------------------------------------
 
 
 def all_models() -> list[Path]:
-    return sorted(shared("models").glob("*.gguf")) + sorted(shared("models", "sets").iterdir())
+    return [path for kind in ("*.gguf", "sets/*", "zoo/*.gguf") for path in sorted((FIXTURES / "engines").glob(kind))]
 
 
-def test_shared_models_equal_themselves_and_mirror_each_other() -> None:
+def test_models_of_the_engines_equal_themselves_and_mirror_each_other() -> None:
     opened = [open_model(path) for path in all_models()]
-    assert len(opened) >= 13
+    assert len(opened) == 9 + 2 + 4
     for one in opened:
         assert not diff_headers(one, one, LAYOUT).differs
     for a, b in permutations(opened, 2):
@@ -435,7 +436,7 @@ def test_shared_models_equal_themselves_and_mirror_each_other() -> None:
 
 @pytest.mark.parametrize(("single", "folder"), [("Q4_K", "mainline-Q4_K"), ("IQ4_KS", "ik-IQ4_KS")])
 def test_a_set_equals_the_file_it_was_split_from(single: str, folder: str) -> None:
-    a, b = open_model(shared("models", f"tiny-llama-{single}.gguf")), open_model(shared("models", "sets", folder))
+    a, b = (open_model(FIXTURES / "engines" / name) for name in (f"tiny-llama-{single}.gguf", f"sets/{folder}"))
     report = diff_headers(a, b)
     assert not report.differs
     assert (report.a.files, report.b.files) == (1, 22)
@@ -569,7 +570,7 @@ def test_every_json_name_is_documented(two_files: None) -> None:
 
 @pytest.mark.parametrize("arguments", [(), ("--data", "--by", "layer", "--ignore", "^(general|output|token)")])
 def test_documented_output_is_real(arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(shared("models"))
+    monkeypatch.chdir(FIXTURES / "engines")
     page = (REPO / "docs" / "diff.md").read_text(encoding="utf-8")
     shown = {line[4:] for line in page.splitlines() if line.startswith("    ")}
     lines = run("tiny-llama-Q4_K.gguf", "tiny-llama-Q8_0.gguf", *arguments).stdout.splitlines()
@@ -579,7 +580,7 @@ def test_documented_output_is_real(arguments: tuple[str, ...], monkeypatch: pyte
 
 
 def test_missing_shards_are_said(tmp_path: Path) -> None:
-    source = shared("models", "sets", "mainline-Q4_K")
+    source = FIXTURES / "engines" / "sets" / "mainline-Q4_K"
     shards = sorted(source.iterdir())
     for shard in shards[:-1]:
         (tmp_path / shard.name).symlink_to(shard)

@@ -14,7 +14,8 @@ import pytest
 from gguftool.analysis.lint.check import CheckOptions, CheckReport, check
 from gguftool.analysis.lint.doctor import DIAGNOSES
 from gguftool.errors import SourceError
-from tests.support.check_models import File, T, model, shards, shared
+from tests.support.check_models import File, T, model, shards
+from tests.support.paths import FIXTURES
 
 OID = "4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393"
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{OID}\nsize 4661211424\n".encode()
@@ -84,7 +85,7 @@ def test_a_cause_is_named(tmp_path: Path, cause: str) -> None:
 
 
 def test_a_real_old_imatrix() -> None:
-    assert "69 entries" in said(shared("reference/zoo/zoo-f32-ik.gguf.imatrix.dat"), "N12")
+    assert "69 entries" in said(FIXTURES / "engines" / "zoo" / "zoo-f32-ik.gguf.imatrix.dat", "N12")
 
 
 def test_every_code_is_tried() -> None:
@@ -209,7 +210,7 @@ def test_what_can_be_read_is_no_diagnosis(tmp_path: Path) -> None:
 
 
 def test_a_real_shard_2() -> None:
-    path = shared("models/sets/ik-IQ4_KS/tiny-llama-TEST-IQ4_KS-SPECIAL_TENSOR-00002-of-00022.gguf")
+    path = FIXTURES / "engines" / "sets" / "ik-IQ4_KS" / "tiny-llama-TEST-IQ4_KS-SPECIAL_TENSOR-00002-of-00022.gguf"
     report = check(str(path), CheckOptions(this_file_only=True))
     (finding,) = [f for f in report.findings if f.code == "F21"]
     assert "shard 2 of 22" in finding.message

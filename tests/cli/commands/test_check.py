@@ -125,6 +125,7 @@ def test_a_set_beside_leftovers_of_another(tmp_path: Path) -> None:
     assert "left out 2 file(s)" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_set_of_1148_shards_takes_work_that_grows_with_it_and_reads_no_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

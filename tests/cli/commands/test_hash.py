@@ -116,7 +116,7 @@ def test_of_a_manifest_of_several_algorithms_sha256_is_checked(tmp_path: Path, m
 
 def test_sha256sum_checks_what_files_prints(tmp_path: Path, shards: Path) -> None:
     if shutil.which("sha256sum") is None:
-        pytest.skip("sha256sum is not here; it is part of the GNU coreutils")
+        pytest.skip("no sha256sum: apt-get install coreutils")
     odd = shards / "odd \\ na\nme\x1b.gguf"
     odd.write_bytes(b.small_model())
     for spec in (shards / "M-Q8_0-00001-of-00008.gguf", odd):

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support import builders
 from tests.support.command import one_error_line
-from tests.support.paths import REPO
+from tests.support.paths import FIXTURES, REPO
 
 Run = Callable[..., "CompletedProcess[bytes]"]
 
@@ -88,6 +88,7 @@ def test_exit_codes_of_check(
         assert not done.stdout
 
 
+@pytest.mark.slow
 def test_extract_compact_expand_convert_agree(gguftool: Run, tmp_path: Path, model: Path) -> None:
     extracted = text(gguftool("recipe", "extract", model))
     assert r"^blk\.([02-9]|1[01])\.ffn_up\.weight$=q8_0" in extracted.splitlines()
@@ -169,13 +170,13 @@ def test_names_that_play_tricks_come_back(gguftool: Run, tmp_path: Path) -> None
     assert report["findings"] == []
 
 
-def test_the_examples_of_the_docs_are_real(gguftool: Run, shared: Callable[[str], Path], tmp_path: Path) -> None:
+def test_the_examples_of_the_docs_are_real(gguftool: Run, tmp_path: Path) -> None:
     page = (REPO / "docs" / "recipes.md").read_text()
     (mix,) = re.findall(r"^```text\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     (tmp_path / "mix.recipe").write_text(mix)
     (tmp_path / "bad.recipe").write_text("blk=q4_K_M\n(=f32\nattn=iq4ks\n")
-    for name in ("tiny-qwen3moe-BF16.gguf", "tiny-qwen3moe-IQ4_KS.gguf"):
-        (tmp_path / name).symlink_to(shared(f"models/{name}"))
+    for name in ("tiny-qwen3moe-Q4_K.gguf", "tiny-qwen3moe-IQ4_KS.gguf"):
+        (tmp_path / name).symlink_to(FIXTURES / "engines" / name)
     examples = re.findall(r"^```console\n\$ gguftool (.*?)\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     assert len(examples) >= 5
     for command, shown in examples:

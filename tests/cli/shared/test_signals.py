@@ -46,6 +46,7 @@ def run_with_signal(number: int, call: str, suffix: str, *arguments: object) -> 
     return subprocess.run(command, env=environment(), capture_output=True, check=False, timeout=60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(
     ("call", "suffix", "line"),

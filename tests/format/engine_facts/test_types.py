@@ -9,7 +9,7 @@ import pytest
 from gguftool.format.engine_facts.engines import BOTH, IK_LLAMA_CPP
 from gguftool.format.engine_facts.types import THROWS, UNCHECKED, ImatrixPolicy, type_facts, type_facts_of, written_type
 from gguftool.format.ggml import TYPES
-from tests.support.check_models import shared
+from tests.support.paths import FIXTURES
 
 _FALLBACKS = {"THROWS": THROWS, "NOT CHECKED": UNCHECKED}
 _POLICIES = {
@@ -21,7 +21,7 @@ _POLICIES = {
 
 
 def _records() -> list[dict]:
-    records = json.loads(shared("reference/ggml-types.json").read_text())
+    records = json.loads((FIXTURES / "engines" / "ggml-types.json").read_text())
     return [record for record in records if record["primary"] and record["status"] != "activation"]
 
 

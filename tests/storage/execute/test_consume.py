@@ -19,9 +19,10 @@ import pytest
 
 from gguftool.errors import ExecuteError, GGUFToolError, PlanError, SourceError
 from gguftool.storage.execute import consume, consume_journal, executor
-from gguftool.storage.execute.executor import Options
+from gguftool.storage.execute.options import Options
 from gguftool.storage.execute.part import lock
 from gguftool.storage.plan import Plan, Request
+from gguftool.surgery import removable
 from gguftool.surgery.inputs import open_inputs
 from gguftool.surgery.merge import MergeOptions, plan_merge
 from tests.support import builders as b
@@ -206,9 +207,9 @@ def test_a_file_under_two_names_stays(tmp_path: Path) -> None:
     """Its tensors would be read by the second name after the first is gone."""
     paths = shards(tmp_path / "in", 2)
     source = open_inputs([str(tmp_path / "in")])[0].model.files[1].source
-    other = type(source)(path=tmp_path / "bind" / "x.gguf", stamp=source.stamp)  # as through a bind mount
-    assert consume_journal.why_kept(source, [source, other]) == "given under several names"
-    assert consume_journal.why_kept(source, [source]) is None
+    other = type(source)(path=tmp_path / "bind" / "x.gguf", file_stamp=source.file_stamp)  # as through a bind mount
+    assert removable.why_kept(source, [source, other]) == "given under several names"
+    assert removable.why_kept(source, [source]) is None
     assert paths[1].exists()
 
 
@@ -300,6 +301,7 @@ def test_when_all_are_gone_the_pattern_itself_is_named(tmp_path: Path, monkeypat
     assert (tmp_path / "out.gguf").read_bytes() == wanted
 
 
+@pytest.mark.slow
 def test_paths_are_absolute_whatever_folder_it_is_run_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same words in another folder mean other files: none of those is touched."""
     here, there = tmp_path / "here", tmp_path / "there"
@@ -507,6 +509,7 @@ def test_a_journal_reaches_no_file_that_the_command_does_not_name(
     assert all(path.exists() for path in precious)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["byte", "shorter", "longer", "gone", "second name"])
 def test_a_part_file_that_lost_bytes_is_said_and_nothing_more_goes(
     damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -586,6 +589,7 @@ def test_a_folder_behind_a_link_that_points_elsewhere_now(tmp_path: Path, monkey
     assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "plain.gguf").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pipe", "folder", "link"])
 def test_what_is_no_journal_is_no_way_to_hang_or_to_read_elsewhere(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -683,6 +687,7 @@ def test_bytes_then_read_back_then_journal_then_the_file_goes(tmp_path: Path) ->
     assert gone[-1] < seen.index(("link", out.name)) < seen.index(("unlink", journal))
 
 
+@pytest.mark.slow
 @needs_strace
 @pytest.mark.parametrize(
     "inject",
@@ -768,6 +773,7 @@ def half_done_large(disk: Path, beside: Path, monkeypatch: pytest.MonkeyPatch) -
     return (beside / "plain.gguf").read_bytes(), paths, command
 
 
+@pytest.mark.slow
 @needs_root
 @pytest.mark.skipif(shutil.which("mkfs.ext4") is None, reason="no mkfs.ext4: apt-get install e2fsprogs")
 def test_the_plug_may_be_pulled_at_any_sync_and_removal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

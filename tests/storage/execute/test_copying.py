@@ -8,9 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,28 +19,35 @@ from hypothesis import strategies as st
 
 from gguftool.errors import ExecuteError, SourceError
 from gguftool.storage.execute import copying
+from gguftool.storage.execute.copy_state import CopyState
 from gguftool.storage.execute.copying import BUFFER, copy_all, copy_extent
+from gguftool.storage.execute.options import Sizes
 from gguftool.storage.plan import Copy
 from gguftool.storage.sources.local import LocalSource, open_local
 from gguftool.storage.sources.source import Extent
 from gguftool.storage.system import fileio, reflink
+from gguftool.storage.system.fileio import WriteBack
 from tests.support.builders import filler
 from tests.support.command import environment
 from tests.support.memory_source import MemorySource
 
 KIB = 1 << 10
 SOURCE = filler("copying", 300 * KIB)
-SEGMENT = 64 * KIB  # small ones, so that small files have many
+SEGMENT = 64 * KIB
+
+
+SIZES = Sizes(segment=SEGMENT, least_clone=8 * KIB)
 
 
 @pytest.fixture(autouse=True)
-def _small_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(copying, "_SEGMENT", SEGMENT)
-    monkeypatch.setattr(copying, "_MIN_CLONE", 8 * KIB)
-    reflink.forget_declined()
+def _no_thread_is_left() -> Iterator[None]:
     yield
-    reflink.forget_declined()
-    assert not [thread for thread in threading.enumerate() if thread.name == "copying"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "gguftool"]
+
+
+def copy_small(copies: Iterable[Copy], target: int, *, fresh: bool = False, **options: Any) -> None:
+    """Copy in small segments, so that small files have many."""
+    copy_all(copies, target, CopyState(sizes=SIZES, **options), fresh=fresh)
 
 
 @pytest.fixture(scope="module")
@@ -126,12 +134,12 @@ def test_every_way_gives_the_same_bytes(
             if way == "server":
                 use_server(patch, reflink._copy_file_range)
             os.ftruncate(fd, len(expected))
-            copy_all(
+            copy_small(
                 [one(source, offset, length, place) for offset, length, place in wanted],
                 fd,
                 jobs=1 if way == "plain" else 3,
                 progress=progress.append,
-                durable=way == "durable",
+                write_back=WriteBack(0) if way == "durable" else None,
                 fresh=way == "fresh",
             )
         assert written(fd) == expected
@@ -152,7 +160,7 @@ def test_only_head_and_tail_of_a_congruent_extent_are_copied(
         return fileio.read_into(fd, buffer, offset)
 
     monkeypatch.setattr(copying, "read_into", read_into)
-    copy_all([one(source, 4096 + 100, 200_000, 8192 + 100)], target)
+    copy_small([one(source, 4096 + 100, 200_000, 8192 + 100)], target)
     assert written(target)[8292:] == SOURCE[4196 : 4196 + 200_000]
     assert cloned[0] == (8192, 12288, 64 * KIB)
     assert sum(length for *_, length in cloned) + sum(read) == 200_000
@@ -164,7 +172,7 @@ def test_offsets_that_disagree_are_not_offered_for_cloning(
 ) -> None:
     cloned: list[tuple[int, int, int]] = []
     use_clone(monkeypatch, by_blocks(cloned))
-    copy_all([one(source, 0, 100_000, 32)], target)
+    copy_small([one(source, 0, 100_000, 32)], target)
     assert not cloned
     assert written(target)[32:] == SOURCE[:100_000]
 
@@ -185,7 +193,7 @@ def test_each_errno_leads_to_the_next_way(
 
     use(monkeypatch, declines)
     copies = [one(source, 0, 60_000, 0), one(source, 65536, 60_000, 65536)]
-    copy_all(copies, target, jobs=1)
+    copy_small(copies, target, jobs=1)
     data = written(target)
     assert (data[:60_000], data[65536:]) == (SOURCE[:60_000], SOURCE[65536:125536])
     assert len(asked) == (1 if number in reflink.NEVER_HERE else 2)
@@ -200,7 +208,7 @@ def test_a_full_disk_is_no_reason_to_try_the_next_way(
 
     use(monkeypatch, full)
     with pytest.raises(OSError, match="full") as caught:
-        copy_all([one(source)], target)
+        copy_small([one(source)], target)
     assert caught.value.errno == errno.ENOSPC
 
 
@@ -213,7 +221,7 @@ def test_a_way_that_stops_halfway_is_finished_by_reading(
         return os.copy_file_range(fd, target, min(length, left.pop(0)), offset, place) if left else 0
 
     use_server(monkeypatch, stops)
-    copy_all([one(source)], target)
+    copy_small([one(source)], target)
     assert written(target) == SOURCE
 
 
@@ -222,7 +230,7 @@ def test_short_reads_and_writes(jobs: int, source: LocalSource, target: int, mon
     preadv, pwrite = os.preadv, os.pwrite
     monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: preadv(fd, [buffers[0][:4099]], offset))
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: pwrite(fd, data[:1021], offset))
-    copy_all([one(source)], target, jobs=jobs)
+    copy_small([one(source)], target, jobs=jobs)
     monkeypatch.undo()
     assert written(target) == SOURCE
 
@@ -232,7 +240,7 @@ def test_without_positional_calls(source: LocalSource, target: int, monkeypatch:
         for name in ("preadv", "pread", "pwrite", "SEEK_DATA", "copy_file_range"):
             patch.delattr(os, name)
         patch.setattr(copying, "clone_grid", lambda target: None)
-        copy_all([one(source, 1, 299_000, 7)], target, jobs=3, fresh=True)
+        copy_small([one(source, 1, 299_000, 7)], target, jobs=3, fresh=True)
         assert source.read_at(5, 10) == SOURCE[5:15]
     assert written(target)[7:] == SOURCE[1:299_001]
 
@@ -253,7 +261,7 @@ def test_a_read_error_names_file_and_offset(
 
     monkeypatch.setattr(copying, "read_into", read_into)
     with pytest.raises(SourceError, match="cannot read: Input/output error") as caught:
-        copy_all([one(source)], target, jobs=jobs)
+        copy_small([one(source)], target, jobs=jobs)
     assert (caught.value.source, caught.value.offset) == (source.name, bad)
 
 
@@ -271,7 +279,7 @@ def test_an_error_in_one_thread_stops_the_others(
 
     monkeypatch.setattr(copying, "read_into", read_into)
     with pytest.raises(SourceError):
-        copy_all([one(source)] * 20, target, jobs=2)
+        copy_small([one(source)] * 20, target, jobs=2)
     assert len(reads) < 6
 
 
@@ -280,7 +288,7 @@ def test_a_source_that_ends_early(source: LocalSource, target: int, monkeypatch:
         copying, "read_into", lambda fd, buffer, at: 0 if at else fileio.read_into(fd, buffer[:1000], at)
     )
     with pytest.raises(SourceError, match="ends here, 64,536 bytes early") as caught:
-        copy_all([one(source)], target, jobs=1)
+        copy_small([one(source)], target, jobs=1)
     assert (caught.value.source, caught.value.offset) == (source.name, 1000)
 
 
@@ -294,7 +302,7 @@ class Miscounting(MemorySource):
 def test_a_stream_that_ends_early_without_a_word(target: int) -> None:
     short = Miscounting(name="short", data=filler("short", 1000))
     with pytest.raises(SourceError, match="gave 99 of 100 bytes"):
-        copy_extent(Extent(source=short, offset=0, length=100), target, 0, lambda nbytes: None)
+        copy_extent(Extent(source=short, offset=0, length=100), target, 0)
 
 
 def test_a_source_that_is_cut_shorter_is_no_hole(tmp_path: Path, target: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,7 +313,7 @@ def test_a_source_that_is_cut_shorter_is_no_hole(tmp_path: Path, target: int, mo
     monkeypatch.setattr(LocalSource, "_compare", lambda self, status: None)
     os.truncate(path, 1000)
     with pytest.raises(SourceError, match="ends here"):
-        copy_all([one(source)], target, fresh=True)
+        copy_small([one(source)], target, fresh=True)
 
 
 def test_write_errors_say_where(source: LocalSource, target: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,11 +326,11 @@ def test_write_errors_say_where(source: LocalSource, target: int, monkeypatch: p
 
     monkeypatch.setattr(os, "pwrite", fails)
     with pytest.raises(OSError, match="at offset 65,536") as caught:
-        copy_all([one(source)], target, jobs=1)
+        copy_small([one(source)], target, jobs=1)
     assert caught.value.errno == errno.EIO
     monkeypatch.setattr(os, "pwrite", lambda fd, data, offset: 0)
     with pytest.raises(ExecuteError, match="accepted no more bytes"):
-        copy_all([one(source)], target)
+        copy_small([one(source)], target)
 
 
 def test_an_interrupt_in_the_calling_thread_stops_all(source: LocalSource, target: int) -> None:
@@ -337,7 +345,7 @@ def test_an_interrupt_in_the_calling_thread_stops_all(source: LocalSource, targe
 
     copies = [one(source, place=index * len(SOURCE)) for index in range(count)]
     with pytest.raises(KeyboardInterrupt):
-        copy_all(copies, target, jobs=4, progress=progress)
+        copy_small(copies, target, jobs=4, progress=progress)
     assert len(seen) == 1
     assert allocated() - seen[0] < count * len(SOURCE) // 10  # what was under way, of all that was asked for
 
@@ -362,7 +370,7 @@ def test_holes_stay_holes_only_where_the_target_is_fresh(tmp_path: Path) -> None
             os.write(fd, b"x" * (4 << 20))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(copying, "clone_grid", lambda target: None)
-            copy_all([one(source, 0, 4 << 20)], fd, fresh=fresh)
+            copy_small([one(source, 0, 4 << 20)], fd, fresh=fresh)
         assert written(fd) == path.read_bytes()
         os.fsync(fd)
         assert (os.fstat(fd).st_blocks * 512 < 1 << 20) is fresh
@@ -372,6 +380,7 @@ def test_holes_stay_holes_only_where_the_target_is_fresh(tmp_path: Path) -> None
 _MEASURE = """
 import os, sys
 from pathlib import Path
+from gguftool.storage.execute.copy_state import CopyState
 from gguftool.storage.execute.copying import copy_all, copy_extent
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.plan import Copy
@@ -380,12 +389,13 @@ source = open_local(Path(sys.argv[1]))
 fd = os.open(sys.argv[2], os.O_RDWR | os.O_CREAT)
 os.ftruncate(fd, source.size + 32)
 whole = Extent(source=source, offset=0, length=source.size)
-copy_all([Copy(extent=whole, offset=32)], fd, jobs=4, fresh=True)
-copy_extent(Extent(source=source, offset=0, length=256 << 20), fd, 7, lambda nbytes: None)
+copy_all([Copy(extent=whole, offset=32)], fd, CopyState(jobs=4), fresh=True)
+copy_extent(Extent(source=source, offset=0, length=256 << 20), fd, 7)
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc: run on Linux")
 def test_memory_does_not_grow_with_the_tensor(tmp_path: Path) -> None:
     path = tmp_path / "sparse"
@@ -410,17 +420,17 @@ def test_copy_extent_writes_zeros_over_what_is_there(tmp_path: Path, target: int
     path.write_bytes(b"")
     os.truncate(path, BUFFER * 2)
     os.pwrite(target, b"x" * BUFFER * 2, 0)
-    copy_extent(Extent(source=open_local(path), offset=0, length=BUFFER * 2), target, 0, lambda nbytes: None)
+    copy_extent(Extent(source=open_local(path), offset=0, length=BUFFER * 2), target, 0)
     assert written(target) == bytes(BUFFER * 2)
 
 
 def test_the_disk_is_started_early_but_not_for_little(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[int, int]] = []
-    monkeypatch.setattr(fileio, "_unstarted", 32 << 20)
     monkeypatch.setattr(
         fileio, "_sync_file_range", lambda: lambda fd, offset, length, flags: started.append((offset, length))
     )
     step = 8 << 20
+    write_back = WriteBack(32 << 20)
     for number in range(8):
-        fileio.start_writeback(0, number * step, step)
+        write_back.start(0, number * step, step)
     assert started == [(number * step, step) for number in range(4, 8)]

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from gguftool.errors import ExecuteError, GGUFToolError, SourceError
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Plan
 from gguftool.storage.sources.local import LocalSource, open_local
 from tests.support import builders as b

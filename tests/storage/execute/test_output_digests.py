@@ -16,8 +16,8 @@ from gguftool.analysis.verify import file_hashes, hash_files, hash_tensors, tens
 from gguftool.errors import ExecuteError
 from gguftool.format.ggml import TYPES
 from gguftool.model.opening import open_model
-from gguftool.storage.execute import output_digests
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options, Sizes
 from gguftool.storage.plan import Copy, Mark, OutputFile, Plan, Receipt
 from gguftool.storage.sources.source import Extent
 from gguftool.surgery.split import SplitOptions, plan_split
@@ -48,23 +48,24 @@ def assert_true(plan: Plan, receipt: Receipt) -> None:
     if plan.outputs[0].path.suffix != ".gguf":
         assert receipt.digests.parts == ()
         return
-    model = open_model(plan.gate_path)
+    model = open_model(plan.first_shard_path)
     wanted = hash_tensors(model)
     if any(output.replaces is not None for output in plan.outputs):
         written = {str(path) for path in receipt.paths}
-        names = [f"{plan.gate_path.name}:{n}" for n, t in model.tensors.items() if t.extent.source.name in written]
+        names = [
+            f"{plan.first_shard_path.name}:{n}" for n, t in model.tensors.items() if t.extent.source.name in written
+        ]
         wanted = tuple(one for one in wanted if one.name in names)
     else:
         assert set(file_hashes(receipt)) >= set(hash_files(model))
-    assert tensor_hashes(receipt, plan.gate_path.name) == wanted
+    assert tensor_hashes(receipt, plan.first_shard_path.name) == wanted
 
 
 @pytest.fixture(params=[1, 100, 1 << 30], ids=["piece of 1", "of 100", "of 1 GiB"])
-def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """After how many bytes the hashers follow."""
+def piece(request: pytest.FixtureRequest) -> int:
+    """After how many bytes outputs are hashed."""
     size: int = request.param
-    monkeypatch.setattr(output_digests, "_PIECE", max(size, 64))
-    return size
+    return max(size, 64)
 
 
 @in_every_case
@@ -72,13 +73,14 @@ def piece(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> in
 def test_every_writer_hashes_what_it_wrote(case: Case, jobs: int, piece: int, tmp_path: Path) -> None:
     set_up(case, tmp_path / "run")
     plan = case.plan(tmp_path / "run")
-    assert_true(plan, execute(plan, asked(case, jobs=jobs)))
+    assert_true(plan, execute(plan, asked(case, jobs=jobs, sizes=Sizes(hash_step=piece))))
     hashed = listing(tmp_path / "run")
     set_up(case, tmp_path / "run")
     execute(case.plan(tmp_path / "run"), Options(force=case.force))
     assert listing(tmp_path / "run") == hashed, "the bytes are the same with and without"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case.checkpoint < 1000], ids=str)
 def test_a_run_that_goes_on_hashes_what_was_written_before(case: Case, tmp_path: Path) -> None:
     folder = tmp_path / "run"
@@ -183,6 +185,7 @@ def commands(folder: Path) -> dict[str, tuple[list[object], str]]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["split", "merge", "swap", "edit", "edit in place"])
 def test_the_lines_are_those_of_the_hash_command_and_check_takes_them(name: str, tmp_path: Path) -> None:
     arguments, model = commands(tmp_path)[name]

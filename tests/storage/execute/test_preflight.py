@@ -13,7 +13,8 @@ import pytest
 
 from gguftool.errors import SourceError
 from gguftool.model.opening import open_model
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.surgery.merge import plan_merge
 from tests.support import builders as b
 from tests.support.command import environment, one_error_line, run_gguftool
@@ -111,6 +112,7 @@ def test_a_helper_name_that_is_taken_by_a_link_is_not_followed(source: Path, tmp
         place.unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["x" * 255, "new\nline.gguf", "-dash.gguf", "$(echo).gguf", "\udcff\udcfe.gguf", " .gguf"]
 )

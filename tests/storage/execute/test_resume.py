@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from gguftool.errors import ExecuteError
-from gguftool.storage.execute.executor import Options, execute
-from gguftool.storage.plan import Copy, OutputFile, Plan, bytes_below, pieces
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
+from gguftool.storage.plan import Copy, OutputFile, Plan, bytes_below, chunks
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.sidecars import helper_path
 from gguftool.storage.sources.source import Extent
@@ -105,6 +106,7 @@ def test_a_part_file_that_was_tampered_with_is_not_trusted(case: Case, tmp_path:
     assert listing(folder) == wanted
 
 
+@pytest.mark.slow
 @in_every_case
 def test_a_journal_that_was_torn_at_any_byte_is_believed_only_as_far_as_it_is_true(case: Case, tmp_path: Path) -> None:
     folder = tmp_path / "run"
@@ -214,11 +216,11 @@ def test_pieces_are_the_output_whatever_the_step_and_start(tmp_path: Path) -> No
     (output,) = case.plan(tmp_path / "run").outputs
     total = sum(copy.extent.length for copy in output.copies)
     for step in (1, 7, 300, 1 << 30):
-        marks = [end for _, end in pieces(output, 0, step)]
+        marks = [end for _, end in chunks(output, 0, step)]
         assert marks == sorted(marks)
         assert marks[-1] == output.size
         for start in (0, *marks[:: max(1, len(marks) // 5)]):
-            got = [copy for piece, _ in pieces(output, start, step) for copy in piece.copies]
+            got = [copy for piece, _ in chunks(output, start, step) for copy in piece.copies]
             assert sum(copy.extent.length for copy in got) == total - bytes_below(output, start)
             for copy in got:
                 whole = next(c for c in output.copies if c.offset <= copy.offset < c.offset + c.extent.length)
@@ -248,10 +250,10 @@ def test_left_over_parts_do_not_count_as_used_space(tmp_path: Path, monkeypatch:
 _SLOW = """
 import sys, time
 sys.path.insert(0, {repo!r})
-from gguftool.storage import execute, resume
+from gguftool.storage.execute import options
+slow = options.Options
+options.Options = lambda **kw: slow(**{{**kw, "checkpoint": 4096, "progress": lambda n: time.sleep(0.02)}})
 from gguftool.cli import main
-options = execute.Options
-execute.Options = lambda **kw: options(**{{**kw, "checkpoint": 4096, "progress": lambda n: time.sleep(0.02)}})
 sys.argv = ["gguftool", *sys.argv[1:]]
 main.main()
 """

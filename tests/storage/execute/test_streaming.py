@@ -6,6 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gguftool.errors import GGUFToolError, SourceError
-from gguftool.storage.execute import resume, streaming
+from gguftool.storage.execute.copy_state import CopyState
 from gguftool.storage.execute.copying import copy_all
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute as execute_plan
+from gguftool.storage.execute.options import Options, Sizes
 from gguftool.storage.execute.resume import joined, without
 from gguftool.storage.execute.streaming import MAX_GAP, join_runs, requests
-from gguftool.storage.plan import Copy, OutputFile, Plan
+from gguftool.storage.plan import Copy, OutputFile, Plan, Receipt
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.sidecars import helper_path
 from gguftool.storage.sources.source import Extent, Source
@@ -31,12 +33,13 @@ KIB = 1 << 10
 DATA = filler("far away", 2 << 20)
 
 
-@pytest.fixture(autouse=True)
-def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "MIN_REQUEST", 64 * KIB)
-    monkeypatch.setattr(streaming, "MAX_REQUEST", 512 * KIB)
-    monkeypatch.setattr(resume, "STEP", 128 * KIB)
-    monkeypatch.setattr(resume, "_SHORTEST", 0.0)
+SIZES = Sizes(least_request=64 * KIB, most_request=512 * KIB, range_step=128 * KIB, range_pause=0.0)
+
+
+def execute(plan: Plan, options: Options | None = None) -> Receipt:
+    """Carry out `plan` in small steps, so that little data has many."""
+    options = options or Options()
+    return execute_plan(plan, replace(options, sizes=SIZES) if options.sizes == Sizes() else options)
 
 
 def copy_of(source: Source, offset: int, length: int, place: int) -> Copy:
@@ -64,7 +67,7 @@ def test_requests_cover_every_copy_once(places: list[tuple[int, int, bool]], par
         target += gap % 97
         copies.append(copy_of(source, offset, length, target))
         offset, target = offset + length, target + length
-    asked = list(requests(join_runs(copies), parallelism))
+    asked = list(requests(join_runs(copies), parallelism, SIZES))
     pieces = sorted(
         (piece.offset, piece.extent.offset, piece.extent.length) for request in asked for piece in request.copies
     )
@@ -87,7 +90,7 @@ def test_requests_cover_every_copy_once(places: list[tuple[int, int, bool]], par
         assert request.offset + request.length == request.copies[-1].extent.end
         gaps = [b.extent.offset - a.extent.end for a, b in pairwise(request.copies)]
         assert all(0 <= gap <= MAX_GAP for gap in gaps)
-        assert request.length <= streaming.MAX_REQUEST + MAX_GAP + 4096
+        assert request.length <= SIZES.most_request + MAX_GAP + 4096
 
 
 def test_extents_that_are_neighbours_in_the_source_alone_are_one_request(tmp_path: Path) -> None:
@@ -103,10 +106,10 @@ def test_extents_that_are_neighbours_in_the_source_alone_are_one_request(tmp_pat
 
 def test_one_large_extent_keeps_every_connection_busy_to_the_end() -> None:
     source = SlowSource(b"")
-    asked = list(requests(join_runs([copy_of(source, 0, 64 << 20, 0)]), 8))
+    asked = list(requests(join_runs([copy_of(source, 0, 64 << 20, 0)]), 8, SIZES))
     assert len(asked) >= 8
     assert asked[0].length > asked[-1].length
-    assert asked[-1].length <= 2 * streaming.MIN_REQUEST
+    assert asked[-1].length <= 2 * SIZES.least_request
 
 
 def test_connections_work_at_the_same_time(tmp_path: Path) -> None:
@@ -136,7 +139,7 @@ def test_local_copies_do_not_wait_for_remote_ones_nor_these_for_them(tmp_path: P
             copied.set()
 
     with (tmp_path / "out").open("w+b") as out:
-        copy_all(copies, out.fileno(), progress=progress)
+        copy_all(copies, out.fileno(), CopyState(sizes=SIZES, progress=progress))
     assert done == len(DATA) + 64 * KIB
     assert (tmp_path / "out").read_bytes() == DATA[: 64 * KIB] + DATA
 
@@ -144,10 +147,7 @@ def test_local_copies_do_not_wait_for_remote_ones_nor_these_for_them(tmp_path: P
 # --- errors ---
 
 
-def test_a_thread_that_hangs_in_a_dead_connection_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("gguftool.storage.execute.copying.GRACE", 0.2)
+def test_a_thread_that_hangs_in_a_dead_connection_is_not_waited_for(tmp_path: Path) -> None:
     release, woken = threading.Event(), []
 
     class Hanging(SlowSource):
@@ -162,11 +162,11 @@ def test_a_thread_that_hangs_in_a_dead_connection_is_not_waited_for(
     source = Hanging(DATA)
     path = tmp_path / "out"
     with path.open("w+b") as out, pytest.raises(SourceError, match="gone"):
-        copy_all([copy_of(source, 0, len(DATA), 0)], out.fileno(), jobs=3)
+        copy_all([copy_of(source, 0, len(DATA), 0)], out.fileno(), CopyState(jobs=3, sizes=replace(SIZES, grace=0.2)))
     assert woken == []  # it hangs still
     release.set()
     for thread in threading.enumerate():
-        if thread.name == "copying":
+        if thread.name == "gguftool":
             thread.join(5)
     assert not any(path.read_bytes())  # what came afterwards was not written
 
@@ -225,19 +225,20 @@ def two_outputs(folder: Path, source: SlowSource) -> Plan:
     return Plan(outputs=outputs, inputs=(source,))
 
 
-def test_killed_at_any_call_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resume, "STEP", 1 << 16)
+@pytest.mark.slow
+def test_killed_at_any_call_it_goes_on_to_the_same_bytes(tmp_path: Path) -> None:
+    small = replace(SIZES, range_step=1 << 16)
     source = SlowSource(DATA[: 1 << 19])
     (tmp_path / "whole").mkdir()
-    calls = count_calls(lambda: execute(two_outputs(tmp_path / "whole", source), Options(jobs=1)))
+    calls = count_calls(lambda: execute(two_outputs(tmp_path / "whole", source), Options(sizes=small, jobs=1)))
     wanted = [(tmp_path / "whole" / f"out{number}").read_bytes() for number in range(2)]
     resumed = 0
     for at in range(0, len(calls), 2):
         folder = tmp_path / f"at{at}"
         folder.mkdir()
-        killed_at(at, lambda folder=folder: execute(two_outputs(folder, source), Options(jobs=1)))  # type: ignore[misc]
+        killed_at(at, lambda folder=folder: execute(two_outputs(folder, source), Options(sizes=small, jobs=1)))  # type: ignore[misc]
         source.served = 0
-        execute(two_outputs(folder, source), Options(jobs=1, force=True))
+        execute(two_outputs(folder, source), Options(sizes=small, jobs=1, force=True))
         resumed += source.served < len(source.data) // 2
         assert [(folder / f"out{number}").read_bytes() for number in range(2)] == wanted, calls[at]
         assert sorted(path.name for path in folder.iterdir()) == ["out0", "out1"]
@@ -246,10 +247,8 @@ def test_killed_at_any_call_it_goes_on_to_the_same_bytes(tmp_path: Path, monkeyp
     assert resumed >= len(calls) // 10
 
 
-def test_every_call_that_fails_leaves_nothing_or_what_can_be_gone_on_from(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resume, "STEP", 1 << 17)
+@pytest.mark.slow
+def test_every_call_that_fails_leaves_nothing_or_what_can_be_gone_on_from(tmp_path: Path) -> None:
     source = SlowSource(DATA[: 1 << 19])
     (tmp_path / "whole").mkdir()
     calls = count_calls(lambda: execute(two_outputs(tmp_path / "whole", source), Options(jobs=1)))

@@ -52,6 +52,7 @@ def test_each_missing_package_is_one_line(rude: RudeServer, module: str) -> None
     assert "pip install 'gguftool[hub]'" in one_error_line(done.stderr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variable", "value", "name", "said"),
     [

@@ -57,6 +57,7 @@ def test_a_file_that_is_another_now_is_fetched_anew(server: Nginx, tmp_path: Pat
     assert dump(server, "--cache", tmp_path / "kept")[1:] == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text", "link", "other"])
 def test_what_is_damaged_is_fetched_anew(server: Nginx, tmp_path: Path, damage: str) -> None:
     kept = tmp_path / "kept"
@@ -88,12 +89,12 @@ def test_entries_are_the_owners_alone_and_hold_no_secret(server: Nginx, tmp_path
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="gives a file to another user: run as root")
 def test_what_another_user_put_there_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(head_cache.FOLDER, str(tmp_path))
-    head_cache.keep("http://host/m.gguf", "identity", b"head")
+    monkeypatch.setenv(head_cache.VARIABLE, str(tmp_path))
+    head_cache.store("http://host/m.gguf", "identity", b"head")
     (entry,) = tmp_path.iterdir()
-    assert head_cache.find("http://host/m.gguf") is not None
+    assert head_cache.load("http://host/m.gguf") is not None
     os.chown(entry, 65534, 65534)
-    assert head_cache.find("http://host/m.gguf") is None
+    assert head_cache.load("http://host/m.gguf") is None
 
 
 def test_a_folder_that_cannot_be_made_is_said(server: Nginx, tmp_path: Path) -> None:
@@ -104,9 +105,9 @@ def test_a_folder_that_cannot_be_made_is_said(server: Nginx, tmp_path: Path) -> 
 
 
 def test_the_environment_names_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(head_cache.FOLDER, str(tmp_path / "kept"))
-    head_cache.keep("http://host/m.gguf", "identity", b"head")
-    found = head_cache.find("http://host/m.gguf")
+    monkeypatch.setenv(head_cache.VARIABLE, str(tmp_path / "kept"))
+    head_cache.store("http://host/m.gguf", "identity", b"head")
+    found = head_cache.load("http://host/m.gguf")
     assert found is not None
     assert (found.identity, found.head) == ("identity", b"head")
-    assert head_cache.find("http://host/n.gguf") is None
+    assert head_cache.load("http://host/n.gguf") is None

@@ -58,6 +58,7 @@ def _vocabulary(tokens: int, merges: int, *, scores: bool) -> tuple[bytes, int]:
     return b.gguf(kvs, tensors) + bytes(20 * MIB), len(b.head(kvs, tensors))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tokens", "merges", "scores"),
     [

@@ -9,9 +9,8 @@ import pytest
 
 from gguftool.errors import SourceError
 from gguftool.model.opening import open_model
-from gguftool.storage.sources import hub as hub_module
 from gguftool.storage.sources.hub import HubPath, parse_hub
-from gguftool.storage.sources.locate import canonical, expand, open_source
+from gguftool.storage.sources.locate import SCHEMES, HubBackend, canonical, expand, open_source
 from gguftool.storage.sources.source import AbsentError, ChangedError
 from tests.support import builders as b
 from tests.support.command import one_error_line, run_gguftool
@@ -50,10 +49,14 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
         monkeypatch.setenv("HF_HUB_DISABLE_TELEMETRY", "1")
         monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_TELEMETRY", True)
         monkeypatch.setenv("GGUFTOOL_HTTP_PATIENCE", "3")
-        hub_module.forget()
+        _begin_a_run(monkeypatch)
         yield server
-        hub_module.forget()
     huggingface_hub.close_session()
+
+
+def _begin_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let revisions mean the commits that they have now, as in a new process."""
+    monkeypatch.setitem(SCHEMES, "hf", HubBackend())
 
 
 def _ranges(hub: HubServer, *, cdn: bool) -> list[str | None]:
@@ -166,13 +169,13 @@ def test_a_folder_without_models_names_those_that_have_some(hub: HubServer) -> N
         expand("hf://org/repo/nothing*", ".gguf")
 
 
-def test_a_revision_means_one_commit_in_a_run(hub: HubServer) -> None:
+def test_a_revision_means_one_commit_in_a_run(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     repo = hub.repos["org/repo"]
     before = open_source("hf://org/repo/m-Q8_0.gguf")
     repo.commit({name: data[::-1] for name, data in FILES.items()})
     assert open_source("hf://org/repo/m-Q4_K_M.gguf").read_at(0, 4) == b"GGUF"  # of the commit seen first
     assert before.read_at(0, 4) == b"GGUF"
-    hub_module.forget()
+    _begin_a_run(monkeypatch)
     assert open_source("hf://org/repo/m-Q4_K_M.gguf").read_at(0, 4) != b"GGUF"
 
 
@@ -185,13 +188,13 @@ def test_an_older_commit_can_be_named(hub: HubServer) -> None:
         open_model("hf://org/repo/m-Q8_0.gguf")
 
 
-def test_identity_is_the_content_that_the_hub_recorded(hub: HubServer) -> None:
+def test_identity_is_the_content_that_the_hub_recorded(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     first = open_source("hf://org/repo/m-Q8_0.gguf").identity
     hub.repos["org/repo"].commit({**FILES, "README.md": b"another"})
-    hub_module.forget()
+    _begin_a_run(monkeypatch)
     assert open_source("hf://org/repo/m-Q8_0.gguf").identity == first
     hub.repos["org/repo"].commit({"m-Q8_0.gguf": FILES["m-Q8_0.gguf"][:-32]})
-    hub_module.forget()
+    _begin_a_run(monkeypatch)
     assert open_source("hf://org/repo/m-Q8_0.gguf").identity != first
 
 
@@ -207,6 +210,7 @@ def test_the_token_goes_to_the_hub_alone(hub: HubServer) -> None:
     assert not told.get(hub.other_port)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "token", "said"),
     [
@@ -233,6 +237,7 @@ def test_refusals_say_what_to_do(
     assert SIGNATURE not in line
 
 
+@pytest.mark.slow
 def test_signed_urls_are_never_shown(hub: HubServer) -> None:
     for command in (["dump", "--json"], ["check"], ["check", "--json"], ["report"], ["hash", "--files"]):
         done = run_gguftool(*command, "hf://org/gated/m-Q8_0.gguf")

@@ -22,6 +22,8 @@ from tests.support.mix_models import quant
 from tests.support.paths import REPO
 from tests.support.scripted_server import Exchange
 
+pytestmark = pytest.mark.slow
+
 TOKEN = "hf_7h1s1s4v3rys3cr3tt0k3n"
 BIG = {"token_embd.weight": (256, 5000), "output.weight": (256, 500), "output_norm.weight": (256,)}
 Ask = Callable[..., "subprocess.CompletedProcess[bytes]"]

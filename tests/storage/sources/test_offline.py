@@ -12,8 +12,8 @@ from gguftool.errors import SourceError, without_secrets
 from gguftool.format.cursor import NeedMoreData
 from gguftool.format.header import parse
 from gguftool.storage.sources import urls
-from gguftool.storage.sources.ranges import Part, Validators, part_of
-from gguftool.storage.sources.retry import Effort
+from gguftool.storage.sources.ranges import ByteRange, Validators, checked_range
+from gguftool.storage.sources.retry import RetryBudget
 from gguftool.storage.sources.source import ChangedError
 from tests.support import builders as b
 
@@ -85,18 +85,18 @@ class _Answer:
         self.headers = {key.replace("_", "-"): value for key, value in headers.items()}
 
 
-def _part(answer: _Answer, start: int, stop: int, total: int | None) -> Part:
-    return part_of(answer, start, stop, total)  # type: ignore[arg-type]
+def _part(answer: _Answer, start: int, stop: int, total: int | None) -> ByteRange:
+    return checked_range(answer, start, stop, total)  # type: ignore[arg-type]
 
 
 def test_what_an_answer_carries() -> None:
     right = _Answer(206, Content_Range="bytes 10-19/100", Content_Length="10")
-    assert _part(right, 10, 20, 100) == Part(start=10, stop=20, total=100)
+    assert _part(right, 10, 20, 100) == ByteRange(start=10, stop=20, total=100)
     assert _part(right, 10, 30, 100).stop == 20  # fewer than asked for
     shorter = _Answer(206, Content_Range="bytes 10-19/100", Content_Length="4")
     assert _part(shorter, 10, 20, None).stop == 14
     whole = _Answer(200, Content_Length="100")
-    assert _part(whole, 0, 1000, None) == Part(start=0, stop=100, total=100)
+    assert _part(whole, 0, 1000, None) == ByteRange(start=0, stop=100, total=100)
     for wrong in ((whole, 0, 99, None), (whole, 1, 1000, None), (right, 11, 20, 100), (right, 10, 19, 100)):
         with pytest.raises(SourceError):
             _part(*wrong)
@@ -122,13 +122,13 @@ def test_validators(old: Validators, new: Validators, same: bool) -> None:
 
 
 def _waits(monkeypatch: pytest.MonkeyPatch, seconds: float, *after: str | None) -> list[float]:
-    """What an effort waits between attempts, none of which gets a byte, until it gives up."""
+    """What is waited between attempts, none of which gets a byte, until it gives up."""
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
-    effort = Effort(seconds=seconds)
+    budget = RetryBudget(seconds=seconds)
     with suppress(SourceError):
         for said in after:
-            effort.wait(SourceError("no"), said)
+            budget.wait(SourceError("no"), said)
     return waited
 
 
@@ -149,15 +149,15 @@ def test_waiting_follows_the_server_within_the_patience(monkeypatch: pytest.Monk
 def test_bytes_are_progress_and_a_trickle_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    effort = Effort(seconds=10)
+    budget = RetryBudget(seconds=10)
     for _ in range(100):
         now[0] += 5
-        effort.advance(64 << 10)
-    assert effort.left == 10
+        budget.advance(64 << 10)
+    assert budget.left == 10
     for _ in range(100):
         now[0] += 0.2
-        effort.advance(10)
-    assert effort.left < 0
+        budget.advance(10)
+    assert budget.left < 0
 
 
 @pytest.mark.parametrize("cut", [100, 2000, 5000, 9000])

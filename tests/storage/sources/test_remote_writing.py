@@ -21,6 +21,8 @@ from tests.support.command import environment, run_gguftool
 from tests.support.hub_server import HubServer, Repo
 from tests.support.nginx import Nginx
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 N_TENSORS = 24
 Start = Callable[..., Nginx]

@@ -128,6 +128,7 @@ def outcome(world: World, mode: Mode, action: str, run: Run) -> str:
     return "wrong"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ACTIONS)
 @pytest.mark.parametrize("mode", [mode.name for mode in MODES])
 def test_right_or_refused(world: World, runs: dict[tuple[str, str], Future[Run]], mode: str, action: str) -> None:
@@ -212,6 +213,7 @@ def test_where_a_redirect_may_lead(location: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_users_wait_no_longer(patient: dict[str, Future[Run]]) -> None:
     """With the patience that is built in, the slowest of them end in time too."""
     for mode, future in patient.items():

@@ -18,11 +18,11 @@ from gguftool.model.opening import open_model
 from gguftool.model.padding import Filler
 from gguftool.storage.execute.consume_journal import find_unfinished
 from gguftool.storage.execute.copying import copy_all
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Consume, Copy, OutputFile, Plan, Request, Step
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.source import Extent
-from gguftool.storage.system import reflink
 from gguftool.storage.system.reflink import own_bytes
 from gguftool.surgery.edit import Edits, plan_edit
 from gguftool.surgery.inputs import open_donor, open_inputs
@@ -31,6 +31,8 @@ from gguftool.surgery.split import SplitOptions, plan_split
 from gguftool.surgery.swap import SwapOptions, plan_swap
 from tests.support import builders
 from tests.support.builders import STR, filler, gguf, llama_kvs, tensor
+
+pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
 MAKERS = {"xfs": ("mkfs.xfs", "-q", "-m", "reflink=1"), "btrfs": ("mkfs.btrfs", "-q")}
@@ -47,7 +49,7 @@ def mounted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     kind = request.param
     maker = MAKERS[kind]
     if shutil.which(maker[0]) is None:
-        pytest.skip(f"no {maker[0]}: install {PACKAGES[kind]}")
+        pytest.skip(f"no {maker[0]}: apt-get install {PACKAGES[kind]}")
     folder = tmp_path_factory.mktemp(kind)
     image, mount = folder / "image", folder / "mount"
     mount.mkdir()
@@ -57,7 +59,6 @@ def mounted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     done = subprocess.run(["mount", "-o", "loop", image, mount], check=False, capture_output=True, text=True)
     if done.returncode:
         pytest.skip(f"no loop mounts here ({done.stderr.strip()}): run as root, outside of a container")
-    reflink.forget_declined()
     try:
         yield mount
     finally:

@@ -15,10 +15,10 @@ import pytest
 from gguftool.format.ggml import type_name
 from gguftool.model.opening import open_model
 from tests.support.command import environment
-from tests.support.paths import REPO, shared_path
+from tests.support.paths import FIXTURES, REPO
 
 FAKE = REPO / "tests" / "support" / "fake_llama_quantize.py"
-ZOO = "reference/zoo"
+ZOO = FIXTURES / "engines" / "zoo"
 
 
 def program(folder: Path, body: str) -> Path:
@@ -40,7 +40,7 @@ def quantize(tool: Path, folder: Path, *arguments: object, engine: str) -> subpr
         **environment(),
         "FAKE_ENGINE": engine,
         "FAKE_FOLDER": str(scratch),
-        "FAKE_ZOO": str(shared_path(ZOO)),
+        "FAKE_ZOO": str(ZOO),
     }
     command = [sys.executable, "-m", "gguftool", "quantize", *arguments, "--llama-quantize", tool, "--engine", engine]
     return subprocess.run(
@@ -64,9 +64,10 @@ def write_recipe(folder: Path, zoo: Path, *without: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "zoo"), [("llama.cpp", "ml"), ("ik_llama.cpp", "ik")])
 def test_every_type_of_the_zoo_goes_through_an_installed_one(tmp_path: Path, engine: str, zoo: str) -> None:
-    source, made = shared_path(f"{ZOO}/zoo-f32-{zoo}.gguf"), shared_path(f"{ZOO}/zoo-{zoo}.gguf")
+    source, made = ZOO / f"zoo-f32-{zoo}.gguf", ZOO / f"zoo-{zoo}.gguf"
     without = ("Q2_0", *SLOW) if zoo == "ml" else ("Q8_K_R16",)  # libgguf lacks the one, files the other
     rules = write_recipe(tmp_path, made, *without)
     done = quantize(
@@ -86,7 +87,7 @@ def test_every_type_of_the_zoo_goes_through_an_installed_one(tmp_path: Path, eng
 
 def test_embeddings_keep_their_names(tmp_path: Path) -> None:
     """By which both engines know them: a program that renames nothing back would lose them otherwise."""
-    model = shared_path("models/tiny-llama-BF16.gguf")
+    model = FIXTURES / "engines" / "tiny-llama-BF16.gguf"
     done = quantize(fake(tmp_path), tmp_path, model, "--tensor", ".*=q4_K", engine="llama.cpp")
     assert done.returncode == 0, done.stderr.decode()
     made = open_model(tmp_path / "out" / "o.gguf")
@@ -94,6 +95,7 @@ def test_embeddings_keep_their_names(tmp_path: Path) -> None:
     assert list(made.tensors) == list(open_model(model).tensors)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "said"),
     [
@@ -106,7 +108,7 @@ def test_embeddings_keep_their_names(tmp_path: Path) -> None:
     ],
 )
 def test_whatever_it_does_nothing_half_made_is_left(tmp_path: Path, body: str, said: str) -> None:
-    model = shared_path("models/tiny-llama-BF16.gguf")
+    model = FIXTURES / "engines" / "tiny-llama-BF16.gguf"
     done = quantize(program(tmp_path, body), tmp_path, model, "--tensor", "attn_q=iq4_ks", engine="ik_llama.cpp")
     assert done.returncode == 2
     assert said in done.stderr.decode()
@@ -114,7 +116,7 @@ def test_whatever_it_does_nothing_half_made_is_left(tmp_path: Path, body: str, s
 
 
 def test_a_flood_of_output_is_not_read_into_memory(tmp_path: Path) -> None:
-    model = shared_path("models/tiny-llama-BF16.gguf")
+    model = FIXTURES / "engines" / "tiny-llama-BF16.gguf"
     tool = program(tmp_path, "head -c 400000000 /dev/zero; echo; echo at the end; exit 1")
     limited = program_with_memory_limit(tmp_path, 300 << 20)
     arguments = ["--tensor", "attn_q=iq4_ks", "--engine", "ik_llama.cpp", "--llama-quantize", str(tool)]
@@ -142,9 +144,10 @@ def program_with_memory_limit(folder: Path, nbytes: int) -> list[str]:
     return [sys.executable, str(script)]
 
 
+@pytest.mark.slow
 def test_what_it_started_ends_with_a_signal(tmp_path: Path) -> None:
     """A wrapper script is common; llama-quantize behind it would go on for hours, into a folder that is gone."""
-    model = shared_path("models/tiny-llama-BF16.gguf")
+    model = FIXTURES / "engines" / "tiny-llama-BF16.gguf"
     tool = program(tmp_path, f"sleep 100 & echo $! > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; wait")
     (tmp_path / "out").mkdir()
     command = [sys.executable, "-m", "gguftool", "quantize", str(model), "--tensor", "attn_q=iq4_ks"]
@@ -175,7 +178,7 @@ def test_an_output_that_exists_is_said_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "o.gguf").write_bytes(b"mine")
     tool = program(tmp_path, f"touch {tmp_path / 'ran'}; exit 1")
-    model = shared_path("models/tiny-llama-BF16.gguf")
+    model = FIXTURES / "engines" / "tiny-llama-BF16.gguf"
     done = quantize(tool, tmp_path, model, "--tensor", "attn_q=q4_K", engine="llama.cpp")
     assert done.returncode == 2
     assert b"exists already" in done.stderr
@@ -184,7 +187,7 @@ def test_an_output_that_exists_is_said_before_the_work(tmp_path: Path) -> None:
 
 def test_a_dry_run_does_not_run_it(tmp_path: Path) -> None:
     tool = program(tmp_path, f"touch {tmp_path / 'ran'}; exit 1")
-    model = shared_path("models/tiny-llama-BF16.gguf")
+    model = FIXTURES / "engines" / "tiny-llama-BF16.gguf"
     done = quantize(tool, tmp_path, model, "--tensor", "attn_q=iq4_ks", "--dry-run", engine="ik_llama.cpp")
     assert done.returncode == 0, done.stderr
     assert b"quantized to iq4_ks" in done.stdout
@@ -193,7 +196,7 @@ def test_a_dry_run_does_not_run_it(tmp_path: Path) -> None:
 
 
 def test_what_the_engine_does_not_make_is_refused(tmp_path: Path) -> None:
-    model = shared_path("models/tiny-llama-BF16.gguf")
+    model = FIXTURES / "engines" / "tiny-llama-BF16.gguf"
     done = quantize(fake(tmp_path), tmp_path, model, "--tensor", "attn_q=q4_0_4_4", engine="ik_llama.cpp")
     assert done.returncode == 2
     assert b"makes no q4_0_4_4" in done.stderr

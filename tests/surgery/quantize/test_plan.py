@@ -21,14 +21,15 @@ from gguftool.format.recipe import Recipe, make_rule
 from gguftool.model.companions import open_imatrix
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
-from gguftool.storage.execute.executor import Options, execute
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
 from gguftool.surgery.quantize.maker import MakeOptions, Weights
 from gguftool.surgery.quantize.plan import Origin, QuantizeOptions, decide, plan_decision, plan_quantize
 from gguftool.surgery.quantize.preview import preview_quantize
 from gguftool.surgery.quantize.quantized_source import Quantized
 from tests.support import builders as b
 from tests.support.command import one_error_line, run_gguftool
-from tests.support.paths import REPO, shared_path
+from tests.support.paths import FIXTURES, REPO
 from tests.support.run_recorder import Told
 
 F32, F16, Q8_0, BF16 = 0, 1, 8, 30
@@ -99,7 +100,7 @@ def problems_of(model: Model, rules: Recipe, **options: Any) -> str:
 
 
 def zoo_weights() -> Weights:
-    return Weights(imatrix=open_imatrix(shared_path("reference/zoo/zoo-f32-ml.gguf.imatrix.dat")), name="zoo.dat")
+    return Weights(imatrix=open_imatrix(FIXTURES / "engines" / "zoo" / "zoo-f32-ml.gguf.imatrix.dat"), name="zoo.dat")
 
 
 def zoo_rules(zoo: Model, *without: str) -> Recipe:
@@ -109,11 +110,12 @@ def zoo_rules(zoo: Model, *without: str) -> Recipe:
     )
 
 
+@pytest.mark.slow
 def test_every_mainline_type_of_the_zoo_is_made_to_the_bit(tmp_path: Path) -> None:
-    zoo = open_model(shared_path("reference/zoo/zoo-ml.gguf"))
+    zoo = open_model(FIXTURES / "engines" / "zoo" / "zoo-ml.gguf")
     made = written(
         tmp_path,
-        open_model(shared_path("reference/zoo/zoo-f32-ml.gguf")),
+        open_model(FIXTURES / "engines" / "zoo" / "zoo-f32-ml.gguf"),
         zoo_rules(zoo, "Q2_0"),
         weights=zoo_weights(),
     )
@@ -124,9 +126,9 @@ def test_every_mainline_type_of_the_zoo_is_made_to_the_bit(tmp_path: Path) -> No
 
 
 def test_imatrix_keys_are_those_that_llama_quantize_writes(tmp_path: Path) -> None:
-    zoo = open_model(shared_path("reference/zoo/zoo-ml.gguf"))
+    zoo = open_model(FIXTURES / "engines" / "zoo" / "zoo-ml.gguf")
     weights = Weights(imatrix=zoo_weights().imatrix, name="zoo-f32-ml.gguf.imatrix.dat")
-    source = open_model(shared_path("reference/zoo/zoo-f32-ml.gguf"))
+    source = open_model(FIXTURES / "engines" / "zoo" / "zoo-f32-ml.gguf")
     made = written(tmp_path, source, recipe(blk_10_="q4_K"), weights=weights)
     ours, theirs = (
         {kv.key: (kv.type, kv.value()) for kv in model.kvs if kv.key.startswith("quantize.")} for model in (made, zoo)
@@ -137,7 +139,7 @@ def test_imatrix_keys_are_those_that_llama_quantize_writes(tmp_path: Path) -> No
 
 def tiny_llama_floats() -> dict[str, np.ndarray[Any, Any]]:
     """The F32 weights from which all files of the small llama were made: normal numbers, in the order of the layers."""
-    model = open_model(shared_path("models/tiny-llama-BF16.gguf"))
+    model = open_model(FIXTURES / "engines" / "tiny-llama-BF16.gguf")
     rng = np.random.default_rng(1)
     parts = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
     blocks = [f"blk.{layer}.{part}.weight" for layer in range(2) for part in parts]
@@ -150,7 +152,7 @@ def tiny_llama_floats() -> dict[str, np.ndarray[Any, Any]]:
 
 def tiny_llama_f32(folder: Path) -> Model:
     """The small llama as the F32 that the BF16 file beside it was rounded from, which is checked."""
-    model, values = open_model(shared_path("models/tiny-llama-BF16.gguf")), tiny_llama_floats()
+    model, values = open_model(FIXTURES / "engines" / "tiny-llama-BF16.gguf"), tiny_llama_floats()
     tensors = []
     for name, each in model.tensors.items():
         data = each.extent.read()
@@ -163,7 +165,7 @@ def tiny_llama_f32(folder: Path) -> Model:
 
 @pytest.mark.parametrize("kind", ["Q4_K", "Q6_K", "Q8_0", "IQ4_XS", "BF16"])
 def test_the_small_llama_is_made_as_llama_quantize_made_it(tmp_path: Path, kind: str) -> None:
-    theirs = open_model(shared_path(f"models/tiny-llama-{kind}.gguf"))
+    theirs = open_model(FIXTURES / "engines" / f"tiny-llama-{kind}.gguf")
     made = written(tmp_path, tiny_llama_f32(tmp_path), everything(kind), pure=True)
     assert types_of(made) == types_of(theirs)
     assert all(made.tensors[name].extent.read() == each.extent.read() for name, each in theirs.tensors.items())
@@ -229,6 +231,7 @@ def test_the_source_says_what_it_depends_on(tmp_path: Path) -> None:
         first.check_unchanged()
 
 
+@pytest.mark.slow
 def test_threads_make_the_same_file(tmp_path: Path) -> None:
     _, path = source_of(tmp_path, "q4_K", rows=5000)
     plan = plan_quantize(open_model(path), everything("q4_K"), tmp_path / "out.gguf")
@@ -502,6 +505,7 @@ def legacy(entries: dict[str, np.ndarray[Any, Any]]) -> bytes:
     return data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["iq2_xxs", "iq2_xs", "iq1_m", "q4_K"])
 @pytest.mark.parametrize(
     ("size", "weight", "said"),
@@ -697,7 +701,7 @@ def test_memory_follows_the_chunk_not_the_tensor(tmp_path: Path, jobs: int) -> N
 
 def test_interleaved_rows_are_quantized_again_in_any_range(tmp_path: Path) -> None:
     """Q4_K_R4 decodes by groups of four rows; ranges of the output need not start or end with one."""
-    zoo = open_model(shared_path("reference/zoo/zoo-ik.gguf"))
+    zoo = open_model(FIXTURES / "engines" / "zoo" / "zoo-ik.gguf")
     name = next(name for name, each in zoo.tensors.items() if type_name(each.info.type) == "Q4_K_R4")
     rule = Recipe(rules=(make_rule(f"^{literal(name)}$", "q8_0"),))
     decision = decide(zoo, rule, (), QuantizeOptions(make=MakeOptions(requantize=True)))

@@ -1,0 +1,292 @@
+"""One run of a plan that makes new files: part files, bytes, the resume journal, digests, names.
+
+A `Run` carries what all of these need, so that no function passes it on.  Parts are written in the order of publishing;
+the first output's part, made first, stays open and locked to the end: its lock keeps a second run on the same outputs
+away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
+
+from gguftool.errors import ExecuteError
+from gguftool.record import record, replace
+from gguftool.storage.execute.copy_state import CopyState, ProgressListener
+from gguftool.storage.execute.fill import check_sizes, sync_parts, write_outputs
+from gguftool.storage.execute.options import Options
+from gguftool.storage.execute.output_digests import NullDigests, digests_for
+from gguftool.storage.execute.part import PartFile, create_part, remove_left_over, remove_quietly, take_over
+from gguftool.storage.execute.publish import publish_one, publish_set
+from gguftool.storage.execute.resume import (
+    CompletedRanges,
+    ResumeJournal,
+    agrees,
+    believable,
+    is_streamed,
+    read_resume,
+    remove_resume,
+    resume_path,
+    without,
+    worth_keeping,
+)
+from gguftool.storage.plan import Digests, OutputFile, Plan, bytes_below, chunks
+from gguftool.storage.system.fileio import WriteBack, bulk_sync
+from gguftool.storage.system.reflink import KernelCopies
+
+# Above this number of outputs on one file system, one checked syncfs costs less than an fsync for each.
+_SYNCFS_FROM = 8
+
+# Outputs up to this many bytes are written up to this many at once: one alone is too little for several threads, and
+# threads that write to one file wait for each other.
+_SMALL = 8 << 20
+_AT_ONCE = 8
+
+
+class Run:
+    """A plan being carried out. Use it as a context: at the end it closes what it opened.
+
+    `is_begun`: the part files and the journal are this run's, to keep or remove.
+    """
+
+    def __init__(self, plan: Plan, options: Options) -> None:
+        self.plan = plan
+        self.options = options
+        self.is_begun = False
+        self._parts: dict[int, PartFile] = {}
+        self._cleanup = contextlib.ExitStack()
+        self._write_back = WriteBack(options.sizes.write_back)
+        self._kernel = KernelCopies()
+        self._first_is_old = False
+        self._begun_journal: ResumeJournal | None = None
+
+    def __enter__(self) -> Run:
+        with contextlib.ExitStack() as cleanup:
+            part, self._first_is_old = self._open_part(0)
+            cleanup.callback(part.close)
+            self._digests: NullDigests = digests_for(self.plan, self.options)
+            cleanup.callback(self._digests.close)
+            self._cleanup = cleanup.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cleanup.close()
+
+    # --- the order of events ---
+
+    def begin(self) -> None:
+        """Read the journal that an interrupted run left; raise `ExecuteError` if it is another plan's."""
+        self.is_begun = not self._first_is_old  # before the journal is read, an old part is not this run's to remove
+        if not self.options.resume:
+            remove_resume(self.plan)
+        done = read_resume(self.plan)
+        in_bulk = self.options.sync and len(self.plan.outputs) > _SYNCFS_FROM
+        folders = [output.path.parent for output in self.plan.outputs]
+        journal = ResumeJournal(
+            self.plan,
+            done,
+            step=self.options.checkpoint if self.options.sync else sys.maxsize,
+            sync_data=bulk_sync(folders, self._cleanup) if in_bulk else None,
+        )
+        self._cleanup.callback(journal.close)
+        if done.ends or done.ranges:
+            journal.reopen()
+        else:
+            remove_quietly(resume_path(self.plan))
+        self._begun_journal = journal
+        self.is_begun = True
+
+    def write(self) -> None:
+        """Write what is missing of every output into its part file, durable if the options say so."""
+        done = sum(self._write_batch(batch) for batch in self._batches())
+        if self._journal.sync_data is not None:
+            self._journal.sync_data()
+        if done:
+            self.options.note(f"went on from {done:,} bytes that an interrupted run had written")
+
+    def finish_digests(self) -> Digests | None:
+        """Finish the digests that the options ask for, or None."""
+        return self._digests.finish()
+
+    def publish(self) -> None:
+        """Give the parts their final names; the resume journal goes first, or a later run would believe it."""
+        self.options.publishing()
+        plan, sync = self.plan, self.options.sync
+        replacing = self.options.force or any(output.replaces is not None for output in plan.outputs)
+        if len(plan.outputs) == 1:
+            self._journal.remove()
+            publish_one(self.parts[0], replace=replacing, sync=sync)
+        else:
+            publish_set(plan, self.parts, resume_path(plan), replace=replacing, sync=sync)
+            self._journal.close()
+
+    def abandon(self, error: BaseException) -> None:
+        """After `error`: keep part files and journal for a later run if it can use them, else remove them."""
+        journal = self._begun_journal
+        if journal is not None and journal.is_kept and worth_keeping(error, self.plan.inputs):
+            self.options.note("what is done is kept: the same command goes on from there, --no-resume starts anew")
+            return
+        self._remove_parts()
+        if journal is not None:
+            journal.remove()
+
+    @property
+    def _journal(self) -> ResumeJournal:
+        if self._begun_journal is None:
+            raise RuntimeError("begin() comes first")
+        return self._begun_journal
+
+    # --- part files ---
+
+    @property
+    def parts(self) -> list[PartFile]:
+        """The part files in the order of publishing: the first output's last."""
+        return [self._parts[index] for index in self.plan.publishing_order]
+
+    def _open_part(self, index: int) -> tuple[PartFile, bool]:
+        """Open the part file of output `index`; the flag says that an earlier run left it."""
+        output = self.plan.outputs[index]
+        old = take_over(output.path, output.size)
+        self._parts[index] = part = old or create_part(output.path, output.size)
+        return part, old is not None
+
+    def _remove_parts(self) -> None:
+        """Remove parts without a final name, and those that an earlier run left; one that cannot be removed stays."""
+        for part in self._parts.values():
+            remove_quietly(part.path)
+        for index, output in enumerate(self.plan.outputs):
+            if index not in self._parts:
+                with contextlib.suppress(OSError, ExecuteError):
+                    remove_left_over(output.path)
+
+    # --- bytes ---
+
+    @property
+    def _step(self) -> int:
+        """Bytes of one output between two looks at checkpoints and digests."""
+        return min(self._journal.step, self._digests.step)
+
+    def _batches(self) -> Iterator[tuple[int, ...]]:
+        """Yield the outputs in their order: small ones several at a time, so that each has a thread of its own."""
+        batch: tuple[int, ...] = ()
+        for index in self.plan.publishing_order:
+            output = self.plan.outputs[index]
+            if index and output.size <= min(_SMALL, self._step) and not is_streamed(output):
+                batch = (*batch, index)
+                if len(batch) == _AT_ONCE:
+                    yield batch
+                    batch = ()
+                continue
+            if batch:
+                yield batch
+                batch = ()
+            yield (index,)
+
+    def _write_batch(self, batch: Sequence[int]) -> int:
+        """Write the outputs of `batch`; return how many bytes an earlier run had written."""
+        with contextlib.ExitStack() as cleanup:
+            opened = []
+            for index in batch:
+                part, is_old = self._open_part(index) if index else (self._parts[0], self._first_is_old)
+                if index:
+                    cleanup.callback(part.close)
+                opened.append(_Target(index=index, part=part, output=self.plan.outputs[index], is_old=is_old))
+            if is_streamed(opened[0].output):
+                return self._write_streamed(opened[0])
+            return self._write_in_chunks(opened)
+
+    def _write_in_chunks(self, targets: Sequence[_Target]) -> int:
+        """Write outputs, of which several are small, each from its watermark on."""
+        starts = [self._begin_chunks(target) for target in targets]
+        skipped = sum(bytes_below(target.output, start) for target, start in zip(targets, starts, strict=True))
+        self.options.progress(skipped)
+        steps = [_chunks(target, start, self._step) for target, start in zip(targets, starts, strict=True)]
+        for ready in zip_longest(*steps):  # a small output is one chunk
+            self._write_chunks([chunk for chunk in ready if chunk is not None])
+        return skipped
+
+    def _begin_chunks(self, target: _Target) -> int:
+        """Find the offset from which `target` is written, by the watermark of an earlier run."""
+        start = 0
+        if target.is_old:
+            mark = self._journal.done.ends.get(target.index, 0)
+            start = mark if mark and agrees(target.part, target.output, mark) else 0
+            os.ftruncate(target.part.fd, start)  # what is above the watermark may be anything
+            os.ftruncate(target.part.fd, target.output.size)
+        if not start:
+            self._journal.forget(target.index)
+        self._digests.update(target.index, target.part.path, start)
+        return start
+
+    def _write_chunks(self, ready: Sequence[_Chunk]) -> None:
+        parts = [(chunk.target.part, chunk.output) for chunk in ready]
+        written = write_outputs(parts, self._copy_state())
+        check_sizes(parts)
+        due = self._journal.gather({chunk.target.index: chunk.end for chunk in ready}, written)
+        if self.options.sync and self._journal.sync_data is None:
+            done = (chunk.end == chunk.output.size for chunk in ready)
+            sync_parts([part for part, is_done in zip(parts, done, strict=True) if due or is_done])
+        if due:
+            self._journal.checkpoint()
+        for chunk in ready:
+            self._digests.update(chunk.target.index, chunk.target.part.path, chunk.end)
+
+    def _write_streamed(self, target: _Target) -> int:
+        """Write what `target` lacks, recording ranges as they are written; return the bytes of an earlier run."""
+        index, part, output = target.index, target.part, target.output
+        there = believable(part, output, self._journal.done.ranges.get(index, ())) if target.is_old else ()
+        if not there:
+            self._journal.forget(index)
+        if target.is_old and not there:
+            os.ftruncate(part.fd, 0)  # what another plan left would show in the padding
+            os.ftruncate(part.fd, output.size)
+        rest = replace(output, copies=without(output.copies, there))
+        skipped = sum(copy.extent.length for copy in output.copies) - sum(copy.extent.length for copy in rest.copies)
+        self.options.progress(skipped)
+        ranges = CompletedRanges(self._journal, index, part, self.options.sizes) if self.options.sync else None
+        try:
+            self._fill(part, rest, ranges, fresh=not there)
+        except BaseException as error:
+            if ranges is not None and worth_keeping(error, self.plan.inputs):
+                ranges.record_quietly()
+            raise
+        if ranges is not None:
+            ranges.record(durable=self._journal.sync_data is None)
+        self._digests.update(index, part.path, output.size)
+        return skipped
+
+    def _fill(self, part: PartFile, output: OutputFile, ranges: CompletedRanges | None, *, fresh: bool) -> None:
+        write_outputs([(part, output)], self._copy_state(ranges), fresh=fresh)
+        if self.options.sync and self._journal.sync_data is None:
+            sync_parts([(part, output)])
+        check_sizes([(part, output)])
+
+    def _copy_state(self, listener: ProgressListener | None = None) -> CopyState:
+        return CopyState.of(self.options, self._write_back, self._kernel, listener)
+
+
+@record
+class _Target:
+    """Output `index` and its part file; `is_old`: an earlier run left it."""
+
+    index: int
+    part: PartFile
+    output: OutputFile
+    is_old: bool
+
+
+@record
+class _Chunk:
+    """A piece of an output: with it the part file is complete up to `end`."""
+
+    target: _Target
+    output: OutputFile
+    end: int
+
+
+def _chunks(target: _Target, start: int, size: int) -> Iterator[_Chunk]:
+    for output, end in chunks(target.output, start, size):
+        yield _Chunk(target=target, output=output, end=end)
