@@ -275,7 +275,7 @@ def in_place(output: OutputFile, base: Source) -> OutputFile:
     return replace(output, copies=copies, base=base)
 
 
-# --- chunks --------------------------------------------------------------------------------------------------------
+# --- an output in chunks ---------------------------------------------------------------------------------------------
 
 
 def chunks(output: OutputFile, start: int, step: int) -> Iterator[tuple[OutputFile, int]]:
@@ -305,7 +305,7 @@ def bytes_below(output: OutputFile, offset: int) -> int:
     return sum(min(copy.extent.length, max(0, offset - copy.offset)) for copy in output.copies)
 
 
-# --- receipt -------------------------------------------------------------------------------------------------------
+# --- what came of a plan ---------------------------------------------------------------------------------------------
 
 
 @record

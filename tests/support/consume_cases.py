@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gguftool.format.recipe import parse_any
-from gguftool.storage.execute.consume_journal import find_unfinished
+from gguftool.storage.execute.consume_state import find_unfinished
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Plan, Request

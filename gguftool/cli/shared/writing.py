@@ -158,7 +158,7 @@ def find_begun(anchor: Path, request: Request | None, *, anew: bool, dry_run: bo
         refuse_only_copies([anchor])
         return None
     from gguftool.cli.shared.console import remark
-    from gguftool.storage.execute.consume_journal import discard_unused, find_unfinished
+    from gguftool.storage.execute.consume_state import discard_unused, find_unfinished
 
     if anew:
         if not dry_run:

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from gguftool.errors import ExecuteError, SourceError
 from gguftool.record import replace
-from gguftool.storage.execute.consume_journal import Consuming, consume_file, digest_in, open_consuming, real_path
+from gguftool.storage.execute.consume_journal import consume_file, digest_in, real_path
+from gguftool.storage.execute.consume_state import Consuming, open_consuming
 from gguftool.storage.execute.copy_state import CopyState
 from gguftool.storage.execute.copying import check_sources, shared_bytes
 from gguftool.storage.execute.fill import check_sizes, sync_parts, write_outputs

@@ -14,26 +14,23 @@ A torn line says less, never more.  Names of outputs are relative to the journal
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import hashlib
 import json
 import os
 import re
 import stat
 import struct
-from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, field
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gguftool.errors import ExecuteError, PlanError, SourceError, listed
+from gguftool.errors import ExecuteError, PlanError, SourceError
 from gguftool.record import record
-from gguftool.storage.execute.part import CREATE, REOPEN, PartFile, busy, lock
 from gguftool.storage.plan import Consume, Copy, Mark, OutputFile, Plan, Request, Step
 from gguftool.storage.sources.local import FileStamp, LocalSource
-from gguftool.storage.sources.sidecars import PART, consume_path, helper_path, only_copy_path
+from gguftool.storage.sources.sidecars import consume_path
 from gguftool.storage.sources.source import Extent, Source
-from gguftool.storage.system.fileio import close_quietly, read_some, sync_file, sync_folders
 
 _MAGIC = b"gguftool consume 1\n"
 _DIGEST = 32  # bytes of sha256
@@ -254,241 +251,3 @@ def _copy(numbers: list[int], steps: tuple[Step, ...]) -> Copy:
     source = steps[step].source
     _require(offset + length <= source.size)
     return Copy(extent=Extent(source=source, offset=offset, length=length), offset=place)
-
-
-# --- consume state -------------------------------------------------------------------------------------------------
-
-
-# --- which files may go ----------------------------------------------------------------------------------------------
-
-
-# --- finding what was begun ------------------------------------------------------------------------------------------
-
-
-def find_unfinished(anchor: Path, request: Request) -> Plan | None:
-    """Return the plan that a run of the same command began at `anchor`, None where none did.
-
-    Of the models that the command named some may be gone, also from its line where the shell expanded a pattern: all
-    that it names now must be what was named then. Raises `ExecuteError` where another command began.
-    """
-    found = read_unfinished(anchor)
-    if found is None:
-        return None
-    began = found.consume.request
-    paths = [step.source.path for step in found.consume.steps if isinstance(step.source, LocalSource | FreedSource)]
-    strange = [model for model in request.models if not any(_names(model, path) for path in paths)]
-    unnamed = [
-        source.name
-        for source in found.consume.freed
-        if not any(_names(model, Path(source.name)) for model in request.models)
-    ]
-    if strange or unnamed or request.options != began.options:
-        raise ExecuteError(
-            "an unfinished merge --consume lies here, whose part file may be the only copy of tensors; it was begun "
-            f"with {listed([*began.models, *began.options], 8)}, and only that command goes on",
-            source=str(anchor),
-        )
-    return found.plan
-
-
-def _names(model: str, path: Path) -> bool:
-    """Whether `model` (a file, a shard of a set, a folder or a pattern, as an absolute path) can mean `path`."""
-    if os.path.isdir(model):
-        return path.parent == Path(os.path.realpath(model))
-    named = real_path(model)
-    return path.parent == named.parent or fnmatch.fnmatch(str(path), str(named))
-
-
-def discard_unused(anchor: Path) -> None:
-    """Remove what an unfinished run left; raise `ExecuteError` where a source that it may have removed is gone."""
-    with contextlib.ExitStack() as cleanup:
-        run = open_consuming(anchor, cleanup)
-        if run is not None and not run.discard():
-            raise ExecuteError(
-                "sources were removed by the unfinished run here, so its part file is the only copy of their tensors, "
-                "and stays; the same command without --no-resume goes on",
-                source=str(anchor),
-            )
-
-
-# --- the run ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True, kw_only=True)
-class Consuming:
-    """An unfinished run whose journal is open and locked."""
-
-    begun: Unfinished
-    fd: int
-    path: Path
-    _places: dict[Source, dict[int, list[Copy]]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        for index, output in enumerate(self.plan.outputs):
-            for copy in output.copies:
-                self._places.setdefault(copy.extent.source, {}).setdefault(index, []).append(copy)
-
-    @property
-    def plan(self) -> Plan:
-        """The plan as the journal has it."""
-        return self.begun.plan
-
-    @property
-    def steps(self) -> tuple[Step, ...]:
-        """The sources in the order in which they are copied."""
-        return self.begun.consume.steps
-
-    def copies_of(self, number: int) -> list[tuple[int, tuple[Copy, ...]]]:
-        """Return what the outputs take from the source of a step: (output's index, copies) for each that does."""
-        places = self._places.get(self.steps[number].source, {})
-        return [(index, tuple(copies)) for index, copies in places.items()]
-
-    def is_freed(self, number: int) -> bool:
-        """Whether the source of a step is gone because its bytes are safe."""
-        return isinstance(self.steps[number].source, FreedSource)
-
-    def something_is_freed(self) -> bool:
-        """Whether a source that may be removed is not, or not surely, where it was: then the part files are all."""
-        for step in self.steps:
-            source = step.source
-            if not step.frees:
-                continue
-            try:
-                if not isinstance(source, LocalSource) or stamp_if_same(source.path, source.file_stamp) is None:
-                    return True
-            except SourceError:
-                return True
-        return False
-
-    # --- part files ---
-
-    @contextlib.contextmanager
-    def part(self, index: int) -> Iterator[PartFile]:
-        """Lend the part file of output `index`."""
-        part = _open_part(self.plan.outputs[index])
-        try:
-            yield part
-        finally:
-            part.close()
-
-    def make_part(self, index: int) -> bool:
-        """Make the part file of output `index` where there is none; return whether it is new."""
-        output = self.plan.outputs[index]
-        path = only_copy_path(output.path)
-        if os.path.lexists(path):
-            return False
-        if self.something_is_freed():
-            raise ExecuteError(
-                "is gone, and so are sources whose bytes were in it; put it back, the journal is still there",
-                source=str(path),
-            )
-        fd = os.open(path, CREATE, 0o666)
-        close_quietly(fd)
-        return True
-
-    def parts(self) -> list[PartFile]:
-        """Return all part files, closed, in the order of publishing: the first output's last."""
-        made = []
-        for index in self.plan.publishing_order:
-            with self.part(index) as part:
-                made.append(part)
-        return made
-
-    # --- the journal ---
-
-    def note_copied(self, number: int, digest: str) -> None:
-        """Record, durably, that all bytes of a step's source are safe."""
-        self._append(f"copied {number} {digest}\n")
-        self.begun.copied[number] = digest
-
-    def note_complete(self, parts: Sequence[PartFile]) -> None:
-        """Record, durably, that `parts` are what will get the final names."""
-        inodes = {part.target: part.file_id[1] for part in parts}
-        self._append("complete " + " ".join(str(inodes[output.path]) for output in self.plan.outputs) + "\n")
-
-    def _append(self, text: str) -> None:
-        data = b"\n" * (not self._ends_with_newline()) + text.encode()
-        while data:
-            data = data[os.write(self.fd, data) :]
-        sync_file(self.fd)
-
-    def _ends_with_newline(self) -> bool:
-        return read_some(self.fd, 1, os.fstat(self.fd).st_size - 1) == b"\n"
-
-    def is_published(self) -> bool:
-        """Whether the outputs have their names already: an earlier run ended between that and removing the journal.
-
-        Raises `ExecuteError` where they had, and are no longer there.
-        """
-        inodes = self.begun.complete
-        if inodes is None:
-            return False
-        there = [_is_output(output, inode) for output, inode in zip(self.plan.outputs, inodes, strict=True)]
-        parts = [os.path.lexists(only_copy_path(output.path)) for output in self.plan.outputs]
-        if not all(there) and not any(parts):
-            raise ExecuteError(
-                "was complete and got its name, and is another file now, or gone; where that is as you want it, "
-                f"remove {self.path.name}",
-                source=str(self.plan.outputs[0].path),
-            )
-        return all(there)
-
-    def remove(self) -> None:
-        """Remove second names of published files, then the journal; where one stays, so does the journal."""
-        parts = [only_copy_path(output.path) for output in self.plan.outputs]
-        with contextlib.suppress(OSError):
-            for path in (helper_path(self.path, PART), *parts, self.path):
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
-            sync_folders([self.path.parent])
-
-    def discard(self) -> bool:
-        """Remove part files and journal where every source is still there; return whether that was so."""
-        if self.something_is_freed():
-            return False
-        self.remove()
-        return True
-
-
-def open_consuming(anchor: Path, cleanup: contextlib.ExitStack) -> Consuming | None:
-    """Open and lock the journal at `anchor`, None where there is none; raise `ExecuteError` where a run holds it."""
-    path = consume_path(anchor)
-    try:
-        fd = os.open(path, REOPEN | os.O_APPEND)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ExecuteError(f"cannot open: {error.strerror}; nothing was removed", source=str(path)) from error
-    cleanup.callback(close_quietly, fd)
-    if not lock(fd):
-        raise busy(anchor)
-    begun = read_unfinished(anchor)
-    if begun is None or not os.path.samestat(os.fstat(fd), os.lstat(path)):
-        raise busy(anchor)  # its run ended this moment
-    return Consuming(begun=begun, fd=fd, path=path)
-
-
-def _is_output(output: OutputFile, inode: int) -> bool:
-    try:
-        status = os.lstat(output.path)
-    except FileNotFoundError:
-        return False
-    return (status.st_ino, status.st_size) == (inode, output.size)
-
-
-def _open_part(output: OutputFile) -> PartFile:
-    path = only_copy_path(output.path)
-    fd = os.open(path, REOPEN)
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-            raise ExecuteError("is not the part file that was written here; nothing was removed", source=str(path))
-        if status.st_size != output.size:
-            # New; or of a run that ended here. Never longer than this, so no byte is lost.
-            if status.st_size > output.size:
-                raise ExecuteError("is longer than planned; nothing was removed", source=str(path))
-            os.ftruncate(fd, output.size)
-    except BaseException:
-        close_quietly(fd)
-        raise
-    return PartFile(path=path, target=output.path, fd=fd, file_id=(status.st_dev, status.st_ino))

@@ -259,7 +259,7 @@ def worth_keeping(error: BaseException, sources: Sequence[Any]) -> bool:
     return True
 
 
-# --- landing -------------------------------------------------------------------------------------------------------
+# --- ranges of outputs that are streamed -----------------------------------------------------------------------------
 
 
 _LONGEST = 2.0  # seconds after which ranges are recorded, however few bytes they have

@@ -136,7 +136,7 @@ def _cut(view: memoryview, place: int, writes: deque[Copy]) -> Iterator[tuple[in
         writes.popleft()
 
 
-# --- runs ----------------------------------------------------------------------------------------------------------
+# --- from copies to requests -----------------------------------------------------------------------------------------
 
 
 MAX_GAP = 64 << 10  # bytes between two extents that are read through: less than a round trip costs on most lines

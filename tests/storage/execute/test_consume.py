@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from gguftool.errors import ExecuteError, GGUFToolError, PlanError, SourceError
-from gguftool.storage.execute import consume, consume_journal, executor
+from gguftool.storage.execute import consume, consume_state, executor
 from gguftool.storage.execute.options import Options
 from gguftool.storage.execute.part import lock
 from gguftool.storage.plan import Plan, Request
@@ -356,8 +356,8 @@ def test_two_runs_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_was_published_is_known_when_the_journal_stayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted, _, command = half_done(tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
-        patch.setattr(consume_journal.Consuming, "remove", lambda run: None)
-        begun = consume_journal.find_unfinished(tmp_path / "out.gguf", Request(models=(str(tmp_path / "in"),)))
+        patch.setattr(consume_state.Consuming, "remove", lambda run: None)
+        begun = consume_state.find_unfinished(tmp_path / "out.gguf", Request(models=(str(tmp_path / "in"),)))
         assert begun is not None
         executor.execute(begun)
     assert (tmp_path / "out.gguf").read_bytes() == wanted
@@ -394,7 +394,7 @@ def test_a_file_put_in_the_place_of_a_source_before_it_goes_stays(
     assert paths[2].read_bytes() == b"somebody else's"
     assert helper_path(tmp_path / "out.gguf", "consume").exists()
     monkeypatch.undo()
-    begun = consume_journal.find_unfinished(tmp_path / "out.gguf", Request(models=(str(tmp_path / "in"),)))
+    begun = consume_state.find_unfinished(tmp_path / "out.gguf", Request(models=(str(tmp_path / "in"),)))
     assert begun is not None
     executor.execute(begun)  # its bytes are safe: it counts as removed, and the new file is nobody's business
     assert paths[2].read_bytes() == b"somebody else's"
@@ -474,7 +474,7 @@ def test_a_damaged_journal_removes_nothing(tmp_path: Path, monkeypatch: pytest.M
     for data in damaged:
         journal.write_bytes(data)
         with pytest.raises(GGUFToolError):  # noqa: PT012 - at whichever of the two it is seen
-            begun = consume_journal.find_unfinished(tmp_path / "out.gguf", request)
+            begun = consume_state.find_unfinished(tmp_path / "out.gguf", request)
             executor.execute(begun or from_command(tmp_path))
         assert journal.exists()
         assert {name: data for name, data in state(tmp_path).items() if name != journal.name} == before
@@ -750,7 +750,7 @@ def test_a_disk_that_fills_up_keeps_everything_and_it_goes_on(tmp_path: Path, mo
         wanted, _, command = half_done_large(disk, tmp_path, monkeypatch)
         (disk / "ballast").write_bytes(bytes(4 * MIB))
         monkeypatch.setattr(consume, "check_room", lambda run: None)
-        begun = consume_journal.find_unfinished(disk / "out.gguf", Request(models=(str(disk / "in"),)))
+        begun = consume_state.find_unfinished(disk / "out.gguf", Request(models=(str(disk / "in"),)))
         assert begun is not None
         inputs = state(disk / "in")
         with pytest.raises(ExecuteError, match="disk is full"):
@@ -810,7 +810,7 @@ def test_the_plug_may_be_pulled_at_any_sync_and_removal(tmp_path: Path, monkeypa
         with mounted(place, "-o", "loop", str(image)):
             gone.append(4 - len(list((place / "in").glob("*.gguf"))))
             if not (place / "out.gguf").exists() or helper_path(place / "out.gguf", "consume").exists():
-                found = consume_journal.find_unfinished(place / "out.gguf", Request(models=(str(place / "in"),)))
+                found = consume_state.find_unfinished(place / "out.gguf", Request(models=(str(place / "in"),)))
                 executor.execute(found or from_command(place))
             assert (place / "out.gguf").read_bytes() == wanted
             assert not list((place / "in").glob("*.gguf"))

@@ -16,7 +16,7 @@ from gguftool.errors import ExecuteError
 from gguftool.format.kv import ValueType, make_kv
 from gguftool.model.opening import open_model
 from gguftool.model.padding import Filler
-from gguftool.storage.execute.consume_journal import find_unfinished
+from gguftool.storage.execute.consume_state import find_unfinished
 from gguftool.storage.execute.copying import copy_all
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
