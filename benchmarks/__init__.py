@@ -1,1 +1,1 @@
-"""Benchmarks: ratios against what users have, measured in one run (docs/benchmarks.md)."""
+"""Benchmarks: ratios against the tools that users have, measured in one run (docs/benchmarks.md)."""

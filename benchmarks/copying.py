@@ -1,12 +1,12 @@
-"""How fast gguftool moves bytes, as ratios to `cp` of the same bytes on the same file system.
+"""Speed of copying, as ratios to `cp` of the same bytes on the same file system.
 
-Every case runs its command and its yardstick in turn, outputs removed and the disk made quiet before each, and the
-medians are compared:
+Every case runs its command and its yardstick in turn, after removing outputs and letting the disk settle, and compares
+the medians:
 
     python benchmarks/copying.py --folder /some/ext4/folder --size 4GiB --rounds 5
     sudo python benchmarks/copying.py --only reflink      # XFS and btrfs in loop-mounted images
 
-Prints one line a case: the ratio, the bound it is held to, and both medians; exits 1 where a bound is missed.
+Prints one line per case: the ratio, its bound, and both medians; exits 1 if a bound is missed.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Result:
 
     @property
     def ratio(self) -> float:
-        """Ours by the yardstick."""
+        """Our figure divided by the yardstick's."""
         return self.ours / self.yardstick
 
     def line(self) -> str:
@@ -67,7 +67,7 @@ class Result:
 
 
 def write_model(path: Path, n_tensors: int, tensor_bytes: int, *, kvs: Sequence[KV] = (), seed: int = 0) -> None:
-    """Write a model of F16 tensors, no two of which have the same bytes."""
+    """Write a model of F16 tensors that all have different bytes."""
     entries = (
         make_kv("general.architecture", ValueType.STRING, "llama"),
         make_kv("tokenizer.chat_template", ValueType.STRING, "{{ messages }}"),
@@ -89,7 +89,7 @@ def write_model(path: Path, n_tensors: int, tensor_bytes: int, *, kvs: Sequence[
 
 
 def gguftool(*args: object) -> None:
-    """Run this checkout's command line; compiled modules are kept, as they are where it is installed."""
+    """Run this checkout's command line, with compiled modules kept as in an installation."""
     subprocess.run(
         [sys.executable, "-m", "gguftool", *map(str, args)],
         check=True,
@@ -100,14 +100,14 @@ def gguftool(*args: object) -> None:
 
 
 def cp(sources: Sequence[Path], target: Path, *, sync: bool) -> None:
-    """`cp` without reflinks, then `sync` of what it wrote: its file, or the file system of a folder of many."""
+    """Run `cp` without reflinks, then `sync` the file, or the file system for a folder of files."""
     subprocess.run(["cp", "--reflink=never", *map(str, sources), str(target)], check=True)
     if sync:
         subprocess.run(["sync", *(["-f"] if target.is_dir() else []), str(target)], check=True)
 
 
 def seconds(command: Command, folder: Path) -> float:
-    """Time one run that starts with nothing in `folder` and no dirty page."""
+    """Time one run that starts with an empty `folder` and no dirty page."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     os.sync()
@@ -119,7 +119,7 @@ def seconds(command: Command, folder: Path) -> float:
 def compare(
     name: str, bound: float, ours: Command, yardstick: Command, folder: Path, rounds: int, minus: float = 0.0
 ) -> Result:
-    """Run both in turn `rounds` times; `minus` seconds of start-up are taken off ours."""
+    """Run both in turn `rounds` times; subtract `minus` seconds of start-up from ours."""
     pairs = [(seconds(ours, folder), seconds(yardstick, folder)) for _ in range(rounds)]
     shutil.rmtree(folder, ignore_errors=True)
     median = statistics.median
@@ -134,7 +134,7 @@ def compare(
 
 
 def start_up(rounds: int) -> float:
-    """Seconds that `gguftool --version` takes."""
+    """The seconds that `gguftool --version` takes."""
     times = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -147,7 +147,7 @@ def start_up(rounds: int) -> float:
 
 
 def copying(folder: Path, size: int, rounds: int, bounds: Sequence[tuple[bool, float]]) -> Iterator[Result]:
-    """Split to 1,000 tensors and merge, for each of `bounds` (durable or not, the ratio)."""
+    """Split into 1,000 tensors and merge, for each of `bounds` (durable or not, the ratio)."""
     model, shards, out = folder / "model.gguf", folder / "shards", folder / "out"
     write_model(model, 1000, size // 1000 // 128 * 128)
     kind = file_system(folder)
@@ -199,14 +199,14 @@ def mounted(folder: Path, kind: str, size: int) -> Iterator[Path]:
 
 
 def new_blocks(command: Command, folder: Path) -> int:
-    """Bytes that a command takes on a file system."""
+    """The bytes that a command allocates on a file system."""
     before = free(folder)
     command()
     return before - free(folder)
 
 
 def free(folder: Path) -> int:
-    """Bytes free once what was written has its blocks and what was deleted has given them back (XFS takes a while)."""
+    """The free bytes, once blocks are allocated for what was written and freed for what was deleted (slow on XFS)."""
     last, now = -1, 0
     while last != now:
         subprocess.run(["sync", "-f", str(folder)], check=True)
@@ -217,7 +217,7 @@ def free(folder: Path) -> int:
 
 
 def reflink(folder: Path, size: int, rounds: int) -> Iterator[Result]:
-    """Swap, edit and merge where all but a little can be shared: time against a full copy, and new blocks."""
+    """Swap, edit and merge with nearly all blocks shared: time against a full copy, and new blocks."""
     kind = file_system(folder)
     model, donor, template, out = folder / "model.gguf", folder / "donor.gguf", folder / "template", folder / "out"
     n_tensors = size // TENSOR

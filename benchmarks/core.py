@@ -2,8 +2,8 @@
 
     python -m benchmarks.core [FOLDER]
 
-FOLDER holds what is written, 6 GiB at the most (default: a temporary one); what the benchmarks made there goes again.
-Prints each ratio with its bar; the exit status is 1 where a bar is missed.
+FOLDER holds the outputs, at most 6 GiB (default: a temporary folder); they are removed at the end. Prints each ratio
+with its bar; the exit status is 1 if a bar is missed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.measure import MIB, PYTHON, Verdict, alternate, peak_of, run, wall
 from benchmarks.models import big_model, vocabulary_model
 
-# Each prints the seconds that opening took, imports not counted: those would favour us further.
+# Each prints the seconds for opening, without imports: counting those would favour us.
 _OPEN_OURS = """
 import sys, time
 from gguftool.model.opening import open_model
@@ -95,7 +95,7 @@ def merging(folder: Path) -> Iterator[Verdict]:
 
     def timed(action: object) -> float:
         out.unlink(missing_ok=True)
-        run(("sync", "-f", folder))  # what went before is not on this one's bill
+        run(("sync", "-f", folder))  # so that earlier writes do not count
         return wall(merge if action == "merge" else copy)
 
     timed("merge")  # warms the page cache with the shards
@@ -136,7 +136,7 @@ def memory(folder: Path) -> Iterator[Verdict]:
 
 @contextlib.contextmanager
 def scratch(arguments: list[str]) -> Iterator[Path]:
-    """Yield a new folder, in the one that the command line names or in the system's, and remove it."""
+    """Make a new folder, in the one that the command line names or in the system's; remove it at the end."""
     if arguments:
         Path(arguments[0]).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=arguments[0] if arguments else None) as name:

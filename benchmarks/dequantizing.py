@@ -1,9 +1,9 @@
-"""How fast each type becomes floats, in millions of elements a second of one thread.
+"""Speed of dequantizing each type, in millions of elements per second on one thread.
 
     python -m benchmarks.dequantizing
 
-There is no bar: figures of one machine, to see which type is slow. A chunk is 131,072 elements or the rows of 4,096
-elements that a type interleaves, as `diff --data` takes them.
+There is no bar: these are figures of one machine, to show which type is slow. A chunk has 131,072 elements, or the rows
+of 4,096 elements that a type interleaves, as in `diff --data`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ROUNDS = 9
 
 
 def speed(type_id: int) -> float | None:
-    """Return millions of elements a second, None for types that are not dequantized."""
+    """Millions of elements per second, or None if there is no dequantizer."""
     decoder, size = decoder_of(type_id, ByteOrder.LITTLE, _DIMS), nbytes(type_id, _DIMS)
     if decoder is None or size is None:
         return None

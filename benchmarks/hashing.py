@@ -1,11 +1,11 @@
-"""Hashing: against a bare hashlib loop, on two cores against one, while copying against afterwards.
+"""Hashing: against a bare hashlib loop, two cores against one, while copying against afterwards.
 
-Also: split against llama-gguf-split, where that is installed.
+Also: split against llama-gguf-split, if that is installed.
 
     python -m benchmarks.hashing [FOLDER]
 
-FOLDER holds 3 GiB at the most. The model is in the page cache: what is measured is hashing, not the disk. Prints each
-ratio with its bar; the exit status is 1 where a bar is missed.
+FOLDER holds at most 3 GiB. The model is in the page cache, so hashing is measured and not the disk. Prints each ratio
+with its bar; the exit status is 1 if a bar is missed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.measure import MIB, PYTHON, Verdict, alternate, peak_of, run, wa
 from benchmarks.models import big_model
 
 ROUNDS = 7
-# Both print the seconds without their imports. The bare loop is what hashlib can do on one core.
+# Both print the seconds without imports. The bare loop is the speed of hashlib on one core.
 _BARE = """
 import hashlib, sys, time
 start = time.perf_counter()
@@ -38,7 +38,7 @@ start = time.perf_counter()
 hash_files(open_model(sys.argv[1]), 1)
 print(time.perf_counter() - start)
 """
-# The tensors alone: the digest over all data is in order, the work of one core, and the command makes it beside these.
+# Only the tensors: the digest over all data goes in order on one core, and the command makes it beside these.
 _TENSORS = """
 import sys, time
 from gguftool.model.opening import open_model
@@ -48,7 +48,7 @@ model = open_model(sys.argv[1])
 digest_all([[tensor.extent] for tensor in model.tensors.values()], int(sys.argv[2]))
 print(time.perf_counter() - start)
 """
-# What this machine gives to begin with: the time of 1 GiB of zeros from memory, dealt out to so many threads.
+# The limit of this machine: the time for 1 GiB of zeros from memory, shared among the threads.
 _NOTHING_BUT_SHA256 = """
 import hashlib, sys, threading, time
 data, threads = bytes(1 << 20), int(sys.argv[2])
@@ -66,7 +66,7 @@ _GGUFTOOL = (PYTHON, "-m", "gguftool")
 
 
 def hashing(folder: Path) -> Iterator[Verdict]:
-    """Time the hash command's work on one core and on two, and its memory."""
+    """Time the work of the hash command on one core and on two, and measure its memory."""
     model = folder / "model.gguf"
     big_model(model, n_tensors=128, tensor_bytes=8 * MIB)
 
@@ -109,7 +109,7 @@ def hashing(folder: Path) -> Iterator[Verdict]:
 
 
 def while_copying(folder: Path) -> Iterator[Verdict]:
-    """``merge --hash`` against merge, then ``hash --files`` and ``hash`` of what it wrote."""
+    """``merge --hash`` against merge, ``hash --files`` and ``hash`` of the output."""
     model, out = folder / "model.gguf", folder / "out.gguf"
     for flags, durable in (((), ", durable"), (("--no-sync",), ", --no-sync")):
 
@@ -137,7 +137,7 @@ def while_copying(folder: Path) -> Iterator[Verdict]:
 
 
 def against_gguf_split(folder: Path) -> Iterator[Verdict]:
-    """``split`` against llama-gguf-split, where it is installed; neither waits for the disk."""
+    """``split`` against llama-gguf-split, if it is installed; neither waits for the disk."""
     model, out = folder / "model.gguf", folder / "shards"
     theirs = shutil.which("llama-gguf-split")
     if theirs is None:

@@ -1,9 +1,9 @@
-"""Inspecting a set of 1,148 shards: report, diff and check against a bare loop over the files.
+"""Inspect a set of 1,148 shards: report, diff and check against a bare loop over the files.
 
     python -m benchmarks.inspecting [FOLDER]
 
-The bare loop opens each file and reads 4 KiB of it. Ours opens the set, makes the report and renders it as text; both
-run in a process of their own that does not count its imports. FOLDER holds 1.2 GB at the most.
+The bare loop opens each file and reads 4 KiB of it. Ours opens the set, makes the report and renders it as text. Each
+runs in a separate process and does not count imports. FOLDER holds at most 1.2 GB.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _PRINT = "print(time.perf_counter() - start)\nassert text\n"
 
 
 def inspecting(folder: Path) -> Iterator[Verdict]:
-    """Time the three ways of looking at one set, and what memory each command takes."""
+    """Time three ways of inspecting one set, and measure the memory of each command."""
     whole, shards = folder / "model.gguf", folder / "shards"
     big_model(whole, 1147, MIB)
     run((PYTHON, "-m", "gguftool", "split", whole, shards / "m", "--no-sync"))
@@ -71,7 +71,7 @@ def inspecting(folder: Path) -> Iterator[Verdict]:
             detail=detail,
         )
         arguments = f"{shards} {shards}" if name == "diff" else str(shards)
-        # Findings are exit code 1, and 1,148 shards are one (ik_llama.cpp opens 64).
+        # The exit code is 1 for findings, and 1,148 shards are a finding (ik_llama.cpp opens 64).
         peak = peak_of(("sh", "-c", f"{PYTHON} -m gguftool {name} {arguments} || [ $? -eq 1 ]"))
         yield Verdict(what=f"peak memory of {name}", value=peak / MIB, bar=100, unit=" MiB", detail="whole process")
 

@@ -1,6 +1,6 @@
-"""Running commands, timing them in alternating rounds, and judging ratios against bars.
+"""Run commands, time them in alternating rounds, and judge ratios against bars.
 
-Only ratios are judged: both sides of one run in turn, so that a machine that is slow today is slow for both.
+Only ratios are judged. Both sides take turns in one run, so a slow machine is slow for both.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ sys.exit(code != 0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """One measured figure and its bar; `at_least` bars are to be exceeded, the others not to be."""
+    """One measured figure and its bar: a lower limit if `at_least`, else an upper limit."""
 
     what: str
     value: float
@@ -48,7 +48,7 @@ class Verdict:
 
 
 def run(command: Sequence[str | Path]) -> str:
-    """Run `command` from the top of the checkout and return what it printed; raise `RuntimeError` where it fails."""
+    """Run `command` from the top of the checkout and return its output; raise `RuntimeError` if it fails."""
     done = subprocess.run([str(part) for part in command], cwd=REPO, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(f"{command} ended with {done.returncode}: {done.stderr}")
@@ -56,22 +56,22 @@ def run(command: Sequence[str | Path]) -> str:
 
 
 def peak_of(command: Sequence[str | Path]) -> int:
-    """Return the peak of the resident memory of `command`, in bytes, as the kernel counted it for the whole process.
+    """The peak resident memory of `command` in bytes, as the kernel counts it for the whole process.
 
-    A bare interpreter starts it: the kernel counts the memory of whoever starts a process as its own.
+    A bare interpreter starts it, because the kernel counts the memory of the starting process too.
     """
     return int(run((PYTHON, "-I", "-S", "-c", _TRAMPOLINE, *command)).splitlines()[-1]) << 10
 
 
 def wall(action: Callable[[], object]) -> float:
-    """Return the seconds that `action` took."""
+    """The seconds that `action` takes."""
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
 
 
 def alternate(first: Callable[[], float], second: Callable[[], float], rounds: int) -> tuple[float, float, str]:
-    """Take both measures in turn, `rounds` times; return the two medians and all figures as text."""
+    """Measure both in turn, `rounds` times; return the two medians and all figures as text."""
     pairs = [(first(), second()) for _ in range(rounds)]
     ones, others = ([pair[side] for pair in pairs] for side in (0, 1))
     shown = " vs ".join(" ".join(f"{value:.3g}" for value in values) for values in (ones, others))

@@ -1,10 +1,10 @@
-"""Mixing at the size of a published per-tensor set: 1,148 shards of 1 MB, at most 256 open files.
+"""Mix at the size of a published per-tensor set: 1,148 shards of 1 MB, at most 256 open files.
 
     python -m benchmarks.mixing [FOLDER]
 
-FOLDER holds what is written, 5 GB at the most (default: a temporary one); what the benchmark made there goes again.
-Splitting, swapping one tensor and merging each write all the bytes anew and make them durable; each is measured against
-``cp -r`` of the same bytes plus ``sync``. The exit status is 1 where a bar is missed.
+FOLDER holds the outputs, at most 5 GB (default: a temporary folder); they are removed at the end. Splitting, swapping
+one tensor and merging each write all bytes and make them durable; each is measured against ``cp -r`` of the same bytes
+plus ``sync``. The exit status is 1 if a bar is missed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _GGUFTOOL = (PYTHON, "-m", "gguftool")
 
 
 class Bench:
-    """The model as one file and as shards, a donor of one tensor, and places to write to."""
+    """The model as one file and as shards, a donor with one tensor, and the output paths."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -37,7 +37,7 @@ class Bench:
         self.donor, self.out, self.copy = folder / "donor.gguf", folder / "out", folder / "copy"
 
     def make(self) -> None:
-        """Make the files that are read."""
+        """Make the input files."""
         big_model(self.whole, n_tensors=SHARDS - 1, tensor_bytes=TENSOR_BYTES)
         big_model(self.donor, n_tensors=1, tensor_bytes=TENSOR_BYTES)
         run((*_GGUFTOOL, "split", self.whole, self.shards / "m"))
@@ -56,12 +56,12 @@ class Bench:
         run((*_GGUFTOOL, "merge", self.shards, "-o", self.out / "m.gguf"))
 
     def copied(self, what: Path) -> None:
-        """Copy a file or a folder and wait for the disk as the tool does."""
+        """Copy a file or folder and wait for the disk, as the tool does."""
         run(("cp", "-r", "--reflink=never", what, self.copy))
         run(("sync", "-f", self.copy))
 
     def timed(self, action: Callable[[], None]) -> float:
-        """Return the seconds that `action` takes on a disk that has nothing else to write."""
+        """The seconds that `action` takes on a disk with no other pending writes."""
         for path in (self.out, self.copy):
             if path.is_dir():
                 shutil.rmtree(path)
@@ -70,7 +70,7 @@ class Bench:
         return wall(action)
 
     def check(self) -> None:
-        """Assert that what was measured did its work: split and merge give the file back, swap keeps the others."""
+        """Assert that the measured commands work: split and merge restore the file, swap keeps the other tensors."""
         self.timed(self.merge)
         run(("cmp", self.whole, self.out / "m.gguf"))
         self.timed(self.split)
@@ -82,7 +82,7 @@ class Bench:
 
 
 def mixing(folder: Path) -> Iterator[Verdict]:
-    """Split, swap of one tensor and merge, each against the copy of what it writes."""
+    """Split, swap one tensor and merge, each against a copy of the same output."""
     bench = Bench(folder)
     bench.make()
     bench.check()  # and warms the page cache

@@ -1,4 +1,4 @@
-"""The models that the benchmarks work on, made on the spot."""
+"""Generate the models for the benchmarks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _write_head(path: Path, kvs: list[tuple[str, int, bytes]], tensors: list[tup
 
 
 def vocabulary_model(path: Path, n_tokens: int = 262_144) -> None:
-    """Make a model with the vocabulary of a large one: tokens, scores and token types; and one block of tensors."""
+    """Make a model with a large vocabulary (tokens, scores and token types) and one block of tensors."""
     rng = random.Random(1)
     letters = "abcdefghijklmnopqrstuvwxyz"
     tokens = b"".join(_text("\u2581" + "".join(rng.choices(letters, k=rng.randint(1, 9)))) for _ in range(n_tokens))
@@ -69,7 +69,7 @@ def big_model(path: Path, n_tensors: int, tensor_bytes: int) -> None:
 
 
 def tensor_model(path: Path, rows: int, width: int, *, noise: bool = True) -> None:
-    """Make a model of one F32 tensor, of normal numbers that repeat after 1 MiB, or of zeros in a sparse file."""
+    """Make a model of one F32 tensor: normal numbers that repeat after 1 MiB, or zeros in a sparse file."""
     kvs = [("general.architecture", _STRING, _text("llama")), ("llama.block_count", _U32, struct.pack("<I", 1))]
     size = _write_head(path, kvs, [("blk.0.ffn_up.weight", (width, rows), F32)])
     rng = random.Random(3)

@@ -1,10 +1,9 @@
-"""Quantizing: one tensor of a real model, two cores against one, and the memory that a large tensor takes.
+"""Quantize: one tensor of a real model, two cores against one, and the memory for a large tensor.
 
     python -m benchmarks.quantize [FOLDER]
 
-FOLDER holds what is written, 6 GiB at the most (default: a temporary one); what the benchmarks made there goes again.
-SmolLM2 is found as the end-to-end tests find it (its wheel in .cache, or $GGUFTOOL_SMOLLM2). The exit status is 1 where
-a bar is missed.
+FOLDER holds the outputs, at most 6 GiB (default: a temporary folder); they are removed at the end. SmolLM2 is looked up
+as in the end-to-end tests (its wheel in .cache, or $GGUFTOOL_SMOLLM2). The exit status is 1 if a bar is missed.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ ROUNDS = 5
 TENSOR, TYPE = "blk.3.ffn_down.weight", "q4_K"  # 1,536 x 576, Q4_1 in the model
 _GGUFTOOL = (PYTHON, "-m", "gguftool", "quantize")
 
-# What a process takes before it can work: the interpreter, numpy and both libraries, and reading this command line.
+# The memory of a process before it works: interpreter, numpy, both libraries, and parsing this command line.
 _START = """
 import sys
 import numpy, gguf.quants, libgguf
@@ -37,7 +36,7 @@ except SourceError:
 sys.exit("the model that is not there was found")
 """
 
-# libgguf alone, from the file's bytes to the new ones; prints its seconds, those of imports not counted.
+# Only libgguf, from the old bytes to the new ones; prints the seconds without imports.
 _LIBGGUF = """
 import sys, time
 import libgguf, numpy as np
@@ -53,7 +52,7 @@ print(time.perf_counter() - start)
 
 
 def one_tensor(folder: Path, model: Path) -> Iterator[Verdict]:
-    """One tensor of SmolLM2 into a new file, against libgguf for that tensor and ``cp`` of the file."""
+    """Quantize one tensor of SmolLM2 into a new file, against libgguf for that tensor plus ``cp`` of the file."""
     out, copy = folder / "out.gguf", folder / "copy.gguf"
     options = ("--tensor", f"{TENSOR}={TYPE}", "--allow-requantize", "--no-sync")
 
@@ -67,7 +66,7 @@ def one_tensor(folder: Path, model: Path) -> Iterator[Verdict]:
         copied = wall(lambda: run(("cp", "--reflink=never", model, copy)))
         return copied + float(run((PYTHON, "-c", _LIBGGUF, model, TENSOR, TYPE)))
 
-    ours(), theirs()  # the page cache
+    ours(), theirs()  # warms the page cache
     mine, other, detail = alternate(ours, theirs, rounds=ROUNDS)
     yield Verdict(
         what=f"one tensor of SmolLM2 to {TYPE}, in times of libgguf for it and cp of the file",
@@ -79,7 +78,7 @@ def one_tensor(folder: Path, model: Path) -> Iterator[Verdict]:
 
 
 def two_cores(folder: Path) -> Iterator[Verdict]:
-    """A tensor of 1 GiB of F32 on all cores and on one (libgguf has threads of its own, which --jobs does not bind)."""
+    """A tensor of 1 GiB of F32 on all cores and on one (libgguf starts threads that --jobs does not limit)."""
     model, out = folder / "large.gguf", folder / "out.gguf"
     tensor_model(model, rows=1 << 16, width=1 << 12)
 
@@ -101,7 +100,7 @@ def two_cores(folder: Path) -> Iterator[Verdict]:
 
 
 def memory(folder: Path) -> Iterator[Verdict]:
-    """The peak of a process that quantizes a tensor of 4 GiB, which is a sparse file of zeros."""
+    """The peak memory of a process that quantizes a tensor of 4 GiB, a sparse file of zeros."""
     model, out = folder / "sparse.gguf", folder / "out.gguf"
     out.unlink(missing_ok=True)
     tensor_model(model, rows=1 << 18, width=1 << 12, noise=False)

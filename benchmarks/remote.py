@@ -1,8 +1,8 @@
-"""How fast bytes come from a web server, as a ratio to `curl` of the same bytes from the same nginx in the same run.
+"""Speed of reading from a web server, as a ratio to `curl` of the same bytes from the same nginx in one run.
 
     .venv/bin/python -m benchmarks.remote [FOLDER]
 
-FOLDER holds 6 GB at the most, all of it removed again; one in memory (/dev/shm) leaves the disk out of it.
+FOLDER holds at most 6 GB, removed at the end; a folder in memory (/dev/shm) keeps the disk out of the figures.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ http {{
 
 @contextlib.contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """Yield the address at which an nginx serves `folder`, with the settings that Debian ships but for the log."""
+    """Serve `folder` by nginx and yield its address; the settings are Debian's except for the log."""
     program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
     if program is None or shutil.which("curl") is None:
         raise SystemExit("nginx and curl are needed: install Debian's packages nginx-light and curl")
@@ -68,7 +68,7 @@ def _wait_for(port: int) -> None:
 
 
 def start_up(url: str) -> float:
-    """Return the seconds that opening a model behind `url` takes, interpreter and imports included."""
+    """The seconds that opening the model at `url` takes, interpreter and imports included."""
     times = sorted(wall(lambda: run((PYTHON, "-m", "gguftool", "dump", url, "--no-tensors"))) for _ in range(ROUNDS))
     return times[ROUNDS // 2]
 
@@ -81,7 +81,7 @@ def compare(
     out: Path,
     opening: float,
 ) -> Verdict:
-    """Run gguftool and curl in turn; return the ratio of their throughputs, ours without the time of opening."""
+    """Run gguftool and curl in turn; return the ratio of their throughputs, ours without the time for opening."""
 
     def timed(action: Callable[[], object]) -> Callable[[], float]:
         def once() -> float:
@@ -127,7 +127,7 @@ def large_tensor(folder: Path, address: str, *, sync: bool) -> Verdict:
 
 
 def many_tensors(folder: Path, address: str) -> Verdict:
-    """Every second of 2,296 tensors of 1 MiB, so that no two are neighbours, against `curl` of the same ranges."""
+    """Every second of 2,296 tensors of 1 MiB, so that none are adjacent, against `curl` of the same ranges."""
     model, out, script = folder / "many.gguf", folder / "out", folder / "ranges"
     big_model(model, n_tensors=2 * N_TENSORS, tensor_bytes=MIB)
     url = f"{address}/{model.name}"
@@ -153,7 +153,7 @@ def many_tensors(folder: Path, address: str) -> Verdict:
 
 
 def _compare_ends(out: Path, curl: Callable[[], None], nbytes: int) -> None:
-    """Raise where the last `nbytes` of what we fetched are not what curl fetches."""
+    """Raise if the last `nbytes` that we fetched differ from what curl fetches."""
     with out.open("rb") as file:
         file.seek(-nbytes, 2)
         ours = file.read()
@@ -163,7 +163,7 @@ def _compare_ends(out: Path, curl: Callable[[], None], nbytes: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run all; return 1 where a bar is missed."""
+    """Run all; return 1 if a bar is missed."""
     with tempfile.TemporaryDirectory(dir=arguments[0] if arguments else None) as name:
         folder = Path(name)
         verdicts = []

@@ -120,9 +120,9 @@ def test_a_lint_rule_is_one_function(copy: Copy, tmp_path: Path) -> None:
     rule = """
 
 @rule("X99", Severity.ERROR, way_out="give it another name")
-def tiny_name(subject: Subject) -> Iterator[Hit]:
+def tiny_name(target: LintTarget) -> Iterator[Hit]:
     \"\"\"The model is called Tiny.\"\"\"
-    if subject.string("general.name") == "Tiny":
+    if target.string("general.name") == "Tiny":
         yield Hit(message="it is called Tiny")
 """
     copy.append("analysis/lint/types.py", rule)

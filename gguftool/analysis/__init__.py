@@ -1,1 +1,1 @@
-"""Models to report dataclasses; pure but for reading."""
+"""From models to report dataclasses, without side effects other than reading."""

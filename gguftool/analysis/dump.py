@@ -1,4 +1,4 @@
-"""Dump: what the head of a model says, entry by entry."""
+"""Dump: the head of a model, entry by entry."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FileEntry:
 
 @record
 class KVEntry:
-    """One metadata entry; `value` holds at most the asked number of an array's elements, `count` is how many it has."""
+    """One metadata entry; `value` holds an array's first elements up to the limit, `count` is its length."""
 
     index: int
     key: str
@@ -42,7 +42,7 @@ class KVEntry:
 class TensorEntry:
     """One tensor; `offset` is absolute in its `file` (an index into the files), `nbytes` is without padding.
 
-    `sizing` tells whether `nbytes` is sure ("by type"), or the gap to the next tensor ("by gap", unknown types).
+    `sizing` tells whether `nbytes` is certain ("by type") or the gap to the next tensor ("by gap", unknown types).
     """
 
     index: int
@@ -60,9 +60,9 @@ class TensorEntry:
 
 @record
 class Dump:
-    """All of it; `duplicate_keys` occur more than once, `missing` are shards that are not there.
+    """A whole head; `duplicate_keys` occur more than once, `missing` names absent shards.
 
-    `imatrix` is what an importance matrix in GGUF form holds, None for models and where the tensors were left out.
+    `imatrix` describes an importance matrix in GGUF form, or None for a model or if tensors were left out.
     """
 
     model: str
@@ -80,9 +80,8 @@ def dump(
 ) -> Dump:
     """Describe `model`; `name_filter` is searched in keys and tensor names, `array_limit` cuts arrays.
 
-    `kvs` and `tensors` false leave that part empty.
-
-    Indexes count from 1 as in gguf-dump, and are those of the whole model whatever the filter leaves.
+    With `kvs` or `tensors` false, that part stays empty. Indexes count from 1 as in gguf-dump, over the whole model
+    whatever the filter leaves.
     """
     wanted = compile_pattern(name_filter)
     places = {file.source.identity: index for index, file in enumerate(model.files)}

@@ -1,4 +1,4 @@
-"""What is in an importance matrix, and how far it covers a model."""
+"""The content of an importance matrix, and how far it covers a model."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _SHOWN = 10  # problems that one error lists
 
 @record
 class ImatrixTensor:
-    """One entry: `values` in `matrices`; how much went into the poorest and the richest matrix, and which have none.
+    """One entry: `values` in `matrices`; the lowest and the highest count of a matrix, and the matrices without data.
 
-    Of a legacy file every entry is one matrix, and counts are in chunks; a GGUF counts tokens.
+    In a legacy file every entry is one matrix and counts are in chunks; a GGUF counts tokens.
     """
 
     name: str
@@ -33,10 +33,11 @@ class ImatrixTensor:
 
 @record
 class ModelCoverage:
-    """A model's tensors that llama-quantize would quantize, by what an imatrix says of them.
+    """A model's tensors that llama-quantize would quantize, sorted by their entries in an imatrix.
 
-    `covered` have an entry of the right size, `missing` none, `misfits` (in words) one of another size; `embeddings`
-    have none because they are looked up and not multiplied. `unmatched` are entries that are no tensor of the model.
+    `covered` counts those with an entry of the right size, `missing` names those without one, `misfits` describes those
+    with one of another size; `embeddings` have none because they are looked up, not multiplied. `unmatched` are entries
+    without a tensor in the model.
     """
 
     model: str
@@ -50,9 +51,9 @@ class ModelCoverage:
 
 @record
 class ImatrixReport:
-    """A whole imatrix file: `matrices` and `matrices_without_data` of all `entries`, and those `tensors` asked for.
+    """A whole imatrix file: `matrices` and `matrices_without_data` over all `entries`, and the wanted `tensors`.
 
-    `chunk_count` and `chunk_size` (tokens) are null where the file does not say.
+    `chunk_count` and `chunk_size` (tokens) are None if the file does not give them.
     """
 
     imatrix: str
@@ -72,7 +73,7 @@ class ImatrixReport:
 def describe_imatrix(
     name: str, imatrix: Imatrix, *, model: Model | None = None, name_filter: str = ""
 ) -> ImatrixReport:
-    """Describe `imatrix`; `name_filter` is searched in the names of its tensors, `model` is what it shall cover."""
+    """Describe `imatrix`, and its coverage of `model` if given; `name_filter` is searched in tensor names."""
     wanted = compile_pattern(name_filter)
     rows = [_row(entry) for entry in imatrix.entries.values()]
     return ImatrixReport(
@@ -103,7 +104,7 @@ def _row(entry: ImatrixEntry) -> ImatrixTensor:
 
 
 def coverage_of(model: Model, imatrix: Imatrix) -> ModelCoverage:
-    """Say which tensors of `model` have weights in `imatrix`."""
+    """List which tensors of `model` have weights in `imatrix`."""
     infos = [tensor.info for tensor in model.tensors.values() if _quantizable(tensor.info)]
     found = {info.name: imatrix.entries[info.name] for info in infos if info.name in imatrix.entries}
     without = [info.name for info in infos if info.name not in found]
@@ -128,16 +129,16 @@ def _quantizable(info: TensorInfo) -> bool:
 def _misfits(model: Model, imatrix: Imatrix, wanted: Callable[[str], bool]) -> Iterator[str]:
     for name, entry in imatrix.entries.items():
         tensor = model.tensors.get(name)
-        # llama-quantize lets the embeddings pass: an old imatrix may hold something else under their name.
+        # llama-quantize ignores the size of embeddings: an old imatrix may hold something else under their name.
         if tensor is not None and wanted(name) and name not in EMBEDDINGS and not entry.fits(tensor.info.dims):
             yield entry.misfit(tensor.info.dims)
 
 
 def check_imatrix(imatrix: Imatrix, model: Model, name: str, wanted: Callable[[str], bool] = lambda name: True) -> None:
-    """Raise a `PlanError` that names what differs where the imatrix, known as `name`, is not of `model`.
+    """Raise `PlanError` if the imatrix, known as `name`, belongs to another model; the error lists what differs.
 
-    That is where no entry is a tensor of the model, or one of the tensors that are `wanted` has an entry of another
-    size. An entry without a tensor, or a tensor without an entry, is none.
+    It does if no entry is a tensor of the model, or if a tensor that is `wanted` has an entry of another size. An entry
+    without a tensor, or a tensor without an entry, is fine.
     """
     names = [entry for entry in imatrix.entries if entry in model.tensors]
     if not names:

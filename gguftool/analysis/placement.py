@@ -1,9 +1,9 @@
-"""Where `-ot` would put tensors: rules ``REGEX=DEVICE`` with the meaning that llama.cpp and ik_llama.cpp give them.
+"""Where `-ot` would put tensors: rules ``REGEX=DEVICE`` as llama.cpp and ik_llama.cpp read them.
 
-One option holds one rule or several with commas between them; a rule's device follows its first ``=``; the regex is
-searched anywhere in the tensor's full name; the first rule that fits decides.  So neither a comma nor ``=`` can stand
-in a regex, here as there.  Tensors that no rule takes go where ``-ngl`` and the engine's own order send them: that is
-not guessed, they are "unplaced".
+One option holds one rule, or several separated by commas; a rule's device follows its first ``=``; the regex is
+searched anywhere in the tensor's full name; the first rule that matches decides. So a regex can hold neither a comma
+nor ``=``, as in the engines. Where the other tensors go depends on ``-ngl`` and the engine's own order. This module
+does not guess that: they are "unplaced".
 
 Source: parse_tensor_buffer_overrides in llama.cpp common/arg.cpp, create_tensor in src/llama-model-loader.cpp.
 """
@@ -19,17 +19,17 @@ from gguftool.record import record
 
 
 @record
-class Rule:
-    """One rule of ``-ot``: `pattern` as the user wrote it, and the device that it sends tensors to."""
+class PlacementRule:
+    """One rule of ``-ot``: `pattern` as the user wrote it, and the device for the tensors that it matches."""
 
     pattern: str
     device: str
     regex: re.Pattern[str]
 
 
-def parse_rules(options: Iterable[str]) -> tuple[Rule, ...]:
-    """Return the rules that `options` hold, in their order; raise one `PlanError` that lists all faulty ones."""
-    rules: list[Rule] = []
+def parse_rules(options: Iterable[str]) -> tuple[PlacementRule, ...]:
+    """Parse the rules in `options`, in order; raise one `PlanError` that lists all faulty ones."""
+    rules: list[PlacementRule] = []
     problems: list[str] = []
     for text in (part for option in options for part in option.split(",")):
         pattern, equals, device = text.partition("=")
@@ -37,7 +37,7 @@ def parse_rules(options: Iterable[str]) -> tuple[Rule, ...]:
             problems.append(f"'{printable(text)}' is not REGEX=DEVICE")
             continue
         try:
-            rules.append(Rule(pattern=pattern, device=device, regex=compile_pattern(pattern)))
+            rules.append(PlacementRule(pattern=pattern, device=device, regex=compile_pattern(pattern)))
         except BadPatternError as error:
             problems.append(f"'{printable(pattern)}' {error}")
     if problems:
@@ -48,6 +48,6 @@ def parse_rules(options: Iterable[str]) -> tuple[Rule, ...]:
     return tuple(rules)
 
 
-def device_of(name: str, rules: tuple[Rule, ...]) -> Rule | None:
-    """Return the first of `rules` that is found in `name`, None where none is."""
+def device_of(name: str, rules: tuple[PlacementRule, ...]) -> PlacementRule | None:
+    """The first of `rules` that matches `name`, or None."""
     return next((rule for rule in rules if rule.regex.search(name)), None)

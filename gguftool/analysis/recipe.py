@@ -1,7 +1,8 @@
-"""Check: what a recipe would do to a model, and what is wrong with it, before anything is fetched or written.
+"""Check a recipe against a model: what it would do and what is wrong with it, before anything is fetched or written.
 
-A rule's type is what the user wants; what a tensor would get is predicted as llama-quantize decides: norms, routers and
-1-D tensors stay as the model has them, and a row that the type's blocks do not divide falls back.
+A rule's type is what the user wants. The type that a tensor would get is predicted as llama-quantize decides it: norms,
+routers and 1-D tensors stay as they are in the model, and a row length that is no multiple of the type's block size
+makes the type fall back.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from gguftool.analysis.lint.rules import Severity
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS
 from gguftool.format.engine_facts.engines import ENGINES, IK_LLAMA_CPP
 from gguftool.format.engine_facts.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
@@ -24,18 +26,18 @@ _UP_OR_GATE = re.compile(r"(?P<block>.*)ffn_(?P<part>up|gate)(?P<kind>_exps|_she
 
 @record
 class RecipeFinding:
-    """One thing to know: `severity` is error, warning or info; `line` the rule's, None where it is about tensors."""
+    """One thing to know; `line` is the rule's, or None if it is about tensors."""
 
     code: str
-    severity: str
+    severity: Severity
     message: str
     line: int | None = None
     tensors: tuple[str, ...] = ()
 
 
 @record
-class RuleUse:
-    """A rule and how many tensors it takes; `matches` counts also those that earlier rules took."""
+class RecipeRuleUse:
+    """A rule and how many tensors it takes; `matches` also counts those that earlier rules took."""
 
     line: int
     pattern: str
@@ -47,7 +49,7 @@ class RuleUse:
 
 @record
 class TypeShare:
-    """All tensors that come in one type; bytes without padding."""
+    """All tensors that would get one type; bytes without padding."""
 
     type: str
     tensors: int
@@ -57,10 +59,11 @@ class TypeShare:
 
 @record
 class RecipeReport:
-    """What the recipe makes of the model: `nbytes` of tensor data and `bits_per_weight`, beside those of the model.
+    """The prediction: `nbytes` of tensor data and `bits_per_weight`, beside those of the model.
 
-    `engine` is whose fallbacks are predicted: llama.cpp, or ik_llama.cpp where a type is its own. `unpredicted` names
-    tensors whose type is not known (no rule, a label, an unknown type); they count as they are in the model.
+    Fallbacks are those of `engine`: llama.cpp, or ik_llama.cpp if the recipe has a type that only it knows.
+    `unpredicted` names tensors of unknown target type (no rule, a label, an unknown type); they count as they are in
+    the model.
     """
 
     recipe: str
@@ -73,14 +76,18 @@ class RecipeReport:
     model_nbytes: int
     model_bits_per_weight: float
     types: tuple[TypeShare, ...]
-    rules: tuple[RuleUse, ...]
+    rules: tuple[RecipeRuleUse, ...]
     findings: tuple[RecipeFinding, ...]
     unpredicted: tuple[str, ...]
+
+    def reaches(self, threshold: Severity) -> bool:
+        """Whether a finding is at or above `threshold`."""
+        return any(finding.severity >= threshold for finding in self.findings)
 
 
 @record
 class _Fate:
-    """What becomes of one tensor: its rule, what the rule wants, and the type it gets (None: not known)."""
+    """The prediction for one tensor: its rule, the type that the rule wants, and the type it gets (None: unknown)."""
 
     tensor: Tensor
     rule: RecipeRule | None
@@ -109,7 +116,7 @@ class _Fate:
 
 
 def check(recipe: Recipe, model: Model) -> RecipeReport:
-    """Try `recipe` (parsed leniently, if unknown types are to be findings) on every tensor of `model`."""
+    """Try `recipe` on every tensor of `model`; unknown types are findings if it was parsed leniently."""
     engine = _engine_of(recipe)
     assigned = recipe.assign(model.tensors)
     fates = tuple(_fate(tensor, assigned[name], engine) for name, tensor in model.tensors.items())
@@ -135,7 +142,7 @@ def check(recipe: Recipe, model: Model) -> RecipeReport:
 
 
 def _engine_of(recipe: Recipe) -> str:
-    """Return the engine whose llama-quantize can make the recipe: llama.cpp as long as it has all types."""
+    """The engine with a llama-quantize that can make the recipe: llama.cpp if it has all types."""
     types = [TYPES[rule.type_id] for rule in recipe.rules if rule.type_id in TYPES]
     return next((name for name in ENGINES if all(name in traits.engines for traits in types)), IK_LLAMA_CPP)
 
@@ -156,7 +163,7 @@ def _fate(tensor: Tensor, rule: RecipeRule | None, engine: str) -> _Fate:
 
 
 def _written(fate: _Fate, wanted: TypeTraits, engine: str) -> TypeTraits | None:
-    """Return what a tensor gets that its rule wants in `wanted`, None where the engine writes nothing right."""
+    """The type that a tensor gets if its rule wants `wanted`, or None if the engine has no correct one."""
     if _cannot_interleave(fate, wanted):
         base = find_type(rows_fallback(wanted.name) or "")
         if base is None:
@@ -175,7 +182,7 @@ def _cannot_interleave(fate: _Fate, wanted: TypeTraits) -> bool:
 
 
 def _shares(fates: Sequence[_Fate]) -> tuple[TypeShare, ...]:
-    """Return the types with their shares, the largest first; what is not known stands under '?'."""
+    """Sum the tensors by type, the largest sum first; unknown types are under '?'."""
     groups: dict[str, list[_Fate]] = {}
     for fate in fates:
         groups.setdefault("?" if fate.type_id is None else type_name(fate.type_id), []).append(fate)
@@ -191,12 +198,12 @@ def _shares(fates: Sequence[_Fate]) -> tuple[TypeShare, ...]:
     return tuple(sorted(shares, key=lambda share: -share.nbytes))
 
 
-def _uses(recipe: Recipe, assigned: Mapping[str, RecipeRule | None]) -> tuple[RuleUse, ...]:
+def _uses(recipe: Recipe, assigned: Mapping[str, RecipeRule | None]) -> tuple[RecipeRuleUse, ...]:
     taken: dict[int, int] = {}
     for rule in assigned.values():
         taken[id(rule)] = taken.get(id(rule), 0) + 1
     return tuple(
-        RuleUse(
+        RecipeRuleUse(
             line=rule.line,
             pattern=rule.pattern,
             target=rule.target,
@@ -217,7 +224,7 @@ def _matched(rule: RecipeRule, names: Iterable[str]) -> list[str]:
 
 
 def _findings(
-    recipe: Recipe, fates: Sequence[_Fate], uses: Sequence[RuleUse], assigned: Mapping[str, RecipeRule | None]
+    recipe: Recipe, fates: Sequence[_Fate], uses: Sequence[RecipeRuleUse], assigned: Mapping[str, RecipeRule | None]
 ) -> Iterator[RecipeFinding]:
     yield from _unmatched(fates)
     yield from _unknown_types(recipe)
@@ -236,7 +243,7 @@ def _unmatched(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
     if names:
         yield RecipeFinding(
             code="unmatched-tensor",
-            severity="error",
+            severity=Severity.ERROR,
             message=f"{len(names):,} of {len(fates):,} tensors are matched by no rule",
             tensors=names,
         )
@@ -246,23 +253,23 @@ def _unknown_types(recipe: Recipe) -> Iterator[RecipeFinding]:
     for rule in recipe.rules:
         if rule.type_id is None and rule.label is None:
             yield RecipeFinding(
-                code="unknown-type", severity="error", message=no_such_type(rule.target), line=rule.line
+                code="unknown-type", severity=Severity.ERROR, message=no_such_type(rule.target), line=rule.line
             )
         elif rule.type_id in TYPES and not TYPES[rule.type_id].in_files:
             message = f"engines make {rule.target} at run time only; it does not belong in a file"
-            yield RecipeFinding(code="run-time-type", severity="error", message=message, line=rule.line)
+            yield RecipeFinding(code="run-time-type", severity=Severity.ERROR, message=message, line=rule.line)
 
 
-def _unused(rule: RecipeRule, use: RuleUse, assigned: Mapping[str, RecipeRule | None]) -> RecipeFinding:
+def _unused(rule: RecipeRule, use: RecipeRuleUse, assigned: Mapping[str, RecipeRule | None]) -> RecipeFinding:
     if not use.matches:
         message = f"'{rule.pattern}' matches no tensor"
-        return RecipeFinding(code="dead-rule", severity="warning", message=message, line=rule.line)
+        return RecipeFinding(code="dead-rule", severity=Severity.WARNING, message=message, line=rule.line)
     names = tuple(_matched(rule, assigned))
     lines = sorted({taker.line for name in names if (taker := assigned[name]) is not None})
     before = f"line{'s' if len(lines) > 1 else ''} {', '.join(map(str, lines[:10]))}{', ...' * (len(lines) > 10)}"
     return RecipeFinding(
         code="shadowed-rule",
-        severity="warning",
+        severity=Severity.WARNING,
         message=f"'{rule.pattern}' never applies: {before} took every tensor that it matches",
         line=rule.line,
         tensors=names,
@@ -270,27 +277,29 @@ def _unused(rule: RecipeRule, use: RuleUse, assigned: Mapping[str, RecipeRule | 
 
 
 def _engines(recipe: Recipe) -> Iterator[RecipeFinding]:
-    """Say where no engine has all types: what comes out loads nowhere."""
+    """Report a mix that no engine loads, because none has all its types."""
     types = {TYPES[rule.type_id].alias: TYPES[rule.type_id] for rule in recipe.rules if rule.type_id in TYPES}
     lacking = [[alias for alias, traits in types.items() if engine not in traits.engines] for engine in ENGINES]
     if all(lacking):
-        said = "; ".join(f"{engine} lacks {', '.join(names)}" for engine, names in zip(ENGINES, lacking, strict=True))
-        yield RecipeFinding(code="no-engine", severity="warning", message=f"no engine loads this mix: {said}")
+        lacks = "; ".join(f"{engine} lacks {', '.join(names)}" for engine, names in zip(ENGINES, lacking, strict=True))
+        yield RecipeFinding(code="no-engine", severity=Severity.WARNING, message=f"no engine loads this mix: {lacks}")
 
 
 def _undivided_rows(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
-    """Say, for each type and row width that do not go together, what each engine would write."""
+    """Report, for each type with rows that its blocks do not divide, what each engine would write."""
     groups: dict[tuple[TypeTraits, int], list[str]] = {}
     for fate in fates:
         if fate.wanted is not None and not fate.kept and fate.ne0 % fate.wanted.block_size:
             groups.setdefault((fate.wanted, fate.ne0), []).append(fate.name)
     for (wanted, ne0), names in groups.items():
-        said = "; ".join(explain_fallback(wanted.name, ne0, engine) for engine in ENGINES if engine in wanted.engines)
+        fallbacks = "; ".join(
+            explain_fallback(wanted.name, ne0, engine) for engine in ENGINES if engine in wanted.engines
+        )
         message = (
             f"{_count(names)} with rows of {ne0:,} elements cannot be {wanted.alias} (blocks of {wanted.block_size}): "
-            f"{said}"
+            f"{fallbacks}"
         )
-        yield RecipeFinding(code="row-fallback", severity="warning", message=message, tensors=tuple(names))
+        yield RecipeFinding(code="row-fallback", severity=Severity.WARNING, message=message, tensors=tuple(names))
 
 
 def _undivided_interleave(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
@@ -305,11 +314,13 @@ def _undivided_interleave(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
             f"do not divide, or are looked up one by one): {IK_LLAMA_CPP} falls back to "
             f"{base.alias if base else 'nothing'}"
         )
-        yield RecipeFinding(code="interleave-fallback", severity="warning", message=message, tensors=tuple(names))
+        yield RecipeFinding(
+            code="interleave-fallback", severity=Severity.WARNING, message=message, tensors=tuple(names)
+        )
 
 
 def _split_pairs(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
-    """Find layers whose up and gate come in different types: ik_llama.cpp then computes them one by one."""
+    """Report layers with up and gate in different types: ik_llama.cpp then computes them one by one."""
     pairs: dict[tuple[str, str], dict[str, _Fate]] = {}
     for fate in fates:
         found = _UP_OR_GATE.fullmatch(fate.name)
@@ -324,7 +335,7 @@ def _split_pairs(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
         message = (
             f"ffn_up{kind} and ffn_gate{kind} differ in {_count(names[::2], 'layer')}: {lost} of {IK_LLAMA_CPP} is lost"
         )
-        yield RecipeFinding(code="up-gate-differ", severity="warning", message=message, tensors=tuple(names))
+        yield RecipeFinding(code="up-gate-differ", severity=Severity.WARNING, message=message, tensors=tuple(names))
 
 
 def _comes_as(fate: _Fate) -> object:
@@ -339,7 +350,7 @@ def _kept(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
     )
     if names:
         message = f"{_count(names)} keep the model's type whatever the rule says: norms, routers and 1-D tensors"
-        yield RecipeFinding(code="kept-type", severity="info", message=message, tensors=names)
+        yield RecipeFinding(code="kept-type", severity=Severity.INFO, message=message, tensors=names)
 
 
 def _count(names: Sequence[str], what: str = "tensor") -> str:

@@ -1,8 +1,8 @@
-r"""Recipes out of models, and recipes rewritten: one rule a tensor, or as few rules as say exactly the same.
+r"""Extract recipes from models, and rewrite recipes: one rule per tensor, or few rules with the same meaning.
 
-The compact form joins layers: tensors whose names differ in one number only, and which come in the same type, become
-one rule that lists the numbers (``^blk\.([37]|1[0-5])\.attn_k\.weight$``).  It never says a layer that it was not
-given, so it means the same for every model, and its rules' order does not matter.
+The compact form joins layers: tensors of one type with names that differ in a single number become one rule that lists
+the numbers (``^blk\.([37]|1[0-5])\.attn_k\.weight$``). It never matches a layer that it was not given, so it means the
+same for every model, and the order of its rules does not matter.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from gguftool.format.pattern import MAX_PATTERN, literal, number_set
 from gguftool.format.recipe import MAX_RULES, Recipe, RecipeRule, make_rule, spelling
 from gguftool.model.model import Model
 
-# A dotted part of a name that is a layer's number as programs write it: 007 is a name, not a number.
+# A layer number between dots, as programs write it: 007 is a name, not a number.
 _NUMBER = re.compile(r"(?:(?<=\.)|^)(?:0|[1-9][0-9]{0,5})(?=\.)")
 
 
 def expand(recipe: Recipe, names: Iterable[str]) -> Recipe:
-    """Return one anchored rule for each of `names` that a rule matches, in their order; the others get none.
+    """Write out `recipe`: one anchored rule for each of `names` that a rule matches, in their order.
 
     Raises `PlanError` for more tensors than a recipe may have rules.
     """
@@ -31,9 +31,9 @@ def expand(recipe: Recipe, names: Iterable[str]) -> Recipe:
 
 
 def compact(assignment: Mapping[str, int | str | RecipeRule], name: str = "") -> Recipe:
-    """Return few anchored rules that give exactly the tensors of `assignment` what it says, and no others anything.
+    """Express `assignment` in few anchored rules that match exactly its tensors.
 
-    Values are a type's id, its spelling or ``@LABEL``, or a rule whose target is taken.  Raises `PlanError` where that
+    A value is a type id, a type's spelling, ``@LABEL``, or a rule that gives the target. Raises `PlanError` if that
     takes more rules than a recipe may have.
     """
     groups: dict[tuple[str, str, str, bool], list[int | None]] = {}
@@ -52,7 +52,7 @@ def compact(assignment: Mapping[str, int | str | RecipeRule], name: str = "") ->
 
 
 def extract(model: Model) -> Recipe:
-    """Return the recipe that says the type of every tensor of `model`, in compact form.
+    """The compact recipe that reproduces the type of every tensor of `model`.
 
     Raises `PlanError` for a model without tensors: a recipe has at least one rule.
     """
@@ -67,7 +67,7 @@ def _taken_apart(name: str) -> tuple[str, int | None, str]:
 
 
 def _patterns(before: str, numbers: list[int], after: str) -> list[str]:
-    """Return patterns for the names before + number + after; more than one where one would be too long."""
+    """Patterns for the names before + number + after; several if one would be too long."""
     pattern = literal(before) + (number_set(numbers) if numbers else "") + literal(after)
     if len(pattern) + 2 <= MAX_PATTERN or len(numbers) < 2:
         return [pattern]
@@ -87,7 +87,7 @@ def _target(value: int | str) -> RecipeRule:
 
 
 def _rule(pattern: str, like: RecipeRule) -> RecipeRule:
-    """Return a rule for exactly what `pattern` describes, with the target of `like`."""
+    """A rule for exactly the names that `pattern` matches, with the target of `like`."""
     if len(pattern) + 2 > MAX_PATTERN:
         raise PlanError(f"'{printable(pattern, 80)}' is longer than a rule may be ({MAX_PATTERN:,} characters)")
     return RecipeRule(

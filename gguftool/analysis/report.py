@@ -1,21 +1,19 @@
 """Report: how a model's parameters and bytes are distributed over types, roles, layers, tensors and devices.
 
-All of it comes from heads; no tensor data is read.  Bytes are those of the tensors, without padding; bits per weight
-are true ones, so that a type's row metadata counts.
+Reads heads only, no tensor data. Bytes are those of the tensors, without padding; bits per weight count a type's row
+metadata.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from gguftool.analysis.placement import Rule, device_of
+from gguftool.analysis.label import Label, is_matrix, label_of
+from gguftool.analysis.placement import PlacementRule, device_of
 from gguftool.errors import printable
-from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT
-from gguftool.format.ftypes import FILE_TYPE_KEY, FType, ftype_name, ftypes_of
-from gguftool.format.ggml import find_type, type_name
+from gguftool.format.ggml import type_name
 from gguftool.format.header import ARCHITECTURE_KEY
-from gguftool.format.kv import INTEGERS, ValueType
+from gguftool.format.kv import ValueType
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.roles import Place, Role, tensor_places
 from gguftool.record import record
@@ -25,7 +23,7 @@ _NAME = "general.name"
 
 @record
 class Share:
-    """A part of a model; `share` is its part of the bytes (0 to 1), `types` its types, most bytes first."""
+    """A part of a model; `share` is its fraction of the bytes (0 to 1), `types` lists its types, most bytes first."""
 
     name: str
     tensors: int
@@ -38,7 +36,7 @@ class Share:
 
 @record
 class TensorRow:
-    """One tensor; `sizing` tells whether `nbytes` is sure, `layer` is None outside layers, `device` where unplaced."""
+    """One tensor; `sizing` tells whether `nbytes` is certain, `layer` is None outside layers, `device` if unplaced."""
 
     index: int
     name: str
@@ -56,7 +54,7 @@ class TensorRow:
 
 @record
 class Cell:
-    """What one role is made of in one layer."""
+    """The tensors of one role in one layer."""
 
     layer: int
     role: str
@@ -69,7 +67,7 @@ class Cell:
 
 @record
 class Layers:
-    """The layers of one stack (``blk``; an encoder or a vision tower has its own), and the cells of its grid."""
+    """The layers of one stack (``blk``; an encoder or vision tower has another), and the cells of its grid."""
 
     stack: str
     layers: tuple[int, ...]
@@ -79,8 +77,8 @@ class Layers:
 
 
 @record
-class RuleUse:
-    """A placement rule and what it took (what earlier rules left)."""
+class PlacementUse:
+    """A placement rule and the tensors that it took from what earlier rules left."""
 
     pattern: str
     device: str
@@ -90,16 +88,16 @@ class RuleUse:
 
 @record
 class Placement:
-    """Bytes per device, the rules' parts, and the names of the tensors that no rule takes."""
+    """Bytes per device and per rule, and the names of the tensors that no rule takes."""
 
     devices: tuple[Share, ...]
-    rules: tuple[RuleUse, ...]
+    rules: tuple[PlacementUse, ...]
     unplaced: tuple[str, ...]
 
 
 @record
 class Distribution:
-    """One model. `file_bytes` counts whole files, `nbytes` tensors; `placement` is None where none was asked for."""
+    """One model. `file_bytes` counts whole files, `nbytes` tensors; `placement` is None without rules."""
 
     model: str
     architecture: str | None
@@ -120,29 +118,29 @@ class Distribution:
 
 @record
 class Report:
-    """The distributions of all models, in the order of naming."""
+    """The distributions of all models, in the order given."""
 
     models: tuple[Distribution, ...]
 
 
 @record
 class _Item:
-    """A tensor with what is asked of it often, worked out once."""
+    """A tensor with its properties that sums need, computed once."""
 
     tensor: Tensor
     place: Place
-    rule: Rule | None
+    rule: PlacementRule | None
     type: str
     nbytes: int
     parameters: int
 
 
-def report(models: Sequence[Model], rules: tuple[Rule, ...] = ()) -> Report:
+def report(models: Sequence[Model], rules: tuple[PlacementRule, ...] = ()) -> Report:
     """Describe `models`; `rules` place their tensors on devices."""
     return Report(models=tuple(distribution(model, rules) for model in models))
 
 
-def distribution(model: Model, rules: tuple[Rule, ...] = ()) -> Distribution:
+def distribution(model: Model, rules: tuple[PlacementRule, ...] = ()) -> Distribution:
     """Describe one model; `rules` place its tensors on devices."""
     places = tensor_places(model.tensors)
     items = [_item(tensor, places[name], device_of(name, rules)) for name, tensor in model.tensors.items()]
@@ -169,7 +167,7 @@ def distribution(model: Model, rules: tuple[Rule, ...] = ()) -> Distribution:
     )
 
 
-def _item(tensor: Tensor, place: Place, rule: Rule | None) -> _Item:
+def _item(tensor: Tensor, place: Place, rule: PlacementRule | None) -> _Item:
     return _Item(
         tensor=tensor,
         place=place,
@@ -191,7 +189,7 @@ def _bits(nbytes: int, parameters: int) -> float:
 
 
 def _shares(items: Iterable[_Item], total: int, key: Callable[[_Item], str]) -> list[Share]:
-    """Sum `items` by `key`, in the order of first sight."""
+    """Sum `items` by `key`, in order of first occurrence."""
     groups: dict[str, list[_Item]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
@@ -279,14 +277,14 @@ def _cells(layer: int, items: Sequence[_Item]) -> Iterable[Cell]:
 
 
 def _main_types(items: Sequence[_Item]) -> tuple[str, ...]:
-    """Return the types of the matrices; of vectors only where there is nothing else (biases make no mix)."""
+    """The types of the matrices, or of the vectors if there are no matrices: biases make no mix."""
     return _types([item for item in items if is_matrix(item.tensor)] or items)
 
 
 # --- placement and remarks -------------------------------------------------------------------------------------------
 
 
-def _placement(items: Sequence[_Item], total: int, rules: tuple[Rule, ...]) -> Placement:
+def _placement(items: Sequence[_Item], total: int, rules: tuple[PlacementRule, ...]) -> Placement:
     placed = [item for item in items if item.rule]
     unplaced = [item for item in items if not item.rule]
     devices = sorted(_shares(placed, total, lambda item: item.rule.device if item.rule else ""), key=_by_size)
@@ -301,9 +299,9 @@ def _by_size(share: Share) -> int:
     return -share.nbytes
 
 
-def _use(rule: Rule, placed: Iterable[_Item]) -> RuleUse:
+def _use(rule: PlacementRule, placed: Iterable[_Item]) -> PlacementUse:
     taken = [item.nbytes for item in placed if item.rule is rule]
-    return RuleUse(pattern=rule.pattern, device=rule.device, tensors=len(taken), nbytes=sum(taken))
+    return PlacementUse(pattern=rule.pattern, device=rule.device, tensors=len(taken), nbytes=sum(taken))
 
 
 def _remarks(model: Model, items: Sequence[_Item], placement: Placement | None) -> Iterable[str]:
@@ -321,84 +319,3 @@ def _remarks(model: Model, items: Sequence[_Item], placement: Placement | None) 
 def _text(model: Model, key: str) -> str | None:
     kv = model.get(key)
     return str(kv.value()) if kv is not None and kv.type is ValueType.STRING else None
-
-
-# --- label ---------------------------------------------------------------------------------------------------------
-
-
-@record
-class Claim:
-    """What `general.file_type` says; `agrees` is None where there is nothing to compare."""
-
-    number: int | None
-    name: str
-    agrees: bool | None
-    text: str
-
-
-@record
-class Label:
-    """What a model is, in one line: the majority type, whether others are mixed in, true bits per weight, size."""
-
-    majority: str
-    mix: bool
-    bits_per_weight: float
-    types: int
-    nbytes: int
-    claim: Claim
-
-
-def label_of(model: Model, places: Mapping[str, Place]) -> Label:
-    """Return the label of `model`, whose tensors have the roles that `places` gives by name."""
-    tensors = tuple(model.tensors.values())
-    matrices = [tensor for tensor in tensors if is_matrix(tensor)]
-    majority = _majority([t for t in matrices if t.info.name not in EMBEDDINGS_AND_OUTPUT] or matrices or tensors)
-    # Every quantizer leaves routers as they are: they alone make no mix.
-    mixed = {tensor.info.type for tensor in matrices if places[tensor.info.name].role is not Role.ROUTER}
-    total, elements = sum(tensor.nbytes for tensor in tensors), sum(tensor.info.elements for tensor in tensors)
-    return Label(
-        majority=majority,
-        mix=len(mixed) > 1,
-        bits_per_weight=round(total * 8 / elements, 4) if elements else 0.0,
-        types=len({tensor.info.type for tensor in tensors}),
-        nbytes=total,
-        claim=_claim(model, majority),
-    )
-
-
-def is_matrix(tensor: Tensor) -> bool:
-    """Whether `tensor` is more than a vector; norms and biases are quantized by nobody."""
-    return sum(dim > 1 for dim in tensor.info.dims) > 1
-
-
-def _majority(tensors: Sequence[Tensor]) -> str:
-    """Return the name of the type that most elements have, empty where there are no tensors."""
-    elements: Counter[int] = Counter()
-    for tensor in tensors:
-        elements[tensor.info.type] += tensor.info.elements
-    return type_name(elements.most_common(1)[0][0]) if elements else ""
-
-
-def _claim(model: Model, majority: str) -> Claim:
-    kv = model.get(FILE_TYPE_KEY)
-    if kv is None:
-        return Claim(number=None, name="", agrees=None, text=f"{FILE_TYPE_KEY} is not set")
-    if kv.type not in INTEGERS:
-        return Claim(number=None, name="", agrees=None, text=f"{FILE_TYPE_KEY} is no number but {kv.type.name}")
-    number = int(kv.value())
-    name, meant = ftype_name(number), ftypes_of(number)
-    agrees = any(_means(ftype, majority) for ftype in meant) if meant and majority else None
-    said = f"{FILE_TYPE_KEY} says {name} ({number})"
-    if not meant:
-        said = f"{FILE_TYPE_KEY} is {number}, a number that neither engine knows"
-    elif agrees is False:
-        usual = " or ".join(dict.fromkeys(ftype.tensor_type or ftype.majority_of for ftype in meant))
-        said += f", so mostly {usual}; but most weights are {majority}"
-    return Claim(number=number, name=name, agrees=agrees, text=said)
-
-
-def _means(ftype: FType, majority: str) -> bool:
-    """Whether a file whose majority is `majority` may be called `ftype`: it, or what it was repacked from."""
-    traits = find_type(majority)
-    names = (majority, *(traits.repack_of if traits else ()))
-    return bool({ftype.tensor_type, ftype.majority_of} & set(names))

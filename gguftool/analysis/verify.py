@@ -1,7 +1,7 @@
-"""Hashes of models, and whether files are what a manifest or a tensors.map says.
+"""Hash models, and verify files against a manifest or a tensors.map.
 
-Three formats: tensors.map (sha256 of whole shards), the manifest of llama-gguf-hash (sha256 of each tensor's data,
-independent of head and layout, and of all data in header order), and what sha256sum writes.
+There are three formats: tensors.map (sha256 of whole shards); the manifest of llama-gguf-hash (sha256 of each tensor's
+data, independent of head and layout, and of all data in header order); and the output of sha256sum.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MAX_MANIFEST = 64 << 20  # bytes
 
 @record
 class Hash:
-    """The sha256 of what `name` says: a file, ``FILE:TENSOR``, or ``FILE`` for all tensors' data in header order."""
+    """The sha256 of `name`: a file, ``FILE:TENSOR``, or ``FILE`` for all tensors' data in header order."""
 
     name: str
     sha256: str
@@ -41,7 +41,7 @@ class Hash:
 
 @record
 class Verdict:
-    """Whether `name` is as promised: `ok`, and what was found; `ok` is None where nothing could be compared."""
+    """Whether `name` matches what is recorded of it; `ok` is None if nothing could be compared."""
 
     name: str
     ok: bool | None
@@ -55,7 +55,7 @@ def hash_tensors(model: Model, jobs: int | None = None, progress: Progress = no_
     every = [tensor.extent for tensor in tensors]
     if any(source.is_remote for source in model.sources):
         singles, total = digest_once(every, progress)
-    else:  # the long one first: it keeps one core busy while the others go through the single tensors
+    else:  # the longest first: it keeps one core busy while the others hash single tensors
         total, *singles = digest_all([every, *([extent] for extent in every)], jobs, progress)
     hashes = [
         Hash(name=f"{name}:{tensor.info.name}", sha256=sha256) for tensor, sha256 in zip(tensors, singles, strict=True)
@@ -64,21 +64,21 @@ def hash_tensors(model: Model, jobs: int | None = None, progress: Progress = no_
 
 
 def hash_files(model: Model, jobs: int | None = None, progress: Progress = no_progress) -> tuple[Hash, ...]:
-    """Hash each file of the model as a whole."""
+    """Hash each file of the model."""
     digests = digest_all([[whole(file.source)] for file in model.files], jobs, progress)
     return tuple(Hash(name=file.source.name, sha256=sha256) for file, sha256 in zip(model.files, digests, strict=True))
 
 
 def file_hashes(receipt: Receipt) -> tuple[Hash, ...]:
-    """Return the hashes of the files that a writer made, as `hash_files` of them would."""
+    """The hashes of the files that a writer made, the same as `hash_files` gives for them."""
     digests = receipt.digests
     return tuple(Hash(name=one.name, sha256=one.sha256) for one in (digests.files if digests else ()))
 
 
 def tensor_hashes(receipt: Receipt, name: str) -> tuple[Hash, ...]:
-    """Return the hashes of tensors as `hash_tensors` would; `name` is that of the model's first file.
+    """The hashes of tensors, the same as `hash_tensors` gives; `name` is that of the model's first file.
 
-    Of a set that was replaced in part there are only the tensors that were written.
+    If a set was replaced in part, only the tensors that were written are included.
     """
     digests = receipt.digests
     if digests is None:
@@ -96,10 +96,10 @@ def verify_against_map(
     jobs: int | None = None,
     progress: Progress = no_progress,
 ) -> tuple[Verdict, ...]:
-    """Compare each file that has a line with it: tensor, shape and type by its header, then sha256 of the file.
+    """Compare each file with its line: tensor, shape and type from the header, then the sha256 of the file.
 
-    `entries` may be of several maps that lie together: a file is as promised where one of its lines promises it.
-    `bytes` and `elements` of a map are hints and not compared.
+    `entries` may come from several maps in one folder: a file is fine if it matches one of its lines. `bytes` and
+    `elements` of a map are hints and not compared.
     """
     index = MapIndex(entries)
     lines = [(file, own) for file in files if (own := index.entries_of(file))]
@@ -110,7 +110,7 @@ def verify_against_map(
 
 
 def _best_verdict(file: ModelFile, entries: Sequence[MapEntry], sha256: str | None) -> Verdict:
-    """Return the kindest verdict of a file's lines: as promised, else not, else nothing to compare."""
+    """The best verdict among a file's lines: it matches, else it differs, else nothing could be compared."""
     verdicts = [_map_verdict(file, entry, sha256) for entry in entries]
     return min(verdicts, key=lambda verdict: (True, False, None).index(verdict.ok))
 
@@ -127,7 +127,7 @@ def _map_verdict(file: ModelFile, entry: MapEntry, sha256: str | None) -> Verdic
 
 
 def header_differs(file: ModelFile, entry: MapEntry) -> str | None:
-    """Say in what the tensor, shape or type in `file` is not as `entry` says; None where it is."""
+    """Describe how the tensor, shape or type in `file` differs from `entry`, or None if it does not."""
     infos = {info.name: info for info in file.header.tensors}
     info = infos.get(entry.tensor)
     if info is None:
@@ -145,10 +145,10 @@ def header_differs(file: ModelFile, entry: MapEntry) -> str | None:
 def verify_manifest(
     manifest: str, model: Model | None, jobs: int | None = None, progress: Progress = no_progress
 ) -> tuple[Verdict, ...]:
-    """Check what the file `manifest` (tensors.map, llama-gguf-hash or sha256sum format) names.
+    """Check the files that `manifest` (tensors.map, llama-gguf-hash or sha256sum format) names.
 
-    Names are looked up beside the manifest; `model` overrides that for tensor hashes and maps. Raises `FormatError`
-    for a manifest of another format or algorithm.
+    Looks names up beside the manifest, or in `model` for tensor hashes and maps. Raises `FormatError` for a manifest of
+    another format or algorithm.
     """
     source = open_source(manifest)
     if source.size > _MAX_MANIFEST:
@@ -165,7 +165,7 @@ def verify_manifest(
 def _verify_lines(
     manifest: str, lines: Sequence[str], model: Model | None, jobs: int | None, progress: Progress
 ) -> tuple[Verdict, ...]:
-    """Check the lines of files and those of tensors: what a writer's --hash prints has both."""
+    """Check the lines of files and those of tensors; the output of a writer's --hash has both."""
     sums = [line for line in lines if is_sums(line)]
     others = [line for line in lines if not is_sums(line)]
     of_files = _verify_sums(manifest, sums, jobs, progress) if sums else ()
@@ -197,7 +197,7 @@ def _with_missing(entries: Iterable[MapEntry], verdicts: tuple[Verdict, ...]) ->
 
 
 def _verify_sums(manifest: str, lines: Sequence[str], jobs: int | None, progress: Progress) -> tuple[Verdict, ...]:
-    """Check files by name: beside the manifest, else counted from here, as sha256sum does."""
+    """Check files by name: beside the manifest, else relative to the working folder, as sha256sum does."""
     wanted = parse_sums(lines, manifest)
     present, verdicts = {}, []
     for name in wanted:
@@ -215,12 +215,12 @@ def _verify_tensors(
 ) -> tuple[Verdict, ...]:
     """Check ``FILE:TENSOR`` lines by the tensors' names, and the line of ``FILE`` against all data in order."""
     wanted = parse_tensor_hashes(lines, manifest)
-    base = min(wanted, key=len)  # the line of the file itself is the shortest: the others add :TENSOR
-    if ".gguf:" in base:  # of a set that was replaced in part, there are the others only
+    base = min(wanted, key=len)  # the line of the file itself is the shortest; the others add :TENSOR
+    if ".gguf:" in base:  # a set that was replaced in part has only the others
         base = base[: base.index(".gguf:") + len(".gguf")]
     model = model or open_model(os.path.join(os.path.dirname(manifest), base))
     every = [tensor.extent for tensor in model.tensors.values()]
-    tensors = {printable(name, len(name)): tensor for name, tensor in model.tensors.items()}  # as manifests say them
+    tensors = {printable(name, len(name)): tensor for name, tensor in model.tensors.items()}  # as manifests spell them
     works: dict[str, list[Extent]] = {}
     verdicts = []
     for name in wanted:

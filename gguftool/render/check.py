@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gguftool.analysis.lint.check import Report
+from gguftool.analysis.lint.check import CheckReport
 from gguftool.analysis.lint.rules import Finding, Severity
 from gguftool.errors import printable
 
 _LIMIT = 1 << 14
 
 
-def check_text(report: Report) -> str:
+def check_text(report: CheckReport) -> str:
     """Return the report as text; whatever a file holds, one line stays one line."""
     return "\n".join(printable(line, _LIMIT) for line in _lines(report)) + "\n"
 
 
-def _lines(report: Report) -> Iterator[str]:
+def _lines(report: CheckReport) -> Iterator[str]:
     for finding in (*report.diagnoses, *report.findings):
         yield from _finding_lines(finding)
     yield _summary(report)
@@ -31,7 +31,7 @@ def _finding_lines(finding: Finding) -> Iterator[str]:
         yield f"        -> {finding.way_out}"
 
 
-def _summary(report: Report) -> str:
+def _summary(report: CheckReport) -> str:
     if not report.readable:
         broken = len(report.diagnoses)
         of = f"{broken} of {report.files} files are" if report.files > 1 else "this is"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from gguftool.analysis.diff.data import By, DataDiff, DataTotal, TensorData, Verdict
+from gguftool.analysis.diff.data import By, DataDiff, DataTotal, DataVerdict, TensorData
 from gguftool.analysis.diff.figures import Errors
 from gguftool.analysis.diff.metadata import ArrayDifference, KVChange, KVSide
 from gguftool.analysis.diff.models import HeaderDiff
@@ -223,7 +223,7 @@ def _data_table(data: DataDiff) -> Table:
     rows = [
         (one.name, types_text(one), *_figures(one.errors, data), with_not_finite(unweighted(one), one.errors))
         for one in data.tensors
-        if one.verdict is not Verdict.SAME
+        if one.verdict is not DataVerdict.SAME
     ]
     whole = data.whole
     if whole.errors and len(rows) > 1:
@@ -258,7 +258,7 @@ def types_text(one: TensorData) -> str:
     """Return the types of both sides, or what else there is to say of one type."""
     if one.old_type != one.new_type:
         return f"{one.old_type} -> {one.new_type}"
-    return f"{one.old_type}, {'different bytes' if one.verdict is Verdict.DIFFERENT else one.verdict.value}"
+    return f"{one.old_type}, {'different bytes' if one.verdict is DataVerdict.DIFFERENT else one.verdict.value}"
 
 
 def _figures(errors: Errors | None, data: DataDiff) -> tuple[str, ...]:

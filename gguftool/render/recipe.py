@@ -21,8 +21,7 @@ def summary_text(report: RecipeReport) -> str:
     ]
     if report.unpredicted:
         lines.append(f"counted as they are, for their type is not known: {len(report.unpredicted):,} of these tensors")
-    order = {"error": 0, "warning": 1, "info": 2}
-    lines += [_line(finding) for finding in sorted(report.findings, key=lambda finding: order[finding.severity])]
+    lines += [_line(finding) for finding in sorted(report.findings, key=lambda finding: -finding.severity)]
     return "\n".join(lines) + "\n"
 
 
@@ -50,4 +49,4 @@ def report_tables(report: RecipeReport) -> tuple[Table, ...]:
 def _line(finding: RecipeFinding) -> str:
     place = "" if finding.line is None else f"line {finding.line}: "
     names = f" ({listed(finding.tensors, _NAMES_SHOWN)})" if finding.tensors else ""
-    return f"{finding.severity}: {place}{printable(finding.message, 4096)}{names} [{finding.code}]"
+    return f"{finding.severity.name.lower()}: {place}{printable(finding.message, 4096)}{names} [{finding.code}]"

@@ -13,7 +13,7 @@ from gguftool.errors import listed, printable
 from gguftool.render.page.palette import palette
 from gguftool.render.page.strip import TEXT_WIDTH, Strip, make_strip, strip_text
 from gguftool.render.report_tables import (
-    By,
+    ReportBy,
     compared_devices,
     compared_tables,
     csv_table,
@@ -32,7 +32,7 @@ Section = Table | Strip
 _MAX_UNPLACED = 4
 
 
-def report_sections(report: Report, by: By | None = None) -> tuple[Section, ...]:
+def report_sections(report: Report, by: ReportBy | None = None) -> tuple[Section, ...]:
     """Return what to show: broken down as `by` says, or by type, role and layer; and devices where placed."""
     return tuple(_sections(report, by))
 
@@ -63,7 +63,7 @@ def model_lines(model: Distribution) -> tuple[str, ...]:
     return (label_text(model.label), model.label.claim.text, what, *_unplaced(model))
 
 
-def report_text(report: Report, by: By | None = None, width: int = TEXT_WIDTH) -> str:
+def report_text(report: Report, by: ReportBy | None = None, width: int = TEXT_WIDTH) -> str:
     """Return the report as plain text; strips are wrapped at `width` columns, tables are as wide as they are."""
     blocks = ["\n".join(headings(report)) + "\n"]
     for section in report_sections(report, by):
@@ -71,7 +71,7 @@ def report_text(report: Report, by: By | None = None, width: int = TEXT_WIDTH) -
     return "\n".join(blocks)
 
 
-def report_markdown(report: Report, by: By | None = None) -> str:
+def report_markdown(report: Report, by: ReportBy | None = None) -> str:
     """Return the report in GitHub's markdown, strips as code blocks."""
     blocks = []
     for mark, model in _marked(report):
@@ -86,9 +86,9 @@ def report_markdown(report: Report, by: By | None = None) -> str:
     return "\n".join(blocks)
 
 
-def report_csv(report: Report, by: By | None = None) -> str:
+def report_csv(report: Report, by: ReportBy | None = None) -> str:
     """Return one csv table with raw numbers, by type unless `by` says otherwise."""
-    return render_csv(csv_table(report, by or By.TYPE))
+    return render_csv(csv_table(report, by or ReportBy.TYPE))
 
 
 def strips_of(report: Report) -> tuple[Strip, ...]:
@@ -117,27 +117,27 @@ def type_bits(report: Report) -> dict[str, float]:
     return {name: nbytes[name] * 8 / parameters[name] if parameters[name] else 0.0 for name in nbytes}
 
 
-def _sections(report: Report, by: By | None) -> Iterator[Section]:
-    if by in (None, By.TYPE):
-        yield from _tables(report, By.TYPE)
-    if by in (None, By.ROLE):
-        yield from _tables(report, By.ROLE)
-    if by in (None, By.LAYER):
+def _sections(report: Report, by: ReportBy | None) -> Iterator[Section]:
+    if by in (None, ReportBy.TYPE):
+        yield from _tables(report, ReportBy.TYPE)
+    if by in (None, ReportBy.ROLE):
+        yield from _tables(report, ReportBy.ROLE)
+    if by in (None, ReportBy.LAYER):
         yield from strips_of(report)
-    if by in (By.LAYER, By.TENSOR):
+    if by in (ReportBy.LAYER, ReportBy.TENSOR):
         yield from _tables(report, by)
     yield from _devices(report)
 
 
-def _tables(report: Report, by: By) -> tuple[Table, ...]:
+def _tables(report: Report, by: ReportBy) -> tuple[Table, ...]:
     if len(report.models) != 1:
         return compared_tables(report, by)
     model = report.models[0]
-    if by is By.TYPE:
+    if by is ReportBy.TYPE:
         return (share_table("by type", "type", model.by_type, types=False),)
-    if by is By.ROLE:
+    if by is ReportBy.ROLE:
         return (share_table("by role", "role", model.by_role),)
-    if by is By.LAYER:
+    if by is ReportBy.LAYER:
         return tuple(map(layer_table, model.by_layer))
     return (tensor_table(model),)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 
-from gguftool.analysis.report import Distribution, Label, Layers, Report, Share, TensorRow
+from gguftool.analysis.label import Label
+from gguftool.analysis.report import Distribution, Layers, Report, Share, TensorRow
 from gguftool.model.roles import Role
 from gguftool.record import replace
 from gguftool.render.table import Table, columns
@@ -16,7 +17,7 @@ _MAX_WIDE = 3  # models that stand side by side with several columns each
 _NONE = "-"
 
 
-class By(Enum):
+class ReportBy(Enum):
     """What a report is broken down by."""
 
     TYPE = "type"
@@ -130,16 +131,16 @@ def _sorted_rows(tables: Iterable[Table], key: Callable[[str], int]) -> tuple[Ta
     return tuple(replace(table, rows=tuple(sorted(table.rows, key=lambda row: key(row[0])))) for table in tables)
 
 
-def compared_tables(report: Report, by: By) -> tuple[Table, ...]:
+def compared_tables(report: Report, by: ReportBy) -> tuple[Table, ...]:
     """Return the tables that set the models of `report` side by side."""
     models = report.models
-    if by is By.TYPE:
+    if by is ReportBy.TYPE:
         return compared("by type", "type", [model.by_type for model in models], _SIZE + _SHARE)
-    if by is By.ROLE:
+    if by is ReportBy.ROLE:
         tables = compared("by role", "role", [model.by_role for model in models], _SIZE + _BITS + _TYPES)
         order = {role.value: index for index, role in enumerate(Role)}
         return _sorted_rows(tables, order.__getitem__)
-    if by is By.LAYER:
+    if by is ReportBy.LAYER:
         return tuple(table for stack in stacks(report) for table in _compared_layers(report, stack))
     return (_compared_tensors(report),)
 
@@ -176,7 +177,7 @@ def _tensor_cells(row: TensorRow | None) -> tuple[str, str]:
 # --- csv -------------------------------------------------------------------------------------------------------------
 
 
-def csv_table(report: Report, by: By) -> Table:
+def csv_table(report: Report, by: ReportBy) -> Table:
     """Return one flat table with raw numbers: bytes, counts, bits per weight; a row says which model it is of."""
     heads, rows = _FLAT[by]
     return Table(
@@ -210,14 +211,14 @@ def _flat_tensors(model: Distribution) -> Iterable[tuple[str, ...]]:
 
 
 _SUMS = ("tensors", "parameters", "bytes", "share", "bits_per_weight", "types")
-_FLAT: dict[By, tuple[tuple[str, ...], _Rows]] = {
-    By.TYPE: (("type", *_SUMS), lambda model: map(_flat, model.by_type)),
-    By.ROLE: (("role", *_SUMS), lambda model: map(_flat, model.by_role)),
-    By.LAYER: (
+_FLAT: dict[ReportBy, tuple[tuple[str, ...], _Rows]] = {
+    ReportBy.TYPE: (("type", *_SUMS), lambda model: map(_flat, model.by_type)),
+    ReportBy.ROLE: (("role", *_SUMS), lambda model: map(_flat, model.by_role)),
+    ReportBy.LAYER: (
         ("stack", "layer", "role", "tensors", "parameters", "bytes", "bits_per_weight", "types"),
         _flat_cells,
     ),
-    By.TENSOR: (
+    ReportBy.TENSOR: (
         ("index", "name", "type", "shape", "parameters", "bytes", "bits_per_weight", "role", "stack", "layer",
          "device", "sizing"),
         _flat_tensors,

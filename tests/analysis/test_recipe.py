@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gguftool.analysis.lint.rules import Severity
 from gguftool.analysis.recipe import RecipeReport, check
 from gguftool.analysis.recipe_compact import compact, expand, extract
 from gguftool.errors import PlanError
@@ -113,7 +114,7 @@ def test_extract_reproduces_a_model(name: str) -> None:
         assert {tensor: rule and rule.type_id for tensor, rule in again.assign(types).items()} == types
     report = check(extracted, model)
     assert (report.nbytes, report.bits_per_weight) == (report.model_nbytes, report.model_bits_per_weight)
-    assert {finding.severity for finding in report.findings} <= {"info"}
+    assert {finding.severity for finding in report.findings} <= {Severity.INFO}
 
 
 # --- fallbacks -------------------------------------------------------------------------------------------------------
@@ -204,7 +205,7 @@ def model(tmp_path: Path) -> Model:
 def findings(report: RecipeReport) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for finding in report.findings:
-        found.setdefault(f"{finding.severity} {finding.code}", []).append(finding.message)
+        found.setdefault(f"{finding.severity.name.lower()} {finding.code}", []).append(finding.message)
     return found
 
 
@@ -237,7 +238,7 @@ def test_tensors_without_a_rule_and_unknown_types_are_errors(model: Model) -> No
 def test_dead_and_shadowed_rules_are_told_apart(model: Model) -> None:
     text = "ffn=q8_0\n^blk\\.1\\.ffn_up_exps\\.weight$=q4_K\nnothing=f16\nattn_q=q8_0\nattn=q8_0\n.*=f32"
     report = check(parse_recipe(text), model)
-    found = {(finding.code, finding.line) for finding in report.findings if finding.severity == "warning"}
+    found = {(finding.code, finding.line) for finding in report.findings if finding.severity is Severity.WARNING}
     assert found == {("shadowed-rule", 2), ("dead-rule", 3)}
     assert "line 1 took" in findings(report)["warning shadowed-rule"][0]
     assert [(use.tensors, use.matches) for use in report.rules] == [(6, 6), (0, 1), (0, 0), (2, 2), (4, 6), (1, 13)]

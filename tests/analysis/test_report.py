@@ -16,7 +16,7 @@ from gguftool.model.roles import Role
 from gguftool.render.json_text import render_json
 from gguftool.render.page.strip import strip_rich, strip_text
 from gguftool.render.report import report_csv, report_markdown, report_text, strips_of
-from gguftool.render.report_tables import By, label_text, percent
+from gguftool.render.report_tables import ReportBy, label_text, percent
 from gguftool.render.table import markdown_text
 from gguftool.storage.sources.local import LocalSource
 from tests.support.hostile_text import HOSTILE
@@ -155,13 +155,13 @@ def both() -> Report:
     return report(open_models("moe.gguf", "other.gguf"), parse_rules(["exps=CPU"]))
 
 
-@pytest.mark.parametrize("by", [None, *By])
-def test_golden_text(by: By | None) -> None:
+@pytest.mark.parametrize("by", [None, *ReportBy])
+def test_golden_text(by: ReportBy | None) -> None:
     golden(f"report-{by.value if by else 'all'}.txt", report_text(report(open_models(moe())), by))
 
 
-@pytest.mark.parametrize("by", list(By))
-def test_golden_csv(by: By) -> None:
+@pytest.mark.parametrize("by", list(ReportBy))
+def test_golden_csv(by: ReportBy) -> None:
     golden(f"report-{by.value}.csv", report_csv(report(open_models(moe()), parse_rules(["exps=CPU"])), by))
 
 
@@ -172,13 +172,13 @@ def test_golden_json_and_markdown() -> None:
     golden("report.md", report_markdown(made))
 
 
-@pytest.mark.parametrize("by", [None, *By])
-def test_golden_side_by_side(by: By | None) -> None:
+@pytest.mark.parametrize("by", [None, *ReportBy])
+def test_golden_side_by_side(by: ReportBy | None) -> None:
     golden(f"report-two-{by.value if by else 'all'}.txt", report_text(both(), by))
 
 
 def test_csv_has_plain_numbers() -> None:
-    rows = list(csv.DictReader(io.StringIO(report_csv(both(), By.TENSOR))))
+    rows = list(csv.DictReader(io.StringIO(report_csv(both(), ReportBy.TENSOR))))
     first = [row for row in rows if row["model"] == "moe.gguf"]
     assert [int(row["bytes"]) for row in first] == [spec.nbytes for spec in moe_tensors()]
     assert {row["device"] for row in first} == {"CPU", ""}
@@ -233,10 +233,14 @@ def test_percent(share: float) -> None:
 def test_hostile_names_stay_text() -> None:
     path = write("h.gguf", [Spec(name, (256,), "F32") for name in HOSTILE], moe_kvs(name="\x1b]0;x\x07"))
     made = report(open_models(path), parse_rules(["^b=CPU"]))
-    for text in (report_text(made, By.TENSOR), report_markdown(made, By.TENSOR), report_csv(made, By.TENSOR)):
+    for text in (
+        report_text(made, ReportBy.TENSOR),
+        report_markdown(made, ReportBy.TENSOR),
+        report_csv(made, ReportBy.TENSOR),
+    ):
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e\udc80-\udcff]", text)
         assert "two\nlines" not in text
-    assert "<script>" not in report_markdown(made, By.TENSOR)
+    assert "<script>" not in report_markdown(made, ReportBy.TENSOR)
     names = [row["name"] for row in json.loads(render_json(made))["models"][0]["tensors"]]
     assert names[3] == "<script>alert(1)</script>"
     assert names[4] == {"b64": "YmFk/w=="}
@@ -254,7 +258,7 @@ def test_no_tensor_data_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         return read_at(self, offset, length)
 
     monkeypatch.setattr(LocalSource, "read_at", spy)
-    report_text(report(open_models(moe())), By.TENSOR)
+    report_text(report(open_models(moe())), ReportBy.TENSOR)
     assert ends
     assert max(ends) <= 64 << 10 < Path("moe.gguf").stat().st_size
 
@@ -299,7 +303,7 @@ def test_command_shows_what_the_library_renders() -> None:
     moe()
     done = run_text("report", "moe.gguf", "--place", "exps=CPU,zzz=X", "--by", "role")
     assert done.returncode == 0
-    assert done.stdout == report_text(report(open_models("moe.gguf"), parse_rules(["exps=CPU,zzz=X"])), By.ROLE)
+    assert done.stdout == report_text(report(open_models("moe.gguf"), parse_rules(["exps=CPU,zzz=X"])), ReportBy.ROLE)
     assert "--place zzz=X took no tensor" in done.stderr
     assert json.loads(run_text("report", "moe.gguf", "--json").stdout)["models"][0]["architecture"] == "deepseek2"
 
@@ -363,7 +367,7 @@ def test_markdown_means_nothing_but_the_text() -> None:
 def test_docs_show_real_output() -> None:
     docs = (REPO / "docs" / "report.md").read_text(encoding="utf-8")
     assert report_text(report(open_models(moe()))) in docs
-    assert report_text(both(), By.ROLE) in docs
+    assert report_text(both(), ReportBy.ROLE) in docs
     placed = report_text(report(open_models("moe.gguf"), parse_rules(["exps=CPU", ".*=CUDA0"])))
     assert placed[placed.index("by device") :] in docs
 

@@ -10,7 +10,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -413,10 +412,8 @@ def test_what_a_writer_does_not_do_is_not_loaded(folder: Path, line: str) -> Non
 
 
 def test_no_progress_bar_without_a_terminal(folder: Path) -> None:
-    started = time.monotonic()
     done = run_gguftool("merge", "in.gguf", "-o", "out.gguf")
     assert done.stderr == b""
-    assert time.monotonic() - started < 30
 
 
 def test_a_reader_of_standard_error_that_goes_away_stops_nothing(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ JSON_RUNS = {
     "dump demo.gguf": "gguftool.analysis.dump.Dump",
     "report demo.gguf": "gguftool.analysis.report.Report",
     "diff demo.gguf demo.gguf": "gguftool.analysis.diff.models.HeaderDiff",
-    "check demo.gguf": "gguftool.analysis.lint.check.Report",
+    "check demo.gguf": "gguftool.analysis.lint.check.CheckReport",
     "split demo.gguf shards/demo": "gguftool.storage.plan.Receipt",
     "merge demo.gguf -o merged.gguf": "gguftool.storage.plan.Receipt",
     "swap demo.gguf --from demo.gguf --tensor output -o out.gguf": "gguftool.storage.plan.Receipt",

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import gguftool
-from gguftool.analysis.diff.data import DataOptions, Verdict
+from gguftool.analysis.diff.data import DataOptions, DataVerdict
 from gguftool.analysis.diff.models import DiffOptions, diff_headers
 from gguftool.format import dequantize
 from gguftool.format.dequantize import MAX_UNIT, decoded_by, decoder_of
@@ -400,7 +400,7 @@ def test_diff_measures_all_types_of_the_reference_file() -> None:
     notes = {one.new_type: one.note for one in report.data.tensors if one.note}
     assert notes == {"Q8_K_R16": "no dequantizer for Q8_K_R16"}
     for one in report.data.tensors:
-        assert one.verdict is Verdict.OTHER_TYPE
+        assert one.verdict is DataVerdict.OTHER_TYPE
         if one.errors is not None and one.errors.relative_rmse is not None:
             expected = relative(zoo()[one.new_type][1], decode(one.new_type, zoo()[one.new_type][0]))
             assert one.errors.relative_rmse == pytest.approx(expected, rel=1e-6)

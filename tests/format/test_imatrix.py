@@ -6,7 +6,9 @@ import hashlib
 import json
 import math
 import struct
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np  # noqa: TID253 - what is tested makes arrays
 import pytest
@@ -26,7 +28,12 @@ from tests.support.paths import FIXTURES
 UP, EXPERTS = "blk.0.ffn_up.weight", "blk.0.ffn_up_exps.weight"
 
 
-def legacy(entries, chunks: int | None = 7, dataset: bytes | None = b"wiki.txt", count: int | None = None) -> bytes:
+def legacy(
+    entries: Sequence[tuple[Any, ...]],
+    chunks: int | None = 7,
+    dataset: bytes | None = b"wiki.txt",
+    count: int | None = None,
+) -> bytes:
     """A legacy file put together with `struct` alone; entries are (name, calls, values)."""
     parts = [struct.pack("<i", len(entries) if count is None else count)]
     for name, calls, values in entries:
@@ -41,7 +48,11 @@ def legacy(entries, chunks: int | None = 7, dataset: bytes | None = b"wiki.txt",
 
 
 def gguf(
-    entries, *extra: b.Tensor, order: str = "<", chunk_size: int | None = 512, datasets=("a.txt", "b.txt")
+    entries: Sequence[tuple[Any, ...]],
+    *extra: b.Tensor,
+    order: str = "<",
+    chunk_size: int | None = 512,
+    datasets: tuple[str, ...] = ("a.txt", "b.txt"),
 ) -> bytes:
     """A GGUF imatrix; entries are (name, width, sums, counts)."""
     kvs = [
@@ -65,7 +76,7 @@ def one(data: bytes, name: str = UP) -> ImatrixEntry:
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def test_legacy_weights_are_sums_over_calls():
+def test_legacy_weights_are_sums_over_calls() -> None:
     made = parse_imatrix(legacy([(UP, 3, [1.0, 2.0, 0.0]), ("other", 1, [5.0])]), "x")
     assert (made.kind, made.datasets, made.chunk_count, made.chunk_size) == (
         ImatrixKind.LEGACY, ("wiki.txt",), 7, None,
@@ -76,7 +87,7 @@ def test_legacy_weights_are_sums_over_calls():
     assert made.entries[UP].weights().dtype == np.float32
 
 
-def test_no_calls_means_the_values_as_they_are():
+def test_no_calls_means_the_values_as_they_are() -> None:
     assert one(legacy([(UP, 0, [1.5, 2.0])])).weights().tolist() == [[1.5, 2.0]]
 
 
@@ -84,13 +95,15 @@ def test_no_calls_means_the_values_as_they_are():
     ("chunks", "dataset", "said"),
     [(None, None, (None, ())), (5, None, (5, ())), (5, b"", (5, ())), (5, b"a", (5, ("a",)))],
 )
-def test_older_legacy_files_end_early(chunks, dataset, said):
+def test_older_legacy_files_end_early(
+    chunks: int | None, dataset: bytes | None, said: tuple[int | None, tuple[str, ...]]
+) -> None:
     made = parse_imatrix(legacy([(UP, 1, [1.0])], chunks, dataset), "x")
     assert (made.chunk_count, made.datasets) == said
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_gguf_experts_are_divided_one_by_one_and_one_without_data_gets_ones(order):
+def test_gguf_experts_are_divided_one_by_one_and_one_without_data_gets_ones(order: str) -> None:
     made = parse_imatrix(gguf([(EXPERTS, 2, [3, 6, 8, 9, 10, 4], [3, 0, 2])], order=order), "x")
     assert made.entries[EXPERTS].weights().tolist() == [[1, 2], [1, 1], [5, 2]]
     assert (made.kind, made.datasets, made.chunk_count, made.chunk_size) == (
@@ -98,17 +111,17 @@ def test_gguf_experts_are_divided_one_by_one_and_one_without_data_gets_ones(orde
     )  # fmt: skip
 
 
-def test_statistics_beside_the_sums_are_passed_over():
+def test_statistics_beside_the_sums_are_passed_over() -> None:
     statistics = b.tensor(UP + ".in_sum", "F32", (2,))
     assert list(parse_imatrix(gguf([(UP, 2, [1, 2], [1])], statistics), "x").entries) == [UP]
 
 
-def test_a_tensor_without_dims_is_one_value():
+def test_a_tensor_without_dims_is_one_value() -> None:
     tensors = [b.Tensor(UP + end, (), 0, struct.pack("<f", value)) for end, value in ((".in_sum2", 6), (".counts", 2))]
     assert one(gguf([], *tensors)).weights().tolist() == [[3]]
 
 
-def test_only_the_number_of_values_decides_what_fits():
+def test_only_the_number_of_values_decides_what_fits() -> None:
     entry = one(legacy([(EXPERTS, 2, [2, 4, 6, 8, 10, 12])]), EXPERTS)
     assert entry.weights_for((2, 64, 3)).tolist() == [[1, 2], [3, 4], [5, 6]]
     assert entry.weights_for((6, 5)).shape == (1, 6)
@@ -118,14 +131,14 @@ def test_only_the_number_of_values_decides_what_fits():
             entry.weights_for(dims)
 
 
-def test_the_digest_is_the_files(tmp_path):
+def test_the_digest_is_the_files(tmp_path: Path) -> None:
     data = legacy([(UP, 1, [1.0])])
     (tmp_path / "i.dat").write_bytes(data)
     assert open_imatrix(tmp_path / "i.dat").digest == hashlib.sha256(data).hexdigest()
 
 
 @pytest.mark.parametrize("engine", ["ml", "ik"])
-def test_real_legacy_files(engine):
+def test_real_legacy_files(engine: str) -> None:
     path = FIXTURES / "engines" / "zoo" / f"zoo-f32-{engine}.gguf.imatrix.dat"
     made, model = open_imatrix(path), open_model(path.with_name(f"zoo-f32-{engine}.gguf"))
     found = coverage_of(model, made)
@@ -180,7 +193,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_bytes_are_an_error_that_names_file_and_place(name):
+def test_bad_bytes_are_an_error_that_names_file_and_place(name: str) -> None:
     data, message = BAD[name]
     if message is None:  # liberal: nothing that quantizers need is missing
         assert parse_imatrix(data, "bad.dat").datasets == ()
@@ -196,7 +209,7 @@ SOUND = [legacy([(UP, 3, [1.0, 2.0]), ("b", 1, [4.0])]), gguf([(EXPERTS, 2, [3, 
 
 
 @given(st.sampled_from(SOUND), st.data())
-def test_any_bytes_are_an_imatrix_or_an_error(sound, data):
+def test_any_bytes_are_an_imatrix_or_an_error(sound: bytes, data: st.DataObject) -> None:
     """Bytes changed, cut, put in: an imatrix whose weights are finite, or an error; never anything else."""
     mutated = bytearray(sound)
     for _ in range(data.draw(st.integers(0, 3))):
@@ -206,7 +219,7 @@ def test_any_bytes_are_an_imatrix_or_an_error(sound, data):
 
 
 @given(st.binary(max_size=80) | st.binary(max_size=80).map(b"GGUF\3\0\0\0".__add__))
-def test_random_bytes_are_an_imatrix_or_an_error(data):
+def test_random_bytes_are_an_imatrix_or_an_error(data: bytes) -> None:
     _imatrix_or_error(data)
 
 
@@ -235,7 +248,9 @@ ENTRIES = st.lists(
 )
 
 
-def imatrix_of(parts, kind=ImatrixKind.GGUF, **more) -> Imatrix:
+def imatrix_of(
+    parts: Sequence[tuple[int, list[float], list[int]]], kind: ImatrixKind = ImatrixKind.GGUF, **more: Any
+) -> Imatrix:
     entries = {}
     for index, (matrices, sums, counts) in enumerate(parts):
         name = f"blk.{index}.ffn_up_exps.weight"
@@ -251,7 +266,9 @@ def agree(one: Imatrix, other: Imatrix) -> bool:
 
 
 @given(ENTRIES, st.sampled_from([None, 512, 500]))
-def test_conversion_keeps_every_weight_to_the_last_bit(parts, chunk_size):
+def test_conversion_keeps_every_weight_to_the_last_bit(
+    parts: list[tuple[int, list[float], list[int]]], chunk_size: int | None
+) -> None:
     made = imatrix_of(parts, datasets=("a", "b"), chunk_count=3, chunk_size=chunk_size)
     old = parse_imatrix(serialize_legacy(made), "x")
     assert agree(made, old)
@@ -268,25 +285,25 @@ CALLS = st.lists(st.tuples(st.integers(1, 3000), st.lists(SUMS, min_size=1, max_
 
 
 @given(CALLS, st.sampled_from([1, 512, 2048]))
-def test_legacy_to_gguf_and_back_gives_the_same_bytes(calls, chunk_size):
+def test_legacy_to_gguf_and_back_gives_the_same_bytes(calls: list[tuple[int, list[float]]], chunk_size: int) -> None:
     data = legacy([(f"blk.{index}.x", *entry) for index, entry in enumerate(calls)])
     there = parse_imatrix(serialize_gguf(parse_imatrix(data, "x"), chunk_size), "x")
     assert there.chunk_size == chunk_size
     assert serialize_legacy(there) == data
 
 
-def test_a_chunk_size_that_would_round_is_refused():
+def test_a_chunk_size_that_would_round_is_refused() -> None:
     made = parse_imatrix(legacy([(UP, 3, [1 / number for number in range(1, 99)])]), "x")
     with pytest.raises(PlanError, match="a power of two such as 512 changes none"):
         serialize_gguf(made, 1000)
 
 
-def test_a_name_that_llama_cpp_cannot_read_is_refused():
+def test_a_name_that_llama_cpp_cannot_read_is_refused() -> None:
     with pytest.raises(PlanError, match="longer than the 63 bytes"):
         serialize_gguf(parse_imatrix(legacy([("n" * 56, 1, [1.0])]), "x"))
 
 
-def test_what_legacy_cannot_hold_is_said():
+def test_what_legacy_cannot_hold_is_said() -> None:
     made = imatrix_of([(3, [1.0] * 6, [512, 0, 9])], datasets=("a", "b"), chunk_size=512)
     said = " ".join(losses_of_legacy(made))
     for part in ("1 entries have counts for each", "1 matrices without data", "512 tokens", "of 2 datasets the last"):
@@ -294,7 +311,7 @@ def test_what_legacy_cannot_hold_is_said():
     assert losses_of_legacy(parse_imatrix(serialize_legacy(made), "x")) == ()
 
 
-def test_gguf_py_reads_what_is_written(tmp_path):
+def test_gguf_py_reads_what_is_written(tmp_path: Path) -> None:
     reader = pytest.importorskip("gguf", reason="pip install gguf")
     made = imatrix_of(
         [(3, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [512, 0, 9])], datasets=("a", "b"), chunk_count=4, chunk_size=512
@@ -318,7 +335,7 @@ def model_of(tmp_path: Path, *tensors: tuple[str, tuple[int, ...]]) -> Path:
     return path
 
 
-def test_coverage_of_a_model(tmp_path):
+def test_coverage_of_a_model(tmp_path: Path) -> None:
     model = open_model(
         model_of(
             tmp_path,
@@ -349,7 +366,7 @@ def test_coverage_of_a_model(tmp_path):
     assert (experts.matrices, experts.values, experts.least, experts.most, experts.without_data) == (2, 8, 0, 5, (1,))
 
 
-def test_an_imatrix_of_another_model_says_what_both_hold(tmp_path):
+def test_an_imatrix_of_another_model_says_what_both_hold(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="none of its 1 entries is a tensor of") as caught:
         check_imatrix(
             parse_imatrix(legacy([("x.weight", 1, [1])]), "x"), open_model(model_of(tmp_path, (UP, (4, 8)))), "i"
@@ -361,14 +378,14 @@ def test_an_imatrix_of_another_model_says_what_both_hold(tmp_path):
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(tmp_path: Path) -> Path:
     (tmp_path / "i.dat").write_bytes(legacy([(UP, 2, [2, 4, 6, 8])]))
     (tmp_path / "i.gguf").write_bytes(gguf([(EXPERTS, 2, [3, 6, 8, 9, 10, 4], [3, 0, 2])]))
     model_of(tmp_path, (UP, (4, 8)))
     return tmp_path
 
 
-def run(cwd, *args):
+def run(cwd: Path, *args: str) -> tuple[int, str, str]:
     done = run_gguftool(*args, cwd=cwd)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
@@ -376,7 +393,7 @@ def run(cwd, *args):
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [("imatrix", "show"), ("dump",), ("report",)])
 @pytest.mark.parametrize("name", ["i.dat", "i.gguf"])
-def test_show_dump_and_report_show_either_form(files, command, name):
+def test_show_dump_and_report_show_either_form(files: Path, command: tuple[str, ...], name: str) -> None:
     code, out, _ = run(files, *command, name)
     assert code == 0
     assert f"{name}: an importance matrix" in out
@@ -392,7 +409,7 @@ def test_show_dump_and_report_show_either_form(files, command, name):
         assert "ffn_up" in out
 
 
-def test_dump_still_shows_the_head_of_a_damaged_imatrix(files):
+def test_dump_still_shows_the_head_of_a_damaged_imatrix(files: Path) -> None:
     data = gguf([(UP, 1, [math.nan], [1])])
     (files / "bad.gguf").write_bytes(data)
     code, out, err = run(files, "dump", "bad.gguf")
@@ -403,20 +420,31 @@ def test_dump_still_shows_the_head_of_a_damaged_imatrix(files):
     assert (code, err.count("\n")) == (2, 1)
 
 
-def test_show_with_a_model_says_what_it_covers(files):
-    assert (
-        "1 of 1 tensors to quantize are covered" in run(files, "imatrix", "show", "i.dat", "--model", "model.gguf")[1]
-    )
+def test_show_with_a_model_names_what_is_covered_missing_and_unmatched(files: Path) -> None:
+    model_of(files, (UP, (4, 8)), ("token_embd.weight", (4, 8)), ("blk.0.attn_q.weight", (4, 8)))
+    (files / "i.dat").write_bytes(legacy([(UP, 2, [2, 4, 6, 8]), ("blk.7.x.weight", 1, [1])]))
+    code, out, _ = run(files, "imatrix", "show", "i.dat", "--model", "model.gguf")
+    assert code == 0
+    assert out.splitlines()[3:7] == [
+        "model.gguf: 1 of 3 tensors to quantize are covered",
+        "  looked up, so without weights by nature: token_embd.weight",
+        "  without an entry: blk.0.attn_q.weight",
+        "  entries that are no tensor of the model: blk.7.x.weight",
+    ]
+    (files / "i.dat").write_bytes(legacy([(UP, 2, [2, 4])]))
+    out = run(files, "imatrix", "show", "i.dat", "--model", "model.gguf")[1]
+    assert "model.gguf: 0 of 3 tensors" in out
+    assert f"  does not fit: '{UP}' has 2 values in the imatrix, and as a tensor of 4 x 8 it needs 4\n" in out
 
 
-def test_check_knows_a_legacy_imatrix(files):
+def test_check_knows_a_legacy_imatrix(files: Path) -> None:
     code, out, _ = run(files, "check", "i.dat")
     assert code == 2
     assert "N12" in out
     assert "an importance matrix in the old format: 1 entries, the first for blk.0.ffn_up.weight" in out
 
 
-def test_convert_by_suffix_and_by_option(files):
+def test_convert_by_suffix_and_by_option(files: Path) -> None:
     assert run(files, "imatrix", "convert", "i.dat", "-o", "out.gguf")[0] == 0
     assert agree(open_imatrix(files / "i.dat"), open_imatrix(files / "out.gguf"))
     code, _, err = run(files, "imatrix", "convert", "i.gguf", "-o", "out.bin", "--to", "legacy")
@@ -437,7 +465,7 @@ def test_convert_by_suffix_and_by_option(files):
         (("i.dat", "-o", "i.dat", "--to", "gguf", "--force"), "i.dat"),
     ],
 )
-def test_convert_refuses(files, arguments, said):
+def test_convert_refuses(files: Path, arguments: tuple[str, ...], said: str) -> None:
     before = {path.name: path.read_bytes() for path in files.iterdir()}
     code, _, err = run(files, "imatrix", "convert", *arguments)
     assert code == 2
@@ -445,7 +473,7 @@ def test_convert_refuses(files, arguments, said):
     assert {path.name: path.read_bytes() for path in files.iterdir()} == before
 
 
-def test_a_dry_run_writes_nothing(files):
+def test_a_dry_run_writes_nothing(files: Path) -> None:
     code, out, _ = run(files, "imatrix", "convert", "i.dat", "-o", "out.gguf", "--dry-run", "--json")
     assert code == 0
     assert json.loads(out)["outputs"][0][0] == "out.gguf"
@@ -453,5 +481,5 @@ def test_a_dry_run_writes_nothing(files):
 
 
 @pytest.mark.parametrize("head", [b"", bytes(16), b"GGUF" + bytes(60), struct.pack("<ii", 1, 200) + b"x" * 300])
-def test_other_files_do_not_look_like_an_imatrix(head):
+def test_other_files_do_not_look_like_an_imatrix(head: bytes) -> None:
     assert legacy_start(head) is None

@@ -1,7 +1,7 @@
-"""Writes GGUF files with `struct` alone.
+"""Write GGUF files with `struct` only.
 
-It shares no code with gguftool.format on purpose: were the grammar misread there, files made here would show it. It
-writes what it is told, valid or not: any version, byte order, offset, alignment, padding, key twice, bytes as names.
+This module shares no code with gguftool.format on purpose: files made here reveal a misread grammar there. It writes
+what a test wants, valid or not: any version, byte order, offset, alignment, padding, duplicate keys, bytes as names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 U8, I8, U16, I16, U32, I32, F32, BOOL, STR, ARR, U64, I64, F64 = range(13)
 SCALARS = {U8: "B", I8: "b", U16: "H", I16: "h", U32: "I", I32: "i", F32: "f", BOOL: "B", U64: "Q", I64: "q", F64: "d"}
 
-# Tensor types that tests use: name -> (id, elements a block, bytes a block, bytes a row in front of its blocks)
+# Tensor types that tests use: name -> (id, elements per block, bytes per block, bytes in front of each row)
 TYPES = {
     "F32": (0, 1, 4, 0),
     "F16": (1, 1, 2, 0),
@@ -38,7 +38,7 @@ TYPES = {
 
 @dataclass(frozen=True)
 class Array:
-    """An array value: the type of its elements and the elements; arrays again where `element` is ARR."""
+    """An array value: the element type and the elements, which are arrays if `element` is ARR."""
 
     element: int
     items: Sequence[Any]
@@ -53,7 +53,7 @@ class KV:
 
 @dataclass(frozen=True)
 class Tensor:
-    """`offset` None lays it densely behind the one before; `data` is written without padding."""
+    """With `offset` None it directly follows the one before; `data` is without padding."""
 
     name: str | bytes
     dims: tuple[int, ...]
@@ -94,7 +94,7 @@ def string(text: str | bytes, version: int = 3, order: str = "<") -> bytes:
 
 
 def value(kind: int, item: Any, version: int = 3, order: str = "<") -> bytes:
-    """Encode one value as it stands in a file."""
+    """Encode one value as in a file."""
     if kind == STR:
         return string(item, version, order)
     if kind == ARR:
@@ -114,7 +114,7 @@ def head(
     n_kvs: int | None = None,
     n_tensors: int | None = None,
 ) -> bytes:
-    """The head without padding; `n_kvs` and `n_tensors` are claims, by default true ones."""
+    """The head without padding; `n_kvs` and `n_tensors` are the counts to write, by default the true ones."""
     counts = (len(tensors) if n_tensors is None else n_tensors, len(kvs) if n_kvs is None else n_kvs)
     parts = [magic, struct.pack(order + "I", version), *(_length(count, version, order) for count in counts)]
     for kv in kvs:
@@ -128,7 +128,7 @@ def head(
 
 
 def offsets(tensors: Sequence[Tensor], alignment: int) -> list[int]:
-    """The offsets that the infos say: as told, else dense."""
+    """The offsets for the infos: as given, else dense."""
     placed, dense = [], 0
     for item in tensors:
         placed.append(dense if item.offset is None else item.offset)
@@ -184,7 +184,7 @@ def llama_kvs(*more: KV, layers: int = 1, vocabulary: int = 4) -> tuple[KV, ...]
 
 
 def llama_tensors(layers: int = 1) -> tuple[Tensor, ...]:
-    """Tensors of mixed types and sizes, some of which need padding; types that every engine and gguf-py know."""
+    """Tensors of mixed types and sizes, some with padding; every engine and gguf-py know the types."""
     blocks = [
         part
         for layer in range(layers)

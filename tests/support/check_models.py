@@ -1,11 +1,13 @@
-"""Small GGUF files for the tests of check, by struct alone: right by default, wrong where a test asks for it."""
+"""Small GGUF files for the tests of check, with struct only: right by default, wrong where a test needs it."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
+from typing import Any
 
 # id: elements in a block, bytes of a block, bytes before each row
 LAYOUTS = {
@@ -36,7 +38,7 @@ CODES = {"u8": (0, "B"), "u16": (2, "H"), "u32": (4, "I"), "i32": (5, "i"), "f32
 
 @dataclass
 class T:
-    """A tensor; `step` is the distance to the next one where it is not the padded size, `offset` overrides."""
+    """A tensor; `step` is the distance to the next one (default: the padded size), `offset` overrides it."""
 
     name: str | bytes
     dims: tuple[int, ...] = (32, 32)
@@ -92,7 +94,7 @@ def text(value: str | bytes, order: str = "<", width: str = "Q") -> bytes:
     return struct.pack(order + width, len(data)) + data
 
 
-def value_bytes(kind: str, value, order: str, width: str) -> bytes:
+def value_bytes(kind: str, value: Any, order: str, width: str) -> bytes:
     if kind == "raw":
         return value
     if kind == "str":
@@ -103,8 +105,17 @@ def value_bytes(kind: str, value, order: str, width: str) -> bytes:
     return struct.pack(f"{order}I{code}", number, value)
 
 
-def model(*tensors: T, kvs=(), arch="llama", layers=1, embd=None, output=True, filler=True, **head) -> File:
-    """A model without faults of its own: one token embedding, an output, a tensor in each layer that has none."""
+def model(
+    *tensors: T,
+    kvs: Sequence[tuple[Any, ...]] = (),
+    arch: str = "llama",
+    layers: int = 1,
+    embd: T | None = None,
+    output: bool = True,
+    filler: bool = True,
+    **head: Any,
+) -> File:
+    """A model without faults: one token embedding, an output, a tensor in each layer that has none."""
     keys = [("general.architecture", "str", arch), (f"{arch}.block_count", "u32", layers)] if arch else []
     own = [embd or T("token_embd.weight")] + ([T("output.weight")] if output else [])
     named = {tensor.name.split(".")[1] for tensor in tensors}
@@ -113,7 +124,7 @@ def model(*tensors: T, kvs=(), arch="llama", layers=1, embd=None, output=True, f
 
 
 def shards(folder: Path, count: int = 3, prefix: str = "m", first: File | None = None) -> list[Path]:
-    """A split set of one tensor a shard, all metadata in shard 1, as llama-gguf-split writes it."""
+    """A split set with one tensor per shard, all metadata in shard 1, as llama-gguf-split writes it."""
     names = [folder / f"{prefix}-{n:05d}-of-{count:05d}.gguf" for n in range(1, count + 1)]
     for n, name in enumerate(names):
         keys = [("split.no", "u16", n), ("split.count", "u16", count), ("split.tensors.count", "i32", count - 1)]

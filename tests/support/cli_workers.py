@@ -1,6 +1,6 @@
-"""The command line in worker processes: what waits for slow servers waits together, and starts up only once.
+"""Run the command line in worker processes: runs wait for slow servers at the same time, and start up only once.
 
-Every worker refuses to talk to anything but loopback, and says so: nothing of these tests may leave the machine.
+Every worker refuses connections other than loopback with an error: these tests must not reach other machines.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 @dataclass(frozen=True)
 class Run:
-    """What one command did."""
+    """The result of one command."""
 
     code: int
     stdout: str
@@ -41,14 +41,14 @@ def pool(workers: int = 16) -> ProcessPoolExecutor:
 
 
 def _prepare() -> None:
-    """What starting up costs is paid before a run is timed."""
+    """Import in advance, so that start-up is not timed."""
     for module in ("gguftool.cli.app", "huggingface_hub", "urllib3", "numpy"):
         importlib.import_module(module)
     refuse_other_hosts()
 
 
 def run_here(arguments: tuple[str, ...], environment: Mapping[str, str], folder: str) -> Run:
-    """Run the command line in this process, with these variables more, in `folder`. For workers."""
+    """Run the command line in this process, with additional variables, in `folder`. For workers."""
     began = time.monotonic()
     with _environment(environment), _streams() as (out, err), _signals():
         os.chdir(folder)

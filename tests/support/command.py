@@ -1,4 +1,4 @@
-"""Run the command line as a user does, and read its only line of error."""
+"""Run the command line as a user does, and read its one-line error."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def run_gguftool(
 
 
 def environment() -> dict[str, str]:
-    """The environment of subprocesses: this checkout's package, whatever is installed."""
+    """The environment for subprocesses: this checkout's package, whatever is installed."""
     return {**os.environ, "PYTHONPATH": str(REPO), "PYTHONDONTWRITEBYTECODE": "1"}
 
 
 def one_error_line(stderr: bytes) -> str:
-    """Return the error's only line; fail where there is more on standard error, or a traceback."""
+    """The one line of the error; fail if standard error has more, or a traceback."""
     lines = stderr.decode("utf-8").splitlines()
     assert len(lines) == 1, lines
     assert lines[0].startswith("gguftool: error: "), lines

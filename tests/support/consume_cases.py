@@ -1,4 +1,4 @@
-"""Merges that remove their inputs, for tests of faults: what they start from, and whether any tensor is lost."""
+"""Merges that remove their inputs, for tests of faults: their inputs, and whether a tensor is lost."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _RECIPE = parse_any(b"blk.0.attn_q=@donor\n.=@set\n", "r")
 
 @dataclass(frozen=True)
 class ConsumeCase:
-    """`files` are merged into `output`; `stays` are those that must be there afterwards."""
+    """`files` are merged into `output`; `stays` are those that must still exist afterwards."""
 
     name: str
     files: Files
@@ -55,18 +55,18 @@ class ConsumeCase:
         return plan_merge(open_inputs(named), folder / self.output, options)
 
     def plan(self, folder: Path) -> Plan:
-        """What the command does: go on with what was begun, else plan."""
+        """Do what the command does: resume an interrupted run, else plan."""
         return find_unfinished(self.anchor(folder), self.request(folder)) or self.plan_anew(folder)
 
     def run(self, folder: Path) -> None:
         execute(self.plan(folder), Options(force=self.force))
 
     def is_begun(self, folder: Path) -> bool:
-        """Whether a journal lies here: the same command goes on."""
+        """Whether there is a journal, so that the same command resumes."""
         return helper_path(self.anchor(folder), "consume").exists()
 
     def wanted(self, folder: Path) -> dict[str, bytes]:
-        """All files that a plain merge leaves, without those that go."""
+        """All files that a plain merge leaves, except those that are removed."""
         self.set_up(folder)
         execute(self.plan_anew(folder, consume=False), Options(force=self.force))
         return {name: data for name, data in listing(folder).items() if name not in self.files or name in self.stays}
@@ -84,7 +84,7 @@ CONSUME_CASES = (
 
 
 def assert_nothing_is_lost(case: ConsumeCase, folder: Path, plan: Plan, where: str = "") -> None:
-    """Every input is as it was, or all that the outputs take from it is in them or their part files, and can go on."""
+    """Every input is unchanged, or its data is in the outputs or their part files and the run can resume."""
     now = listing(folder)
     for name, data in case.files.items():
         assert now.get(name, data) == data, f"{where}: {name} was changed"

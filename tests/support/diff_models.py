@@ -1,11 +1,12 @@
-"""Models for the diff tests: a GGUF writer of its own (struct only), kept in memory."""
+"""Models for the diff tests, made in memory by a GGUF writer with struct only."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gguftool.model.model import Model, ModelFile, tensors_of
 from gguftool.model.opening import read_header
@@ -35,8 +36,15 @@ def pad(data: bytes, alignment: int) -> bytes:
     return data + b"\0" * (-len(data) % alignment)
 
 
-def gguf(kvs=(), tensors=(), *, order: str = "<", alignment: int = 32, version: int = 3) -> bytes:
-    """Return a whole file; `kvs` are (key, kind, value), `tensors` (name, dims, type, data)."""
+def gguf(
+    kvs: Iterable[tuple[Any, ...]] = (),
+    tensors: Sequence[tuple[Any, ...]] = (),
+    *,
+    order: str = "<",
+    alignment: int = 32,
+    version: int = 3,
+) -> bytes:
+    """A whole file; `kvs` are (key, kind, value), `tensors` (name, dims, type, data)."""
     kvs = list(kvs)
     if alignment != 32:
         kvs.append(("general.alignment", U32, alignment))
@@ -90,7 +98,7 @@ def model(source: Memory | bytes) -> Model:
     )
 
 
-def made(kvs=(), tensors=(), **options) -> Model:
+def made(kvs: Iterable[tuple[Any, ...]] = (), tensors: Sequence[tuple[Any, ...]] = (), **options: Any) -> Model:
     return model(gguf(kvs, tensors, **options))
 
 

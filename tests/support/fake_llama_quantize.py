@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""A stand-in for llama-quantize: the same command line, the quantizers of libgguf, ik types out of the zoo.
+"""A stand-in for llama-quantize: the same command line, the quantizers of libgguf, ik types from the zoo.
 
-It is as strict as the real ones: unknown options and types end it with 1, a tensor that no rule matches is an error
-here, as the caller has no reason to send one.
+It is as strict as the real ones: it exits with 1 on unknown options and types. A tensor that no rule matches is an
+error here too, since the caller has no reason to send one.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def _make(model: Model, tensor: Tensor, target: str, engine: str, weights: objec
 
 
 def _from_zoo(tensor: Tensor, target: str) -> Tensor:
-    """Return what the real ik_llama.cpp made of this very tensor."""
+    """The bytes that the real ik_llama.cpp made of the same tensor."""
     from dataclasses import replace
 
     zoo = Path(os.environ["FAKE_ZOO"])

@@ -1,4 +1,4 @@
-"""Sources and systems that misbehave, and what a folder looks like afterwards."""
+"""Sources and systems that misbehave, and the content of a folder afterwards."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def helper_path(target: Path, suffix: str) -> Path:
-    """Where a part file or an old shard of `target` lies: beside it, under a short name that is the same every time."""
+    """The path of a part file or an old shard of `target`: beside it, under a short name that is always the same."""
     return target.parent / f".gguftool-{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:24]}.{suffix}"
 
 
@@ -32,7 +32,7 @@ CALLS = ("open", "ftruncate", "pwrite", "pread", "copy_file_range", "fsync", "li
 
 
 class Faults:
-    """Counts calls into the system, and fails number `fail_at` of them once."""
+    """Count system calls, and fail call number `fail_at` once."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None, number: int = errno.EIO) -> None:
         self.calls: list[str] = []
@@ -53,7 +53,7 @@ class Faults:
 
 @contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    """Mount a file system of `size` at `folder`; skip where that is not allowed."""
+    """Mount a file system of `size` at `folder`; skip the test if that is not allowed."""
     folder.mkdir()
     mount = shutil.which("mount")
     done = mount and subprocess.run(

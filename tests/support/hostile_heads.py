@@ -1,4 +1,4 @@
-"""Heads of files that strangers made to do harm."""
+"""Heads of malicious files."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _NESTED = struct.pack("<IQ", b.ARR, 1) * 10_000 + struct.pack("<IQ", b.U8, 0)
 
 
 def _raw_kv(key: str, kind: int, raw: bytes) -> bytes:
-    """A head of one entry whose value is `raw` whatever its type says, and room behind it."""
+    """A head of one entry with the value `raw`, whatever its type, and room behind it."""
     return b.head(n_kvs=1) + b.string(key) + struct.pack("<I", kind) + raw + bytes(64)
 
 

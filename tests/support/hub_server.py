@@ -1,7 +1,8 @@
-"""A stand-in for the Hub on loopback, asked by the real huggingface_hub through HF_ENDPOINT.
+"""A stand-in for the Hub on loopback; the real huggingface_hub reaches it through HF_ENDPOINT.
 
-The first port is the Hub: its API, and `/<repo>/resolve/<revision>/<path>`, which says what the file is and redirects
-to the second port, the CDN, whose URLs are signed and may expire. `authorizations()` tells what each port was told.
+The first port is the Hub: its API, and `/<repo>/resolve/<revision>/<path>`, which answers with the identity of the file
+and redirects to the second port. That is the CDN; its URLs are signed and may expire. `authorizations()` lists the
+credentials that each port received.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from tests.support.rude_server import error, honest
 from tests.support.scripted_server import Exchange, WireServer
 
 SIGNATURE = "5ec2e7-4ub51gn47u2e"
-_OWN = "/api/agent-harnesses"  # huggingface_hub looks there for the names that it puts into its User-Agent
+_OWN = "/api/agent-harnesses"  # huggingface_hub reads the names for its User-Agent there
 _NAMED = {"ETag": None, "Content-Range": None, "Last-Modified": None}
 
 
 @dataclass
 class Repo:
-    """A repository: revision -> commit, commit -> path -> bytes. `tokens` None lets everybody in."""
+    """A repository: revision -> commit, commit -> path -> bytes. `tokens` None: public."""
 
     commits: dict[str, dict[str, bytes]]
     revisions: dict[str, str] = field(default_factory=dict)
     tokens: frozenset[str] | None = None
-    gated: frozenset[str] | None = None  # tokens that have been granted access; None: it is not gated
+    gated: frozenset[str] | None = None  # tokens with access; None: not gated
 
     @classmethod
     def of(cls, files: Mapping[str, bytes], **options: frozenset[str] | None) -> Repo:
@@ -35,7 +36,7 @@ class Repo:
         return cls({commit: dict(files)}, {"main": commit}, **options)
 
     def commit(self, files: Mapping[str, bytes], revision: str = "main") -> str:
-        """Add a commit and let `revision` point to it."""
+        """Add a commit and point `revision` to it."""
         name = hashlib.sha1(f"{len(self.commits)}{sorted(files)}".encode()).hexdigest()
         self.commits[name] = dict(files)
         self.revisions[revision] = name
@@ -43,17 +44,17 @@ class Repo:
 
 
 class HubServer(WireServer):
-    """The Hub and its CDN. `page` is how many entries of a tree one answer holds.
+    """The Hub and its CDN. `page` is the number of tree entries per answer.
 
-    `expires` lets a signed URL hold for so many requests, then 403; `linked` False leaves the identity headers out, as
-    for files that are not in LFS; `xet` adds the headers of Xet storage.
+    A signed URL is good for `expires` requests, then 403. `linked` False leaves out the identity headers, as for files
+    that are not in LFS; `xet` adds the headers of Xet storage.
     """
 
     def __init__(self, repos: Mapping[str, Repo], page: int = 1000, expires: int | None = None) -> None:
         self.repos = dict(repos)
         self.page, self.expires = page, expires
         self.linked = self.xet = True
-        self.down: int | None = None  # a status that every request of the Hub gets
+        self.down: int | None = None  # the status of every answer of the Hub
         self.before: Callable[[Exchange], object] = lambda exchange: None  # called before each answer
         self.moved: dict[str, str] = {}  # old name of a repository -> its name now
         self._signed: dict[str, int] = {}
@@ -61,11 +62,11 @@ class HubServer(WireServer):
 
     @property
     def endpoint(self) -> str:
-        """What HF_ENDPOINT is set to."""
+        """The value of HF_ENDPOINT."""
         return self.origin
 
     def asked(self, *, cdn: bool = False) -> list[str]:
-        """Method and path of each request of the Hub, or of the CDN; without what the library asks for itself."""
+        """Method and path of each request to the Hub or the CDN, without those that the library makes for itself."""
         port = self.other_port if cdn else self.port
         chosen = [request for request in list(self.requests) if request.port == port and request.path != _OWN]
         return [f"{request.method} {request.path}" for request in chosen]
@@ -148,7 +149,7 @@ class HubServer(WireServer):
         return f"{self.other}/repos/{digest[:2]}/{digest}?X-Amz-Signature={SIGNATURE}&Key={key}&Expires=3600"
 
     def _commit(self, ex: Exchange, name: str, revision: str) -> tuple[str, dict[str, bytes]] | None:
-        """The commit and its files; where there are none for this token, answer as the Hub does and return None."""
+        """The commit and its files; without access for this token, answer as the Hub does and return None."""
         repo, token = self.repos.get(name), _token(ex)
         if repo is None or (repo.tokens is not None and token not in repo.tokens):
             _refuse(ex, 401 if token is None else 404, "RepoNotFound", "Repository not found")

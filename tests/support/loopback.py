@@ -1,4 +1,4 @@
-"""A guard that lets a process reach loopback only."""
+"""A guard that limits a process to loopback."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 
 class LeftLoopback(BaseException):
-    """A connection to another machine was tried; no `Exception`, so that nothing retries or swallows it."""
+    """Raised on a connection to another machine; not an `Exception`, so that no code retries or swallows it."""
 
 
 def refuse_other_hosts() -> None:
-    """Let this process reach loopback only, by name and by address."""
+    """Limit this process to loopback, by name and by address."""
     connect, connect_ex, resolve = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
 
     def checked(self: socket.socket, address: Any) -> None:
@@ -42,7 +42,7 @@ def _refuse(family: int, address: Any) -> None:
 
 
 def _report(what: str) -> None:
-    """Leave a note for the test: whoever asked may swallow the error."""
+    """Leave a file for the test to find: the caller may swallow the error."""
     report = os.environ.get("GGUFTOOL_TEST_LEFT")
     if report:
         Path(report).write_text(what)

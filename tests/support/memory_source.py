@@ -14,7 +14,7 @@ from gguftool.storage.sources.source import Extent, Source
 
 @dataclass(frozen=True)
 class MemorySource(Source):
-    """A source without a file behind it, as a remote or a computed one."""
+    """A source without a file, like a remote or a computed one."""
 
     label: str
     data: bytes

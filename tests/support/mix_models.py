@@ -1,6 +1,6 @@
 """One small model quantized in several ways, for the tests of mixing.
 
-Every file's data differs from every other file's, so that a tensor taken from the wrong input shows.
+All files have different data, so a tensor from the wrong input shows.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def data_of(label: str, name: str, kind: str, dims: Sequence[int]) -> bytes:
 def quant_tensors(
     kind: str, label: str = "", types: Mapping[str, str] | None = None, shapes: Mapping[str, tuple[int, ...]] = SHAPES
 ) -> tuple[b.Tensor, ...]:
-    """Matrices as `kind`, vectors as F32, but for `types`."""
+    """Matrices as `kind`, vectors as F32, except for `types`."""
     made = []
     for name, dims in shapes.items():
         own = (types or {}).get(name, "F32" if len(dims) == 1 else kind)
@@ -66,7 +66,7 @@ def quant(
 
 
 def per_tensor(folder: Path, prefix: str, kind: str, *, only: Sequence[int] = (), **options: object) -> Path:
-    """Write a set of one tensor a shard into `folder` (shards `only`, counted from 1) and return the folder."""
+    """Write a set with one tensor per shard into `folder` (only the shards `only`, from 1) and return the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = quant_tensors(kind, prefix)
     shards = b.shard_set(prefix, [(), *((tensor,) for tensor in tensors)], **options)
@@ -105,7 +105,7 @@ def merged(arguments: Sequence[object], output: Path, recipe: str | None = None,
 
 
 def origin(model: Model, name: str, inputs: Sequence[object]) -> str:
-    """The name of the one input that has the bytes of tensor `name`."""
+    """The name of the only input with the bytes of tensor `name`."""
     wanted = model.tensors[name].extent.read()
     found = [str(path) for path in inputs if gguftool.open_model(str(path)).tensors[name].extent.read() == wanted]
     assert len(found) == 1, (name, found)

@@ -1,4 +1,4 @@
-"""Mount file systems for the time of a test."""
+"""Mount file systems during a test."""
 
 from __future__ import annotations
 

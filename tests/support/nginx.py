@@ -1,4 +1,4 @@
-"""A real web server for the tests: Debian's nginx over a folder, on loopback, and what it was asked.
+"""A real web server for the tests: Debian's nginx serves a folder on loopback and logs requests.
 
 Every request is in its access log with its `Range`, status and bytes, so that tests count what an operation costs.
 """
@@ -56,7 +56,7 @@ http {{
 
 @dataclass(frozen=True)
 class Logged:
-    """One request as the access log has it; `sent` counts the response's head too, `body` only its body."""
+    """One request from the access log; `sent` counts the response's head and body, `body` only the body."""
 
     method: str
     path: str
@@ -72,7 +72,7 @@ class Logged:
 
 
 class Nginx:
-    """A running nginx: `url(name)` of a file, `log()` of what was asked since `forget()`."""
+    """A running nginx: `url(name)` of a file, `log()` of the requests since `forget()`."""
 
     def __init__(self, folder: Path, home: Path, slow: str = "2m", port: int | None = None) -> None:
         self.folder, self.home, self.port = folder, home, port or free_port()
@@ -89,7 +89,7 @@ class Nginx:
         return f"http://127.0.0.1:{self.port}/{name}"
 
     def log(self) -> list[Logged]:
-        """The requests so far. A marker goes through the server first: what was asked before it is logged before it."""
+        """The requests so far. A marker request goes first: all earlier requests are logged before it."""
         self._markers += 1
         marker = f"/.marker-{self._markers}"
         with pytest.raises(urllib.error.HTTPError):
@@ -108,7 +108,7 @@ class Nginx:
 
     @property
     def sent(self) -> int:
-        """Body bytes sent since `forget()`, of answers that were data."""
+        """The body bytes of data answers since `forget()`."""
         return sum(line.body for line in self.log() if line.status in {200, 206})
 
     def close(self) -> None:
@@ -149,7 +149,7 @@ def _program() -> str:
 
 @pytest.fixture
 def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Nginx]]:
-    """`nginx(folder)` starts one that serves the folder; all end with the test."""
+    """`nginx(folder)` starts a server for the folder; all stop with the test."""
     running: list[Nginx] = []
 
     def start(folder: Path, **options: Any) -> Nginx:

@@ -1,4 +1,4 @@
-"""Where the checkout and its fixtures are."""
+"""Paths of the checkout and its fixtures."""
 
 from __future__ import annotations
 

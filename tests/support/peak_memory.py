@@ -9,6 +9,6 @@ try:
     app(sys.argv[1:], prog_name="gguftool")
 except SystemExit as done:
     assert not done.code, done.code
-peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))  # of this process alone
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))  # of this process only
 print(int(peak.split()[1]) * 1024, file=sys.stderr)
 """

@@ -1,7 +1,7 @@
 """A small, deterministic mixture-of-experts model as a GGUF file, written with struct alone.
 
-Types and dims are chosen so that a report has something to say: a dense first layer, experts in two types, one layer
-that differs, row-metadata types (whose sizes are written out here, not taken from the code under test), an MTP layer.
+Types and dims are chosen to exercise a report: a dense first layer, experts in two types, one layer
+that differs, row-metadata types (with sizes written out here, not taken from the code under test), an MTP layer.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def kv_u32(key: str, value: int) -> bytes:
 
 
 def gguf(kvs: list[bytes], tensors: list[Spec]) -> bytes:
-    """Return the whole file: version 3, alignment 32, all data zero."""
+    """The whole file: version 3, alignment 32, all data zero."""
     head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(kvs)) + b"".join(kvs)
     offset = 0
     for tensor in tensors:
@@ -117,7 +117,7 @@ def write_moe(path: Path, *, file_type: int = 139, layers: int = LAYERS, extra: 
 
 
 def golden(name: str, found: str) -> None:
-    """Compare with the file of that name in tests/golden; GGUFTOOL_UPDATE_GOLDEN=1 writes it anew."""
+    """Compare with the file of that name in tests/golden; GGUFTOOL_UPDATE_GOLDEN=1 rewrites it."""
     path = GOLDEN / name
     if os.environ.get("GGUFTOOL_UPDATE_GOLDEN"):
         path.write_text(found, encoding="utf-8")
@@ -125,7 +125,7 @@ def golden(name: str, found: str) -> None:
 
 
 def write_set(folder: Path, count: int) -> Path:
-    """Write a set of `count` shards as gguf-split does: metadata in the first, one tensor in each other one."""
+    """Write a set of `count` shards as gguf-split does: metadata in the first, one tensor in each of the others."""
     names = [Spec(f"blk.{number}.ffn_up_exps.weight", (256, 2), "IQ3_K") for number in range(count - 1)]
     for number in range(count):
         kvs = [

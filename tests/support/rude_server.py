@@ -1,11 +1,11 @@
 """A web server that misbehaves, one way for each mode, and counts what it did.
 
-`/<mode>/<run>/<name>` serves the file `name` as the mode does; what a mode remembers (how often it was asked) it
-remembers for each path, so that another `run` begins anew.
+`/<mode>/<run>/<name>` serves the file `name` in that mode. A mode keeps its state (such as the number of requests) per
+path, so another `run` starts fresh.
 
-`MODES` is the table: what the server does, and what becomes of a client that reads the head of a model (`dump`) and
-of one that copies a tensor far behind it (`copy`): EXACT, the bytes are right, or a pattern that the one line of the
-refusal matches.
+`MODES` is the table: what the server does, and the result for a client that reads the head of a model (`dump`) and for
+one that copies a tensor far behind it (`copy`). The result is EXACT (the bytes are right), or a pattern for the one
+line of the refusal.
 """
 # ruff: noqa: E501 - a row of the table is a line
 
@@ -25,7 +25,7 @@ from tests.support.scripted_server import Answer, Exchange, HangUp, WireServer, 
 
 MIB = 1 << 20
 DATA = MIB  # ranges that begin here or behind it are data: the heads of the tests' models are smaller
-PIECE = 300_000  # what a server sends that hangs up early: less than what is asked for, but not nothing
+PIECE = 300_000  # what a server sends before it hangs up early: less than requested, but not nothing
 SECRET = "5ec2e7-51gn47u2e"  # the signature in every signed URL
 SIGNATURE = f"X-Amz-Signature={SECRET}"
 EXACT: None = None
@@ -35,7 +35,7 @@ def is_data(ex: Exchange) -> bool:
     return ex.start >= DATA
 
 
-# What answers are made of.
+# Parts of answers.
 
 
 def honest(ex: Exchange) -> None:
@@ -53,7 +53,7 @@ def error(status: int | str, body: bytes = b"no\n", **headers: str) -> Answer:
 
 
 def bent(body: Callable[[Exchange], bytes] | None = None, status: int | None = None, **headers: object) -> Answer:
-    """An honest answer but for these headers (a text, None for none, or a function) and this body."""
+    """An honest answer except for these headers (text, None to omit, or a function) and this body."""
 
     def answer(ex: Exchange) -> None:
         named = {key.replace("_", "-"): value(ex) if callable(value) else value for key, value in headers.items()}
@@ -68,7 +68,7 @@ def first(times: int, fault: Answer, then: Answer = honest) -> Answer:
 
 
 def in_turn(*faults: Answer) -> Answer:
-    """Goes wrong in each of these ways once, then right."""
+    """Goes wrong once in each of these ways, then right."""
     return lambda ex: (faults[ex.count] if ex.count < len(faults) else honest)(ex)
 
 
@@ -96,7 +96,7 @@ def raw(*parts: bytes) -> Answer:
 
 
 def steps(*parts: bytes | Answer) -> Answer:
-    """One after the other: bytes are sent, answers answer."""
+    """Do each in turn: send bytes, run answers."""
 
     def answer(ex: Exchange) -> None:
         for part in parts:
@@ -109,7 +109,7 @@ def steps(*parts: bytes | Answer) -> Answer:
 
 
 def flood(piece: bytes, pause: float = 0) -> Answer:
-    """The same without end."""
+    """Send the same bytes without end."""
     return lambda ex: ex.until_closed(piece, pause)
 
 
@@ -206,7 +206,7 @@ SIGNED = "{other}/honest/{rest}?" + SIGNATURE + "&Expires=1"
 
 
 def linked(**headers: str) -> Answer:
-    """As the Hub redirects to its CDN: what the file is, is said with the redirect."""
+    """Like the Hub to its CDN: the redirect carries the identity of the file."""
 
     def answer(ex: Exchange) -> None:
         rest = ex.request.path.lstrip("/").partition("/")[2]
@@ -220,7 +220,7 @@ def linked(**headers: str) -> Answer:
 
 
 def hops(more: int) -> Answer:
-    """`more` redirects, then the file: how many are left is in the query."""
+    """`more` redirects, then the file; the query counts those left."""
 
     def answer(ex: Exchange) -> None:
         left = int(ex.request.query.partition("left=")[2] or more)
@@ -230,7 +230,7 @@ def hops(more: int) -> Answer:
 
 
 def expiring(forever: bool = False, changes: bool = False) -> Answer:
-    """A signed URL that has expired when the data is wanted; asked again, the first host gives a good one."""
+    """A signed URL that expires before the data is read; a new request to the first host gives a good one."""
 
     def answer(ex: Exchange) -> None:
         good = int(is_data(ex) and not forever)
@@ -257,12 +257,12 @@ def multipart(parts: int) -> Answer:
 
 
 def document(content: bytes, kind: str, status: int = 200) -> Answer:
-    """Another file instead, with status 200 and a length that is right for it."""
+    """Another file, with status 200 and its correct length."""
     return lambda ex: ex.reply(status, content, {"Content-Type": kind, "Content-Range": None})
 
 
 def ranged_document(content: bytes, kind: str) -> Answer:
-    """Another file instead, with ranges that are right for it."""
+    """Another file, with correct ranges for it."""
 
     def answer(ex: Exchange) -> None:
         part = content[ex.start : ex.stop]
@@ -313,7 +313,7 @@ def after(prefix: bytes) -> Answer:
 
 
 def hurried(ex: Exchange) -> None:
-    """An honest answer, and the connection is closed without a word of it."""
+    """An honest answer, then the connection closes unannounced."""
     honest(ex)
     ex.closes = True
 
@@ -327,7 +327,7 @@ def half_kept(ex: Exchange) -> None:
 
 
 def split_words(ex: Exchange) -> None:
-    """Head and body in tiny pieces: slow, but all there."""
+    """Head and body in tiny pieces: slow, but complete."""
     for byte in head_of(206, [(key, str(value)) for key, value in ex.headers().items()]):
         ex.send(bytes([byte]))
     for at in range(0, len(ex.body), 8191):
@@ -365,13 +365,13 @@ def _from_zero(ex: Exchange) -> None:
 
 
 def _shorter(ex: Exchange) -> None:
-    """Less than was asked for, as a server may."""
+    """Less than requested, as a server may."""
     stop = min(ex.stop, ex.start + PIECE)
     ex.reply(206, ex.data[ex.start : stop], {"Content-Range": f"bytes {ex.start}-{stop - 1}/{ex.total}"})
 
 
 def _longer(ex: Exchange) -> None:
-    """More than was asked for, and says so."""
+    """More than requested, and says so."""
     stop = min(ex.total, ex.stop + 1000)
     if stop == ex.stop:
         honest(ex)
@@ -404,7 +404,7 @@ _HTTP2 = b"\x00\x00\x12\x04\x00\x00\x00\x00\x00" + bytes(18)
 
 @dataclass(frozen=True)
 class Mode:
-    """One way to misbehave. `lies` marks those that nothing but a hash could notice."""
+    """One way to misbehave. `lies` marks those that only a hash can detect."""
 
     name: str
     what: str
@@ -616,7 +616,7 @@ MODES: tuple[Mode, ...] = (
     _both("poison", "an answer that nobody asked for behind the right one", poisoned, EXACT),
 )  # fmt: skip
 
-# Where redirects lead: no rows of the table.
+# Targets of redirects, not rows of the table.
 _TARGETS: dict[str, Answer] = {
     "bare": bent(ETag=None, Last_Modified=None),
     "signed": signed,
@@ -625,7 +625,7 @@ _TARGETS: dict[str, Answer] = {
 
 
 class RudeServer(WireServer):
-    """Serves `files` under every mode."""
+    """Serve `files` in every mode."""
 
     def __init__(self, files: Mapping[str, bytes] | None = None) -> None:
         self.files = dict(files or {})
@@ -633,7 +633,7 @@ class RudeServer(WireServer):
         super().__init__()
 
     def url(self, mode: str, name: str, run: str = "run") -> str:
-        """The address of a file as `mode` serves it."""
+        """The address of a file in `mode`."""
         return f"{self.origin}/{mode}/{run}/{name}"
 
     def answer(self, exchange: Exchange) -> None:

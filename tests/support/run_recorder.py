@@ -8,7 +8,7 @@ CHECKPOINT = 300
 
 
 class Told:
-    """What a run says, and how many bytes its progress counts."""
+    """The notes of a run, and the bytes that its progress counts."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []

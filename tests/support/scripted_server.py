@@ -1,7 +1,7 @@
-"""A web server in which a test says every byte: requests are parsed and counted, answers are whatever is sent.
+"""A web server with answers scripted byte by byte; requests are parsed and counted.
 
-It speaks through a bare socket, so that anything can be said: half a head, two lengths, TLS on a plain port. It listens
-on two ports, which stand for two hosts: a host with another port is another origin.
+It writes to a bare socket, so a test can send anything: half a head, two lengths, TLS on a plain port. It listens on
+two ports, which stand for two hosts: another port is another origin.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ T = TypeVar("T")
 
 
 class HangUp(Exception):
-    """The connection ends here, without another word."""
+    """End the connection without sending more."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked, and how: `port` tells the two hosts apart."""
+    """A parsed request; `port` tells the two hosts apart."""
 
     port: int
     method: str
@@ -43,13 +43,13 @@ class Request:
 
 @dataclass
 class Exchange:
-    """One request that is being answered. `start` and `stop` are the range that was asked for, cut to the file."""
+    """A request being answered. `start` and `stop` are the requested range, cut to the file."""
 
     server: WireServer
     socket: socket.socket
     request: Request
     data: bytes = b""
-    count: int = 0  # earlier requests of this path
+    count: int = 0  # earlier requests for this path
     is_range: bool = False
     start: int = 0
     stop: int = 0
@@ -57,7 +57,7 @@ class Exchange:
     memory: dict[str, int] = field(default_factory=dict)
 
     def serve(self, data: bytes) -> Exchange:
-        """Let `data` be the file that is asked for."""
+        """Use `data` as the requested file."""
         self.data, self.stop = data, len(data)
         asked = self.request.header("Range") or ""
         unit, _, bounds = asked.partition("=")
@@ -76,7 +76,7 @@ class Exchange:
         return self.data[self.start : self.stop]
 
     def send(self, *parts: bytes) -> None:
-        """Send, and count what the kernel took."""
+        """Send, and count the bytes that the kernel took."""
         for part in parts:
             view = memoryview(part)
             while view:
@@ -85,7 +85,7 @@ class Exchange:
                 view = view[sent:]
 
     def headers(self) -> dict[str, str | None]:
-        """The headers of a right answer."""
+        """The headers of a correct answer."""
         whole: dict[str, str | None] = {
             "Content-Type": "application/octet-stream",
             "Accept-Ranges": "bytes",
@@ -105,7 +105,7 @@ class Exchange:
         more: Iterable[tuple[str, str]] = (),
         closes: bool = False,
     ) -> None:
-        """Send a head and a body: what is not told is what an honest server says."""
+        """Send a head and a body; the defaults are those of an honest server."""
         status = status or (206 if self.is_range else 200)
         all_headers = self.headers()
         if body is not None:
@@ -117,7 +117,7 @@ class Exchange:
             self.send(self.body if body is None else body)
 
     def wait(self, seconds: float = 60) -> None:
-        """Say nothing until the client gives up, the server stops, or the time is over."""
+        """Send nothing until the client gives up, the server stops, or the time is over."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and not self.server.stopping.is_set():
             readable, _, _ = select.select([self.socket], [], [], 0.05)
@@ -132,7 +132,7 @@ class Exchange:
         raise HangUp
 
     def until_closed(self, piece: bytes, pause: float = 0.0) -> None:
-        """Send `piece` again and again until the client hangs up."""
+        """Send `piece` repeatedly until the client hangs up."""
         while not self.server.stopping.is_set():
             self.send(piece)
             if pause:
@@ -153,7 +153,7 @@ _REASONS = {200: "OK", 206: "Partial Content", 302: "Found", 404: "Not Found", 4
 
 
 class WireServer:
-    """A server on two ports of loopback. Its counters are of everything since it began, or since `forget()`."""
+    """A server on two ports of loopback. Its counters start with the server, or at `forget()`."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -185,7 +185,7 @@ class WireServer:
         return f"http://127.0.0.1:{self.other_port}"
 
     def answer(self, exchange: Exchange) -> None:
-        """Answer one request: what a server is, it says here."""
+        """Answer one request; subclasses define the server here."""
         raise NotImplementedError
 
     def forget(self) -> None:
@@ -194,7 +194,7 @@ class WireServer:
             self.requests, self.sent = [], Counter()
 
     def authorizations(self) -> dict[int, set[str]]:
-        """Port -> what it was told in `Authorization` and `Cookie`."""
+        """Port -> the values of `Authorization` and `Cookie` that it received."""
         told: dict[int, set[str]] = {self.port: set(), self.other_port: set()}
         for request in list(self.requests):
             told[request.port].update(filter(None, (request.header("Authorization"), request.header("Cookie"))))
@@ -246,7 +246,7 @@ class WireServer:
             self.errors.append(problem)
 
     def _answer(self, connection: socket.socket, request: Request, memory: dict[str, int]) -> bool:
-        """Answer, and say whether the connection ends."""
+        """Answer; return whether the connection ends."""
         with self._lock:
             self.requests.append(request)
             count = self._counts[request.path]
@@ -259,7 +259,7 @@ class WireServer:
 
 
 def _finish(connection: socket.socket, stopping: threading.Event) -> None:
-    """Say that there is nothing more, and let the client read it: closing with unread bytes would reset."""
+    """Shut down sending, and let the client read the rest: closing with unread bytes would reset."""
     connection.shutdown(socket.SHUT_WR)
     end = time.monotonic() + 2
     while time.monotonic() < end and not stopping.is_set():
@@ -268,7 +268,7 @@ def _finish(connection: socket.socket, stopping: threading.Event) -> None:
 
 
 def read_request(connection: socket.socket, port: int, stopping: threading.Event) -> Request | None:
-    """Read one request; None where the client has gone, or the server goes."""
+    """Read one request, or None if the client is gone or the server stops."""
     received = b""
     while b"\r\n\r\n" not in received:
         piece = _receive(connection, stopping)
@@ -287,7 +287,7 @@ def read_request(connection: socket.socket, port: int, stopping: threading.Event
 
 
 def _receive(connection: socket.socket, stopping: threading.Event) -> bytes:
-    """The next bytes; none where the client has gone, or the server goes."""
+    """The next bytes, or none if the client is gone or the server stops."""
     while not stopping.is_set():
         pending = isinstance(connection, ssl.SSLSocket) and connection.pending()
         if pending or select.select([connection], [], [], 0.05)[0]:

@@ -1,4 +1,4 @@
-"""A source as a slow server is one: every request costs a round trip, and what was asked for is counted."""
+"""A source like a slow server: every request costs a round trip and is counted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PIECE = 1 << 16
 
 @dataclass(eq=False)
 class SlowSource(Source):
-    """`data` behind `latency` seconds a request and `rate` bytes a second on each connection; fails after `fail_at`."""
+    """`data` with `latency` seconds per request and `rate` bytes per second and connection; fails after `fail_at`."""
 
     data: bytes
     latency: float = 0.0

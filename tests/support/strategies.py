@@ -1,4 +1,4 @@
-"""Hypothesis strategies: heads as gguftool knows them, and small files as the struct-only builder writes them."""
+"""Hypothesis strategies: heads as gguftool represents them, and small files from the struct-only builder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _RANGES = {
 }
 
 names = st.one_of(st.text(max_size=12), st.binary(max_size=12).map(lambda raw: raw.decode("utf-8", "surrogateescape")))
-# Lone surrogates that no bytes stand for cannot be in a file.
+# A file cannot hold lone surrogates that stand for no byte.
 names = names.filter(lambda text: text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape") == text)
 names = names.filter(lambda text: text != "general.alignment")
 
@@ -47,14 +47,14 @@ arrays = st.recursive(
 
 @st.composite
 def values(draw: st.DrawFn) -> tuple[int, Any]:
-    """A value type and a value of it."""
+    """A value type, and a value of that type."""
     kind = draw(st.sampled_from([*b.SCALARS, b.STR, b.ARR]))
     return kind, draw(arrays if kind == b.ARR else scalars(kind))
 
 
 @st.composite
 def kv_lists(draw: st.DrawFn) -> list[b.KV]:
-    """Metadata entries, keys twice and odd keys included."""
+    """Metadata entries, duplicate and odd keys included."""
     return [b.KV(draw(names), *draw(values())) for _ in range(draw(st.integers(0, 5)))]
 
 
@@ -64,7 +64,7 @@ orders = st.sampled_from(["<", ">"])
 
 @st.composite
 def headers(draw: st.DrawFn) -> Header:
-    """Heads of every version, byte order and alignment; dims, types and offsets are free, as nothing is behind them."""
+    """Heads of every version, byte order and alignment; dims, types and offsets are arbitrary, as no data follows."""
     version, order = draw(st.sampled_from([1, 2, 3])), draw(orders)
     kvs = draw(kv_lists())
     if draw(st.booleans()):
@@ -94,7 +94,7 @@ def headers(draw: st.DrawFn) -> Header:
 
 @st.composite
 def tensor_lists(draw: st.DrawFn) -> list[b.Tensor]:
-    """Tensors of known types with data, of names that may be odd but differ."""
+    """Tensors of known types with data, under odd but distinct names."""
     picked = draw(st.lists(names, max_size=7, unique=True))
     out = []
     for name in picked:
@@ -106,7 +106,7 @@ def tensor_lists(draw: st.DrawFn) -> list[b.Tensor]:
 
 @st.composite
 def model_files(draw: st.DrawFn) -> bytes:
-    """Small whole files that are dense and in order: what split and merge restore byte for byte."""
+    """Small whole files, dense and in order: split and merge restore them byte for byte."""
     kvs = [b.KV("general.architecture", b.STR, "llama"), *draw(kv_lists())]
     kvs = [kv for kv in kvs if kv.key not in ("gguftool.tensor_order", "gguftool.padding")]
     if draw(st.booleans()):

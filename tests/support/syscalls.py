@@ -1,8 +1,8 @@
-"""Faults for writers: every system call of a run is counted, then each is failed, or is the one at which it is killed.
+"""Faults for writers: count every system call of a run, then fail each of them, or kill the run there.
 
-The calls are replaced where Python code finds them (`os`, `fcntl`, `fileio.syncfs`), so what is failed is what the
-executor does, in its order. Calls that only make data durable do nothing here: that they are made, and in which order,
-is seen in real runs under strace.
+The calls are replaced where Python code finds them (`os`, `fcntl`, `fileio.syncfs`), so the faults hit what the
+executor does, in its order. Calls that only make data durable do nothing here; real runs under strace show that they
+are made, and in which order.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from gguftool.storage.system import fileio
 
 _ERRORS = ("EIO", "ENOSPC", "EPERM")
-# Call -> the ways in which it can fail. "short": less than was asked for; "zero": nothing, as at the end of a file.
+# Call -> the ways it can fail. "short": fewer bytes than requested; "zero": no bytes, as at the end of a file.
 FAULTS: dict[str, tuple[str, ...]] = {
     "open": ("EIO", "EMFILE", "EACCES", "ENOSPC"),
     "close": ("EIO",),
@@ -54,11 +54,11 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "listdir": ("EIO",),
     "scandir": ("EIO",),
 }
-_SYNCS = {"fsync", "fdatasync"}  # make fileio, and do nothing that a test in this process could see
+_SYNCS = {"fsync", "fdatasync"}  # called by fileio, without an effect that a test in this process can see
 
 
 class _Boundary:
-    """Where a short call cuts: half of what was asked for, but at least one byte."""
+    """The length of a short call: half of the request, but at least one byte."""
 
     @staticmethod
     def short(name: str, real: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -81,10 +81,10 @@ class _Boundary:
 
 @dataclass
 class Injector:
-    """Counts calls; fails the `nth` call of `name` (from 0) as `kind` says, with `persistent` all later ones too.
+    """Count calls; fail the `nth` call of `name` (from 0) as `kind` says, with `persistent` all later ones too.
 
-    By name and not by position in the run: where threads copy, the order of calls differs from run to run. With
-    `kill_at` the process is killed at that position instead.
+    Calls are identified by name and not by position in the run, because threads change the order from run to run. With
+    `kill_at`, the process is killed at that position instead.
     """
 
     name: str = ""
@@ -113,12 +113,12 @@ class Injector:
         if self.kind == "zero":
             return _Boundary.zero(name)
         if name == "close":
-            real(*args, **kwargs)  # Linux frees the descriptor whatever close answers
+            real(*args, **kwargs)  # Linux frees the descriptor whatever close returns
         raise OSError(getattr(errno, self.kind), os.strerror(getattr(errno, self.kind)))
 
     @contextmanager
     def active(self) -> Iterator[Injector]:
-        """Replace the system calls for as long as the block runs."""
+        """Replace the system calls while the block runs."""
         places: list[tuple[Any, str, str]] = [(os, name, name) for name in FAULTS if hasattr(os, name)]
         places += [(fcntl, "flock", "flock"), (fcntl, "ioctl", "ioctl"), (fileio, "syncfs", "fsync")]
         saved = [(module, attribute, getattr(module, attribute)) for module, attribute, _ in places]
@@ -138,14 +138,14 @@ class Injector:
 
 
 def count_calls(run: Callable[[], object]) -> list[str]:
-    """Run without a fault; return the names of the calls in order."""
+    """Run without a fault; return the names of the calls, in order."""
     with Injector().active() as injector:
         run()
     return injector.calls
 
 
 def every_fault(calls: list[str]) -> Iterator[Injector]:
-    """One injector for each way in which each of `calls` can fail, once and from then on."""
+    """One injector for each way that each of `calls` can fail, once or persistently."""
     for name, count in Counter(calls).items():
         for nth in range(count):
             for kind in FAULTS.get(name, ()):

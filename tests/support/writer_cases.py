@@ -1,4 +1,4 @@
-"""The operations that tests of faults run: what they read, what they write, and what must come out."""
+"""The operations for tests of faults: their inputs, their outputs, and the expected result."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _edits(value: str) -> Edits:
 
 @dataclass(frozen=True)
 class Case:
-    """An operation: `files` are there before, `old` under the output's names where `force`, `plan` says what to do."""
+    """An operation: `files` are its inputs, `old` existing outputs (with `force`), `plan` makes the plan."""
 
     name: str
     files: Files
@@ -133,7 +133,7 @@ CASES = (
 
 
 def set_up(case: Case, folder: Path) -> None:
-    """Make `folder` hold exactly what the case starts from."""
+    """Set up `folder` with exactly the files that the case starts from."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, data in {**case.files, **case.old}.items():
@@ -153,14 +153,14 @@ def write_with_holes(path: Path, data: bytes) -> None:
 
 
 def run(case: Case, folder: Path, **options: object) -> Plan:
-    """Plan and execute, as a command does."""
+    """Plan and execute, as the command does."""
     plan = case.plan(folder)
     execute(plan, options_of(case, **options))
     return plan
 
 
 def options_of(case: Case, **more: object) -> Options:
-    """How the case is carried out."""
+    """The options to execute the case with."""
     hashes = {"hash_files": case.hash, "hash_parts": case.hash}
     return Options(force=case.force, checkpoint=case.checkpoint, **{**hashes, **more})  # type: ignore[arg-type]
 
@@ -175,5 +175,5 @@ def listing(folder: Path) -> dict[str, bytes]:
 
 
 def visible(files: Files) -> dict[str, bytes]:
-    """Without the helper files of interrupted runs."""
+    """Leave out the helper files of interrupted runs."""
     return {name: data for name, data in files.items() if not os.path.basename(name).startswith(".gguftool-")}

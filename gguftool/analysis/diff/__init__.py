@@ -1,1 +1,1 @@
-"""Diff: what two models differ in, from metadata down to the values of tensors."""
+"""Diff: how two models differ, from metadata down to the values of tensors."""

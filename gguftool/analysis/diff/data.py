@@ -1,8 +1,8 @@
 """Tensor data of two models side by side: the same bytes, or how far apart.
 
-Streamed: a chunk of each side at a time, whatever the tensor's size; tensors are worked on by a few threads (reading
-and numpy both release the interpreter). Bytes are compared until they differ; only then are both sides turned into
-numbers, from the start, because an error is relative to the whole tensor.
+Data is streamed, one chunk of each side at a time, whatever the tensor's size. A few threads share the tensors, since
+reading and numpy both release the interpreter lock. Bytes are compared until they differ; only then are both sides
+dequantized, from the start, because an error is relative to the whole tensor.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_CHUNK = 1 << 20  # bytes that are read at once
-_CHUNK_ELEMENTS = 1 << 17  # numbers that are compared at once: about 4 MiB a thread with gguf's own intermediates
+_CHUNK = 1 << 20  # bytes per read
+_CHUNK_ELEMENTS = 1 << 17  # numbers compared at once: about 4 MiB per thread with gguf's intermediate arrays
 
 
 class By(Enum):
-    """What errors are totalled by."""
+    """How errors are added up."""
 
     TENSOR = "tensor"
     ROLE = "role"
     LAYER = "layer"
 
 
-class Verdict(Enum):
-    """What comparing the data of one tensor came to."""
+class DataVerdict(Enum):
+    """The result of comparing the data of one tensor."""
 
     SAME = "same"
     DIFFERENT = "same type, different bytes"
@@ -54,13 +54,13 @@ class Verdict(Enum):
 
 @record
 class TensorData:
-    """One tensor of both models; `errors` where numbers were compared, else `note` says why not.
+    """One tensor of both models; `errors` if numbers were compared, else `note` with the reason.
 
-    `weighted` says whether the imatrix has weights for it, None where none was given.
+    `weighted` tells whether the imatrix has weights for it, None without an imatrix.
     """
 
     name: str
-    verdict: Verdict
+    verdict: DataVerdict
     old_type: str
     new_type: str
     old_nbytes: int
@@ -72,10 +72,10 @@ class TensorData:
 
 @record
 class DataTotal:
-    """The tensors of one role or layer (`name`): how many, of which verdict, and the errors of all that differ.
+    """The tensors of one role or layer (`name`): counts by verdict, and the errors of all that differ.
 
-    `measured` of them differ and went into `errors`; `notes` say why others did not. `weighted` of those measured have
-    weights in the imatrix, None where none was given.
+    `measured` counts those that differ and are part of `errors`; `notes` give the reasons for the others. `weighted`
+    counts those measured with weights in the imatrix, None without an imatrix.
     """
 
     name: str
@@ -92,9 +92,9 @@ class DataTotal:
 
 @record
 class DataDiff:
-    """The tensors that both models have, in A's order; `totals` by what was asked, `whole` over all.
+    """The tensors that both models have, in A's order; `totals` as `by` says, `whole` over all.
 
-    `imatrix` is the file whose weights were used, None where none was given.
+    `imatrix` is the file that the weights come from, or None.
     """
 
     by: By
@@ -111,9 +111,9 @@ class DataDiff:
 
 @record
 class DataOptions:
-    """How to compare data: `jobs` threads; `progress` gets the bytes of A done since its last call.
+    """How to compare data: `jobs` threads; `progress` gets the bytes of A compared since its last call.
 
-    With an `imatrix`, known as `imatrix_name`, errors are weighted by it too.
+    With an `imatrix`, known as `imatrix_name`, weighted errors are added.
     """
 
     by: By = By.TENSOR
@@ -141,34 +141,34 @@ class _Side:
 
 @record
 class _Measured:
-    """A tensor's report and the sums behind its errors."""
+    """A tensor's report and the sums that its errors come from."""
 
     report: TensorData
     sums: ErrorSums | None
 
 
 class _Progress:
-    """Tells how far one tensor is: as far as the furthest of the two passes over it got."""
+    """Progress on one tensor: the furthest position that either pass over it reached."""
 
     def __init__(self, report: Callable[[int], None]) -> None:
         self.report = report
         self.done = 0
 
     def reach(self, position: int) -> None:
-        """Report that the tensor's bytes up to `position` were gone through; raises where all is to stop."""
+        """Report that the tensor's bytes up to `position` are compared; raises `_Stopped` to end the thread."""
         self.report(max(0, position - self.done))
         self.done = max(position, self.done)
 
 
 def data_size(a: Model, b: Model, wanted: Callable[[str], bool]) -> int:
-    """Return the bytes of A that `diff_data` goes through, for progress."""
+    """The bytes of A that `diff_data` compares, for progress."""
     return sum(tensor.nbytes for name, tensor in a.tensors.items() if name in b.tensors and wanted(name))
 
 
 def diff_data(a: Model, b: Model, wanted: Callable[[str], bool], options: DataOptions) -> DataDiff:
-    """Compare the data of all tensors that both models have and that are `wanted`.
+    """Compare the data of all `wanted` tensors that both models have.
 
-    Raises `SourceError` where a file cannot be read or changed meanwhile, `PlanError` where the imatrix is of another
+    Raises `SourceError` if a file cannot be read or changed meanwhile, `PlanError` if the imatrix belongs to another
     model.
     """
     names = [name for name in a.tensors if name in b.tensors and wanted(name)]
@@ -216,7 +216,7 @@ def _in_threads(pairs: Sequence[tuple[str, _Side, _Side]], options: DataOptions)
 def _compare(name: str, old: _Side, new: _Side, progress: _Progress, imatrix: Imatrix | None) -> _Measured:
     verdict, note = _verdict(old, new, progress)
     sums, entry = None, _entry_of(old.tensor, imatrix)
-    if verdict in {Verdict.DIFFERENT, Verdict.OTHER_TYPE}:
+    if verdict in {DataVerdict.DIFFERENT, DataVerdict.OTHER_TYPE}:
         decoders = old.decoder, new.decoder
         unknown = {
             type_name(side.tensor.info.type): None
@@ -242,20 +242,23 @@ def _compare(name: str, old: _Side, new: _Side, progress: _Progress, imatrix: Im
     return _Measured(report=report, sums=sums)
 
 
-def _verdict(old: _Side, new: _Side, progress: _Progress) -> tuple[Verdict, str]:
+def _verdict(old: _Side, new: _Side, progress: _Progress) -> tuple[DataVerdict, str]:
     x, y = old.tensor.info, new.tensor.info
     if x.shape != y.shape:
-        return Verdict.NOT_COMPARED, "shapes differ"
+        return DataVerdict.NOT_COMPARED, "shapes differ"
     if x.type != y.type:
-        return Verdict.OTHER_TYPE, ""
+        return DataVerdict.OTHER_TYPE, ""
     word = item_size(x.type) if old.order is not new.order else 1
     if word is None:
-        return Verdict.NOT_COMPARED, "byte orders differ, and what is in the blocks is not known well enough to swap it"
-    return (Verdict.SAME if _same_bytes(old, new, word, progress) else Verdict.DIFFERENT), ""
+        return (
+            DataVerdict.NOT_COMPARED,
+            "byte orders differ, and what is in the blocks is not known well enough to swap it",
+        )
+    return (DataVerdict.SAME if _same_bytes(old, new, word, progress) else DataVerdict.DIFFERENT), ""
 
 
 def _same_bytes(old: _Side, new: _Side, word: int, progress: _Progress) -> bool:
-    """Whether both hold the same bytes; words of `word` bytes are swapped on one side where that is more than 1."""
+    """Whether both hold the same bytes; if `word` is more than 1, words of that size are byte-swapped on one side."""
     length = min(old.tensor.nbytes, new.tensor.nbytes)
     for offset in range(0, length, _CHUNK):
         size = min(_CHUNK, length - offset)
@@ -273,7 +276,7 @@ def _words_reversed(data: bytes, size: int) -> bytes:
 
 
 def _only_padding_behind(old: _Side, new: _Side, length: int) -> bool:
-    """Whether what the longer side has more is padding: the size of an unknown type includes it."""
+    """Whether the extra bytes of the longer side are padding: the size of an unknown type includes it."""
     longer = max((old, new), key=lambda side: side.tensor.nbytes)
     rest = longer.tensor.nbytes - length
     if rest >= max(old.tensor.alignment, new.tensor.alignment, DEFAULT_ALIGNMENT):
@@ -282,17 +285,17 @@ def _only_padding_behind(old: _Side, new: _Side, length: int) -> bool:
 
 
 def _entry_of(tensor: Tensor, imatrix: Imatrix | None) -> ImatrixEntry | None:
-    """Return the tensor's entry; one of another size, which only the embeddings may have, is none."""
+    """The tensor's entry, or None if it is missing or of another size, which only embeddings may have."""
     entry = imatrix.entries.get(tensor.info.name) if imatrix else None
     return entry if entry and entry.fits(tensor.info.dims) else None
 
 
 def _error_chunks(old: _Side, new: _Side, progress: _Progress, entry: ImatrixEntry | None) -> Iterator[ErrorSums]:
-    """Yield the error sums of one chunk of numbers after the other, in whole units of both types."""
+    """Yield the error sums chunk by chunk, in whole units of both types."""
     left, right = old.decoder, new.decoder
     if left is None or right is None:
         return
-    both = math.lcm(left.unit, right.unit)  # a row is whole blocks, so at most the rows that one side interleaves
+    both = math.lcm(left.unit, right.unit)  # at most the rows that one side interleaves: rows are whole blocks
     step = max(1, _CHUNK_ELEMENTS // both) * both
     dims, elements = old.tensor.info.dims, old.tensor.info.elements
     weights = entry.weights_for(dims) if entry else None
@@ -304,9 +307,10 @@ def _error_chunks(old: _Side, new: _Side, progress: _Progress, entry: ImatrixEnt
 
 
 def spread_weights(weights: NDArray[np.float32], dims: Sequence[int], start: int, count: int) -> NDArray[np.float32]:
-    """Return the weights of `count` elements from `start` of a tensor with `dims`: of the column, in its matrix.
+    """The weights of `count` elements from `start` of a tensor with `dims`.
 
-    `weights` have the shape (matrices, dims[0]). Memory follows `count`, also where rows are longer.
+    `weights` has the shape (matrices, dims[0]): an element has the weight of its column in its matrix. Memory grows
+    with `count`, even if rows are longer.
     """
     import numpy as np
 
@@ -343,22 +347,22 @@ def _role(one: _Measured) -> tuple[int, str]:
 
 
 def _layer(one: _Measured) -> tuple[int, str]:
-    """Return what sorts and names the layer of a tensor; those of no layer come first."""
+    """The sort key and the name of a tensor's layer; tensors outside layers come first."""
     layer = tensor_place(one.report.name).layer
     return (-1, "no layer") if layer is None else (layer, str(layer))
 
 
 def _total(name: str, measured: Iterable[_Measured]) -> DataTotal:
     members = list(measured)
-    counts = {verdict: sum(one.report.verdict is verdict for one in members) for verdict in Verdict}
+    counts = {verdict: sum(one.report.verdict is verdict for one in members) for verdict in DataVerdict}
     sums = [one.sums for one in members if one.sums is not None]
     return DataTotal(
         name=name,
         tensors=len(members),
-        same=counts[Verdict.SAME],
-        different=counts[Verdict.DIFFERENT],
-        other_type=counts[Verdict.OTHER_TYPE],
-        not_compared=counts[Verdict.NOT_COMPARED],
+        same=counts[DataVerdict.SAME],
+        different=counts[DataVerdict.DIFFERENT],
+        other_type=counts[DataVerdict.OTHER_TYPE],
+        not_compared=counts[DataVerdict.NOT_COMPARED],
         measured=len(sums),
         errors=errors_of(total(sums)) if sums else None,
         notes=tuple(dict.fromkeys(one.report.note for one in members if one.report.note)),

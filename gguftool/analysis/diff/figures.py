@@ -1,7 +1,7 @@
-"""How far apart two runs of numbers are: one measure, in sums that can be added.
+"""Error figures between two arrays of numbers, computed from sums that can be added.
 
-Sums are kept, not ratios, so that the figures of a role, a layer or a model come from adding those of its tensors. All
-sums are float64. Pairs of which one is NaN or infinite are counted and left out of the sums.
+Sums are kept instead of ratios, so that adding the sums of tensors gives the figures of a role, a layer or a model. All
+sums are float64. Pairs with a NaN or an infinity are counted and left out of the sums.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class ErrorSums:
     """Sums over pairs of numbers (x of A, y of B); add two with ``+``.
 
-    `elements` are all pairs, `not_finite` those left out because x or y is NaN or infinite (`not_finite_old` and
-    `not_finite_new` say in which); `max_abs` is the largest |x - y|. The `weighted_` sums have each pair times its
-    weight, of the `weighted` pairs that had one.
+    `elements` counts all pairs, `not_finite` those left out because x or y is NaN or infinite (`not_finite_old` and
+    `not_finite_new` count them by side); `max_abs` is the largest |x - y|. The `weighted_` sums multiply each pair by
+    its weight, over the `weighted` pairs that have one.
     """
 
     elements: int = 0
@@ -62,9 +62,9 @@ class Errors:
 
     `relative_rmse` is the root of (sum of squared errors / sum of A's squares), `rmse` the root of the mean squared
     error, `cosine` the cosine between A and B, `max_abs_error` the largest |x - y|. `snr_db` is the signal to noise
-    ratio, 10 log10(sum of A's squares / sum of squared errors), infinite where there is no error.
+    ratio, 10 log10(sum of A's squares / sum of squared errors), infinite if there is no error.
     `weighted_relative_rmse` and `weighted_snr_db` are the same with every square times its weight in the imatrix, over
-    what has one. A figure is None where it has no meaning: no finite pair, no weights, or a division by zero.
+    the pairs that have one. A figure is None if it has no meaning: no finite pair, no weights, or a division by zero.
     """
 
     elements: int
@@ -81,9 +81,9 @@ class Errors:
 
 
 def errors_between(old: NDArray[Any], new: NDArray[Any], weights: NDArray[np.float32] | None = None) -> ErrorSums:
-    """Return the sums over two arrays of one length, of any numeric type; they are worked on as float64.
+    """Sum over two arrays of one length and any numeric type, computed in float64.
 
-    `weights`, of that length too, are finite and not negative.
+    `weights` has the same length; weights are finite and not negative.
     """
     import numpy as np
 
@@ -134,12 +134,12 @@ def _sums(
 
 
 def total(sums: Iterable[ErrorSums]) -> ErrorSums:
-    """Return all of `sums` added; nothing is far from nothing."""
+    """Add all of `sums`; no sums at all give zeros."""
     return sum(sums, ErrorSums())
 
 
 def errors_of(sums: ErrorSums) -> Errors:
-    """Return the figures that `sums` stand for."""
+    """Compute the figures from `sums`."""
     finite = sums.elements - sums.not_finite
     return Errors(
         elements=sums.elements,

@@ -1,4 +1,4 @@
-"""What two files do differently without meaning anything else: version, byte order, alignment, order, offsets."""
+"""Layout of two models side by side: version, byte order, alignment, order, offsets; it changes no meaning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gguftool.record import record
 
 @record
 class LayoutChange:
-    """One property; where it is one of many (each tensor's offset), `count` of them differ and `where` is the first."""
+    """One property; if it is one of many (each tensor's offset), `count` of them differ and `where` is the first."""
 
     what: str
     where: str
@@ -30,7 +30,7 @@ _OF_MODEL: tuple[tuple[str, Callable[[Model], Any]], ...] = (
 
 
 def diff_layout(a: Model, b: Model, wanted: Callable[[str], bool]) -> tuple[LayoutChange, ...]:
-    """Return what differs in layout, for the keys and tensors that both have and that are `wanted`; paths never do."""
+    """Compare the layout of the `wanted` keys and tensors that both models have; paths do not count."""
     whole = (_first(what, [("", read(a), read(b))]) for what, read in _OF_MODEL)
     return tuple(change for change in (*whole, *_of_entries(a, b, wanted)) if change is not None)
 

@@ -1,4 +1,4 @@
-"""Metadata of two models side by side: entries added, removed, changed, and what differs in the long ones."""
+"""Metadata of two models side by side: entries added, removed, changed, and where long ones differ."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LONG_TEXT = 72  # characters; two of them still fit a line
 
 @record
 class KVSide:
-    """An entry on one side; `value` holds at most the first 8 elements of an array, `count` is how many it has."""
+    """An entry on one side; `value` holds at most the first 8 elements of an array, `count` is its length."""
 
     type: str
     element_type: str | None
@@ -29,7 +29,7 @@ class KVSide:
 
 @record
 class EntryDifference:
-    """One element of an array that differs; `index` counts from 0, as token ids do."""
+    """One differing element of an array; `index` counts from 0, as token ids do."""
 
     index: int
     old: Any
@@ -38,7 +38,7 @@ class EntryDifference:
 
 @record
 class ArrayDifference:
-    """How two arrays of one element type differ: `differing` entries as far as both reach, the first of them shown."""
+    """Two arrays of one element type: the number of `differing` entries up to the shorter end, and the first few."""
 
     old_count: int
     new_count: int
@@ -48,9 +48,9 @@ class ArrayDifference:
 
 @record
 class KVChange:
-    """One key; `occurrence` is 1 but for a key that stands in the file more than once.
+    """One key; `occurrence` is more than 1 only for a key that occurs in the file more than once.
 
-    `array` is there for changed arrays of one element type, `text` for changed strings of which one is long.
+    `array` is set for changed arrays of one element type, `text` for changed strings if one is long.
     """
 
     key: str
@@ -63,9 +63,9 @@ class KVChange:
 
 
 def diff_kvs(old: Iterable[KV], new: Iterable[KV], wanted: Callable[[str], bool]) -> tuple[KVChange, ...]:
-    """Return the entries that differ among those whose key is `wanted`.
+    """Compare the entries with `wanted` keys; return those that differ.
 
-    Values are compared as bytes, in little-endian order where the files' byte orders differ; equal ones are never
+    Values are compared as bytes, in little-endian order if the files' byte orders differ; equal values are never
     decoded.
     """
     pairs = paired(_by_key(old, wanted), _by_key(new, wanted))

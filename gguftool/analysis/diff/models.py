@@ -1,8 +1,8 @@
-"""Diff: in what two models differ.
+"""Diff: how two models differ.
 
-What a model means is compared: its metadata and its tensors' types and shapes. How its files are laid out (order,
-offsets, shards, alignment, padding, byte order) is no difference unless asked for, and tensor data is read only when
-asked for. `diff(a, b)` says the same as `diff(b, a)` with the sides exchanged.
+By default the meaning of a model is compared: its metadata, and its tensors' types and shapes. The layout of its files
+(order, offsets, shards, alignment, padding, byte order) and tensor data are compared only on request.
+`diff_headers(a, b)` gives the same as `diff_headers(b, a)` with the sides exchanged.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _LAYOUT_KEY = re.compile(rf"split\.|(?:{re.escape(ALIGNMENT_KEY)}|gguftool\.padd
 
 @record
 class DiffOptions:
-    """What counts: `layout` too; keys and tensors in which one of the `ignore` patterns is found do not.
+    """What counts as a difference: with `layout` the layout too; not what one of the `ignore` patterns matches.
 
-    Tensor data is compared where `data` is given.
+    With `data`, tensor data is compared.
     """
 
     layout: bool = False
@@ -37,7 +37,7 @@ class DiffOptions:
 
 @record
 class DiffSide:
-    """One of the two models, counting what is compared; `tensor_bytes` without padding."""
+    """One of the two models; counts cover what is compared, `tensor_bytes` is without padding."""
 
     model: str
     files: int
@@ -48,9 +48,9 @@ class DiffSide:
 
 @record
 class HeaderDiff:
-    """All differences; `groups` are the same tensors as `tensors`, put together over layers.
+    """All differences; `groups` has the same tensors as `tensors`, grouped over layers.
 
-    `layout` is None where it was not asked for, `data` where data was not compared.
+    `layout` and `data` are None if they were not compared.
     """
 
     a: DiffSide
@@ -65,9 +65,9 @@ class HeaderDiff:
 
 
 def diff_headers(a: Model, b: Model, options: DiffOptions | None = None) -> HeaderDiff:
-    """Compare two models; reads no tensor data unless `options.data` asks for it.
+    """Compare two models; tensor data is read only with `options.data`.
 
-    Raises `SourceError` where data is asked for and cannot be read, `BadPatternError` for a bad pattern.
+    Raises `SourceError` if that data cannot be read, `BadPatternError` for a bad pattern.
     """
     options = options or DiffOptions()
     wanted = _wanted(options)
@@ -93,7 +93,7 @@ def diff_headers(a: Model, b: Model, options: DiffOptions | None = None) -> Head
 
 
 def bytes_to_compare(a: Model, b: Model, options: DiffOptions) -> int:
-    """Return the bytes of tensor data in A that a comparison with `options` goes through, for progress."""
+    """The bytes of tensor data in A that a comparison with `options` reads, for progress."""
     return data_size(a, b, _wanted(options))
 
 

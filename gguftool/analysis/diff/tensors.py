@@ -1,4 +1,7 @@
-"""Tensors of two models side by side: added, removed, of another type or shape; one by one and grouped over layers."""
+"""Tensors of two models side by side: added, removed, of another type or shape; single, and grouped over layers.
+
+What metadata and tensors have in common comes first: pairing two mappings by key, and the kind of a change.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,37 @@ from gguftool.model.model import Tensor
 from gguftool.model.roles import tensor_place
 from gguftool.record import record
 
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Change(Enum):
+    """The kind of a change from A to B."""
+
+    ADDED = "added"
+    REMOVED = "removed"
+    CHANGED = "changed"
+
+
+def paired(old: Mapping[K, V], new: Mapping[K, V]) -> Iterator[tuple[K, V | None, V | None]]:
+    """Yield every key with its two values (None: missing there), in the order of `old`, then what `new` adds."""
+    for key, value in old.items():
+        yield key, value, new.get(key)
+    for key, value in new.items():
+        if key not in old:
+            yield key, None, value
+
+
+def change_of(old: object | None, new: object | None) -> Change:
+    """The kind of change between two values, at most one of them None."""
+    if old is None:
+        return Change.ADDED
+    return Change.REMOVED if new is None else Change.CHANGED
+
 
 @record
 class TensorSide:
-    """A tensor on one side; `dims` in ggml order, `nbytes` without padding as far as that is known."""
+    """A tensor on one side; `dims` in ggml order, `nbytes` without padding if the type is known."""
 
     type: str
     type_id: int
@@ -24,7 +54,7 @@ class TensorSide:
 
 @record
 class TensorChange:
-    """One tensor that only one side has, or whose type or shape differs (trailing ones do not count)."""
+    """A tensor that only one side has, or with another type or shape (trailing ones do not count)."""
 
     name: str
     change: Change
@@ -38,8 +68,8 @@ class TensorChange:
 class TensorGroup:
     """Tensors that differ in the same way in several layers; `name` has ``*`` for the layer's number.
 
-    `old_type` or `new_type` is None where that side lacks them; dims are there only where the shape changed.
-    `bytes_change` is what B has more than A.
+    `old_type` or `new_type` is None if that side lacks them; dims are set only if the shape changed. `bytes_change` is
+    the size in B minus the size in A.
     """
 
     name: str
@@ -56,7 +86,7 @@ class TensorGroup:
 def diff_tensors(
     old: Mapping[str, Tensor], new: Mapping[str, Tensor], wanted: Callable[[str], bool]
 ) -> tuple[TensorChange, ...]:
-    """Return the tensors that differ among those whose name is `wanted`, by what their headers say."""
+    """Compare the headers of the tensors with `wanted` names; return those that differ."""
     return tuple(
         change
         for name, left, right in paired(old, new)
@@ -89,7 +119,7 @@ def _side(tensor: Tensor | None) -> TensorSide | None:
 
 
 def group_over_layers(changes: Iterable[TensorChange]) -> tuple[TensorGroup, ...]:
-    """Put together what differs in the same way in several layers, in order of first occurrence."""
+    """Group changes that are the same in several layers, in order of first occurrence."""
     groups: dict[tuple[object, ...], list[TensorChange]] = {}
     for change in changes:
         groups.setdefault(_likeness(change), []).append(change)
@@ -104,7 +134,7 @@ def _likeness(change: TensorChange) -> tuple[object, ...]:
 
 
 def layer_pattern(name: str) -> str:
-    """Return `name` with ``*`` for the number of its layer; unchanged where it has none."""
+    """Replace the layer number in `name` by ``*``, if it has one."""
     layer = tensor_place(name).layer
     return name if layer is None else name.replace(f".{layer}.", ".*.", 1)
 
@@ -127,34 +157,3 @@ def _group(members: list[TensorChange]) -> TensorGroup:
 
 def _nbytes(side: TensorSide | None) -> int:
     return side.nbytes if side else 0
-
-
-# --- pairing -------------------------------------------------------------------------------------------------------
-
-
-K = TypeVar("K")
-V = TypeVar("V")
-
-
-class Change(Enum):
-    """What became of an entry on the way from A to B."""
-
-    ADDED = "added"
-    REMOVED = "removed"
-    CHANGED = "changed"
-
-
-def paired(old: Mapping[K, V], new: Mapping[K, V]) -> Iterator[tuple[K, V | None, V | None]]:
-    """Yield every key with its two values, None where a side lacks it: in the order of `old`, then what `new` adds."""
-    for key, value in old.items():
-        yield key, value, new.get(key)
-    for key, value in new.items():
-        if key not in old:
-            yield key, None, value
-
-
-def change_of(old: object | None, new: object | None) -> Change:
-    """Return the kind of change between two values of which at most one is None."""
-    if old is None:
-        return Change.ADDED
-    return Change.REMOVED if new is None else Change.CHANGED

@@ -1,8 +1,8 @@
-"""How two long texts differ: as lines with context, or as the place where they part.
+"""How two long texts differ: as lines with context, or as the first place that differs.
 
-Lines are matched by difflib, whose cost grows with the square of the lines and more; so texts of very many lines (no
-chat template has them) and of very long ones (where the line would not show what differs) are only described by the
-place where they part.
+difflib matches the lines, and its cost grows at least with the square of their number. So for texts with very many
+lines (no chat template has them) and with very long ones (where a line would not show what differs), only the first
+place that differs is given.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _BEFORE, _AFTER = 30, 60  # characters of an excerpt, before and from the first 
 
 @record
 class TextDifference:
-    """Two texts: their lengths in characters, where they part, an excerpt of both there.
+    """Two texts: their lengths in characters, the first place that differs, and excerpts of both from there.
 
-    `lines` is a unified diff without file names, empty where lines are too long or too many to be compared by line.
+    `lines` is a unified diff without file names, empty if lines are too long or too many to compare.
     """
 
     at: int
@@ -34,7 +34,7 @@ class TextDifference:
 
 
 def text_difference(old: str, new: str) -> TextDifference:
-    """Compare two texts; `text_difference(b, a)` says the same with the sides exchanged."""
+    """Compare two texts; `text_difference(b, a)` gives the same with the sides exchanged."""
     at = _common_start(old, new)
     start = max(0, at - _BEFORE)
     return TextDifference(
@@ -48,7 +48,7 @@ def text_difference(old: str, new: str) -> TextDifference:
 
 
 def _common_start(old: str, new: str) -> int:
-    """Return the number of characters that both begin with, by halving: comparing slices is fast."""
+    """The length of the common start, found by bisection: comparing slices is fast."""
     low, high = 0, min(len(old), len(new))
     while low < high:
         middle = (low + high + 1) // 2
@@ -60,7 +60,7 @@ def _common_start(old: str, new: str) -> int:
 
 
 def _unified(old: list[str], new: list[str]) -> Iterator[str]:
-    swap = new < old  # matched in one order whatever side is which: difflib's answer depends on it
+    swap = new < old  # always match in the same order: difflib's answer depends on it
     for group in _groups(new, old) if swap else _groups(old, new):
         spans = [(after, before) if swap else (before, after) for before, after in group]
         yield f"@@ -{_range(s[0] for s in spans)} +{_range(s[1] for s in spans)} @@"
@@ -73,9 +73,9 @@ def _unified(old: list[str], new: list[str]) -> Iterator[str]:
 
 
 def _groups(first: list[str], second: list[str]) -> Iterator[list[tuple[slice, slice]]]:
-    """Yield groups of line ranges that belong together; nothing where the texts are not comparable by line.
+    """Yield groups of line ranges that belong together, or nothing if the texts are not comparable by line.
 
-    Only what lies between the common start and the common end (and its context) is matched.
+    Only the lines between the common start and the common end (and their context) are matched.
     """
     shortest = min(len(first), len(second))
     start = next((i for i in range(shortest) if first[i] != second[i]), shortest)
@@ -91,7 +91,7 @@ def _groups(first: list[str], second: list[str]) -> Iterator[list[tuple[slice, s
 
 
 def _range(spans: Iterator[slice]) -> str:
-    """Return `start,length` as unified diffs count: from 1, and the line before where there is none."""
+    """Format `start,length` as unified diffs count: from 1; for an empty range, the line before it."""
     found = list(spans)
     start, stop = found[0].start, found[-1].stop
     return f"{start + 1 if stop > start else start},{stop - start}"

@@ -1,7 +1,7 @@
-"""The check: whether it is a GGUF, whether it is sound, whether it will run there.
+"""Check a model: whether it is a GGUF, is sound, and will run in an engine.
 
-The first question is the doctor's, the others are lint rules'. Files that are no readable GGUF end the check: what is
-left of a set could only be judged wrongly.
+The doctor answers the first question, lint rules answer the others. Files that are not a readable GGUF end the check:
+the rest of a set could only be judged wrongly.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from itertools import groupby
 # Importing the rule modules registers their rules.
 from gguftool.analysis.lint import file, layers, loaders, shards, tensors_map, types
 from gguftool.analysis.lint.doctor import DIAGNOSES, diagnose_absent, diagnose_truncation, diagnose_unreadable
-from gguftool.analysis.lint.rules import RULES, Finding, Rule, Severity, judged, run_rules
-from gguftool.analysis.lint.subject import Subject, subject_of
-from gguftool.analysis.placement import Rule as PlacementRule
+from gguftool.analysis.lint.rules import RULES, Finding, LintRule, Severity, judged, run_rules
+from gguftool.analysis.lint.target import LintTarget, target_of
+from gguftool.analysis.placement import PlacementRule
 from gguftool.errors import FormatError, SourceError, listed, without_secrets
 from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.format.file_names import ShardName
@@ -33,7 +33,7 @@ _Members = Sequence[tuple[Source, ShardName | None]]
 
 @record
 class CheckOptions:
-    """What to look for; `engines` empty asks about both and weighs findings, see docs/lint.md.
+    """What to look for; empty `engines` means both, and weighs findings, see docs/lint.md.
 
     `select` and `ignore` hold codes or their beginnings (``S`` means all of S01 to S11).
     """
@@ -47,10 +47,10 @@ class CheckOptions:
 
 
 @record
-class Report:
-    """The answer; `diagnoses` are about files that are no readable GGUF, and then no rule was run.
+class CheckReport:
+    """The result; `diagnoses` are about files that are not a readable GGUF, and then no rule ran.
 
-    `engines` are those that rules were run for, `able` those for which no error was found.
+    `engines` are those that rules ran for, `able` those without an error.
     """
 
     model: str
@@ -65,7 +65,7 @@ class Report:
     remarks: tuple[str, ...] = ()
 
     def count(self, severity: Severity) -> int:
-        """Return how many findings are of `severity`."""
+        """The number of findings of `severity`."""
         return sum(finding.severity is severity for finding in self.findings)
 
     def reaches(self, threshold: Severity) -> bool:
@@ -74,14 +74,14 @@ class Report:
 
 
 def codes() -> tuple[str, ...]:
-    """Return every code: those of rules and those of diagnoses."""
+    """Every code: those of rules and those of diagnoses."""
     return tuple(sorted({rule.code for rule in RULES} | set(DIAGNOSES)))
 
 
-def check(spec: str, options: CheckOptions | None = None) -> Report:
+def check(spec: str, options: CheckOptions | None = None) -> CheckReport:
     """Check the model that `spec` names.
 
-    Raises `SourceError` only where several models lie there: what cannot be read is a diagnosis.
+    Raises `SourceError` only if there are several models: what cannot be read is a diagnosis.
     """
     options = options or CheckOptions()
     try:
@@ -91,31 +91,31 @@ def check(spec: str, options: CheckOptions | None = None) -> Report:
         return _unreadable(spec, (diagnose_absent(given, error),), 0, options)
     members, remarks = _choose(spec, groups)
     files, diagnoses = _read(members)
-    subject = _subject(spec, files, options) if files else None
-    diagnoses += _truncations(subject) if subject else ()
-    if diagnoses or subject is None:
+    target = _target(spec, files, options) if files else None
+    diagnoses += _truncations(target) if target else ()
+    if diagnoses or target is None:
         return _unreadable(spec, diagnoses, len(members), options)
     engines = options.engines or tuple(ENGINES)
     rules = [rule for rule in RULES if _is_wanted(rule, options)]
-    findings = run_rules(subject, engines, rules)
+    findings = run_rules(target, engines, rules)
     weighed, able = judged(findings, engines)
     sound = not any(finding.severity is Severity.ERROR and not finding.engines for finding in findings)
-    return Report(
+    return CheckReport(
         model=spec,
         files=len(files),
-        tensors=len(subject.tensors),
+        tensors=len(target.tensors),
         readable=True,
         engines=engines,
         able=able if sound else (),
         rules=len({rule.code for rule in rules}),
         diagnoses=(),
         findings=findings if options.engines else weighed,
-        remarks=remarks if subject.looks_into_data else (*remarks, _NOT_LOOKED),
+        remarks=remarks if target.looks_into_data else (*remarks, _NOT_LOOKED),
     )
 
 
-def _subject(spec: str, files: Sequence[ModelFile], options: CheckOptions) -> Subject:
-    return subject_of(
+def _target(spec: str, files: Sequence[ModelFile], options: CheckOptions) -> LintTarget:
+    return target_of(
         spec,
         files,
         this_file_only=options.this_file_only,
@@ -124,8 +124,8 @@ def _subject(spec: str, files: Sequence[ModelFile], options: CheckOptions) -> Su
     )
 
 
-def _unreadable(spec: str, diagnoses: tuple[Finding, ...], files: int, options: CheckOptions) -> Report:
-    return Report(
+def _unreadable(spec: str, diagnoses: tuple[Finding, ...], files: int, options: CheckOptions) -> CheckReport:
+    return CheckReport(
         model=spec,
         files=files,
         tensors=0,
@@ -139,7 +139,7 @@ def _unreadable(spec: str, diagnoses: tuple[Finding, ...], files: int, options: 
 
 
 def _choose(spec: str, groups: Sequence[_Members]) -> tuple[_Members, tuple[str, ...]]:
-    """Return the members of the only complete group, else those of all groups, as `open_model` does."""
+    """The members of the only complete group, else those of all groups, as `open_model` does."""
     complete = [group for group in groups if len({_number(shard) for _, shard in group}) == _count(group)]
     if len(complete) > 1:
         names = listed([group[0][0].name for group in complete])
@@ -151,18 +151,18 @@ def _choose(spec: str, groups: Sequence[_Members]) -> tuple[_Members, tuple[str,
 
 
 def _number(shard: ShardName | None) -> int:
-    """Return the number of a shard, 1 for a file that is none."""
+    """The number of a shard, 1 for a file that is not a shard."""
     return shard.number if shard else 1
 
 
 def _count(group: _Members) -> int:
-    """Return how many shards the names of a group promise."""
+    """The number of shards according to the names of a group."""
     shard = group[0][1]
     return shard.count if shard else 1
 
 
 def _read(members: _Members) -> tuple[list[ModelFile], tuple[Finding, ...]]:
-    """Read all heads; return the files, and the diagnoses of those that are no readable GGUF."""
+    """Read all heads; return the files, and the diagnoses of those that are not a readable GGUF."""
 
     def read(member: tuple[Source, ShardName | None]) -> ModelFile | Finding:
         source, shard = member
@@ -176,12 +176,12 @@ def _read(members: _Members) -> tuple[list[ModelFile], tuple[Finding, ...]]:
     return files, tuple(part for part in found if isinstance(part, Finding))
 
 
-def _truncations(subject: Subject) -> tuple[Finding, ...]:
-    cut = {tensor.file for tensor in subject.tensors if tensor.overrun}
+def _truncations(target: LintTarget) -> tuple[Finding, ...]:
+    cut = {tensor.file for tensor in target.tensors if tensor.overrun}
     if not cut:
         return ()
-    by_file = groupby(subject.tensors, key=lambda tensor: tensor.file)
-    found = (diagnose_truncation(subject.files[index], tuple(group)) for index, group in by_file if index in cut)
+    by_file = groupby(target.tensors, key=lambda tensor: tensor.file)
+    found = (diagnose_truncation(target.files[index], tuple(group)) for index, group in by_file if index in cut)
     return tuple(finding for finding in found if finding is not None)
 
 
@@ -192,7 +192,7 @@ def _diagnose(source: Source, error: FormatError | SourceError) -> Finding:
         return diagnose_unreadable(source, second)
 
 
-def _is_wanted(rule: Rule, options: CheckOptions) -> bool:
+def _is_wanted(rule: LintRule, options: CheckOptions) -> bool:
     if options.select and not rule.code.startswith(options.select):
         return False
     return not (options.ignore and rule.code.startswith(options.ignore))

@@ -1,9 +1,10 @@
 """The doctor: what a file is that should be a GGUF and cannot be read as one.
 
-The first bytes are held against tables of signatures; what no table names is judged by its name and by how far the head
-parses. At most a few kilobytes are read, whatever the size of the file; of a file that ends inside its head, the file.
+The first bytes are compared with tables of signatures; a file that no table knows is judged by its name and by how far
+the head parses. At most a few kilobytes are read, whatever the size of the file; but a file that may end inside its
+head is read whole, up to `MAX_REPARSE`.
 
-Causes collected from reports against llama.cpp, Ollama, Hugging Face's viewer and others.
+The causes are collected from bug reports of llama.cpp, Ollama, Hugging Face's viewer and others.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import shlex
 import struct
 from collections.abc import Sequence
 
-from gguftool.analysis.lint.rules import Finding, Severity, place_of
-from gguftool.analysis.lint.subject import Placed, out_of_file
+from gguftool.analysis.lint.rules import Finding, Severity, names_in_words
+from gguftool.analysis.lint.target import TensorView, out_of_file
 from gguftool.errors import FormatError, GGUFToolError, SourceError, printable, without_secrets
 from gguftool.format.cursor import NeedMoreData
 from gguftool.format.header import MAGIC, parse, round_up
@@ -26,14 +27,14 @@ from gguftool.storage.sources.locate import is_local_folder, is_url, siblings
 from gguftool.storage.sources.source import RemoteSource, Source
 
 HEAD_READ = 4096
-SAMPLES = 8  # places at which the data behind a zeroed head is looked at
+SAMPLES = 8  # places where the data behind a zeroed head is sampled
 SAMPLE_READ = 512
-MAX_REPARSE = 64 << 20  # bytes of a file that is read whole to tell a cut head from a damaged one
-MAX_REFETCH = 4 << 20  # the same of a remote file
+MAX_REPARSE = 64 << 20  # bytes; larger files are not read whole to tell a cut head from a damaged one
+MAX_REFETCH = 4 << 20  # the same for a remote file
 FIRST_SHOWN = 64  # bytes of a remote file, which may be a server's message
 PARTS_LISTED = 99
 
-# Codes of what is no readable GGUF; docs/lint.md has a section for each.
+# Codes for files that are not a readable GGUF; docs/lint.md has a section for each.
 DIAGNOSES = {
     "N01": "there is no such file, or it cannot be read",
     "N02": "a folder without GGUF files",
@@ -55,7 +56,7 @@ DIAGNOSES = {
 
 @record
 class Signature:
-    """Bytes at an offset by which a kind of file is known."""
+    """The bytes at an offset that identify a kind of file."""
 
     magic: bytes
     kind: str
@@ -110,7 +111,7 @@ _MESSAGES = (
     (b'{"message', "fetch the file anew"),
 )
 
-# Names of parts: stem, then the number or letters by which they are ordered.
+# Names of parts: the stem, then the number or letters that give the order.
 _PARTS = (
     re.compile(
         r"(?P<stem>.+?)[.-]part[-_.]?(?P<number>[0-9]{1,5})(?:[-_]?of[-_]?[0-9]{1,5})?", re.IGNORECASE | re.DOTALL
@@ -126,7 +127,7 @@ _PARTS = (
 
 
 def diagnose_absent(name: str, error: SourceError) -> Finding:
-    """Say what is at a path that could not be opened as one or more files."""
+    """Diagnose a path that could not be opened as one or more files."""
     if is_url(name):
         return _finding("N01", without_secrets(name), error.message, "check the address; the message says what came")
     if is_local_folder(name):
@@ -157,13 +158,13 @@ def diagnose_absent(name: str, error: SourceError) -> Finding:
 
 
 def diagnose_unreadable(source: Source, error: GGUFToolError) -> Finding:
-    """Say what a file is whose head does not parse, and of a remote one how the server answered."""
+    """Diagnose a file with a head that does not parse; for a remote file, add the server's answer."""
     found = _diagnose(source, error)
     if not isinstance(source, RemoteSource) or isinstance(error, SourceError):
         return found
     first = printable(source.read_at(0, min(FIRST_SHOWN, source.size)).decode("latin-1"), 8 * FIRST_SHOWN)
-    said = f"the server's answer: {source.answer}; the first {FIRST_SHOWN} bytes: '{first}'"
-    return replace(found, message=f"{found.message}; {said}")
+    answer = f"the server's answer: {source.answer}; the first {FIRST_SHOWN} bytes: '{first}'"
+    return replace(found, message=f"{found.message}; {answer}")
 
 
 def _diagnose(source: Source, error: GGUFToolError) -> Finding:
@@ -182,8 +183,8 @@ def _diagnose(source: Source, error: GGUFToolError) -> Finding:
     return _finding("N15", source.name, f"the first bytes are '{shown}', expected 'GGUF'", "fetch the file anew")
 
 
-def diagnose_truncation(file: ModelFile, tensors: tuple[Placed, ...]) -> Finding | None:
-    """Say what a file lacks whose head parses, of its `tensors`; None where all data lies within it."""
+def diagnose_truncation(file: ModelFile, tensors: tuple[TensorView, ...]) -> Finding | None:
+    """Diagnose a file that has a sound head but lacks data of its `tensors`, or None if all data is there."""
     hit = out_of_file(tensors)
     if not hit:
         return None
@@ -204,12 +205,12 @@ def diagnose_truncation(file: ModelFile, tensors: tuple[Placed, ...]) -> Finding
     return _finding("N09", file.source.name, message, way_out, names)
 
 
-def _lies(hit: Sequence[Placed]) -> str:
+def _lies(hit: Sequence[TensorView]) -> str:
     return f"{len(hit):,} tensor(s)"
 
 
 def _finding(code: str, name: str, message: str, way_out: str, tensors: tuple[str, ...] = ()) -> Finding:
-    names = f" ({place_of(tensors)})" if tensors else ""
+    names = f" ({names_in_words(tensors)})" if tensors else ""
     return Finding(
         code=code,
         severity=Severity.ERROR,
@@ -229,10 +230,10 @@ def _pointer(source: Source, head: bytes, _: GGUFToolError) -> Finding | None:
     text = head.decode("utf-8", "replace")
     oid = re.search(r"^oid sha256:([0-9a-f]{64})\s*$", text, re.MULTILINE)
     size = re.search(r"^size ([0-9]{1,18})\s*$", text, re.MULTILINE)
-    said = f"the file itself has {int(size[1]):,} bytes" if size else "without a size"
-    said += f", sha256 {oid[1]}" if oid else ", without a sha256"
+    message = f"the file itself has {int(size[1]):,} bytes" if size else "without a size"
+    message += f", sha256 {oid[1]}" if oid else ", without a sha256"
     base = shlex.quote(printable(os.path.basename(source.name)))
-    return _finding("N04", source.name, said, f"git lfs pull --include {base}, or: hf download ORG/REPO {base}")
+    return _finding("N04", source.name, message, f"git lfs pull --include {base}, or: hf download ORG/REPO {base}")
 
 
 def _server_text(source: Source, head: bytes, _: GGUFToolError) -> Finding | None:
@@ -302,7 +303,7 @@ def _bad_head(source: Source, head: bytes, error: GGUFToolError) -> Finding | No
 
 
 def _is_cut(source: Source) -> bool:
-    """Whether the head would go on past the file's end, were the file longer."""
+    """Whether the file ends inside its head."""
     if source.size > (MAX_REFETCH if source.is_remote else MAX_REPARSE):
         return False
     try:
@@ -332,7 +333,7 @@ def _part(source: Source, head: bytes, _: GGUFToolError) -> Finding | None:
 
 
 def _cat(folder: str, base: str, entries: Sequence[str]) -> str:
-    """Return the command that joins the parts that lie beside `base`, in their order."""
+    """The command that joins the parts beside `base`, in order."""
     wanted = _part_of(base)
     stem = wanted["stem"] if wanted else base
     parts = [(part["number"], entry) for entry in entries if (part := _part_of(entry)) and part["stem"] == stem]
@@ -350,7 +351,7 @@ def _output(stem: str) -> str:
 
 
 def _entries(folder: str) -> list[str]:
-    """Return the names of the visible files in a folder, none where it cannot be listed."""
+    """The names of the visible files in a folder, or none if it cannot be listed."""
     try:
         return [os.path.basename(path) for path in siblings(os.path.join(folder, ""), "")]
     except SourceError:

@@ -1,6 +1,6 @@
 """Rules of soundness: one file by itself, its metadata, offsets, sizes and padding.
 
-Sources: ggml docs/gguf.md; the limits of each loader are rules of their own in lint_loaders.py.
+Sources: ggml docs/gguf.md. The limits of each loader are separate rules, in loaders.py.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import TypeVar
 
-from gguftool.analysis.lint.rules import Hit, Severity, grouped, rule
-from gguftool.analysis.lint.subject import Placed, Subject
+from gguftool.analysis.lint.rules import Hit, Severity, hits_by_message, rule
+from gguftool.analysis.lint.target import LintTarget, TensorView
 from gguftool.errors import printable
 from gguftool.format.ggml import layout_nbytes, other_meanings
 from gguftool.format.header import DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, round_up
@@ -26,7 +26,7 @@ PADDING_READ = 4096  # bytes read of one padding
 DATA_SAMPLES = 24  # tensors looked into in a whole model
 DATA_READ = 256  # bytes read at each of three places of one
 SMALLEST_SAMPLED = 64 << 10  # smaller tensors may well be zero: biases, scales
-TAIL_READ = 64 << 10  # bytes behind the data in which another head is looked for
+TAIL_READ = 64 << 10  # bytes behind the data that are searched for another head
 
 NOT_MODELS = {
     "imatrix": "an importance matrix for llama-quantize, not a model",
@@ -37,7 +37,7 @@ NOT_MODELS = {
 
 
 def spread(items: Sequence[_T], count: int) -> list[_T]:
-    """Return at most `count` of `items`, evenly spread, the last one among them."""
+    """Pick at most `count` of `items`, evenly spread, with the first and the last."""
     if len(items) <= count:
         return list(items)
     step = (len(items) - 1) / (count - 1)
@@ -52,14 +52,14 @@ def _shown(file: ModelFile) -> str:
 
 
 @rule("F01", Severity.ERROR, way_out="the file was written with other sizes or is damaged: fetch or make it anew")
-def data_too_short(subject: Subject) -> Iterator[Hit]:
+def data_too_short(target: LintTarget) -> Iterator[Hit]:
     """A tensor has less room than its type needs."""
     short = (
         t
-        for t in subject.tensors
+        for t in target.tensors
         if t.nbytes is not None and 0 < t.room < t.nbytes and not t.lacks_row_meta and not _shares_start(t)
     )
-    yield from grouped(short, lambda t: f"{t.type} data of {t.nbytes:,} bytes has room for {t.room:,}")
+    yield from hits_by_message(short, lambda t: f"{t.type} data of {t.nbytes:,} bytes has room for {t.room:,}")
 
 
 @rule(
@@ -67,14 +67,14 @@ def data_too_short(subject: Subject) -> Iterator[Hit]:
     Severity.ERROR,
     way_out="the missing scales are not in the file: quantize these tensors anew with a current ik_llama.cpp",
 )
-def row_meta_forgotten(subject: Subject) -> Iterator[Hit]:
+def row_meta_forgotten(target: LintTarget) -> Iterator[Hit]:
     """The row metadata of the type was forgotten when offsets were computed."""
 
-    def describe(tensor: Placed) -> str:
+    def describe(tensor: TensorView) -> str:
         meta = tensor.traits.row_meta_size if tensor.traits else 0
         return f"{tensor.type} keeps {meta} more bytes in each row, and there is room for the blocks alone"
 
-    yield from grouped((t for t in subject.tensors if t.lacks_row_meta), describe)
+    yield from hits_by_message((t for t in target.tensors if t.lacks_row_meta), describe)
 
 
 @rule(
@@ -82,9 +82,9 @@ def row_meta_forgotten(subject: Subject) -> Iterator[Hit]:
     Severity.WARNING,
     way_out="'gguftool merge FILE -o NEW --force-sizes type' writes the tensors without them, if the types are right",
 )
-def unexplained_gap(subject: Subject) -> Iterator[Hit]:
+def unexplained_gap(target: LintTarget) -> Iterator[Hit]:
     """There are bytes between two tensors that nothing explains."""
-    for tensor in subject.tensors:
+    for tensor in target.tensors:
         if tensor.nbytes is None or tensor.is_last:
             continue
         extra = tensor.room - tensor.nbytes
@@ -92,14 +92,14 @@ def unexplained_gap(subject: Subject) -> Iterator[Hit]:
             yield Hit(message=f"{extra:,} bytes behind the {tensor.nbytes:,} of {tensor.type}", tensors=(tensor.name,))
 
 
-def _shares_start(tensor: Placed) -> bool:
+def _shares_start(tensor: TensorView) -> bool:
     return tensor.room == 0 and not tensor.is_last
 
 
 @rule("F04", Severity.ERROR, way_out="one of the offsets is damaged: fetch or make the file anew")
-def same_offset(subject: Subject) -> Iterator[Hit]:
+def same_offset(target: LintTarget) -> Iterator[Hit]:
     """Two tensors start at the same place."""
-    filled = [tensor for tensor in subject.tensors if tensor.nbytes != 0]
+    filled = [tensor for tensor in target.tensors if tensor.nbytes != 0]
     ordered = sorted(filled, key=lambda tensor: (tensor.file, tensor.start))
     for (_, start), members in groupby(ordered, key=lambda tensor: (tensor.file, tensor.start)):
         names = tuple(tensor.name for tensor in members)
@@ -108,34 +108,34 @@ def same_offset(subject: Subject) -> Iterator[Hit]:
 
 
 @rule("F05", Severity.WARNING, way_out="'gguftool merge FILE -o NEW' writes offsets in header order")
-def offsets_not_ascending(subject: Subject) -> Iterator[Hit]:
+def offsets_not_ascending(target: LintTarget) -> Iterator[Hit]:
     """The data of the tensors is not in the order of their infos."""
-    for index, file in enumerate(subject.files):
+    for index, file in enumerate(target.files):
         offsets = [info.offset for info in file.header.tensors]
         back = next((at for at in range(1, len(offsets)) if offsets[at] < offsets[at - 1]), None)
         if back is not None:
-            name = subject.files[index].header.tensors[back].name
+            name = target.files[index].header.tensors[back].name
             yield Hit(message=f"the data of tensor info {back} lies before that of the one before it", tensors=(name,))
 
 
 @rule("F06", Severity.ERROR, way_out="'gguftool merge FILE -o NEW' writes aligned offsets, if the data is right")
-def offset_not_aligned(subject: Subject) -> Iterator[Hit]:
+def offset_not_aligned(target: LintTarget) -> Iterator[Hit]:
     """A tensor's offset is no multiple of the alignment."""
-    off = (t for t in subject.tensors if t.info.offset % t.alignment)
-    yield from grouped(off, lambda t: f"offset is no multiple of {t.alignment}")
+    off = (t for t in target.tensors if t.info.offset % t.alignment)
+    yield from hits_by_message(off, lambda t: f"offset is no multiple of {t.alignment}")
 
 
 @rule("F07", Severity.WARNING, way_out="harmless to engines; 'gguftool merge FILE -o NEW --align 64' writes it anew")
-def padding_not_zero(subject: Subject) -> Iterator[Hit]:
+def padding_not_zero(target: LintTarget) -> Iterator[Hit]:
     """Padding between tensors is not zero."""
-    if not subject.looks_into_data:
+    if not target.looks_into_data:
         return
-    padded = [t for t in subject.tensors if t.nbytes is not None and 0 < t.room - t.nbytes < t.alignment]
+    padded = [t for t in target.tensors if t.nbytes is not None and 0 < t.room - t.nbytes < t.alignment]
     looked = spread(padded, PADDING_SAMPLES)
     dirty = []
     for tensor in looked:
         length = min(tensor.room - (tensor.nbytes or 0), PADDING_READ)
-        if any(subject.files[tensor.file].source.read_at(tensor.start + (tensor.nbytes or 0), length)):
+        if any(target.files[tensor.file].source.read_at(tensor.start + (tensor.nbytes or 0), length)):
             dirty.append(tensor.name)
     if dirty:
         message = f"bytes other than zero in {len(dirty)} of {len(looked)} paddings looked at"
@@ -143,9 +143,9 @@ def padding_not_zero(subject: Subject) -> Iterator[Hit]:
 
 
 @rule("F08", Severity.WARNING, way_out="'gguftool merge FILE -o NEW --align 32' re-aligns")
-def odd_alignment(subject: Subject) -> Iterator[Hit]:
+def odd_alignment(target: LintTarget) -> Iterator[Hit]:
     """The alignment is unusual."""
-    for file in subject.files:
+    for file in target.files:
         alignment = file.header.alignment
         if alignment % 8 or alignment > MAX_ALIGNMENT:
             message = f"general.alignment is {alignment:,}; the specification wants a multiple of 8"
@@ -157,20 +157,20 @@ def odd_alignment(subject: Subject) -> Iterator[Hit]:
     Severity.WARNING,
     way_out="its size is a guess (the gap to the next tensor); ask who made the file which fork reads it",
 )
-def unknown_type(subject: Subject) -> Iterator[Hit]:
+def unknown_type(target: LintTarget) -> Iterator[Hit]:
     """A tensor has a type that neither engine knows."""
-    yield from grouped((t for t in subject.tensors if t.traits is None), _describe_unknown)
+    yield from hits_by_message((t for t in target.tensors if t.traits is None), _describe_unknown)
 
 
-def _describe_unknown(tensor: Placed) -> str:
+def _describe_unknown(tensor: TensorView) -> str:
     holders = [f"{other.name} ({other.holder})" for other in other_meanings(tensor.info.type)]
     return f"{tensor.type}" + (f", which has been {', '.join(holders)}" if holders else " is nobody's type")
 
 
 @rule("T04", Severity.WARNING, way_out="load it with the fork it was made for, or quantize anew")
-def forks_type(subject: Subject) -> Iterator[Hit]:
+def forks_type(target: LintTarget) -> Iterator[Hit]:
     """A tensor's room fits what a fork calls this type id, not what the engines do."""
-    for tensor in subject.tensors:
+    for tensor in target.tensors:
         if tensor.is_last or (tensor.nbytes is not None and tensor.nbytes <= tensor.room < tensor.nbytes + 32):
             continue
         fitting = [
@@ -186,8 +186,8 @@ def forks_type(subject: Subject) -> Iterator[Hit]:
 # --- metadata --------------------------------------------------------------------------------------------------------
 
 
-def _places_of(subject: Subject, wrong: Callable[[KV], bool]) -> Iterator[tuple[ModelFile, list[KV]]]:
-    for file in subject.files:
+def _places_of(target: LintTarget, wrong: Callable[[KV], bool]) -> Iterator[tuple[ModelFile, list[KV]]]:
+    for file in target.files:
         found = [kv for kv in file.header.kvs if wrong(kv)]
         if found:
             yield file, found
@@ -203,9 +203,9 @@ def _keys(kvs: Sequence[KV]) -> str:
     way_out="'gguftool edit FILE --remove KEY' and '--set' leave one of them; llama.cpp refuses the file, "
     "ik_llama.cpp takes the first",
 )
-def duplicate_keys(subject: Subject) -> Iterator[Hit]:
+def duplicate_keys(target: LintTarget) -> Iterator[Hit]:
     """A metadata key occurs twice."""
-    for file in subject.files:
+    for file in target.files:
         twice = file.header.duplicate_keys()
         if twice:
             shown = ", ".join(f"'{printable(key, 80)}'" for key in twice[:4])
@@ -217,18 +217,18 @@ def duplicate_keys(subject: Subject) -> Iterator[Hit]:
     Severity.WARNING,
     way_out="'gguftool edit FILE --rename OLD=NEW' gives it an ASCII name of at most 65,535 bytes",
 )
-def odd_keys(subject: Subject) -> Iterator[Hit]:
+def odd_keys(target: LintTarget) -> Iterator[Hit]:
     """A metadata key is not as the specification wants it."""
 
     def odd(kv: KV) -> bool:
         return not kv.key.isascii() or len(kv.key) > MAX_KEY
 
-    for file, found in _places_of(subject, odd):
+    for file, found in _places_of(target, odd):
         yield Hit(message=f"not ASCII or longer than {MAX_KEY:,} bytes: {_keys(found)}", where=_shown(file))
 
 
 @rule("F11", Severity.WARNING, way_out="'gguftool edit FILE --set KEY=bool:true' sets it")
-def odd_bools(subject: Subject) -> Iterator[Hit]:
+def odd_bools(target: LintTarget) -> Iterator[Hit]:
     """A BOOL value is neither 0 nor 1."""
 
     def odd(kv: KV) -> bool:
@@ -236,20 +236,20 @@ def odd_bools(subject: Subject) -> Iterator[Hit]:
             return False
         return max(kv.raw[12:] if kv.type is ValueType.ARRAY else kv.raw, default=0) > 1
 
-    for file, found in _places_of(subject, odd):
+    for file, found in _places_of(target, odd):
         yield Hit(message=f"bytes other than 0 and 1 in {_keys(found)}", where=_shown(file))
 
 
 @rule("F12", Severity.WARNING, way_out="engines show it broken: set it anew with 'gguftool edit'")
-def not_utf8(subject: Subject) -> Iterator[Hit]:
+def not_utf8(target: LintTarget) -> Iterator[Hit]:
     """Text is not UTF-8."""
 
     def odd(kv: KV) -> bool:
         return not _is_utf8(kv.key) or (kv.type is ValueType.STRING and not _is_utf8(kv.value()))
 
-    for file, found in _places_of(subject, odd):
+    for file, found in _places_of(target, odd):
         yield Hit(message=f"bytes that are not UTF-8 in {_keys(found)}", where=_shown(file))
-    names = tuple(tensor.name for tensor in subject.tensors if not _is_utf8(tensor.name))
+    names = tuple(tensor.name for tensor in target.tensors if not _is_utf8(tensor.name))
     if names:
         yield Hit(message="bytes that are not UTF-8 in tensor names", tensors=names)
 
@@ -265,15 +265,15 @@ def _is_utf8(text: str) -> bool:
 
 
 @rule("F13", Severity.WARNING, way_out="no engine writes such names: distrust the file")
-def hostile_names(subject: Subject) -> Iterator[Hit]:
+def hostile_names(target: LintTarget) -> Iterator[Hit]:
     """A name holds characters that a terminal acts on or hides."""
 
     def odd(kv: KV) -> bool:
         return _is_hostile(kv.key)
 
-    for file, found in _places_of(subject, odd):
+    for file, found in _places_of(target, odd):
         yield Hit(message=f"control or invisible characters in {_keys(found)}", where=_shown(file))
-    names = tuple(tensor.name for tensor in subject.tensors if _is_hostile(tensor.name))
+    names = tuple(tensor.name for tensor in target.tensors if _is_hostile(tensor.name))
     if names:
         yield Hit(message="control or invisible characters in tensor names", tensors=names)
 
@@ -287,10 +287,10 @@ def _is_hostile(text: str) -> bool:
     Severity.ERROR,
     way_out="'gguftool edit FILE --set general.architecture=string:NAME', or take the metadata from the original model",
 )
-def no_architecture(subject: Subject) -> Iterator[Hit]:
+def no_architecture(target: LintTarget) -> Iterator[Hit]:
     """The model does not say its architecture."""
-    if subject.has_metadata and not subject.architecture and subject.kind not in NOT_MODELS:
-        yield Hit(message="general.architecture is absent or no string", where=_shown(subject.files[0]))
+    if target.has_metadata and not target.architecture and target.kind not in NOT_MODELS:
+        yield Hit(message="general.architecture is absent or no string", where=_shown(target.files[0]))
 
 
 @rule(
@@ -298,29 +298,29 @@ def no_architecture(subject: Subject) -> Iterator[Hit]:
     Severity.ERROR if sys.byteorder == "little" else Severity.INFO,
     way_out="engines read only the byte order of the machine they run on: convert it there with gguf_convert_endian.py",
 )
-def big_endian(subject: Subject) -> Iterator[Hit]:
+def big_endian(target: LintTarget) -> Iterator[Hit]:
     """The file is big-endian."""
-    big = [file for file in subject.files if file.header.byte_order is ByteOrder.BIG]
+    big = [file for file in target.files if file.header.byte_order is ByteOrder.BIG]
     if big:
-        yield Hit(message=f"{len(big)} of {len(subject.files)} file(s) are big-endian", where=_shown(big[0]))
+        yield Hit(message=f"{len(big)} of {len(target.files)} file(s) are big-endian", where=_shown(big[0]))
 
 
 @rule("F27", Severity.INFO, way_out="give it to the tool or option that it is for")
-def not_a_model(subject: Subject) -> Iterator[Hit]:
+def not_a_model(target: LintTarget) -> Iterator[Hit]:
     """The file is no model."""
-    if subject.kind in NOT_MODELS:
-        yield Hit(message=f"general.type is {subject.kind}: {NOT_MODELS[subject.kind]}", where=_shown(subject.files[0]))
+    if target.kind in NOT_MODELS:
+        yield Hit(message=f"general.type is {target.kind}: {NOT_MODELS[target.kind]}", where=_shown(target.files[0]))
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
 
 
-def _tails(subject: Subject) -> Iterator[tuple[ModelFile, int, bool]]:
-    """Yield files with bytes behind their data: where those start, and whether another head is among the first."""
-    ends = list(subject.data_offsets)
-    for t in subject.tensors:
+def _tails(target: LintTarget) -> Iterator[tuple[ModelFile, int, bool]]:
+    """Yield files with bytes behind their data: where those start, and whether another head follows soon."""
+    ends = list(target.data_offsets)
+    for t in target.tensors:
         ends[t.file] = max(ends[t.file], t.start + (t.room if t.nbytes is None else t.nbytes))
-    for file, end in zip(subject.files, ends, strict=True):
+    for file, end in zip(target.files, ends, strict=True):
         tail = file.source.size - round_up(end, max(file.header.alignment, DEFAULT_ALIGNMENT))
         if tail > 0:
             start = end
@@ -333,9 +333,9 @@ def _tails(subject: Subject) -> Iterator[tuple[ModelFile, int, bool]]:
     Severity.WARNING,
     way_out="llama.cpp ignores them, Ollama fails on them; 'gguftool merge FILE -o NEW' leaves them out",
 )
-def trailing_bytes(subject: Subject) -> Iterator[Hit]:
+def trailing_bytes(target: LintTarget) -> Iterator[Hit]:
     """There are bytes behind the data of the last tensor."""
-    for file, start, has_head in _tails(subject):
+    for file, start, has_head in _tails(target):
         if not has_head:
             message = f"{file.source.size - start:,} bytes from offset {start:,} on belong to no tensor"
             yield Hit(message=message, where=_shown(file))
@@ -346,9 +346,9 @@ def trailing_bytes(subject: Subject) -> Iterator[Hit]:
     Severity.ERROR,
     way_out="gguf-split shards are no byte ranges: fetch them anew and load shard 1, or use 'gguftool merge'",
 )
-def joined_files(subject: Subject) -> Iterator[Hit]:
+def joined_files(target: LintTarget) -> Iterator[Hit]:
     """Another GGUF starts behind the data: shards were joined with cat."""
-    for file, start, has_head in _tails(subject):
+    for file, start, has_head in _tails(target):
         if has_head:
             yield Hit(message=f"a GGUF head follows the data that ends at {start:,}", where=_shown(file))
 
@@ -358,19 +358,19 @@ def joined_files(subject: Subject) -> Iterator[Hit]:
     Severity.WARNING,
     way_out="an interrupted download leaves holes of zeros: compare the sha256 with the one its publisher gives",
 )
-def zeroed_data(subject: Subject) -> Iterator[Hit]:
+def zeroed_data(target: LintTarget) -> Iterator[Hit]:
     """A large tensor is zero at every place looked at."""
-    if not subject.looks_into_data:
+    if not target.looks_into_data:
         return
     large = [
-        t for t in subject.tensors if len(t.info.dims) > 1 and t.nbytes is not None and t.nbytes >= SMALLEST_SAMPLED
+        t for t in target.tensors if len(t.info.dims) > 1 and t.nbytes is not None and t.nbytes >= SMALLEST_SAMPLED
     ]
     looked = spread([t for t in large if not t.overrun], DATA_SAMPLES)
-    zero = tuple(t.name for t in looked if _is_zero(subject, t))
+    zero = tuple(t.name for t in looked if _is_zero(target, t))
     if zero:
         yield Hit(message=f"{len(zero)} of the {len(looked)} tensors looked into hold zeros only", tensors=zero)
 
 
-def _is_zero(subject: Subject, tensor: Placed) -> bool:
-    source, length = subject.files[tensor.file].source, tensor.nbytes or 0
+def _is_zero(target: LintTarget, tensor: TensorView) -> bool:
+    source, length = target.files[tensor.file].source, tensor.nbytes or 0
     return not any(any(source.read_at(tensor.start + length * at // 7, DATA_READ)) for at in (1, 3, 5))

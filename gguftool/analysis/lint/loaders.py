@@ -1,4 +1,4 @@
-"""Rules about what the loaders accept: header grammar, offsets, names, the set of tensors, the file type.
+"""Rules about what loaders accept: header grammar, offsets, names, the set of tensors, the file type.
 
 Sources: llama.cpp ggml/src/gguf.cpp and src/llama-model-loader.cpp; ik_llama.cpp ggml/src/ggml.c
 (gguf_init_from_file) and src/llama-model-loader.cpp.
@@ -12,7 +12,7 @@ from itertools import groupby
 
 from gguftool.analysis.lint.file import NOT_MODELS
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, rule, undecided
-from gguftool.analysis.lint.subject import Subject, integer_of
+from gguftool.analysis.lint.target import LintTarget, integer_of
 from gguftool.errors import listed, printable
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT
 from gguftool.format.engine_facts.engines import BOTH, IK, MAINLINE
@@ -32,34 +32,34 @@ def _shown(file: ModelFile) -> str:
 @rule(
     "P01", Severity.ERROR, engines=BOTH, way_out="convert the original model anew; readers of this tool still open it"
 )
-def version_1(subject: Subject) -> Iterator[Hit]:
+def version_1(target: LintTarget) -> Iterator[Hit]:
     """GGUF version 1 is refused by both engines."""
-    for file in subject.files:
+    for file in target.files:
         if file.header.version == 1:
             yield Hit(message="the file is GGUF version 1", where=_shown(file))
 
 
 @rule("P02", Severity.ERROR, engines=MAINLINE, way_out="'gguftool edit FILE --remove \"\"' removes it")
-def empty_key(subject: Subject) -> Iterator[Hit]:
+def empty_key(target: LintTarget) -> Iterator[Hit]:
     """A metadata key is empty."""
-    for file in subject.files:
+    for file in target.files:
         if any(not kv.key for kv in file.header.kvs):
             yield Hit(message="a metadata key is empty", where=_shown(file))
 
 
 @rule("P03", Severity.ERROR, engines=BOTH, way_out="'gguftool edit FILE --remove KEY' removes it")
-def nested_array(subject: Subject) -> Iterator[Hit]:
+def nested_array(target: LintTarget) -> Iterator[Hit]:
     """A metadata value is an array of arrays: llama.cpp refuses the file, ik_llama.cpp aborts."""
-    for file in subject.files:
+    for file in target.files:
         for kv in file.header.kvs:
             if kv.type is ValueType.ARRAY and kv.element_type is ValueType.ARRAY:
                 yield Hit(message=f"'{printable(kv.key, 80)}' is an array of arrays", where=_shown(file))
 
 
 @rule("S08", Severity.ERROR, engines=MAINLINE, way_out="'gguftool merge FILE -o NEW' writes dense offsets")
-def offsets_not_dense(subject: Subject) -> Iterator[Hit]:
+def offsets_not_dense(target: LintTarget) -> Iterator[Hit]:
     """Offsets are not what llama.cpp computes: dense, in header order, padded to the alignment."""
-    for _, members in groupby(subject.tensors, key=lambda tensor: tensor.file):
+    for _, members in groupby(target.tensors, key=lambda tensor: tensor.file):
         expected = 0
         for tensor in members:
             if tensor.info.offset != expected:
@@ -73,9 +73,9 @@ def offsets_not_dense(subject: Subject) -> Iterator[Hit]:
 
 
 @rule("S09", Severity.WARNING, engines=BOTH, way_out="'gguftool merge FILE -o NEW --align 32' re-aligns")
-def alignment_not_32(subject: Subject) -> Iterator[Hit]:
+def alignment_not_32(target: LintTarget) -> Iterator[Hit]:
     """general.alignment is not the u32 32 that every tool of the engines writes by."""
-    for file in subject.files:
+    for file in target.files:
         kv = file.header.get(ALIGNMENT_KEY)
         if kv is None:
             continue
@@ -94,17 +94,17 @@ def alignment_not_32(subject: Subject) -> Iterator[Hit]:
 
 
 @rule("S10", Severity.ERROR, engines=MAINLINE, way_out="make the file anew with names that the architecture knows")
-def name_too_long(subject: Subject) -> Iterator[Hit]:
+def name_too_long(target: LintTarget) -> Iterator[Hit]:
     """A tensor name is longer than 63 bytes: llama.cpp refuses the file."""
-    names = _long_names(subject)
+    names = _long_names(target)
     if names:
         yield Hit(message=f"{len(names)} name(s) are longer than {MAX_NAME} bytes", tensors=names)
 
 
 @rule("S10", Severity.WARNING, engines=IK, way_out="make the file anew with names that the architecture knows")
-def name_cut(subject: Subject) -> Iterator[Hit]:
+def name_cut(target: LintTarget) -> Iterator[Hit]:
     """A tensor name is longer than 63 bytes: ik_llama.cpp cuts it, and names may become equal."""
-    names = _long_names(subject)
+    names = _long_names(target)
     if names:
         cut = Counter(name.encode("utf-8", "surrogateescape")[:MAX_NAME] for name in names)
         severity = Severity.ERROR if max(cut.values()) > 1 else Severity.WARNING
@@ -112,8 +112,8 @@ def name_cut(subject: Subject) -> Iterator[Hit]:
         yield Hit(message=message, tensors=names, severity=severity)
 
 
-def _long_names(subject: Subject) -> tuple[str, ...]:
-    return tuple(t.name for t in subject.tensors if len(t.name) * 4 > MAX_NAME and len(_raw(t.name)) > MAX_NAME)
+def _long_names(target: LintTarget) -> tuple[str, ...]:
+    return tuple(t.name for t in target.tensors if len(t.name) * 4 > MAX_NAME and len(_raw(t.name)) > MAX_NAME)
 
 
 def _raw(name: str) -> bytes:
@@ -121,34 +121,34 @@ def _raw(name: str) -> bytes:
 
 
 @rule("S11", Severity.ERROR, engines=BOTH, way_out="fetch the missing tensors, or take them from the original model")
-def missing_tensors(subject: Subject) -> Iterator[Hit]:
+def missing_tensors(target: LintTarget) -> Iterator[Hit]:
     """Layers that the metadata counts have no tensors, or there are more; or the token embedding is missing."""
-    if subject.kind in NOT_MODELS:
+    if target.kind in NOT_MODELS:
         return
-    if not subject.has_metadata or subject.missing:
+    if not target.has_metadata or target.missing:
         raise CannotEvaluate("the set is not complete")
-    if not subject.architecture:
+    if not target.architecture:
         raise CannotEvaluate("the architecture is not known")
-    if "token_embd.weight" not in subject.by_name and subject.architecture != "clip":
+    if "token_embd.weight" not in target.by_name and target.architecture != "clip":
         yield Hit(message="token_embd.weight is missing")
-    count = subject.integer(f"{subject.architecture}.block_count")
+    count = target.integer(f"{target.architecture}.block_count")
     if count is None:
-        raise CannotEvaluate(f"{printable(subject.architecture)}.block_count is absent")
-    gaps = [layer for layer in range(min(count, MAX_LAYERS)) if layer not in subject.layers]
-    if gaps and subject.architecture != "clip":
+        raise CannotEvaluate(f"{printable(target.architecture)}.block_count is absent")
+    gaps = [layer for layer in range(min(count, MAX_LAYERS)) if layer not in target.layers]
+    if gaps and target.architecture != "clip":
         layers = listed([str(layer) for layer in gaps])
         yield Hit(message=f"{len(gaps):,} of {count:,} layers have no tensor: {layers}", where=f"blk.{gaps[0]}")
-    extra = tuple(t.name for t in subject.tensors if t.layer is not None and t.layer >= count)
+    extra = tuple(t.name for t in target.tensors if t.layer is not None and t.layer >= count)
     if extra:
         yield Hit(message=f"the metadata counts {count:,} layers, and there are tensors of more", tensors=extra)
 
 
 @rule("H02", Severity.ERROR, engines=BOTH, way_out="'gguftool edit FILE --set general.file_type=u32:N'")
-def file_type_not_u32(subject: Subject) -> Iterator[Hit]:
+def file_type_not_u32(target: LintTarget) -> Iterator[Hit]:
     """general.file_type has another type than u32: llama.cpp refuses the file, ik_llama.cpp aborts."""
-    kv = next((kv for kv in subject.kvs if kv.key == FILE_TYPE_KEY), None)
+    kv = next((kv for kv in target.kvs if kv.key == FILE_TYPE_KEY), None)
     if kv is not None and kv.type is not ValueType.UINT32:
-        yield Hit(message=f"{FILE_TYPE_KEY} is {kv.type.name}", where=_shown(subject.files[0]))
+        yield Hit(message=f"{FILE_TYPE_KEY} is {kv.type.name}", where=_shown(target.files[0]))
 
 
 @rule(
@@ -157,15 +157,15 @@ def file_type_not_u32(subject: Subject) -> Iterator[Hit]:
     engines=BOTH,
     way_out="it is for display only; 'gguftool edit FILE --set general.file_type=u32:N'",
 )
-def file_type_not_majority(subject: Subject) -> Iterator[Hit]:
+def file_type_not_majority(target: LintTarget) -> Iterator[Hit]:
     """general.file_type is not that of the type that most weights have."""
-    number = integer_of(next((kv for kv in subject.kvs if kv.key == FILE_TYPE_KEY), None))
+    number = integer_of(next((kv for kv in target.kvs if kv.key == FILE_TYPE_KEY), None))
     if number is None:
         return
-    if subject.missing:
+    if target.missing:
         raise CannotEvaluate("the set is not complete")
     elements: Counter[str] = Counter()
-    for tensor in subject.tensors:
+    for tensor in target.tensors:
         if len(tensor.info.dims) > 1 and tensor.name not in EMBEDDINGS_AND_OUTPUT:
             elements[tensor.type] += tensor.info.elements
     most = max(elements.values(), default=0)
@@ -173,4 +173,4 @@ def file_type_not_majority(subject: Subject) -> Iterator[Hit]:
     claimed = {name for ftype in ftypes_of(number) for name in (ftype.tensor_type, ftype.majority_of)}
     if majority and not claimed & set(majority):
         message = f"{FILE_TYPE_KEY} {number} is {ftype_name(number)}, most weights are {majority[0]}"
-        yield Hit(message=message, where=_shown(subject.files[0]))
+        yield Hit(message=message, where=_shown(target.files[0]))

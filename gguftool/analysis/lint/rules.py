@@ -1,10 +1,28 @@
-"""Lint rules: how one is written, found and run.
+"""Lint rules: how to write, find and run one.
 
-A rule is a code, one sentence and one function that looks at a `Subject` and yields a `Hit` for each problem.  It is
-registered by the decorator `rule`; rules with engines are about loading and running there, rules without about the file
-itself.  A rule that lacks what it needs raises or yields `CannotEvaluate`, and that is said: silence means it passed.
+A rule is a code, one sentence and one function that looks at a `LintTarget` and yields a `Hit` for each problem. The
+decorator `rule` registers it. Rules with engines are about loading and running there; rules without engines are about
+the file itself. A rule that lacks what it needs raises `CannotEvaluate` or yields `undecided`, and the report shows
+that: silence means that the rule passed.
 
-The rules are in lint_*.py, their texts for users in docs/lint.md, one section per code.
+Where each code is:
+
+    codes            module          about
+    N01-N15          doctor          what a file is that is not a readable GGUF; diagnoses, not rules
+    F01-F19 F27 T04  file            one file: sizes, offsets, padding, metadata, samples of data
+    F20-F26 H01      shards          split sets: names, split keys, missing shards
+    F28-F29          tensors_map     shards against the tensors.map files beside them
+    P01-P03 S08-S11  loaders         what loaders accept: grammar, offsets, names, missing tensors
+    H02-H03          loaders         general.file_type
+    T01-T03 T05      types           types that an engine does not know, or knows in another layout
+    S01-S07          types           shapes that a type or its kernel does not take
+    B01-B04 Q01      types           types that an engine takes and that are a bad choice
+    M01-M06          layers          tensors of one layer that should match
+    D01-D04          layers          MLA attention
+    G01-G03          layers          types on CUDA devices
+
+To add a rule: write the function in the module, its code in this table, a section in docs/lint.md and a case in
+tests/analysis/lint/test_rules.py. A new module is imported by check.py, which registers its rules.
 """
 
 from __future__ import annotations
@@ -12,7 +30,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 
-from gguftool.analysis.lint.subject import Placed, Subject
+from gguftool.analysis.lint.target import LintTarget, TensorView
 from gguftool.errors import GGUFToolError, listed, printable
 from gguftool.record import record, replace
 
@@ -21,7 +39,7 @@ _HITS_KEPT = 100  # findings of one rule
 
 
 class Severity(IntEnum):
-    """How bad it is: the engine fails or computes garbage, it is slower or fragile, it is good to know."""
+    """ERROR: the engine fails or computes garbage. WARNING: it is slower or fragile. INFO: good to know."""
 
     INFO = 0
     WARNING = 1
@@ -30,10 +48,10 @@ class Severity(IntEnum):
 
 @record
 class Finding:
-    """One problem: `where` is its place in words, `tensors` all names that it concerns, `way_out` what to do.
+    """One problem: `where` is the place in words, `tensors` all names that it concerns, `way_out` what to do.
 
-    `engines` are those that it is about, none for the file itself. `severity_there` is set where the severity was
-    lowered because another engine can run the file: it is the one that holds for those engines.
+    `engines` are those that it is about, empty for the file itself. If the severity was lowered because another engine
+    can run the file, `severity_there` is the severity for `engines`.
     """
 
     code: str
@@ -48,7 +66,7 @@ class Finding:
 
 @record
 class Hit:
-    """What a rule function yields; `where` defaults to the tensors' names, `severity` to the rule's."""
+    """A problem that a rule function found; `where` defaults to the tensors' names, `severity` to the rule's."""
 
     message: str
     tensors: tuple[str, ...] = ()
@@ -57,15 +75,15 @@ class Hit:
 
 
 class CannotEvaluate(Exception):
-    """Raised by a rule that lacks what it needs to judge; the argument says what."""
+    """Raised by a rule that lacks what it needs; the argument says what."""
 
 
-Check = Callable[[Subject], Iterable[Hit]]
+Check = Callable[[LintTarget], Iterable[Hit]]
 
 
 @record
-class Rule:
-    """One rule; several may share a code where engines differ."""
+class LintRule:
+    """One rule; several may share a code if engines differ."""
 
     code: str
     severity: Severity
@@ -75,7 +93,7 @@ class Rule:
     check: Check
 
 
-RULES: list[Rule] = []
+RULES: list[LintRule] = []
 
 
 def rule(
@@ -86,7 +104,7 @@ def rule(
     def register(check: Check) -> Check:
         sentence = (check.__doc__ or "").partition("\n")[0]
         RULES.append(
-            Rule(code=code, severity=severity, sentence=sentence, way_out=way_out, engines=engines, check=check)
+            LintRule(code=code, severity=severity, sentence=sentence, way_out=way_out, engines=engines, check=check)
         )
         return check
 
@@ -94,12 +112,12 @@ def rule(
 
 
 def undecided(why: str, tensors: Iterable[str] = ()) -> Hit:
-    """Return the hit that says a rule could not judge some tensors."""
+    """The hit of a rule that could not judge some tensors."""
     return Hit(message=f"could not be evaluated: {why}", tensors=tuple(tensors), severity=Severity.INFO)
 
 
-def grouped(tensors: Iterable[Placed], describe: Callable[[Placed], str]) -> Iterator[Hit]:
-    """Yield one hit for each distinct description, with the names of all tensors that it fits."""
+def hits_by_message(tensors: Iterable[TensorView], describe: Callable[[TensorView], str]) -> Iterator[Hit]:
+    """Yield one hit for each distinct description, with the names of all its tensors."""
     groups: dict[str, list[str]] = {}
     for tensor in tensors:
         groups.setdefault(describe(tensor), []).append(tensor.name)
@@ -107,36 +125,36 @@ def grouped(tensors: Iterable[Placed], describe: Callable[[Placed], str]) -> Ite
         yield Hit(message=message, tensors=tuple(names))
 
 
-def run_rules(subject: Subject, engines: tuple[str, ...], rules: Iterable[Rule]) -> tuple[Finding, ...]:
+def run_rules(target: LintTarget, engines: tuple[str, ...], rules: Iterable[LintRule]) -> tuple[Finding, ...]:
     """Run the rules without engines and those for one of `engines`; the worst findings come first.
 
-    A rule that fails for a reason of the world says that it could not be evaluated. One that fails for any other reason
-    is a bug in the rule: it is reported as an error of its code, and the other rules still run.
+    A rule that cannot read what it needs reports that it could not be evaluated. A rule that fails for any other reason
+    is broken: that is reported as an error of its code, and the other rules still run.
     """
     findings: list[Finding] = []
     for each in rules:
         concerned = tuple(engine for engine in each.engines if engine in engines)
         if each.engines and not concerned:
             continue
-        findings += (_finding(each, concerned, hit) for hit in _hits(each, subject))
+        findings += (_finding(each, concerned, hit) for hit in _hits(each, target))
     return tuple(sorted(findings, key=lambda finding: -finding.severity))
 
 
-def _hits(each: Rule, subject: Subject) -> list[Hit]:
+def _hits(each: LintRule, target: LintTarget) -> list[Hit]:
     try:
-        return _merged(each.check(subject))
+        return _merged(each.check(target))
     except CannotEvaluate as reason:
         return [undecided(str(reason))]
     except GGUFToolError as error:
         return [undecided(str(error))]
-    except Exception as error:  # a bug in one rule must neither hide nor take the others down
+    except Exception as error:  # a bug in one rule must neither stay hidden nor stop the others
         text = f"{type(error).__name__}: {printable(str(error))}"
         message = f"could not be evaluated: this rule itself is broken ({text}); please report it"
         return [Hit(message=message, severity=Severity.ERROR)]
 
 
 def _merged(hits: Iterable[Hit]) -> list[Hit]:
-    """Join hits that differ in their tensors only; what goes beyond a limit is one hit, so that reports stay short."""
+    """Join hits that differ in their tensors only; all beyond a limit become one hit, so that reports stay short."""
     groups: dict[tuple[str, str, Severity | None], list[str]] = {}
     for hit in hits:
         groups.setdefault((hit.message, hit.where, hit.severity), []).extend(hit.tensors)
@@ -153,21 +171,21 @@ def _merged(hits: Iterable[Hit]) -> list[Hit]:
     return kept
 
 
-def _finding(each: Rule, engines: tuple[str, ...], hit: Hit) -> Finding:
+def _finding(each: LintRule, engines: tuple[str, ...], hit: Hit) -> Finding:
     severity = each.severity if hit.severity is None else hit.severity
     return Finding(
         code=each.code,
         severity=severity,
         message=hit.message,
-        where=hit.where or place_of(hit.tensors),
+        where=hit.where or names_in_words(hit.tensors),
         tensors=hit.tensors,
         way_out="" if "could not be evaluated" in hit.message else each.way_out,
         engines=engines,
     )
 
 
-def place_of(names: tuple[str, ...]) -> str:
-    """Return a few names in words, and how many there are."""
+def names_in_words(names: tuple[str, ...]) -> str:
+    """List the first few names, with their number if there are more."""
     if not names:
         return ""
     shown = listed([printable(name, 80) for name in names[:_NAMES_SHOWN]])
@@ -175,10 +193,10 @@ def place_of(names: tuple[str, ...]) -> str:
 
 
 def judged(findings: Iterable[Finding], engines: tuple[str, ...]) -> tuple[tuple[Finding, ...], tuple[str, ...]]:
-    """Weigh findings where the user named no engine; return them and the engines that can run the file.
+    """Weigh findings if the user named no engine; return them and the engines that can run the file.
 
-    An engine can run the file when no error is about it. A finding that is not about all of those is for information:
-    the file still runs somewhere as it should. Where no engine is left, all findings stay as they are.
+    An engine can run the file if no error is about it. A finding that is not about all such engines is lowered to INFO:
+    the file still runs in one of them as it should. If no engine can run it, all findings stay as they are.
     """
     found = tuple(findings)
     broken = {engine for finding in found if finding.severity is Severity.ERROR for engine in finding.engines}

@@ -1,4 +1,4 @@
-"""Rules about split sets: shards that are missing, renamed or contradict each other, and what loaders ask of them.
+"""Rules about split sets: shards that are missing, renamed or contradictory, and what loaders require of them.
 
 Sources: llama.cpp src/llama-model-loader.cpp and src/llama.cpp (llama_split_path); ik_llama.cpp the same files and
 ggml/include/ggml.h (GGML_MAX_CONTEXTS).
@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, rule
-from gguftool.analysis.lint.subject import Subject
+from gguftool.analysis.lint.target import LintTarget
 from gguftool.errors import listed, printable
 from gguftool.format.engine_facts.engines import BOTH, IK, MAINLINE
 from gguftool.format.file_names import IK_MAX_SHARDS, KEY_COUNT, KEY_NO, KEY_TENSORS
 from gguftool.format.kv import ValueType
 from gguftool.model.model import ModelFile
 
-IK_SAFE_SHARDS = 62  # what users report to load for inference
+IK_SAFE_SHARDS = 62  # the most that users report to load for inference
 _NAME_OUT = "name shards PREFIX-00001-of-000NN.gguf by split.no + 1 and split.count, all with one PREFIX"
 
 
@@ -24,40 +24,40 @@ def _shown(file: ModelFile) -> str:
     return printable(file.source.name, 4096)
 
 
-def _is_set(subject: Subject) -> bool:
-    return subject.shard_count > 1
+def _is_set(target: LintTarget) -> bool:
+    return target.shard_count > 1
 
 
 @rule("F20", Severity.ERROR, way_out="fetch them into the same folder")
-def missing_shards(subject: Subject) -> Iterator[Hit]:
+def missing_shards(target: LintTarget) -> Iterator[Hit]:
     """Shards of the set are missing."""
-    if subject.missing and subject.this_file_only:
+    if target.missing and target.this_file_only:
         raise CannotEvaluate("this file alone was asked for, the rest of its set was not looked for")
-    if subject.missing:
-        gaps = listed([str(number) for number in subject.missing])
-        message = f"{len(subject.missing):,} of {subject.shard_count:,} shards are not there: {gaps}"
-        yield Hit(message=message, where=_shown(subject.files[0]))
-    elif len({file.shard.prefix for file in subject.files if file.shard}) > 1 and not _all_tensors(subject):
-        yield Hit(message="parts of several sets lie here, and none is complete", where=printable(subject.name, 4096))
+    if target.missing:
+        gaps = listed([str(number) for number in target.missing])
+        message = f"{len(target.missing):,} of {target.shard_count:,} shards are not there: {gaps}"
+        yield Hit(message=message, where=_shown(target.files[0]))
+    elif len({file.shard.prefix for file in target.files if file.shard}) > 1 and not _all_tensors(target):
+        yield Hit(message="parts of several sets lie here, and none is complete", where=printable(target.name, 4096))
 
 
-def _all_tensors(subject: Subject) -> bool:
-    return subject.integer(KEY_TENSORS) == len(subject.by_name)
+def _all_tensors(target: LintTarget) -> bool:
+    return target.integer(KEY_TENSORS) == len(target.by_name)
 
 
 @rule("F21", Severity.INFO, way_out="load shard 1; engines find the others by its name")
-def later_shard(subject: Subject) -> Iterator[Hit]:
+def later_shard(target: LintTarget) -> Iterator[Hit]:
     """This is a later shard of a set: it has no metadata, which is normal."""
-    first = subject.files[0]
-    if not subject.has_metadata and first.shard:
+    first = target.files[0]
+    if not target.has_metadata and first.shard:
         message = f"shard {first.shard.number} of {first.shard.count}; the model's metadata is in shard 1"
         yield Hit(message=message, where=_shown(first))
 
 
 @rule("F22", Severity.ERROR, way_out=_NAME_OUT)
-def keys_against_name(subject: Subject) -> Iterator[Hit]:
+def keys_against_name(target: LintTarget) -> Iterator[Hit]:
     """A shard's split keys contradict its name."""
-    for file, keys in zip(subject.files, subject.split_keys, strict=True):
+    for file, keys in zip(target.files, target.split_keys, strict=True):
         if file.shard is None:
             continue
         pairs = ((KEY_NO, keys.number, file.shard.number - 1), (KEY_COUNT, keys.count, file.shard.count))
@@ -71,44 +71,44 @@ def keys_against_name(subject: Subject) -> Iterator[Hit]:
     Severity.ERROR,
     way_out="shards of different sets were mixed, or one is from another version: fetch the set anew",
 )
-def tensors_count(subject: Subject) -> Iterator[Hit]:
+def tensors_count(target: LintTarget) -> Iterator[Hit]:
     """split.tensors.count is not the number of tensors in the set."""
     totals: dict[int, ModelFile] = {}
-    for file, keys in zip(subject.files, subject.split_keys, strict=True):
+    for file, keys in zip(target.files, target.split_keys, strict=True):
         if keys.tensors is not None:
             totals.setdefault(keys.tensors, file)
     if len(totals) > 1:
-        said = ", ".join(f"{total} in {_shown(file)}" for total, file in list(totals.items())[:4])
-        yield Hit(message=f"shards differ: {said}", where=printable(subject.name, 4096))
-    elif totals and _is_set(subject):
-        if subject.missing or subject.files[0].shard is None:
+        shown = ", ".join(f"{total} in {_shown(file)}" for total, file in list(totals.items())[:4])
+        yield Hit(message=f"shards differ: {shown}", where=printable(target.name, 4096))
+    elif totals and _is_set(target):
+        if target.missing or target.files[0].shard is None:
             raise CannotEvaluate("shards are missing, so their tensors cannot be counted")
         (total,) = totals
-        if total != len(subject.by_name):
-            message = f"it is {total:,}, the shards hold {len(subject.by_name):,} tensors"
-            yield Hit(message=message, where=_shown(subject.files[0]))
+        if total != len(target.by_name):
+            message = f"it is {total:,}, the shards hold {len(target.by_name):,} tensors"
+            yield Hit(message=message, where=_shown(target.files[0]))
 
 
 @rule("F24", Severity.ERROR, way_out="one of the shards is of another set: fetch the set anew")
-def doubled_tensors(subject: Subject) -> Iterator[Hit]:
+def doubled_tensors(target: LintTarget) -> Iterator[Hit]:
     """A tensor stands in more than one shard."""
-    twice = tuple(t.name for t in subject.tensors if subject.by_name[t.name] is not t)
+    twice = tuple(t.name for t in target.tensors if target.by_name[t.name] is not t)
     if twice:
         yield Hit(message=f"{len(twice)} name(s) stand twice", tensors=twice)
 
 
 @rule("F25", Severity.ERROR, way_out="fetch the set anew, or convert the odd shard with gguf_convert_endian.py")
-def byte_orders(subject: Subject) -> Iterator[Hit]:
+def byte_orders(target: LintTarget) -> Iterator[Hit]:
     """Shards have different byte orders."""
-    odd = [file for file in subject.files if file.header.byte_order is not subject.files[0].header.byte_order]
+    odd = [file for file in target.files if file.header.byte_order is not target.files[0].header.byte_order]
     if odd:
         yield Hit(message=f"{len(odd)} shard(s) have another byte order than the first", where=_shown(odd[0]))
 
 
 @rule("F26", Severity.ERROR, way_out=_NAME_OUT)
-def renamed_shard(subject: Subject) -> Iterator[Hit]:
+def renamed_shard(target: LintTarget) -> Iterator[Hit]:
     """A shard does not have a shard's name."""
-    for file, keys in zip(subject.files, subject.split_keys, strict=True):
+    for file, keys in zip(target.files, target.split_keys, strict=True):
         count = keys.count or 1
         if file.shard is None and count > 1:
             message = f"{KEY_COUNT} is {count}, and the name is not one of {count} shards' names"
@@ -119,13 +119,13 @@ _H01_OUT = "'gguftool merge' and 'gguftool split' write sets that both engines l
 
 
 @rule("H01", Severity.ERROR, engines=BOTH, way_out=_H01_OUT)
-def first_shard_keys(subject: Subject) -> Iterator[Hit]:
+def first_shard_keys(target: LintTarget) -> Iterator[Hit]:
     """Shard 1 lacks keys that loaders ask for."""
-    if not _is_set(subject) or subject.files[0].shard is None:
+    if not _is_set(target) or target.files[0].shard is None:
         return
-    if not subject.has_metadata:
+    if not target.has_metadata:
         raise CannotEvaluate("shard 1 is not there")
-    first = next(file for file in subject.files if file.shard is None or file.shard.number == 1)
+    first = next(file for file in target.files if file.shard is None or file.shard.number == 1)
     wanted = ((KEY_NO, ValueType.UINT16), (KEY_COUNT, ValueType.UINT16), (KEY_TENSORS, ValueType.INT32))
     for key, kind in wanted:
         kv = first.header.get(key)
@@ -135,9 +135,9 @@ def first_shard_keys(subject: Subject) -> Iterator[Hit]:
 
 
 @rule("H01", Severity.ERROR, engines=MAINLINE, way_out=_H01_OUT)
-def later_shard_keys(subject: Subject) -> Iterator[Hit]:
+def later_shard_keys(target: LintTarget) -> Iterator[Hit]:
     """A later shard lacks split.no as u16."""
-    for file in subject.files:
+    for file in target.files:
         if file.shard is None or file.shard.number == 1:
             continue
         kv = file.header.get(KEY_NO)
@@ -152,10 +152,10 @@ def later_shard_keys(subject: Subject) -> Iterator[Hit]:
     engines=IK,
     way_out="'gguftool merge' makes one file; or build ik_llama.cpp with -DGGML_MAX_CONTEXTS=2048",
 )
-def too_many_shards(subject: Subject) -> Iterator[Hit]:
+def too_many_shards(target: LintTarget) -> Iterator[Hit]:
     """There are more shards than ik_llama.cpp opens."""
-    count = subject.shard_count
+    count = target.shard_count
     if count > IK_SAFE_SHARDS:
-        said = f"{count:,} shards; a default build opens {IK_MAX_SHARDS}, and inference needs a few of those itself"
+        message = f"{count:,} shards; a default build opens {IK_MAX_SHARDS}, and inference needs a few of those itself"
         severity = Severity.ERROR if count > IK_MAX_SHARDS else Severity.WARNING
-        yield Hit(message=said, where=_shown(subject.files[0]), severity=severity)
+        yield Hit(message=message, where=_shown(target.files[0]), severity=severity)

@@ -1,11 +1,11 @@
-"""Rules about the tensors.map files that lie beside shards: what heads say, and, when asked, what hashes say."""
+"""Rules that compare shards with the tensors.map files beside them: heads always, hashes on request."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, rule
-from gguftool.analysis.lint.subject import Subject
+from gguftool.analysis.lint.target import LintTarget
 from gguftool.analysis.verify import header_differs, verify_against_map
 from gguftool.errors import printable
 from gguftool.format.tensors_map import MapEntry
@@ -14,27 +14,27 @@ from gguftool.model.companions import MapIndex, find_maps
 _FETCH = "fetch the shard anew, or the map that belongs to it"
 
 
-def _entries(subject: Subject) -> tuple[MapEntry, ...]:
-    """Return the lines of all maps beside the shards: a cooked mix has one map for each label that went into it."""
-    return tuple(entry for entries in find_maps(subject.files).values() for entry in entries)
+def _entries(target: LintTarget) -> tuple[MapEntry, ...]:
+    """The lines of all maps beside the shards: a cooked mix has one map for each label in it."""
+    return tuple(entry for entries in find_maps(target.files).values() for entry in entries)
 
 
 @rule("F28", Severity.ERROR, way_out=_FETCH)
-def shard_against_map(subject: Subject) -> Iterator[Hit]:
+def shard_against_map(target: LintTarget) -> Iterator[Hit]:
     """A shard's tensor is not what the tensors.map beside it says."""
-    index = MapIndex(_entries(subject))
-    for file in subject.files:
-        said = [header_differs(file, entry) for entry in index.entries_of(file)]
-        if said and said[0] is not None and None not in said:
-            yield Hit(message=said[0], where=printable(file.source.name, 4096))
+    index = MapIndex(_entries(target))
+    for file in target.files:
+        differences = [header_differs(file, entry) for entry in index.entries_of(file)]
+        if differences and differences[0] is not None and None not in differences:
+            yield Hit(message=differences[0], where=printable(file.source.name, 4096))
 
 
 @rule("F29", Severity.ERROR, way_out=_FETCH)
-def hash_against_map(subject: Subject) -> Iterator[Hit]:
+def hash_against_map(target: LintTarget) -> Iterator[Hit]:
     """A shard's sha256 is not what the tensors.map beside it says."""
-    entries = _entries(subject)
-    if any(entry.sha256 for entry in entries) and not subject.read_data:
+    entries = _entries(target)
+    if any(entry.sha256 for entry in entries) and not target.read_data:
         raise CannotEvaluate("hashing reads every shard whole; --data asks for that")
-    for verdict in verify_against_map(subject.files, entries):
+    for verdict in verify_against_map(target.files, entries):
         if verdict.ok is False:
             yield Hit(message=verdict.detail, where=printable(verdict.name, 4096))

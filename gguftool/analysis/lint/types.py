@@ -1,24 +1,24 @@
 """Rules about tensor types: which engine knows them, which shapes its kernels take, what a type is good for.
 
-Codes and facts: llama.cpp ggml/src/gguf.cpp; ik_llama.cpp ggml/src/ggml.c, ggml/src/iqk/iqk_mul_mat.cpp and
-iqk_quantize.cpp, src/llama-quantize.cpp. The numbers stand in format/ggml.py and format/engine_facts/types.py.
+Sources: llama.cpp ggml/src/gguf.cpp; ik_llama.cpp ggml/src/ggml.c, ggml/src/iqk/iqk_mul_mat.cpp and
+iqk_quantize.cpp, src/llama-quantize.cpp. The numbers are in format/ggml.py and format/engine_facts/types.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, grouped, rule, undecided
-from gguftool.analysis.lint.subject import Placed, Subject, formula_is_plain
+from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, hits_by_message, rule, undecided
+from gguftool.analysis.lint.target import LintTarget, TensorView, formula_is_plain
 from gguftool.format.engine_facts.engines import BOTH, IK, IK_LLAMA_CPP, LLAMA_CPP, MAINLINE
 from gguftool.format.engine_facts.types import ImatrixPolicy, TypeFacts, type_facts
 
 _SWAP_OUT = "swap the tensors for ones of a type that the engine knows"
 
 
-def _ruled(subject: Subject) -> Iterator[tuple[Placed, TypeFacts]]:
-    """Yield the weights whose types ik_llama.cpp has rules for."""
-    for tensor in subject.weights:
+def _ruled(target: LintTarget) -> Iterator[tuple[TensorView, TypeFacts]]:
+    """Yield the weights of types that ik_llama.cpp has rules for, with these rules."""
+    for tensor in target.weights:
         rules = type_facts(tensor.info.type)
         if rules is not None and tensor.traits is not None and IK_LLAMA_CPP in tensor.traits.engines:
             yield tensor, rules
@@ -28,51 +28,51 @@ def _ruled(subject: Subject) -> Iterator[tuple[Placed, TypeFacts]]:
 
 
 @rule("T01", Severity.ERROR, engines=MAINLINE, way_out=f"run it in ik_llama.cpp if that knows them, or {_SWAP_OUT}")
-def not_in_mainline(subject: Subject) -> Iterator[Hit]:
+def not_in_mainline(target: LintTarget) -> Iterator[Hit]:
     """llama.cpp refuses the tensor's type."""
-    foreign = (t for t in subject.tensors if t.traits is None or LLAMA_CPP not in t.traits.engines)
-    yield from grouped(foreign, lambda t: f"{t.type} (id {t.info.type}) is no type of llama.cpp")
+    foreign = (t for t in target.tensors if t.traits is None or LLAMA_CPP not in t.traits.engines)
+    yield from hits_by_message(foreign, lambda t: f"{t.type} (id {t.info.type}) is no type of llama.cpp")
 
 
 @rule("T02", Severity.ERROR, engines=IK, way_out=f"run it in llama.cpp if that knows them, or {_SWAP_OUT}")
-def not_in_ik(subject: Subject) -> Iterator[Hit]:
+def not_in_ik(target: LintTarget) -> Iterator[Hit]:
     """ik_llama.cpp ends without a message (SIGFPE) or aborts on the tensor's type."""
     foreign = (
-        t for t in subject.tensors if t.traits is None or (IK_LLAMA_CPP not in t.traits.engines and t.traits.in_files)
+        t for t in target.tensors if t.traits is None or (IK_LLAMA_CPP not in t.traits.engines and t.traits.in_files)
     )
-    yield from grouped(foreign, lambda t: f"{t.type} (id {t.info.type}) is no type of ik_llama.cpp")
+    yield from hits_by_message(foreign, lambda t: f"{t.type} (id {t.info.type}) is no type of ik_llama.cpp")
 
 
 @rule("T03", Severity.ERROR, engines=BOTH, way_out="quantize these tensors anew to a type for weights")
-def not_for_files(subject: Subject) -> Iterator[Hit]:
+def not_for_files(target: LintTarget) -> Iterator[Hit]:
     """The type is one that engines use while running, never for weights in a file."""
-    transient = (t for t in subject.tensors if t.traits is not None and not t.traits.in_files)
-    yield from grouped(transient, lambda t: f"{t.type} is an activation or run-time type")
+    transient = (t for t in target.tensors if t.traits is not None and not t.traits.in_files)
+    yield from hits_by_message(transient, lambda t: f"{t.type} is an activation or run-time type")
 
 
 @rule("T05", Severity.WARNING, engines=IK, way_out="quantize these tensors anew with a current ik_llama.cpp")
-def old_layout(subject: Subject) -> Iterator[Hit]:
+def old_layout(target: LintTarget) -> Iterator[Hit]:
     """The tensor has a layout that ik_llama.cpp gave up, or its file may be so old."""
-    for tensor in subject.tensors:
+    for tensor in target.tensors:
         old = _old_row_meta(tensor)
         if old is not None:
             meta, date = old
             message = f"the room fits the {tensor.type} of before {date} with {meta} bytes of row metadata"
             yield Hit(message=message, tensors=(tensor.name,))
-    for hit in grouped(filter(_layout_changed, subject.tensors), _describe_change):
+    for hit in hits_by_message(filter(_layout_changed, target.tensors), _describe_change):
         yield undecided(f"{hit.message}, of the same size, and a file does not say when it was made", hit.tensors)
 
 
-def _layout_changed(tensor: Placed) -> str:
+def _layout_changed(tensor: TensorView) -> str:
     rules = type_facts(tensor.info.type)
     return rules.layout_changed if rules else ""
 
 
-def _describe_change(tensor: Placed) -> str:
+def _describe_change(tensor: TensorView) -> str:
     return f"{tensor.type} meant other bytes before {_layout_changed(tensor)}"
 
 
-def _old_row_meta(tensor: Placed) -> tuple[int, str] | None:
+def _old_row_meta(tensor: TensorView) -> tuple[int, str] | None:
     rules = type_facts(tensor.info.type)
     old = rules.old_row_meta if rules else None
     if old is None or tensor.traits is None or tensor.nbytes is None or tensor.is_last:
@@ -86,9 +86,9 @@ def _old_row_meta(tensor: Placed) -> tuple[int, str] | None:
 
 
 @rule("S01", Severity.ERROR, engines=BOTH, way_out="use a type with smaller blocks for these tensors, such as Q8_0")
-def rows_not_whole_blocks(subject: Subject) -> Iterator[Hit]:
+def rows_not_whole_blocks(target: LintTarget) -> Iterator[Hit]:
     """The row length is no multiple of the type's block size."""
-    for tensor in subject.tensors:
+    for tensor in target.tensors:
         if formula_is_plain(tensor) and tensor.traits and tensor.ne0 % tensor.traits.block_size:
             message = (
                 f"rows of {tensor.ne0:,} elements are no whole blocks of {tensor.traits.block_size} ({tensor.type})"
@@ -97,39 +97,39 @@ def rows_not_whole_blocks(subject: Subject) -> Iterator[Hit]:
 
 
 @rule("S02", Severity.ERROR, engines=IK, way_out="use another type for these tensors, such as Q8_0 or Q6_0")
-def rows_too_odd_for_kernel(subject: Subject) -> Iterator[Hit]:
+def rows_too_odd_for_kernel(target: LintTarget) -> Iterator[Hit]:
     """The row length is no multiple of what ik_llama.cpp's kernel takes: it aborts or computes garbage."""
-    yield from grouped((t for t, _ in _ruled(subject) if not t.is_embedding and _odd_row(t)), _describe_row)
+    yield from hits_by_message((t for t, _ in _ruled(target) if not t.is_embedding and _odd_row(t)), _describe_row)
 
 
 @rule("S06", Severity.ERROR, engines=IK, way_out="use another type for token_embd.weight, or add an output.weight")
-def tied_embedding(subject: Subject) -> Iterator[Hit]:
+def tied_embedding(target: LintTarget) -> Iterator[Hit]:
     """token_embd also serves as output (there is no output.weight), and its type cannot be multiplied with."""
-    for tensor, rules in _ruled(subject):
+    for tensor, rules in _ruled(target):
         if tensor.is_embedding and (_odd_row(tensor) or tensor.ne1 % rules.kernel_ne1):
-            if subject.missing:
+            if target.missing:
                 raise CannotEvaluate("the set is not complete, so output.weight may be in another shard")
             message = f"{tensor.type} of {tensor.ne0:,} x {tensor.ne1:,}: the kernel takes multiples of "
             yield Hit(message=f"{message}{rules.kernel_ne0} x {rules.kernel_ne1}", tensors=(tensor.name,))
 
 
-def _odd_row(tensor: Placed) -> bool:
-    """Whether a kernel wants more than whole blocks. Plain floats have other paths when the fast one refuses."""
+def _odd_row(tensor: TensorView) -> bool:
+    """Whether the kernel needs more than whole blocks. Plain floats have other paths if the fast one refuses."""
     rules, traits = type_facts(tensor.info.type), tensor.traits
     if rules is None or traits is None or not (traits.is_quantized or traits.interleaved_rows > 1):
         return False
     return tensor.ne0 % traits.block_size == 0 and tensor.ne0 % rules.kernel_ne0 != 0
 
 
-def _describe_row(tensor: Placed) -> str:
+def _describe_row(tensor: TensorView) -> str:
     rules = type_facts(tensor.info.type)
     return f"rows of {tensor.ne0:,} elements; the {tensor.type} kernel needs multiples of {rules and rules.kernel_ne0}"
 
 
 @rule("S03", Severity.ERROR, engines=IK, way_out="use the type without _R4/_R8/_R16 for these tensors")
-def rows_not_interleavable(subject: Subject) -> Iterator[Hit]:
+def rows_not_interleavable(target: LintTarget) -> Iterator[Hit]:
     """The number of rows (of each expert) is no multiple of the rows that the type packs together."""
-    for tensor in subject.tensors:
+    for tensor in target.tensors:
         rows = tensor.traits.interleaved_rows if tensor.traits else 1
         if tensor.ne1 % rows:
             message = f"{tensor.ne1:,} rows; {tensor.type} packs {rows} together"
@@ -137,9 +137,9 @@ def rows_not_interleavable(subject: Subject) -> Iterator[Hit]:
 
 
 @rule("S04", Severity.ERROR, engines=IK, way_out="use the type without _R4/_R8, or one that packs fewer rows")
-def rows_too_odd_for_kernel_groups(subject: Subject) -> Iterator[Hit]:
+def rows_too_odd_for_kernel_groups(target: LintTarget) -> Iterator[Hit]:
     """The number of rows is no multiple of what ik_llama.cpp's kernel takes at once: it aborts."""
-    for tensor, rules in _ruled(subject):
+    for tensor, rules in _ruled(target):
         rows = tensor.traits.interleaved_rows if tensor.traits else 1
         if tensor.is_embedding or tensor.ne1 % rows:  # those are S06 and S03
             continue
@@ -152,9 +152,9 @@ def rows_too_odd_for_kernel_groups(subject: Subject) -> Iterator[Hit]:
 
 
 @rule("S05", Severity.ERROR, engines=IK, way_out="give the token embedding a plain type, such as Q8_0 or IQ4_K")
-def embedding_type(subject: Subject) -> Iterator[Hit]:
+def embedding_type(target: LintTarget) -> Iterator[Hit]:
     """Single rows of the token embedding cannot be looked up in this type."""
-    for tensor in subject.tensors:
+    for tensor in target.tensors:
         rules = type_facts(tensor.info.type)
         if tensor.is_embedding and rules is not None and IK_LLAMA_CPP in rules.no_token_embd:
             packed = tensor.traits is not None and tensor.traits.interleaved_rows > 1
@@ -163,65 +163,65 @@ def embedding_type(subject: Subject) -> Iterator[Hit]:
 
 
 @rule("S07", Severity.ERROR, engines=IK, way_out="leave the tensor out, or make the file anew")
-def empty_tensor(subject: Subject) -> Iterator[Hit]:
+def empty_tensor(target: LintTarget) -> Iterator[Hit]:
     """A dimension is zero: llama.cpp accepts that, ik_llama.cpp aborts."""
-    empty = (t for t in subject.tensors if 0 in t.info.dims)
-    yield from grouped(empty, lambda t: f"dims {' x '.join(map(str, t.info.dims))}")
+    empty = (t for t in target.tensors if 0 in t.info.dims)
+    yield from hits_by_message(empty, lambda t: f"dims {' x '.join(map(str, t.info.dims))}")
 
 
 # --- B, Q: what a type is good for -----------------------------------------------------------------------------------
 
 
 @rule("B01", Severity.ERROR, engines=IK, way_out="quantize the original anew to a type for usual weights")
-def ternary_type(subject: Subject) -> Iterator[Hit]:
+def ternary_type(target: LintTarget) -> Iterator[Hit]:
     """A type for ternary weights in a model that is no BitNet: one scale a row destroys any other weights."""
-    found = [t for t in subject.tensors if t.traits and t.traits.kind == "ternary" and t.traits.row_meta_size]
-    if found and not subject.architecture:
+    found = [t for t in target.tensors if t.traits and t.traits.kind == "ternary" and t.traits.row_meta_size]
+    if found and not target.architecture:
         raise CannotEvaluate("the architecture is not known, so it may be a BitNet")
-    if "bitnet" not in subject.architecture:
-        yield from grouped(found, lambda t: f"{t.type} in a model that is no BitNet")
+    if "bitnet" not in target.architecture:
+        yield from hits_by_message(found, lambda t: f"{t.type} in a model that is no BitNet")
 
 
 @rule(
     "B02", Severity.ERROR, engines=IK, way_out="requantize it with ik_llama.cpp's llama-quantize, to IQ2_BN or IQ1_BN"
 )
-def no_kernel(subject: Subject) -> Iterator[Hit]:
+def no_kernel(target: LintTarget) -> Iterator[Hit]:
     """I2_S can only be requantized, there is no kernel to multiply with it."""
-    yield from grouped((t for t in subject.tensors if t.type == "I2_S"), lambda t: "I2_S has no kernel")
+    yield from hits_by_message((t for t in target.tensors if t.type == "I2_S"), lambda t: "I2_S has no kernel")
 
 
 @rule("B03", Severity.INFO, engines=IK, way_out="keep the original: quantize from that, not from this file")
-def no_requantizing(subject: Subject) -> Iterator[Hit]:
+def no_requantizing(target: LintTarget) -> Iterator[Hit]:
     """ik_llama.cpp cannot requantize from the type: its conversion to floats is missing or wrong."""
-    found = (t for t in subject.tensors if (rules := type_facts(t.info.type)) is not None and not rules.to_float)
-    yield from grouped(found, lambda t: f"{t.type} cannot be converted back to floats by ik_llama.cpp")
+    found = (t for t in target.tensors if (rules := type_facts(t.info.type)) is not None and not rules.to_float)
+    yield from hits_by_message(found, lambda t: f"{t.type} cannot be converted back to floats by ik_llama.cpp")
 
 
 @rule("B04", Severity.ERROR, engines=IK, way_out="quantize to Q8_KV_R8 directly, not by --repack from Q8_KV")
-def broken_repack(subject: Subject) -> Iterator[Hit]:
+def broken_repack(target: LintTarget) -> Iterator[Hit]:
     """Q8_KV_R8 with 4 unused bytes a row: made by llama-quantize --repack, all but the first 8 rows are corrupt."""
 
-    def is_repacked(t: Placed) -> bool:
+    def is_repacked(t: TensorView) -> bool:
         if t.type != "Q8_KV_R8" or t.nbytes is None:
             return False
         base = t.nbytes + 4 * t.rows
         return base <= t.room < base + 32
 
-    found = (t for t in subject.tensors if is_repacked(t))
-    yield from grouped(found, lambda t: "the room is that of Q8_KV, which has 4 bytes more in each row")
+    found = (t for t in target.tensors if is_repacked(t))
+    yield from hits_by_message(found, lambda t: "the room is that of Q8_KV, which has 4 bytes more in each row")
 
 
 @rule("Q01", Severity.INFO, engines=BOTH, way_out="ask who made it for the imatrix; without one these types are poor")
-def no_imatrix(subject: Subject) -> Iterator[Hit]:
+def no_imatrix(target: LintTarget) -> Iterator[Hit]:
     """Types that want an importance matrix, and the file names none."""
-    if not subject.has_metadata:
+    if not target.has_metadata:
         raise CannotEvaluate("the file with the metadata is not there")
-    if any(kv.key.startswith("quantize.imatrix.") for kv in subject.kvs):
+    if any(kv.key.startswith("quantize.imatrix.") for kv in target.kvs):
         return
-    wanting = (t for t in subject.tensors if not t.is_embedding and t.name != "output.weight" and _wants_imatrix(t))
-    yield from grouped(wanting, lambda t: f"{t.type} without quantize.imatrix.* in the metadata")
+    wanting = (t for t in target.tensors if not t.is_embedding and t.name != "output.weight" and _wants_imatrix(t))
+    yield from hits_by_message(wanting, lambda t: f"{t.type} without quantize.imatrix.* in the metadata")
 
 
-def _wants_imatrix(tensor: Placed) -> bool:
+def _wants_imatrix(tensor: TensorView) -> bool:
     rules = type_facts(tensor.info.type)
     return rules is not None and not {ImatrixPolicy.YES, ImatrixPolicy.ASSERTED}.isdisjoint(rules.imatrix.values())

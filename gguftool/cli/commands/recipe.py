@@ -76,6 +76,7 @@ def check(
     Unmatched tensors, rules that match nothing or never apply, unknown types, rows that a type does not divide, up and
     gate in different types, and the size that comes out. The exit code is 1 where there are errors among these.
     """
+    from gguftool.analysis.lint import rules as lint_rules
     from gguftool.analysis.recipe import check as check_recipe
     from gguftool.cli.shared.console import show_tables, write, write_json
     from gguftool.render.recipe import report_tables, summary_text
@@ -87,9 +88,7 @@ def check(
     else:
         write(summary_text(report) + "\n")
         show_tables(report_tables(report))
-    severities = [severity.value for severity in Severity]
-    failing = severities[: severities.index(fail_on.value) + 1]
-    if any(finding.severity in failing for finding in report.findings):
+    if report.reaches(lint_rules.Severity[fail_on.name]):
         raise typer.Exit(1)
 
 

@@ -13,7 +13,7 @@ from gguftool.cli.shared.options import Csv, Force, Json, Markdown, ModelsArgume
 if TYPE_CHECKING:
     from gguftool.analysis.report import Report
     from gguftool.model.model import Model
-    from gguftool.render.report_tables import By
+    from gguftool.render.report_tables import ReportBy
 
 _BREAKDOWNS = ("type", "role", "layer", "tensor")
 
@@ -76,10 +76,10 @@ def report(
     from gguftool.cli.shared.console import remark, write, write_json
     from gguftool.errors import FormatError, PlanError
     from gguftool.render.report import report_csv, report_markdown
-    from gguftool.render.report_tables import By
+    from gguftool.render.report_tables import ReportBy
 
     one_format(json=json, markdown=markdown, csv=csv, html=html is not None)
-    rules, breakdown = parse_rules(place or ()), By(by) if by else None
+    rules, breakdown = parse_rules(place or ()), ReportBy(by) if by else None
     try:
         opened = _open(models, this_file_only)
         imatrix = imatrix_among(opened)
@@ -118,7 +118,7 @@ def _open(specs: list[str], this_file_only: bool) -> tuple[Model, ...]:
     return opened
 
 
-def _show(made: Report, by: By | None) -> None:
+def _show(made: Report, by: ReportBy | None) -> None:
     """Show the report: in colour on a terminal, as plain text in a pipe."""
     from gguftool.cli.shared.console import rich_console, write
     from gguftool.render.page.strip import strip_rich

@@ -8,15 +8,18 @@ import threading
 import tracemalloc
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguftool.analysis.diff.data import By, DataOptions, Verdict
+from gguftool.analysis.diff.data import By, DataOptions, DataVerdict
 from gguftool.analysis.diff.figures import ErrorSums, errors_between, errors_of, total
 from gguftool.analysis.diff.models import DiffOptions, diff_headers
 from gguftool.errors import SourceError
+from gguftool.model.model import Model
 from gguftool.model.opening import open_model
 from gguftool.render.diff import render_diff_text, summary
 from gguftool.render.json_text import render_json
@@ -27,22 +30,22 @@ from tests.support.paths import FIXTURES
 ALL_TYPES = [2, 3, 6, 7, 8, 10, 11, 12, 13, 14, 16, 17, 18, 19, 20, 21, 22, 23, 29, 34, 35, 39, 40]
 
 
-def compare(a, b, by=By.TENSOR, **options):
+def compare(a: Model, b: Model, by: By = By.TENSOR, **options: Any) -> Any:
     return diff_headers(a, b, DiffOptions(data=DataOptions(by=by, **options)))
 
 
-def verdicts(report):
+def verdicts(report: Any) -> dict[str, DataVerdict]:
     return {one.name: one.verdict for one in report.data.tensors}
 
 
-def one_tensor(dims, kind, data, name="w", **options):
+def one_tensor(dims: tuple[int, ...], kind: int, data: bytes, name: str = "w", **options: Any) -> Model:
     return made((), [(name, dims, kind, data)], **options)
 
 
 # --- the measure -----------------------------------------------------------------------------------------------------
 
 
-def test_measure_of_known_numbers():
+def test_measure_of_known_numbers() -> None:
     np = pytest.importorskip("numpy")
     errors = errors_of(errors_between(np.array([3.0, 4.0]), np.array([3.0, 0.0])))
     assert errors.relative_rmse == pytest.approx(4 / 5)
@@ -55,7 +58,7 @@ NUMBERS = st.lists(st.tuples(*[st.floats(width=32, allow_nan=True, allow_infinit
 
 
 @given(NUMBERS, st.integers(0, 30))
-def test_sums_of_parts_are_the_sums_of_the_whole(pairs, cut):
+def test_sums_of_parts_are_the_sums_of_the_whole(pairs: list[tuple[float, float]], cut: int) -> None:
     import numpy as np
 
     x, y = np.array([p[0] for p in pairs], "f4"), np.array([p[1] for p in pairs], "f4")
@@ -67,7 +70,7 @@ def test_sums_of_parts_are_the_sums_of_the_whole(pairs, cut):
     assert errors.max_abs_error is None or math.isfinite(errors.max_abs_error)
 
 
-def test_figures_without_meaning_are_none():
+def test_figures_without_meaning_are_none() -> None:
     import numpy as np
 
     nothing = errors_of(ErrorSums())
@@ -78,7 +81,7 @@ def test_figures_without_meaning_are_none():
     assert overflow.relative_rmse is None
 
 
-def test_nan_and_infinity_are_counted_and_left_out():
+def test_nan_and_infinity_are_counted_and_left_out() -> None:
     nan, inf = float("nan"), float("inf")
     report = compare(one_tensor((4,), 0, f32(1, nan, 2, 3)), one_tensor((4,), 0, f32(1, 1, inf, 3.5)))
     (one,) = report.data.tensors
@@ -87,7 +90,7 @@ def test_nan_and_infinity_are_counted_and_left_out():
     assert "NaN or infinite: 1 in A, 1 in B, left out" in render_diff_text(report)
 
 
-def test_equal_nans_are_the_same():
+def test_equal_nans_are_the_same() -> None:
     nan = one_tensor((2,), 0, f32(float("nan"), 1))
     assert not compare(nan, nan).differs
 
@@ -95,43 +98,43 @@ def test_equal_nans_are_the_same():
 # --- verdicts --------------------------------------------------------------------------------------------------------
 
 
-def test_same_type_different_bytes_is_a_difference_and_measured():
+def test_same_type_different_bytes_is_a_difference_and_measured() -> None:
     report = compare(one_tensor((2,), 0, f32(1, 2)), one_tensor((2,), 0, f32(1, 2.5)))
-    assert (report.differs, report.tensors, verdicts(report)) == (True, (), {"w": Verdict.DIFFERENT})
+    assert (report.differs, report.tensors, verdicts(report)) == (True, (), {"w": DataVerdict.DIFFERENT})
     assert summary(report) == (
         "no differences in 0 metadata keys and 1 tensor; data of 1 tensor in both: 1 same type, different bytes"
     )
 
 
-def test_types_without_dequantizer_say_so():
+def test_types_without_dequantizer_say_so() -> None:
     report = compare(one_tensor((32, 8), 31, bytes(144)), one_tensor((32, 8), 31, b"\1" * 144))
     (one,) = report.data.tensors
-    assert (one.verdict, one.errors, one.note) == (Verdict.DIFFERENT, None, "no dequantizer for Q4_0_4_4")
+    assert (one.verdict, one.errors, one.note) == (DataVerdict.DIFFERENT, None, "no dequantizer for Q4_0_4_4")
     report = compare(one_tensor((256, 8), 230, bytes(4096)), one_tensor((256, 8), 30, bytes(4096)))
     assert report.data.tensors[0].note == "no dequantizer for BF16_R16"  # 8 rows do not divide by 16
 
 
-def test_unknown_types_compare_by_bytes_without_their_padding():
+def test_unknown_types_compare_by_bytes_without_their_padding() -> None:
     a = made((), [("w", (32,), 4711, b"\1" * 33), ("v", (1,), 0, f32(1))])
     b = made((), [("v", (1,), 0, f32(1)), ("w", (32,), 4711, b"\1" * 33)], alignment=128)
     c = made((), [("w", (32,), 4711, b"\1" * 32 + b"\2"), ("v", (1,), 0, f32(1))])
     assert a.tensors["w"].nbytes != b.tensors["w"].nbytes
-    assert verdicts(compare(a, b)) == {"w": Verdict.SAME, "v": Verdict.SAME}
-    assert verdicts(compare(a, c)) == {"w": Verdict.DIFFERENT, "v": Verdict.SAME}
+    assert verdicts(compare(a, b)) == {"w": DataVerdict.SAME, "v": DataVerdict.SAME}
+    assert verdicts(compare(a, c)) == {"w": DataVerdict.DIFFERENT, "v": DataVerdict.SAME}
     longer = made((), [("w", (32,), 4711, b"\1" * 33 + bytes(500)), ("v", (1,), 0, f32(1))])
-    assert verdicts(compare(a, longer))["w"] is Verdict.DIFFERENT
+    assert verdicts(compare(a, longer))["w"] is DataVerdict.DIFFERENT
 
 
-def test_other_shapes_are_not_compared():
+def test_other_shapes_are_not_compared() -> None:
     report = compare(one_tensor((2,), 0, f32(1, 2)), one_tensor((1, 2), 0, f32(1, 2)))
-    assert (report.data.tensors[0].verdict, report.data.tensors[0].note) == (Verdict.NOT_COMPARED, "shapes differ")
+    assert (report.data.tensors[0].verdict, report.data.tensors[0].note) == (DataVerdict.NOT_COMPARED, "shapes differ")
 
 
-def test_trailing_ones_are_the_same_shape():
+def test_trailing_ones_are_the_same_shape() -> None:
     assert not compare(one_tensor((2,), 0, f32(1, 2)), one_tensor((2, 1, 1), 0, f32(1, 2))).differs
 
 
-def test_ignored_tensors_are_not_read():
+def test_ignored_tensors_are_not_read() -> None:
     source = Memory(gguf((), [("w", (2,), 0, f32(1, 2))]))
     a, b = model(source), one_tensor((2,), 0, f32(1, 3))
     source.reads.clear()
@@ -140,22 +143,22 @@ def test_ignored_tensors_are_not_read():
 
 
 @pytest.mark.parametrize(("kind", "code"), [(0, "f"), (1, "e"), (28, "d"), (25, "h"), (27, "q"), (30, "H")])
-def test_plain_numbers_compare_across_byte_orders(kind, code):
+def test_plain_numbers_compare_across_byte_orders(kind: int, code: str) -> None:
     little, big, other = (struct.pack(f"{order}4{code}", *numbers) for order, numbers in (
         ("<", (1, 2, 3, 4)), (">", (1, 2, 3, 4)), (">", (1, 2, 3, 9))))  # fmt: skip
     a = one_tensor((4,), kind, little)
-    assert verdicts(compare(a, one_tensor((4,), kind, big, order=">"))) == {"w": Verdict.SAME}
+    assert verdicts(compare(a, one_tensor((4,), kind, big, order=">"))) == {"w": DataVerdict.SAME}
     (one,) = compare(a, one_tensor((4,), kind, other, order=">")).data.tensors
     same_order = struct.pack(f"<4{code}", 1, 2, 3, 9)
     (expected,) = compare(a, one_tensor((4,), kind, same_order)).data.tensors
     assert one == expected
-    assert one.verdict is Verdict.DIFFERENT
+    assert one.verdict is DataVerdict.DIFFERENT
 
 
-def test_blocks_across_byte_orders_are_never_called_the_same():
+def test_blocks_across_byte_orders_are_never_called_the_same() -> None:
     report = compare(one_tensor((32,), 8, bytes(34)), one_tensor((32,), 8, bytes(34), order=">"))
     assert report.differs
-    assert verdicts(report) == {"w": Verdict.NOT_COMPARED}
+    assert verdicts(report) == {"w": DataVerdict.NOT_COMPARED}
     both_big = one_tensor((32,), 8, bytes(34), order=">")
     assert not compare(both_big, both_big).differs
 
@@ -164,7 +167,7 @@ def test_blocks_across_byte_orders_are_never_called_the_same():
 
 
 @pytest.mark.parametrize("kind", ALL_TYPES)
-def test_any_bytes_of_any_type_are_measured_or_refused_in_words(kind):
+def test_any_bytes_of_any_type_are_measured_or_refused_in_words(kind: int) -> None:
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
     block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
@@ -175,7 +178,7 @@ def test_any_bytes_of_any_type_are_measured_or_refused_in_words(kind):
         assert one.note == ""
 
 
-def expected_errors(path_a, path_b):
+def expected_errors(path_a: Path, path_b: Path) -> dict[str, tuple[Any, ...]]:
     """Relative RMSE, cosine and maximal error of each tensor by gguf's own reader and numpy, all at once."""
     import numpy as np
     from gguf import GGUFReader
@@ -195,7 +198,7 @@ def expected_errors(path_a, path_b):
 @pytest.mark.parametrize(
     ("a", "b"), [("llama-Q4_K", "llama-Q8_0"), ("llama-BF16", "llama-IQ4_XS"), ("qwen3moe-Q4_K", "made")]
 )
-def test_errors_agree_with_gguf_and_numpy(a, b, tmp_path):
+def test_errors_agree_with_gguf_and_numpy(a: str, b: str, tmp_path: Path) -> None:
     paths = [FIXTURES / "engines" / f"tiny-{a}.gguf", FIXTURES / "engines" / f"tiny-{b}.gguf"]
     if b == "made":  # experts in a type that gguf dequantizes
         paths[1] = tmp_path / "made.gguf"
@@ -208,10 +211,10 @@ def test_errors_agree_with_gguf_and_numpy(a, b, tmp_path):
     for name, errors in measured.items():
         figures = (errors.relative_rmse, errors.cosine, errors.max_abs_error)
         assert figures == pytest.approx(expected[name], rel=1e-9)
-    assert all(expected[one.name][0] == 0 for one in report.data.tensors if one.verdict is Verdict.SAME)
+    assert all(expected[one.name][0] == 0 for one in report.data.tensors if one.verdict is DataVerdict.SAME)
 
 
-def test_chunks_do_not_change_the_figures(monkeypatch):
+def test_chunks_do_not_change_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [FIXTURES / "engines" / f"tiny-llama-{name}.gguf" for name in ("Q4_K", "BF16")]
     whole = compare(*map(open_model, paths)).data
     monkeypatch.setattr("gguftool.analysis.diff.data._CHUNK_ELEMENTS", 300)  # no multiple of a block
@@ -227,7 +230,7 @@ def test_chunks_do_not_change_the_figures(monkeypatch):
 # --- totals ----------------------------------------------------------------------------------------------------------
 
 
-def layered(numbers):
+def layered(numbers: list[tuple[float, float]]) -> Model:
     names = ["token_embd.weight", "blk.0.attn_q.weight", "blk.0.ffn_norm.weight", "blk.10.attn_q.weight", "blk.2.x"]
     return made((), [(name, (2,), 0, f32(*pair)) for name, pair in zip(names, numbers, strict=True)])
 
@@ -236,7 +239,7 @@ A = layered([(3, 4), (1, 0), (1, 1), (1, 0), (2, 2)])
 B = layered([(3, 0), (0, 0), (1, 1), (1, 1), (2, 2)])
 
 
-def test_totals_by_layer_are_in_order_and_add_up():
+def test_totals_by_layer_are_in_order_and_add_up() -> None:
     data = compare(A, B, By.LAYER).data
     assert [(one.name, one.tensors, one.same, one.measured) for one in data.totals] == [
         ("no layer", 1, 0, 1),
@@ -249,7 +252,7 @@ def test_totals_by_layer_are_in_order_and_add_up():
     assert data.totals[2].errors is None
 
 
-def test_totals_by_role_count_every_tensor_once():
+def test_totals_by_role_count_every_tensor_once() -> None:
     from gguftool.model.roles import tensor_place
 
     data = compare(A, B, By.ROLE).data
@@ -261,7 +264,7 @@ def test_totals_by_role_count_every_tensor_once():
     assert len(counts) >= 3
 
 
-def test_json_of_errors_is_valid_whatever_they_are():
+def test_json_of_errors_is_valid_whatever_they_are() -> None:
     import json
 
     a, b = one_tensor((2,), 0, f32(float("nan"), 0)), one_tensor((2,), 0, f32(float("inf"), 1))
@@ -273,15 +276,15 @@ def test_json_of_errors_is_valid_whatever_they_are():
 
 
 @pytest.mark.parametrize(("single", "folder"), [("Q4_K", "mainline-Q4_K"), ("IQ4_KS", "ik-IQ4_KS")])
-def test_a_set_holds_the_data_of_the_file_it_was_split_from(single, folder):
+def test_a_set_holds_the_data_of_the_file_it_was_split_from(single: str, folder: str) -> None:
     a, b = (open_model(FIXTURES / "engines" / name) for name in (f"tiny-llama-{single}.gguf", f"sets/{folder}"))
     report = compare(a, b)
-    assert set(verdicts(report).values()) == {Verdict.SAME}
+    assert set(verdicts(report).values()) == {DataVerdict.SAME}
     assert not report.differs
 
 
 @pytest.mark.slow
-def test_models_of_the_engines_hold_their_own_data_and_mirror_each_other():
+def test_models_of_the_engines_hold_their_own_data_and_mirror_each_other() -> None:
     opened = [open_model(path) for path in sorted((FIXTURES / "engines").glob("tiny-llama-*.gguf"))]
     for one in opened:
         assert not compare(one, one).differs
@@ -291,7 +294,7 @@ def test_models_of_the_engines_hold_their_own_data_and_mirror_each_other():
         assert figures(forth) == pytest.approx(figures(back), rel=1e-12)
 
 
-def figures(report):
+def figures(report: Any) -> dict[str, Any]:
     """Return the errors that do not depend on which side is which."""
     measured = [one for one in report.data.tensors if one.errors]
     cosines = {f"{one.name}: cosine": one.errors.cosine for one in measured}
@@ -310,10 +313,10 @@ class Made(Memory):
     largest: int = 0
 
     @property
-    def size(self):
+    def size(self) -> int:
         return len(self.data) + self.length
 
-    def read_at(self, offset, length):
+    def read_at(self, offset: int, length: int) -> bytes:
         assert offset + length <= self.size
         if offset < len(self.data):
             return (self.data[offset : offset + length]).ljust(length, self.fill)
@@ -322,7 +325,7 @@ class Made(Memory):
 
 
 @pytest.mark.slow
-def test_memory_is_bounded_whatever_the_row_length():
+def test_memory_is_bounded_whatever_the_row_length() -> None:
     elements = 24 << 20  # one row of 96 MiB
     head = gguf((), [("w", (elements,), 0, b"")])
     sources = [Made(head, length=elements * 4, fill=fill) for fill in (b"\0", b"\1")]
@@ -337,7 +340,7 @@ def test_memory_is_bounded_whatever_the_row_length():
     assert peak < 24 << 20
 
 
-def test_progress_adds_up_to_all_bytes():
+def test_progress_adds_up_to_all_bytes() -> None:
     from gguftool.analysis.diff.models import bytes_to_compare
 
     done = []
@@ -346,14 +349,14 @@ def test_progress_adds_up_to_all_bytes():
 
 
 class Broken(Memory):
-    def read_at(self, offset, length):
+    def read_at(self, offset: int, length: int) -> bytes:
         if getattr(self, "broken", False):
             raise SourceError("cannot read: no such luck", source=self.name)
         return super().read_at(offset, length)
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_read_error_reaches_the_user_and_ends_all_threads():
+def test_a_read_error_reaches_the_user_and_ends_all_threads() -> None:
     source = Broken(gguf((), [(f"w{n}", (2,), 0, f32(1, n)) for n in range(50)]))
     broken = model(source)
     source.broken = True

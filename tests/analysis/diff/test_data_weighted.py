@@ -6,6 +6,8 @@ import csv
 import json
 import math
 import struct
+from pathlib import Path
+from typing import Any
 
 import numpy as np  # noqa: TID253 - what is tested takes arrays
 import pytest
@@ -19,6 +21,7 @@ from gguftool.analysis.diff.models import DiffOptions, diff_headers
 from gguftool.errors import PlanError
 from gguftool.format.imatrix import Imatrix, ImatrixEntry
 from gguftool.model.companions import open_imatrix
+from gguftool.model.model import Model
 from gguftool.model.opening import open_model
 from tests.support import builders as b
 from tests.support.command import run_gguftool
@@ -28,7 +31,7 @@ from tests.support.paths import FIXTURES
 UP, DOWN, EXPERTS = "blk.0.ffn_up.weight", "blk.1.ffn_down.weight", "blk.0.ffn_up_exps.weight"
 
 
-def imatrix(**weights) -> Imatrix:
+def imatrix(**weights: Any) -> Imatrix:
     """An imatrix whose weights are those given, by name with _ for the dots."""
     entries = {}
     for name, values in weights.items():
@@ -37,11 +40,11 @@ def imatrix(**weights) -> Imatrix:
     return Imatrix(entries=entries)
 
 
-def compare(a, b, matrix=None, by=By.TENSOR):
+def compare(a: Model, b: Model, matrix: Imatrix | None = None, by: By = By.TENSOR) -> Any:
     return diff_headers(a, b, DiffOptions(data=DataOptions(by=by, imatrix=matrix, imatrix_name="i.dat"))).data
 
 
-def pair(dims, *names):
+def pair(dims: tuple[int, ...], *names: str) -> tuple[Any, ...]:
     """Two models with the same tensors of random numbers, and those numbers in ggml's order, row by row."""
     random = np.random.default_rng(len(names) + sum(dims))
     x = {name: random.standard_normal(dims[::-1]).astype("<f4") for name in names}
@@ -50,7 +53,7 @@ def pair(dims, *names):
     return *sides, x, y
 
 
-def formulas(x, y, w):
+def formulas(x: Any, y: Any, w: Any) -> tuple[float, ...]:
     """The figures by plain formulas on whole arrays: SNR, weighted relative RMSE, weighted SNR."""
     x, y, w = x.astype(float), y.astype(float), np.broadcast_to(w, x.shape).astype(float)
     noise, weighted = ((x - y) ** 2).sum(), (w * (x - y) ** 2).sum()
@@ -58,13 +61,15 @@ def formulas(x, y, w):
     return 10 * np.log10((x**2).sum() / noise), np.sqrt(weighted / signal), 10 * np.log10(signal / weighted)
 
 
-def figures(errors):
+def figures(errors: Any) -> tuple[float | None, ...]:
     return errors.snr_db, errors.weighted_relative_rmse, errors.weighted_snr_db
 
 
 @pytest.mark.parametrize("chunk", [32, 96, 1 << 17])
 @pytest.mark.parametrize("dims", [(32, 5), (96, 4, 3), (32, 6, 5), (320, 1, 2), (64,)])
-def test_streamed_figures_are_those_of_whole_arrays(dims, chunk, monkeypatch):
+def test_streamed_figures_are_those_of_whole_arrays(
+    dims: tuple[int, ...], chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Rows longer and shorter than a chunk, chunks that end inside rows and matrices, an expert's own weights."""
     monkeypatch.setattr(data, "_CHUNK_ELEMENTS", chunk)
     a, other, x, y = pair(dims, EXPERTS)
@@ -77,7 +82,9 @@ def test_streamed_figures_are_those_of_whole_arrays(dims, chunk, monkeypatch):
 
 
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(1, 4), st.data())
-def test_every_element_gets_the_weight_of_its_column_in_its_matrix(width, rows, matrices, data):
+def test_every_element_gets_the_weight_of_its_column_in_its_matrix(
+    width: int, rows: int, matrices: int, data: st.DataObject
+) -> None:
     weights = np.arange(matrices * width, dtype=np.float32).reshape(matrices, width)
     elements = width * rows * matrices
     whole = np.repeat(weights[:, None, :], rows, axis=1).ravel()
@@ -87,14 +94,14 @@ def test_every_element_gets_the_weight_of_its_column_in_its_matrix(width, rows, 
     assert np.array_equal(found, whole[start : start + count])
 
 
-def test_known_numbers():
+def test_known_numbers() -> None:
     errors = errors_of(errors_between(np.array([3.0, 4.0]), np.array([3.0, 0.0]), np.array([1, 0.25], np.float32)))
     assert errors.snr_db == pytest.approx(10 * math.log10(25 / 16))
     assert errors.weighted_relative_rmse == pytest.approx(math.sqrt(4 / 13))
     assert errors.weighted_snr_db == pytest.approx(10 * math.log10(13 / 4))
 
 
-def test_figures_without_meaning():
+def test_figures_without_meaning() -> None:
     zeros, ones = np.zeros(2), np.ones(2)
     assert errors_of(errors_between(ones, ones)).snr_db == math.inf
     assert errors_of(errors_between(zeros, ones)).snr_db is None
@@ -105,7 +112,7 @@ def test_figures_without_meaning():
     assert gone.weighted_snr_db == math.inf
 
 
-def test_totals_weigh_what_has_weights_and_count_what_has_none():
+def test_totals_weigh_what_has_weights_and_count_what_has_none() -> None:
     a, other, x, y = pair((32, 4), UP, DOWN, "output.weight")
     weights = {UP: np.arange(32), DOWN: np.arange(32)[::-1] ** 2}
     for by in (By.ROLE, By.LAYER):
@@ -120,7 +127,7 @@ def test_totals_weigh_what_has_weights_and_count_what_has_none():
     assert (plain.imatrix, plain.whole.weighted, {one.weighted for one in plain.tensors}) == (None, None, {None})
 
 
-def test_an_imatrix_of_another_model_is_refused():
+def test_an_imatrix_of_another_model_is_refused() -> None:
     a, other, *_ = pair((32, 4), UP)
     with pytest.raises(PlanError, match="none of its 1 entries is a tensor of"):
         compare(a, other, imatrix(nothing=[1]))
@@ -129,13 +136,13 @@ def test_an_imatrix_of_another_model_is_refused():
     assert "has 33 values in the imatrix, and as a tensor of 32 x 4 it needs 32" in str(caught.value)
 
 
-def test_embeddings_of_another_size_are_passed_over_as_llama_quantize_does():
+def test_embeddings_of_another_size_are_passed_over_as_llama_quantize_does() -> None:
     a, other, *_ = pair((32, 4), "token_embd.weight", UP)
     data = compare(a, other, imatrix(**{"token_embd.weight": np.ones(7), UP: np.ones(32)}))
     assert [one.weighted for one in data.tensors] == [False, True]
 
 
-def test_what_the_quantizer_weighed_is_better_by_its_own_weights():
+def test_what_the_quantizer_weighed_is_better_by_its_own_weights() -> None:
     """Types made with an imatrix have less error where it looks: a wrong expansion of weights would not show that."""
     zoo = FIXTURES / "engines" / "zoo"
     a, quant = open_model(zoo / "zoo-f32-ml.gguf"), open_model(zoo / "zoo-ml.gguf")
@@ -150,7 +157,7 @@ def test_what_the_quantizer_weighed_is_better_by_its_own_weights():
 
 
 @pytest.fixture
-def files(tmp_path):
+def files(tmp_path: Path) -> Path:
     kvs = b.llama_kvs()
     for name, change in (("a.gguf", 0.0), ("b.gguf", 0.25)):
         tensors = (
@@ -166,12 +173,12 @@ def files(tmp_path):
     return tmp_path
 
 
-def run(cwd, *args):
+def run(cwd: Path, *args: str) -> tuple[int, str, str]:
     done = run_gguftool("diff", "a.gguf", "b.gguf", *args, cwd=cwd)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
-def test_table_json_and_csv(files):
+def test_table_json_and_csv(files: Path) -> None:
     weighted = f"{math.sqrt(9 * 0.0625 / 38):.4g}"
     code, out, _ = run(files, "--data", "--imatrix", "i.dat")
     assert code == 1
@@ -191,7 +198,7 @@ def test_table_json_and_csv(files):
     assert "weighted" not in out
 
 
-def test_csv_says_what_was_left_out(files):
+def test_csv_says_what_was_left_out(files: Path) -> None:
     values = struct.pack("<4f", math.nan, 2, 3, math.inf)
     (files / "b.gguf").write_bytes(b.gguf(b.llama_kvs(), [b.Tensor(UP, (4, 1), 0, values)]))
     _, out, _ = run(files, "--data", "--by", "role", "--csv")
@@ -209,13 +216,13 @@ def test_csv_says_what_was_left_out(files):
         (("--imatrix", "i.dat"), "add --data"),
     ],
 )
-def test_bad_imatrix_is_exit_code_2(files, arguments, said):
+def test_bad_imatrix_is_exit_code_2(files: Path, arguments: tuple[str, ...], said: str) -> None:
     code, out, err = run(files, *arguments)
     assert (code, out) == (2, "")
     assert said in err
 
 
-def test_the_scalar_of_a_model_without_dims_has_one_weight():
+def test_the_scalar_of_a_model_without_dims_has_one_weight() -> None:
     sides = [made((), [("w", (), 0, f32(value))]) for value in (2.0, 3.0)]
     found = compare(*sides, imatrix(w=[5])).tensors[0]
     assert found.errors.weighted_relative_rmse == pytest.approx(0.5)

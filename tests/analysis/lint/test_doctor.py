@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gguftool.analysis.lint.check import CheckOptions, Report, check
+from gguftool.analysis.lint.check import CheckOptions, CheckReport, check
 from gguftool.analysis.lint.doctor import DIAGNOSES
 from gguftool.errors import SourceError
 from tests.support.check_models import File, T, model, shards
@@ -59,7 +59,7 @@ CAUSES = {
 }
 
 
-def diagnosed(path: Path | str) -> Report:
+def diagnosed(path: Path | str) -> CheckReport:
     report = check(str(path))
     assert not report.readable
     assert report.findings == ()
@@ -77,32 +77,32 @@ def said(path: Path | str, code: str) -> str:
 
 
 @pytest.mark.parametrize("cause", CAUSES)
-def test_a_cause_is_named(tmp_path, cause):
+def test_a_cause_is_named(tmp_path: Path, cause: str) -> None:
     data, code, words = CAUSES[cause]
     path = tmp_path / "m.gguf"
     path.write_bytes(data)
     assert words in said(path, code)
 
 
-def test_a_real_old_imatrix():
+def test_a_real_old_imatrix() -> None:
     assert "69 entries" in said(FIXTURES / "engines" / "zoo" / "zoo-f32-ik.gguf.imatrix.dat", "N12")
 
 
-def test_every_code_is_tried():
+def test_every_code_is_tried() -> None:
     elsewhere = {"N01", "N02", "N08"}
     assert {code for _, code, _ in CAUSES.values()} | elsewhere == set(DIAGNOSES)
 
 
-def test_a_missing_file(tmp_path):
+def test_a_missing_file(tmp_path: Path) -> None:
     assert "No such file" in said(tmp_path / "m.gguf", "N01")
 
 
-def test_a_missing_file_whose_set_is_there(tmp_path):
+def test_a_missing_file_whose_set_is_there(tmp_path: Path) -> None:
     shards(tmp_path, prefix="big")
     assert "big-00001-of-00003.gguf" in said(tmp_path / "big.gguf", "N01")
 
 
-def test_a_folder(tmp_path):
+def test_a_folder(tmp_path: Path) -> None:
     assert "no files" in said(tmp_path, "N02")
     (tmp_path / "README.md").write_text("x")
     assert "README.md" in said(tmp_path, "N02")
@@ -121,7 +121,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("names", NAMES, ids=[names[0] for names in NAMES])
-def test_byte_split_parts(tmp_path, names):
+def test_byte_split_parts(tmp_path: Path, names: list[str]) -> None:
     data = model(T("blk.0.ffn_down.weight", (256, 64))).bytes()
     for index, name in enumerate(names):
         (tmp_path / name).write_bytes(data[index * 6000 : (index + 1) * 6000] or b"\x11")
@@ -135,20 +135,20 @@ def test_byte_split_parts(tmp_path, names):
     assert line in said(tmp_path, "N02")
 
 
-def test_an_unpacked_part_is_not_called_a_part(tmp_path):
+def test_an_unpacked_part_is_not_called_a_part(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf.001"
     path.write_bytes(gzip.compress(b"x"))
     assert "gunzip" in said(path, "N11")
 
 
-def test_names_in_commands_are_quoted(tmp_path):
+def test_names_in_commands_are_quoted(tmp_path: Path) -> None:
     path = tmp_path / "a b;rm.gguf.001"
     path.write_bytes(b"\x9c" * 100)
     assert f"cat '{path}' > '{tmp_path}/a b;rm.gguf'" in said(path, "N08")
 
 
 @pytest.mark.parametrize("cut", [1, 1088, 1089, 3000])
-def test_truncation_counts_bytes_and_tensors(tmp_path, cut):
+def test_truncation_counts_bytes_and_tensors(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "m.gguf"
     whole = model(T("blk.0.a.weight"), T("blk.0.b.weight"))
     path.write_bytes(whole.bytes()[:-cut])
@@ -160,20 +160,20 @@ def test_truncation_counts_bytes_and_tensors(tmp_path, cut):
     assert finding.tensors == ("token_embd.weight", "output.weight", "blk.0.a.weight", "blk.0.b.weight")[-hit:]
 
 
-def test_missing_padding_is_no_truncation(tmp_path):
+def test_missing_padding_is_no_truncation(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     whole = model(T("blk.0.a.weight", (32, 31))).bytes()
     path.write_bytes(whole[:-2])
     assert check(str(path)).readable
 
 
-def test_a_damaged_offset_is_no_truncation(tmp_path):
+def test_a_damaged_offset_is_no_truncation(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(model(T("blk.0.a.weight", offset=1 << 60)).bytes())
     assert "offset is damaged" in said(path, "N14")
 
 
-def test_forgotten_row_metadata_is_no_truncation(tmp_path):
+def test_forgotten_row_metadata_is_no_truncation(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     bare = 32 * 136
     tensors = [T(f"blk.0.{name}.weight", (256, 32), 144, nbytes=bare) for name in "abc"]
@@ -186,7 +186,7 @@ def test_forgotten_row_metadata_is_no_truncation(tmp_path):
     assert "bytes are missing" in said(path, "N09")
 
 
-def test_a_set_names_each_bad_shard(tmp_path):
+def test_a_set_names_each_bad_shard(tmp_path: Path) -> None:
     paths = shards(tmp_path, 5)
     paths[1].write_bytes(POINTER)
     paths[3].write_bytes(paths[3].read_bytes()[:-100])
@@ -195,7 +195,7 @@ def test_a_set_names_each_bad_shard(tmp_path):
     assert report.files == 5
 
 
-def test_what_can_be_read_is_no_diagnosis(tmp_path):
+def test_what_can_be_read_is_no_diagnosis(tmp_path: Path) -> None:
     """Later shards, other byte orders, imatrix files, adapters, joined shards and long files are findings of rules."""
     files = {
         "F16": model(order=">"),
@@ -209,7 +209,7 @@ def test_what_can_be_read_is_no_diagnosis(tmp_path):
         assert code in {f.code for f in check(str(path)).findings}
 
 
-def test_a_real_shard_2():
+def test_a_real_shard_2() -> None:
     path = FIXTURES / "engines" / "sets" / "ik-IQ4_KS" / "tiny-llama-TEST-IQ4_KS-SPECIAL_TENSOR-00002-of-00022.gguf"
     report = check(str(path), CheckOptions(this_file_only=True))
     (finding,) = [f for f in report.findings if f.code == "F21"]
@@ -217,7 +217,7 @@ def test_a_real_shard_2():
     assert "load shard 1" in finding.way_out
 
 
-def test_reads_are_bounded(tmp_path, monkeypatch):
+def test_reads_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A zeroed file of a terabyte (a hole) is told from a few kilobytes of it."""
     path = tmp_path / "m.gguf"
     with path.open("wb") as out:
@@ -232,13 +232,13 @@ def test_reads_are_bounded(tmp_path, monkeypatch):
     assert sum(reads) < 1 << 18
 
 
-def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(model().bytes())
 
     from gguftool.storage.sources.local import LocalSource
 
-    def refuse(self, offset, length):
+    def refuse(self: LocalSource, offset: int, length: int) -> bytes:
         raise SourceError("cannot read: Input/output error", source=self.name, offset=offset)
 
     monkeypatch.setattr(LocalSource, "read_at", refuse)
@@ -247,7 +247,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("length", [1, 3, 4, 7, 8, 12, 23, 24])
 @pytest.mark.parametrize("byte", [b"\0", b"G", b"\xff"])
-def test_short_files_are_named_too(tmp_path, length, byte):
+def test_short_files_are_named_too(tmp_path: Path, length: int, byte: bytes) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes((b"GGUF" + byte * 20)[:length])
     diagnosed(path)
@@ -255,7 +255,7 @@ def test_short_files_are_named_too(tmp_path, length, byte):
     diagnosed(path)
 
 
-def test_a_zip_as_written_by_python(tmp_path):
+def test_a_zip_as_written_by_python(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("data.json", json.dumps({}))

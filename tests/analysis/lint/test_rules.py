@@ -6,7 +6,9 @@ import hashlib
 import random
 import re
 import struct
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +17,8 @@ from gguftool.analysis.lint.check import CheckOptions, check, codes
 from gguftool.analysis.lint.doctor import DIAGNOSES
 from gguftool.analysis.lint.file import spread
 from gguftool.analysis.lint.layers import layers_in_words
-from gguftool.analysis.lint.rules import RULES, CannotEvaluate, Finding, Hit, Rule, Severity, judged, run_rules
+from gguftool.analysis.lint.rules import RULES, CannotEvaluate, Finding, Hit, LintRule, Severity, judged, run_rules
+from gguftool.analysis.lint.target import LintTarget
 from gguftool.analysis.placement import parse_rules
 from gguftool.format.engine_facts.engines import BOTH, IK, IK_LLAMA_CPP, LLAMA_CPP, MAINLINE
 from gguftool.model.opening import open_model
@@ -40,7 +43,7 @@ def mla(*roles: tuple[str, tuple[int, ...]], key_length: int = 0, kind: int = Q8
     return model(*tensors, arch="deepseek2", kvs=[("deepseek2.attention.key_length_mla", "u32", key_length)])
 
 
-def weight(dims: tuple[int, ...] = (256, 32), kind: int = Q8_0, **more) -> T:
+def weight(dims: tuple[int, ...] = (256, 32), kind: int = Q8_0, **more: Any) -> T:
     return T("blk.0.ffn_down.weight", dims, kind, **more)
 
 
@@ -181,13 +184,13 @@ CASES = [
 ]
 
 
-def found(path: Path | str, engine: str = ML, **options) -> tuple[Finding, ...]:
+def found(path: Path | str, engine: str = ML, **options: Any) -> tuple[Finding, ...]:
     report = check(str(path), CheckOptions(engines=(engine,), **options))
     assert report.diagnoses == ()
     return report.findings
 
 
-def hits(path: Path | str, code: str, engine: str = ML, **options) -> list[Finding]:
+def hits(path: Path | str, code: str, engine: str = ML, **options: Any) -> list[Finding]:
     """Findings of a code that say a rule is broken: not those that say that it could not be evaluated."""
     return [f for f in found(path, engine, **options) if f.code == code and "could not be evaluated" not in f.message]
 
@@ -199,22 +202,24 @@ def written(tmp_path: Path, file: File, name: str = "m.gguf") -> Path:
 
 
 @pytest.mark.parametrize(("code", "engine", "bad", "good"), CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
-def test_a_rule_finds_its_problem_and_leaves_others_alone(tmp_path, code, engine, bad, good):
+def test_a_rule_finds_its_problem_and_leaves_others_alone(
+    tmp_path: Path, code: str, engine: str, bad: File, good: File
+) -> None:
     assert hits(written(tmp_path, bad, "bad.gguf"), code, engine)
     assert not [f for f in found(written(tmp_path, good, "good.gguf"), engine) if f.code == code]
 
 
-def test_a_model_without_faults_has_no_findings(tmp_path):
+def test_a_model_without_faults_has_no_findings(tmp_path: Path) -> None:
     for engine in BOTH:
         assert found(written(tmp_path, model(*moe(), kvs=[("general.file_type", "u32", 7)])), engine) == ()
 
 
-def _break(paths: list[Path], index: int, keys: list) -> None:
+def _break(paths: list[Path], index: int, keys: list[tuple[Any, ...]]) -> None:
     name = "token_embd.weight" if index == 1 else f"blk.{index - 2}.ffn_down.weight"
     paths[index].write_bytes(File(tensors=[T(name)] if index else [], kvs=keys).bytes())
 
 
-def _keys(no: int, count: int = 3, total: int = 2, kind: str = "u16") -> list:
+def _keys(no: int, count: int = 3, total: int = 2, kind: str = "u16") -> list[tuple[Any, ...]]:
     return [("split.no", kind, no), ("split.count", "u16", count), ("split.tensors.count", "i32", total)]
 
 
@@ -232,19 +237,19 @@ SET_CASES = {
 
 
 @pytest.mark.parametrize("code", SET_CASES)
-def test_a_rule_about_sets(tmp_path, code):
+def test_a_rule_about_sets(tmp_path: Path, code: str) -> None:
     paths = shards(tmp_path)
     assert code not in {f.code for f in found(tmp_path)}
     SET_CASES[code](paths)
     assert hits(next(path for path in paths if path.exists()), code)
 
 
-def test_an_intact_set_has_no_findings(tmp_path):
+def test_an_intact_set_has_no_findings(tmp_path: Path) -> None:
     shards(tmp_path, 5)
     assert [found(tmp_path, engine) for engine in BOTH] == [(), ()]
 
 
-def test_shard_1_without_its_keys(tmp_path):
+def test_shard_1_without_its_keys(tmp_path: Path) -> None:
     paths = shards(tmp_path)
     paths[0].write_bytes(File(kvs=[*model().kvs, ("split.no", "u32", 0)]).bytes())
     said = " ".join(f.message for f in hits(tmp_path, "H01", IKL))
@@ -253,7 +258,7 @@ def test_shard_1_without_its_keys(tmp_path):
     assert "split.tensors.count is absent" in said
 
 
-def test_a_renamed_shard(tmp_path):
+def test_a_renamed_shard(tmp_path: Path) -> None:
     paths = shards(tmp_path)
     moved = tmp_path / "sub" / "renamed.gguf"
     moved.parent.mkdir()
@@ -263,13 +268,13 @@ def test_a_renamed_shard(tmp_path):
 
 
 @pytest.mark.parametrize(("count", "severity"), [(62, None), (63, Severity.WARNING), (65, Severity.ERROR)])
-def test_too_many_shards_for_ik(tmp_path, count, severity):
+def test_too_many_shards_for_ik(tmp_path: Path, count: int, severity: Severity | None) -> None:
     path = shards(tmp_path, count)[0]
     assert [f.severity for f in hits(path, "H01", IKL)] == ([severity] if severity is not None else [])
     assert hits(path, "H01", ML) == []
 
 
-def test_several_incomplete_sets_are_said_to_be_so(tmp_path):
+def test_several_incomplete_sets_are_said_to_be_so(tmp_path: Path) -> None:
     for prefix, kept in (("a", 0), ("b", 2)):
         for index, path in enumerate(shards(tmp_path, prefix=prefix)):
             if index != kept:
@@ -277,7 +282,7 @@ def test_several_incomplete_sets_are_said_to_be_so(tmp_path):
     assert "several sets" in hits(tmp_path, "F20")[0].message
 
 
-def test_a_lone_shard_by_itself_is_not_called_incomplete(tmp_path):
+def test_a_lone_shard_by_itself_is_not_called_incomplete(tmp_path: Path) -> None:
     path = shards(tmp_path)[1]
     codes_found = {f.code: f for f in found(path, this_file_only=True)}
     assert codes_found["F20"].severity is Severity.INFO
@@ -286,7 +291,7 @@ def test_a_lone_shard_by_itself_is_not_called_incomplete(tmp_path):
     assert max(f.severity for f in codes_found.values()) is Severity.INFO
 
 
-def test_an_up_gate_mix_is_named_by_layer(tmp_path):
+def test_an_up_gate_mix_is_named_by_layer(tmp_path: Path) -> None:
     tensors = [t for layer in range(5) for t in moe(gate=Q4_K if layer in {1, 3, 4} else Q8_0, layer=layer)]
     (finding,) = hits(written(tmp_path, model(*tensors, layers=5)), "M01", IKL)
     assert finding.where == "blk.1, blk.3-4 (3 layers)"
@@ -294,7 +299,7 @@ def test_an_up_gate_mix_is_named_by_layer(tmp_path):
     assert finding.tensors[:2] == ("blk.1.ffn_up_exps.weight", "blk.1.ffn_gate_exps.weight")
 
 
-def test_an_up_gate_mix_in_one_layer_of_a_real_model(tmp_path):
+def test_an_up_gate_mix_in_one_layer_of_a_real_model(tmp_path: Path) -> None:
     data = bytearray((FIXTURES / "engines" / "tiny-qwen3moe-Q4_K.gguf").read_bytes())
     name = b"blk.1.ffn_gate_exps.weight"
     at = data.index(name) + len(name) + 4 + 3 * 8
@@ -307,7 +312,7 @@ def test_an_up_gate_mix_in_one_layer_of_a_real_model(tmp_path):
 
 
 @pytest.mark.parametrize("code", ["G01", "G02"])
-def test_rules_of_places(tmp_path, code):
+def test_rules_of_places(tmp_path: Path, code: str) -> None:
     kind = 212 if code == "G01" else 29
     path = written(tmp_path, model(*moe(up=kind, gate=kind)))
     (undecided,) = [f for f in found(path, IKL) if f.code == code]
@@ -319,7 +324,7 @@ def test_rules_of_places(tmp_path, code):
     assert [f for f in found(path, IKL, places=parse_rules([".=CPU"])) if f.code == code] == []
 
 
-def test_the_first_place_that_matches_counts(tmp_path):
+def test_the_first_place_that_matches_counts(tmp_path: Path) -> None:
     path = written(tmp_path, model(*moe(up=212, gate=212)))
     hybrid = parse_rules(["exps=CPU", ".=CUDA0"])
     (finding,) = hits(path, "G01", IKL, places=hybrid)
@@ -331,7 +336,7 @@ def test_the_first_place_that_matches_counts(tmp_path):
     }
 
 
-def test_severities_that_depend_on_the_case(tmp_path):
+def test_severities_that_depend_on_the_case(tmp_path: Path) -> None:
     on_avx512 = written(tmp_path, model(weight((256, 8), 208)))
     assert [f.severity for f in hits(on_avx512, "S04", IKL)] == [Severity.WARNING]
     twins = written(tmp_path, model(T(LONG + "a"), T(LONG + "b")))
@@ -340,7 +345,7 @@ def test_severities_that_depend_on_the_case(tmp_path):
     assert [f.severity for f in hits(wrong_kind, "S09")] == [Severity.ERROR]
 
 
-def test_types_that_changed_are_undecided_not_passed(tmp_path):
+def test_types_that_changed_are_undecided_not_passed(tmp_path: Path) -> None:
     (finding,) = [f for f in found(written(tmp_path, model(weight(kind=153))), IKL) if f.code == "T05"]
     assert finding.severity is Severity.INFO
     assert "could not be evaluated" in finding.message
@@ -349,32 +354,34 @@ def test_types_that_changed_are_undecided_not_passed(tmp_path):
 # --- the machinery ---------------------------------------------------------------------------------------------------
 
 
-def _subject(tmp_path, file=None):
-    from gguftool.analysis.lint.subject import subject_of
+def _target(tmp_path: Path, file: File | None = None) -> LintTarget:
+    from gguftool.analysis.lint.target import target_of
     from gguftool.model.model import ModelFile
     from gguftool.model.opening import read_header
     from gguftool.storage.sources.locate import open_source
 
     source = open_source(str(written(tmp_path, file or model())))
-    return subject_of("m", [ModelFile(source=source, header=read_header(source), shard=None)])
+    return target_of("m", [ModelFile(source=source, header=read_header(source), shard=None)])
 
 
-def _rule(code, check_function, engines=()):
-    return Rule(code=code, severity=Severity.WARNING, sentence="", way_out="x", engines=engines, check=check_function)
+def _rule(code: str, check_function: Callable[[LintTarget], Iterable[Hit]], engines: tuple[str, ...] = ()) -> LintRule:
+    return LintRule(
+        code=code, severity=Severity.WARNING, sentence="", way_out="x", engines=engines, check=check_function
+    )
 
 
-def test_a_broken_rule_is_an_error_and_the_others_still_run(tmp_path):
-    def broken(subject):
+def test_a_broken_rule_is_an_error_and_the_others_still_run(tmp_path: Path) -> None:
+    def broken(target: LintTarget) -> Iterator[Hit]:
         yield Hit(message="first")
         raise ZeroDivisionError("oh")
 
-    def cannot(subject):
+    def cannot(target: LintTarget) -> Iterable[Hit]:
         raise CannotEvaluate("no light")
 
     findings = run_rules(
-        _subject(tmp_path),
+        _target(tmp_path),
         BOTH,
-        [_rule("X1", broken), _rule("X2", cannot), _rule("X3", lambda subject: [Hit(message="seen")])],
+        [_rule("X1", broken), _rule("X2", cannot), _rule("X3", lambda target: [Hit(message="seen")])],
     )
     assert [(f.code, f.severity) for f in findings] == [
         ("X1", Severity.ERROR),
@@ -385,26 +392,26 @@ def test_a_broken_rule_is_an_error_and_the_others_still_run(tmp_path):
     assert findings[2].message == "could not be evaluated: no light"
 
 
-def test_a_file_that_goes_away_makes_rules_undecided(tmp_path):
-    subject = _subject(tmp_path, model(tail=bytes(64)))
-    Path(subject.files[0].source.name).unlink()
-    (finding,) = run_rules(subject, BOTH, [rule for rule in RULES if rule.code == "F17"])
+def test_a_file_that_goes_away_makes_rules_undecided(tmp_path: Path) -> None:
+    target = _target(tmp_path, model(tail=bytes(64)))
+    Path(target.files[0].source.name).unlink()
+    (finding,) = run_rules(target, BOTH, [rule for rule in RULES if rule.code == "F17"])
     assert finding.severity is Severity.INFO
     assert finding.message.startswith("could not be evaluated: ")
 
 
-def test_findings_that_say_the_same_are_one_and_many_are_cut(tmp_path):
+def test_findings_that_say_the_same_are_one_and_many_are_cut(tmp_path: Path) -> None:
     alike = [Hit(message="m", tensors=(str(n),)) for n in range(3)]
     many = [Hit(message=f"m{n}", tensors=(str(n),)) for n in range(1000)]
-    rules = [_rule("X1", lambda subject: alike), _rule("X2", lambda subject: many)]
-    one, *rest = run_rules(_subject(tmp_path), BOTH, rules)
+    rules = [_rule("X1", lambda target: alike), _rule("X2", lambda target: many)]
+    one, *rest = run_rules(_target(tmp_path), BOTH, rules)
     assert one.tensors == ("0", "1", "2")
     assert len(rest) == 101
     assert rest[-1].message == "900 more findings of this kind"
     assert len(rest[-1].tensors) == 900
 
 
-def test_whatever_a_byte_is_changed_to_no_rule_breaks(tmp_path):
+def test_whatever_a_byte_is_changed_to_no_rule_breaks(tmp_path: Path) -> None:
     chance = random.Random(4)
     whole = model(*moe(gate=Q4_K), T("blk.1.attn_k_b.weight", (256, 16, 2), 398), layers=2).bytes()
     path, head = tmp_path / "m.gguf", whole.index(b"\x11" * 32)
@@ -421,11 +428,11 @@ def test_whatever_a_byte_is_changed_to_no_rule_breaks(tmp_path):
     assert outcomes == {True, False}
 
 
-def _finding(code, severity, engines=()):
+def _finding(code: str, severity: Severity, engines: tuple[str, ...] = ()) -> Finding:
     return Finding(code=code, severity=severity, message="m", where="w", engines=engines)
 
 
-def test_weighing_without_an_engine():
+def test_weighing_without_an_engine() -> None:
     both_warn = _finding("A", Severity.WARNING, BOTH)
     ik_warn = _finding("B", Severity.WARNING, IK)
     weighed, able = judged([both_warn, ik_warn], BOTH)
@@ -441,7 +448,7 @@ def test_weighing_without_an_engine():
     assert judged(neither, BOTH) == (neither, ())
 
 
-def test_select_and_ignore_take_beginnings_of_codes(tmp_path):
+def test_select_and_ignore_take_beginnings_of_codes(tmp_path: Path) -> None:
     path = str(written(tmp_path, model(kvs=[("a", "u32", 1), ("a", "u32", 1), ("", "u32", 1)], alignment=32)))
     everything = {f.code for f in check(path, CheckOptions(engines=MAINLINE)).findings}
     assert everything == {"F09", "P02"}
@@ -449,12 +456,12 @@ def test_select_and_ignore_take_beginnings_of_codes(tmp_path):
     assert {f.code for f in check(path, CheckOptions(engines=MAINLINE, ignore=("F0",))).findings} == {"P02"}
 
 
-def test_spread_takes_both_ends():
+def test_spread_takes_both_ends() -> None:
     assert spread(list(range(100)), 3) == [0, 50, 99]
     assert spread([1, 2], 3) == [1, 2]
 
 
-def test_layers_in_words():
+def test_layers_in_words() -> None:
     assert layers_in_words([4]) == "blk.4"
     assert layers_in_words([0, 1, 2, 7]) == "blk.0-2, blk.7 (4 layers)"
 
@@ -462,7 +469,7 @@ def test_layers_in_words():
 # --- documentation and real files ------------------------------------------------------------------------------------
 
 
-def test_every_code_is_documented_and_nothing_else_is():
+def test_every_code_is_documented_and_nothing_else_is() -> None:
     text = (REPO / "docs" / "lint.md").read_text(encoding="utf-8")
     sections = re.findall(r"^### ([A-Z][0-9]{2}): ", text, re.MULTILINE)
     assert sorted(sections) == sorted(set(sections))
@@ -472,11 +479,27 @@ def test_every_code_is_documented_and_nothing_else_is():
             assert part in body, (code, part)
 
 
-def test_every_rule_has_a_case():
+def test_every_rule_has_a_case() -> None:
     tried = {case[0] for case in CASES} | set(SET_CASES) | {"F26", "F28", "F29", "G01", "G02"}
     assert tried == {rule.code for rule in RULES}
     assert not tried & set(DIAGNOSES)
     assert all(rule.sentence.endswith(".") for rule in RULES)
+
+
+def _codes_of(ranges: str) -> set[str]:
+    """Write out ranges of codes: F01-F03 T04 is F01, F02, F03, T04."""
+    found = re.findall(r"([A-Z])([0-9]{2})(?:-[A-Z]([0-9]{2}))?", ranges)
+    return {f"{letter}{n:02}" for letter, first, last in found for n in range(int(first), int(last or first) + 1)}
+
+
+def test_the_table_of_codes_names_the_module_of_each_rule() -> None:
+    table: dict[str, set[str]] = {}
+    for ranges, module in re.findall(r"^    ((?:[A-Z][0-9]{2}\S* )+) +(\w+) ", rules.__doc__ or "", re.MULTILINE):
+        table.setdefault(module, set()).update(_codes_of(ranges))
+    registered: dict[str, set[str]] = {"doctor": set(DIAGNOSES)}
+    for each in RULES:
+        registered.setdefault(each.check.__module__.rpartition(".")[2], set()).add(each.code)
+    assert table == registered
 
 
 MODELS = [f"tiny-llama-{kind}" for kind in ("BF16", "Q8_0", "Q6_K", "Q4_K", "IQ4_XS", "IQ4_KS", "IQ5_K")]
@@ -484,7 +507,7 @@ MODELS += [f"tiny-qwen3moe-{kind}" for kind in ("Q4_K", "IQ4_KS")]
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_real_models_are_free_of_errors_where_they_were_made(name):
+def test_real_models_are_free_of_errors_where_they_were_made(name: str) -> None:
     path = FIXTURES / "engines" / f"{name}.gguf"
     by_ik = name.endswith(("IQ4_KS", "IQ5_K"))
     assert [f for f in found(path, IKL if by_ik else ML) if f.severity is Severity.ERROR] == []
@@ -498,7 +521,7 @@ def test_real_models_are_free_of_errors_where_they_were_made(name):
 
 
 @pytest.mark.parametrize("name", ["ik-IQ4_KS", "mainline-Q4_K"])
-def test_real_sets(name):
+def test_real_sets(name: str) -> None:
     report = check(str(FIXTURES / "engines" / "sets" / name))
     assert (report.readable, report.files, report.tensors) == (True, 22, 21)
     assert not report.reaches(Severity.WARNING)
@@ -513,7 +536,7 @@ ZOO = {
 
 
 @pytest.mark.parametrize(("name", "engine"), ZOO)
-def test_the_zoo_has_exactly_these_codes(name, engine):
+def test_the_zoo_has_exactly_these_codes(name: str, engine: str) -> None:
     findings = found(FIXTURES / "engines" / "zoo" / f"{name}.gguf", engine)
     assert {f.code for f in findings} == ZOO[name, engine]
     if engine == IKL and name == "zoo-ml":
@@ -527,7 +550,7 @@ HOSTILE = ["\x1b[2J", "a\nb", "\u202egnp", "x" * 4096, "\x9b31m", b"\xff\xc3", "
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_names_are_never_raw(tmp_path, name):
+def test_hostile_names_are_never_raw(tmp_path: Path, name: str | bytes) -> None:
     raw = name if isinstance(name, bytes) else name.encode()
     tensors = [T(b"blk.0." + raw, (32, 6), 202), T(b"blk.1." + raw, (32, 0))]
     kvs = [(raw, "u32", 1), (raw, "u32", 1), ("general.file_type", "str", raw), ("general.type", "str", raw)]
@@ -540,7 +563,7 @@ def test_hostile_names_are_never_raw(tmp_path, name):
     assert max(map(len, text.splitlines())) < 2000
 
 
-def test_lengths_of_the_table_are_those_of_the_types():
+def test_lengths_of_the_table_are_those_of_the_types() -> None:
     from gguftool.format.ggml import TYPES
 
     for number, layout in LAYOUTS.items():
@@ -548,11 +571,11 @@ def test_lengths_of_the_table_are_those_of_the_types():
         assert layout == (traits.block_size, traits.type_size, traits.row_meta_size)
 
 
-def test_rules_are_registered_by_the_decorator(monkeypatch):
+def test_rules_are_registered_by_the_decorator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rules, "RULES", [])
 
     @rules.rule("X9", Severity.INFO, engines=IK)
-    def looks(subject):
+    def looks(target: LintTarget) -> list[Hit]:
         """One sentence."""
         return []
 
@@ -569,7 +592,7 @@ def _mapped(folder: Path) -> list[Path]:
     return paths
 
 
-def test_a_map_is_held_against_heads_and_with_data_against_hashes(tmp_path):
+def test_a_map_is_held_against_heads_and_with_data_against_hashes(tmp_path: Path) -> None:
     paths = _mapped(tmp_path)
     (undecided,) = found(tmp_path)
     assert (undecided.code, undecided.severity) == ("F29", Severity.INFO)
@@ -583,7 +606,7 @@ def test_a_map_is_held_against_heads_and_with_data_against_hashes(tmp_path):
     assert not hits(tmp_path, "F28")
 
 
-def test_a_map_of_other_tensors(tmp_path):
+def test_a_map_of_other_tensors(tmp_path: Path) -> None:
     _mapped(tmp_path)
     path = tmp_path / "tensors.map"
     path.write_text(re.sub(r"dtype=\w+", "dtype=iq4_ks", path.read_text()))

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from gguftool.analysis.lint.check import check
 from gguftool.cli.app import app
 from gguftool.errors import PlanError
 from gguftool.storage.sources.local import LocalSource
 from tests.support.check_models import F32, Q4_K, File, T, model, shards
+from tests.support.counted_work import FACTOR, LINEAR, calls_of
 
 
-def run(*arguments: str | Path):
+def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, ["check", *map(str, arguments)])
 
 
 @pytest.fixture
-def mixed(tmp_path) -> Path:
+def mixed(tmp_path: Path) -> Path:
     """A warning for ik_llama.cpp alone: the types of up and gate differ."""
     path = tmp_path / "mixed.gguf"
     pair = [T("blk.0.ffn_up_exps.weight", (256, 16, 2)), T("blk.0.ffn_gate_exps.weight", (256, 16, 2), Q4_K)]
@@ -30,7 +31,7 @@ def mixed(tmp_path) -> Path:
     return path
 
 
-def test_exit_codes(tmp_path, mixed):
+def test_exit_codes(tmp_path: Path, mixed: Path) -> None:
     good = tmp_path / "good.gguf"
     good.write_bytes(model().bytes())
     assert run(good, "--fail-on", "info").exit_code == 0
@@ -60,16 +61,16 @@ def test_exit_codes(tmp_path, mixed):
         ["--fail-on", "never"],
     ],
 )
-def test_bad_usage(mixed, wrong):
+def test_bad_usage(mixed: Path, wrong: list[str]) -> None:
     assert run(mixed, *wrong).exit_code == 2
 
 
 @pytest.mark.parametrize("wrong", ["exps", "(=CPU", "exps="])
-def test_bad_places(mixed, wrong):
+def test_bad_places(mixed: Path, wrong: str) -> None:
     assert isinstance(run(mixed, "--place", wrong).exception, PlanError)
 
 
-def test_text(mixed):
+def test_text(mixed: Path) -> None:
     text = run(mixed, "--engine", "ik_llama.cpp").stdout
     assert "warning M01 [ik_llama.cpp] blk.0: ffn_up_exps is Q8_0, ffn_gate_exps is Q4_K" in text
     assert "        -> give both the same type" in text
@@ -77,7 +78,7 @@ def test_text(mixed):
     assert "info    M01 [ik_llama.cpp] (warning there) blk.0" in run(mixed).stdout
 
 
-def test_place(tmp_path):
+def test_place(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(model(T("blk.0.ffn_down_exps.weight", (256, 16, 2), 212)).bytes())
     arguments = [path, "--engine", "ik_llama.cpp", "--select", "G01", "--fail-on", "warning"]
@@ -87,7 +88,7 @@ def test_place(tmp_path):
     assert run(*arguments).exit_code == 0
 
 
-def test_json(tmp_path, mixed):
+def test_json(tmp_path: Path, mixed: Path) -> None:
     answer = json.loads(run(mixed, "--json", "--engine", "ik_llama.cpp").stdout)
     assert answer["readable"] is True
     assert answer["engines"] == ["ik_llama.cpp"]
@@ -99,7 +100,7 @@ def test_json(tmp_path, mixed):
     assert json.loads(missing.stdout)["diagnoses"][0]["code"] == "N01"
 
 
-def test_json_of_a_hostile_file(tmp_path):
+def test_json_of_a_hostile_file(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     file = File(tensors=[T(b"\xff\x1b[2J", (32, 0)), T("\u202e")], kvs=[(b"\xfe", "u64", 2**64 - 1)])
     path.write_bytes(file.bytes())
@@ -109,14 +110,14 @@ def test_json_of_a_hostile_file(tmp_path):
     assert answer.exit_code == 1
 
 
-def test_several_models_are_refused(tmp_path):
+def test_several_models_are_refused(tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(model().bytes())
     result = run(tmp_path)
     assert "2 models lie here" in str(result.exception)
 
 
-def test_a_set_beside_leftovers_of_another(tmp_path):
+def test_a_set_beside_leftovers_of_another(tmp_path: Path) -> None:
     shards(tmp_path, prefix="a")
     shards(tmp_path, prefix="b")[0].unlink()
     result = run(tmp_path)
@@ -124,38 +125,32 @@ def test_a_set_beside_leftovers_of_another(tmp_path):
     assert "left out 2 file(s)" in result.stderr
 
 
-def _bare(paths: list[Path]) -> float:
-    start = time.perf_counter()
-    for path in paths:
-        with path.open("rb") as file:
-            file.read(4096)
-    return time.perf_counter() - start
-
-
 @pytest.mark.slow
-def test_a_set_of_1148_shards_takes_little_time_and_reads_no_data(tmp_path, monkeypatch, capsys):
-    paths = shards(tmp_path, 1148, first=model(layers=1146))
-    bare = min(_bare(paths) for _ in range(3))
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        report = check(str(paths[0]))
-        times.append(time.perf_counter() - start)
+def test_a_set_of_1148_shards_takes_work_that_grows_with_it_and_reads_no_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "few").mkdir()
+    few = shards(tmp_path / "few", 1148 // FACTOR, first=model(layers=1148 // FACTOR - 2))
+    many = shards(tmp_path, 1148, first=model(layers=1146))
+    report = check(str(many[0]))
     assert (report.files, report.readable) == (1148, True)
-    with capsys.disabled():
-        print(f"\ncheck of 1,148 shards: {min(times):.3f} s; bare loop {bare:.3f} s; {min(times) / bare:.1f} times")
-    # The promise is 10 times; the margin is for machines that do other things meanwhile.
-    assert min(times) < 30 * bare
+    assert calls_of(lambda: check(str(many[0]))) < LINEAR * calls_of(lambda: check(str(few[0])))
 
-    reads: list[tuple[int, int]] = []
+    reads: list[tuple[str, int, int]] = []
     read = LocalSource.read_at
-    monkeypatch.setattr(LocalSource, "read_at", lambda self, at, n: reads.append((at, n)) or read(self, at, n))
-    check(str(paths[0]))
-    behind_heads = [length for offset, length in reads if offset]
+
+    def recorded(self: LocalSource, offset: int, length: int) -> bytes:
+        reads.append((self.name, offset, length))
+        return read(self, offset, length)
+
+    monkeypatch.setattr(LocalSource, "read_at", recorded)
+    check(str(many[0]))
+    assert max(Counter(name for name, offset, _ in reads if not offset).values()) == 1
+    behind_heads = [length for _, offset, length in reads if offset]
     assert sum(behind_heads) <= 3 * 24 * 256 + 16 * 4096
 
 
-def test_the_data_of_large_tensors_is_only_sampled(tmp_path, monkeypatch):
+def test_the_data_of_large_tensors_is_only_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "m.gguf"
     head = model(*(T(f"blk.{n}.ffn_down.weight", (1 << 20, 64), F32, nbytes=0) for n in range(4)), layers=4).bytes()
     # Sizes as the types say, in a file with a hole in place of the data.
@@ -169,7 +164,12 @@ def test_the_data_of_large_tensors_is_only_sampled(tmp_path, monkeypatch):
     os.truncate(path, len(head) + 4 * size)
     reads: list[int] = []
     read = LocalSource.read_at
-    monkeypatch.setattr(LocalSource, "read_at", lambda self, at, n: reads.append(n) or read(self, at, n))
+
+    def recorded(self: LocalSource, offset: int, length: int) -> bytes:
+        reads.append(length)
+        return read(self, offset, length)
+
+    monkeypatch.setattr(LocalSource, "read_at", recorded)
     report = check(str(path))
     assert [f.code for f in report.findings] == ["F19"]
     assert len(report.findings[0].tensors) == 4

@@ -25,7 +25,7 @@ def _records() -> list[dict]:
     return [record for record in records if record["primary"] and record["status"] != "activation"]
 
 
-def test_every_type_of_a_file_has_rules_that_agree_with_the_reference():
+def test_every_type_of_a_file_has_rules_that_agree_with_the_reference() -> None:
     for record in _records():
         rules, traits = type_facts(record["id"]), TYPES[record["id"]]
         assert rules is not None, record["name"]
@@ -50,7 +50,7 @@ def test_every_type_of_a_file_has_rules_that_agree_with_the_reference():
             assert traits.spelling(IK_LLAMA_CPP) == record["cli_name"]["ik"]
 
 
-def test_imatrix_policies_agree_with_the_reference():
+def test_imatrix_policies_agree_with_the_reference() -> None:
     for record in _records():
         rules, facts = type_facts(record["id"]), record["imatrix"]
         for engine, key in zip(BOTH, ("mainline_llama_quantize", "ik_llama_quantize"), strict=True):
@@ -58,7 +58,7 @@ def test_imatrix_policies_agree_with_the_reference():
             assert rules.imatrix_policy(engine) is wanted, (record["name"], engine)
 
 
-def test_a_type_without_rules_has_none():
+def test_a_type_without_rules_has_none() -> None:
     assert type_facts(99_999) is None
     assert type_facts(9) is None  # Q8_1 is an activation type
     assert type_facts_of("no such type") is None
@@ -82,5 +82,5 @@ def test_a_type_without_rules_has_none():
         ("IQ2_BN", 100, "ik_llama.cpp", THROWS),
     ],
 )
-def test_written_type(name, ne0, engine, written):
+def test_written_type(name: str, ne0: int, engine: str, written: str | None) -> None:
     assert written_type(name, ne0, engine) == written

@@ -114,23 +114,33 @@ def test_one_large_extent_keeps_every_connection_busy_to_the_end() -> None:
 
 def test_connections_work_at_the_same_time(tmp_path: Path) -> None:
     source = SlowSource(DATA, latency=0.1)
-    start = time.monotonic()
     execute(plan_of(tmp_path / "out", copy_of(source, 0, len(DATA), 0)), Options(jobs=6))
     assert source.most_at_once == 6
-    assert time.monotonic() - start < 0.1 * len(source.requests) / 2
     assert (tmp_path / "out").read_bytes() == DATA
 
 
 def test_local_copies_do_not_wait_for_remote_ones_nor_these_for_them(tmp_path: Path) -> None:
+    copied = threading.Event()
+
+    class Waiting(SlowSource):
+        def stream(self, offset: int, length: int) -> Iterator[bytes]:
+            assert copied.wait(20), "the local copy waits for the remote one"
+            return super().stream(offset, length)
+
     (tmp_path / "local").write_bytes(DATA)
-    local, slow = open_local(tmp_path / "local"), SlowSource(DATA[: 64 * KIB], latency=1.0)
+    local, slow = open_local(tmp_path / "local"), Waiting(DATA[: 64 * KIB])
     copies = (copy_of(slow, 0, 64 * KIB, 0), copy_of(local, 0, len(DATA), 64 * KIB))
-    seen: list[tuple[float, int]] = []
-    start = time.monotonic()
+    done = 0
+
+    def progress(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        if done == len(DATA):
+            copied.set()
+
     with (tmp_path / "out").open("w+b") as out:
-        state = CopyState(sizes=SIZES, progress=lambda nbytes: seen.append((time.monotonic() - start, nbytes)))
-        copy_all(copies, out.fileno(), state)
-    assert sum(nbytes for at, nbytes in seen if at < 0.8) == len(DATA)
+        copy_all(copies, out.fileno(), CopyState(sizes=SIZES, progress=progress))
+    assert done == len(DATA) + 64 * KIB
     assert (tmp_path / "out").read_bytes() == DATA[: 64 * KIB] + DATA
 
 
@@ -138,22 +148,22 @@ def test_local_copies_do_not_wait_for_remote_ones_nor_these_for_them(tmp_path: P
 
 
 def test_a_thread_that_hangs_in_a_dead_connection_is_not_waited_for(tmp_path: Path) -> None:
-    release = threading.Event()
+    release, woken = threading.Event(), []
 
     class Hanging(SlowSource):
         def stream(self, offset: int, length: int) -> Iterator[bytes]:
             if offset:
                 time.sleep(0.1)
                 raise SourceError("the server is gone", source=self.name)
-            release.wait(20)
+            release.wait(60)
+            woken.append(offset)
             yield self.data[offset : offset + length]
 
     source = Hanging(DATA)
     path = tmp_path / "out"
-    start = time.monotonic()
     with path.open("w+b") as out, pytest.raises(SourceError, match="gone"):
         copy_all([copy_of(source, 0, len(DATA), 0)], out.fileno(), CopyState(jobs=3, sizes=replace(SIZES, grace=0.2)))
-    assert time.monotonic() - start < 5
+    assert woken == []  # it hangs still
     release.set()
     for thread in threading.enumerate():
         if thread.name == "gguftool":

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,14 +69,12 @@ def test_each_missing_package_is_one_line(rude: RudeServer, module: str) -> None
     ],
 )
 def test_a_wrong_environment_is_one_line_at_once(variable: str, value: str, name: str, said: str) -> None:
-    env = {**environment(), variable: value}
+    env = {**environment(), "GGUFTOOL_HTTP_PATIENCE": "600", variable: value}  # more than the run may take
     command = [sys.executable, "-m", "gguftool", "dump", name]
-    start = time.monotonic()
     done = subprocess.run(command, capture_output=True, check=False, timeout=60, env=env)
     assert done.returncode == 2, done.stderr.decode()
     assert re.search(said, one_error_line(done.stderr))
     assert b"open5es" not in done.stderr
-    assert time.monotonic() - start < 8  # patience is for servers that were there
 
 
 @pytest.mark.parametrize(

@@ -192,10 +192,8 @@ def test_a_server_without_ranges_is_closed_at_once(nginx: Start, tmp_path: Path)
         file.truncate(400 << 30)
     (tmp_path / "small.gguf").write_bytes(b.small_model())
     server = nginx(tmp_path)
-    began = time.monotonic()
     with pytest.raises(SourceError, match="the server has no ranges"):
         open_model(server.url("no-ranges/huge.gguf"))
-    assert time.monotonic() - began < 5
     assert len(open_model(server.url("no-ranges/small.gguf")).tensors) == 6  # all of it is what was asked for
     time.sleep(0.2)
     assert server.sent < 32 * MIB

@@ -186,9 +186,7 @@ def test_a_server_that_goes_away_is_exit_2_and_the_same_command_goes_on(
     while time.monotonic() < deadline and _on_disk(tmp_path) < 10 * MIB:
         time.sleep(0.02)
     server.close()
-    start = time.monotonic()
     _, said = first.communicate(timeout=30)
-    assert time.monotonic() - start < 30
     assert first.returncode == 2
     assert b"the same command goes on" in said
     assert said.count(b"gguftool: error: ") == 1

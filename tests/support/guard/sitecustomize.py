@@ -1,4 +1,4 @@
-"""On the path of subprocesses of tests: they too reach loopback only."""
+"""On the import path of the tests' subprocesses, to limit them to loopback too."""
 
 from tests.support.loopback import refuse_other_hosts
 

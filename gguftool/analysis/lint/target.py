@@ -1,6 +1,6 @@
-"""What lint rules look at: the files of a model as they are, even where they contradict each other.
+"""The target of lint rules: the files of a model as they are, even if they contradict each other.
 
-`open_model` refuses a set whose shards disagree; a linter has to name what disagrees. So this is a flatter view: all
+`open_model` refuses a set with shards that disagree; a linter has to name what disagrees. So this view is flatter: all
 files with their heads, and all tensors with the room that each has in its file.
 """
 
@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 
-from gguftool.analysis.placement import Rule, device_of
+from gguftool.analysis.placement import PlacementRule, device_of
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS
 from gguftool.format.file_names import KEY_COUNT, KEY_NO, KEY_TENSORS
 from gguftool.format.ggml import TYPES, Formula, TypeTraits, nbytes, type_name
@@ -23,12 +23,11 @@ _LAYER = re.compile(r"blk\.([0-9]{1,6})\.(.+)", re.DOTALL)
 
 
 @record
-class Placed:
+class TensorView:
     """A tensor in its file (an index); `start` is absolute, `room` reaches to the next tensor or the file's end.
 
-    `nbytes` is what the type says, None where that cannot be known; `overrun` is how many of them lie behind the file's
-    end. `layer` and `role` are the parts of
-    ``blk.LAYER.ROLE``; without a layer the role is the whole name.
+    `nbytes` is the size by type, or None if the type is unknown; `overrun` counts how many of these bytes lie beyond
+    the file's end. `layer` and `role` are the parts of ``blk.LAYER.ROLE``; without a layer, the role is the whole name.
     """
 
     info: TensorInfo
@@ -50,7 +49,7 @@ class Placed:
 
     @property
     def type(self) -> str:
-        """The name of its type."""
+        """The name of the type."""
         return type_name(self.info.type)
 
     @property
@@ -70,19 +69,19 @@ class Placed:
 
     @property
     def is_embedding(self) -> bool:
-        """Whether rows of it are looked up by token."""
+        """Whether its rows are looked up by token."""
         return self.name in EMBEDDINGS
 
     @property
     def bare_nbytes(self) -> int | None:
-        """The bytes without row metadata: what tools that forget it write; None for types that have none."""
+        """The bytes without row metadata, as tools write that forget it; None for types without row metadata."""
         if self.nbytes is None or self.traits is None or not self.traits.row_meta_size:
             return None
         return self.nbytes - self.traits.row_meta_size * self.rows
 
     @property
     def lacks_row_meta(self) -> bool:
-        """Whether its room is just what the blocks take, so that row metadata was forgotten."""
+        """Whether there is room for the blocks only, so that row metadata was forgotten."""
         bare = self.bare_nbytes
         if bare is None or self.nbytes is None or self.room >= self.nbytes:
             return False
@@ -96,7 +95,7 @@ class Placed:
 
 @record
 class SplitKeys:
-    """What one file says of its set; None where it says nothing, or no integer."""
+    """The split keys of one file; None for a key that is absent or not an integer."""
 
     number: int | None
     count: int | None
@@ -104,11 +103,11 @@ class SplitKeys:
 
 
 @record
-class Subject:
-    """A model as found; `kvs` are those of the file that carries the metadata.
+class LintTarget:
+    """A model as found; `kvs` are those of the file with the metadata.
 
-    `data_offsets` and `split_keys` are those of each file, `weights` the tensors that are multiplied with. `by_name`
-    holds the first tensor under each name, `layers` the roles of each layer that the names show.
+    `data_offsets` and `split_keys` have one entry per file; `weights` are the tensors in matrix multiplications.
+    `by_name` maps each name to its first tensor, `layers` each layer number to its tensors by role.
     """
 
     name: str
@@ -116,36 +115,36 @@ class Subject:
     kvs: tuple[KV, ...]
     data_offsets: tuple[int, ...]
     split_keys: tuple[SplitKeys, ...]
-    tensors: tuple[Placed, ...]
-    weights: tuple[Placed, ...]
-    by_name: Mapping[str, Placed]
-    layers: Mapping[int, Mapping[str, Placed]]
+    tensors: tuple[TensorView, ...]
+    weights: tuple[TensorView, ...]
+    by_name: Mapping[str, TensorView]
+    layers: Mapping[int, Mapping[str, TensorView]]
     this_file_only: bool = False
-    places: tuple[Rule, ...] = ()
+    places: tuple[PlacementRule, ...] = ()
     read_data: bool = False
 
     @property
     def architecture(self) -> str:
-        """`general.architecture`, empty where it is absent or no string."""
+        """`general.architecture`, or "" if it is absent or not a string."""
         return self.string(ARCHITECTURE_KEY)
 
     @property
     def looks_into_data(self) -> bool:
-        """Whether samples of data may be read: of remote files each would be a request, so only where it is asked."""
+        """Whether samples of data may be read; for remote files only on request, since each costs a round trip."""
         return self.read_data or not any(file.source.is_remote for file in self.files)
 
     @property
     def kind(self) -> str:
-        """`general.type` (model, imatrix, mmproj, adapter), empty where absent."""
+        """`general.type` (model, imatrix, mmproj, adapter), or "" if absent."""
         return self.string("general.type")
 
     def string(self, key: str) -> str:
-        """Return the string under `key`, empty where there is none."""
+        """The string under `key`, or ""."""
         kv = find_kv(self.kvs, key)
         return str(kv.value()) if kv is not None and kv.type is ValueType.STRING else ""
 
     def integer(self, key: str) -> int | None:
-        """Return the integer under `key`, None where there is none."""
+        """The integer under `key`, or None."""
         return integer_of(find_kv(self.kvs, key))
 
     @property
@@ -156,12 +155,12 @@ class Subject:
 
     @property
     def has_metadata(self) -> bool:
-        """Whether the file that carries the metadata is there: shard 1, or a file that is no shard."""
+        """Whether the file with the metadata is there: shard 1, or a file that is not a shard."""
         return any(file.shard is None or file.shard.number == 1 for file in self.files)
 
     @property
     def missing(self) -> tuple[int, ...]:
-        """Numbers of the shards that are not there, of a single set."""
+        """Numbers of the missing shards, if all files belong to one set."""
         first = self.files[0].shard
         if first is None or any(file.shard is None or file.shard.prefix != first.prefix for file in self.files):
             return ()
@@ -169,13 +168,13 @@ class Subject:
         return tuple(number for number in range(1, first.count + 1) if number not in present)
 
     def device_of(self, name: str) -> str | None:
-        """Return the device that the first matching pattern gives a tensor, as llama.cpp's -ot does."""
+        """The device that the first matching pattern gives a tensor, as llama.cpp's -ot does."""
         rule = device_of(name, self.places)
         return rule.device if rule else None
 
 
 def integer_of(kv: KV | None) -> int | None:
-    """Return an integer value, None for an absent entry or another type."""
+    """The value of an integer entry, or None if it is absent or of another type."""
     return int(kv.value()) if kv is not None and kv.type in INTEGERS else None
 
 
@@ -184,32 +183,32 @@ def _split_keys(kvs: tuple[KV, ...]) -> SplitKeys:
     return SplitKeys(number=number, count=count, tensors=tensors)
 
 
-def _weights(tensors: tuple[Placed, ...], by_name: Mapping[str, Placed]) -> tuple[Placed, ...]:
-    """Return the tensors with two or more dims; token embeddings only where they serve as output too."""
+def _weights(tensors: tuple[TensorView, ...], by_name: Mapping[str, TensorView]) -> tuple[TensorView, ...]:
+    """The tensors with two or more dims; token embeddings only if they serve as output too."""
     tied = "token_embd.weight" if "output.weight" not in by_name else None
     return tuple(t for t in tensors if len(t.info.dims) > 1 and (not t.is_embedding or t.name == tied))
 
 
-def subject_of(
+def target_of(
     name: str,
     files: Iterable[ModelFile],
     *,
     this_file_only: bool = False,
-    places: tuple[Rule, ...] = (),
+    places: tuple[PlacementRule, ...] = (),
     read_data: bool = False,
-) -> Subject:
-    """Place the tensors of `files`; the file with the metadata comes first."""
+) -> LintTarget:
+    """Build the view of `files`; the file with the metadata comes first."""
     ordered = sorted(files, key=lambda file: (find_kv(file.header.kvs, ARCHITECTURE_KEY) is None,))
     data_offsets = tuple(file.header.data_offset for file in ordered)
     places_of = enumerate(zip(ordered, data_offsets, strict=True))
-    tensors = tuple(tensor for index, (file, start) in places_of for tensor in placed(index, file, start))
-    by_name: dict[str, Placed] = {}
-    layers: dict[int, dict[str, Placed]] = {}
+    tensors = tuple(tensor for index, (file, start) in places_of for tensor in tensor_views(index, file, start))
+    by_name: dict[str, TensorView] = {}
+    layers: dict[int, dict[str, TensorView]] = {}
     for tensor in tensors:
         by_name.setdefault(tensor.name, tensor)
         if tensor.layer is not None:
             layers.setdefault(tensor.layer, {}).setdefault(tensor.role, tensor)
-    return Subject(
+    return LintTarget(
         name=name,
         files=tuple(ordered),
         kvs=ordered[0].header.kvs,
@@ -225,8 +224,8 @@ def subject_of(
     )
 
 
-def placed(index: int, file: ModelFile, data_offset: int) -> tuple[Placed, ...]:
-    """Place the tensors of one file in header order; nothing is refused, a room may be negative."""
+def tensor_views(index: int, file: ModelFile, data_offset: int) -> tuple[TensorView, ...]:
+    """View the tensors of one file in header order; nothing is refused, a room may be negative."""
     infos, header = file.header.tensors, file.header
     if not infos:
         return ()
@@ -234,14 +233,14 @@ def placed(index: int, file: ModelFile, data_offset: int) -> tuple[Placed, ...]:
     order = sorted(range(len(infos)), key=lambda at: infos[at].offset)
     ends = {here: data_offset + infos[after].offset for here, after in pairwise(order)}
     return tuple(
-        _place(info, index, data_offset + info.offset, ends.get(at), size, alignment) for at, info in enumerate(infos)
+        _view(info, index, data_offset + info.offset, ends.get(at), size, alignment) for at, info in enumerate(infos)
     )
 
 
-def _place(info: TensorInfo, file: int, start: int, end: int | None, size: int, alignment: int) -> Placed:
+def _view(info: TensorInfo, file: int, start: int, end: int | None, size: int, alignment: int) -> TensorView:
     match = _LAYER.fullmatch(info.name)
     length = nbytes(info.type, info.dims)
-    return Placed(
+    return TensorView(
         info=info,
         file=file,
         start=start,
@@ -256,11 +255,11 @@ def _place(info: TensorInfo, file: int, start: int, end: int | None, size: int, 
     )
 
 
-def out_of_file(tensors: tuple[Placed, ...]) -> tuple[Placed, ...]:
-    """Return the tensors of one file whose data ends behind the file's end.
+def out_of_file(tensors: tuple[TensorView, ...]) -> tuple[TensorView, ...]:
+    """The tensors of one file with data beyond the file's end.
 
-    A last tensor that only lacks the row metadata that all others lack too is not among them: such a file is complete
-    as its writer meant it.
+    A last tensor that lacks only its row metadata, as all others do, is not among them: such a file is complete as its
+    writer meant it.
     """
     suspects = tuple(tensor for tensor in tensors if tensor.overrun)
     others = [t for t in tensors if t.bare_nbytes is not None and not t.is_last]
@@ -269,6 +268,6 @@ def out_of_file(tensors: tuple[Placed, ...]) -> tuple[Placed, ...]:
     return suspects
 
 
-def formula_is_plain(tensor: Placed) -> bool:
-    """Whether the type's bytes are blocks in rows, so that row lengths mean something."""
+def formula_is_plain(tensor: TensorView) -> bool:
+    """Whether the type stores blocks in rows, so that row lengths matter."""
     return tensor.traits is not None and tensor.traits.formula is Formula.STD
