@@ -300,7 +300,7 @@ class Miscounting(MemorySource):
 
 
 def test_a_stream_that_ends_early_without_a_word(target: int) -> None:
-    short = Miscounting(name="short", data=filler("short", 1000))
+    short = Miscounting("short", filler("short", 1000))
     with pytest.raises(SourceError, match="gave 99 of 100 bytes"):
         copy_extent(Extent(source=short, offset=0, length=100), target, 0)
 
