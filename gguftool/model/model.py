@@ -23,7 +23,7 @@ class Sizing(Enum):
     """What is known of a tensor's size."""
 
     EXACT = "by type"  # the type is known and the gap in the file agrees
-    GAP = "by gap"  # the type is unknown (or its rows are no whole blocks): all up to the next tensor
+    GAP = "by gap"  # the type is unknown, or its rows are not whole blocks: all bytes up to the next tensor
     CONFLICT = "type and gap disagree"
 
 
@@ -116,10 +116,10 @@ class Model:
 def tensors_of(source: Source, header: Header) -> tuple[Tensor, ...]:
     """Place the tensors of one file, in header order.
 
-    Raises `FormatError` where data would lie outside the file.
+    Raises `FormatError` if data would lie outside the file.
     """
     alignment = header.alignment
-    data_offset = round_up(header.length, alignment)  # asking for both costs twice, for each of a set's files
+    data_offset = round_up(header.length, alignment)  # Header.data_offset would compute both again, for every file
     ends = _next_offsets(header.tensors)
     return tuple(
         _place(source, index, info, data_offset, end, alignment)
@@ -128,7 +128,7 @@ def tensors_of(source: Source, header: Header) -> tuple[Tensor, ...]:
 
 
 def _next_offsets(infos: Sequence[TensorInfo]) -> list[int | None]:
-    """Return for each tensor the offset of the next one in the file, None for the last; order of infos is free."""
+    """For each tensor, the offset of the next one in the file, or None for the last; infos may be in any order."""
     order = sorted(range(len(infos)), key=lambda index: infos[index].offset)
     ends: list[int | None] = [None] * len(infos)
     for here, after in pairwise(order):
@@ -164,5 +164,5 @@ def _place(source: Source, index: int, info: TensorInfo, data_offset: int, end: 
 def _sizing(size: int | None, gap: int, alignment: int) -> Sizing:
     if size is None:
         return Sizing.GAP
-    # Engines' own tools pad by 32 whatever the alignment key says, hence the larger of the two.
+    # The engines' tools pad to 32 whatever the alignment key says, hence the larger of the two.
     return Sizing.EXACT if size <= gap < size + max(alignment, DEFAULT_ALIGNMENT) else Sizing.CONFLICT
