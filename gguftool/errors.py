@@ -1,15 +1,15 @@
-"""What can go wrong, and how it is said.
+"""Errors that users can meet, and their messages.
 
-One record per problem: the file, the place in it, the byte offset, and a sentence that says what was found, what was
-expected and the way out.  Text that comes from a file (a tensor name, a key) is never trusted with a terminal: quote it
-with `printable` where a message is built.
+An error has the file, the place in it, the byte offset, and a sentence that says what was found, what was expected and
+the way out.  Text from a file (a tensor name, a key) must not reach a terminal as it is: quote it with `printable` when
+you build a message.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 # Cc control, Cf format (bidi marks, zero-width), Cs lone surrogate, Co private use, Zl/Zp line separators.
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
@@ -22,7 +22,7 @@ _QUERY = re.compile(r"(https?://[^\s'\"?#]*)[?#][^\s'\"]*", re.IGNORECASE)
 class GGUFToolError(Exception):
     """Base of every error that a user can meet; prints as ``<source> (<where>, offset N): <message>``.
 
-    Where several `problems` were collected, `message` says how many of what, and they follow it behind a colon.
+    If several `problems` were collected, `message` counts them, and they follow it after a colon.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ def without_secrets(text: str) -> str:
 
 
 def printable(text: str, limit: int = _MAX_SHOWN) -> str:
-    """Return `text` with everything a terminal could act on (C0, C1, ESC, bidi marks, lone surrogates) escaped.
+    """Escape everything that a terminal could act on (C0, C1, ESC, bidi marks, lone surrogates).
 
-    Longer than `limit` characters is cut, and the cut is said.
+    Text of more than `limit` characters is cut, and marked with its length.
     """
     cut = text[:limit]
     if not (cut.isascii() and cut.isprintable()):
@@ -96,6 +96,33 @@ def _escape(char: str) -> str:
 
 
 def listed(items: list[str] | tuple[str, ...], limit: int = 20) -> str:
-    """Join printable forms of `items` with commas; past `limit` only their number is given."""
+    """Join printable forms of `items` with commas; past `limit` only count them."""
     shown = ", ".join(printable(item) for item in items[:limit])
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit:,} more"
+
+
+def joined_problems(problems: list[str] | tuple[str, ...], limit: int = 20) -> str:
+    """Join whole sentences with semicolons; past `limit` only their number is given."""
+    shown = "; ".join(problems[:limit])
+    return shown if len(problems) <= limit else f"{shown}; and {len(problems) - limit:,} more"
+
+
+class Notes:
+    """Problems and remarks, collected so that all are reported at once: reason -> the names it holds for."""
+
+    def __init__(self) -> None:
+        self.problems: dict[str, list[str]] = {}
+        self.remarks: dict[str, list[str]] = {}
+
+    def problem(self, reason: str, name: str) -> None:
+        """Add something that makes the request impossible."""
+        self.problems.setdefault(reason, []).append(name)
+
+    def remark(self, reason: str, name: str) -> None:
+        """Add something that the user should know."""
+        self.remarks.setdefault(reason, []).append(name)
+
+
+def grouped(reasons: Mapping[str, list[str]], limit: int = 8) -> tuple[str, ...]:
+    """One line for each reason, with the names that it holds for, at most `limit` of them."""
+    return tuple(f"{reason}: {listed(names, limit)}" for reason, names in reasons.items())

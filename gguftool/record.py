@@ -1,13 +1,12 @@
-"""Frozen records, made in a twentieth of the time that a stock dataclass takes.
+"""Frozen records: a class takes a twentieth of the time of a stock dataclass to define.
 
 `@record` stands for ``@dataclass(frozen=True, slots=True, kw_only=True)``: keyword-only arguments, equality and hash
 over all fields, `__post_init__`, copying and pickling, and what `dataclasses` offers (`fields`, `replace`, `asdict`).
-A stock dataclass compiles six methods a class from text, 0.3 ms at every start of the program, and a command meets 60
-to 150 such classes.  Records share methods that walk the fields: to make an instance takes as long, to compare or show
-one up to twice.
+A stock dataclass compiles six methods a class from text, 0.3 ms at every start of the program, and a command imports
+60 to 150 such classes.  Records share methods that loop over the fields: making an instance takes the same time,
+comparing or showing one up to twice.
 
-Not to be had: inherited fields, `field()`, own versions of the methods that records have, a signature for `help()`.
-What may change is no record.
+Not supported: inherited fields, `field()`, overriding the methods of records, a signature for `help()`, mutability.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ if TYPE_CHECKING:
 else:
 
     def replace(instance, /, **changes):
-        """Return a record like `instance` but for `changes`, as `dataclasses.replace` does."""
+        """Copy `instance` with `changes`, as `dataclasses.replace` does."""
         return type(instance)(**{name: getattr(instance, name) for name in instance.__slots__} | changes)
 
     def dataclass_transform(**_: object) -> Callable[[Any], Any]:
-        """Mark nothing: the mark is for type checkers."""
+        """Do nothing: the decorator is for type checkers."""
         return lambda decorator: decorator
 
 
@@ -40,10 +39,10 @@ _MADE = frozenset({"__init__", "__eq__", "__hash__", "__repr__", "__setattr__", 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def record(cls: type[T]) -> type[T]:
-    """Return `cls` as a frozen record with a slot for each annotated name; a value given there is its default.
+    """Make `cls` a frozen record with a slot for each annotated name; a value given there is its default.
 
-    Raises TypeError for a class without fields, with a base or with a method that records have, and for a default that
-    could be changed.
+    Raises TypeError for a class without fields, with a base or with a method that records define, and for a mutable
+    default.
     """
     names = tuple(cls.__annotations__)
     body = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
@@ -64,7 +63,7 @@ def record(cls: type[T]) -> type[T]:
 
 
 def _initializer(made: Any, names: Sequence[str], defaults: Mapping[str, object]) -> Callable[..., None]:
-    """Return an `__init__` that fills each slot through its descriptor, which `__setattr__` does not stop."""
+    """Return an `__init__` that fills each slot through its descriptor, past the frozen `__setattr__`."""
     puts: list[tuple[str, Put]] = [(name, vars(made)[name].__set__) for name in names]
     finish: Callable[[object], None] | None = getattr(made, "__post_init__", None)
 
@@ -94,7 +93,7 @@ def _wrong_arguments(
 
 
 def _comparison(values: Callable[[object], object]) -> tuple[Callable[[object, object], bool], Callable[[object], int]]:
-    """Return `__eq__` and `__hash__` over what `values` gets of an instance."""
+    """Return `__eq__` and `__hash__` over the values that `values` gets from an instance."""
 
     def equal(self: object, other: object) -> bool:
         return values(self) == values(other) if type(self) is type(other) else NotImplemented
@@ -111,7 +110,7 @@ def _repr(self: Any) -> str:
 
 
 def _reduce(self: Any) -> tuple[Any, ...]:
-    """Say how copying and pickling make an equal record."""
+    """Copy and pickle by type and values."""
     return _again, (type(self), {name: getattr(self, name) for name in self.__slots__})
 
 
@@ -126,7 +125,7 @@ def _refuse(self: object, name: str, *_: object) -> NoReturn:
 
 
 class _Fields:
-    """What the functions of `dataclasses` ask a class for, made when they first ask."""
+    """The `__dataclass_fields__` of a record, made on first use by the functions of `dataclasses`."""
 
     def __init__(self, defaults: Mapping[str, object]) -> None:
         self._defaults = defaults
@@ -134,7 +133,7 @@ class _Fields:
     def __get__(self, _: object, owner: Any) -> object:
         from dataclasses import dataclass
 
-        # Without a docstring a signature would be made for one, which takes longer than all the rest.
+        # Without a docstring dataclass would make one from the signature, which takes longer than all the rest.
         body = {"__doc__": owner.__doc__ or "A record.", "__annotations__": owner.__annotations__, **self._defaults}
         like = type(owner.__name__, (), body)
         stock: Any = dataclass(init=False, repr=False, eq=False, kw_only=True)(like)

@@ -1,10 +1,11 @@
-"""Adding a type, an engine or a lint rule takes what docs/architecture.md says, and nothing else.
+"""Adding a type, an engine, a lint rule or a storage backend takes what docs/architecture.md says, and nothing else.
 
 Each test edits one or two files of a copy of the package, as a newcomer would, and runs the command line of the copy.
 """
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
@@ -128,3 +129,71 @@ def tiny_name(target: LintTarget) -> Iterator[Hit]:
     (finding,) = json.loads(copy.run("check", model, "--json", "--select", "X99", code=1))["findings"]
     assert (finding["code"], finding["message"]) == ("X99", "it is called Tiny")
     assert finding["way_out"] == "give it another name"
+
+
+GZIP_BACKEND = '''
+
+class GzipBackend(Backend):
+    """Files packed by gzip."""
+
+    def open(self, name: str, first_read: int) -> Source:
+        """Unpack the file."""
+        from gguftool.storage.sources.gzip_source import GzipSource
+
+        return GzipSource(name)
+
+    def expand(self, name: str, suffix: str) -> tuple[str, ...]:
+        """Return the name."""
+        return (name,)
+
+    def siblings(self, name: str, suffix: str) -> tuple[str, ...]:
+        """Return nothing."""
+        return ()
+
+
+SCHEMES["gzip"] = GzipBackend()
+'''
+GZIP_SOURCE = '''
+import gzip
+
+from gguftool.storage.sources.source import Source
+
+
+class GzipSource(Source):
+    """A file packed by gzip, unpacked in memory."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        with gzip.open(name.removeprefix("gzip://")) as file:
+            self._data = file.read()
+
+    name = property(lambda self: self._name)
+    size = property(lambda self: len(self._data))
+    identity = property(lambda self: f"{self._name} {len(self._data)}")
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        return self._data[offset : offset + length]
+'''
+
+
+def test_a_storage_backend_is_a_class_and_a_row_of_schemes(copy: Copy, tmp_path: Path) -> None:
+    """It opens, can be checked and hashed, and two writers copy from it: nothing else knows about schemes."""
+    model, donor = tmp_path / "tiny.gguf", tmp_path / "donor.gguf"
+    model.write_bytes(b.small_model())
+    donor.write_bytes(b.small_model(b.KV("general.author", b.STR, "somebody")))
+    packed = tmp_path / "tiny.gguf.gz"
+    packed.write_bytes(gzip.compress(model.read_bytes()))
+    name = f"gzip://{packed}"
+    copy.run("dump", name, code=2)
+
+    copy.append("storage/sources/locate.py", GZIP_BACKEND)
+    copy.append("storage/sources/gzip_source.py", GZIP_SOURCE)
+    opened, plain = (json.loads(copy.run("dump", each, "--json")) for each in (name, model))
+    assert (opened["metadata"], opened["tensors"]) == (plain["metadata"], plain["tensors"])
+    copy.run("check", name)
+    assert copy.run("hash", name).split()[0] == copy.run("hash", model).split()[0]
+    copy.run("merge", name, "-o", tmp_path / "merged.gguf")
+    assert (tmp_path / "merged.gguf").read_bytes() == model.read_bytes()
+    for source, out in ((name, "one.gguf"), (model, "other.gguf")):
+        copy.run("swap", donor, "--from", source, "--tensor", "attn_q", "-o", tmp_path / out)
+    assert (tmp_path / "one.gguf").read_bytes() == (tmp_path / "other.gguf").read_bytes()

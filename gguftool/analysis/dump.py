@@ -105,7 +105,7 @@ def dump(
             if kvs and wanted.search(kv.key)
         ),
         tensors=tuple(
-            _tensor_entry(index, tensor, places[tensor.gap.source.identity])
+            _tensor_entry(index, tensor, places[tensor.padded_extent.source.identity])
             for index, tensor in enumerate(model.tensors.values(), start=1)
             if tensors and wanted.search(tensor.info.name)
         ),
@@ -140,6 +140,6 @@ def _tensor_entry(index: int, tensor: Tensor, file: int) -> TensorEntry:
         nbytes=tensor.nbytes,
         bits_per_weight=round(tensor.bits_per_weight, 4),
         file=file,
-        offset=tensor.gap.offset,
+        offset=tensor.padded_extent.offset,
         sizing=tensor.sizing.value,
     )

@@ -12,12 +12,12 @@ from gguftool.analysis.label import Label, is_matrix, label_of
 from gguftool.analysis.placement import PlacementRule, device_of
 from gguftool.errors import printable
 from gguftool.format.ggml import type_name
+from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.kv import ValueType
 from gguftool.model.model import Model, Sizing, Tensor
-from gguftool.model.roles import Place, Role, places_of
+from gguftool.model.roles import Place, Role, tensor_places
 from gguftool.record import record
 
-_ARCHITECTURE = "general.architecture"
 _NAME = "general.name"
 
 
@@ -142,7 +142,7 @@ def report(models: Sequence[Model], rules: tuple[PlacementRule, ...] = ()) -> Re
 
 def distribution(model: Model, rules: tuple[PlacementRule, ...] = ()) -> Distribution:
     """Describe one model; `rules` place its tensors on devices."""
-    places = places_of(model.tensors)
+    places = tensor_places(model.tensors)
     items = [_item(tensor, places[name], device_of(name, rules)) for name, tensor in model.tensors.items()]
     total = sum(item.nbytes for item in items)
     by_type = sorted(_shares(items, total, lambda item: item.type), key=lambda share: -share.nbytes)
@@ -150,7 +150,7 @@ def distribution(model: Model, rules: tuple[PlacementRule, ...] = ()) -> Distrib
     placement = _placement(items, total, rules) if rules else None
     return Distribution(
         model=model.name,
-        architecture=_text(model, _ARCHITECTURE),
+        architecture=_text(model, ARCHITECTURE_KEY),
         name=_text(model, _NAME),
         files=len(model.files),
         file_bytes=sum(source.size for source in model.sources),

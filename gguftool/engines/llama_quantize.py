@@ -26,17 +26,17 @@ _LOG_LINE = 300  # characters of one line
 
 @record
 class LlamaQuantize:
-    """An installed llama-quantize; `identity` changes when the program does."""
+    """An installed llama-quantize; `identity` changes when the program file does."""
 
     path: Path
     identity: str
 
 
 @record
-class Run:
+class LlamaQuantizeRun:
     """One run of `tool`, a llama-quantize of `engine`, from `source` to `target` by `rules`.
 
-    A rule reads `REGEX=TYPE`, in the engine's own spelling. `threads` None means one for each core.
+    A rule reads `REGEX=TYPE`, in the engine's own spelling. `threads`: default: one for each core.
     """
 
     tool: Path
@@ -59,7 +59,7 @@ def find_llama_quantize(name: str) -> LlamaQuantize:
     return LlamaQuantize(path=path, identity=f"{path} {status.st_size} {status.st_mtime_ns}")
 
 
-def command_line(run: Run) -> list[str]:
+def command_line(run: LlamaQuantizeRun) -> list[str]:
     """Build the command line of `run`."""
     words = [str(run.tool)]
     if run.requantize:
@@ -73,13 +73,16 @@ def command_line(run: Run) -> list[str]:
     return [*words, str(run.source), str(run.target), _DEFAULT, str(run.threads or os.cpu_count() or 1)]
 
 
-def run_llama_quantize(run: Run) -> None:
-    """Run to the end, with the log beside the target; raise `ExecuteError` with the log's last lines if it fails."""
+def run_llama_quantize(run: LlamaQuantizeRun) -> None:
+    """Run the program to its end, with the log beside the target.
+
+    Raises `ExecuteError` with the log's last lines if it fails or writes nothing.
+    """
     words = command_line(run)
     log = run.target.parent / "log.txt"
     with open(log, "wb") as out:
         try:
-            # A session of its own: the program may be a script, and what that started has to end with it.
+            # In a new session: the program may be a script, and the processes that it starts must end with it.
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
             )
@@ -96,7 +99,7 @@ def run_llama_quantize(run: Run) -> None:
 
 @contextlib.contextmanager
 def _killed_on_error(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Kill `process` and all that it started if the block ends by an exception, such as Ctrl-C."""
+    """Kill `process` and everything it started if the block ends with an exception, such as Ctrl-C."""
     try:
         yield
     except BaseException:
@@ -109,7 +112,7 @@ def _killed_on_error(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 def _tail(log: Path) -> str:
-    """Read the last lines of a log that may have gigabytes."""
+    """Read the last lines of a log, which may hold gigabytes."""
     with open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - _LOG_BYTES))
         lines = file.read(_LOG_BYTES).decode("utf-8", "replace").splitlines()

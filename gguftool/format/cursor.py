@@ -1,7 +1,7 @@
-"""Reading numbers and texts one after the other out of the first bytes of a file, within bounds.
+"""Read numbers and texts in order from the first bytes of a file, within bounds.
 
-The buffer may end before what is read does: then more is asked for, as a signal, with a guess of how much it will be.
-Nothing is read that the file cannot have: every count and length is held against the bytes that are really there.
+If the buffer ends too early, `NeedMoreData` asks for more, with an estimate of the head's end.  Every count and length
+is checked against the size of the file before it is used.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from gguftool.format.kv import ByteOrder
 
 MAX_HEAD: Final = 256 << 20  # bytes; a 262k-token vocabulary with merges takes 15 MiB
 
-# Lengths, counts and ids: (bytes, what reads one) by byte order and struct code.
+# Lengths, counts and ids: (bytes, unpack function) by byte order and struct code.
 _NUMBERS: Final = {
     order: {code: (struct.calcsize("=" + code), struct.Struct(order.value + code).unpack_from) for code in "IQ"}
     for order in ByteOrder
 }
-_INFO_BYTES: Final = 72  # of a tensor info with a name of common length; for estimates only
-_VOCABULARY: Final = 1000  # elements from which an array is taken for one of a vocabulary, which has several
+_INFO_BYTES: Final = 72  # a tensor info with a name of common length; for estimates only
+_VOCABULARY: Final = 1000  # arrays with this many elements count as those of a vocabulary, which has several
 
 
 class NeedMoreData(Exception):
-    """A signal, not an error: the head goes on past the buffer; at least the first `needed` bytes of the file are.
+    """A signal, not an error: the head continues past the buffer; at least the first `needed` bytes are needed.
 
-    `likely` is where it ends by what was parsed so far, at least `needed`: for readers to whom asking is dear.
+    `likely` estimates where it ends by what was parsed so far, at least `needed`: for readers with expensive requests.
     """
 
     def __init__(self, needed: int, likely: int = 0) -> None:
@@ -44,8 +44,8 @@ class Cursor:
         self.pos = 0
         self.width = 8  # bytes of a length or count: 4 in version 1
         self.set_order(ByteOrder.LITTLE)
-        self.ready = min(len(buffer), total_size, MAX_HEAD)  # up to here nothing needs to be checked
-        # For estimates: tensor infos to come, and of the array in which the buffer ends the elements and the rest.
+        self.ready = min(len(buffer), total_size, MAX_HEAD)  # up to here no check is needed
+        # For estimates: tensor infos left; of the array at the buffer's end the elements, and the bytes left.
         self.infos_left = 0
         self.elements = 0
         self.array_rest = 0
@@ -56,23 +56,23 @@ class Cursor:
         self._numbers = _NUMBERS[order]
 
     def extrapolate(self, needed: int) -> int:
-        """Return where the head likely ends, given that it goes on at least up to `needed`.
+        """Estimate where the head ends, given that it continues at least up to `needed`.
 
-        Later entries of a vocabulary tend to be longer than earlier ones, and its array is followed by others as long
-        (scores, types, merges) of which nothing is known yet: a fifth more, and an array of eight bytes an element,
-        are allowed for, within what may be fetched in vain.
+        Later entries of a vocabulary tend to be longer than earlier ones, and other arrays of the same length follow
+        (scores, types, merges).  So this adds a fifth, and an array of eight bytes an element, but at most two fifths
+        of the whole, which may be fetched in vain.
         """
         core = needed + self.array_rest + self.infos_left * _INFO_BYTES
         more = self.array_rest // 5 + (self.elements * 8 if self.elements >= _VOCABULARY else 0)
         return min(core + min(more, core * 2 // 5), self.total, MAX_HEAD)
 
     def claim(self, size: int, where: str) -> None:
-        """Check that `size` more bytes can exist, without asking for them yet."""
+        """Check that the file can have `size` more bytes, without asking for them yet."""
         if self.pos + size > min(self.total, MAX_HEAD):
             raise self.too_short(size, where)
 
     def too_short(self, size: int, where: str) -> FormatError:
-        """Return the error for `size` bytes that the file cannot have here."""
+        """Build the error for `size` bytes that the file cannot have here."""
         limit = min(self.total, MAX_HEAD)
         ends = "the file ends" if limit == self.total else "heads are limited"
         return FormatError(
@@ -108,7 +108,7 @@ class Cursor:
         return self.number("Q" if self.width == 8 else "I", where)
 
     def count(self, where: str, limit: int) -> int:
-        """Read a count; raise `FormatError` where it is above `limit`."""
+        """Read a count; raise `FormatError` if it is above `limit`."""
         start = self.pos
         value = self.length(where)
         if value > limit:
@@ -116,5 +116,5 @@ class Cursor:
         return value
 
     def text(self, where: str) -> str:
-        """Read a length and so many bytes; what is no UTF-8 is kept by surrogateescape."""
+        """Read a length and a text of that many bytes; surrogateescape keeps what is not UTF-8."""
         return self.take(self.length(where), where).decode("utf-8", "surrogateescape")

@@ -1,11 +1,12 @@
-"""Tensor bytes to numbers, for the types whose meaning is known here.
+"""Decode tensor bytes to numbers.
 
-Plain numbers are numpy's; the types of llama.cpp are `libgguf`'s where it is installed (it is several times as fast and
-gives the same floats), else those of `gguf.quants`; the others are tables in `format.quants`.
+The type table says who decodes a type (`decoded_by` in `format/ggml.py`): numpy decodes plain numbers; `libgguf`, if it
+is installed, the types of llama.cpp (it is several times as fast as `gguf.quants` and gives the same floats), else
+`gguf.quants`; the tables in `format/quants/` the others.
 
-Numbers are taken in whole units.  For plain runs of blocks a unit is a block, so a range of blocks is a range of bytes
-whatever the row length.  Where rows have a scale of their own or are interleaved, a unit is a row or a group of rows.
-Either way memory follows the units asked for, not the tensor.
+Decoding works in whole units.  For plain runs of blocks a unit is a block, so a range of blocks is a range of bytes
+whatever the row length.  If rows have their own scale or are interleaved, a unit is a row or a group of rows.  Memory
+follows the number of units, not the size of the tensor.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 
     Decode = Callable[[bytes], NDArray[Any]]
 
-# Elements of the longest unit that is decoded, 16 rows of 262,144: a file's claim of endless rows is not followed.
+# Elements of the longest unit that is decoded, 16 rows of 262,144: a file may claim endless rows.
 MAX_UNIT = 1 << 22
 
 
 @record
 class Decoder:
-    """Turns bytes into numbers, in order: `unit` elements are `unit_bytes` bytes; `decode` takes whole units."""
+    """Decode bytes in order: `unit` elements take `unit_bytes` bytes; `decode` takes whole units."""
 
     unit: int
     unit_bytes: int
@@ -43,8 +44,8 @@ class Decoder:
 def decoder_of(type_id: int, byte_order: ByteOrder, dims: tuple[int, ...]) -> Decoder | None:
     """Return the decoder of tensors of a type and of `dims` (in ggml order).
 
-    None where nobody here knows what the bytes mean; and of types whose units are rows, where rows are no whole blocks
-    or longer than anybody's, or their number does not divide by those that the type interleaves.
+    None if the type has no decoder.  For types with rows as units also None if rows are not whole blocks or longer than
+    `MAX_UNIT`, or if their number does not divide by the interleave.
     """
     traits = TYPES.get(type_id)
     if traits is None or not traits.decoded_by:
@@ -61,7 +62,7 @@ def decoder_of(type_id: int, byte_order: ByteOrder, dims: tuple[int, ...]) -> De
 
 
 def decoded_by(type_id: int) -> str:
-    """The package that turns a type into numbers: ``numpy``, ``gguf``, ``gguftool``, or empty if none does.
+    """Return the package that decodes a type: ``numpy``, ``gguf``, ``gguftool``, or empty if none does.
 
     ``gguf`` also if libgguf does it instead: that changes the time, not the floats.
     """
@@ -72,7 +73,7 @@ def decoded_by(type_id: int) -> str:
 
 
 def item_size(type_id: int) -> int | None:
-    """The bytes of one number of a plain type, by which its byte order can be changed; None for blocks."""
+    """Return the bytes of one number of a plain type, to change its byte order; None for blocks."""
     traits = TYPES.get(type_id)
     return traits.type_size if traits and traits.dtype else None
 
@@ -85,7 +86,7 @@ def _by_blocks(traits: TypeTraits, decode: Decode) -> Decoder:
 
 
 def _by_rows(traits: TypeTraits, row_length: int) -> Decoder | None:
-    """Return the decoder of a type whose unit is a group of rows: their scales, then their blocks."""
+    """Return the decoder of a type with a group of rows as unit: their scales, then their blocks."""
     rows, repack = traits.interleaved_rows, REPACKS.get(traits.name)
     unit = rows * row_length
     if not 0 < unit <= MAX_UNIT or row_length % traits.block_size or (repack is None and rows > 1):
@@ -117,7 +118,7 @@ class _RowUnits:
         return self.rows * (self.meta_bytes + self.row_bytes)
 
     def split(self, data: bytes) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return the rows' own bytes (rows x bytes) and the plain blocks in order (blocks x bytes) of whole groups."""
+        """Split whole groups into the rows' metadata (rows x bytes) and the plain blocks in order (blocks x bytes)."""
         import numpy as np
 
         units = np.frombuffer(data, dtype=np.uint8).reshape(-1, self.nbytes)
@@ -130,7 +131,7 @@ class _RowUnits:
 
 
 def _row_blocks(name: str) -> Callable[[NDArray[Any], NDArray[Any]], NDArray[Any]] | None:
-    """Return the function that makes numbers of rows' own bytes and their blocks of the plain type `name`."""
+    """Return the function that decodes row metadata and blocks of the plain type `name`."""
     lookup, traits = LOOKUPS.get(name), find_type(name)
     if lookup is None:
         plain = None if traits is None else _decode_blocks(traits) or _plain_of(traits)
@@ -139,7 +140,7 @@ def _row_blocks(name: str) -> Callable[[NDArray[Any], NDArray[Any]], NDArray[Any
     def decode(metas: NDArray[Any], blocks: NDArray[Any]) -> NDArray[Any]:
         import numpy as np
 
-        with np.errstate(all="ignore"):  # scales of any bytes at all may be NaN or overflow: counted later
+        with np.errstate(all="ignore"):  # scales from arbitrary bytes may be NaN or overflow: counted later
             scales = lookup.row_scales(metas).repeat(len(blocks) // len(metas)) if metas.size else None
             return lookup.decode(blocks, scales).reshape(-1)
 
@@ -147,7 +148,7 @@ def _row_blocks(name: str) -> Callable[[NDArray[Any], NDArray[Any]], NDArray[Any
 
 
 def _or_nothing(decode: Decode) -> Decode:
-    """Return a function that gives no numbers for no bytes, which the packages take for a mistake."""
+    """Wrap `decode` to return no numbers for no bytes: the packages raise an error."""
     import numpy as np
 
     return lambda data: decode(data) if data else np.empty(0, dtype=np.float32)
@@ -174,7 +175,7 @@ def _plain(traits: TypeTraits, byte_order: ByteOrder) -> Decode:
 
 
 def _decode_blocks(traits: TypeTraits) -> Decode | None:
-    """Return the fastest function for a type that is a plain run of blocks."""
+    """Return the fastest decoder of a type that is a plain run of blocks."""
     if traits.decoded_by == "gguf":
         return _by_libgguf(traits) or _by_gguf(traits)
     return _by_lookup(traits)
@@ -182,7 +183,7 @@ def _decode_blocks(traits: TypeTraits) -> Decode | None:
 
 @cache
 def _by_libgguf(traits: TypeTraits) -> Decode | None:
-    """Return a function around `libgguf.dequantize_rows`, None where it is not installed or does not know the type."""
+    """Wrap `libgguf.dequantize_rows`; None if libgguf is not installed or does not know the type."""
     import numpy as np
 
     try:
@@ -202,7 +203,7 @@ def _by_libgguf(traits: TypeTraits) -> Decode | None:
 
 @cache
 def _by_gguf(traits: TypeTraits) -> Decode | None:
-    """Return a function around `gguf.quants.dequantize`, None where gguf lacks the type or sizes it otherwise."""
+    """Wrap `gguf.quants.dequantize`; None if gguf lacks the type or gives it another size."""
     import numpy as np
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import dequantize
@@ -212,8 +213,8 @@ def _by_gguf(traits: TypeTraits) -> Decode | None:
         return None
 
     def decode(data: bytes) -> NDArray[Any]:
-        row = np.frombuffer(data, dtype=np.uint8)  # one long row: gguf works on 16 rows at a time
-        with np.errstate(all="ignore"):  # scales of any bytes at all may be NaN or overflow: counted later
+        row = np.frombuffer(data, dtype=np.uint8)  # one long row: gguf processes 16 rows at a time
+        with np.errstate(all="ignore"):  # scales from arbitrary bytes may be NaN or overflow: counted later
             numbers: NDArray[Any] = dequantize(row, kind)
         return numbers
 
@@ -240,7 +241,7 @@ def _sizes(traits: TypeTraits) -> tuple[int, int]:
 
 
 def _works(decode: Decode, traits: TypeTraits, refusal: type[Exception]) -> bool:
-    """Whether a package really decodes a type it has the sizes of: nobody lists those."""
+    """Whether a package really decodes a type that it knows the size of: neither has a list."""
     try:
         decode(bytes(traits.type_size))
     except refusal:
@@ -249,9 +250,9 @@ def _works(decode: Decode, traits: TypeTraits, refusal: type[Exception]) -> bool
 
 
 def encode_floats(values: NDArray[Any], dtype: str) -> bytes:
-    """Return `values` as little-endian ``f32``, ``f16`` or ``bf16``, rounded to nearest, ties to even.
+    """Encode `values` as little-endian ``f32``, ``f16`` or ``bf16``, rounded to nearest, ties to even.
 
-    Beyond the range of f16 is an infinity and NaN stays NaN, as in ggml (ggml/src/ggml-impl.h).
+    Values beyond the range of f16 become infinities and NaN stays NaN, as in ggml (ggml/src/ggml-impl.h).
     """
     import numpy as np
 

@@ -1,6 +1,9 @@
-"""Names of the files of a split set: ``PREFIX-00001-of-00003.gguf``, numbers from 1.
+"""What file names mean: shards of a split set, and labels such as ``q4_k_m`` in ``Model-Q4_K_M.gguf``.
 
-Source: llama.cpp src/llama.cpp (llama_split_path: "%s-%05d-of-%05d.gguf"); split.no counts from 0.
+A shard is called ``PREFIX-00001-of-00003.gguf``; names count from 1, split.no from 0.  A label is a tensor type or a
+file type; the last one in a name counts.
+
+Source: llama.cpp src/llama.cpp (llama_split_path: "%s-%05d-of-%05d.gguf").
 """
 
 from __future__ import annotations
@@ -13,16 +16,21 @@ from gguftool.format.ggml import find_type
 from gguftool.record import record
 
 MAX_SHARDS = 65535  # split.count is a u16
-IK_MAX_SHARDS = 64  # GGML_MAX_CONTEXTS in ggml/include/ggml.h of ik_llama.cpp, one a shard; more needs an own build
+IK_MAX_SHARDS = 64  # GGML_MAX_CONTEXTS in ggml/include/ggml.h of ik_llama.cpp, one a shard; more needs a custom build
 KEY_NO, KEY_COUNT, KEY_TENSORS = "split.no", "split.count", "split.tensors.count"
 SPLIT_KEYS = frozenset({KEY_NO, KEY_COUNT, KEY_TENSORS})
 
-_PATTERN = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
+THIREUS_TAIL = "-SPECIAL_TENSOR"
+_SEPARATOR = re.compile(r"[-.\s]")
+_SHARD = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
+
+
+# --- shards ----------------------------------------------------------------------------------------------------------
 
 
 @record
 class ShardName:
-    """A shard's file name (or path) taken apart; `number` counts from 1."""
+    """The parts of a shard's file name (or path); `number` counts from 1."""
 
     prefix: str
     number: int
@@ -32,34 +40,30 @@ class ShardName:
         return f"{self.prefix}-{self.number:05d}-of-{self.count:05d}.gguf"
 
 
-@lru_cache(maxsize=8192)  # a large set's names are asked for several times
+@lru_cache(maxsize=8192)  # the names of a large set are parsed several times
 def parse_shard_name(name: str) -> ShardName | None:
-    """Take `name` apart; None where it is not the name of a shard, or its numbers contradict each other."""
-    match = _PATTERN.fullmatch(name)
+    """Parse `name`; None if it is not the name of a shard, or its numbers contradict each other."""
+    match = _SHARD.fullmatch(name)
     if match is None:
         return None
     shard = ShardName(prefix=match["prefix"], number=int(match["number"]), count=int(match["count"]))
     return shard if 1 <= shard.number <= shard.count else None
 
 
-# --- labels --------------------------------------------------------------------------------------------------------
-
-
-THIREUS_TAIL = "-SPECIAL_TENSOR"
-_TOKENS = re.compile(r"[-.\s]")
+# --- labels ----------------------------------------------------------------------------------------------------------
 
 
 def normal_label(label: str) -> str:
-    """Return the spelling under which labels are compared: lower case, ``-`` as ``_``."""
+    """Normalize a label for comparisons: lower case, ``-`` as ``_``."""
     return label.strip().lower().replace("-", "_")
 
 
 def label_of_name(name: str) -> str | None:
-    """Return the last word of a file or set name that is a tensor type or a file type, normalized; None without one."""
+    """Return the last tensor type or file type in the name of a file or set, normalized, or None."""
     shard = parse_shard_name(name)
     stem = shard.prefix if shard else name.removesuffix(".gguf")
     stem = re.split(r"[\\/]", stem)[-1]
-    for word in reversed(_TOKENS.split(stem)):
+    for word in reversed(_SEPARATOR.split(stem)):
         if word and (find_type(word) or find_ftypes(word)):
             return normal_label(word)
     return None

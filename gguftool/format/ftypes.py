@@ -1,8 +1,8 @@
 """File types (`general.file_type`): the mixes that llama-quantize offers, by number.
 
 A file type is not a tensor type: its number and even its name mean something else (file type IQ2_M holds mostly IQ2_S
-tensors, and 214 is Q4_K_R4 here but Q6_K_R4 among tensor types).  Engines use it for display only; they guess it from
-the majority tensor type where it is absent.
+tensors, and 214 is Q4_K_R4 here but Q6_K_R4 among tensor types).  Engines use it for display only; if it is absent,
+they guess it from the type of most tensors.
 
 Sources: llama.cpp include/llama.h, src/llama-model-loader.cpp (guess); ik_llama.cpp the same files.
 """
@@ -15,14 +15,14 @@ from gguftool.format.ggml import find_type, nearest_types
 from gguftool.record import record
 
 FILE_TYPE_KEY = "general.file_type"
-GUESSED = 1024  # flag that engines add to a number that they guessed
+GUESSED = 1024  # flag that engines add to a guessed number
 
 
 @record
 class FType:
     """One file type; `tensor_type` is what llama-quantize writes by default under it.
 
-    `majority_of` is the tensor type whose majority an engine calls by this file type, empty for the other mixes.
+    An engine guesses it for a file with mostly `majority_of` tensors; empty for types that are never guessed.
     """
 
     id: int
@@ -133,13 +133,13 @@ _FTYPES = (
 
 
 def ftype_name(number: int) -> str:
-    """Return the name of file type `number`, both where the engines differ, or ``ftype#N``."""
+    """Return the name of file type `number`, both names if the engines differ, or ``ftype#N``."""
     names = dict.fromkeys(ftype.name for ftype in _FTYPES if ftype.id == number & ~GUESSED)
     return "/".join(names) or f"ftype#{number}"
 
 
 def ftypes_of(number: int) -> tuple[FType, ...]:
-    """Return what the engines mean by file type `number` (with or without the flag of a guess)."""
+    """Return the meanings of file type `number` in the engines (with or without the flag of a guess)."""
     return tuple(ftype for ftype in _FTYPES if ftype.id == number & ~GUESSED)
 
 
@@ -149,12 +149,12 @@ def find_ftypes(name: str) -> tuple[FType, ...]:
 
 
 def ftype_of_majority(tensor_type: str, engine: str) -> FType | None:
-    """Return the file type that `engine` names a file by whose majority is `tensor_type`, None where it has none."""
+    """Return the file type that `engine` guesses for a file with mostly `tensor_type` tensors, or None."""
     return next((f for f in _FTYPES if f.majority_of == tensor_type and engine in f.engines), None)
 
 
 def ftype_tensor_type(number: int) -> int | None:
-    """Return the id of the tensor type that file type `number` stands for, None where it stands for none."""
+    """Return the id of the tensor type that file type `number` stands for, or None."""
     for ftype in _FTYPES:
         if ftype.id == number & ~GUESSED and (traits := find_type(ftype.tensor_type)):
             return traits.id
@@ -162,11 +162,11 @@ def ftype_tensor_type(number: int) -> int | None:
 
 
 def no_such_type(name: str) -> str:
-    """Say that `name` is no tensor type, what it is instead, and what is meant perhaps."""
-    said = f"there is no tensor type '{printable(name)}'"
+    """Build the error message for a `name` that is no tensor type: what it is instead, and the nearest names."""
+    text = f"there is no tensor type '{printable(name)}'"
     ftypes = find_ftypes(name)
     if ftypes:
         main = ", ".join(dict.fromkeys(ftype.tensor_type for ftype in ftypes if ftype.tensor_type))
-        said += f": it is a file type of llama-quantize, a mix whose tensors are mostly {main}"
+        text += f": it is a file type of llama-quantize, a mix whose tensors are mostly {main}"
     near = nearest_types(name)
-    return f"{said}; nearest: {', '.join(traits.alias for traits in near)}" if near else f"{said}; see 'gguftool types'"
+    return f"{text}; nearest: {', '.join(traits.alias for traits in near)}" if near else f"{text}; see 'gguftool types'"

@@ -91,7 +91,7 @@ class TypeTraits:
         return self.type_size * 8 / self.block_size
 
     def spelling(self, engine: str) -> str:
-        """The spelling that `engine` reads: its own name of the type, or the alias."""
+        """The type's name in `engine`."""
         return dict(self.other_names).get(engine, self.alias)
 
 
@@ -352,12 +352,12 @@ _BY_NAME: dict[str, TypeTraits] = {
 
 
 def other_meanings(type_id: int) -> tuple[OtherMeaning, ...]:
-    """The other meanings of `type_id`, in forks and older engines."""
+    """Return the other meanings of `type_id`, in forks and older engines."""
     return tuple(meaning for meaning in _OTHER_MEANINGS if meaning.id == type_id)
 
 
 def type_name(type_id: int) -> str:
-    """Return the canonical upper-case name, or ``type#N`` for an id nobody in the table holds."""
+    """Return the canonical upper-case name, or ``type#N`` for an id that is not in the table."""
     traits = TYPES.get(type_id)
     return traits.name if traits else f"type#{type_id}"
 
@@ -374,7 +374,7 @@ def find_type(name: str) -> TypeTraits | None:
 
 
 def nearest_types(name: str, limit: int = 4) -> tuple[TypeTraits, ...]:
-    """Return the types that may occur in a file whose names are closest to `name`, best first."""
+    """Return the types with the names closest to `name`, best first; without run-time types."""
     wanted = name.strip().lower().replace("-", "_")
     names = [spelling for spelling, traits in _BY_NAME.items() if traits.in_files]
     close = difflib.get_close_matches(wanted, names, n=limit, cutoff=0.5)
@@ -384,7 +384,7 @@ def nearest_types(name: str, limit: int = 4) -> tuple[TypeTraits, ...]:
 def nbytes(type_id: int, dims: tuple[int, ...]) -> int | None:
     """Return the bytes of a tensor of `dims` (ggml order, dims[0] = row length), without padding.
 
-    None where it cannot be known: an unknown type id, or a row that is not a whole number of blocks.
+    None if it cannot be known: an unknown type id, or a row that is not a whole number of blocks.
     Source: ggml_nbytes in ggml/src/ggml.c of both engines.
     """
     traits = TYPES.get(type_id)
@@ -392,7 +392,7 @@ def nbytes(type_id: int, dims: tuple[int, ...]) -> int | None:
 
 
 def layout_nbytes(layout: TypeTraits | OtherMeaning, dims: tuple[int, ...]) -> int | None:
-    """Return the bytes that `dims` take in `layout`; None where that is unknown or rows are not whole blocks."""
+    """Return the bytes that `dims` take in `layout`; None if that is unknown or rows are not whole blocks."""
     elements = math.prod(dims)
     ne0 = dims[0] if dims else 1
     if layout.formula is Formula.I2_S:

@@ -1,15 +1,15 @@
 """The head of a GGUF file: magic, version, counts, metadata KV, tensor infos.
 
 Bring your own I/O: `parse` takes the first bytes of a file and returns a `Header`, raises `FormatError`, or raises
-`NeedMoreData` where the buffer ends before the head does.  Parsing starts anew on the larger buffer; callers grow by a
-factor, so the repeated work is bounded by the final parse.
+`NeedMoreData` if the buffer ends before the head does.  Parsing starts from scratch on the larger buffer; callers grow
+it by a factor, so the repeated work is bounded by the final parse.
 
-Values are not decoded: a KV keeps its bytes, strings of an array are stepped over by their lengths, and whoever edits
-nothing re-encodes nothing.  Version 1 wrote lengths as u32; its values are widened at parse and narrowed again by
-`serialize`, so that the rest of the program knows one encoding.
+Values are not decoded: a KV keeps its bytes, and strings of an array are skipped by their lengths, so an unedited value
+is never encoded again.  Version 1 wrote lengths as u32; `parse` widens its values and `serialize` narrows them again:
+the rest of the program knows one encoding.
 
-Every number in the file is checked against the bytes that are really there before it is used to loop or to allocate:
-that alone removes whole classes of attacks.
+Every number in the file is checked against the size of the file before it is used to loop or to allocate: that alone
+removes whole classes of attacks.
 
 Source of the grammar: ggml docs/gguf.md; llama.cpp ggml/src/gguf.cpp (gguf_init_from_file_impl).
 """
@@ -38,7 +38,9 @@ from gguftool.record import record
 MAGIC: Final = b"GGUF"
 VERSIONS: Final = (1, 2, 3)
 DEFAULT_ALIGNMENT: Final = 32
+MAX_ALIGNMENT: Final = 1 << 20  # bytes; more only makes a file large, and hostile files ask for gigabytes of zeros
 ALIGNMENT_KEY: Final = "general.alignment"
+ARCHITECTURE_KEY: Final = "general.architecture"
 
 # Limits, with reasons (and MAX_HEAD in `cursor`). All are far above what any published model holds.
 MAX_TENSORS: Final = 1 << 20  # bounds the memory of parsed infos; the largest unmerged MoE models hold about 70,000
@@ -52,7 +54,7 @@ _VALUE_TYPES: Final = {kind.value: kind for kind in ValueType}
 
 @record
 class TensorInfo:
-    """One tensor as the head names it; `dims` in ggml order (dims[0] = row length), `offset` from the data's start."""
+    """One tensor of the head; `dims` in ggml order (dims[0] = row length), `offset` from the start of the data."""
 
     name: str
     dims: tuple[int, ...]
@@ -66,7 +68,7 @@ class TensorInfo:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """`dims` without trailing ones, by which two writers of one tensor may differ."""
+        """`dims` without trailing ones: writers differ in these."""
         end = len(self.dims)
         while end > 1 and self.dims[end - 1] == 1:
             end -= 1
@@ -88,7 +90,7 @@ class Header:
 
     @property
     def alignment(self) -> int:
-        """The file's alignment in bytes: `general.alignment`, 32 where it is absent."""
+        """The file's alignment in bytes: `general.alignment`, or 32 if that is absent."""
         return alignment_of(self.kvs)
 
     @property
@@ -106,7 +108,7 @@ class Header:
         return round_up(self.length, self.alignment)
 
     def duplicate_keys(self) -> tuple[str, ...]:
-        """Return keys that occur more than once, in order of their second occurrence."""
+        """Return the keys that occur more than once, in order of their second occurrence."""
         seen: set[str] = set()
         twice: dict[str, None] = {}
         for kv in self.kvs:
@@ -122,7 +124,7 @@ def round_up(size: int, alignment: int) -> int:
 
 
 def alignment_of(kvs: Sequence[KV]) -> int:
-    """Return the alignment that `kvs` set, in bytes; raise `FormatError` where it is not a power of two."""
+    """Return the alignment that `kvs` set, in bytes; raise `FormatError` if it is not a power of two."""
     kv = find_kv(kvs, ALIGNMENT_KEY)
     if kv is None:
         return DEFAULT_ALIGNMENT
@@ -142,7 +144,7 @@ def alignment_of(kvs: Sequence[KV]) -> int:
 def parse(buffer: bytes | bytearray | memoryview, total_size: int) -> Header:
     """Parse the head of a GGUF file of `total_size` bytes from its first bytes.
 
-    Raises `NeedMoreData` where the buffer is too short, `FormatError` where the file cannot be a GGUF.
+    Raises `NeedMoreData` if the buffer is too short, `FormatError` if the file cannot be a GGUF.
     """
     cursor = Cursor(buffer, total_size)
     magic = cursor.take(4, "magic")
@@ -155,7 +157,7 @@ def parse(buffer: bytes | bytearray | memoryview, total_size: int) -> Header:
     version = _parse_version(cursor)
     n_tensors = cursor.count("number of tensors", MAX_TENSORS)
     n_kvs = cursor.count("number of metadata KV", MAX_KVS)
-    # The least that so many entries take: an empty key and a one-byte value, an empty name and no dims.
+    # The minimum for these counts: an empty key and a one-byte value, an empty name and no dims.
     cursor.claim(n_kvs * (cursor.width + 5) + n_tensors * (cursor.width + 16), "counts")
     cursor.infos_left = n_tensors
     try:
@@ -169,7 +171,7 @@ def parse(buffer: bytes | bytearray | memoryview, total_size: int) -> Header:
 def _parse_version(cursor: Cursor) -> int:
     raw = cursor.take(4, "version")
     version = struct.unpack("<I", raw)[0]
-    # A small version of the other byte order has its two low bytes zero (llama.cpp tells it the same way).
+    # A small version in the other byte order has its two low bytes zero (llama.cpp uses the same test).
     if version & 0xFFFF == 0 and version != 0:
         cursor.set_order(ByteOrder.BIG)
         version = struct.unpack(">I", raw)[0]
@@ -183,7 +185,7 @@ def _parse_version(cursor: Cursor) -> int:
 
 def _parse_kvs(cursor: Cursor, count: int) -> tuple[KV, ...]:
     kvs: list[KV] = []
-    alignment = None  # the first entry is the one that counts
+    alignment = None  # the first entry counts
     for index in range(count):
         start = cursor.pos
         kvs.append(_parse_kv(cursor, index))
@@ -205,7 +207,7 @@ def _parse_kv(cursor: Cursor, index: int) -> KV:
         start = cursor.pos
         _skip_value(cursor, kind, where)
     except FormatError as error:
-        error.where = f"{where}, '{printable(key, 80)}'"  # on the way up: names cost time where nothing is wrong
+        error.where = f"{where}, '{printable(key, 80)}'"  # on the way up: formatting names costs time
         raise
     raw = bytes(cursor.buffer[start : cursor.pos])
     if cursor.width == 4:
@@ -226,8 +228,8 @@ def _value_type(cursor: Cursor, where: str) -> ValueType:
 
 
 def _skip_value(cursor: Cursor, kind: ValueType, where: str) -> None:
-    """Step over one value without decoding it; nested arrays iteratively, so that depth costs no stack."""
-    open_arrays = [(kind, 1, 0)]  # element type, elements left and depth of each array not yet stepped over
+    """Skip one value without decoding it; nested arrays iteratively, so that depth costs no stack."""
+    open_arrays = [(kind, 1, 0)]  # element type, elements left and depth of each open array
     while open_arrays:
         kind, left, depth = open_arrays.pop()
         if kind is ValueType.STRING:
@@ -252,16 +254,16 @@ def _skip_value(cursor: Cursor, kind: ValueType, where: str) -> None:
 
 
 def _skip_strings(cursor: Cursor, count: int, where: str) -> None:
-    """Step over `count` strings. This loop is the cost of opening a model with a large vocabulary."""
+    """Skip `count` strings. This loop is the cost of opening a model with a large vocabulary."""
     cursor.claim(count * cursor.width, where)
     length_at = struct.Struct(cursor.order.value + ("Q" if cursor.width == 8 else "I")).unpack_from
     buffer, pos, width = cursor.buffer, cursor.pos, cursor.width
     stepped = 0
     try:
-        for stepped in range(count):  # noqa: B007  (how many is asked for below)
+        for stepped in range(count):  # noqa: B007  (used below)
             pos += width + length_at(buffer, pos)[0]
     except (struct.error, OverflowError):
-        pos += width  # no length could be read here: at least that much more is wanted
+        pos += width  # the length itself is beyond the buffer
     if pos <= len(buffer):
         cursor.pos = pos
         return
@@ -269,7 +271,7 @@ def _skip_strings(cursor: Cursor, count: int, where: str) -> None:
         left = count - stepped - 1
         cursor.elements, cursor.array_rest = count, left * (pos - cursor.pos) // (stepped + 1)
         raise NeedMoreData(pos)
-    for _ in range(count):  # the file ends inside: walk again with care, to say where
+    for _ in range(count):  # the file ends inside: walk again, checking each string, to find where
         size = cursor.length(where)
         cursor.need(size, where)
         cursor.pos += size
@@ -305,7 +307,7 @@ def _parse_tensor_info(cursor: Cursor, index: int) -> TensorInfo:
 
 
 def _parse_placing(cursor: Cursor, name: str, where: str) -> TensorInfo:
-    """Read what follows a tensor's name: dims, type, offset."""
+    """Read what follows the name of a tensor: dims, type, offset."""
     n_dims = cursor.number("I", where)
     if n_dims > MAX_DIMS:
         raise FormatError(f"{n_dims:,} dimensions; ggml knows at most {MAX_DIMS}", where=where, offset=cursor.pos - 4)
@@ -322,7 +324,7 @@ def _parse_placing(cursor: Cursor, name: str, where: str) -> TensorInfo:
 
 
 def serialize(header: Header) -> bytes:
-    """Return the head's bytes, zero-padded to `header.data_offset`."""
+    """Serialize the head, zero-padded to `header.data_offset`."""
     head = _serialize_infos(header)
     return head.ljust(round_up(len(head), header.alignment), b"\0")
 

@@ -1,13 +1,13 @@
-"""Importance matrices, in both formats: the legacy `.dat` of llama-imatrix, and the GGUF that took its place.
+"""Importance matrices, in both formats: the legacy `.dat` of llama-imatrix, and the GGUF that replaced it.
 
-For every tensor there is a sum of squared activations a column, and how much went into it; `ImatrixEntry.weights`
-makes of that exactly what llama-quantize gives to its quantizers. A file is held in memory as a whole and the arrays
-are views of its bytes, so reading one takes the file's size and no more.
+Every tensor has a sum of squared activations for each column, and a count of what was summed; `ImatrixEntry.weights`
+computes from these exactly what llama-quantize gives to its quantizers. A file is held in memory as a whole and the
+arrays are views of its bytes, so reading one takes the file's size and no more.
 
 Legacy (little-endian): i32 entries; each i32 length, name, i32 calls, i32 values, f32 values; then, since 2024, i32
-chunks, i32 length, dataset. All matrices of an expert tensor stand in a row and share one number of calls.
+chunks, i32 length, dataset. All matrices of an expert tensor are concatenated and share one number of calls.
 GGUF: `general.type` is "imatrix"; `imatrix.datasets`, `.chunk_count`, `.chunk_size`; tensors NAME.in_sum2 [width,
-matrices] and NAME.counts [1, matrices] in F32, counts in tokens. Other tensors are statistics that nobody quantizes by.
+matrices] and NAME.counts [1, matrices] in F32, counts in tokens. Other tensors are statistics that quantizers ignore.
 
 Source: llama.cpp tools/imatrix/imatrix.cpp (save_imatrix, save_imatrix_legacy, load_imatrix_legacy),
 tools/quantize/quantize.cpp (load_imatrix), src/llama-quant.cpp (the size that an entry must have); ik_llama.cpp
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # Limits, with reasons.
 MAX_IMATRIX: Final = 4 << 30  # bytes; held in memory; one of Kimi K2 (384 experts) has about 1.5 GiB
 MAX_ENTRY_NAME: Final = 1024  # bytes; engines cut names at 63
-USUAL_CHUNK: Final = 512  # tokens; llama-imatrix' own default, and what it takes a legacy file's chunks for
+USUAL_CHUNK: Final = 512  # tokens; the default of llama-imatrix, which it also assumes for legacy files
 
 GENERAL_TYPE: Final = "general.type"
 KEY_DATASETS: Final = "imatrix.datasets"
@@ -59,7 +59,7 @@ class ImatrixKind(Enum):
 class ImatrixEntry:
     """One tensor's columns: `sums` of squares (matrices, width) and `counts` (matrices,), both float32.
 
-    A legacy entry is one matrix with the values of all, and its count is in chunks, that of a GGUF in tokens.
+    A legacy entry is one matrix with the values of all, and counts chunks; one of a GGUF counts tokens.
     """
 
     name: str
@@ -68,11 +68,11 @@ class ImatrixEntry:
 
     @property
     def values(self) -> int:
-        """All values, of all matrices."""
+        """The number of values, in all matrices."""
         return int(self.sums.size)
 
     def weights(self) -> NDArray[np.float32]:
-        """Return sums / counts, float32 (matrices, width); 1 for a matrix that no token came to, as llama-quantize."""
+        """Return sums / counts, float32 (matrices, width); 1 for a matrix without tokens, as llama-quantize does."""
         import numpy as np
 
         counted = self.counts > 0
@@ -87,18 +87,18 @@ class ImatrixEntry:
     def weights_for(self, dims: Sequence[int]) -> NDArray[np.float32]:
         """Return the weights of a tensor with `dims` (ggml order), shape (dims[2] or 1, dims[0]).
 
-        As llama-quantize does it, only the number of values counts. Raises `PlanError` where that is another.
+        As in llama-quantize, only the number of values counts. Raises `PlanError` if that differs.
         """
         if not self.fits(dims):
             raise PlanError(self.misfit(dims))
         return self.weights().reshape(-1, dims[0] if dims else 1)
 
     def blank_matrices(self, dims: Sequence[int]) -> int:
-        """Return how many matrices of a tensor with `dims` have no weight but 0; raises as `weights_for` does."""
+        """Count the matrices of a tensor with `dims` with only zero weights; raises as `weights_for` does."""
         return int((~self.weights_for(dims).any(axis=1)).sum())
 
     def misfit(self, dims: Sequence[int]) -> str:
-        """Say how the entry differs from a tensor with `dims`."""
+        """Describe how the entry differs from a tensor with `dims`."""
         shape = " x ".join(str(dim) for dim in dims)
         return (
             f"'{printable(self.name)}' has {self.values:,} values in the imatrix, and as a tensor of {shape} it needs "
@@ -108,7 +108,7 @@ class ImatrixEntry:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Imatrix:
-    """A whole file; `chunk_count` and `chunk_size` (tokens) are None where it does not say; `digest` is its sha256."""
+    """A whole file; `chunk_count` and `chunk_size` (tokens) are None if the file lacks them; `digest` is its sha256."""
 
     entries: Mapping[str, ImatrixEntry]
     datasets: tuple[str, ...] = ()
@@ -119,7 +119,7 @@ class Imatrix:
 
 
 def expected_values(dims: Sequence[int]) -> int:
-    """Return the number of values that llama-quantize wants for a tensor: ne[0] * ne[2]."""
+    """Return the number of values that llama-quantize expects for a tensor: ne[0] * ne[2]."""
     return math.prod((*dims[:1], *dims[2:3]))
 
 
@@ -129,7 +129,7 @@ def is_imatrix(kvs: Sequence[KV]) -> bool:
 
 
 def parse_imatrix(data: bytes, name: str) -> Imatrix:
-    """Parse a file of either format; `name` is what errors call it. Raises `FormatError`."""
+    """Parse a file of either format; `name` is for errors. Raises `FormatError`."""
     if len(data) > MAX_IMATRIX:
         raise FormatError(f"has {len(data):,} bytes; an imatrix of at most {MAX_IMATRIX:,} is read", source=name)
     try:
@@ -143,7 +143,7 @@ def parse_imatrix(data: bytes, name: str) -> Imatrix:
 
 
 def legacy_start(head: bytes) -> tuple[int, str] | None:
-    """Return the entries and the first name where `head`, a file's first bytes, looks like a legacy imatrix."""
+    """Return the number of entries and the first name if `head`, the first bytes, looks like a legacy imatrix."""
     if len(head) < 16:
         return None
     entries, length = struct.unpack("<ii", head[:8])
@@ -172,7 +172,7 @@ class _Reader:
         raise FormatError(message, where=self.where, offset=self.pos - back)
 
     def take(self, size: int, what: str) -> int:
-        """Step over `size` bytes and return where they start."""
+        """Skip `size` bytes and return where they start."""
         if size > self.left:
             self.fail(f"{size:,} bytes of {what} expected, but the file ends after {self.left:,}: truncated or damaged")
         self.pos += size
@@ -222,7 +222,7 @@ def _legacy_entry(reader: _Reader) -> ImatrixEntry:
     count = reader.number("number of values", 1)
     start = reader.take(4 * count, "values")
     sums = np.frombuffer(reader.data, dtype="<f4", count=count, offset=start).reshape(1, count)
-    # llama-quantize divides by the calls where there are any, and else takes the values as they are.
+    # llama-quantize divides by the calls unless they are 0, and else takes the values as they are.
     entry = ImatrixEntry(name=name, sums=sums, counts=np.array([calls or 1], dtype=np.float32))
     problem = _problem(entry)
     if problem:
@@ -231,11 +231,11 @@ def _legacy_entry(reader: _Reader) -> ImatrixEntry:
 
 
 def _problem(entry: ImatrixEntry) -> str:
-    """Say what is wrong with an entry's numbers, or nothing."""
+    """Describe what is wrong with the numbers of an entry; empty if nothing is."""
     import numpy as np
 
     for what, numbers in (("values", entry.sums), ("counts", entry.counts)):
-        # NaN comes through min and max, so that one pass without temporary arrays finds everything.
+        # min and max return NaN if there is one, so one pass without temporary arrays finds everything.
         low, high = float(numbers.min()), float(numbers.max())
         if not (low >= 0 and math.isfinite(high)):
             bad = "NaN" if math.isnan(low) else f"{low:g}" if low < 0 else f"{high:g}"
@@ -317,7 +317,7 @@ def _gguf_entries(header: Header, data: bytes) -> Iterator[ImatrixEntry]:
 
 
 def _refuse_overlaps(infos: Iterable[TensorInfo], size: int) -> None:
-    """Refuse more tensor data than the file has bytes: many tensors on one place would be gone through as often."""
+    """Refuse more tensor data than the file has bytes: tensors that overlap would multiply the work."""
     claimed = 4 * sum(info.elements for info in infos if info.name.endswith((SUMS, COUNTS)))
     if claimed > size:
         raise FormatError(
@@ -339,7 +339,7 @@ def _shape(info: TensorInfo) -> str:
 
 
 def _floats(info: TensorInfo, order: ByteOrder, data: bytes, data_offset: int) -> NDArray[np.float32]:
-    """Return a tensor's elements as a view of the file, or a copy where its byte order is the other one."""
+    """Return the elements of a tensor as a view of the file, or a copy if the byte order is the other one."""
     import numpy as np
 
     start, size = data_offset + info.offset, 4 * info.elements

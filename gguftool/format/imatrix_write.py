@@ -1,9 +1,8 @@
-"""Importance matrices to bytes, in either format, so that llama-quantize gets the same weights from both.
+"""Write importance matrices in either format, so that llama-quantize gets the same weights from both.
 
-The legacy format has one number of calls for all matrices of a tensor, and readers divide by it. A number that is no
-power of two would round the weights, so where the sums that are there do not divide evenly the calls are rounded to
-the nearest power of two: the weights are what a quantizer sees, the calls only how llama-imatrix weighs files against
-each other when it adds them up.
+The legacy format has one number of calls for all matrices of a tensor, and readers divide by it. Dividing by other
+numbers than powers of two would round the weights. So if the sums do not divide evenly, the calls are rounded to the
+nearest power of two: quantizers see only the weights; llama-imatrix uses the calls to weigh files when it adds them up.
 """
 
 from __future__ import annotations
@@ -43,14 +42,14 @@ _MAX_I32: Final = (1 << 31) - 1
 
 
 def serialize_gguf(imatrix: Imatrix, chunk_size: int | None = None) -> bytes:
-    """Return `imatrix` as a GGUF that llama-quantize reads.
+    """Serialize `imatrix` as a GGUF that llama-quantize reads.
 
-    The calls of a legacy imatrix become `chunk_size` tokens each (default: what it says, else 512, as llama-imatrix).
-    Raises `PlanError` where a name is too long, or the weights would change.
+    The calls of a legacy imatrix become `chunk_size` tokens each (default: its own, else 512, as in llama-imatrix).
+    Raises `PlanError` if a name is too long, or the weights would change.
     """
     chunk = chunk_size or imatrix.chunk_size or USUAL_CHUNK
     scale = chunk if imatrix.kind is ImatrixKind.LEGACY else 1
-    out = io.BytesIO()  # one copy of what may be gigabytes, and `getvalue` makes no second
+    out = io.BytesIO()  # a single copy of what may be gigabytes: `getvalue` makes no second
     out.write(serialize(Header(kvs=_gguf_kvs(imatrix, chunk), tensors=tuple(_gguf_infos(imatrix)))))
     for entry in imatrix.entries.values():
         scaled = _scaled(entry, scale)
@@ -72,7 +71,7 @@ def _gguf_infos(imatrix: Imatrix) -> Iterator[TensorInfo]:
 
 
 def _gguf_kvs(imatrix: Imatrix, chunk: int) -> tuple[KV, ...]:
-    # llama-quantize prints the first dataset without asking whether there is one.
+    # llama-quantize prints the first dataset without checking that there is one.
     datasets = imatrix.datasets or ("",)
     return (
         make_kv(GENERAL_TYPE, ValueType.STRING, "imatrix"),
@@ -83,7 +82,7 @@ def _gguf_kvs(imatrix: Imatrix, chunk: int) -> tuple[KV, ...]:
 
 
 def _chunks(imatrix: Imatrix, chunk: int) -> int:
-    """Return the number of chunks: what the file says, else what went into the fullest entry, as llama-imatrix."""
+    """Return the number of chunks: of the file, else of the entry with the most, as llama-imatrix does."""
     if imatrix.chunk_count is not None:
         return imatrix.chunk_count
     most = max((float(entry.counts.max()) for entry in imatrix.entries.values()), default=0.0)
@@ -91,7 +90,7 @@ def _chunks(imatrix: Imatrix, chunk: int) -> int:
 
 
 def _scaled(entry: ImatrixEntry, scale: int) -> ImatrixEntry:
-    """Return `entry` with sums and counts `scale` times as large; raise `PlanError` where that changes its weights."""
+    """Multiply sums and counts of `entry` by `scale`; raise `PlanError` if that changes its weights."""
     import numpy as np
 
     if scale == 1:
@@ -108,7 +107,7 @@ def _scaled(entry: ImatrixEntry, scale: int) -> ImatrixEntry:
 
 
 def same_weights(one: ImatrixEntry, other: ImatrixEntry) -> bool:
-    """Whether a quantizer would get the same weights from both, whatever their matrices are cut into."""
+    """Whether a quantizer would get the same weights from both, whatever the shape of their matrices."""
     import numpy as np
 
     if one is other:
@@ -121,9 +120,9 @@ def same_weights(one: ImatrixEntry, other: ImatrixEntry) -> bool:
 
 
 def serialize_legacy(imatrix: Imatrix) -> bytes:
-    """Return `imatrix` as a legacy file; `losses_of_legacy` says what it cannot hold.
+    """Serialize `imatrix` as a legacy file; `losses_of_legacy` lists what that cannot hold.
 
-    Raises `PlanError` where an entry has more values than it can count.
+    Raises `PlanError` if an entry has more values than it can count.
     """
     out = io.BytesIO()
     out.write(struct.pack("<i", len(imatrix.entries)))
@@ -135,13 +134,13 @@ def serialize_legacy(imatrix: Imatrix) -> bytes:
         out.write(struct.pack("<i", len(name)) + name + struct.pack("<ii", calls, entry.values))
         out.write(sums.tobytes())
     if imatrix.chunk_count is not None or imatrix.datasets:
-        dataset = encode_text(imatrix.datasets[-1] if imatrix.datasets else "")  # the last one, as llama-imatrix
+        dataset = encode_text(imatrix.datasets[-1] if imatrix.datasets else "")  # the last one, as in llama-imatrix
         out.write(struct.pack("<ii", min(imatrix.chunk_count or 0, _MAX_I32), len(dataset)) + dataset)
     return out.getvalue()
 
 
 def _legacy_sums(entry: ImatrixEntry, imatrix: Imatrix) -> tuple[int, NDArray[np.float32]]:
-    """Return the calls and sums that give exactly the entry's weights when they are divided."""
+    """Return calls and sums with exactly the weights of the entry as quotient."""
     import numpy as np
 
     chunk = 1 if imatrix.kind is ImatrixKind.LEGACY else imatrix.chunk_size or USUAL_CHUNK
@@ -157,7 +156,7 @@ def _legacy_sums(entry: ImatrixEntry, imatrix: Imatrix) -> tuple[int, NDArray[np
 
 
 def losses_of_legacy(imatrix: Imatrix) -> tuple[str, ...]:
-    """Say what a legacy file of `imatrix` cannot hold; its weights are never among it."""
+    """List what a legacy file of `imatrix` cannot hold; it always holds the weights."""
     if imatrix.kind is ImatrixKind.LEGACY:
         return ()
     entries = imatrix.entries.values()

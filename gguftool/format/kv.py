@@ -1,6 +1,6 @@
 """Metadata KV: the 13 kinds of values, one entry, and values to and from their bytes.
 
-A KV keeps its value's bytes as they are on disk and decodes them when asked, so what nobody edits is never re-encoded.
+A KV keeps its value's bytes as they are on disk and decodes them on demand: an unedited value is never encoded again.
 Bytes are in the layout of GGUF versions 2 and 3; `change_width` converts to and from that of version 1.
 
 Source of the grammar: ggml docs/gguf.md.
@@ -60,7 +60,7 @@ INTEGERS: Final = frozenset(kind for kind, code in _CODES.items() if code in "Bb
 
 
 def fixed_size(kind: ValueType) -> int | None:
-    """Return the bytes of every value of `kind`; None for strings and arrays, which differ in length."""
+    """Return the size in bytes of a value of `kind`; None for strings and arrays, which differ in length."""
     return VALUE_SIZES.get(kind)
 
 
@@ -111,7 +111,7 @@ def unpack_number(order: ByteOrder, code: str, buffer: bytes | bytearray | memor
 
 
 def _decode(raw: bytes, pos: int, kind: ValueType, order: ByteOrder, limit: int | None) -> tuple[Any, int]:
-    """Return a value of `kind` at `pos` and the position behind it (behind the last decoded element of an array)."""
+    """Decode a value of `kind` at `pos`; return it and the position behind it, or behind the last decoded element."""
     if kind is ValueType.STRING:
         size = unpack_number(order, "Q", raw, pos)
         end = pos + 8 + size
@@ -145,7 +145,7 @@ def make_kv(
     element: ValueType | None = None,
     byte_order: ByteOrder = ByteOrder.LITTLE,
 ) -> KV:
-    """Encode `value` as metadata; an ARRAY takes its `element` type. Raises `FormatError` where it does not fit."""
+    """Encode `value` as metadata; an ARRAY takes its `element` type. Raises `FormatError` if it does not fit."""
     try:
         raw = _encode(value, kind, element, byte_order)
     except (struct.error, TypeError, AttributeError, OverflowError, UnicodeEncodeError) as error:
@@ -166,7 +166,7 @@ def _encode(value: Any, kind: ValueType, element: ValueType | None, order: ByteO
 
 
 def encode_text(text: str) -> bytes:
-    """Return the bytes of a key, name or string as they were on disk, UTF-8 or not."""
+    """Encode a key, name or string to its bytes on disk, UTF-8 or not."""
     return text.encode("utf-8", "surrogateescape")
 
 

@@ -1,4 +1,4 @@
-r"""Manifests of hashes as other tools write them: sha256sum's, and llama-gguf-hash's.
+r"""Manifests of hashes in the formats of sha256sum and llama-gguf-hash.
 
     3955de92...  model.gguf                           sha256sum: a line with escapes in its name starts with \
     sha256    3955de92...  model.gguf:output.weight   llama-gguf-hash: the line of model.gguf is over all its tensors
@@ -20,55 +20,55 @@ _UNESCAPES = {escape: char for char, escape in _ESCAPES.items()}
 
 
 def manifest_lines(text: str) -> list[str]:
-    """Return the lines that say something: no blank ones, no comments, no BOM."""
+    """Return the lines without blank ones, comments and BOM."""
     lines = re.split(r"\r?\n", text.removeprefix("\ufeff"))
     return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
 def is_sums(line: str) -> bool:
-    """Whether `line` is sha256sum's."""
+    """Whether `line` is one of sha256sum."""
     return _SUM_LINE.fullmatch(line) is not None
 
 
 def is_tensor_hashes(line: str) -> bool:
-    """Whether `line` is llama-gguf-hash's."""
+    """Whether `line` is one of llama-gguf-hash."""
     return _LLAMA_LINE.fullmatch(line) is not None
 
 
 def render_sum(name: str, sha256: str) -> str:
-    """Return the line, without its end, that ``sha256sum --check`` reads."""
+    """Write one line, without line break, for ``sha256sum --check``."""
     escaped = re.sub(r"[\\\n\r]", lambda found: _ESCAPES[found[0]], name)
     return f"{'' if escaped == name else chr(92)}{sha256}  {escaped}"
 
 
 def parse_sums(lines: Sequence[str], source: str) -> dict[str, str]:
-    """Return name -> sha256 of sha256sum's lines; raise `FormatError` for a line that is none."""
-    promised = {}
+    """Parse lines of sha256sum to name -> sha256; raise `FormatError` for any other line."""
+    expected = {}
     for number, line in enumerate(lines, start=1):
         match = _SUM_LINE.fullmatch(line) or _no_line(line, number, source)
         name = match["name"]
         if match["escaped"]:
             name = re.sub(r"\\[\\nr]", lambda found: _UNESCAPES[found[0]], name)
-        promised[name] = match["hex"].lower()
-    return promised
+        expected[name] = match["hex"].lower()
+    return expected
 
 
 def parse_tensor_hashes(lines: Sequence[str], source: str) -> Mapping[str, str]:
-    """Return name -> sha256 of llama-gguf-hash's lines; those of other algorithms are passed over.
+    """Parse lines of llama-gguf-hash to name -> sha256; skip those of other algorithms.
 
-    Raises `FormatError` for a line that is none, and where no line is of sha256.
+    Raises `FormatError` for any other line, and if no line has a sha256.
     """
-    promised, others = {}, {}
+    expected, others = {}, {}
     for number, line in enumerate(lines, start=1):
         match = _LLAMA_LINE.fullmatch(line) or _no_line(line, number, source)
         if match["algorithm"] == "sha256":
-            promised[match["name"]] = match["hex"]
+            expected[match["name"]] = match["hex"]
         else:
             others[match["algorithm"]] = True
-    if not promised:
-        said = printable(", ".join(others), 80)
-        raise FormatError(f"its hashes are {said}; only sha256 is checked (llama-gguf-hash --sha256)", source=source)
-    return promised
+    if not expected:
+        names = printable(", ".join(others), 80)
+        raise FormatError(f"its hashes are {names}; only sha256 is checked (llama-gguf-hash --sha256)", source=source)
+    return expected
 
 
 def _no_line(line: str, number: int, source: str) -> re.Match[str]:

@@ -1,12 +1,12 @@
-"""Regular expressions as recipes write them: bash's extended ones, searched unanchored in tensor names.
+"""Regular expressions of recipes: the extended ones of bash, searched unanchored in tensor names.
 
-What the tools of the field share with Python's `re` is written alike; the rest is translated: POSIX classes
-(``[[:digit:]]``), ``.`` that matches any character, ``$`` that means the very end.
+Most of them is the same in Python's `re`; the rest is translated: POSIX classes (``[[:digit:]]``), ``.`` that matches
+any character, ``$`` that matches only at the very end.
 
-Patterns come from strangers and `re` backtracks.  So lengths are bounded, and a repeat of a group that can match in
-several ways, whose time doubles with each character (``(a*)*``, ``(a|aa)+``), is refused, and so are more than
-`MAX_REPEATS` parts of free length (``.*``, ``.?``) in one pattern.  What is left takes
-at worst a small power of the name's length, and engines refuse names of 64 bytes and more.
+Patterns come from strangers and `re` backtracks.  So lengths are bounded, and a pattern is refused if it repeats a
+group that can match in several ways, which takes twice the time with each character (``(a*)*``, ``(a|aa)+``), or if it
+has more than `MAX_REPEATS` parts of free length (``.*``, ``.?``).  The others take at worst a small power of the length
+of the name, and engines refuse names of 64 bytes and more.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 MAX_PATTERN = 4096  # characters; a rule that lists every layer of a large model has a few hundred
-MAX_REPEATS = 6  # of free length in one pattern: sixth powers of the length of a name are still bearable
+MAX_REPEATS = 6  # of free length in one pattern: the sixth power of a name's length still takes little time
 
 _CLASSES = {
     "alnum": "0-9A-Za-z",
@@ -53,12 +53,12 @@ _POSIX_CLASS = re.compile(r"\[:([a-z]*):\]")
 
 
 class BadPatternError(ValueError):
-    """A pattern that is no regular expression, or one that could run for ever; its text says why."""
+    """A pattern that is not a regular expression, or could run for ever; the text says why."""
 
 
 @lru_cache(maxsize=16384)
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Compile a pattern of a recipe for Python's `re`; use its ``search``.
+    """Compile a pattern of a recipe for Python's `re`, to use its ``search``.
 
     Raises `BadPatternError`.
     """
@@ -67,7 +67,7 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
     translated = translate(pattern)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `re` warns of sets that other languages read otherwise
+            warnings.simplefilter("ignore")  # `re` warns of sets that other languages read differently
             return re.compile(translated, re.DOTALL)
     except re.error as error:
         raise BadPatternError(f"is not a regular expression ({error.msg})") from None
@@ -76,12 +76,12 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def translate(pattern: str) -> str:
-    """Return `pattern` in the words of Python's `re`.
+    """Translate `pattern` to the syntax of Python's `re`.
 
     Raises `BadPatternError` for an unknown POSIX class, and for a repeat of a group that can match in several ways.
     """
     out: list[str] = []
-    ways = [False]  # for each open group: whether what stands in it can match in several ways
+    ways = [False]  # for each open group: whether its content can match in several ways
     closed = False  # whether the token before closed such a group
     repeats = 0
     for token in _TOKEN.finditer(pattern):
@@ -119,9 +119,9 @@ def _class(found: re.Match[str]) -> str:
 
 
 def literal(text: str) -> str:
-    r"""Return a pattern that matches `text` alone, sayable in every recipe format.
+    r"""Return a pattern that matches only `text`, for every recipe format.
 
-    ``=``, ``,``, ``#``, blanks and control characters, which the formats use themselves, become ``\xNN``.
+    ``=``, ``,``, ``#``, blanks and control characters, which have a meaning in the formats, become ``\xNN``.
     """
     return "".join(_literal_char(char) for char in text)
 
@@ -133,9 +133,9 @@ def _literal_char(char: str) -> str:
 
 
 def number_set(numbers: Iterable[int]) -> str:
-    """Return a pattern for exactly these numbers in decimal, in parts that every regex language has: ``([37]|1[0-5])``.
+    """Return a pattern for exactly these decimal numbers, in syntax that every regex language has: ``([37]|1[0-5])``.
 
-    Raises `ValueError` where there is none.
+    Raises `ValueError` without numbers.
     """
     by_length: dict[int, set[str]] = {}
     for number in set(numbers):
@@ -146,7 +146,7 @@ def number_set(numbers: Iterable[int]) -> str:
 
 
 def _ways(texts: set[str]) -> list[str]:
-    """Return patterns for texts of one length, first digits that go on alike taken together."""
+    """Return patterns for texts of one length, with one class for first digits that have the same continuations."""
     if texts == {""}:
         return [""]
     tails: dict[str, set[str]] = {}

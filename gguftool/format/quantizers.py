@@ -1,11 +1,12 @@
-"""Back ends that quantize: numbers to the bytes of a tensor type, behind one small interface.
+"""Back ends that quantize numbers to the bytes of a tensor type, behind one small interface.
 
 All types here are row-wise: rows of F32 in, whole rows of blocks out, and no row depends on another, so any range of
-rows can be quantized by itself, in any thread.  Plain floats need no back end.  Types that neither library here knows
-(those of ik_llama.cpp) are the business of an installed llama-quantize, see `surgery/external.py`.
+rows can be quantized by itself, in any thread.  Plain floats are only rounded.  Types that neither library knows (those
+of ik_llama.cpp) are left to an installed llama-quantize, see `surgery/quantize/external.py`.
 
-What a back end offers stands in tables, so that it can be listed without loading numpy; the tests compare them with the
-libraries.  Sources: libgguf 0.2 (native; compared bit for bit with llama-quantize), gguf/quants.py of gguf 0.17 on.
+The column `quantized_by` of `format/ggml.py` says what a back end makes, so that listing it needs no numpy; the tests
+compare it with the libraries.  Sources: libgguf 0.2 (native; compared bit for bit with llama-quantize), gguf/quants.py
+since gguf 0.17.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ Encode = Callable[["NDArray[Any]", "NDArray[Any] | None"], "bytes | bytearray"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantizer:
-    """One back end: `types` are the names of the types that it makes, `version` says which release.
+    """One back end: `types` are the names of the types that it makes, `version` is its release.
 
-    `weighs` says whether it heeds an imatrix.
+    `weighs`: it uses an imatrix.
     """
 
     name: str
@@ -55,7 +56,7 @@ def _made_by(backend: str) -> tuple[str, ...]:
 
 @cache
 def best_quantizer() -> Quantizer:
-    """Return libgguf where the extra is installed, else what `gguf.quants` can do."""
+    """Return the back end of libgguf if the extra is installed, else that of `gguf.quants`."""
     if importlib.util.find_spec("libgguf") is not None:
         return Quantizer(
             name=LIBGGUF, version=_version(LIBGGUF), types=_made_by(LIBGGUF), weighs=True, encoder=_libgguf_encoder
@@ -64,12 +65,12 @@ def best_quantizer() -> Quantizer:
 
 
 def gguf_quantizer() -> Quantizer:
-    """Return the back end of `gguf.quants`, which is always there."""
+    """Return the back end of `gguf.quants`, which is always installed."""
     return Quantizer(name=GGUF, version=_version(GGUF), types=_made_by(GGUF), weighs=False, encoder=_gguf_encoder)
 
 
 def plain_quantizer() -> Quantizer:
-    """Return the one that rounds floats, as ggml does."""
+    """Return the back end that rounds floats, as ggml does."""
     return Quantizer(name=PLAIN, version="1", types=_made_by(PLAIN), weighs=False, encoder=_plain_encoder)
 
 
@@ -88,7 +89,7 @@ _warming = threading.Lock()
 
 
 def _libgguf_encoder(traits: TypeTraits) -> Encode:
-    """Return the native quantizer; its tables are made here, as making them in two threads at once is not safe."""
+    """Return the native quantizer, with its tables made: making them in two threads at once is not safe."""
     import numpy as np
 
     try:
@@ -98,7 +99,7 @@ def _libgguf_encoder(traits: TypeTraits) -> Encode:
     if libgguf.row_size(traits.id, traits.block_size) != traits.type_size:
         raise PlanError(f"this libgguf ({_version(LIBGGUF)}) does not make {traits.name}: another release may")
     with _warming:
-        # A block of ones: zeros end some quantizers early.
+        # A block of ones: some quantizers return early for zeros.
         ones = np.ones((1, traits.block_size), dtype=np.float32)
         libgguf.quantize_rows(ones, traits.id, ones[0])
 
@@ -120,7 +121,7 @@ def _gguf_encoder(traits: TypeTraits) -> Encode:
 
     kind = GGMLQuantizationType[traits.name]
 
-    def encode(rows: NDArray[Any], weights: NDArray[Any] | None) -> bytes:  # noqa: ARG001 - it weighs nothing
+    def encode(rows: NDArray[Any], weights: NDArray[Any] | None) -> bytes:  # noqa: ARG001 - it uses no weights
         with np.errstate(all="ignore"):
             return bytes(quantize(rows, kind).tobytes())
 

@@ -1,12 +1,12 @@
-r"""Recipes: which tensor comes in which type, as ordered rules of a regular expression and a type.
+r"""Recipes: the type of each tensor, as ordered rules of a regular expression and a type.
 
-Three spellings of the same thing are read and written: GGUF-Tool-Suite's `.recipe` files (a rule a line),
-ik_llama.cpp's ``--custom-q a=b,c=d``, and llama.cpp's ``--tensor-type`` pairs and ``--tensor-type-file``.  In all of
-them the pattern is searched unanchored in the tensor's name and the first rule that matches wins, so order matters:
-``output\.weight`` also matches ``blk.0.attn_output.weight``.  A pattern cannot hold ``=``: the first one ends it.
+The formats are GGUF-Tool-Suite's `.recipe` files (a rule a line), ik_llama.cpp's ``--custom-q a=b,c=d``, and
+llama.cpp's ``--tensor-type`` pairs and ``--tensor-type-file``.  In all of them the pattern is searched unanchored in
+the name of the tensor and the first rule that matches wins, so order matters: ``output\.weight`` also matches
+``blk.0.attn_output.weight``.  A pattern cannot contain ``=``: the first one ends it.
 
-Reading forgives what the field's tools stumble over (BOM, CRLF, blanks, inline comments, any case of types); writing is
-exact, and refuses what a format or its engine cannot say.  Sizes are bounded: `MAX_RULES`, `pattern.MAX_PATTERN`.
+Reading accepts what other tools stumble over (BOM, CRLF, blanks, inline comments, any case of types); writing is exact,
+and refuses what a format or its engine cannot express.  Sizes are bounded: `MAX_RULES`, `pattern.MAX_PATTERN`.
 
 Sources: ik_llama.cpp examples/quantize/quantize.cpp (parse_custom_quants), src/llama-quantize.cpp (regex_search, then
 break); llama.cpp tools/quantize/quantize.cpp (parse_tensor_type, parse_tensor_type_file: pairs at blanks, names
@@ -37,11 +37,11 @@ _TENSOR_TYPE_FLAG = "--tensor-type"
 _LINE_END = re.compile(r"\r\n|\r|\n")
 _COMMENT = re.compile(r"(?:^|\s)#.*", re.DOTALL)
 _NUMBERED = re.compile(r"type#([0-9]{1,10})")
-_BREAKS_LINES = re.compile(r"=|[\r\n]|^\s|\s$|\s#")  # in a target; only labels can hold such
+_BREAKS_LINES = re.compile(r"=|[\r\n]|^\s|\s$|\s#")  # in a target; only labels can contain these
 
 
 class RecipeFormat(Enum):
-    """The spellings that can be read and written."""
+    """The formats that can be read and written."""
 
     RECIPE = "recipe"
     CUSTOM_Q = "custom-q"
@@ -51,11 +51,11 @@ class RecipeFormat(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecipeRule:
-    """One rule: tensors in whose name `pattern` is found come in `target`.
+    """One rule: tensors with a name that `pattern` matches get `target`.
 
-    `target` is a type's spelling (`q4_K`, or ``type#156`` for a number nobody knows) with its `type_id`, or ``@LABEL``
-    with the `label` that picks an input outright.  Both are None only for an unknown type that a lenient parse let
-    through.  `line` counts from 1 (items, where the format has no lines) and does not take part in comparisons.
+    `target` is the spelling of a type (`q4_K`, or ``type#156`` for an unknown number) with its `type_id`, or ``@LABEL``
+    with the `label` of an input to take.  Both are None only for an unknown type in a lenient parse.  `line` counts
+    from 1 (items, if the format has no lines) and is not compared.
     """
 
     pattern: str
@@ -72,17 +72,17 @@ class RecipeRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Rules in order; `name` says where they come from."""
+    """Rules in order; `name` is their source, for errors."""
 
     rules: tuple[RecipeRule, ...]
     name: str = field(default="", compare=False)
 
     def match(self, tensor_name: str) -> RecipeRule | None:
-        """Return the first rule that matches `tensor_name`, None where none does."""
+        """Return the first rule that matches `tensor_name`, or None."""
         return next((rule for rule in self.rules if rule.matches(tensor_name)), None)
 
     def assign(self, names: Iterable[str]) -> dict[str, RecipeRule | None]:
-        """Return the first matching rule of each name, in the order of `names`."""
+        """Return the first matching rule, or None, of each name, in the order of `names`."""
         searches = [(compile_pattern(rule.pattern).search, rule) for rule in self.rules]
         return {name: next((rule for search, rule in searches if search(name)), None) for name in names}
 
@@ -90,7 +90,7 @@ class Recipe:
 def make_rule(pattern: str, target: str, *, line: int = 0, locked: bool = False) -> RecipeRule:
     """Make a rule of a pattern and a type or ``@LABEL`` in any spelling.
 
-    Raises `ValueError` (its text says why) for a pattern that is none; an unknown type is kept, with no `type_id`.
+    Raises `ValueError` (its text says why) for an invalid pattern; an unknown type is kept, without `type_id`.
     """
     if not pattern:
         raise ValueError("there is no pattern before '='")
@@ -113,7 +113,7 @@ def make_rule(pattern: str, target: str, *, line: int = 0, locked: bool = False)
 
 
 def type_number(text: str) -> int | None:
-    """Return the id of a type in any spelling (`Q4_K`, `iq2-kt`, ``type#156``), None for an unknown name."""
+    """Return the id of a type in any spelling (`Q4_K`, `iq2-kt`, ``type#156``), or None for an unknown name."""
     numbered = _NUMBERED.fullmatch(text.lower())
     if numbered:
         number = int(numbered[1])
@@ -123,9 +123,9 @@ def type_number(text: str) -> int | None:
 
 
 def spelling(type_id: int, engine: str | None = None) -> str:
-    """Return how recipes write a type (`q4_K`, `iq4_ks`, ``type#156``); with `engine`, that engine's ggml_type_name.
+    """Return the spelling of a type in recipes (`q4_K`, `iq4_ks`, ``type#156``), or `engine`'s ggml_type_name.
 
-    ik_llama.cpp compares with case and has names of its own for four types (`q1_0_g128` is llama.cpp's `q1_0`).
+    ik_llama.cpp compares with case and has other names for four types (`q1_0_g128` is llama.cpp's `q1_0`).
     """
     traits = TYPES.get(type_id)
     if traits is None:
@@ -139,14 +139,14 @@ def spelling(type_id: int, engine: str | None = None) -> str:
 def parse_recipe(text: str | bytes, source: str = "recipe", *, lenient: bool = False) -> Recipe:
     """Read a `.recipe` file: ``REGEX=TYPE`` a line, ``=locked`` and further fields behind it, ``#`` comments.
 
-    `lenient` keeps rules of unknown types (a report wants them).  Raises one `PlanError` that lists every bad line.
+    `lenient` keeps rules with unknown types, for reports.  Raises one `PlanError` that lists every bad line.
     """
     items = ((number, line) for number, line in _lines(_decoded(text, source)) if line)
     return _parse(items, "line", source, lenient=lenient)
 
 
 def parse_custom_q(text: str | bytes, source: str = "--custom-q", *, lenient: bool = False) -> Recipe:
-    """Read the value of ik_llama.cpp's ``--custom-q``: ``REGEX=TYPE,REGEX=TYPE``; blanks and empty items are let pass.
+    """Read the value of ik_llama.cpp's ``--custom-q``: ``REGEX=TYPE,REGEX=TYPE``; skip blanks and empty items.
 
     Raises one `PlanError` that lists every bad item.
     """
@@ -165,7 +165,7 @@ def parse_tensor_types(items: Iterable[str], source: str = "--tensor-type", *, l
 
 
 def parse_tensor_type_file(text: str | bytes, source: str = "--tensor-type-file", *, lenient: bool = False) -> Recipe:
-    """Read llama.cpp's ``--tensor-type-file``: ``REGEX=TYPE`` pairs apart by blanks; ``#`` comments are let pass.
+    """Read llama.cpp's ``--tensor-type-file``: ``REGEX=TYPE`` pairs separated by blanks; skip ``#`` comments.
 
     Source: llama.cpp tools/quantize/quantize.cpp, parse_tensor_type_file.  Raises one `PlanError` that lists every bad
     pair.
@@ -175,7 +175,7 @@ def parse_tensor_type_file(text: str | bytes, source: str = "--tensor-type-file"
 
 
 def parse_tensor_type_options(text: str | bytes, source: str = "--tensor-type", *, lenient: bool = False) -> Recipe:
-    """Read a piece of a command line, quoted for a shell: the word behind each ``--tensor-type``, or all words.
+    """Read a part of a command line, quoted for a shell: the word behind each ``--tensor-type``, or all words.
 
     Raises one `PlanError` that lists every bad item.
     """
@@ -191,9 +191,9 @@ def parse_tensor_type_options(text: str | bytes, source: str = "--tensor-type", 
 
 
 def detect_format(text: str | bytes, source: str = "recipe") -> RecipeFormat:
-    """Tell a text's format by ``--tensor-type``, or by what follows a rule's ``=``: a comma, a blank and a pair.
+    """Detect the format of a text by ``--tensor-type``, or by what follows ``=``: a comma, or a blank and a pair.
 
-    A file of llama.cpp with one pair a line reads the same as a `.recipe` and is called one.
+    A file of llama.cpp with one pair a line counts as a `.recipe`, which reads the same.
     """
     for _, line in _lines(_decoded(text, source)):
         if line.startswith(_TENSOR_TYPE_FLAG + " "):
@@ -207,7 +207,7 @@ def detect_format(text: str | bytes, source: str = "recipe") -> RecipeFormat:
 
 
 def parse_any(text: str | bytes, source: str, form: RecipeFormat | None = None, *, lenient: bool = False) -> Recipe:
-    """Read `text` in `form`, or in the format that it looks like."""
+    """Read `text` in `form`, or in the format that `detect_format` finds."""
     return _PARSERS[form or detect_format(text, source)](text, source, lenient=lenient)
 
 
@@ -220,11 +220,11 @@ _PARSERS: dict[RecipeFormat, Callable[..., Recipe]] = {
 
 
 def _decoded(text: str | bytes, source: str) -> str:
-    """Return text without its BOM; bytes are UTF-8 (bytes that are not are kept), or UTF-16 with a BOM."""
+    """Decode UTF-8 (surrogateescape keeps other bytes) or UTF-16 with a BOM; drop the BOM."""
     if len(text) > MAX_TEXT:
         raise PlanError(f"{len(text):,} characters are more than a recipe may have ({MAX_TEXT:,})", source=source)
     if isinstance(text, bytes):
-        wide = text.startswith((b"\xff\xfe", b"\xfe\xff"))  # what a Windows shell writes on `>`
+        wide = text.startswith((b"\xff\xfe", b"\xfe\xff"))  # as a Windows shell writes on `>`
         try:
             text = text.decode("utf-16") if wide else text.decode("utf-8", "surrogateescape")
         except UnicodeDecodeError:
@@ -236,7 +236,7 @@ def _decoded(text: str | bytes, source: str) -> str:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines without comments and outer blanks, numbered from 1."""
+    """Yield the lines, numbered from 1, without comments and outer blanks."""
     for number, line in enumerate(_LINE_END.split(text), start=1):
         yield number, _COMMENT.sub("", line, count=1).strip()
 
@@ -280,7 +280,7 @@ def _rule(item: str, number: int, fold: Callable[[str], str]) -> RecipeRule:
 
 
 def _all_problems(problems: list[str]) -> str:
-    """Join problems, counted where there are several; past a limit only their number is given."""
+    """Join problems, with a count if there are several; past a limit only count them."""
     more = len(problems) - _MAX_SHOWN
     shown = problems[:_MAX_SHOWN] + [f"and {more:,} more"] * (more > 0)
     return (f"{len(problems):,} problems: " if len(problems) > 1 else "") + "; ".join(shown)
@@ -290,9 +290,9 @@ def _all_problems(problems: list[str]) -> str:
 
 
 def render_recipe(recipe: Recipe) -> str:
-    """Return `recipe` as a `.recipe` file.
+    """Write `recipe` as a `.recipe` file.
 
-    Raises `PlanError` for a pattern that holds what the format uses itself, such as ``=`` or a line end.
+    Raises `PlanError` for a pattern with syntax of the format in it, such as ``=`` or a line end.
     """
     _refuse_unsayable(recipe, r"=|[\r\n]|^\s|\s$|^#|\s#", "a .recipe file")
     lines = (f"{rule.pattern}={rule.target}{'=locked' if rule.locked else ''}\n" for rule in recipe.rules)
@@ -300,33 +300,33 @@ def render_recipe(recipe: Recipe) -> str:
 
 
 def render_custom_q(recipe: Recipe) -> str:
-    """Return `recipe` as the value of ik_llama.cpp's ``--custom-q``, in its exact type names; `locked` is lost.
+    """Write `recipe` as the value of ik_llama.cpp's ``--custom-q``, in its exact type names; `locked` is lost.
 
-    Raises `PlanError` for commas in patterns, labels, and types that ik_llama.cpp has not.
+    Raises `PlanError` for commas in patterns, labels, and types that ik_llama.cpp lacks.
     """
     _refuse_unsayable(recipe, r"[=,]|[\r\n]|^\s|\s$|^#|\s#", "--custom-q")
     return ",".join(f"{rule.pattern}={name}" for rule, name in _for_engine(recipe, IK_LLAMA_CPP))
 
 
 def render_tensor_type_file(recipe: Recipe) -> str:
-    """Return `recipe` as a file for llama.cpp's ``--tensor-type-file``; `locked` is lost.
+    """Write `recipe` as a file for llama.cpp's ``--tensor-type-file``; `locked` is lost.
 
     Raises `PlanError` for blanks and capitals in patterns (llama.cpp lower-cases them), labels, and types that
-    llama.cpp has not.
+    llama.cpp lacks.
     """
     _refuse_unsayable(recipe, r"=|\s|^#", "--tensor-type-file", fold=str.lower)
     return "".join(f"{rule.pattern}={name}\n" for rule, name in _for_engine(recipe, LLAMA_CPP))
 
 
 def render_tensor_types(recipe: Recipe) -> str:
-    """Return `recipe` as ``--tensor-type`` options for llama.cpp, quoted for a shell; otherwise as the file."""
+    """Write `recipe` as ``--tensor-type`` options for llama.cpp, quoted for a shell; raises as for the file."""
     _refuse_unsayable(recipe, r"=|^\s|\s$", _TENSOR_TYPE_FLAG, fold=str.lower)
     words = (shlex.quote(f"{rule.pattern}={name}") for rule, name in _for_engine(recipe, LLAMA_CPP))
     return " ".join(f"{_TENSOR_TYPE_FLAG} {word}" for word in words)
 
 
 def render_any(recipe: Recipe, form: RecipeFormat) -> str:
-    """Return `recipe` in `form`; what cannot be said in it raises `PlanError`."""
+    """Write `recipe` in `form`; raise `PlanError` for what that cannot express."""
     return _RENDERERS[form](recipe)
 
 
@@ -350,7 +350,7 @@ def _is_unsayable(rule: RecipeRule, reserved: str, fold: Callable[[str], str]) -
 
 
 def _for_engine(recipe: Recipe, engine: str) -> Iterator[tuple[RecipeRule, str]]:
-    """Yield rules with the engine's names of their types; raise one `PlanError` for all that it does not have."""
+    """Yield rules with the engine's names of their types; raise one `PlanError` for all that it lacks."""
     strange = dict.fromkeys(rule.target for rule in recipe.rules if not _known_to(rule, engine))
     if strange:
         raise PlanError(

@@ -1,9 +1,9 @@
 """The head of a safetensors file: a u64 length and a JSON object, then tensor data without gaps.
 
-Only the head is read and written here; its numbers are checked before they are used. Shapes are row-major (the
+This module reads and writes only the head, and checks its numbers before it uses them. Shapes are row-major (the
 slowest dimension first), the reverse of ggml's dims.
 
-A raw ggml tensor travels as dtype U8 with its type and dims in the file's metadata under ``gguftool.NAME``.
+A raw ggml tensor is stored as dtype U8, with its type and dims in the file's metadata under ``gguftool.NAME``.
 Source of the grammar: safetensors README (format), tensor.rs (limits).
 """
 
@@ -38,9 +38,9 @@ _DTYPES = {
 
 @record
 class SafeTensor:
-    """One tensor: `dims` in ggml order, ggml `type_id` (None for what ggml lacks), bytes [begin, end) of the data.
+    """One tensor: `dims` in ggml order, ggml `type_id` (None if ggml has no such type), bytes [begin, end) of the data.
 
-    `big_endian` is for raw tensors out of big-endian GGUF files alone.
+    `big_endian` is set only for raw tensors from big-endian GGUF files.
     """
 
     name: str
@@ -53,7 +53,7 @@ class SafeTensor:
 
 
 def head_length(first: bytes, total_size: int) -> int:
-    """Return the bytes of the whole head from the first eight of a file of `total_size` bytes."""
+    """Return the length of the whole head, from the first eight bytes of a file of `total_size` bytes."""
     if len(first) < 8:
         raise FormatError("too short for a safetensors file", offset=0)
     (size,) = struct.unpack("<Q", first[:8])
@@ -63,7 +63,7 @@ def head_length(first: bytes, total_size: int) -> int:
 
 
 def parse_safetensors(head: bytes, total_size: int) -> tuple[SafeTensor, ...]:
-    """Read the tensors of a whole head; raise `FormatError` where it is none or points outside the file."""
+    """Read the tensors of a whole head; raise `FormatError` if it is invalid or points outside the file."""
     try:
         listing = json.loads(head[8:])
     except (ValueError, RecursionError) as error:
@@ -105,8 +105,8 @@ def _parse_entry(name: str, entry: Any, metadata: Mapping[str, Any], data_size: 
 def _parse_raw(name: str, raw: str, begin: int, end: int, where: str) -> SafeTensor:
     """Read the ggml type and dims that `export --dtype raw` recorded."""
     try:
-        said = json.loads(raw)
-        type_id, dims, big = said["type"], tuple(said["dims"]), said.get("byte_order") == "big"
+        data = json.loads(raw)
+        type_id, dims, big = data["type"], tuple(data["dims"]), data.get("byte_order") == "big"
         whole = len(dims) <= MAX_DIMS and all(type(number) is int and 0 <= number < 1 << 63 for number in dims)
         whole = whole and type(type_id) is int and 0 <= type_id < 1 << 32
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -125,9 +125,9 @@ def _raw_record(tensor: SafeTensor) -> dict[str, Any]:
 
 
 def serialize_safetensors(tensors: Sequence[SafeTensor]) -> bytes:
-    """Return a head for `tensors`, whose bytes must lie one behind the other; padded with blanks to 8 bytes.
+    """Serialize a head for `tensors`, padded with blanks to 8 bytes; their bytes must be contiguous.
 
-    A tensor of dtype U8 with a type gets its type and dims recorded.
+    Records type and dims of raw tensors (dtype U8).
     """
     listing: dict[str, Any] = {}
     metadata = {RAW_PREFIX + tensor.name: json.dumps(_raw_record(tensor)) for tensor in tensors if tensor.dtype == "U8"}

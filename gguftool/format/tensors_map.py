@@ -3,7 +3,7 @@
     M-00002-of-00022.gguf:<sha256 of the file>:token_embd.weight:shape=(256, 272):dtype=q4_k:elements=69632:bytes=39168
 
 Fields 6 and 7 are hints: 11% of the published lines leave out the row metadata of ik types, and some count padding.
-A hash of zeros, or none, means that nobody has hashed that file. The first shard of a set is not in its map.
+A hash of zeros, or an empty one, means that the file was not hashed. The first shard of a set is not in its map.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from gguftool.errors import FormatError, printable
+from gguftool.errors import FormatError, joined_problems, printable
 from gguftool.format.ggml import find_type
 from gguftool.record import record
 
 MAX_LINES = 65_535  # a set has no more shards
-_LINE_END = re.compile(r"\r\n|\r|\n")  # not str.splitlines: names may hold what that takes for a line's end
+_LINE_END = re.compile(r"\r\n|\r|\n")  # not str.splitlines: names may hold characters that it splits at
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @record
 class MapEntry:
-    """One line. `sha256` is of the whole shard file, None where it is not known; `shape` in ggml order."""
+    """One line. `sha256` is of the whole shard file, or None if unknown; `shape` in ggml order."""
 
     file: str
     sha256: str | None
@@ -36,7 +36,7 @@ class MapEntry:
 
     @property
     def type_id(self) -> int | None:
-        """The id of `dtype`, None for a type that the table does not know."""
+        """The id of `dtype`, or None for an unknown type."""
         traits = find_type(self.dtype)
         return traits.id if traits else None
 
@@ -55,18 +55,17 @@ def parse_map(text: str, source: str) -> tuple[MapEntry, ...]:
             else:
                 entries.append(entry)
     if problems:
-        more = f"; and {len(problems) - 10:,} more" if len(problems) > 10 else ""
-        raise FormatError(f"not a tensors.map: {'; '.join(problems[:10])}{more}", source=source)
+        raise FormatError(f"not a tensors.map: {joined_problems(problems, 10)}", source=source)
     return tuple(entries)
 
 
 def render_map(entries: Iterable[MapEntry]) -> str:
-    """Return the lines of a map; the inverse of `parse_map`. A name with ``:`` or a line break is a `FormatError`."""
+    """Write a map; the inverse of `parse_map`. Raises `FormatError` for a name with ``:`` or a line break."""
     return "".join(_render_line(entry) + "\n" for entry in entries)
 
 
 def _parse_line(line: str) -> MapEntry | str:
-    """Return the entry, or what is wrong with the line."""
+    """Parse one line; return the entry, or the problem as text."""
     fields = line.split(":")
     if len(fields) not in (7, 8):
         return f"{len(fields)} fields, expected 7 or 8 separated by ':' ({printable(line, 60)!r})"
@@ -97,7 +96,7 @@ def _parse_shape(text: str) -> tuple[int, ...] | None:
         return None
     dims = [dim.strip() for dim in text[1:-1].split(",")]
     if dims[-1] == "":
-        dims.pop()  # what stands behind a tuple's last comma
+        dims.pop()  # the empty text after a tuple's last comma
     return tuple(map(int, dims)) if all(map(_NUMBER.fullmatch, dims)) else None
 
 

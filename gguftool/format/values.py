@@ -1,8 +1,9 @@
-"""Walking the bytes of metadata values without decoding them.
+"""Metadata values as bytes to compare, and as text to parse.
 
-A vocabulary is an array of hundreds of thousands of strings. Equal ones are told by their bytes alone, unequal ones by
-stepping over the elements in pairs; only entries that differ are worth decoding. Comparing bytes also makes NaN equal
-to itself.
+A vocabulary is an array of hundreds of thousands of strings. Arrays are compared by their bytes, element by element
+only if these differ; only entries that differ are decoded. This also makes NaN equal to itself.
+
+Users write a value as one literal, an array as a JSON list.
 """
 
 from __future__ import annotations
@@ -15,12 +16,30 @@ from typing import Any
 from gguftool.format.kv import INTEGERS, KV, ByteOrder, ValueType, fixed_size
 from gguftool.record import replace
 
+SHORT_NAMES = {
+    "u8": ValueType.UINT8,
+    "i8": ValueType.INT8,
+    "u16": ValueType.UINT16,
+    "i16": ValueType.INT16,
+    "u32": ValueType.UINT32,
+    "i32": ValueType.INT32,
+    "u64": ValueType.UINT64,
+    "i64": ValueType.INT64,
+    "f32": ValueType.FLOAT32,
+    "f64": ValueType.FLOAT64,
+    "bool": ValueType.BOOL,
+    "str": ValueType.STRING,
+}
+
 _ARRAY_HEAD = 12  # bytes before an array's first element: u32 element type, u64 count
 _CHUNK = 64 << 10  # bytes of numbers that are compared at once
 
 
+# --- comparing bytes -------------------------------------------------------------------------------------------------
+
+
 def in_little_endian(kv: KV) -> KV:
-    """Return `kv` with its bytes in little-endian order, so that entries of files of both orders compare by meaning."""
+    """Convert the bytes of `kv` to little-endian, so that values from files of both orders can be compared."""
     if kv.byte_order is ByteOrder.LITTLE:
         return kv
     return replace(kv, raw=b"".join(_swapped(kv.raw, kv.type)), byte_order=ByteOrder.LITTLE)
@@ -28,7 +47,7 @@ def in_little_endian(kv: KV) -> KV:
 
 def _swapped(raw: bytes, kind: ValueType) -> Iterator[bytes]:
     pos = 0
-    open_arrays = [(kind, 1)]  # element type and elements left of each array not yet stepped over
+    open_arrays = [(kind, 1)]  # element type and elements left of each open array
     while open_arrays:
         kind, left = open_arrays.pop()
         size = fixed_size(kind)
@@ -56,9 +75,9 @@ def _words_reversed(data: bytes, size: int) -> bytes:
 
 
 def differing_entries(old: KV, new: KV) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield index and bytes of the entries in which two arrays differ, as far as both reach.
+    """Yield index and both byte strings of entries that differ in two arrays, up to the length of the shorter.
 
-    Both must be arrays of one element type in one byte order; `entry_value` decodes what is yielded.
+    Both must be arrays of one element type in one byte order; `entry_value` decodes the byte strings.
     """
     size = fixed_size(old.element_type)
     if size is not None:
@@ -112,27 +131,11 @@ def _end_of(raw: bytes, pos: int, kind: ValueType, order: str) -> int:
     return pos
 
 
-# --- literals ------------------------------------------------------------------------------------------------------
-
-
-SHORT_NAMES = {
-    "u8": ValueType.UINT8,
-    "i8": ValueType.INT8,
-    "u16": ValueType.UINT16,
-    "i16": ValueType.INT16,
-    "u32": ValueType.UINT32,
-    "i32": ValueType.INT32,
-    "u64": ValueType.UINT64,
-    "i64": ValueType.INT64,
-    "f32": ValueType.FLOAT32,
-    "f64": ValueType.FLOAT64,
-    "bool": ValueType.BOOL,
-    "str": ValueType.STRING,
-}
+# --- parsing text ----------------------------------------------------------------------------------------------------
 
 
 def parse_value(text: str, kind: ValueType, *, is_array: bool) -> Any:
-    """Return the value that `text` says: a JSON list of an array, else one literal; `ValueError` says what is wrong."""
+    """Parse `text`, a JSON list for an array, else one literal; raise `ValueError` with the reason."""
     if not is_array:
         return _parse_literal(text, kind)
     try:

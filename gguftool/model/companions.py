@@ -1,4 +1,4 @@
-"""The tensors.map files that lie beside a model's shards."""
+"""Read the files that accompany a model: tensors.map files beside its shards, and importance matrices."""
 
 from __future__ import annotations
 
@@ -19,10 +19,7 @@ _NAMES = ("tensors.map", "tensors.*.map")
 
 
 def find_maps(files: Sequence[ModelFile]) -> dict[str, tuple[MapEntry, ...]]:
-    """Read the maps in the folders of those of `files` that are shards: path -> entries.
-
-    A broken map is a `FormatError`.
-    """
+    """Read the maps in the folders of the shards among `files`: path -> entries; a broken one raises `FormatError`."""
     maps: dict[str, tuple[MapEntry, ...]] = {}
     folders = {os.path.dirname(file.source.name): file for file in files if file.shard}
     for file in folders.values():
@@ -33,7 +30,7 @@ def find_maps(files: Sequence[ModelFile]) -> dict[str, tuple[MapEntry, ...]]:
 
 
 def read_map(name: str) -> tuple[MapEntry, ...]:
-    """Read the map at `name`; raise `SourceError` or `FormatError` where that cannot be done."""
+    """Read the map at `name`; raises `SourceError` if that fails, `FormatError` if it is too large or broken."""
     source = open_source(name)
     if source.size > _MAX_MAP:
         raise FormatError(f"{source.size:,} bytes; a tensors.map has at most {_MAX_MAP:,}", source=name)
@@ -41,7 +38,7 @@ def read_map(name: str) -> tuple[MapEntry, ...]:
 
 
 class MapIndex:
-    """The entries of one map or of several that lie together, found by file name and by what a shard holds."""
+    """The entries of one or more maps in one place, to be found by a shard's content and by its file name."""
 
     def __init__(self, entries: Iterable[MapEntry]) -> None:
         self._by_name: dict[str, list[MapEntry]] = {}
@@ -55,10 +52,10 @@ class MapIndex:
                 self._by_content.setdefault(key, []).append(entry)
 
     def entries_of(self, file: ModelFile) -> list[MapEntry]:
-        """Return the entries for `file`: by shard number, tensor and type; where there is none, by its name.
+        """Find the entries for `file` by shard number, tensor and type; if there are none, by its name.
 
-        In a cooked mix every shard carries one label in its name whatever it holds, so what it holds comes first: the
-        map of the label would condemn every shard of another type.
+        The content comes first, as in a cooked mix all shards have the same label in their names, whatever type they
+        hold: by the map of that label, every shard of another type would be wrong.
         """
         if file.shard is not None and len(file.header.tensors) == 1:
             info = file.header.tensors[0]
@@ -72,16 +69,16 @@ class MapIndex:
 
 
 def open_imatrix(spec: str | os.PathLike[str]) -> Imatrix:
-    """Read a whole imatrix file of either format.
+    """Read an imatrix file of either format.
 
-    Raises `SourceError` where it cannot be read, `FormatError` naming the place where it is none.
+    Raises `SourceError` if it cannot be read, `FormatError` with the place if it is not an imatrix.
     """
     return read_imatrix(open_source(os.fspath(spec)))
 
 
 def read_imatrix(source: Source) -> Imatrix:
-    """Read the imatrix that `source` is; raises as `open_imatrix` does."""
-    if source.size > MAX_IMATRIX:  # before the bytes are asked for
+    """Read the imatrix in `source`; raises as `open_imatrix` does."""
+    if source.size > MAX_IMATRIX:  # checked before reading
         raise FormatError(
             f"has {source.size:,} bytes; an imatrix of at most {MAX_IMATRIX:,} is read", source=source.name
         )

@@ -1,8 +1,8 @@
 """Output layouts: from metadata and tensors to an `OutputFile`.
 
 A GGUF is strict when written: offsets dense and in header order, each tensor padded to the file's alignment, data right
-behind the rounded-up head.  Where the alignment does not change, a tensor is copied with the padding that it has, so
-that a file taken apart and put together again is the same file, byte for byte.
+after the rounded-up head.  If the alignment does not change, a tensor is copied with its old padding, so that a file
+that is split and merged again is the same file, byte for byte.
 """
 
 from __future__ import annotations
@@ -12,23 +12,20 @@ from enum import Enum
 from itertools import pairwise
 from pathlib import Path
 
-from gguftool.errors import PlanError, listed, printable
+from gguftool.errors import PlanError, joined_problems, listed, printable
 from gguftool.format.cursor import MAX_HEAD
 from gguftool.format.ggml import type_name
-from gguftool.format.header import ALIGNMENT_KEY, Header, alignment_of, round_up, serialize
+from gguftool.format.header import ALIGNMENT_KEY, MAX_ALIGNMENT, Header, alignment_of, round_up, serialize
 from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
-from gguftool.model.model import Sizing, Tensor
+from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.padding import Filler, filled
 from gguftool.record import record, replace
 from gguftool.storage.plan import Copy, Mark, OutputFile, coalesce
 from gguftool.storage.sources.source import Extent
 
-# Padding of every tensor to more than this makes no file better; hostile files ask for gigabytes of zeros.
-MAX_ALIGNMENT = 1 << 20
-
 
 class ForceSizes(Enum):
-    """Whom to believe where a tensor's type and its gap in the file disagree."""
+    """Which size to copy if a tensor's type and the gap to the next tensor disagree."""
 
     GAP = "gap"
     TYPE = "type"
@@ -36,7 +33,7 @@ class ForceSizes(Enum):
 
 @record
 class Dialect:
-    """What all files of an output share: version, byte order, alignment; how doubtful sizes are settled; the filler."""
+    """What all files of an output share: version, byte order, alignment, choice of doubtful sizes, and filler."""
 
     version: int
     byte_order: ByteOrder
@@ -46,24 +43,52 @@ class Dialect:
 
 
 @record
-class Slot:
-    """How much of a tensor is copied, and how far the next one lies behind it."""
+class OutputOptions:
+    """How tensors lie in the output's files; sizes and alignment in bytes.
+
+    `alignment`: of tensor data, default: that of the model that gives the metadata; `force_sizes`: what to copy where
+    a tensor's type and its extent disagree, default: refuse; `filler`: what `gguftool.padding` is for; `max_size`:
+    write a set of files up to this size, default: one file; `keep_file_type`: leave `general.file_type` as it is.
+    """
+
+    alignment: int | None = None
+    force_sizes: ForceSizes | None = None
+    filler: Filler = Filler()
+    max_size: int | None = None
+    keep_file_type: bool = False
+
+    def dialect_for(self, model: Model) -> Dialect:
+        """The dialect of an output with the metadata of `model`."""
+        return Dialect(
+            version=model.version,
+            byte_order=model.byte_order,
+            alignment=self.alignment or model.alignment,
+            force_sizes=self.force_sizes,
+            filler=self.filler,
+        )
+
+
+@record
+class PaddedSize:
+    """How many bytes of a tensor are copied, and the `total` to the start of the next one."""
 
     copied: int
-    step: int
+    total: int
 
 
-def slot_of(tensor: Tensor, dialect: Dialect) -> Slot:
-    """Return the room that `tensor` takes in a file of `dialect`; the tensor's size must be settled."""
+def padded_size(tensor: Tensor, dialect: Dialect) -> PaddedSize:
+    """The size of `tensor` in a file of `dialect`; `check_sizes` must have passed."""
     if tensor.type_nbytes is None or (tensor.sizing is Sizing.CONFLICT and dialect.force_sizes is ForceSizes.GAP):
-        return Slot(copied=tensor.gap.length, step=round_up(tensor.gap.length, dialect.alignment))
-    step = round_up(tensor.nbytes, dialect.alignment)
+        return PaddedSize(
+            copied=tensor.padded_extent.length, total=round_up(tensor.padded_extent.length, dialect.alignment)
+        )
+    total = round_up(tensor.nbytes, dialect.alignment)
     keeps_padding = tensor.alignment == dialect.alignment and tensor.sizing is Sizing.EXACT
-    return Slot(copied=min(tensor.gap.length, step) if keeps_padding else tensor.nbytes, step=step)
+    return PaddedSize(copied=min(tensor.padded_extent.length, total) if keeps_padding else tensor.nbytes, total=total)
 
 
 def check_sizes(tensors: Iterable[Tensor], dialect: Dialect) -> None:
-    """Raise one `PlanError` that names every tensor whose size cannot be settled for `dialect`."""
+    """Raise one `PlanError` that names every tensor with a size in doubt, or if the alignment is too large."""
     if dialect.alignment > MAX_ALIGNMENT:
         raise PlanError(f"an alignment of {dialect.alignment:,} bytes; at most {MAX_ALIGNMENT:,} is written")
     if dialect.force_sizes is ForceSizes.GAP:
@@ -72,16 +97,15 @@ def check_sizes(tensors: Iterable[Tensor], dialect: Dialect) -> None:
         return
     problems = [problem for tensor in tensors if (problem := _size_problem(tensor, dialect))]
     if problems:
-        more = f"; and {len(problems) - 20:,} more" if len(problems) > 20 else ""
         raise PlanError(
-            f"sizes in doubt: {'; '.join(problems[:20])}{more}. --force-sizes gap copies what lies there, "
+            f"sizes in doubt: {joined_problems(problems)}. --force-sizes gap copies what lies there, "
             "--force-sizes type copies what the type says"
         )
 
 
 def _refuse_short_gaps(tensors: Iterable[Tensor]) -> None:
-    """Raise `PlanError` where going by the gap would leave a tensor shorter than its type: no reader could have it."""
-    short = [t.info.name for t in tensors if t.type_nbytes is not None and t.gap.length < t.type_nbytes]
+    """Raise `PlanError` if the gap is shorter than the type's size: no reader could read such a tensor."""
+    short = [t.info.name for t in tensors if t.type_nbytes is not None and t.padded_extent.length < t.type_nbytes]
     if short:
         raise PlanError(f"the gap is shorter than the type's size for {listed(short)}; --force-sizes type takes those")
 
@@ -89,10 +113,12 @@ def _refuse_short_gaps(tensors: Iterable[Tensor]) -> None:
 def _size_problem(tensor: Tensor, dialect: Dialect) -> str | None:
     name, kind = printable(tensor.info.name), type_name(tensor.info.type)
     if tensor.sizing is Sizing.CONFLICT:
-        return f"'{name}' ({kind}) takes {tensor.nbytes:,} bytes by its type, {tensor.gap.length:,} in the file"
+        return (
+            f"'{name}' ({kind}) takes {tensor.nbytes:,} bytes by its type, {tensor.padded_extent.length:,} in the file"
+        )
     if tensor.sizing is Sizing.GAP and dialect.alignment < tensor.alignment:
         return (
-            f"'{name}' ({kind}) takes {tensor.gap.length:,} bytes with padding to {tensor.alignment}, "
+            f"'{name}' ({kind}) takes {tensor.padded_extent.length:,} bytes with padding to {tensor.alignment}, "
             f"so its end is unknown at alignment {dialect.alignment}"
         )
     return None
@@ -101,52 +127,58 @@ def _size_problem(tensor: Tensor, dialect: Dialect) -> str | None:
 def gguf_file(path: Path, kvs: Sequence[KV], tensors: Sequence[Tensor], dialect: Dialect) -> OutputFile:
     """Lay out one GGUF file with `kvs` and `tensors`, in this order.
 
-    The head is filled as `dialect.filler` wants it (`PlanError` where it cannot be). The padding behind the last tensor
-    is as its source has it (some writers leave it out, and every loader takes that).
+    The head is padded by `dialect.filler`; raises `PlanError` if that is impossible, or the head is too large to be
+    read back. After the last tensor there is padding only if its source has it: some writers leave it out, and every
+    loader accepts that.
     """
-    slots = [slot_of(tensor, dialect) for tensor in tensors]
+    sizes = [padded_size(tensor, dialect) for tensor in tensors]
     infos, offset = [], 0
-    for tensor, slot in zip(tensors, slots, strict=True):
+    for tensor, padded in zip(tensors, sizes, strict=True):
         infos.append(replace(tensor.info, offset=offset))
-        offset += slot.step
+        offset += padded.total
     header = Header(version=dialect.version, byte_order=dialect.byte_order, kvs=tuple(kvs), tensors=tuple(infos))
     places = [
-        Copy(extent=Extent(source=tensor.gap.source, offset=tensor.gap.offset, length=slot.copied), offset=info.offset)
-        for tensor, slot, info in zip(tensors, slots, infos, strict=True)
+        Copy(
+            extent=Extent(source=tensor.padded_extent.source, offset=tensor.padded_extent.offset, length=padded.copied),
+            offset=info.offset,
+        )
+        for tensor, padded, info in zip(tensors, sizes, infos, strict=True)
     ]
     head = serialize(filled(header, places, dialect.filler))
     if len(head) > MAX_HEAD:
         raise PlanError(f"a head of {len(head):,} bytes; at most {MAX_HEAD:,} can be read back", source=str(path))
     copies = [replace(place, offset=len(head) + place.offset) for place in places]
-    size = _file_size(head, tensors, slots, dialect)
+    size = _file_size(head, tensors, sizes, dialect)
     marks = _marks(tensors, [len(head) + info.offset for info in infos], size)
     return OutputFile(path=path, head=head, copies=coalesce(copies), size=size, marks=marks)
 
 
 def marks_of(tensors: Iterable[Tensor]) -> tuple[Mark, ...]:
-    """Return the marks of `tensors` in a file that is copied as it is."""
+    """The marks of `tensors` in a file that is copied as it is."""
     return tuple(Mark(name=t.info.name, offset=t.extent.offset, length=t.nbytes) for t in tensors)
 
 
 def _marks(tensors: Sequence[Tensor], starts: Sequence[int], size: int) -> tuple[Mark, ...]:
-    """Return each tensor's data without padding: of an unknown type what a reader of the output takes for that."""
+    """Mark each tensor's data without padding; for an unknown type, what a reader of the output takes for its data."""
     return tuple(
         Mark(name=tensor.info.name, offset=start, length=end - start if tensor.type_nbytes is None else tensor.nbytes)
         for tensor, (start, end) in zip(tensors, pairwise([*starts, size]), strict=True)
     )
 
 
-def _file_size(head: bytes, tensors: Sequence[Tensor], slots: Sequence[Slot], dialect: Dialect) -> int:
-    size = len(head) + sum(slot.step for slot in slots)
+def _file_size(head: bytes, tensors: Sequence[Tensor], sizes: Sequence[PaddedSize], dialect: Dialect) -> int:
+    size = len(head) + sum(padded.total for padded in sizes)
     if not tensors:
         return size
-    last, slot = tensors[-1], slots[-1]
-    unpadded_in_source = last.alignment == dialect.alignment and last.gap.end == last.gap.source.size
-    return size - (slot.step - slot.copied) if unpadded_in_source else size
+    last, padded = tensors[-1], sizes[-1]
+    unpadded_in_source = (
+        last.alignment == dialect.alignment and last.padded_extent.end == last.padded_extent.source.size
+    )
+    return size - (padded.total - padded.copied) if unpadded_in_source else size
 
 
 def with_alignment(kvs: Sequence[KV], alignment: int, byte_order: ByteOrder) -> tuple[KV, ...]:
-    """Return `kvs` saying `alignment`: unchanged where they do, else with the key set as u32, in its old place."""
+    """Set `alignment` in `kvs`, as u32 in the key's old place; unchanged if they have it already."""
     if alignment_of(kvs) == alignment:
         return tuple(kvs)
     key = make_kv(ALIGNMENT_KEY, ValueType.UINT32, alignment, byte_order=byte_order)

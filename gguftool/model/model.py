@@ -31,12 +31,13 @@ class Sizing(Enum):
 class Tensor:
     """A tensor and where its bytes are.
 
-    `gap` reaches from its first byte to the next tensor, but for a tensor of known size never past its padding at the
-    file's end; `type_nbytes` is what its type says, None where that is not known. `alignment` is its file's.
+    `padded_extent` reaches from its first byte to the next tensor; of the last tensor in the file, to the end of its
+    padding, or of the file if its size is unknown. `type_nbytes` is its size by the type, None if that is unknown;
+    `alignment` is that of its file. All in bytes.
     """
 
     info: TensorInfo
-    gap: Extent
+    padded_extent: Extent
     type_nbytes: int | None
     sizing: Sizing
     alignment: int
@@ -44,12 +45,12 @@ class Tensor:
     @property
     def nbytes(self) -> int:
         """Bytes of data without padding, as far as that can be known."""
-        return self.gap.length if self.type_nbytes is None else self.type_nbytes
+        return self.padded_extent.length if self.type_nbytes is None else self.type_nbytes
 
     @property
     def extent(self) -> Extent:
         """The data without padding."""
-        return Extent(source=self.gap.source, offset=self.gap.offset, length=self.nbytes)
+        return Extent(source=self.padded_extent.source, offset=self.padded_extent.offset, length=self.nbytes)
 
     @property
     def bits_per_weight(self) -> float:
@@ -119,14 +120,14 @@ def tensors_of(source: Source, header: Header) -> tuple[Tensor, ...]:
     """
     alignment = header.alignment
     data_offset = round_up(header.length, alignment)  # asking for both costs twice, for each of a set's files
-    ends = _gap_ends(header.tensors)
+    ends = _next_offsets(header.tensors)
     return tuple(
         _place(source, index, info, data_offset, end, alignment)
         for index, (info, end) in enumerate(zip(header.tensors, ends, strict=True))
     )
 
 
-def _gap_ends(infos: Sequence[TensorInfo]) -> list[int | None]:
+def _next_offsets(infos: Sequence[TensorInfo]) -> list[int | None]:
     """Return for each tensor the offset of the next one in the file, None for the last; order of infos is free."""
     order = sorted(range(len(infos)), key=lambda index: infos[index].offset)
     ends: list[int | None] = [None] * len(infos)
@@ -153,7 +154,7 @@ def _place(source: Source, index: int, info: TensorInfo, data_offset: int, end: 
         gap = min(data_offset + end, source.size) - start
     return Tensor(
         info=info,
-        gap=Extent(source=source, offset=start, length=gap),
+        padded_extent=Extent(source=source, offset=start, length=gap),
         type_nbytes=size,
         sizing=_sizing(size, gap, alignment),
         alignment=alignment,

@@ -1,8 +1,8 @@
-"""Finding and opening the files of models: one file, any shard of a set, a folder, a glob.
+"""Find and open the files of models: one file, any shard of a set, a folder, a glob.
 
-Files are pooled first, each once by inode, then grouped by (folder, prefix, count): so a glob that the shell expanded
-means what a quoted one means.  A group is complete when all its shards are there.  Reading is liberal: sets with gaps
-open (the gaps are listed); only shards that contradict each other do not.
+Files are pooled first, each once by inode, then grouped by (folder, prefix, count): a glob that the shell expanded
+means the same as a quoted one.  A group is complete if all its shards are there.  Reading is liberal: a set with
+missing shards opens (and lists them); only shards that contradict each other are an error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from types import MappingProxyType
 from gguftool.errors import FormatError, GGUFToolError, SourceError, listed, printable, without_secrets
 from gguftool.format.cursor import MAX_HEAD, NeedMoreData
 from gguftool.format.file_names import KEY_COUNT, KEY_NO, KEY_TENSORS, ShardName, parse_shard_name
-from gguftool.format.header import Header, parse
+from gguftool.format.header import ARCHITECTURE_KEY, Header, parse
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.record import replace
@@ -37,13 +37,13 @@ ORDER_KEY = "gguftool.tensor_order"
 _SUFFIX = ".gguf"
 _FIRST_LOCAL_READ = 4 << 10  # holds the head of a shard; a model's head needs one or two larger reads
 _GROWTH = 16
-_REMOTE_READS = 3  # after so many guesses each read is as large as may be
-_MOST_ASKED_FOR = 4096  # shards of a web server, one request each; published sets have up to 2,000
-_FIRST_READ_OF_SHARD = 64 << 10  # of remote shards behind the first, which carry no vocabulary
+_REMOTE_READS = 3  # after this many guesses each read is as large as possible
+_MAX_REQUESTED = 4096  # shards on a web server, one request each; published sets have up to 2,000
+_FIRST_READ_OF_SHARD = 64 << 10  # of remote shards after the first, which have no vocabulary
 
 
 def open_model(*specs: str | os.PathLike[str], this_file_only: bool = False) -> Model:
-    """Open one model: the only complete group among the files that `specs` name, else the union of what is there.
+    """Open one model: the only complete group among the files that `specs` name, else the union of all files.
 
     Raises `SourceError` (nothing there, or several models), `FormatError` (not GGUF, or contradictory shards).
     """
@@ -63,7 +63,10 @@ def open_model(*specs: str | os.PathLike[str], this_file_only: bool = False) -> 
 
 
 def open_models(*specs: str | os.PathLike[str], this_file_only: bool = False) -> tuple[Model, ...]:
-    """Open every model among the files that `specs` name, complete or not, in the order of naming."""
+    """Open every model among the files that `specs` name, complete or not, in the order of `specs`.
+
+    Raises `SourceError` (nothing there), `FormatError` (not GGUF, or contradictory shards).
+    """
     groups = _group(_pool([os.fspath(spec) for spec in specs], this_file_only))
     return tuple(_model_of_group(group) for group in groups)
 
@@ -71,18 +74,18 @@ def open_models(*specs: str | os.PathLike[str], this_file_only: bool = False) ->
 def find_files(
     *specs: str | os.PathLike[str], this_file_only: bool = False
 ) -> tuple[tuple[tuple[Source, ShardName | None], ...], ...]:
-    """Find the files of every model that `specs` name, without reading them: one group of (file, shard name) a set.
+    """Find the files of every model that `specs` name, without reading them: a group of (file, shard name) for each.
 
-    Raises `SourceError` where nothing is there. For those who must look at files that `open_model` refuses.
+    For callers that examine files which `open_model` refuses. Raises `SourceError` if nothing is there.
     """
     groups = _group(_pool([os.fspath(spec) for spec in specs], this_file_only))
     return tuple(tuple(group.members) for group in groups)
 
 
 def read_header(source: Source) -> Header:
-    """Read the head of a GGUF file, and no more than needed of the rest.
+    """Read the head of a GGUF file, and as little as possible of the rest.
 
-    Raises `FormatError` naming the source and the place, `SourceError` where it cannot be read.
+    Raises `FormatError` with the source and the place, `SourceError` if it cannot be read.
     """
     remote = source if isinstance(source, RemoteSource) else None
     buffer = source.read_at(0, min(remote.first_read if remote else _FIRST_LOCAL_READ, source.size))
@@ -92,9 +95,9 @@ def read_header(source: Source) -> Header:
             header = parse(buffer, source.size)
             break
         except NeedMoreData as signal:
-            # A local read costs next to nothing, parsing again does not; remote bytes are fetched as they are guessed.
+            # Locally, reading costs next to nothing and parsing again does; remotely, only the guess is fetched.
             guess = signal.likely if remote else max(signal.likely, len(buffer) * _GROWTH)
-            if remote and reads >= _REMOTE_READS:  # as much as may be, and never so little that requests get many
+            if remote and reads >= _REMOTE_READS:  # large enough that there are few requests
                 guess = max(guess, signal.needed + signal.needed // 2 + remote.first_read)
             size = min(source.size, max(signal.needed, guess), max(signal.needed, MAX_HEAD))
         except GGUFToolError as error:
@@ -110,7 +113,7 @@ def read_header(source: Source) -> Header:
 
 
 def read_headers(sources: Sequence[Source]) -> list[Header]:
-    """Read the heads of several files, of remote ones several at a time; raises the first error as `read_header`."""
+    """Read the heads of several files, remote ones concurrently; raises the first error as `read_header` does."""
     return for_each(sources, read_header, remote=any(source.is_remote for source in sources))
 
 
@@ -142,7 +145,7 @@ def _several(name: str, models: list[str]) -> SourceError:
 
 
 def _refuse_several(spec: str, names: Iterable[str]) -> None:
-    """Raise where one listing of remote files shows several models: opening each would fetch a MiB of it first."""
+    """Raise `SourceError` if a remote listing has several models: opening each would fetch a MiB of it."""
     groups: dict[tuple[str, int], dict[int, str]] = {}
     for name in names:
         shard = _shard_of(name) or ShardName(prefix=name, number=1, count=1)
@@ -155,7 +158,7 @@ def _refuse_several(spec: str, names: Iterable[str]) -> None:
 def _pool(specs: Sequence[str], this_file_only: bool, only_one: bool = False) -> list[Source]:
     """Open every file that `specs` name, and the shards beside a named shard, each file once.
 
-    With `only_one` several models in one remote folder are refused before any of them is opened.
+    With `only_one`, several models in one remote folder are refused before any of them is opened.
     """
     names: dict[str, None] = {}
     derived: set[str] = set()
@@ -172,19 +175,19 @@ def _pool(specs: Sequence[str], this_file_only: bool, only_one: bool = False) ->
     by_file: dict[object, Source] = {}
     if only_one and len(specs) == 1 and all(is_url(name) and can_list(name) for name in names):
         _refuse_several(specs[0], names)
-    for gate in () if this_file_only else _gates(names):
-        refuse_unfinished(gate)
+    for first_shard in () if this_file_only else _first_shards(names):
+        refuse_unfinished(first_shard)
     for name, source in zip(names, _open_all(list(names), derived - set(specs)), strict=True):
         if source is None:
             continue
         known = by_file.setdefault(source.file_key, source)
         if parse_shard_name(known.name) is None and _shard_of(name) is not None:
-            by_file[source.file_key] = source  # of two names the one by which its set finds it
+            by_file[source.file_key] = source  # of two names, the one that belongs to a set
     return list(by_file.values())
 
 
 def _open_all(names: Sequence[str], derived: Collection[str]) -> list[Source | None]:
-    """Open every file, remote ones several at a time; None for one of `derived` that is not there."""
+    """Open every file, remote ones concurrently; None for one of `derived` that is not there."""
 
     def open_one(name: str) -> Source | None:
         shard = _shard_of(name)
@@ -202,19 +205,19 @@ def _shard_of(name: str) -> ShardName | None:
     return parse_shard_name(without_query(name))
 
 
-def _gates(names: Iterable[str]) -> set[Path]:
-    """Return shard 1 of every set among `names`: while a set is half old, half new, that has no name of its own."""
+def _first_shards(names: Iterable[str]) -> set[Path]:
+    """Shard 1 of every local set among `names`: it is absent while a set is half old and half new."""
     shards = {(shard.prefix, shard.count) for name in names if not is_url(name) and (shard := _shard_of(name))}
     return {Path(str(ShardName(prefix=prefix, number=1, count=count))) for prefix, count in shards}
 
 
 def _shards_beside(name: str, shard: ShardName) -> tuple[str, ...]:
-    """Return the names of the set's shards that lie beside `name`; all that there can be, where nobody can be asked."""
+    """The names of the set's shards beside `name`; all possible ones if the server cannot list its files."""
     if not can_list(name):
-        if shard.count > _MOST_ASKED_FOR:
+        if shard.count > _MAX_REQUESTED:
             raise SourceError(
                 f"is by its name of {shard.count:,} shards; a web server cannot be asked which it has, and more "
-                f"than {_MOST_ASKED_FOR:,} are not tried: --this-file-only opens it alone",
+                f"than {_MAX_REQUESTED:,} are not tried: --this-file-only opens it alone",
                 source=without_secrets(name),
             )
         return tuple(renamed(name, str(replace(shard, number=number))) for number in range(1, shard.count + 1))
@@ -264,7 +267,7 @@ def _model_of_group(group: _Group) -> Model:
 
 
 def _refuse_contradictions(name: str, files: Sequence[ModelFile]) -> None:
-    """Raise one `FormatError` that lists everything in which shards contradict their names or each other."""
+    """Raise one `FormatError` that lists every contradiction of shards to their names or each other."""
     problems = []
     totals: dict[int, ModelFile] = {}
     for file in files:
@@ -281,8 +284,8 @@ def _refuse_contradictions(name: str, files: Sequence[ModelFile]) -> None:
         if file.header.byte_order is not files[0].header.byte_order:
             problems.append(f"{_shown(file)} has another byte order than the first shard")
     if len(totals) > 1:
-        said = ", ".join(f"{total} in {_shown(file)}" for total, file in totals.items())
-        problems.append(f"{KEY_TENSORS} differs: {said}")
+        counts = ", ".join(f"{total} in {_shown(file)}" for total, file in totals.items())
+        problems.append(f"{KEY_TENSORS} differs: {counts}")
     if problems:
         raise FormatError(f"shards contradict each other: {'; '.join(problems)}", source=name)
 
@@ -299,7 +302,7 @@ def _collect_tensors(name: str, files: Sequence[ModelFile]) -> dict[str, Tensor]
         for tensor in tensors_of(file.source, file.header):
             first = tensors.setdefault(tensor.info.name, tensor)
             if first is not tensor:
-                names = (printable(t.gap.source.name) for t in (first, tensor))
+                names = (printable(t.padded_extent.source.name) for t in (first, tensor))
                 twice.append(f"'{printable(tensor.info.name)}' in {' and '.join(names)}")
     if twice:
         shown = "; ".join(twice[:20]) + (f" and {len(twice) - 20:,} more" if len(twice) > 20 else "")
@@ -308,7 +311,7 @@ def _collect_tensors(name: str, files: Sequence[ModelFile]) -> dict[str, Tensor]
 
 
 def _in_recorded_order(tensors: dict[str, Tensor], order: KV | None) -> dict[str, Tensor]:
-    """Bring tensors into the order that a bundling split recorded; names it does not list stay behind, in order."""
+    """Sort tensors by the order that a bundling split recorded; names that it does not list follow, in file order."""
     if order is None or order.type is not ValueType.ARRAY or order.element_type is not ValueType.STRING:
         return tensors
     recorded = [name for name in order.value() if name in tensors]
@@ -323,8 +326,8 @@ def _integer(kv: KV | None) -> int | None:
 
 
 def _union(name: str, models: list[Model]) -> Model:
-    """Join incomplete sets into one model by the tensor names inside: downloads come under several prefixes."""
-    donor = next((model for model in models if find_kv(model.kvs, "general.architecture")), models[0])
+    """Join incomplete sets into one model by their tensor names: downloads may have several prefixes."""
+    donor = next((model for model in models if find_kv(model.kvs, ARCHITECTURE_KEY)), models[0])
     models = [donor, *(model for model in models if model is not donor)]
     files = tuple(file for model in models for file in model.files)
     if len({file.header.byte_order for file in files}) > 1:

@@ -1,8 +1,8 @@
-"""The filler `gguftool.padding`: a uint8 array in the head that moves the tensor data to where a user wants it.
+"""The filler `gguftool.padding`: a uint8 array in the head that moves the tensor data to a chosen offset.
 
-GGUF has no free slack: data starts where the head ends, rounded up to the alignment.  So that extents can be shared
-with a source, their offsets in both files must agree modulo a file system's block; so that a later edit can stay in
-place, the head must be able to grow.  Both are had by an array that nobody reads.  Engines load it and ignore it.
+GGUF has no free slack: data starts where the head ends, rounded up to the alignment.  To share extents with a source,
+their offsets in both files must agree modulo a file system's block; for a later edit in place, the head must have room
+to grow.  An array that nobody reads gives both.  Engines load it and ignore it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ MAX_RESERVE = 16 << 20  # bytes; a chat template takes some tens of KiB
 
 @record
 class Filler:
-    """What the filler is for; sizes in bytes.
+    """The purpose of the filler; sizes and offsets in bytes.
 
-    `pad`: place the data where most of it can be shared with its sources; `reserve`: how much a later edit may add;
-    `data_offset`: where the data must start; `at_least`: where it may start at the earliest.
+    `pad`: place the data so that most of it can be shared with its sources; `reserve`: room for later edits;
+    `data_offset`: the exact start of the data; `at_least`: the earliest start of the data.
     """
 
     pad: bool = False
@@ -36,20 +36,20 @@ class Filler:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether there is a reason to change a head at all."""
+        """Whether there is a reason to add a filler."""
         return self.pad or self.reserve > 0 or self.data_offset is not None
 
     @property
     def at_most(self) -> int:
-        """By how much a head may grow, whatever is in it."""
+        """Upper bound of the bytes that the filler adds to any head."""
         return self.reserve + 2 * BLOCK if self.is_wanted else 0
 
 
 def filled(header: Header, copies: Sequence[Copy], filler: Filler) -> Header:
-    """Return `header` with the filler that puts the data where `filler` wants it, without one where none is needed.
+    """Add to `header` the filler that puts the data at the offset that `filler` asks for, or remove it if not needed.
 
-    `copies` are those of the file, offsets counted from the start of the data. A filler that is there already is
-    resized as by `pad`, also where `filler` wants nothing. Raises `PlanError` where `data_offset` cannot be had.
+    `copies` are those of the file, with offsets from the start of the data. An existing filler is resized as with
+    `pad`, even if `filler` asks for nothing. Raises `PlanError` if the data cannot start at `filler.data_offset`.
     """
     if not filler.is_wanted:
         if find_kv(header.kvs, PADDING_KEY) is None:
@@ -71,7 +71,7 @@ def filled(header: Header, copies: Sequence[Copy], filler: Filler) -> Header:
 
 
 def best_residue(copies: Sequence[Copy], alignment: int) -> int:
-    """Return the data offset, modulo 4096, at which most bytes of `copies` lie as in their sources."""
+    """The data offset modulo 4096 at which most bytes of `copies` are aligned as in their sources."""
     votes: Counter[int] = Counter()
     for copy in copies:
         residue = (copy.extent.offset - copy.offset) % BLOCK
@@ -87,7 +87,7 @@ def _can_end_at(header: Header, data_offset: int) -> bool:
 
 
 def _ending_at(header: Header, data_offset: int) -> Header:
-    """Return `header` ending exactly at `data_offset`, with a filler only where it takes one."""
+    """Make `header` end exactly at `data_offset`, with a filler only if needed; raises `PlanError` if impossible."""
     if not _can_end_at(header, data_offset):
         size = _with_filler(header, None).length
         raise PlanError(
@@ -101,7 +101,7 @@ def _ending_at(header: Header, data_offset: int) -> Header:
 
 
 def _with_filler(header: Header, length: int | None) -> Header:
-    """Return `header` with a filler of `length` bytes in the old one's place or at the end; None for without."""
+    """Set a filler of `length` bytes, in the old one's place or at the end; None removes it."""
     places = [index for index, kv in enumerate(header.kvs) if kv.key == PADDING_KEY]
     kvs = [kv for kv in header.kvs if kv.key != PADDING_KEY]
     if length is not None:

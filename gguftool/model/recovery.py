@@ -1,4 +1,4 @@
-"""Putting right what a crash left of a change in place, of one file or of a set."""
+"""Recover from a crash during a change in place, of one file or of a set."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from gguftool.storage.sources.sidecars import OLD, helper_path, is_being_publish
 
 
 def recover_model(spec: str) -> tuple[str, ...]:
-    """Recover every file and set that `spec` names; return what was done, in words, empty where nothing had to be.
+    """Recover every file and set that `spec` names; returns a sentence for each step, empty if nothing was to do.
 
-    Raises `ExecuteError` or `FormatError` where it cannot be done; then everything that is needed for it stays.
+    Raises `ExecuteError` or `FormatError` if recovery fails; then everything that it needs stays in place.
     """
     if is_url(spec):
         raise SourceError("is not local and cannot be changed in place; -o OUT writes a new file", source=spec)
@@ -28,16 +28,16 @@ def recover_model(spec: str) -> tuple[str, ...]:
 def _recovered(names: tuple[str, ...]) -> Iterator[str]:
     for name in names:
         shard = parse_shard_name(name)
-        gate = Path(str(replace(shard, number=1)) if shard else name)
+        first_shard = Path(str(replace(shard, number=1)) if shard else name)
         if undo_path(Path(name)).exists():
             journal = recover(Path(name))
             yield f"{name} has its old bytes back ({len(journal.ranges)} range(s))"
-        if is_being_published(gate):
-            finished = finish_set(gate)
+        if is_being_published(first_shard):
+            finished = finish_set(first_shard)
             yield (
-                f"{gate}: nothing had been replaced yet"
+                f"{first_shard}: nothing had been replaced yet"
                 if finished is None
-                else f"{gate}: finished, all {len(finished.names)} replaced file(s) of the set are the new ones"
+                else f"{first_shard}: finished, all {len(finished.names)} replaced file(s) of the set are the new ones"
             )
         elif helper_path(Path(name), OLD).exists():
             os.unlink(helper_path(Path(name), OLD))

@@ -1,11 +1,11 @@
-"""What a tensor is for, told from its name: a table of rules, and the code that walks it.
+"""The role of a tensor, from its name: a table of rules, and the code that walks it.
 
 GGUF names follow one grammar, ``[stack.]blk.N.base.weight``.  The table gives each base a role; the first rule that
-fits wins, so the special (norms, routers) stand before the general (``attn_*``, ``ffn_*``).  A name that fits no rule
-is "other", never an error: names are a stranger's text.
+matches wins, so special rules (norms, routers) come before general ones (``attn_*``, ``ffn_*``).  A name that matches
+no rule is "other", never an error: names are untrusted text.
 
 Source of the names: TENSOR_NAMES in gguf-py's gguf/constants.py, src/llama-arch.cpp of both engines; a test walks the
-former and fails for a name that is neither ruled here nor written down as "other" there.
+former and fails for a name that has no rule here and is not listed as "other" there.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ class Role(Enum):
     EMBEDDING = "embedding"
     OUTPUT = "output"
     ATTENTION = "attention"
-    RECURRENT = "recurrent"  # what mixes tokens without attention: SSM, RWKV time mix, short convolutions
+    RECURRENT = "recurrent"  # mixes tokens without attention: SSM, RWKV time mix, short convolutions
     DENSE_FFN = "dense ffn"
     ROUTED_EXPERTS = "routed experts"
     SHARED_EXPERTS = "shared experts"
     ROUTER = "router"
     NORM = "norms"
-    MTP = "mtp"  # multi-token prediction: layers that guess ahead, left out by engines that do not
-    MULTIMODAL = "vision/mmproj"  # all of a projector file, audio too
+    MTP = "mtp"  # multi-token prediction: layers that guess ahead; engines without it skip them
+    MULTIMODAL = "vision/mmproj"  # all tensors of a projector file, audio too
     OTHER = "other"
 
 
 @record
 class Place:
-    """A tensor's role and layer; `stack` is what stands before the number (``blk``, ``v.blk``), empty without one."""
+    """A tensor's role and layer; `stack` is what precedes the number (``blk``, ``v.blk``), empty without a layer."""
 
     role: Role
     stack: str = ""
     layer: int | None = None
 
 
-# No engine takes names of more than 63 bytes; the rules need not look at what a hostile file makes longer.
+# No engine accepts names of more than 63 bytes; the rules do not look at longer ones in hostile files.
 _MAX_NAME = 255
-# Numbers of seven digits and more are no layers: nothing counts that far, and a table by layer must stay small.
+# Numbers of seven digits or more are not layers: no model has so many, and a table by layer must stay small.
 _NUMBERED = re.compile(
     r"(?P<stack>(?:(?:enc|dec|v|v\.sam|a)\.)?(?:proj_)?blk)\.(?P<layer>[0-9]{1,6})\.(?P<base>.+)", re.ASCII
 )
 _SUFFIX = re.compile(r"\.(?:weight|bias|scale|input_scale)$")
 
-# Whole names, before they are taken apart.
+# Whole names, before they are split into parts.
 _BY_NAME: tuple[tuple[Role, str], ...] = (
     (Role.MULTIMODAL, r"(?:v|a|mm|resampler)\..*"),
     (Role.MTP, r"(?:mtp|nextn)\..*"),
 )
 
-# Bases: names without stack, number and suffix. First match wins.
+# Bases: names without stack, number and suffix. The first match wins.
 _BY_BASE: tuple[tuple[Role, str], ...] = (
     (Role.MULTIMODAL, r"vis_.*"),  # CogVLM's visual experts live in the text layers
     (Role.MTP, r"nextn\..*"),
@@ -88,8 +88,8 @@ _NAME_RULES, _BASE_RULES = _compiled(_BY_NAME), _compiled(_BY_BASE)
 _GLOBAL_RULES = _compiled(_BY_GLOBAL) + _BASE_RULES
 
 
-def place_of(name: str) -> Place:
-    """Return the role and the layer that `name` tells by itself."""
+def tensor_place(name: str) -> Place:
+    """The role and layer of a tensor, from its `name` alone."""
     if len(name) > _MAX_NAME:
         return Place(role=Role.OTHER)
     match = _NUMBERED.match(name)
@@ -99,13 +99,13 @@ def place_of(name: str) -> Place:
     return Place(role=role, stack=match["stack"], layer=int(match["layer"]))
 
 
-def places_of(names: Iterable[str]) -> dict[str, Place]:
-    """Return the place of each of a model's tensors.
+def tensor_places(names: Iterable[str]) -> dict[str, Place]:
+    """Map each of a model's tensor names to its role and layer.
 
-    A layer that holds a ``nextn.*`` tensor is an MTP layer, and all of it (its attention and experts too) has that
-    role: so DeepSeek's and GLM's last layer is told from those that every token passes.
+    A layer with a ``nextn.*`` tensor is an MTP layer, and all its tensors (attention and experts too) have that role:
+    this separates the last layer of DeepSeek and GLM from those that every token passes.
     """
-    places = {name: place_of(name) for name in names}
+    places = {name: tensor_place(name) for name in names}
     mtp = {
         (place.stack, place.layer) for place in places.values() if place.role is Role.MTP and place.layer is not None
     }

@@ -1,1 +1,1 @@
-"""Models to plans: pure, no disk."""
+"""Writing operations: pure functions from models to plans; they read, but write nothing."""

@@ -1,28 +1,43 @@
-"""Do these inputs belong to one model? Architecture, vocabulary, rope and shapes, all contradictions at once."""
+"""Check inputs: is a model complete, and do several belong to one model? All contradictions are reported at once."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from gguftool.errors import printable
+from gguftool.errors import PlanError, listed, printable
+from gguftool.format.file_names import KEY_TENSORS
+from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.kv import KV, ValueType
 from gguftool.model.model import Model
 
 if TYPE_CHECKING:
     from gguftool.surgery.inputs import Input
 
-# Vocabulary that embeddings and tensors depend on. Special token ids and templates differ between publishers of one
-# model and change no tensor, so the metadata donor's are taken.
+# The vocabulary keys that tensors depend on. Special token ids and templates differ between publishers of one model
+# and change no tensor, so those of the metadata donor are used.
 _VOCABULARY = frozenset(
     "tokenizer.ggml." + name for name in ("model", "pre", "tokens", "merges", "scores", "token_type")
 )
-_ARCHITECTURE = "general.architecture"
+
+
+def require_complete(model: Model) -> None:
+    """Raise `PlanError` with what is missing if `model` lacks shards or tensors."""
+    if model.is_complete:
+        return
+    found = len(model.tensors)
+    count = "" if model.expected_tensors is None else f": {found:,} of {model.expected_tensors:,} tensors are there"
+    gaps = f"; missing: {listed(model.missing)}" if model.missing else f" ({KEY_TENSORS} is wrong, or shards are)"
+    raise PlanError(f"the model is incomplete{count}{gaps}", source=model.name)
 
 
 def contradictions(donor: Model, inputs: Sequence[Input], allowed: Collection[str]) -> Iterator[str]:
-    """Yield what in the inputs' metadata contradicts `donor`'s; keys that only one side has do not."""
-    architecture = donor.get(_ARCHITECTURE)
+    """Describe every contradiction between the metadata of an input and of `donor`.
+
+    Compared are the architecture, its own keys, and the vocabulary; a key that only one side has, or one of `allowed`,
+    is no contradiction.
+    """
+    architecture = donor.get(ARCHITECTURE_KEY)
     prefix = f"{architecture.value()}." if architecture and architecture.type is ValueType.STRING else None
     ours = {kv.key: kv for kv in reversed(donor.kvs) if _matters(kv.key, prefix)}  # engines read the first of a key
     for source in inputs:
@@ -39,7 +54,7 @@ def contradictions(donor: Model, inputs: Sequence[Input], allowed: Collection[st
 
 
 def shape_conflicts(reference: Model, names: Sequence[str], inputs: Sequence[Input]) -> Iterator[str]:
-    """Yield tensors whose shape (trailing ones ignored) is not that of `reference`."""
+    """Describe each of `names` with another shape in an input than in `reference`; trailing ones are ignored."""
     for source in inputs:
         for name in names:
             tensor, expected = source.model.tensors.get(name), reference.tensors.get(name)
@@ -51,16 +66,16 @@ def shape_conflicts(reference: Model, names: Sequence[str], inputs: Sequence[Inp
 
 
 def _matters(key: str, prefix: str | None) -> bool:
-    return key == _ARCHITECTURE or key in _VOCABULARY or (prefix is not None and key.startswith(prefix))
+    return key == ARCHITECTURE_KEY or key in _VOCABULARY or (prefix is not None and key.startswith(prefix))
 
 
 def _both_shown(mine: KV, theirs: KV) -> tuple[str, str]:
-    """Say both values; of arrays as long as each other, the first elements that differ."""
+    """Show both values; of arrays of equal length, the first elements that differ."""
     if mine.type is theirs.type is ValueType.ARRAY and mine.count == theirs.count:
         for index, pair in enumerate(zip(mine.value(), theirs.value(), strict=True)):
             if pair[0] != pair[1]:
-                said = (f"an array of {mine.count:,} with {_text(each)} as element {index:,}" for each in pair)
-                return next(said), next(said)
+                texts = (f"an array of {mine.count:,} with {_text(each)} as element {index:,}" for each in pair)
+                return next(texts), next(texts)
     if mine.type is not theirs.type:
         return f"{_shown(mine)} ({mine.type.name.lower()})", f"{_shown(theirs)} ({theirs.type.name.lower()})"
     return _shown(mine), _shown(theirs)
@@ -75,5 +90,5 @@ def _text(value: object) -> str:
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
-    """Return a shape as people write it: ``256 x 6``."""
+    """Format a shape as people write it: ``256 x 6``."""
     return " x ".join(map(str, shape)) or "a scalar"

@@ -1,4 +1,4 @@
-"""Conversion of importance matrices: a plan for a file of the other format."""
+"""Convert an importance matrix: plan a file in the other format."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from gguftool.storage.sources.source import Source
 
 
 def kind_of_name(output: Path) -> ImatrixKind | None:
-    """Return the format that a file's ending stands for, None where it stands for none."""
+    """The format that the file's suffix stands for, or None."""
     return {".dat": ImatrixKind.LEGACY, ".gguf": ImatrixKind.GGUF}.get(output.suffix.lower())
 
 
-def plan_convert(
-    source: Source, imatrix: Imatrix, output: Path, kind: ImatrixKind, chunk_size: int | None = None
+def plan_convert_imatrix(
+    source: Source, imatrix: Imatrix, kind: ImatrixKind, output: Path, chunk_size: int | None = None
 ) -> Plan:
-    """Plan the file `output` that holds `imatrix`, read from `source`, in the format `kind`.
+    """Plan `imatrix`, which was read from `source`, as the file `output` in the format `kind`.
 
-    `chunk_size` is what the chunks of a legacy file are taken for, in tokens. The remarks say what the legacy format
-    cannot hold. Raises `PlanError` where it is in that format already, or cannot be said in it.
+    `chunk_size`: tokens in a chunk, which a legacy file does not record. Remarks name what the legacy format cannot
+    hold. Raises `PlanError` if the imatrix is in that format already, or the format cannot express it.
     """
     if kind is imatrix.kind:
         form = "a GGUF" if kind is ImatrixKind.GGUF else "in the legacy format"

@@ -35,7 +35,7 @@ class FloatType(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dequantized(Source):
+class DequantizedSource(Source):
     """The elements of `tensor` as `dtype`, little-endian, in order."""
 
     tensor: Tensor
@@ -45,7 +45,7 @@ class Dequantized(Source):
     @property
     def name(self) -> str:
         """The file that the tensor is in."""
-        return self.tensor.gap.source.name
+        return self.tensor.padded_extent.source.name
 
     @property
     def size(self) -> int:
@@ -55,18 +55,18 @@ class Dequantized(Source):
     @property
     def identity(self) -> str:
         """The identity of the input, and what is computed from it."""
-        place = f"{self.tensor.gap.offset}+{self.tensor.nbytes}"
-        return f"{self.tensor.gap.source.identity} {place} {type_name(self.tensor.info.type)} as {self.dtype.name}"
+        place = f"{self.tensor.extent.offset}+{self.tensor.nbytes}"
+        return f"{self.tensor.extent.source.identity} {place} {type_name(self.tensor.info.type)} as {self.dtype.name}"
 
     @property
     def parallelism(self) -> int:
         """One thread a processor core (numpy computes without the interpreter's lock), or more connections."""
-        return max(os.cpu_count() or 1, self.tensor.gap.source.parallelism)
+        return max(os.cpu_count() or 1, self.tensor.padded_extent.source.parallelism)
 
     @property
     def is_remote(self) -> bool:
         """Whether the input is."""
-        return self.tensor.gap.source.is_remote
+        return self.tensor.padded_extent.source.is_remote
 
     def stream(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
         """Compute `length` bytes from `offset` as those of the input come: by one request if it is remote."""
@@ -85,7 +85,7 @@ class Dequantized(Source):
 
     def check_unchanged(self) -> None:
         """Raise `SourceError` if the input changed."""
-        self.tensor.gap.source.check_unchanged()
+        self.tensor.padded_extent.source.check_unchanged()
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Compute the elements that the range touches, and cut its bytes out."""
@@ -99,7 +99,7 @@ class Dequantized(Source):
         return data[start : start + length]
 
 
-def dequantized(tensor: Tensor, dtype: FloatType, byte_order: ByteOrder) -> Dequantized:
+def dequantized(tensor: Tensor, dtype: FloatType, byte_order: ByteOrder) -> DequantizedSource:
     """`tensor` as floats; raise `PlanError` for a type that cannot be computed here."""
     name, kind = printable(tensor.info.name), type_name(tensor.info.type)
     if tensor.type_nbytes is None and decoded_by(tensor.info.type):
@@ -112,4 +112,4 @@ def dequantized(tensor: Tensor, dtype: FloatType, byte_order: ByteOrder) -> Dequ
             raise PlanError(f"'{name}' is {kind}, whose rows cannot be dequantized in the shape {tensor.info.dims}")
         order = "" if byte_order is ByteOrder.LITTLE else " in a big-endian file"
         raise PlanError(f"'{name}' is {kind}{order}, which cannot be dequantized here; --dtype raw exports its bytes")
-    return Dequantized(tensor=tensor, dtype=dtype, decoder=decoder)
+    return DequantizedSource(tensor=tensor, dtype=dtype, decoder=decoder)

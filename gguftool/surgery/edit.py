@@ -1,4 +1,4 @@
-"""Edit: change metadata, and move as few bytes as possible for it."""
+"""Edit: change metadata, and write as little as possible for it."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from gguftool.errors import PlanError, printable
 from gguftool.format.file_names import SPLIT_KEYS
 from gguftool.format.header import ALIGNMENT_KEY
 from gguftool.format.kv import KV
-from gguftool.model.layout import Dialect, check_sizes, gguf_file
+from gguftool.model.layout import Dialect, OutputOptions, check_sizes, gguf_file
 from gguftool.model.model import Model
 from gguftool.model.padding import PADDING_KEY, Filler
 from gguftool.record import record, replace
 from gguftool.storage.plan import NEW_FILE, OutputFile, Plan, congruent_bytes, in_place
+from gguftool.surgery.compatibility import require_complete
 from gguftool.surgery.metadata import LAYOUT_KEYS
-from gguftool.surgery.selection import require_complete
 from gguftool.surgery.shards import recorded_sequence, replace_shards, rewrite_set
 
 # Key -> the command that changes it.
 _NOT_BY_EDIT = dict.fromkeys(SPLIT_KEYS, "split and merge") | {ALIGNMENT_KEY: "merge --align N"}
 
-NO_FILLER = Filler()
+_NO_FILLER = Filler()
 
 
 @record
 class Edits:
-    """What to change, in this order: rename keys, remove keys, set values (in the old place, or at the end)."""
+    """Changes of metadata, applied in this order: rename keys, remove keys, set values (in place, or at the end)."""
 
     rename: tuple[tuple[str, str], ...] = ()
     remove: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class Edits:
 
 
 def edited(kvs: Sequence[KV], edits: Edits) -> tuple[KV, ...]:
-    """Return `kvs` with `edits` applied; `PlanError` lists keys that are not there or are not to be edited."""
+    """Apply `edits` to `kvs`; raises one `PlanError` with all keys that are missing or must not be edited."""
     problems = []
     for key in (*edits.remove, *(name for pair in edits.rename for name in pair), *(kv.key for kv in edits.values)):
         if key in LAYOUT_KEYS or key in _NOT_BY_EDIT:
@@ -62,17 +62,16 @@ def edited(kvs: Sequence[KV], edits: Edits) -> tuple[KV, ...]:
     return tuple(result)
 
 
-def plan_edit(model: Model, edits: Edits, output: Path | None, filler: Filler = NO_FILLER) -> Plan:
-    """Plan `model` with `edits`; of a set only shard 1 is written anew. `output` None changes the file in place.
+def plan_edit(model: Model, edits: Edits, output: Path | None, filler: Filler = _NO_FILLER) -> Plan:
+    """Plan `model` with `edits` as `output`, the prefix if it is a set; `output` None changes the model in place.
 
-    `filler` says how the head is filled up; a filler that is there already is resized. Raises `PlanError` where an
-    edit is impossible, or the new head of a single file cannot end where the old one did.
+    Of a set only shard 1 is rewritten. `filler` pads the head for sharing or later edits; a filler that is there
+    already is resized. Raises `PlanError` if an edit is impossible, or if in place the head of a single file cannot
+    end where the old one did.
     """
     require_complete(model)
     kvs = edited(model.kvs, edits)
-    dialect = Dialect(
-        version=model.version, byte_order=model.byte_order, alignment=model.alignment, filler=_kept(model, filler)
-    )
+    dialect = OutputOptions(filler=_kept(model, filler)).dialect_for(model)
     if len(model.files) > 1:
         sequence = recorded_sequence(model)
         if output is None:
@@ -91,14 +90,14 @@ def plan_edit(model: Model, edits: Edits, output: Path | None, filler: Filler = 
 
 
 def _kept(model: Model, filler: Filler) -> Filler:
-    """Return `filler`, keeping the room that a filler in `model` has now."""
+    """`filler`, which keeps the room that a filler in `model` has now."""
     if model.get(PADDING_KEY) is None:
         return filler
     return replace(filler, at_least=model.files[0].header.data_offset)
 
 
 def _edit_in_place(model: Model, kvs: tuple[KV, ...], dialect: Dialect) -> OutputFile:
-    """Return the change of the only file's head; `PlanError` says what a new file would cost."""
+    """Replace the head of the only file; raises `PlanError` with the cost of a new file if the head does not fit."""
     base, old = model.files[0].source, model.files[0].header
     if model.get(PADDING_KEY) is not None or dialect.filler.pad:
         dialect = replace(dialect, filler=Filler(data_offset=old.data_offset))
@@ -107,10 +106,10 @@ def _edit_in_place(model: Model, kvs: tuple[KV, ...], dialect: Dialect) -> Outpu
         return in_place(gguf_file(Path(base.name), kvs, tensors, dialect), base)
     except PlanError as error:
         padded = replace(dialect, filler=Filler(pad=True))
-        anew = gguf_file(Path(base.name), kvs, tensors, padded)
+        whole = gguf_file(Path(base.name), kvs, tensors, padded)
         raise PlanError(
-            f"{error.message.removesuffix(NEW_FILE)}. A new file, -o OUT, takes {anew.size:,} bytes; with --pad, "
-            f"{congruent_bytes(anew.copies):,} of them are shared where the file system can (XFS, btrfs), and "
+            f"{error.message.removesuffix(NEW_FILE)}. A new file, -o OUT, takes {whole.size:,} bytes; with --pad, "
+            f"{congruent_bytes(whole.copies):,} of them are shared where the file system can (XFS, btrfs), and "
             "--reserve 64KiB leaves room for the next edit in place",
             source=base.name,
         ) from None

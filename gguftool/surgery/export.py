@@ -1,4 +1,4 @@
-"""Export: tensors of a model into a safetensors file, as they are or as floats."""
+"""Export: write tensors of a model into a safetensors file, as they are or as floats."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from gguftool.surgery.selection import select_tensors
 
 
 def plan_export(model: Model, patterns: Sequence[str], output: Path, dtype: FloatType | None = None) -> Plan:
-    """Plan a safetensors file of the tensors that `patterns` choose.
+    """Plan the safetensors file `output` with the tensors that match `patterns`.
 
-    `dtype` None copies bytes as they are: dtype U8, type and dims in the file's metadata, so that `swap` takes them
-    back. Raises one `PlanError` that names every tensor which cannot be exported so.
+    `dtype` None copies bytes as they are: dtype U8, with type and dims in the file's metadata, so that `swap` can take
+    them back. Raises one `PlanError` with every tensor that cannot be exported that way, or every pattern that matches
+    nothing.
     """
     names = select_tensors(patterns, tuple(model.tensors))
     contents = _contents([model.tensors[name] for name in names], model, dtype)
@@ -41,7 +42,7 @@ def plan_export(model: Model, patterns: Sequence[str], output: Path, dtype: Floa
         if extent.length:
             copies.append((extent, offset))
         offset += extent.length
-    _refuse_unsayable(names)
+    _refuse_odd_names(names)
     head = serialize_safetensors(entries)
     return Plan(
         outputs=(
@@ -75,7 +76,7 @@ def _content(tensor: Tensor, model: Model, dtype: FloatType | None) -> Extent:
     if tensor.sizing is Sizing.CONFLICT or (dtype is None and tensor.sizing is Sizing.GAP):
         raise PlanError(
             f"'{printable(tensor.info.name)}' is {type_alias(tensor.info.type)}, whose size cannot be told from its "
-            f"padding: {tensor.gap.length:,} bytes lie in its place"
+            f"padding: {tensor.padded_extent.length:,} bytes lie in its place"
         )
     if dtype is None:
         return tensor.extent
@@ -83,7 +84,7 @@ def _content(tensor: Tensor, model: Model, dtype: FloatType | None) -> Extent:
     return Extent(source=source, offset=0, length=source.size)
 
 
-def _refuse_unsayable(names: Sequence[str]) -> None:
+def _refuse_odd_names(names: Sequence[str]) -> None:
     for name in names:
         if not name or name == "__metadata__" or not name.isprintable():
             raise PlanError(f"'{printable(name)}' cannot be a tensor name in a safetensors file")

@@ -1,4 +1,4 @@
-"""Fetch: one model, or some of its tensors, from wherever it is to here."""
+"""Fetch: bring one model, or some of its tensors, from anywhere into local files."""
 
 from __future__ import annotations
 
@@ -8,38 +8,36 @@ from pathlib import Path
 from gguftool.errors import PlanError, printable
 from gguftool.format.file_names import KEY_TENSORS
 from gguftool.format.kv import ValueType, make_kv
-from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, with_alignment
+from gguftool.model.layout import OutputOptions, check_sizes, gguf_file, with_alignment
 from gguftool.model.model import Model, ModelFile
-from gguftool.model.padding import Filler
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.locate import base_name
 from gguftool.storage.sources.source import Extent, Source
+from gguftool.surgery.compatibility import require_complete
 from gguftool.surgery.merge import MergeOptions, plan_merge
 from gguftool.surgery.metadata import without_layout_keys
-from gguftool.surgery.selection import require_complete, select_tensors
+from gguftool.surgery.selection import select_tensors
 
 
 @record
 class FetchOptions:
-    """What to take, and how it lies in the output; alignment in bytes, None for the model's own."""
+    """Which tensors to take (default: all), and how they lie in the output; tensors by pattern make one file."""
 
     patterns: tuple[str, ...] = ()
-    alignment: int | None = None
-    force_sizes: ForceSizes | None = None
-    filler: Filler = Filler()
+    output: OutputOptions = OutputOptions()
 
     @property
     def as_it_is(self) -> bool:
-        """Whether nothing about the layout is to change."""
-        return self.alignment is None and self.filler == Filler()
+        """Whether the layout stays as it is."""
+        return replace(self.output, force_sizes=None, keep_file_type=False) == OutputOptions()
 
 
 def plan_fetch(model: Model, output: Path, options: FetchOptions | None = None) -> Plan:
-    """Plan `model`, or those of its tensors that the patterns choose, as one valid GGUF at `output`.
+    """Plan `model`, or its tensors that match the patterns, as one valid GGUF at `output`.
 
-    A whole model of one file is taken byte for byte, and verified where its sha256 is recorded; a set is merged.
-    Raises `PlanError` where the model is incomplete, or a pattern matches nothing.
+    A whole model of one file is copied byte for byte, and verified if its sha256 is recorded; a set is merged. Raises
+    `PlanError` if the model is incomplete, or a pattern matches nothing.
     """
     options = options or FetchOptions()
     if options.patterns:
@@ -49,12 +47,14 @@ def plan_fetch(model: Model, output: Path, options: FetchOptions | None = None) 
     require_complete(model)
     if len(model.files) == 1 and options.as_it_is:
         return Plan(outputs=(_as_it_is(model.files[0].source, output),), inputs=model.sources, remarks=model.remarks)
-    merge = MergeOptions(alignment=options.alignment, force_sizes=options.force_sizes, filler=options.filler)
-    return plan_merge([model], output, merge)
+    return plan_merge([model], output, MergeOptions(output=options.output))
 
 
 def plan_fetch_files(model: Model, folder: Path) -> Plan:
-    """Plan the files of `model` as they are, under their own names in `folder`; each verified where it can be."""
+    """Plan the files of `model` as they are, under their own names in `folder`; each is verified if it can be.
+
+    Raises `PlanError` if the model is incomplete, or a name is unsafe or stands for two files.
+    """
     require_complete(model)
     outputs = tuple(_as_it_is(file.source, folder / _own_name(file)) for file in model.files)
     if len({output.path for output in outputs}) < len(outputs):
@@ -68,31 +68,25 @@ def _as_it_is(source: Source, path: Path) -> OutputFile:
 
 
 def _own_name(file: ModelFile) -> str:
-    """Return the last part of a file's name; names come from a server's listing, so nothing odd is taken."""
+    """The last part of a file's name; names come from a server's listing, so odd ones are refused."""
     name = base_name(file.source.name)
-    # An escaped slash is one by now, and would lead out of the folder.
+    # An escaped slash is decoded by now, and would lead out of the folder.
     if not name or name.startswith((".", "-")) or set(name) & {"/", "\\"} or not name.isprintable():
         raise PlanError(f"'{printable(name)}' is no name for a file here; -o OUT.gguf names it")
     return name
 
 
 def _plan_part(model: Model, names: Sequence[str], output: Path, options: FetchOptions) -> Plan:
-    """Plan a file of some tensors; it counts what the whole model has, so that nobody takes it for complete."""
+    """Plan a file of some tensors; it records the whole model's count, so that it does not pass for complete."""
     tensors = [model.tensors[name] for name in names]
-    dialect = Dialect(
-        version=model.version,
-        byte_order=model.byte_order,
-        alignment=options.alignment or model.alignment,
-        force_sizes=options.force_sizes,
-        filler=options.filler,
-    )
+    dialect = options.output.dialect_for(model)
     check_sizes(tensors, dialect)
     total = model.expected_tensors or len(model.tensors)
     count = make_kv(KEY_TENSORS, ValueType.INT32, total, byte_order=model.byte_order)
     kvs = with_alignment((*without_layout_keys(model.kvs), count), dialect.alignment, dialect.byte_order)
-    used = {id(tensor.gap.source) for tensor in tensors} | {id(model.files[0].source)}
+    used = {tensor.padded_extent.source for tensor in tensors} | {model.files[0].source}
     return Plan(
         outputs=(gguf_file(output, kvs, tensors, dialect),),
-        inputs=tuple(source for source in model.sources if id(source) in used),
+        inputs=tuple(source for source in model.sources if source in used),
         remarks=(f"takes {len(tensors):,} of {total:,} tensors", *model.remarks),
     )

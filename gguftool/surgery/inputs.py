@@ -1,4 +1,4 @@
-"""The inputs of a mix: models with the labels under which a recipe may know them."""
+"""Open what writers take tensors from: the labelled inputs of a merge, and the donor of a swap."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from gguftool.record import record, replace
 from gguftool.storage.sources.locate import open_source, without_query
 from gguftool.storage.sources.source import Extent, Source
 
+# --- inputs of a merge: models, with the labels under which a recipe may call for them --------------------------------
+
 _LABELLED = re.compile(r"(?P<label>[A-Za-z0-9_.+-]+)=(?P<spec>.+)", re.DOTALL)
 
 
 @record
 class Input:
-    """One model to take tensors from; `given` are the labels that the user gave it, `claimed` those of names and maps.
+    """One model to take tensors from; `given`: labels from the user, `claimed`: labels in file names and maps.
 
-    Both are normalized. What was given comes before what is claimed, also of another input.
+    Both are normalized. A given label counts before a claimed one, also before that of another input.
     """
 
     model: Model
@@ -39,18 +41,19 @@ class Input:
 
     @property
     def name(self) -> str:
-        """How messages call it."""
+        """The model's name, for messages."""
         return self.model.name
 
     def is_labelled(self, type_id: int, *, given: bool) -> bool:
-        """Whether it is labelled tensor type `type_id`: by the user, or else by a name or a map."""
+        """Whether a label stands for tensor type `type_id`: one that the user gave, else one of a name or a map."""
         return any(is_label_of(label, type_id) for label in (self.given if given else self.claimed))
 
 
 def open_inputs(arguments: Sequence[str]) -> tuple[Input, ...]:
     """Open ``MODEL`` and ``LABEL=MODEL`` arguments, in their order; a file named twice counts once.
 
-    Neighbouring arguments without a label are pooled, so that a glob that the shell expanded is one input.
+    Neighbouring arguments without a label are pooled, so that a glob that the shell expanded is one input. Raises
+    `SourceError` or `FormatError` as `open_models` does.
     """
     inputs: dict[frozenset[object], Input] = {}
     for label, specs in _runs(arguments):
@@ -66,12 +69,12 @@ def open_inputs(arguments: Sequence[str]) -> tuple[Input, ...]:
 
 
 def models_named(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Return what ``MODEL`` and ``LABEL=MODEL`` arguments name, without labels."""
+    """The models that ``MODEL`` and ``LABEL=MODEL`` arguments name, without their labels."""
     return tuple(spec for _, specs in _runs(arguments) for spec in specs)
 
 
 def find_inputs(inputs: Sequence[Input], label: str) -> list[Input]:
-    """Return the inputs under `label` (a folder may hold several); `PlanError` lists the labels there are."""
+    """Find the inputs with `label` (a folder may hold several); if none has it, `PlanError` lists the labels."""
     wanted = normal_label(label)
     found = [one for one in inputs if wanted in one.given] or [one for one in inputs if wanted in one.claimed]
     if found:
@@ -103,22 +106,22 @@ def _claimed(model: Model) -> Iterator[str]:
     try:
         maps = find_maps(model.files)
     except GGUFToolError:
-        return  # a map that cannot be read gives no label; verifying says what is wrong with it
-    if len(maps) == 1:  # several maps beside one set mean a mix, which has no label of its own
+        return  # an unreadable map gives no label; the check of hashes reports what is wrong with it
+    if len(maps) == 1:  # several maps beside one set mean a mix, which has no single label
         entries = next(iter(maps.values()))
         by_map = label_of_name(entries[0].file) if entries else None
         if by_map is not None:
             yield by_map
 
 
-# --- donors --------------------------------------------------------------------------------------------------------
+# --- the donor of a swap ---------------------------------------------------------------------------------------------
 
 
 @record
 class Donor:
-    """Tensors by name, their sources, and the GGUF model they are of (None for safetensors).
+    """Tensors by name, their sources, and their GGUF model (None for safetensors).
 
-    `byte_order` is that of all tensors but those in `big_endian`.
+    `byte_order` holds for all tensors except those in `big_endian`.
     """
 
     name: str
@@ -129,12 +132,12 @@ class Donor:
     big_endian: frozenset[str] = frozenset()
 
     def byte_order_of(self, name: str) -> ByteOrder:
-        """Return the byte order of a tensor's data."""
+        """The byte order of a tensor's data."""
         return ByteOrder.BIG if name in self.big_endian else self.byte_order
 
 
 def open_donor(spec: str) -> Donor:
-    """Open a GGUF model or a ``.safetensors`` file."""
+    """Open a GGUF model or a ``.safetensors`` file; raises `SourceError` or `FormatError` as `open_model` does."""
     if without_query(spec).lower().endswith(".safetensors"):
         return _open_safetensors(spec)
     model = open_model(spec)
@@ -155,12 +158,12 @@ def _open_safetensors(spec: str) -> Donor:
     found = {}
     for entry in listed:
         if entry.type_id is None:
-            continue  # a dtype that ggml lacks; asking for it says so
+            continue  # a dtype that ggml lacks; selecting this tensor is an error that says so
         info = TensorInfo(name=entry.name, dims=entry.dims, type=entry.type_id, offset=0)
         size = entry.end - entry.begin
         found[entry.name] = Tensor(
             info=info,
-            gap=Extent(source=source, offset=length + entry.begin, length=size),
+            padded_extent=Extent(source=source, offset=length + entry.begin, length=size),
             type_nbytes=size,
             sizing=Sizing.EXACT,
             alignment=1,

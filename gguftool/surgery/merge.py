@@ -1,4 +1,4 @@
-"""Merge: the tensors of any mix of inputs into one valid model, in one file or in large shards."""
+"""Merge: put tensors of any inputs together into one valid model, in one file or a set of shards."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gguftool.errors import PlanError, listed
+from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
-from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, with_alignment
+from gguftool.model.layout import Dialect, OutputOptions, check_sizes, gguf_file, with_alignment
 from gguftool.model.model import Model, Tensor
-from gguftool.model.padding import Filler
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan, Request
 from gguftool.surgery.compatibility import contradictions, shape_conflicts
 from gguftool.surgery.inputs import Input
-from gguftool.surgery.metadata import PROVENANCE_PREFIX, Chosen, true_metadata, without_provenance
-from gguftool.surgery.selection import MixOptions, choose
+from gguftool.surgery.metadata import PROVENANCE_PREFIX, SelectedTensor, output_metadata, without_provenance
+from gguftool.surgery.selection import SelectionOptions, select_inputs
 from gguftool.surgery.shards import Cut, lay_out_set
 
 if TYPE_CHECKING:
@@ -25,37 +25,34 @@ if TYPE_CHECKING:
 
 @record
 class MergeOptions:
-    """What to choose and how the output lies in its files; sizes and alignment in bytes.
+    """Which tensors to take, and how they lie in the output.
 
-    `kv_from`: whose metadata, by default that of the first input with a `general.architecture`; `max_size`: write a
-    set of files up to this size; `allowed_mismatches`: keys in which inputs may differ; `provenance`: say in
-    `gguftool.source.*` where each tensor came from; `consume`: remove each file when what the output takes from it is
-    safe, for this command.
+    `kv_from`: the model that gives the metadata, default: the first input with a `general.architecture`;
+    `allowed_mismatches`: keys in which inputs may differ; `provenance`: record in `gguftool.source.*` where each
+    tensor came from; `consume`: remove each input file as soon as the output holds its bytes safely.
     """
 
     recipe: Recipe | None = None
-    mix: MixOptions = MixOptions()
+    selection: SelectionOptions = SelectionOptions()
     kv_from: Model | None = None
-    max_size: int | None = None
-    keep_file_type: bool = False
     allowed_mismatches: tuple[str, ...] = ()
     provenance: bool = False
-    alignment: int | None = None
-    force_sizes: ForceSizes | None = None
-    filler: Filler = Filler()
+    output: OutputOptions = OutputOptions()
     consume: Request | None = None
 
 
 def merge_anchor(output: Path, max_size: int | None) -> Path:
-    """Return what stands for the output whatever its files are called: its path, or the prefix of a set."""
+    """The name that identifies the output, however many files it has: its path, or the prefix of a set."""
     return output if max_size is None else Path(str(output).removesuffix(".gguf"))
 
 
 def plan_merge(inputs: Sequence[Input | Model], output: Path, options: MergeOptions | None = None) -> Plan:
-    """Plan the model that `inputs` make, as `output`, or as a set with that prefix where `max_size` is given.
+    """Plan the model that `inputs` make together, as the file `output`; with a size limit, as a set of that prefix.
 
-    Raises one `PlanError` with everything that stands in the way: missing, extra and ambiguous tensors, shapes and
-    metadata that contradict each other, rules that match nothing, types that no input has, sizes in doubt.
+    Each tensor must be in exactly one input, or `options.recipe` selects it by type or label. Metadata, order and
+    spelling of dims come from one input; what the metadata says about quantization is made true for the output.
+    Raises one `PlanError` with all problems: missing, extra and ambiguous tensors, shapes and metadata that contradict
+    each other, rules that match nothing, types that no input has, sizes in doubt.
     """
     options = options or MergeOptions()
     sources = [source if isinstance(source, Input) else Input(model=source) for source in inputs]
@@ -70,29 +67,23 @@ def plan_merge(inputs: Sequence[Input | Model], output: Path, options: MergeOpti
         sources = _without_strays(sources, remarks)
     reference = _reference(donor, sources)
     names = _names(donor, reference, sources)
-    mix = choose(names, sources, options.recipe, options.mix)
-    _refuse_problems([*mix.problems, *_problems(donor, reference, names, sources, options)], remarks)
-    chosen = [mix.chosen[name] for name in names]
-    truth = true_metadata(donor, chosen, keep_file_type=options.keep_file_type)
-    kvs = truth.kvs
+    selection = select_inputs(names, sources, options.recipe, options.selection)
+    _refuse_problems([*selection.problems, *_problems(donor, reference, names, sources, options)], remarks)
+    chosen = [selection.chosen[name] for name in names]
+    metadata = output_metadata(donor, chosen, keep_file_type=options.output.keep_file_type)
+    kvs = metadata.kvs
     if options.provenance:
         kvs = (*without_provenance(kvs), *_provenance(chosen, donor.byte_order))
     tensors = tuple(_as_in(reference, choice.tensor) for choice in chosen)
-    dialect = Dialect(
-        version=donor.version,
-        byte_order=donor.byte_order,
-        alignment=options.alignment or donor.alignment,
-        force_sizes=options.force_sizes,
-        filler=options.filler,
-    )
-    remarks += [*mix.remarks, *truth.remarks]
-    plan = lay_out(output, kvs, tensors, dialect, options.max_size, _plan_inputs(donor, sources), remarks)
+    dialect, max_size = options.output.dialect_for(donor), options.output.max_size
+    remarks += [*selection.remarks, *metadata.remarks]
+    plan = lay_out(output, kvs, tensors, dialect, max_size, _plan_inputs(donor, sources), remarks)
     if options.consume is None:
         return plan
     from gguftool.surgery.removable import consuming
 
     models = [source.model for source in sources]
-    return consuming(plan, merge_anchor(output, options.max_size), options.consume, chosen, donor, models)
+    return consuming(plan, merge_anchor(output, max_size), options.consume, chosen, donor, models)
 
 
 def lay_out(
@@ -104,7 +95,10 @@ def lay_out(
     inputs: Sequence[Model],
     remarks: Sequence[str],
 ) -> Plan:
-    """Return the plan of one file, or with `max_size` of a set with `output` as prefix."""
+    """Plan one file, or with `max_size` (bytes) a set with `output` as its prefix.
+
+    Raises `PlanError` for sizes in doubt, or more shards than a set can have.
+    """
     check_sizes(tensors, dialect)
     kvs = with_alignment(kvs, dialect.alignment, dialect.byte_order)
     sources = tuple(dict.fromkeys(source for model in inputs for source in model.sources))
@@ -114,22 +108,22 @@ def lay_out(
     return Plan(outputs=outputs, inputs=sources, remarks=(*remarks, *more))
 
 
-# --- who gives metadata, names and order -----------------------------------------------------------------------------
+# --- which input gives metadata, names and order ---------------------------------------------------------------------
 
 
 def _default_donor(sources: Sequence[Input]) -> Model:
-    donor = next((s.model for s in sources if s.model.get("general.architecture")), None)
+    donor = next((s.model for s in sources if s.model.get(ARCHITECTURE_KEY)), None)
     if donor is not None:
         return donor
     if len(sources) == 1 and sources[0].model.is_complete:
-        return sources[0].model  # an imatrix file, say
+        return sources[0].model  # for example an imatrix file
     missing = [shard for source in sources for shard in source.model.missing]
     gaps = f" (missing shards: {listed(missing)})" if missing else ""
     raise PlanError(f"no input has a general.architecture{gaps}; --kv-from names a model that gives the metadata")
 
 
 def _same_model(model: Model | None, sources: Sequence[Input]) -> Model | None:
-    """Return the input that `model` is by its files, else `model` itself: an extra donor of metadata."""
+    """The input with a file of `model`, else `model` itself: an additional donor of metadata; None without `model`."""
     if model is None:
         return None
     wanted = {source.file_key for source in model.sources}
@@ -137,17 +131,16 @@ def _same_model(model: Model | None, sources: Sequence[Input]) -> Model | None:
 
 
 def _of_other_architecture(donor: Model, sources: Sequence[Input], allowed: Sequence[str]) -> list[Input]:
-    """Return the inputs that say another architecture than the donor that the user named: they lie there by chance."""
-    key = "general.architecture"
-    wanted = donor.get(key)
-    if wanted is None or key in allowed:
+    """The inputs of another architecture than the donor that the user named: they lie there by chance."""
+    wanted = donor.get(ARCHITECTURE_KEY)
+    if wanted is None or ARCHITECTURE_KEY in allowed:
         return []
-    said = ((source, source.model.get(key)) for source in sources)
-    return [source for source, kv in said if kv is not None and (kv.type, kv.raw) != (wanted.type, wanted.raw)]
+    found = ((source, source.model.get(ARCHITECTURE_KEY)) for source in sources)
+    return [source for source, kv in found if kv is not None and (kv.type, kv.raw) != (wanted.type, wanted.raw)]
 
 
 def _without_strays(sources: list[Input], remarks: list[str]) -> list[Input]:
-    """Leave out incomplete sets where one complete model has all that they have."""
+    """Leave out incomplete sets if the one complete model has all their tensors."""
     complete = [source for source in sources if source.model.is_complete and source.model.tensors]
     if len(complete) != 1 or len(sources) == 1:
         return sources
@@ -159,21 +152,21 @@ def _without_strays(sources: list[Input], remarks: list[str]) -> list[Input]:
 
 
 def _reference(donor: Model, sources: Sequence[Input]) -> Model | None:
-    """Return the model that says which tensors there are, their order and spelling: the donor or a complete input.
+    """The model that decides which tensors there are, their order and spelling: the donor or a complete input, or None.
 
-    A file that is complete for all it tells, but has fewer tensors than the donor's set counts, is a part like others.
+    A file that looks complete but has fewer tensors than the donor's set counts is a part like the others.
     """
     least = donor.expected_tensors or 1
     candidates = [donor, *(source.model for source in sources)]
     if len(candidates) == 2 and candidates[0] is candidates[1] and donor.is_complete:
-        return donor  # also without tensors: files of a vocabulary alone exist
+        return donor  # also without tensors: there are files with only a vocabulary
     return next((model for model in candidates if model.is_complete and len(model.tensors) >= least), None)
 
 
 def _names(donor: Model, reference: Model | None, sources: Sequence[Input]) -> tuple[str, ...]:
     if reference is not None:
         return tuple(reference.tensors)
-    # No input is whole. Sets of one model agree on which shard holds which tensor, so shard numbers give the order.
+    # No input is complete. Sets of one model agree on which shard holds which tensor, so shard numbers give the order.
     numbers: dict[str, int] = {}
     for model in (donor, *(source.model for source in sources)):
         for file in model.files:
@@ -183,20 +176,20 @@ def _names(donor: Model, reference: Model | None, sources: Sequence[Input]) -> t
 
 
 def _as_in(reference: Model | None, tensor: Tensor) -> Tensor:
-    """Return `tensor` with the dims as the reference spells them (publishers differ in trailing ones)."""
+    """`tensor` with dims spelled as in `reference` (publishers differ in trailing ones)."""
     if reference is None:
         return tensor
     return replace(tensor, info=replace(tensor.info, dims=reference.tensors[tensor.info.name].info.dims))
 
 
-# --- what stands in the way ------------------------------------------------------------------------------------------
+# --- problems --------------------------------------------------------------------------------------------------------
 
 
 def _problems(
     donor: Model, reference: Model | None, names: Sequence[str], sources: Sequence[Input], options: MergeOptions
 ) -> Iterator[str]:
     known = set(names)
-    if len(sources) > 1 and donor.get("general.architecture") is None:
+    if len(sources) > 1 and donor.get(ARCHITECTURE_KEY) is None:
         yield f"{donor.name}, which is to give the metadata, has no general.architecture"
     for source in sources:
         extra = [name for name in source.model.tensors if name not in known]
@@ -218,21 +211,21 @@ def _problems(
 
 
 def _refuse_problems(problems: Sequence[str], remarks: Sequence[str]) -> None:
-    """Raise one error for all problems; what was left out may be why, so it is said too."""
+    """Raise one error for all problems; add which inputs were left out, as that may be the cause."""
     if problems:
         problems = [*problems, *(remark for remark in remarks if remark.startswith("left out"))]
-        said = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
-        raise PlanError(f"cannot merge, {said}", problems=problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+        raise PlanError(f"cannot merge, {count}", problems=problems)
 
 
 def _plan_inputs(donor: Model, sources: Sequence[Input]) -> list[Model]:
     return [donor, *(source.model for source in sources)]
 
 
-def _provenance(chosen: Sequence[Chosen], order: ByteOrder) -> tuple[KV, ...]:
-    """Say where each tensor came from: files' names, and for each tensor the index of its file."""
+def _provenance(chosen: Sequence[SelectedTensor], order: ByteOrder) -> tuple[KV, ...]:
+    """Record where each tensor came from: the names of the files, and for each tensor the index of its file."""
     files: dict[str, int] = {}
-    indexes = [files.setdefault(choice.tensor.gap.source.name, len(files)) for choice in chosen]
+    indexes = [files.setdefault(choice.tensor.padded_extent.source.name, len(files)) for choice in chosen]
     names = _short_names([Path(name).parts for name in files])
     return (
         make_kv(f"{PROVENANCE_PREFIX}files", ValueType.ARRAY, names, element=ValueType.STRING, byte_order=order),
@@ -241,7 +234,7 @@ def _provenance(chosen: Sequence[Chosen], order: ByteOrder) -> tuple[KV, ...]:
 
 
 def _short_names(paths: Sequence[tuple[str, ...]]) -> list[str]:
-    """Return as much of the end of each path as tells them apart: the name alone where that does."""
+    """The shortest ends of the paths that tell them apart: the name alone if that is enough."""
     for depth in range(1, max(map(len, paths), default=1) + 1):
         names = ["/".join(parts[-depth:]) for parts in paths]
         if len(set(names)) == len(names):

@@ -1,13 +1,13 @@
-"""True metadata: what a file says of its own quantization after its tensors were chosen from several sources.
+"""The output's metadata: the donor's, byte for byte, but for what a file says about its own quantization.
 
-Everything else comes from the metadata donor, byte for byte.  Where all tensors come from the donor, nothing changes.
+`general.file_type`, `general.quantization_version` and `quantize.imatrix.*` are made true for the tensors that the
+output holds.  If all tensors come from the donor, nothing changes.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT
 from gguftool.format.engine_facts.engines import IK, IK_LLAMA_CPP, LLAMA_CPP
@@ -20,19 +20,16 @@ from gguftool.model.opening import ORDER_KEY
 from gguftool.model.padding import PADDING_KEY
 from gguftool.record import record
 
-if TYPE_CHECKING:
-    pass
-
-
 QUANTIZATION_VERSION_KEY = "general.quantization_version"
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION in ggml/include/ggml.h of both engines
 IMATRIX_PREFIX = "quantize.imatrix."
-PROVENANCE_PREFIX = "gguftool.source."  # what merge --provenance writes: true for that file's tensors alone
-# llama-quantize gives these their own types in most mixes, so they do not speak for the whole.
+PROVENANCE_PREFIX = "gguftool.source."  # written by merge --provenance; true only for the tensors of that file
+# Keys that describe how a model lies in files, not the model; every writer makes its own.
+LAYOUT_KEYS = SPLIT_KEYS | {ORDER_KEY, PADDING_KEY}
 
 
 @record
-class Chosen:
+class SelectedTensor:
     """One tensor of the output and the model that it comes from."""
 
     tensor: Tensor
@@ -40,15 +37,18 @@ class Chosen:
 
 
 @record
-class TrueMetadata:
-    """The output's metadata, and what was changed against the donor's."""
+class OutputMetadata:
+    """The output's metadata, and remarks on what differs from the donor's."""
 
     kvs: tuple[KV, ...]
     remarks: tuple[str, ...]
 
 
 def majority_type(tensors: Iterable[Tensor]) -> int | None:
-    """Return the type id that most elements have, over tensors of two and more dimensions but for the embeddings."""
+    """The type id of most elements, over tensors of two or more dimensions; None without such tensors.
+
+    Embeddings and the output do not count: llama-quantize gives them their own types in most mixes.
+    """
     votes: Counter[int] = Counter()
     for tensor in tensors:
         if len(tensor.info.shape) > 1 and tensor.info.name not in EMBEDDINGS_AND_OUTPUT:
@@ -56,26 +56,28 @@ def majority_type(tensors: Iterable[Tensor]) -> int | None:
     return max(votes, key=lambda type_id: (votes[type_id], -type_id), default=None)
 
 
-def true_metadata(donor: Model, chosen: Sequence[Chosen], *, keep_file_type: bool = False) -> TrueMetadata:
-    """Return `donor`'s metadata, made true for a file that holds the `chosen` tensors."""
+def output_metadata(donor: Model, chosen: Sequence[SelectedTensor], *, keep_file_type: bool = False) -> OutputMetadata:
+    """Adapt `donor`'s metadata to a file that holds the `chosen` tensors; keys of the layout are left out."""
     kvs = without_layout_keys(donor.kvs)
     if all(choice.model is donor for choice in chosen):
-        return TrueMetadata(kvs=kvs, remarks=())
+        return OutputMetadata(kvs=kvs, remarks=())
     remarks: list[str] = []
     kvs = without_provenance(kvs)
     if not keep_file_type:
         kvs = _with_file_type(kvs, donor, chosen, remarks)
     kvs = _with_quantization_version(kvs, donor.byte_order, chosen)
     kvs = _with_imatrix(kvs, donor, chosen, remarks)
-    return TrueMetadata(kvs=kvs, remarks=tuple(remarks))
+    return OutputMetadata(kvs=kvs, remarks=tuple(remarks))
 
 
 def without_provenance(kvs: Iterable[KV]) -> tuple[KV, ...]:
-    """Return `kvs` without those that say where the tensors of an earlier merge came from."""
+    """Leave out the keys that record where the tensors of an earlier merge came from."""
     return tuple(kv for kv in kvs if not kv.key.startswith(PROVENANCE_PREFIX))
 
 
-def _with_file_type(kvs: tuple[KV, ...], donor: Model, chosen: Sequence[Chosen], remarks: list[str]) -> tuple[KV, ...]:
+def _with_file_type(
+    kvs: tuple[KV, ...], donor: Model, chosen: Sequence[SelectedTensor], remarks: list[str]
+) -> tuple[KV, ...]:
     old = find_kv(kvs, FILE_TYPE_KEY)
     majority = majority_type(choice.tensor for choice in chosen)
     if old is None or majority is None or majority == _donor_majority(donor, old):
@@ -85,24 +87,26 @@ def _with_file_type(kvs: tuple[KV, ...], donor: Model, chosen: Sequence[Chosen],
         choice.tensor.info.type in TYPES and TYPES[choice.tensor.info.type].engines == IK for choice in chosen
     )
     ftype = ftype_of_majority(name, IK_LLAMA_CPP if ik_only else LLAMA_CPP)
-    said = ftype_name(old.value()) if old.type in INTEGERS else "no number"
+    before = ftype_name(old.value()) if old.type in INTEGERS else "no number"
     if ftype is None:
-        remarks.append(f"{FILE_TYPE_KEY} left out (it was {said}): no file type stands for a majority of {name}")
+        remarks.append(f"{FILE_TYPE_KEY} left out (it was {before}): no file type stands for a majority of {name}")
         return tuple(kv for kv in kvs if kv.key != FILE_TYPE_KEY)
     if old.type is ValueType.UINT32 and old.value() == ftype.id:
         return kvs
-    remarks.append(f"{FILE_TYPE_KEY} is now {ftype.id} ({ftype.name}), it was {said}: most elements are {name}")
+    remarks.append(f"{FILE_TYPE_KEY} is now {ftype.id} ({ftype.name}), it was {before}: most elements are {name}")
     return _with(kvs, make_kv(FILE_TYPE_KEY, ValueType.UINT32, ftype.id, byte_order=donor.byte_order))
 
 
 def _donor_majority(donor: Model, file_type: KV) -> int | None:
-    """Return the donor's majority type; of one without all its tensors, the type that its file type stands for."""
+    """The donor's majority type; if it lacks tensors, the type that its file type stands for, or None."""
     if donor.is_complete and donor.tensors:
         return majority_type(donor.tensors.values())
     return ftype_tensor_type(file_type.value()) if file_type.type in INTEGERS else None
 
 
-def _with_quantization_version(kvs: tuple[KV, ...], order: ByteOrder, chosen: Sequence[Chosen]) -> tuple[KV, ...]:
+def _with_quantization_version(
+    kvs: tuple[KV, ...], order: ByteOrder, chosen: Sequence[SelectedTensor]
+) -> tuple[KV, ...]:
     old = find_kv(kvs, QUANTIZATION_VERSION_KEY)
     if not any(_is_quantized(choice.tensor) for choice in chosen) or (
         old is not None and old.type in INTEGERS and old.value() == QUANTIZATION_VERSION
@@ -111,26 +115,28 @@ def _with_quantization_version(kvs: tuple[KV, ...], order: ByteOrder, chosen: Se
     return _with(kvs, make_kv(QUANTIZATION_VERSION_KEY, ValueType.UINT32, QUANTIZATION_VERSION, byte_order=order))
 
 
-def _with_imatrix(kvs: tuple[KV, ...], donor: Model, chosen: Sequence[Chosen], remarks: list[str]) -> tuple[KV, ...]:
+def _with_imatrix(
+    kvs: tuple[KV, ...], donor: Model, chosen: Sequence[SelectedTensor], remarks: list[str]
+) -> tuple[KV, ...]:
     """Take `quantize.imatrix.*` from the one model that all quantized tensors come from, else drop it."""
     makers = {id(choice.model): choice.model for choice in chosen if _is_quantized(choice.tensor)}
     if makers.keys() == {id(donor)}:
         return kvs
     rest = tuple(kv for kv in kvs if not kv.key.startswith(IMATRIX_PREFIX))
     theirs = [kv for maker in makers.values() for kv in maker.kvs if kv.key.startswith(IMATRIX_PREFIX)]
-    alike = {tuple(_imatrix_said(maker)) for maker in makers.values()}
-    if len(alike) == 1 and theirs:  # several makers by one imatrix say the same
+    records = {tuple(_imatrix_record(maker)) for maker in makers.values()}
+    if len(records) == 1 and theirs:  # models quantized with the same imatrix carry the same keys
         return (*rest, *(kv for kv in next(iter(makers.values())).kvs if kv.key.startswith(IMATRIX_PREFIX)))
     if theirs or len(rest) < len(kvs):
-        whose = {0: "no tensor is quantized", 1: "the model that the quantized tensors come from has none"}
-        why = whose.get(len(makers), f"the quantized tensors come from {len(makers)} models")
+        reasons = {0: "no tensor is quantized", 1: "the model that the quantized tensors come from has none"}
+        why = reasons.get(len(makers), f"the quantized tensors come from {len(makers)} models")
         remarks.append(f"{IMATRIX_PREFIX}* left out: {why}")
     return rest
 
 
-def _imatrix_said(model: Model) -> list[tuple[str, ValueType, bytes]]:
-    said = [(kv.key, kv.type, bytes(kv.raw)) for kv in model.kvs if kv.key.startswith(IMATRIX_PREFIX)]
-    return sorted(said, key=lambda entry: entry[0])
+def _imatrix_record(model: Model) -> list[tuple[str, ValueType, bytes]]:
+    entries = [(kv.key, kv.type, bytes(kv.raw)) for kv in model.kvs if kv.key.startswith(IMATRIX_PREFIX)]
+    return sorted(entries, key=lambda entry: entry[0])
 
 
 def _is_quantized(tensor: Tensor) -> bool:
@@ -139,16 +145,12 @@ def _is_quantized(tensor: Tensor) -> bool:
 
 
 def _with(kvs: tuple[KV, ...], new: KV) -> tuple[KV, ...]:
-    """Put `new` in the place of the entry under its key, or at the end."""
+    """Replace the entry under the key of `new`, or append it."""
     if find_kv(kvs, new.key) is None:
         return (*kvs, new)
     return tuple(new if kv.key == new.key else kv for kv in kvs)
 
 
-# Keys that describe how a model lies in files, not the model; every writer makes its own.
-LAYOUT_KEYS = SPLIT_KEYS | {ORDER_KEY, PADDING_KEY}
-
-
 def without_layout_keys(kvs: Iterable[KV]) -> tuple[KV, ...]:
-    """Return `kvs` without those that describe how the model lies in files."""
+    """Leave out the keys that describe how the model lies in files."""
     return tuple(kv for kv in kvs if kv.key not in LAYOUT_KEYS)

@@ -1,4 +1,4 @@
-"""Which inputs a merge may remove: those of which every tensor is in the output."""
+"""Which inputs merge --consume may remove: files with all their tensors in the output."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from gguftool.storage.execute.consume_journal import real_path
 from gguftool.storage.plan import Consume, Plan, Request, Step
 from gguftool.storage.sources.local import LocalSource
 from gguftool.storage.sources.source import Source
-from gguftool.surgery.metadata import Chosen
+from gguftool.surgery.metadata import SelectedTensor
 
 
 def consuming(
-    plan: Plan, anchor: Path, request: Request, chosen: Iterable[Chosen], donor: Model, models: Iterable[Model]
+    plan: Plan, anchor: Path, request: Request, chosen: Iterable[SelectedTensor], donor: Model, models: Iterable[Model]
 ) -> Plan:
-    """Return `plan` so that it removes the files of `models` whose every tensor is among `chosen`; others are remarked.
+    """Let `plan` remove the files of `models` with all their tensors among `chosen`; the others get a remark.
 
-    A file without tensors goes where its metadata, as `donor`'s, is in the output. Raises `PlanError` where nothing
-    can go, or the output takes bytes from a source that is not local: its journal has to be enough to go on.
+    A file without tensors is removed if the output has its metadata, as `donor`'s. Raises `PlanError` if nothing can
+    be removed, or if the output takes bytes from a source that is not local: the journal must be enough to resume.
     """
     far = dict.fromkeys(source.name for source in _used(plan) if not isinstance(source, LocalSource))
     if far:
         raise PlanError(f"--consume goes with local inputs alone, fetch these first: {listed(tuple(far), 8)}")
     taken: dict[Source, dict[str, Tensor]] = {}
     for choice in chosen:
-        taken.setdefault(choice.tensor.gap.source, {})[choice.tensor.info.name] = choice.tensor
+        taken.setdefault(choice.tensor.padded_extent.source, {})[choice.tensor.info.name] = choice.tensor
     reasons: dict[str, list[str]] = {}
     goes: set[Source] = set()
     inputs = {file.source: file for model in models for file in model.files}
@@ -49,7 +49,7 @@ def consuming(
 
 
 def _why_needed(file: ModelFile, taken: dict[str, Tensor], donor: Model) -> str | None:
-    """Return why `file` is more than what the output takes from it."""
+    """Why `file` holds more than what the output takes from it, or None."""
     names = [info.name for info in file.header.tensors]
     if not names:
         is_donors = file.source == donor.files[0].source
@@ -63,7 +63,7 @@ def _why_needed(file: ModelFile, taken: dict[str, Tensor], donor: Model) -> str 
 
 
 def _steps(plan: Plan, goes: set[Source]) -> tuple[Step, ...]:
-    """Return the order of copying: what goes makes room first, metadata last of that; then what stays."""
+    """The order of copying: files to remove come first, as they make room, metadata last of them; then the others."""
     used = _used(plan)
     first: Sequence[Source] = [source for source in used if source in goes]
     without_data = [source for source in plan.inputs if source in goes and source not in used]
@@ -75,15 +75,15 @@ def _steps(plan: Plan, goes: set[Source]) -> tuple[Step, ...]:
 
 
 def _used(plan: Plan) -> tuple[Source, ...]:
-    """Return the sources of the outputs' bytes, in the order of first use."""
+    """The sources of the outputs' bytes, in the order of first use."""
     return tuple(dict.fromkeys(copy.extent.source for output in plan.outputs for copy in output.copies))
 
 
 def why_kept(source: Source, inputs: Iterable[Source]) -> str | None:
-    """Return why the file of `source` must not be removed, None where it may be; `inputs` are all that are read."""
+    """Why the file of `source` must not be removed, or None if it may be; `inputs`: all sources that are read."""
     if not isinstance(source, LocalSource):
         return "no local file"
-    names = {real_path(other.path) for other in inputs if isinstance(other, LocalSource) and _is_one(other, source)}
+    names = {real_path(other.path) for other in inputs if isinstance(other, LocalSource) and _same_file(other, source)}
     if len(names) > 1:
         return "given under several names"
     try:
@@ -99,5 +99,5 @@ def why_kept(source: Source, inputs: Iterable[Source]) -> str | None:
     return None
 
 
-def _is_one(source: Source, other: Source) -> bool:
+def _same_file(source: Source, other: Source) -> bool:
     return source.file_id == other.file_id

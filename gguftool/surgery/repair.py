@@ -1,9 +1,9 @@
-"""Repair: what of a damaged local file has to be fetched again, and only that.
+"""Repair: find what is damaged in a local file, and fetch only that again.
 
-Downloads that broke off leave what can be seen without the original: a file that is too short, holes, pages of zeros.
-The head is compared byte for byte, and tensors where their hashes are known.  Zeros may be right (embeddings of unused
-tokens are), so fetching them is the price of not having the original; a recorded sha256 of the whole file says before
-and after whether there is anything left to repair.
+An interrupted download leaves traces that can be seen without the original: a file that is too short, holes, pages of
+zeros.  The head is compared byte for byte, and tensors if their hashes are known.  Zeros may be right (embeddings of
+unused tokens are), so fetching some of them in vain is the price of not having the original; a recorded sha256 of the
+whole file tells, before and after, whether anything is left to repair.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from gguftool.storage.sources.source import Extent, Source
 from gguftool.storage.system.fileio import leading_hole, read_fully, read_some
 
 MAX_MANIFEST = 64 << 20  # bytes
-_PAGE = 4096  # bytes: what a crash leaves unwritten comes in pages
+_PAGE = 4096  # bytes: a crash leaves whole pages unwritten
 _BLOCK = 1 << 20
 _MAX_RANGES = 100_000  # an undo journal has room for four times as many
 _ZEROS = bytes(_BLOCK)
@@ -35,9 +35,9 @@ _NO_PAGE = bytes(_PAGE)
 
 @record
 class Damage:
-    """What is wrong with a file: (start, end) ranges to fetch, and a sentence for each kind.
+    """What is wrong with a file: (start, end) ranges to fetch in bytes, and a sentence for each kind of damage.
 
-    `sha256` is what the whole file must have, None where nobody recorded it; `is_proven` says that it has that now.
+    `sha256`: the recorded hash of the whole file, or None; `is_proven`: the file has that hash now.
     """
 
     ranges: tuple[tuple[int, int], ...]
@@ -58,15 +58,16 @@ def find_damage(
     jobs: int | None = None,
     progress: Progress = no_progress,
 ) -> Damage:
-    """Compare `local` with `original`, reading all of the first and the head of the second.
+    """Compare `local` with `original`; reads all of the first and the head of the second.
 
-    `hashes` are sha256 of tensors' data by name. Raises `PlanError` where `local` is another model.
+    `hashes` maps tensor names to the sha256 of their data. Raises `PlanError` if `local` is not a local file, or
+    another model.
     """
     _refuse_other_model(local, original)
-    promised = original.source.sha256 or _in_a_map(original)
+    expected = original.source.sha256 or _in_a_map(original)
     zeros, sha256 = _scan(local, min(local.size, original.source.size), progress)
-    if promised is not None and sha256 == promised and local.size == original.source.size:
-        return Damage(ranges=(), found=(), sha256=promised, is_proven=True)
+    if expected is not None and sha256 == expected and local.size == original.source.size:
+        return Damage(ranges=(), found=(), sha256=expected, is_proven=True)
     head_end = min(original.header.data_offset, local.size, original.source.size)
     kinds = {
         "of the head differ": _head_differences(local, original.source, head_end),
@@ -78,14 +79,14 @@ def find_damage(
     if local.size > original.source.size:
         found.append(f"{local.size - original.source.size:,} bytes too many at the end")
     ranges = _few(joined(one for ranges in kinds.values() for one in ranges))
-    return Damage(ranges=ranges, found=tuple(found), sha256=promised)
+    return Damage(ranges=ranges, found=tuple(found), sha256=expected)
 
 
 def plan_repair(local: Source, original: ModelFile, damage: Damage, output: Path | None) -> Plan:
-    """Plan `local` with the damaged ranges taken from `original`.
+    """Plan `local` with the damaged ranges taken from `original`, as `output`.
 
-    `output` None puts it where it is: in place with an undo journal where the size agrees, else as a new file that
-    takes the old one's name. Raises `PlanError` where damage is proven, and nothing shows where.
+    `output` None repairs the file itself: in place with an undo journal if the size agrees, else by a new file that
+    replaces the old one. Raises `PlanError` if the sha256 proves damage, but nothing shows where it is.
     """
     source = original.source
     if not damage.found and damage.sha256 is not None and not damage.is_proven:
@@ -116,7 +117,7 @@ def _copy(source: Source, start: int, end: int) -> Copy:
 
 
 def _between(ranges: Ranges, size: int) -> Iterator[tuple[int, int]]:
-    """Yield what of the first `size` bytes lies outside `ranges`."""
+    """The parts of the first `size` bytes outside `ranges`."""
     at = 0
     for start, end in ranges:
         if at < min(start, size):
@@ -127,7 +128,7 @@ def _between(ranges: Ranges, size: int) -> Iterator[tuple[int, int]]:
 
 
 def _few(ranges: Ranges) -> tuple[tuple[int, int], ...]:
-    """Join ranges so near each other that what is between is read anyway, and nearer ones until they are few."""
+    """Join ranges so close that the bytes between are read anyway; then more of them, until there are few enough."""
     gap = MAX_GAP
     while True:
         found = tuple((start, end - gap) for start, end in joined((start, end + gap) for start, end in ranges))
@@ -144,17 +145,17 @@ def _count(ranges: Ranges) -> str:
     return f", in {len(ranges):,} ranges" if len(ranges) > 1 else ""
 
 
-# --- looking for damage ----------------------------------------------------------------------------------------------
+# --- finding damage --------------------------------------------------------------------------------------------------
 
 
 def _refuse_other_model(local: Source, original: ModelFile) -> None:
-    """Raise `PlanError` where both heads can be read and have not even half of their tensors in common."""
+    """Raise `PlanError` if both heads can be read and fewer than half of their tensors agree."""
     if local.file_id is None:
         raise PlanError("only a local file can be repaired", source=local.name)
     try:
         header = read_header(local)
     except GGUFToolError:
-        return  # damaged: that is what it is here for
+        return  # damaged: that is what repair is for
     ours = {info.name: (info.dims, info.type, info.offset) for info in header.tensors}
     theirs = {info.name: (info.dims, info.type, info.offset) for info in original.header.tensors}
     common = sum(ours.get(name) == place for name, place in theirs.items())
@@ -167,7 +168,7 @@ def _refuse_other_model(local: Source, original: ModelFile) -> None:
 
 
 def _in_a_map(original: ModelFile) -> str | None:
-    """Return the sha256 that a tensors.map beside `original` has for it."""
+    """The sha256 in a tensors.map beside `original`, or None."""
     try:
         entries = [entry for entries in find_maps([original]).values() for entry in entries]
     except GGUFToolError:
@@ -177,13 +178,13 @@ def _in_a_map(original: ModelFile) -> str | None:
 
 
 def _scan(local: Source, size: int, progress: Progress) -> tuple[list[tuple[int, int]], str]:
-    """Return the ranges of whole pages of zeros among the first `size` bytes, and the sha256 of these bytes."""
+    """Ranges of zeros (whole pages, and zeros adjoining them) in the first `size` bytes, and these bytes' sha256."""
     sha256 = hashlib.sha256()
     zeros: list[tuple[int, int]] = []
-    lent = local.descriptor()
-    if lent is None:
+    fd_context = local.descriptor()
+    if fd_context is None:
         raise PlanError("only a local file can be repaired", source=local.name)
-    with lent as fd:
+    with fd_context as fd:
         at = 0
         while at < size:
             nbytes = min(_BLOCK, size - at)
@@ -197,7 +198,7 @@ def _scan(local: Source, size: int, progress: Progress) -> tuple[list[tuple[int,
 
 
 def _widened(fd: int, start: int, end: int, size: int) -> tuple[int, int]:
-    """Return a range of zero pages with the zeros that join it: downloads break off anywhere in a page."""
+    """Extend a range of zero pages by the zeros next to it: a download can break off anywhere in a page."""
     before = read_some(fd, min(_PAGE, start), max(0, start - _PAGE))
     behind = read_some(fd, min(_PAGE, size - end), end) if end < size else b""
     return start - (len(before) - len(before.rstrip(b"\0"))), end + len(behind) - len(behind.lstrip(b"\0"))
@@ -207,7 +208,7 @@ def _read(fd: int, length: int, offset: int, local: Source) -> bytes:
     try:
         data = read_fully(fd, length, offset)
     except OSError:
-        return bytes(length)  # a bad sector: fetched like what was never written
+        return bytes(length)  # a bad sector: fetched like bytes that were never written
     if len(data) < length:
         raise SourceError("became shorter while it was read", source=local.name, offset=offset)
     return data
@@ -224,7 +225,7 @@ def _zero_pages(data: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _head_differences(local: Source, remote: Source, size: int) -> list[tuple[int, int]]:
-    """Return the pages of the first `size` bytes in which the two differ."""
+    """The pages of the first `size` bytes in which the two differ."""
     found = []
     for at in range(0, size, _BLOCK):
         nbytes = min(_BLOCK, size - at)
@@ -242,7 +243,7 @@ def _head_differences(local: Source, remote: Source, size: int) -> list[tuple[in
 def _other_tensors(
     local: Source, original: ModelFile, hashes: Mapping[str, str], jobs: int | None
 ) -> list[tuple[int, int]]:
-    """Return the places of the tensors whose data here has another sha256 than `hashes` say."""
+    """The ranges of tensors with another sha256 in `local` than in `hashes`."""
     places = [tensor for tensor in tensors_of(original.source, original.header) if tensor.info.name in hashes]
     inside = [tensor for tensor in places if tensor.extent.end <= local.size]
     extents = [Extent(source=local, offset=tensor.extent.offset, length=tensor.nbytes) for tensor in inside]
@@ -255,7 +256,7 @@ def _other_tensors(
 
 
 def hashes_of_tensors(lines: Mapping[str, str]) -> dict[str, str]:
-    """Return tensor name -> sha256 of the lines ``FILE:TENSOR`` of a manifest."""
+    """Map tensor names to sha256, from the lines ``FILE:TENSOR`` of a manifest."""
     base = min(lines, key=len, default="")
     prefix = os.path.basename(base) + ":"
     return {name[len(prefix) :]: sha256 for name, sha256 in lines.items() if name.startswith(prefix)}

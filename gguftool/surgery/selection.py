@@ -1,9 +1,9 @@
-"""Choosing, for every tensor of the output, the input that it comes from.
+"""Select tensors: by patterns of their names, and for each tensor of a merge the input that it comes from.
 
 Without a recipe each tensor must come from exactly one input.  With one, the recipe's type is looked for in this order:
-an input that has the tensor in exactly that type; an input whose label is that type; for tensors that no engine
-quantizes, the type that the inputs agree on; and where the user allows it, the type that llama-quantize would have
-fallen back to.  All but the first are said.  Problems are collected, and reported at once.
+an input that has the tensor in exactly that type; an input with that type as its label; for tensors that no engine
+quantizes, the type that all inputs agree on; and if the user allows it, the type that llama-quantize would have fallen
+back to.  All but the first are reported as remarks.  Problems are collected and reported at once.
 """
 
 from __future__ import annotations
@@ -12,41 +12,68 @@ import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from gguftool.errors import PlanError, listed, printable
-from gguftool.format.file_names import KEY_TENSORS
+from gguftool.errors import Notes, PlanError, grouped, listed, printable
 from gguftool.format.ggml import TYPES, find_type, type_alias, type_name
 from gguftool.format.pattern import BadPatternError, compile_pattern
-from gguftool.model.model import Model
 from gguftool.record import record
 from gguftool.surgery.inputs import Input, find_inputs
-from gguftool.surgery.metadata import Chosen
+from gguftool.surgery.metadata import SelectedTensor
 
 if TYPE_CHECKING:
     from gguftool.format.recipe import Recipe, RecipeRule
 
 
+def select_tensors(patterns: Sequence[str], names: Collection[str]) -> tuple[str, ...]:
+    """Select those of `names` that any of `patterns` matches, in the order of `names`.
+
+    A pattern that equals a name means that tensor alone; any other is a regular expression, searched unanchored.
+    Raises one `PlanError` that lists every pattern that matches nothing or is not valid.
+    """
+    chosen: set[str] = set()
+    problems = []
+    for pattern in patterns:
+        try:
+            found = {pattern} if pattern in names else set(filter(compile_pattern(pattern).search, names))
+        except BadPatternError as error:
+            problems.append(f"'{printable(pattern)}' {error}")
+            continue
+        if not found:
+            near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.6)
+            hint = f"; nearest: {printable(near[0])}" if near else ""
+            problems.append(f"'{printable(pattern)}' matches no tensor{hint}")
+        chosen |= found
+    if problems:
+        raise PlanError("; ".join(problems))
+    return tuple(name for name in names if name in chosen)
+
+
+# --- for each tensor of a merge, an input -----------------------------------------------------------------------------
+
+
 @record
-class MixOptions:
-    """`strict`: only exact types; `allow_fallback`: also the type that llama-quantize would have fallen back to."""
+class SelectionOptions:
+    """`strict`: take exact types only; `allow_fallback`: also the type that llama-quantize would fall back to."""
 
     strict: bool = False
     allow_fallback: bool = False
 
 
 @record
-class Mix:
-    """The choice for every name, what to remark, and what is wrong (then some names have no choice)."""
+class Selection:
+    """The tensor selected for every name; if there are `problems`, some names are missing."""
 
-    chosen: Mapping[str, Chosen]
+    chosen: Mapping[str, SelectedTensor]
     remarks: tuple[str, ...]
     problems: tuple[str, ...]
 
 
-def choose(names: Sequence[str], inputs: Sequence[Input], recipe: Recipe | None, options: MixOptions) -> Mix:
-    """Choose an input for each of `names`."""
+def select_inputs(
+    names: Sequence[str], inputs: Sequence[Input], recipe: Recipe | None, options: SelectionOptions
+) -> Selection:
+    """Select for each of `names` the input that gives the tensor; problems are collected, not raised."""
     notes = Notes()
     rules = None if recipe is None else recipe.assign(names)
-    chosen: dict[str, Chosen] = {}
+    chosen: dict[str, SelectedTensor] = {}
     for name in names:
         holders = [source for source in inputs if name in source.model.tensors]
         if rules is None:
@@ -54,10 +81,10 @@ def choose(names: Sequence[str], inputs: Sequence[Input], recipe: Recipe | None,
         else:
             choice = _by_rule(name, rules[name], holders, inputs, options, notes)
         if choice is not None:
-            chosen[name] = Chosen(tensor=choice.model.tensors[name], model=choice.model)
+            chosen[name] = SelectedTensor(tensor=choice.model.tensors[name], model=choice.model)
     if recipe is not None and rules is not None:
-        notes.idle_rules(recipe, rules)
-    return Mix(chosen=chosen, remarks=grouped(notes.remarks), problems=grouped(notes.problems))
+        report_idle_rules(recipe, rules, notes)
+    return Selection(chosen=chosen, remarks=grouped(notes.remarks), problems=grouped(notes.problems))
 
 
 def _only(name: str, holders: Sequence[Input], notes: Notes) -> Input | None:
@@ -76,7 +103,7 @@ def _by_rule(
     rule: RecipeRule | None,
     holders: Sequence[Input],
     inputs: Sequence[Input],
-    options: MixOptions,
+    options: SelectionOptions,
     notes: Notes,
 ) -> Input | None:
     if not holders:
@@ -107,9 +134,11 @@ def _by_label(name: str, label: str, inputs: Sequence[Input], notes: Notes) -> I
     return None
 
 
-def _by_type(name: str, type_id: int, holders: Sequence[Input], options: MixOptions, notes: Notes) -> Input | None:
+def _by_type(
+    name: str, type_id: int, holders: Sequence[Input], options: SelectionOptions, notes: Notes
+) -> Input | None:
     wanted = type_alias(type_id)
-    exact = _having(name, type_id, holders)
+    exact = _holding(name, type_id, holders)
     if exact:
         if len(exact) > 1:
             notes.remark(f"{wanted} in {len(exact)} inputs, taken from {exact[0].name}", name)
@@ -134,12 +163,15 @@ def _by_type(name: str, type_id: int, holders: Sequence[Input], options: MixOpti
     return None
 
 
-def _having(name: str, type_id: int, holders: Iterable[Input]) -> list[Input]:
+def _holding(name: str, type_id: int, holders: Iterable[Input]) -> list[Input]:
     return [holder for holder in holders if holder.model.tensors[name].info.type == type_id]
 
 
 def _second_best(name: str, type_id: int, holders: Sequence[Input]) -> tuple[Input, str] | None:
-    """Return an input whose label is the type, or any where no engine quantizes the tensor and all agree."""
+    """An input labelled with the type; or any input, if no engine quantizes the tensor and all have the same type.
+
+    The second item says in words which it is. None if there is neither.
+    """
     from gguftool.format.engine_facts.fallback import keeps_type
 
     for given in (True, False):
@@ -154,7 +186,10 @@ def _second_best(name: str, type_id: int, holders: Sequence[Input]) -> tuple[Inp
 
 
 def _fallen_back(name: str, type_id: int, holders: Sequence[Input]) -> Input | None:
-    """Return the input that has the type which an engine's llama-quantize takes for rows too short for `type_id`."""
+    """The input that has the type to which an engine's llama-quantize falls back, as rows are too short for `type_id`.
+
+    None if no input has it.
+    """
     from gguftool.format.engine_facts.fallback import fallback_type
 
     dims, traits = holders[0].model.tensors[name].info.dims, TYPES.get(type_id)
@@ -163,80 +198,23 @@ def _fallen_back(name: str, type_id: int, holders: Sequence[Input]) -> Input | N
     for engine in traits.engines:
         fallen = fallback_type(traits.name, dims[0], engine)
         found = find_type(fallen) if fallen else None
-        having = _having(name, found.id, holders) if found else []
+        having = _holding(name, found.id, holders) if found else []
         if having:
             return having[0]
     return None
 
 
-# --- common --------------------------------------------------------------------------------------------------------
+def report_idle_rules(recipe: Recipe, rules: Mapping[str, RecipeRule | None], notes: Notes) -> None:
+    """Report rules of `recipe` that decide nothing; `rules` maps each tensor to its rule.
 
-
-_SHOWN = 8  # names that one remark or problem lists
-
-
-class Notes:
-    """What is said of choices, grouped: reason -> tensor names."""
-
-    def __init__(self) -> None:
-        self.problems: dict[str, list[str]] = {}
-        self.remarks: dict[str, list[str]] = {}
-
-    def problem(self, reason: str, name: str) -> None:
-        """Note something that stands in the way."""
-        self.problems.setdefault(reason, []).append(name)
-
-    def remark(self, reason: str, name: str) -> None:
-        """Note something that a user should know."""
-        self.remarks.setdefault(reason, []).append(name)
-
-    def idle_rules(self, recipe: Recipe, rules: Mapping[str, RecipeRule | None]) -> None:
-        """A rule that matches no tensor is a problem; one whose tensors earlier rules took is remarked."""
-        used = {id(rule) for rule in rules.values()}
-        for rule in recipe.rules:
-            if id(rule) in used:
-                continue
-            said = f"line {rule.line}: {rule.pattern}={rule.target}"
-            if any(rule.matches(name) for name in rules):
-                self.remark("every tensor that this rule matches is taken by an earlier rule", said)
-            else:
-                self.problem("this rule matches no tensor", said)
-
-
-def grouped(reasons: Mapping[str, list[str]]) -> tuple[str, ...]:
-    """Return a line for each reason, with the names that it holds for."""
-    return tuple(f"{reason}: {listed(names, _SHOWN)}" for reason, names in reasons.items())
-
-
-def require_complete(model: Model) -> None:
-    """Raise `PlanError` with what is missing where a writer's output would lack a tensor."""
-    if model.is_complete:
-        return
-    found = len(model.tensors)
-    said = "" if model.expected_tensors is None else f": {found:,} of {model.expected_tensors:,} tensors are there"
-    gaps = f"; missing: {listed(model.missing)}" if model.missing else f" ({KEY_TENSORS} is wrong, or shards are)"
-    raise PlanError(f"the model is incomplete{said}{gaps}", source=model.name)
-
-
-def select_tensors(patterns: Sequence[str], names: Collection[str]) -> tuple[str, ...]:
-    """Return those of `names` that `patterns` choose, in the order of `names`.
-
-    A pattern that equals a name means that tensor alone; any other is searched unanchored as a regular expression.
-    Raises one `PlanError` that lists every pattern that matches nothing or is none.
+    A rule that matches no tensor is a problem; if earlier rules take all the tensors that it matches, a remark.
     """
-    chosen: set[str] = set()
-    problems = []
-    for pattern in patterns:
-        try:
-            found = {pattern} if pattern in names else set(filter(compile_pattern(pattern).search, names))
-        except BadPatternError as error:
-            problems.append(f"'{printable(pattern)}' {error}")
+    used = {id(rule) for rule in rules.values()}
+    for rule in recipe.rules:
+        if id(rule) in used:
             continue
-        if not found:
-            near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.6)
-            hint = f"; nearest: {printable(near[0])}" if near else ""
-            problems.append(f"'{printable(pattern)}' matches no tensor{hint}")
-        chosen |= found
-    if problems:
-        raise PlanError("; ".join(problems))
-    return tuple(name for name in names if name in chosen)
+        line = f"line {rule.line}: {rule.pattern}={rule.target}"
+        if any(rule.matches(name) for name in rules):
+            notes.remark("every tensor that this rule matches is taken by an earlier rule", line)
+        else:
+            notes.problem("this rule matches no tensor", line)

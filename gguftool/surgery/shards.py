@@ -1,4 +1,4 @@
-"""Sets of files: dealing tensors out to new ones (by number, by bytes), and rewriting those that are there."""
+"""Lay out sets of shards: distribute tensors over new ones (by number, by bytes), and rewrite existing sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gguftool.errors import PlanError, printable
 from gguftool.format.file_names import IK_MAX_SHARDS, KEY_COUNT, KEY_NO, KEY_TENSORS, MAX_SHARDS, ShardName
 from gguftool.format.header import ALIGNMENT_KEY, Header, round_up
 from gguftool.format.kv import KV, ByteOrder, ValueType, find_kv, make_kv
-from gguftool.model.layout import Dialect, gguf_file, marks_of, slot_of, with_alignment
+from gguftool.model.layout import Dialect, gguf_file, marks_of, padded_size, with_alignment
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.model.opening import ORDER_KEY
 from gguftool.model.padding import PADDING_KEY
@@ -21,9 +21,9 @@ from gguftool.surgery.metadata import without_layout_keys
 
 @record
 class Cut:
-    """How to cut: by number of tensors a shard, or by bytes a file; sizes in bytes.
+    """How to cut: by tensors in a shard, or by bytes in a file (`max_size`, which counts first); sizes in bytes.
 
-    `bundle_small`: tensors below this size ride in shard 1; `tensor_first`: shard 1 holds others too.
+    `bundle_small`: tensors below this size go into shard 1; `tensor_first`: shard 1 holds others too.
     """
 
     max_tensors: int = 1
@@ -35,9 +35,9 @@ class Cut:
 def lay_out_set(
     prefix: str, metadata: tuple[KV, ...], tensors: tuple[Tensor, ...], cut: Cut, dialect: Dialect
 ) -> tuple[tuple[OutputFile, ...], tuple[str, ...]]:
-    """Return the files ``PREFIX-00001-of-NNNNN.gguf`` and remarks on them; all `metadata` is in shard 1.
+    """Lay out the files ``PREFIX-00001-of-NNNNN.gguf``, and collect remarks; all `metadata` is in shard 1.
 
-    Raises `PlanError` where PREFIX names no file or there would be more than 65,535 shards.
+    Raises `PlanError` if PREFIX names no file or there would be more than 65,535 shards.
     """
     if not Path(prefix).name or prefix.endswith("/"):
         raise PlanError(f"PREFIX '{printable(prefix)}' ends in a folder; give the start of the file names too")
@@ -63,7 +63,7 @@ def lay_out_set(
 
 @record
 class _Cutter:
-    """Deals tensors out to shards and knows what metadata each shard carries."""
+    """Distributes tensors over shards, and decides which metadata each shard has."""
 
     metadata: tuple[KV, ...]
     tensors: tuple[Tensor, ...]
@@ -72,7 +72,7 @@ class _Cutter:
     dialect: Dialect
 
     def kvs(self, number: int, count: int) -> tuple[KV, ...]:
-        """Return the metadata of shard `number` (from 1): all of it in shard 1, else what a loader needs."""
+        """The metadata of shard `number` (from 1): all of it in shard 1, else what a loader needs."""
         order = self.dialect.byte_order
         split = (
             make_kv(KEY_NO, ValueType.UINT16, number - 1, byte_order=order),
@@ -85,26 +85,26 @@ class _Cutter:
         return split if alignment is None else (alignment, *split)
 
     def _tensor_order(self, order: ByteOrder) -> tuple[KV, ...]:
-        """Bundling breaks the tensors' order, so shard 1 records it for merge."""
+        """The key that records the tensors' order for merge, as bundling breaks it; empty if nothing is bundled."""
         if not self.bundled:
             return ()
         names = [tensor.info.name for tensor in self.tensors]
         return (make_kv(ORDER_KEY, ValueType.ARRAY, names, element=ValueType.STRING, byte_order=order),)
 
     def bundled_within_limit(self) -> tuple[Tensor, ...]:
-        """Return those of the bundled tensors that fit into shard 1: a limit in bytes holds for it too."""
+        """The bundled tensors that fit into shard 1: a limit in bytes holds for it too."""
         if self.options.max_size is None:
             return self.bundled
         room, fitting = self._room(1, ()), []
         for tensor in self.bundled:
-            need = _info_size(tensor), slot_of(tensor, self.dialect).step
+            need = _info_size(tensor), padded_size(tensor, self.dialect).total
             if self._fits(room, need, 0):
                 fitting.append(tensor)
                 room = (room[0] + need[0], room[1] + need[1])
         return tuple(fitting)
 
     def cut(self, others: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
-        """Return the tensors of each shard; the first holds the bundled ones only, unless tensors come first."""
+        """Distribute tensors over shards; the first holds only the bundled ones, unless `tensor_first` is set."""
         if not self.options.tensor_first:
             return [self.bundled, *self._fill([], 2, iter(others))]
         first, *rest = self._fill(list(self.bundled), 1, iter(others))
@@ -116,9 +116,9 @@ class _Cutter:
         """Fill shards from `number` on, starting with what `shard` holds already."""
         shards: list[tuple[Tensor, ...]] = []
         room = self._room(number, shard)
-        held = 0  # what is bundled into shard 1 does not count against --max-tensors
+        held = 0  # tensors bundled into shard 1 do not count against --max-tensors
         for tensor in tensors:
-            need = _info_size(tensor), slot_of(tensor, self.dialect).step
+            need = _info_size(tensor), padded_size(tensor, self.dialect).total
             in_first = number + len(shards) == 1  # shard 1 may stay without tensors, any other holds at least one
             if (held or in_first) and not self._fits(room, need, held):
                 shards.append(tuple(shard))
@@ -130,14 +130,14 @@ class _Cutter:
         return [*shards, tuple(shard)] if shard or number + len(shards) == 1 else shards
 
     def _room(self, number: int, shard: Sequence[Tensor]) -> tuple[int, int]:
-        """Return the bytes (head without padding, data) that a shard takes before more is added."""
+        """Bytes of a shard (head without padding, data) before more is added."""
         head = Header(
             version=self.dialect.version,
             byte_order=self.dialect.byte_order,
             kvs=self.kvs(number, MAX_SHARDS),
             tensors=tuple(tensor.info for tensor in shard),
         )
-        return head.length, sum(slot_of(tensor, self.dialect).step for tensor in shard)
+        return head.length, sum(padded_size(tensor, self.dialect).total for tensor in shard)
 
     def _fits(self, room: tuple[int, int], need: tuple[int, int], held: int) -> bool:
         if self.options.max_size is None:
@@ -147,9 +147,9 @@ class _Cutter:
 
 
 def _dialect_of(number: int, dialect: Dialect, old: Header | None = None) -> Dialect:
-    """Return `dialect` for one shard: only the one with the metadata gets room for later edits.
+    """`dialect` for one shard: only the one with the metadata gets room for later edits.
 
-    A shard that had such room in its `old` header keeps it.
+    A shard that has such room in its `old` header keeps it.
     """
     filler = dialect.filler if number == 1 else replace(dialect.filler, reserve=0)
     if old is not None and old.get(PADDING_KEY) is not None:
@@ -158,7 +158,7 @@ def _dialect_of(number: int, dialect: Dialect, old: Header | None = None) -> Dia
 
 
 def _info_size(tensor: Tensor) -> int:
-    """Bytes of a tensor info, an upper bound in version 1 (which writes narrower numbers)."""
+    """Bytes of a tensor info; in version 1, which writes narrower numbers, an upper bound."""
     empty = Header()
     return Header(tensors=(tensor.info,)).length - empty.length
 
@@ -176,13 +176,13 @@ def _remarks(outputs: Sequence[OutputFile], shards: Sequence[Sequence[Tensor]], 
         )
 
 
-# --- rewriting a set that is there ---
+# --- existing sets ---------------------------------------------------------------------------------------------------
 
 
 def rewrite_set(
     model: Model, kvs: tuple[KV, ...], taken: Mapping[str, Tensor], prefix: Path, dialect: Dialect
 ) -> tuple[OutputFile, ...]:
-    """Return the files of `model` under a new prefix, with `kvs` in shard 1 and the tensors `taken` replaced.
+    """Lay out the shards of `model` under a new prefix, with `kvs` in shard 1 and the tensors of `taken` replaced.
 
     Shards in which nothing changes are copied whole.
     """
@@ -190,11 +190,11 @@ def rewrite_set(
     outputs = []
     for number, file in enumerate(_in_shard_order(model), start=1):
         path = Path(str(ShardName(prefix=start, number=number, count=count)))
-        own = _own_kvs(file, kvs if file is model.files[0] else None, _spoken(file, model, dialect))
+        own = _own_kvs(file, kvs if file is model.files[0] else None, _shard_dialect(file, model, dialect))
         if (file.shard and (file.shard.number, file.shard.count)) != (number, count):
             own = _renumbered(own, number, count, len(model.tensors), dialect.byte_order)
         copy = Copy(extent=whole(file.source), offset=0)
-        changed = _rewritten(file, path, own, taken, _spoken(file, model, dialect))
+        changed = _rewritten(file, path, own, taken, _shard_dialect(file, model, dialect))
         marks = marks_of(tensors_of(file.source, file.header))
         same = OutputFile(path=path, head=b"", copies=(copy,), size=file.source.size, marks=marks)
         outputs.append(changed or same)
@@ -202,16 +202,16 @@ def rewrite_set(
 
 
 def recorded_sequence(model: Model) -> tuple[str, ...]:
-    """Return the tensors' names in the order that a bundling split recorded in `model`, empty where it did not."""
+    """The tensors' names in the order that a bundling split recorded in `model`, else empty."""
     return () if model.get(ORDER_KEY) is None else tuple(model.tensors)
 
 
 def replace_shards(
     model: Model, kvs: tuple[KV, ...], taken: Mapping[str, Tensor], dialect: Dialect
 ) -> tuple[tuple[OutputFile, ...], Path]:
-    """Return the shards of `model` that change, to be replaced where they are, and the path of shard 1.
+    """Lay out the shards of `model` that change, to replace them in place; the second item is the path of shard 1.
 
-    Raises `PlanError` where nothing changes, or the files are no set of one folder and prefix.
+    Raises `PlanError` if nothing changes, or the files are not one local set with one prefix.
     """
     shards = [file.shard for file in model.files]
     if any(source.file_id is None for source in model.sources):
@@ -220,9 +220,9 @@ def replace_shards(
         raise PlanError("is not one set of shards; -o PREFIX writes a new one", source=model.name)
     outputs = []
     for file in model.files:
-        spoken = _spoken(file, model, dialect)
-        own = _own_kvs(file, kvs if file is model.files[0] else None, spoken)
-        output = _rewritten(file, Path(file.source.name), own, taken, spoken)
+        own_dialect = _shard_dialect(file, model, dialect)
+        own = _own_kvs(file, kvs if file is model.files[0] else None, own_dialect)
+        output = _rewritten(file, Path(file.source.name), own, taken, own_dialect)
         if output is not None:
             outputs.append(replace(output, replaces=file.source))
     if not outputs:
@@ -230,8 +230,8 @@ def replace_shards(
     return tuple(outputs), Path(model.files[0].source.name)
 
 
-def _spoken(file: ModelFile, model: Model, dialect: Dialect) -> Dialect:
-    """Return the dialect of one shard: shards may differ in their alignment, and keep it where none is asked for."""
+def _shard_dialect(file: ModelFile, model: Model, dialect: Dialect) -> Dialect:
+    """The dialect of one shard: shards may differ in alignment, and keep theirs unless another is requested."""
     if dialect.alignment == model.alignment:
         dialect = replace(dialect, alignment=file.header.alignment)
     return _dialect_of(1 if file is model.files[0] else 2, dialect, file.header)
@@ -240,7 +240,7 @@ def _spoken(file: ModelFile, model: Model, dialect: Dialect) -> Dialect:
 def _rewritten(
     file: ModelFile, path: Path, own: tuple[KV, ...], taken: Mapping[str, Tensor], dialect: Dialect
 ) -> OutputFile | None:
-    """Return a shard's new file with the metadata `own`, or None where it stays as it is."""
+    """Lay out a shard again with the metadata `own`, or None if nothing in it changes."""
     changes = own != file.header.kvs or any(info.name in taken for info in file.header.tensors)
     if not changes and not dialect.filler.reserve:
         return None
@@ -249,13 +249,13 @@ def _rewritten(
 
 
 def _in_shard_order(model: Model) -> list[ModelFile]:
-    """Return the files with the metadata's first: of a model joined from partial sets, by their shard numbers."""
+    """The files, with the one of the metadata first; those of a model joined from partial sets by shard number."""
     first, *others = model.files
     return [first, *sorted(others, key=lambda file: file.shard.number if file.shard else 0)]
 
 
 def _renumbered(kvs: tuple[KV, ...], number: int, count: int, n_tensors: int, order: ByteOrder) -> tuple[KV, ...]:
-    """Return `kvs` with the split keys of shard `number` of `count`, in their old places."""
+    """Set the split keys of shard `number` of `count` in `kvs`, in their old places."""
     split = (
         make_kv(KEY_NO, ValueType.UINT16, number - 1, byte_order=order),
         make_kv(KEY_COUNT, ValueType.UINT16, count, byte_order=order),
@@ -266,7 +266,7 @@ def _renumbered(kvs: tuple[KV, ...], number: int, count: int, n_tensors: int, or
 
 
 def _own_kvs(file: ModelFile, model_kvs: tuple[KV, ...] | None, dialect: Dialect) -> tuple[KV, ...]:
-    """Return a shard's metadata: its own, with the model's true metadata in the place of shard 1's."""
+    """A shard's metadata: its own; in shard 1, with `model_kvs` in place of all but the keys of the layout."""
     kvs = file.header.kvs
     if model_kvs is not None and without_layout_keys(kvs) != without_layout_keys(model_kvs):
         kvs = (*without_layout_keys(model_kvs), *(kv for kv in kvs if not without_layout_keys([kv])))

@@ -1,4 +1,4 @@
-"""Swap: replace tensors of a model by those of a donor, without touching the rest."""
+"""Swap: replace tensors of a model by a donor's, and leave the rest alone."""
 
 from __future__ import annotations
 
@@ -8,65 +8,53 @@ from pathlib import Path
 from gguftool.errors import PlanError, listed, printable
 from gguftool.format.ggml import type_alias
 from gguftool.format.kv import KV
-from gguftool.model.layout import Dialect, ForceSizes, check_sizes, gguf_file, slot_of, with_alignment
+from gguftool.model.layout import Dialect, OutputOptions, check_sizes, gguf_file, padded_size, with_alignment
 from gguftool.model.model import Model, Tensor
 from gguftool.model.padding import PADDING_KEY, Filler
-from gguftool.record import record, replace
+from gguftool.record import replace
 from gguftool.storage.plan import OutputFile, Plan, in_place
-from gguftool.surgery.compatibility import shape_text
+from gguftool.surgery.compatibility import require_complete, shape_text
 from gguftool.surgery.inputs import Donor
-from gguftool.surgery.metadata import Chosen, TrueMetadata, true_metadata
-from gguftool.surgery.selection import require_complete, select_tensors
+from gguftool.surgery.metadata import OutputMetadata, SelectedTensor, output_metadata
+from gguftool.surgery.selection import select_tensors
 from gguftool.surgery.shards import recorded_sequence, replace_shards, rewrite_set
 
 
-@record
-class SwapOptions:
-    """How the output lies in its files; alignment in bytes, None for the model's own."""
-
-    keep_file_type: bool = False
-    alignment: int | None = None
-    force_sizes: ForceSizes | None = None
-    filler: Filler = Filler()
-
-
 def plan_swap(
-    model: Model, donor: Donor, patterns: Sequence[str], output: Path | None, options: SwapOptions | None = None
+    model: Model, donor: Donor, patterns: Sequence[str], output: Path | None, options: OutputOptions | None = None
 ) -> Plan:
-    """Plan `model` with the tensors that `patterns` choose taken from `donor`; of a set, `output` is the prefix.
+    """Plan `model` with the tensors that match `patterns` taken from `donor`; for a set, `output` is the new prefix.
 
-    `output` None changes the model in place: a single file needs every tensor to take the same room as before, of a
-    set the shards that change are replaced. Types may differ, shapes must agree. Raises one `PlanError` with all that
-    stands in the way.
+    `output` None changes the model in place: in a single file every new tensor must have the old one's padded size, of
+    a set the shards that change are replaced. Types may differ, shapes must agree. A set keeps its shards, so
+    `options.max_size` has no effect. Raises one `PlanError` with all problems.
     """
-    options = options or SwapOptions()
+    options = options or OutputOptions()
     require_complete(model)
-    taken = choose_swaps(model, donor, patterns)
-    dialect = Dialect(
-        version=model.version,
-        byte_order=model.byte_order,
-        alignment=options.alignment or model.alignment,
-        force_sizes=options.force_sizes,
-        filler=options.filler,
-    )
-    truth = _truth(model, donor, taken, keep_file_type=options.keep_file_type)
+    taken = select_swaps(model, donor, patterns)
+    dialect = options.dialect_for(model)
+    metadata = _metadata(model, donor, taken, keep_file_type=options.keep_file_type)
     check_sizes([taken.get(name, tensor) for name, tensor in model.tensors.items()], dialect)
     first_shard = None
     if output is None and len(model.files) > 1:
-        outputs, first_shard = replace_shards(model, truth.kvs, taken, dialect)
+        outputs, first_shard = replace_shards(model, metadata.kvs, taken, dialect)
     else:
-        outputs = _outputs(model, truth.kvs, taken, output, dialect)
+        outputs = _outputs(model, metadata.kvs, taken, output, dialect)
     return Plan(
         outputs=outputs,
         inputs=(*model.sources, *(source for source in donor.sources if source not in model.sources)),
-        remarks=(f"swaps {len(taken)} tensor(s): {_described(model, taken)}", *model.remarks, *truth.remarks),
+        remarks=(f"swaps {len(taken)} tensor(s): {_described(model, taken)}", *model.remarks, *metadata.remarks),
         first_shard=first_shard,
         sequence=recorded_sequence(model) if len(model.files) > 1 else (),
     )
 
 
-def choose_swaps(model: Model, donor: Donor, patterns: Sequence[str]) -> dict[str, Tensor]:
-    """Return the donor's tensors for the names that `patterns` choose in `model`, dims spelled as there."""
+def select_swaps(model: Model, donor: Donor, patterns: Sequence[str]) -> dict[str, Tensor]:
+    """Select by `patterns` the tensors of `model` to replace, and map their names to the donor's tensors.
+
+    Dims are spelled as in `model`. Raises one `PlanError` with every tensor that the donor lacks or has in another
+    shape or byte order, and every pattern that matches nothing.
+    """
     names = select_tensors(patterns, tuple(model.tensors))
     problems = []
     missing = [name for name in names if name not in donor.tensors]
@@ -95,15 +83,15 @@ def choose_swaps(model: Model, donor: Donor, patterns: Sequence[str]) -> dict[st
     return taken
 
 
-def _truth(model: Model, donor: Donor, taken: Mapping[str, Tensor], *, keep_file_type: bool) -> TrueMetadata:
-    nobody = Model(name=donor.name, files=model.files, kvs=(), tensors=donor.tensors)  # safetensors carry no metadata
+def _metadata(model: Model, donor: Donor, taken: Mapping[str, Tensor], *, keep_file_type: bool) -> OutputMetadata:
+    bare = Model(name=donor.name, files=model.files, kvs=(), tensors=donor.tensors)  # safetensors carry no metadata
     itself = {source.file_key for source in donor.sources} == {source.file_key for source in model.sources}
-    source = model if itself else donor.model or nobody
+    source = model if itself else donor.model or bare
     chosen = [
-        Chosen(tensor=taken.get(name, tensor), model=source if name in taken else model)
+        SelectedTensor(tensor=taken.get(name, tensor), model=source if name in taken else model)
         for name, tensor in model.tensors.items()
     ]
-    return true_metadata(model, chosen, keep_file_type=keep_file_type)
+    return output_metadata(model, chosen, keep_file_type=keep_file_type)
 
 
 def _outputs(
@@ -127,10 +115,10 @@ def _outputs(
 
 
 def _refuse_other_sizes(model: Model, taken: Mapping[str, Tensor], dialect: Dialect) -> None:
-    """Raise `PlanError` where a tensor's room in the file would change: in place, nothing behind it may move."""
+    """Raise `PlanError` if a tensor's padded size would change: in place, nothing behind it may move."""
     problems = []
     for name, tensor in taken.items():
-        old, new = slot_of(model.tensors[name], dialect).step, slot_of(tensor, dialect).step
+        old, new = padded_size(model.tensors[name], dialect).total, padded_size(tensor, dialect).total
         if old != new:
             problems.append(f"'{printable(name)}' takes {new:,} bytes, its place has {old:,}")
     if problems:
@@ -138,9 +126,9 @@ def _refuse_other_sizes(model: Model, taken: Mapping[str, Tensor], dialect: Dial
 
 
 def _described(model: Model, taken: Mapping[str, Tensor], limit: int = 20) -> str:
-    said = [
+    swaps = [
         f"{printable(name)} {type_alias(model.tensors[name].info.type)} -> {type_alias(tensor.info.type)}"
         for name, tensor in list(taken.items())[:limit]
     ]
     more = f" and {len(taken) - limit} more" if len(taken) > limit else ""
-    return ", ".join(said) + more
+    return ", ".join(swaps) + more

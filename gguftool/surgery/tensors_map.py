@@ -1,4 +1,4 @@
-"""The tensors.map of a per-tensor shard set, as a plan."""
+"""Plan the tensors.map of a set with one tensor in each shard."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from gguftool.format.header import TensorInfo
 from gguftool.format.tensors_map import MapEntry, render_map
 from gguftool.model.model import Model, ModelFile, tensors_of
 from gguftool.storage.plan import OutputFile, Plan
-from gguftool.surgery.selection import require_complete
+from gguftool.surgery.compatibility import require_complete
 
 
-def plan_map(model: Model, sha256: Mapping[str, str], output: Path) -> Plan:
-    """Plan the map of `model`'s shards; `sha256` gives each file's hash by its name. The first shard has no line.
+def plan_tensors_map(model: Model, sha256: Mapping[str, str], output: Path) -> Plan:
+    """Plan the map of `model`'s shards as `output`; `sha256` maps file names to hashes. Shard 1 has no line.
 
-    Raises `PlanError` where shards are missing, the first holds tensors, or another holds not exactly one: a map has
-    one line a shard.
+    Raises `PlanError` if shards are missing, the first holds tensors, or another does not hold exactly one: a map has
+    one line for each shard.
     """
     require_complete(model)
     counts = [(len(file.header.tensors), file) for file in model.files]
@@ -34,8 +34,11 @@ def plan_map(model: Model, sha256: Mapping[str, str], output: Path) -> Plan:
     return _plan((_entry_of(file, sha256[file.source.name]) for file in model.files[1:]), output, model)
 
 
-def plan_map_of_split(model: Model, plan: Plan, sha256: Sequence[str]) -> Plan:
-    """Plan the map of the shards that `plan` made of `model`, one tensor each behind the first; a hash an output."""
+def plan_tensors_map_of_split(model: Model, plan: Plan, sha256: Sequence[str]) -> Plan:
+    """Plan the map of the shards that `plan` split `model` into, one tensor each after the first.
+
+    `sha256` has the hash of each output of `plan`, in order. The map is written beside the shards.
+    """
     shards = zip(plan.outputs[1:], sha256[1:], strict=True)
     entries = (
         _entry(output.path.name, digest, model.tensors[mark.name].info, mark.length)

@@ -16,7 +16,7 @@ from gguftool.errors import FormatError, PlanError
 from gguftool.format.tensors_map import MapEntry, parse_map, render_map
 from gguftool.model.companions import find_maps, read_map
 from gguftool.model.model import Model
-from gguftool.surgery.tensors_map import plan_map
+from gguftool.surgery.tensors_map import plan_tensors_map
 from tests.support import builders as b
 from tests.support.counted_work import LINEAR, growth
 from tests.support.mix_models import per_tensor, quant
@@ -131,7 +131,7 @@ def test_any_text_is_entries_or_a_format_error(text: str) -> None:
 def _map_of(folder: Path) -> str:
     """The map of the set in `folder`, as text."""
     model = gguftool.open_model(str(folder))
-    plan = plan_map(model, {one.name: one.sha256 for one in hash_files(model)}, folder / "tensors.map")
+    plan = plan_tensors_map(model, {one.name: one.sha256 for one in hash_files(model)}, folder / "tensors.map")
     return plan.outputs[0].head.decode()
 
 
@@ -242,7 +242,7 @@ def test_maps_of_thousands_of_shards_are_looked_up_and_not_searched(tmp_path: Pa
 def test_a_single_file_or_a_shard_of_two_tensors_has_no_map(tmp_path: Path) -> None:
     single = gguftool.open_model(quant(tmp_path / "a.gguf", "Q8_0"))
     with pytest.raises(PlanError, match="it is a single file"):
-        plan_map(single, {}, tmp_path / "tensors.map")
+        plan_tensors_map(single, {}, tmp_path / "tensors.map")
     tensors = b.llama_tensors()
     for shards in ([(), tensors], [tensors[:1], *((tensor,) for tensor in tensors[1:])]):
         folder = tmp_path / str(len(shards))
@@ -250,13 +250,13 @@ def test_a_single_file_or_a_shard_of_two_tensors_has_no_map(tmp_path: Path) -> N
         for name, data in b.shard_set("M", shards).items():
             (folder / name).write_bytes(data)
         with pytest.raises(PlanError, match="one tensor a shard"):
-            plan_map(gguftool.open_model(str(folder)), {}, folder / "tensors.map")
+            plan_tensors_map(gguftool.open_model(str(folder)), {}, folder / "tensors.map")
 
 
 def test_a_partial_set_has_no_map(tmp_path: Path) -> None:
     per_tensor(tmp_path, "M", "Q8_0", only=(2, 3))
     with pytest.raises(PlanError, match="incomplete"):
-        plan_map(gguftool.open_model(str(tmp_path)), {}, tmp_path / "tensors.map")
+        plan_tensors_map(gguftool.open_model(str(tmp_path)), {}, tmp_path / "tensors.map")
 
 
 def test_names_in_a_map_do_not_lead_out_of_its_folder(tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def test_sizes_come_from_type_gap_or_conflict(folder: Path) -> None:
     )
     put(folder, {"x.gguf": b.gguf((), tensors)})
     model = open_model("x.gguf")
-    assert [(t.sizing, t.nbytes, t.gap.length) for t in model.tensors.values()] == [
+    assert [(t.sizing, t.nbytes, t.padded_extent.length) for t in model.tensors.values()] == [
         (Sizing.EXACT, 12, 32),
         (Sizing.GAP, 64, 64),
         (Sizing.GAP, 64, 64),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gguftool.errors import PlanError
 from gguftool.format.header import ALIGNMENT_KEY, Header, TensorInfo, parse, serialize
 from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
+from gguftool.model.layout import OutputOptions
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
 from gguftool.model.padding import PADDING_KEY, Filler, best_residue, filled
@@ -24,7 +25,7 @@ from gguftool.storage.sources.source import Extent
 from gguftool.surgery.edit import Edits, plan_edit
 from gguftool.surgery.merge import MergeOptions, plan_merge
 from gguftool.surgery.split import SplitOptions, plan_split
-from gguftool.surgery.swap import SwapOptions, plan_swap
+from gguftool.surgery.swap import plan_swap
 from tests.support import builders
 from tests.support.builders import ARR, STR, U8, U32, Array, gguf, llama_kvs, llama_tensors, small_model, tensor
 from tests.support.command import one_error_line
@@ -200,11 +201,11 @@ def test_merge_and_split_drop_the_filler(big: Path, tmp_path: Path) -> None:
 
 
 def test_merge_with_pad_shares_what_split_with_a_large_alignment_left(big: Path, tmp_path: Path) -> None:
-    execute(plan_split(open_model(big), str(tmp_path / "set"), SplitOptions(alignment=4096)))
+    execute(plan_split(open_model(big), str(tmp_path / "set"), SplitOptions(output=OutputOptions(alignment=4096))))
     shards = open_model(tmp_path / "set-00001-of-00005.gguf")
     preview = plan_merge([shards], tmp_path / "out.gguf").preview()
     assert preview.bytes_congruent == preview.bytes_copied
-    options = MergeOptions(alignment=32, filler=Filler(pad=True))
+    options = MergeOptions(output=OutputOptions(alignment=32, filler=Filler(pad=True)))
     plan = plan_merge([shards], tmp_path / "out.gguf", options)
     assert 0 < plan.preview().bytes_congruent < plan.preview().bytes_copied
 
@@ -221,7 +222,7 @@ def test_swap_pads_for_the_larger_part_and_keeps_a_filler_in_place(big: Path, tm
 
     names = ["blk.1.ffn_up.weight"]
     out = tmp_path / "out.gguf"
-    options = SwapOptions(filler=Filler(pad=True, reserve=100))
+    options = OutputOptions(filler=Filler(pad=True, reserve=100))
     execute(plan_swap(open_model(big), open_donor(str(donor)), names, out, options))
     model = open_model(out)
     offset = model.files[0].header.data_offset
@@ -233,7 +234,7 @@ def test_swap_pads_for_the_larger_part_and_keeps_a_filler_in_place(big: Path, tm
 
 
 def test_shards_up_to_a_size_stay_below_it_with_a_filler(big: Path, tmp_path: Path) -> None:
-    options = MergeOptions(max_size=100_000, filler=Filler(pad=True, reserve=10_000))
+    options = MergeOptions(output=OutputOptions(max_size=100_000, filler=Filler(pad=True, reserve=10_000)))
     plan = plan_merge([open_model(big)], tmp_path / "out", options)
     assert len(plan.outputs) > 1
     assert all(output.size <= 100_000 for output in plan.outputs)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from gguftool.model.roles import Place, Role, place_of, places_of
+from gguftool.model.roles import Place, Role, tensor_place, tensor_places
 from tests.support.counted_work import FACTOR, calls_of, growth
 
 # All of gguf.constants that has no role: side paths of Gemma 3n and 4, and WavTokenizer's decoder.
@@ -44,13 +44,13 @@ def known_names() -> list[str]:
 def test_no_name_of_gguf_py_but_the_written_ones_is_other(suffix: str) -> None:
     names = known_names()
     assert len(names) > 300
-    assert {name for name in names if place_of(name + suffix).role is Role.OTHER} == OTHER
+    assert {name for name in names if tensor_place(name + suffix).role is Role.OTHER} == OTHER
 
 
 def test_each_name_of_a_layer_has_its_number() -> None:
     numbered = [name for name in known_names() if "blk.7." in name]
     assert len(numbered) > 200
-    assert [name for name in numbered if place_of(f"{name}.weight").layer != 7] == []
+    assert [name for name in numbered if tensor_place(f"{name}.weight").layer != 7] == []
 
 
 @pytest.mark.parametrize(
@@ -80,34 +80,36 @@ def test_each_name_of_a_layer_has_its_number() -> None:
     ],
 )
 def test_roles(name: str, role: Role) -> None:
-    assert place_of(name).role is role
+    assert tensor_place(name).role is role
 
 
 def test_stacks_are_told_apart() -> None:
-    assert place_of("dec.blk.3.attn_q.weight") == Place(role=Role.ATTENTION, stack="dec.blk", layer=3)
-    assert place_of("enc.blk.3.attn_q.weight").stack == "enc.blk"
-    assert place_of("v.sam.blk.11.attn.qkv.weight") == Place(role=Role.MULTIMODAL, stack="v.sam.blk", layer=11)
+    assert tensor_place("dec.blk.3.attn_q.weight") == Place(role=Role.ATTENTION, stack="dec.blk", layer=3)
+    assert tensor_place("enc.blk.3.attn_q.weight").stack == "enc.blk"
+    assert tensor_place("v.sam.blk.11.attn.qkv.weight") == Place(role=Role.MULTIMODAL, stack="v.sam.blk", layer=11)
 
 
 def test_numbers_that_are_no_layers() -> None:
-    assert place_of("blk.99999999999999999999.attn_q.weight").layer is None
-    assert place_of("blk.-1.attn_q.weight").layer is None
-    assert place_of("blk.٣.attn_q.weight").layer is None  # a digit, but no ASCII one
+    assert tensor_place("blk.99999999999999999999.attn_q.weight").layer is None
+    assert tensor_place("blk.-1.attn_q.weight").layer is None
+    assert tensor_place("blk.٣.attn_q.weight").layer is None  # a digit, but no ASCII one
 
 
 def test_a_layer_with_nextn_tensors_is_mtp_all_of_it() -> None:
-    places = places_of(["blk.1.attn_q.weight", "blk.2.attn_q.weight", "blk.2.nextn.eh_proj.weight", "output.weight"])
+    places = tensor_places(
+        ["blk.1.attn_q.weight", "blk.2.attn_q.weight", "blk.2.nextn.eh_proj.weight", "output.weight"]
+    )
     assert [place.role for place in places.values()] == [Role.ATTENTION, Role.MTP, Role.MTP, Role.OUTPUT]
     assert places["blk.2.attn_q.weight"].layer == 2
 
 
 def test_hostile_names_take_no_time() -> None:
     for name in ("norm_" * 12_000 + "!", "a." * 30_000, "blk.0." + "_" * 60_000, "ffn_" + "_exps" * 12_000 + "!"):
-        assert place_of(name).role is Role.OTHER
-        assert calls_of(lambda name=name: place_of(name)) < 20  # type: ignore[misc]
+        assert tensor_place(name).role is Role.OTHER
+        assert calls_of(lambda name=name: tensor_place(name)) < 20  # type: ignore[misc]
 
     def short(size: int) -> None:
         for _ in range(200):
-            place_of("blk.0." + "norm_" * size + "!")
+            tensor_place("blk.0." + "norm_" * size + "!")
 
     assert growth(short, 6) < 2 * FACTOR**2  # at worst the square of a length that is bounded

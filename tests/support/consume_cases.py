@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gguftool.format.recipe import parse_any
+from gguftool.model.layout import OutputOptions
 from gguftool.storage.execute.consume_state import find_unfinished
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
@@ -47,7 +48,8 @@ class ConsumeCase:
 
     def plan_anew(self, folder: Path, *, consume: bool = True) -> Plan:
         request = self.request(folder) if consume else None
-        options = MergeOptions(max_size=self.max_size, consume=request, recipe=_RECIPE if self.mixed else None)
+        recipe, layout = _RECIPE if self.mixed else None, OutputOptions(max_size=self.max_size)
+        options = MergeOptions(recipe=recipe, output=layout, consume=request)
         labels = ("set=", "donor=") if self.mixed else ("", "")
         named = [label + str(folder / name) for label, name in zip(labels, self.models, strict=False)]
         return plan_merge(open_inputs(named), folder / self.output, options)

@@ -21,8 +21,8 @@ from gguftool.model.opening import open_model
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Plan
-from gguftool.surgery.quantize.maker import MakeOptions, Weights
-from gguftool.surgery.quantize.plan import QuantizeOptions, plan_quantize
+from gguftool.surgery.quantize.options import QuantizeOptions, Weights
+from gguftool.surgery.quantize.plan import plan_quantize
 
 
 def main(arguments: list[str]) -> int:
@@ -64,9 +64,9 @@ def _make(model: Model, tensor: Tensor, target: str, engine: str, weights: objec
     wanted = next(traits for traits in TYPES.values() if spelling(traits.id, engine).lower() == target)
     rule = make_rule(f"^{re.escape(tensor.info.name)}$", wanted.name)
     given = Weights(imatrix=weights, name="w") if weights is not None else None  # type: ignore[arg-type]
-    options = QuantizeOptions(make=MakeOptions(weights=given, requantize=requantize), pure=True)
+    options = QuantizeOptions(weights=given, requantize=requantize, pure=True)
     one = Path(os.environ["FAKE_FOLDER"]) / f"{tensor.info.name}.gguf"
-    execute(plan_quantize(model, Recipe(rules=(rule,)), one, (), options), Options(sync=False, force=True))
+    execute(plan_quantize(model, Recipe(rules=(rule,)), one, options), Options(sync=False, force=True))
     return open_model(one).tensors[tensor.info.name]
 
 

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import gguftool
 from gguftool.format.recipe import parse_recipe
+from gguftool.model.layout import OutputOptions
 from gguftool.model.model import Model
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Plan
 from gguftool.surgery.inputs import open_inputs
 from gguftool.surgery.merge import MergeOptions, plan_merge
-from gguftool.surgery.selection import MixOptions
+from gguftool.surgery.selection import SelectionOptions
 from tests.support import builders as b
 
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -74,14 +76,21 @@ def per_tensor(folder: Path, prefix: str, kind: str, *, only: Sequence[int] = ()
     return folder
 
 
+def output_options(options: dict[str, Any]) -> OutputOptions:
+    """Take the fields of `OutputOptions` out of `options`."""
+    fields = ("alignment", "force_sizes", "filler", "max_size", "keep_file_type")
+    return OutputOptions(**{key: options.pop(key) for key in fields if key in options})
+
+
 def merge_plan(arguments: Sequence[object], output: Path, recipe: str | None = None, **options: object) -> Plan:
-    """Plan as the command does; `strict` and `allow_fallback` become `MixOptions`."""
-    mix = MixOptions(**{key: options.pop(key) for key in ("strict", "allow_fallback") if key in options})  # type: ignore[arg-type]
+    """Plan as the command does; what belongs to the mix or the output's layout goes there."""
+    mix = SelectionOptions(**{key: options.pop(key) for key in ("strict", "allow_fallback") if key in options})  # type: ignore[arg-type]
     if isinstance(options.get("kv_from"), (str, Path)):
         options["kv_from"] = gguftool.open_model(options["kv_from"])  # type: ignore[arg-type]
     parsed = None if recipe is None else parse_recipe(recipe)
     inputs = open_inputs([str(argument) for argument in arguments])
-    return plan_merge(inputs, output, MergeOptions(recipe=parsed, mix=mix, **options))  # type: ignore[arg-type]
+    layout = output_options(options)
+    return plan_merge(inputs, output, MergeOptions(recipe=parsed, selection=mix, output=layout, **options))  # type: ignore[arg-type]
 
 
 def write(plan: Plan) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gguftool.errors import PlanError
 from gguftool.format.header import parse
+from gguftool.model.layout import ForceSizes, OutputOptions
 from gguftool.model.opening import open_model
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
@@ -23,7 +24,7 @@ from tests.support.paths import FIXTURES
 split_options = st.builds(
     SplitOptions,
     max_tensors=st.integers(1, 4),
-    max_size=st.none() | st.integers(0, 4000),
+    output=st.builds(OutputOptions, max_size=st.none() | st.integers(0, 4000)),
     bundle_small=st.sampled_from([0, 50, 300, 10**6]),
     tensor_first=st.booleans(),
 )
@@ -44,7 +45,9 @@ def test_merge_inverts_split(tmp_path_factory: pytest.TempPathFactory, data: byt
     assert taken_apart_and_together(data, tmp_path_factory.mktemp("round"), options) == data
 
 
-@pytest.mark.parametrize("options", [SplitOptions(), SplitOptions(max_size=1500, bundle_small=200, tensor_first=True)])
+@pytest.mark.parametrize(
+    "options", [SplitOptions(), SplitOptions(output=OutputOptions(max_size=1500), bundle_small=200, tensor_first=True)]
+)
 @pytest.mark.parametrize("name", sorted(path.name for path in FIXTURES.glob("*.gguf") if "-of-" not in path.name))
 def test_every_fixture_comes_back_byte_for_byte(tmp_path: Path, name: str, options: SplitOptions) -> None:
     data = (FIXTURES / name).read_bytes()
@@ -63,9 +66,7 @@ def test_offsets_are_dense_and_in_order(tmp_path: Path) -> None:
     tensors = b.llama_tensors()
     gaps = [b.Tensor(t.name, t.dims, t.type, t.data, 4096 * index) for index, t in enumerate(tensors)]
     (tmp_path / "in.gguf").write_bytes(b.gguf(b.llama_kvs(), gaps))
-    from gguftool.model.layout import ForceSizes
-
-    options = MergeOptions(force_sizes=ForceSizes.TYPE)
+    options = MergeOptions(output=OutputOptions(force_sizes=ForceSizes.TYPE))
     execute(plan_merge([open_model(tmp_path / "in.gguf")], tmp_path / "out.gguf", options))
     assert (tmp_path / "out.gguf").read_bytes() == b.gguf(b.llama_kvs(), tensors)
 
@@ -73,10 +74,10 @@ def test_offsets_are_dense_and_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("alignment", [8, 64, 4096])
 def test_align_moves_every_tensor_and_changes_none(tmp_path: Path, alignment: int) -> None:
     model = open_model(FIXTURES / "mixed-ik.gguf")
-    execute(plan_merge([model], tmp_path / "out.gguf", MergeOptions(alignment=alignment)))
+    execute(plan_merge([model], tmp_path / "out.gguf", MergeOptions(output=OutputOptions(alignment=alignment))))
     merged = open_model(tmp_path / "out.gguf")
     assert merged.alignment == alignment
-    assert all(tensor.gap.offset % alignment == 0 for tensor in merged.tensors.values())
+    assert all(tensor.padded_extent.offset % alignment == 0 for tensor in merged.tensors.values())
     assert {n: t.extent.read() for n, t in merged.tensors.items()} == {
         n: t.extent.read() for n, t in model.tensors.items()
     }

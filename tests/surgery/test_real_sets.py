@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from gguftool.model.layout import OutputOptions
 from gguftool.model.opening import open_model
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
@@ -18,7 +19,7 @@ SETS = {"ik-IQ4_KS": "tiny-llama-IQ4_KS.gguf", "mainline-Q4_K": "tiny-llama-Q4_K
 OPTIONS = [
     SplitOptions(),
     SplitOptions(max_tensors=7, tensor_first=True),
-    SplitOptions(max_size=100_000, bundle_small=4000),
+    SplitOptions(output=OutputOptions(max_size=100_000), bundle_small=4000),
 ]
 
 
@@ -34,7 +35,7 @@ def test_real_models_come_back_byte_for_byte(path: Path, options: SplitOptions, 
     execute(split, quick)
     execute(plan_merge([open_model(tmp_path / "shards")], tmp_path / "out.gguf"), quick)
     assert (tmp_path / "out.gguf").read_bytes() == path.read_bytes()
-    limit = options.max_size
+    limit = options.output.max_size
     assert limit is None or all(len(o.copies) <= 1 for o in split.outputs if o.size > limit)
 
 

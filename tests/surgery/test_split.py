@@ -10,6 +10,7 @@ import pytest
 
 from gguftool.errors import PlanError
 from gguftool.format.header import Header, parse
+from gguftool.model.layout import ForceSizes, OutputOptions
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
 from gguftool.storage.execute.executor import execute
@@ -70,7 +71,7 @@ def test_max_tensors(model: Model, max_tensors: int, tensor_first: bool) -> None
 @pytest.mark.parametrize("bundle_small", [0, 300])
 @pytest.mark.parametrize("limit", [0, 200, 700, 900, 1100, 1300, 1500, 2000, 2600, 10**6])
 def test_max_size_is_a_real_limit(model: Model, limit: int, bundle_small: int, tensor_first: bool) -> None:
-    options = SplitOptions(max_size=limit, bundle_small=bundle_small, tensor_first=tensor_first)
+    options = SplitOptions(output=OutputOptions(max_size=limit), bundle_small=bundle_small, tensor_first=tensor_first)
     plan = plan_split(model, "m", options)
     over = [output for output in plan.outputs if output.size > limit]
     for output in over:
@@ -87,7 +88,7 @@ def test_max_size_is_a_real_limit(model: Model, limit: int, bundle_small: int, t
 
 
 def test_a_tensor_over_the_limit_gets_its_own_shard_and_a_remark_that_names_it(model: Model) -> None:
-    plan = plan_split(model, "m", SplitOptions(max_size=600))
+    plan = plan_split(model, "m", SplitOptions(output=OutputOptions(max_size=600)))
     for name, tensor in model.tensors.items():
         if tensor.nbytes > 600:
             assert [name] in names(plan)
@@ -113,7 +114,7 @@ def test_no_order_is_recorded_where_nothing_is_bundled(model: Model) -> None:
 
 @pytest.mark.parametrize("alignment", [8, 64, 4096])
 def test_align_is_written_into_every_shard(model: Model, alignment: int) -> None:
-    plan = plan_split(model, "m", SplitOptions(max_tensors=3, alignment=alignment))
+    plan = plan_split(model, "m", SplitOptions(max_tensors=3, output=OutputOptions(alignment=alignment)))
     for header, output in zip(headers(plan), plan.outputs, strict=True):
         kv = header.get("general.alignment")
         assert kv is not None
@@ -156,24 +157,24 @@ def test_more_files_than_ik_llama_opens_are_remarked(model: Model) -> None:
 
 
 def test_sizes_in_doubt_are_named_and_settled_by_force(tmp_path: Path) -> None:
-    from gguftool.model.layout import ForceSizes
-
     tensors = (b.Tensor("roomy", (8,), 0, bytes(range(96))), b.tensor("last", "F32", (8,)))
     (tmp_path / "x.gguf").write_bytes(b.gguf((), tensors))
     model = open_model(tmp_path / "x.gguf")
     with pytest.raises(PlanError, match="'roomy'"):
         plan_split(model, "m")
     for force, size in ((ForceSizes.GAP, 96), (ForceSizes.TYPE, 32)):
-        plan = plan_split(model, str(tmp_path / force.value / "m"), SplitOptions(force_sizes=force))
+        plan = plan_split(
+            model, str(tmp_path / force.value / "m"), SplitOptions(output=OutputOptions(force_sizes=force))
+        )
         execute(plan)
         assert plan.outputs[1].path.read_bytes()[len(plan.outputs[1].head) :] == bytes(range(size))
 
 
 def test_an_unknown_type_stays_where_it_is_but_cannot_be_packed_tighter() -> None:
     model = open_model(FIXTURES / "unknown-type.gguf")
-    assert len(plan_split(model, "m", SplitOptions(alignment=64)).outputs) == 4
+    assert len(plan_split(model, "m", SplitOptions(output=OutputOptions(alignment=64))).outputs) == 4
     with pytest.raises(PlanError, match="end is unknown at alignment 8"):
-        plan_split(model, "m", SplitOptions(alignment=8))
+        plan_split(model, "m", SplitOptions(output=OutputOptions(alignment=8)))
 
 
 def test_tensor_names_never_become_file_names(tmp_path: Path) -> None:

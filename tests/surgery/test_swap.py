@@ -13,9 +13,10 @@ import pytest
 
 import gguftool
 from gguftool.errors import GGUFToolError, PlanError
+from gguftool.model.layout import OutputOptions
 from gguftool.model.model import Model
 from gguftool.surgery.inputs import open_donor
-from gguftool.surgery.swap import SwapOptions, choose_swaps, plan_swap
+from gguftool.surgery.swap import plan_swap, select_swaps
 from tests.support import builders as b
 from tests.support.command import environment, run_gguftool
 from tests.support.mix_models import FILE_TYPE, SHAPES, per_tensor, quant, quant_tensors, value, write
@@ -26,7 +27,7 @@ MIB = 1 << 20
 
 def swapped(model: object, donor: object, patterns: list[str], output: Path, **options: object) -> Model:
     plan = plan_swap(
-        gguftool.open_model(str(model)), open_donor(str(donor)), patterns, output, SwapOptions(**options)  # type: ignore[arg-type]
+        gguftool.open_model(str(model)), open_donor(str(donor)), patterns, output, OutputOptions(**options)  # type: ignore[arg-type]
     )  # fmt: skip
     write(plan)
     return gguftool.open_model(plan.outputs[0].path)
@@ -55,7 +56,7 @@ def pair(tmp_path: Path) -> list[str]:
 def test_a_name_is_one_tensor_and_anything_else_is_searched(
     pair: list[str], patterns: list[str], names: list[str]
 ) -> None:
-    assert list(choose_swaps(gguftool.open_model(pair[0]), open_donor(pair[1]), patterns)) == names
+    assert list(select_swaps(gguftool.open_model(pair[0]), open_donor(pair[1]), patterns)) == names
 
 
 def test_the_chosen_are_the_donors_and_the_rest_is_as_it_was(tmp_path: Path, pair: list[str]) -> None:

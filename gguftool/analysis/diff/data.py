@@ -23,7 +23,7 @@ from gguftool.format.header import DEFAULT_ALIGNMENT
 from gguftool.format.imatrix import Imatrix, ImatrixEntry
 from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Model, Tensor
-from gguftool.model.roles import place_of
+from gguftool.model.roles import tensor_place
 from gguftool.record import record
 from gguftool.storage.system.threads import Background, CancelledError
 
@@ -187,7 +187,7 @@ def diff_data(a: Model, b: Model, wanted: Callable[[str], bool], options: DataOp
 
 
 def _side(tensor: Tensor, orders: Mapping[str, ByteOrder]) -> _Side:
-    return _Side(tensor=tensor, order=orders[tensor.gap.source.identity])
+    return _Side(tensor=tensor, order=orders[tensor.padded_extent.source.identity])
 
 
 def _in_threads(pairs: Sequence[tuple[str, _Side, _Side]], options: DataOptions) -> list[_Measured]:
@@ -343,12 +343,12 @@ def _totals(measured: Sequence[_Measured], by: By) -> Iterator[DataTotal]:
 
 
 def _role(one: _Measured) -> tuple[int, str]:
-    return 0, place_of(one.report.name).role.value
+    return 0, tensor_place(one.report.name).role.value
 
 
 def _layer(one: _Measured) -> tuple[int, str]:
     """The sort key and the name of a tensor's layer; tensors outside layers come first."""
-    layer = place_of(one.report.name).layer
+    layer = tensor_place(one.report.name).layer
     return (-1, "no layer") if layer is None else (layer, str(layer))
 
 

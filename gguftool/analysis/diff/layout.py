@@ -45,7 +45,10 @@ def _of_entries(a: Model, b: Model, wanted: Callable[[str], bool]) -> Iterator[L
         "spelling of dims", ((n, x.info.dims, y.info.dims) for n, x, y in pairs if x.info.shape == y.info.shape)
     )
     in_a, in_b = ({file.source.identity: number for number, file in enumerate(m.files, start=1)} for m in (a, b))
-    yield _first("file number", ((n, in_a[x.gap.source.identity], in_b[y.gap.source.identity]) for n, x, y in pairs))
+    yield _first(
+        "file number",
+        ((n, in_a[x.padded_extent.source.identity], in_b[y.padded_extent.source.identity]) for n, x, y in pairs),
+    )
     yield _first("offset in the data", ((n, x.info.offset, y.info.offset) for n, x, y in pairs))
 
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from gguftool.format.ggml import type_name
 from gguftool.model.model import Tensor
-from gguftool.model.roles import place_of
+from gguftool.model.roles import tensor_place
 from gguftool.record import record
 
 K = TypeVar("K")
@@ -135,13 +135,13 @@ def _likeness(change: TensorChange) -> tuple[object, ...]:
 
 def layer_pattern(name: str) -> str:
     """Replace the layer number in `name` by ``*``, if it has one."""
-    layer = place_of(name).layer
+    layer = tensor_place(name).layer
     return name if layer is None else name.replace(f".{layer}.", ".*.", 1)
 
 
 def _group(members: list[TensorChange]) -> TensorGroup:
     first = members[0]
-    layers = {layer for member in members if (layer := place_of(member.name).layer) is not None}
+    layers = {layer for member in members if (layer := tensor_place(member.name).layer) is not None}
     return TensorGroup(
         name=layer_pattern(first.name),
         change=first.change,

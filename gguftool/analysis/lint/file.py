@@ -14,14 +14,13 @@ from gguftool.analysis.lint.rules import Hit, Severity, hits_by_message, rule
 from gguftool.analysis.lint.target import LintTarget, TensorView
 from gguftool.errors import printable
 from gguftool.format.ggml import layout_nbytes, other_meanings
-from gguftool.format.header import DEFAULT_ALIGNMENT, MAGIC, round_up
+from gguftool.format.header import DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, round_up
 from gguftool.format.kv import KV, ByteOrder, ValueType
 from gguftool.model.model import ModelFile
 
 _T = TypeVar("_T")
 
 MAX_KEY = 65535  # bytes; docs/gguf.md
-MAX_ALIGNMENT = 1 << 20  # larger ones only make a file large
 PADDING_SAMPLES = 16  # paddings looked at in a whole model
 PADDING_READ = 4096  # bytes read of one padding
 DATA_SAMPLES = 24  # tensors looked into in a whole model

@@ -14,7 +14,7 @@ from gguftool.analysis.placement import PlacementRule, device_of
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS
 from gguftool.format.file_names import KEY_COUNT, KEY_NO, KEY_TENSORS
 from gguftool.format.ggml import TYPES, Formula, TypeTraits, nbytes, type_name
-from gguftool.format.header import TensorInfo, round_up
+from gguftool.format.header import ARCHITECTURE_KEY, TensorInfo, round_up
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.model.model import ModelFile
 from gguftool.record import record
@@ -126,7 +126,7 @@ class LintTarget:
     @property
     def architecture(self) -> str:
         """`general.architecture`, or "" if it is absent or not a string."""
-        return self.string("general.architecture")
+        return self.string(ARCHITECTURE_KEY)
 
     @property
     def looks_into_data(self) -> bool:
@@ -198,7 +198,7 @@ def target_of(
     read_data: bool = False,
 ) -> LintTarget:
     """Build the view of `files`; the file with the metadata comes first."""
-    ordered = sorted(files, key=lambda file: (find_kv(file.header.kvs, "general.architecture") is None,))
+    ordered = sorted(files, key=lambda file: (find_kv(file.header.kvs, ARCHITECTURE_KEY) is None,))
     data_offsets = tuple(file.header.data_offset for file in ordered)
     places_of = enumerate(zip(ordered, data_offsets, strict=True))
     tensors = tuple(tensor for index, (file, start) in places_of for tensor in tensor_views(index, file, start))

@@ -102,14 +102,15 @@ def fetch(
         if output is None:
             raise typer.BadParameter("-o OUT is needed, or --repair FILE")
         from gguftool.cli.shared.writing import force_sizes_of
+        from gguftool.model.layout import OutputOptions
         from gguftool.model.opening import open_model
         from gguftool.surgery.fetch import FetchOptions, plan_fetch, plan_fetch_files
 
         options = FetchOptions(
             patterns=tuple(tensor or ()),
-            alignment=align,
-            force_sizes=force_sizes_of(force_sizes),
-            filler=filler_of(pad, reserve),
+            output=OutputOptions(
+                alignment=align, force_sizes=force_sizes_of(force_sizes), filler=filler_of(pad, reserve)
+            ),
         )
         opened = open_model(name, this_file_only=this_file_only)
         if output.is_dir():

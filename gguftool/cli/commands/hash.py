@@ -84,14 +84,14 @@ def write_map_beside(model: Model, *, force: bool, jobs: int | None) -> Receipt:
     from gguftool.errors import PlanError
     from gguftool.storage.execute.executor import execute
     from gguftool.storage.execute.options import Options
-    from gguftool.surgery.tensors_map import plan_map
+    from gguftool.surgery.tensors_map import plan_tensors_map
 
     if any(source.is_remote for source in model.sources):
         raise PlanError("is not local, so that no map can be written beside it; fetch it first", source=model.name)
     with progress_bar(sum(file.source.size for file in model.files)) as progress:
         hashes = hash_files(model, jobs, progress)
     folder = Path(model.files[0].source.name).parent
-    plan = plan_map(model, {one.name: one.sha256 for one in hashes}, folder / "tensors.map")
+    plan = plan_tensors_map(model, {one.name: one.sha256 for one in hashes}, folder / "tensors.map")
     return execute(plan, Options(force=force))
 
 
@@ -99,7 +99,7 @@ def write_map_of(model: Model, plan: Plan, receipt: Receipt, *, force: bool) -> 
     """Write tensors.map beside the shards that `plan` made of `model`, from the hashes in their receipt."""
     from gguftool.storage.execute.executor import execute
     from gguftool.storage.execute.options import Options
-    from gguftool.surgery.tensors_map import plan_map_of_split
+    from gguftool.surgery.tensors_map import plan_tensors_map_of_split
 
     digests = receipt.digests.files if receipt.digests is not None else ()
-    return execute(plan_map_of_split(model, plan, [one.sha256 for one in digests]), Options(force=force))
+    return execute(plan_tensors_map_of_split(model, plan, [one.sha256 for one in digests]), Options(force=force))

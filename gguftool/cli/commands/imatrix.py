@@ -102,7 +102,7 @@ def convert(
     from gguftool.format.imatrix import ImatrixKind
     from gguftool.model.companions import read_imatrix
     from gguftool.storage.sources.locate import open_source
-    from gguftool.surgery.convert_imatrix import kind_of_name, plan_convert
+    from gguftool.surgery.convert_imatrix import kind_of_name, plan_convert_imatrix
 
     if to not in {None, "legacy", "gguf"}:
         raise typer.BadParameter(f"--to takes legacy or gguf, not '{to}'")
@@ -112,7 +112,7 @@ def convert(
     if chunk_size is not None and kind is ImatrixKind.LEGACY:
         raise typer.BadParameter("--chunk-size is for GGUF outputs; the legacy format does not hold it")
     source = open_source(file)
-    plan = plan_convert(source, read_imatrix(source), output, kind, chunk_size)
+    plan = plan_convert_imatrix(source, read_imatrix(source), kind, output, chunk_size)
     carry_out(plan, Writing(force=force, sync=not no_sync, resume=False), dry_run=dry_run, json=json)
 
 

@@ -100,10 +100,11 @@ def merge(
     split.* keys are gone, the metadata is true for the mix.
     """
     from gguftool.cli.shared.writing import asked_to_consume, confirm_removal, find_begun
+    from gguftool.model.layout import OutputOptions
     from gguftool.model.opening import open_model
     from gguftool.surgery.inputs import open_inputs
     from gguftool.surgery.merge import MergeOptions, merge_anchor, plan_merge
-    from gguftool.surgery.selection import MixOptions
+    from gguftool.surgery.selection import SelectionOptions
 
     if strict and allow_fallback:
         raise typer.BadParameter("--strict and --allow-fallback exclude each other")
@@ -117,15 +118,17 @@ def merge(
     rules, read = read_recipe(recipe)
     options = MergeOptions(
         recipe=rules,
-        mix=MixOptions(strict=strict, allow_fallback=allow_fallback),
+        selection=SelectionOptions(strict=strict, allow_fallback=allow_fallback),
         kv_from=open_model(kv_from) if kv_from is not None else None,
-        max_size=max_size,
-        keep_file_type=keep_file_type,
         allowed_mismatches=tuple(allow_kv_mismatch or ()),
         provenance=provenance,
-        alignment=align,
-        force_sizes=force_sizes_of(force_sizes),
-        filler=filler_of(pad, reserve),
+        output=OutputOptions(
+            alignment=align,
+            force_sizes=force_sizes_of(force_sizes),
+            filler=filler_of(pad, reserve),
+            max_size=max_size,
+            keep_file_type=keep_file_type,
+        ),
         consume=request,
     )
     inputs = open_inputs(models)

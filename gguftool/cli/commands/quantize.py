@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from gguftool.format.recipe import Recipe
     from gguftool.storage.plan import Plan
     from gguftool.storage.sources.source import Source
-    from gguftool.surgery.quantize.external import Job
-    from gguftool.surgery.quantize.maker import Weights
-    from gguftool.surgery.quantize.plan import Decision, QuantizeOptions
+    from gguftool.surgery.quantize.external import ExternalJob
+    from gguftool.surgery.quantize.options import Weights
+    from gguftool.surgery.quantize.plan import Decision
 
 
 def quantize(
@@ -107,10 +107,11 @@ def quantize(
     written, as llama-quantize would. Tensors that no rule matches stay as they are.
     """
     from gguftool.engines.llama_quantize import find_llama_quantize
+    from gguftool.model.layout import OutputOptions
     from gguftool.model.opening import open_model
-    from gguftool.surgery.quantize.external import Job
-    from gguftool.surgery.quantize.maker import MakeOptions
-    from gguftool.surgery.quantize.plan import QuantizeOptions, decide, plan_decision
+    from gguftool.surgery.quantize.external import ExternalJob
+    from gguftool.surgery.quantize.options import QuantizeOptions
+    from gguftool.surgery.quantize.plan import decide, plan_decision
 
     _check_engine(engine)
     if (recipe is None) == (tensor is None):
@@ -121,36 +122,35 @@ def quantize(
     rules = rules or _rules(tensor or (), model.tensors)
     weights, also = _weights(imatrix)
     options = QuantizeOptions(
-        make=MakeOptions(
-            engine=engine,
-            requantize=allow_requantize,
-            weights=weights,
-            external=tool.identity if tool else "",
-        ),
+        engine=engine,
+        requantize=allow_requantize,
+        weights=weights,
+        llama_quantize=tool,
         pure=pure,
         allowed_mismatches=tuple(allow_kv_mismatch or ()),
-        max_size=max_size,
-        keep_file_type=keep_file_type,
-        alignment=align,
-        force_sizes=force_sizes_of(force_sizes),
-        filler=filler_of(pad, reserve),
+        output=OutputOptions(
+            alignment=align,
+            force_sizes=force_sizes_of(force_sizes),
+            filler=filler_of(pad, reserve),
+            max_size=max_size,
+            keep_file_type=keep_file_type,
+        ),
+        reuse=tuple(open_model(spec) for spec in reuse or ()),
     )
-    decision = decide(model, rules, [open_model(spec) for spec in reuse or ()], options)
+    decision = decide(model, rules, options)
     plan = with_inputs(plan_decision(decision, output, options), (*read, *also))
     if dry_run:
         _show_preview(decision, plan, jobs, json=json)
         return
     writing = Writing(force=force, sync=not no_sync, resume=not no_resume, jobs=jobs, hash=hash_)
-    if tool is None or not decision.awaited:
+    if tool is None or not decision.pending:
         carry_out(plan, writing, dry_run=False, json=json)
         return
-    job = Job(tool=tool.path, make=options.make, output=output, threads=jobs)
-    _made_by(job, decision, plan, options, replace(writing, resume=False), json=json)
+    job = ExternalJob(options=options, output=output, threads=jobs)
+    _made_by(job, decision, plan, replace(writing, resume=False), json=json)
 
 
-def _made_by(
-    job: Job, decision: Decision, plan: Plan, options: QuantizeOptions, writing: Writing, *, json: bool
-) -> None:
+def _made_by(job: ExternalJob, decision: Decision, plan: Plan, writing: Writing, *, json: bool) -> None:
     """Let an installed llama-quantize make what it is to make, then carry out the plan with that."""
     from gguftool.cli.shared.console import remark
     from gguftool.storage.execute.preflight import check_targets, translate_os_errors
@@ -160,7 +160,7 @@ def _made_by(
     with translate_os_errors(plan):
         check_targets(plan, force=writing.force)  # before hours of work
     with made_externally(decision, job, remark) as made:
-        final = plan_decision(decision.with_made(made), job.output, options)
+        final = plan_decision(decision.with_made(made), job.output, job.options)
         carry_out(replace(final, inputs=plan.inputs), writing, dry_run=False, json=json)
 
 
@@ -203,7 +203,7 @@ def _weights(name: str | None) -> tuple[Weights | None, tuple[Source, ...]]:
         return None, ()
     from gguftool.model.companions import read_imatrix
     from gguftool.storage.sources.locate import open_source
-    from gguftool.surgery.quantize.maker import Weights
+    from gguftool.surgery.quantize.options import Weights
 
     source = open_source(name)
     return Weights(imatrix=read_imatrix(source), name=name), (source,)

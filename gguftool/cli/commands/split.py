@@ -75,6 +75,7 @@ def split(
     from gguftool.cli.commands.hash import write_map_of
     from gguftool.cli.shared.console import show_receipt
     from gguftool.format.file_names import THIREUS_TAIL
+    from gguftool.model.layout import OutputOptions
     from gguftool.model.opening import open_model
     from gguftool.storage.execute.part import exists_already
     from gguftool.surgery.split import SplitOptions, plan_split
@@ -83,11 +84,9 @@ def split(
         raise typer.BadParameter("--max-size and --max-tensors exclude each other")
     options = SplitOptions(
         max_tensors=max_tensors,
-        max_size=max_size,
         bundle_small=bundle_small or 0,
         tensor_first=tensor_first_split,
-        alignment=align,
-        force_sizes=force_sizes_of(force_sizes),
+        output=OutputOptions(alignment=align, force_sizes=force_sizes_of(force_sizes), max_size=max_size),
     )
     if naming not in (None, "thireus"):
         raise typer.BadParameter(f"--naming takes thireus, not '{naming}'")

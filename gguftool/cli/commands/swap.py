@@ -59,11 +59,12 @@ def swap(
     changes a single file where it is, which needs every tensor to take the same room as before; of a set it replaces
     the shards that change, whatever their size.
     """
+    from gguftool.model.layout import OutputOptions
     from gguftool.model.opening import open_model
     from gguftool.surgery.inputs import open_donor
-    from gguftool.surgery.swap import SwapOptions, plan_swap
+    from gguftool.surgery.swap import plan_swap
 
-    options = SwapOptions(
+    options = OutputOptions(
         keep_file_type=keep_file_type,
         alignment=align,
         force_sizes=force_sizes_of(force_sizes),

@@ -1,1 +1,1 @@
-"""What each engine does: data, with its source."""
+"""Facts about the engines, each with its source."""

@@ -1,10 +1,10 @@
 """Which types llama-quantize gives to token embeddings and the output, in a file whose other tensors are of one type.
 
-They weigh more than others, so low types are not for them.  A rule that names these tensors is stronger, and
-``--pure`` turns this off, as in both engines.  Where there is no `output.weight`, the token embeddings are the output
-too and get its type.
+They matter more than others, so they get no low types.  A rule that names these tensors overrides this, and ``--pure``
+turns it off, as in both engines.  In a model without `output.weight` the token embeddings are the output too, and get
+its type.
 
-The engines decide by file type; a type stands here for the file type that is mostly of it (IQ2_XS for IQ2_XS).
+The engines decide by file type; here a type stands for the file type that mostly consists of it (IQ2_XS for IQ2_XS).
 Sources: llama.cpp src/llama-quant.cpp (llama_tensor_get_type_impl), ik_llama.cpp src/llama-quantize.cpp
 (llama_tensor_get_type).
 """
@@ -25,11 +25,11 @@ EMBEDDINGS_AND_OUTPUT: Final = EMBEDDINGS | {OUTPUT}
 
 @record
 class _Choice:
-    """In a file of one of `types`, this tensor gets `then`; `only_tied`: only where embeddings are the output too."""
+    """In a file of one of `types` the tensor gets `then`; `only_tied`: only if the embeddings are the output too."""
 
     types: frozenset[str]
     then: str
-    tied: str = ""  # another type where the embeddings are the output too
+    tied: str = ""  # another type, if the embeddings are the output too
     only_tied: bool = False
 
 
@@ -43,7 +43,7 @@ _LOW_IK = (
     f"{_LOW} IQ2_S IQ3_XXS IQ2_K IQ3_K IQ2_KS IQ3_KS IQ2_KL IQ1_KT IQ2_KT IQ3_KT "
     "IQ2_K_R4 IQ3_K_R4 IQ3_XXS_R4 IQ2_S_R4 IQ1_S_R4 IQ1_M_R4"
 )
-# For the output: the first rule that fits, else Q6_K; the types behind it stay as they are.
+# For the output: the first entry that fits, else Q6_K; the types in _KEPT_OUTPUT stay as they are.
 _OUTPUT_CHOICES = {
     LLAMA_CPP: (_choice("MXFP4", "Q8_0"), _choice(f"{_LOW} IQ2_S IQ3_XXS", "Q5_K")),
     IK_LLAMA_CPP: (

@@ -1,4 +1,4 @@
-"""Which type llama-quantize really writes: what it leaves alone, and what it takes for a row that is no whole blocks.
+"""Which type llama-quantize really writes: what it leaves alone, and what it falls back to for rows of odd lengths.
 
 The two engines differ: for Q5_K in a row of 576 elements llama.cpp takes Q5_1 and ik_llama.cpp Q6_0, which llama.cpp
 cannot load.  Sources: llama.cpp src/llama-quant.cpp (tensor_type_fallback, tensor_allows_quantization);
@@ -11,7 +11,7 @@ from gguftool.format.engine_facts.engines import ENGINES, IK_LLAMA_CPP, LLAMA_CP
 from gguftool.format.engine_facts.types import THROWS, UNCHECKED, type_facts_of, written_type
 from gguftool.format.ggml import find_type
 
-# Parts of names that llama-quantize leaves alone, by engine; a name that does not end in "weight" is left alone too.
+# Tensors that llama-quantize leaves alone, by parts of their names; also all names that do not end in "weight".
 _KEPT_BY_BOTH = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d.weight", "attn_rel_b.weight")
 _KEPT_NAMES = frozenset({"position_embd.weight", "token_types.weight"})
 _KEPT: dict[str, tuple[str, ...]] = {
@@ -29,10 +29,10 @@ _KEPT: dict[str, tuple[str, ...]] = {
 
 
 def fallback_type(type_name: str, ne0: int, engine: str) -> str | None:
-    """Return the type that the llama-quantize of `engine` writes for rows of `ne0` elements: `type_name` where it fits.
+    """The type that the llama-quantize of `engine` writes for rows of `ne0` elements: `type_name` if it fits.
 
-    None where it writes nothing right: the engine lacks the type, stops, or does not look; `explain_fallback` says
-    which.  llama.cpp takes F16 where its fallback does not fit either; ik_llama.cpp does not look a second time.
+    None if it writes nothing valid: the engine lacks the type, stops, or does not check; `explain_fallback` says which.
+    If the fallback does not fit either, llama.cpp takes F16; ik_llama.cpp does not check a second time.
     """
     traits = find_type(type_name)
     if traits is None or engine not in traits.engines or type_facts_of(traits.name) is None:
@@ -42,7 +42,7 @@ def fallback_type(type_name: str, ne0: int, engine: str) -> str | None:
 
 
 def explain_fallback(type_name: str, ne0: int, engine: str) -> str:
-    """Say in a few words what `engine` does with rows of `ne0` elements that `type_name` does not divide."""
+    """Describe what `engine` does with rows of `ne0` elements that are not whole blocks of `type_name`."""
     traits = find_type(type_name)
     if traits is None or engine not in traits.engines:
         return f"{engine} has no such type"
@@ -55,10 +55,10 @@ def explain_fallback(type_name: str, ne0: int, engine: str) -> str:
 
 
 def rows_fallback(type_name: str) -> str | None:
-    """Return what ik_llama.cpp's llama-quantize takes where the rows of an expert do not divide by the interleave.
+    """The type that ik_llama.cpp's llama-quantize takes if the rows of an expert do not divide by the interleave.
 
-    None for types that pack no rows together, and for those that no file holds. It is also what token_embd gets, whose
-    rows are looked up one by one.
+    None for types that pack no rows together, and for run-time types.  token_embd gets it too, since its rows are
+    looked up one by one.
     """
     rules = type_facts_of(type_name)
     return rules.row_fallback if rules else None

@@ -1,8 +1,8 @@
 """What each engine does with a tensor type, beyond its bytes: kernels, fallbacks, imatrix policy, history.
 
 A row holds only what differs from the usual: a kernel that takes any number of whole blocks and of interleaved rows, on
-CPU and CUDA, no fallback, no imatrix.  Rows cover every type that may stand in a file, and those quantizers make; of a
-type without a row nothing is known.
+CPU and CUDA, no fallback, no imatrix.  Rows cover every type that may stand in a file and those that quantizers
+make; a type without a row has no known facts.
 
 Sources: ik_llama.cpp ggml/src/iqk/iqk_mul_mat.cpp (MulMat::num_rows), iqk_gemm_*.cpp (row widths), iqk_quantize.cpp
 (conversion to floats), ggml/src/ggml-cuda.cu (supports_op) and mmq.cu, src/llama-quantize.cpp
@@ -20,13 +20,13 @@ from gguftool.format.engine_facts.engines import BOTH, ENGINES, IK, IK_LLAMA_CPP
 from gguftool.format.ggml import TYPES, find_type
 from gguftool.record import record
 
-# What stands in place of a fallback type.
+# In place of a fallback type.
 THROWS: Final = "throws"  # llama-quantize stops with an error
-UNCHECKED: Final = "unchecked"  # llama-quantize does not look: an assertion or garbage
+UNCHECKED: Final = "unchecked"  # llama-quantize does not check: an assertion or garbage
 
 
 class ImatrixPolicy(Enum):
-    """What llama-quantize wants before it quantizes to a type."""
+    """Whether llama-quantize needs an imatrix to quantize to a type."""
 
     NO = "not needed"
     SMALL = "needed in a file of type Q2_K_S"
@@ -66,7 +66,7 @@ class TypeFacts:
     no_token_embd: tuple[str, ...] = ()
 
     def imatrix_policy(self, engine: str) -> ImatrixPolicy:
-        """What the llama-quantize of `engine` wants."""
+        """The policy of the llama-quantize of `engine`."""
         return self.imatrix.get(engine, ImatrixPolicy.NO)
 
 
@@ -239,7 +239,7 @@ _BY_NAME: Final = {row.name: row for row in _ROWS}
 
 
 def type_facts(type_id: int) -> TypeFacts | None:
-    """The facts about a type, by its id; None for one that no file holds or nobody knows."""
+    """The facts about a type, by its id; None for run-time types and unknown ids."""
     traits = TYPES.get(type_id)
     return _BY_NAME.get(traits.name) if traits else None
 

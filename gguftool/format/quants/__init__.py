@@ -1,5 +1,5 @@
-"""Quantized types that no package dequantizes, as tables of where their bits lie, and the code that walks the tables.
+"""Decoders of quantized types that no package dequantizes: tables of bit positions, and the code that reads them.
 
-`fields` says where numbers lie in a block, `codebooks` has the values that codes stand for, `lookup` computes, `types`
-lists the types, `packing` undoes interleaved rows, `repacks` lists the interleaved types.
+`fields` describes where numbers are in a block, `codebooks` has the values of codes, `lookup` computes, `types` lists
+the types, `packing` undoes interleaved rows, `repacks` lists the interleaved types.
 """

@@ -1,4 +1,4 @@
-"""The values that the codes of quantized types stand for.
+"""The values of the codes of quantized types.
 
 Values are facts of the formats: ggml/src/ggml-common.h of ik_llama.cpp (`iq2nl_values` ... `iq6nl_values`,
 `iq2kl_values`), ggml/src/iqk/iqk_quantize.cpp (the trellis's generator, the polynomial of IQ6_K), and the grid of IQ1_S
@@ -30,7 +30,7 @@ _IQ2_KL = (
     (6, 6), (6, 7), (7, 2), (7, 5),
 )
 # fmt: on
-# What is added to the values of a block whose shift bit is set.
+# Added to the values of a block with its shift bit set.
 _SHIFTS = {"iq2": 5, "iq3": 4, "iq4": 4, "iq5": 2, "iq6": 1}
 
 _TRELLIS_FACTOR = 0xCBAC1FED
@@ -65,7 +65,7 @@ def _trellis(bits: int, size: int) -> Any:
 
 
 def _iq1_grid() -> Any:
-    """Return the 2048 grid rows of IQ1_S plus delta, and behind them the same rows minus delta."""
+    """Return the 2048 grid rows of IQ1_S plus delta, followed by the same rows minus delta."""
     import numpy as np
     from gguf.quants import IQ1_S
 
@@ -91,7 +91,7 @@ _BUILDERS: dict[str, Callable[[], Any]] = {
     "sign": lambda: (-1, 1),
     "centred6": lambda: range(-32, 32),
     "int8": lambda: [*range(128), *range(-128, 0)],
-    # Scales: what the stored number of a sub-block stands for.
+    # Scales: the values of the stored number of a sub-block.
     "minus8": lambda: range(-8, 8),
     "minus16": lambda: range(-16, 16),
     "minus32": lambda: range(-32, 32),
@@ -106,7 +106,7 @@ _BUILDERS: dict[str, Callable[[], Any]] = {
 
 @cache
 def codebook(name: str) -> NDArray[np.float32]:
-    """Return a table as float32: codes, or codes x values where a code stands for several."""
+    """Return a table as float32: codes, or codes x values if a code stands for several."""
     import numpy as np
 
     table: NDArray[np.float32] = np.asarray(_BUILDERS[name](), dtype=np.float32)

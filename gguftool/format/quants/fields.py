@@ -1,4 +1,4 @@
-"""Where the small numbers of a block lie, and how to take them out of many blocks at once."""
+"""Positions of the small numbers in a block, and their extraction from many blocks at once."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class Bits:
     """`count` numbers of `width` bits (of at most 8, or 16 at shift 0) from byte `at` of a block.
 
-    The numbers lie in planes: of each run of `run` bytes, first all bytes shifted right by ``shifts[0]``, then all by
-    ``shifts[1]``, and so on; then comes the next run.  So 16 bytes of which the low halves are numbers 0 to 15 and the
-    high halves 16 to 31 are ``run=16, shifts=(0, 4)``.
+    The numbers are in planes: in each run of `run` bytes, first all bytes shifted right by ``shifts[0]``, then all by
+    ``shifts[1]``, and so on; then the next run.  For example, 16 bytes with numbers 0 to 15 in the low halves and 16 to
+    31 in the high halves are ``run=16, shifts=(0, 4)``.
     """
 
     at: int
@@ -30,20 +30,20 @@ class Bits:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the numbers lie in."""
+        """Bytes that hold the numbers."""
         return self.count // len(self.shifts) * (self.width // 8 if self.width > 8 else 1)
 
     def position(self, index: int) -> int:
-        """Return the bit of the block that number `index` starts at, counted from the lowest bit of byte 0."""
+        """Return the first bit of number `index`, counted from the lowest bit of byte 0 of the block."""
         plane, byte = divmod(index % (self.run * len(self.shifts)), self.run)
         byte += index // (self.run * len(self.shifts)) * self.run
         return 8 * (self.at + byte * max(1, self.width // 8)) + self.shifts[plane]
 
 
 def numbers(fields: Sequence[Bits], blocks: NDArray[np.uint8]) -> NDArray[np.uint8] | NDArray[np.uint16]:
-    """Return the numbers of each of `blocks` (blocks x bytes): those of the first field are the lowest bits.
+    """Extract the numbers of each of `blocks` (blocks x bytes); the first field has their lowest bits.
 
-    The result is blocks x count; 16 bits wide where the fields have more than 8 together.
+    The result is blocks x count; 16 bits wide if the fields together have more than 8.
     """
     import numpy as np
 
@@ -86,20 +86,20 @@ def _column(shifts: tuple[int, ...]) -> NDArray[np.uint8]:
 
 
 def nibbles(at: int, count: int, run: int) -> Bits:
-    """Return 4-bit numbers of which a run's low halves come before its high halves."""
+    """Describe 4-bit numbers: in each run the low halves before the high halves."""
     return Bits(at=at, count=count, width=4, run=run, shifts=(0, 4))
 
 
 def pairs(at: int, count: int, run: int) -> Bits:
-    """Return 2-bit numbers in four planes a run."""
+    """Describe 2-bit numbers in four planes a run."""
     return Bits(at=at, count=count, width=2, run=run, shifts=(0, 2, 4, 6))
 
 
 def single_bits(at: int, count: int, run: int) -> Bits:
-    """Return 1-bit numbers in eight planes a run."""
+    """Describe 1-bit numbers in eight planes a run."""
     return Bits(at=at, count=count, width=1, run=run, shifts=tuple(range(8)))
 
 
 def whole_bytes(at: int, count: int) -> Bits:
-    """Return bytes that are numbers."""
+    """Describe numbers of one byte each."""
     return Bits(at=at, count=count, width=8)

@@ -1,4 +1,4 @@
-"""The arithmetic that nearly all these types share: row or block scale x sub-block scale x value of the code."""
+"""The arithmetic of nearly all these types: row or block scale x sub-block scale x value of the code."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 class Lookup:
     """How the blocks of one type become numbers.
 
-    `codes` choose from the table `values`; where a table row has several values, a code stands for as many elements.
+    `codes` choose from the table `values`; if a table row has several values, a code stands for that many elements.
     `scales` are the sub-block scales by the table `scale_values`, `shift_bits` (one a sub-block) choose the upper half
-    of `values`, `signs` (one an element) negate.  `scale_at` is the byte of the block's own half float, None where a
-    row has one scale for all its blocks: float32 or, with `half_meta`, a half, at the start of the row.
-    `prepare` rewrites blocks whose bits are scrambled.
+    of `values`, `signs` (one an element) negate.  `scale_at` is the byte of the block's half float, or None if a row
+    has one scale for all its blocks: float32 or, with `half_meta`, a half, at the start of the row.
+    `prepare` rewrites blocks with scrambled bits.
     """
 
     codes: tuple[Bits, ...]
@@ -45,7 +45,7 @@ class Lookup:
         return np.ascontiguousarray(metas[:, :size]).view(kind)[:, 0].astype(np.float32)
 
     def decode(self, blocks: Bytes, scale: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        """Return the elements of `blocks` (blocks x bytes) as blocks x elements; `scale` is one a block or None."""
+        """Decode `blocks` (blocks x bytes) to blocks x elements; `scale` is one a block or None."""
         import numpy as np
 
         if self.prepare is not None:

@@ -1,7 +1,7 @@
-"""Interleaved rows taken apart: the bits of a group of rows are those of as many plain rows in another order.
+"""Undo interleaved rows: a group of rows has the bits of the same number of plain rows, in another order.
 
-So a repacked type needs no arithmetic of its own: its groups become blocks of the base type, whose decoder gives the
-floats, exactly those of the base type.
+So a repacked type needs no arithmetic: its groups become blocks of the base type, and the decoder of that gives exactly
+the floats of the base type.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Units:
 
 @record
 class Striped:
-    """Small numbers, one of each row in turn, dealt over `nbytes` bytes: when all have one, the next goes `step` up.
+    """Small numbers, one of each row in turn, distributed over `nbytes` bytes; each round starts `step` bits higher.
 
-    `lift` are bits below the first number of a byte; `order` renumbers each run of as many indices.
+    `lift` are bits below the first number of a byte; `order` renumbers each run of ``len(order)`` indices.
     """
 
     at: int
@@ -56,9 +56,9 @@ class Striped:
 
 @record
 class Quads:
-    """Codes by fours, a four of each row in turn: four `i` of each 32 elements starts at ``places[i]`` (byte, shift).
+    """Codes in fours, a four of each row in turn: four `i` of each 32 elements starts at ``places[i]`` (byte, shift).
 
-    `step` bytes are 32 elements of all rows.
+    `step` bytes hold 32 elements of all rows.
     """
 
     at: int
@@ -74,7 +74,7 @@ class Quads:
 
 @record
 class EvenOdd:
-    """Single bits of sub-blocks: a byte a row for the even ones, behind all those a byte a row for the odd ones."""
+    """Single bits of sub-blocks: a byte a row for the even ones, then a byte a row for the odd ones."""
 
     at: int
 
@@ -85,9 +85,9 @@ class EvenOdd:
 
 @record
 class Move:
-    """The numbers `base` of each row's plain block lie at `packed` in the group's block.
+    """The numbers `base` of each row's plain block are at `packed` in the block of the group.
 
-    `base` may be a list of single numbers where they follow no rule.
+    `base` may be a list of single numbers if they follow no rule.
     """
 
     base: Bits | tuple[Bits, ...]
@@ -96,9 +96,9 @@ class Move:
 
 @record
 class Repack:
-    """How `rows` interleaved rows of one type become rows of `base`, whose blocks are `base_bytes` long.
+    """How `rows` interleaved rows of one type become rows of `base`, with blocks of `base_bytes`.
 
-    `finish` rewrites base blocks whose bits are also scrambled.
+    `finish` rewrites base blocks with bits that are also scrambled.
     """
 
     base: str
@@ -108,7 +108,7 @@ class Repack:
     finish: Callable[[Bytes], Bytes] | None = None
 
     def unpack(self, packed: Bytes) -> Bytes:
-        """Groups of interleaved blocks (groups x bytes) as plain ones (groups x rows x `base_bytes`)."""
+        """Convert interleaved blocks (groups x bytes) to plain ones (groups x rows x `base_bytes`)."""
         import numpy as np
 
         base = np.empty((len(packed), self.rows, self.base_bytes), dtype=np.uint8)
@@ -117,7 +117,7 @@ class Repack:
         return base if self.finish is None else self.finish(base)
 
     def bit_order(self) -> NDArray[np.intp]:
-        """The bit of the group's block that each bit of the plain blocks is (rows x bits)."""
+        """Return the bit of the group's block for each bit of the plain blocks (rows x bits)."""
         import numpy as np
 
         order = np.full((self.rows, 8 * self.base_bytes), -1, dtype=np.intp)
@@ -133,7 +133,7 @@ class Repack:
 
 @record
 class _Step:
-    """Bytes `base` of plain blocks from bytes `packed` of the group's: atoms of `width` bits in the order `order`."""
+    """Fill bytes `base` of plain blocks from bytes `packed` of the group: atoms of `width` bits in order `order`."""
 
     base: slice
     packed: slice
@@ -149,7 +149,7 @@ class _Step:
             bits = np.unpackbits(data, axis=1, bitorder="little").take(self.order.ravel(), axis=1)
             return np.packbits(bits.reshape(len(packed), *self.order.shape), axis=2, bitorder="little")
         mask = np.uint8((1 << self.width) - 1)
-        # all lowest atoms, then all next ones: long runs of the same shift are what numpy is fast at
+        # all lowest atoms, then all next ones: numpy is fast at long runs of the same shift
         atoms = np.concatenate([(data >> np.uint8(shift)) & mask for shift in range(0, 8, self.width)], axis=1)
         each = 8 // self.width
         byte, plane = self.order // each, self.order % each
@@ -162,7 +162,7 @@ class _Step:
 
 @cache
 def _steps(repack: Repack) -> tuple[_Step, ...]:
-    """Return the steps that fill plain blocks: runs of bytes whose bits move in atoms of one width."""
+    """Return the steps that fill plain blocks: runs of bytes that move in atoms of one width."""
     order = repack.bit_order()
     widths = [_atom(order[:, 8 * byte : 8 * byte + 8]) for byte in range(repack.base_bytes)]
     steps = []
@@ -175,7 +175,7 @@ def _steps(repack: Repack) -> tuple[_Step, ...]:
 
 
 def _atom(bits: NDArray[np.intp]) -> int:
-    """Return how many bits of a byte move together in all rows: 8, 4, 2 or 1."""
+    """Count the bits of a byte that move together in all rows: 8, 4, 2 or 1."""
     for width in (8, 4, 2):
         parts = bits.reshape(len(bits), -1, width)
         if (parts[:, :, 0] % width == 0).all() and (parts == parts[:, :, :1] + range(width)).all():

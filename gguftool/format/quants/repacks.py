@@ -1,4 +1,4 @@
-"""The interleaved types: which field of the plain block lies where in the block of a group of rows.
+"""The interleaved types: the place of each field of the plain block in the block of a group of rows.
 
 Sources: the structs of ggml/src/ggml-common.h and the `repack_*` functions of ggml/src/iqk/iqk_quantize.cpp in
 ik_llama.cpp.  The plain layouts are those of llama.cpp's ggml-common.h and of `types` here.
@@ -44,7 +44,7 @@ def _halves(base: int, packed: int) -> Move:
 
 
 def _k_scales(at: int, high: int, low: int) -> tuple[Move, ...]:
-    """Return the moves of the 6-bit scales and mins of Q4_K and Q5_K, which lie in 12 bytes from `at`."""
+    """Return the moves of the 6-bit scales and mins of Q4_K and Q5_K, in 12 bytes from `at`."""
 
     def lows(first: int, shift: int) -> tuple[Bits, ...]:
         near = tuple(Bits(at=first + j, count=1, width=4) for j in range(4))
@@ -61,11 +61,11 @@ def _k_scales(at: int, high: int, low: int) -> tuple[Move, ...]:
     )
 
 
-# --- signs that are scrambled besides --------------------------------------------------------------------------------
+# --- scrambled signs -------------------------------------------------------------------------------------------------
 
 
 def _gray_words(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Return words whose four 7-bit fields were s as s ^ (s << 1) in each field: signs by differences, as stored."""
+    """Replace each of the four 7-bit fields s of a word by s ^ (s << 1): signs as differences, as stored."""
     import numpy as np
 
     return words ^ ((words << np.uint32(1)) & np.uint32(sum(0x7E << 7 * field for field in range(4))))
@@ -95,7 +95,7 @@ def _finish_iq2_xs(blocks: Bytes) -> Bytes:
 
 
 def _xxs_signs(bases: tuple[int, ...], packed: int) -> tuple[Move, ...]:
-    """Return the moves of 32-bit words of four 7-bit signs and 4 bits of scale: a byte has a sign and one bit."""
+    """Return the moves of 32-bit words with four 7-bit signs and 4 bits of scale: a byte has a sign and one bit."""
     words = [(word, field) for word in bases for field in range(4)]
     signs = tuple(Bits(at=at + 7 * field // 8, count=1, width=7, shifts=(7 * field % 8,)) for at, field in words)
     scales = tuple(Bits(at=at + 3, count=1, width=1, shifts=(4 + field,)) for at, field in words)
@@ -305,7 +305,7 @@ REPACKS: dict[str, Repack] = {
         _quads(single_bits(136, 256, 32), 544, 16, _IQ5_BITS),
     ),
     "IQ2_BN_R4": _repack("IQ2_BN", 4, 16, _quads(pairs(0, 64, 16), 0, 32, _PAIRS)),
-    # Rows taken apart only: these are types of their own.
+    # These only take rows apart: they are not repacks of another type.
     "IQ1_S_R4": _repack("IQ1_S_R4", 4, 6, _units(0, 0, 1, 4), _units(4, 16, 2)),
     "IQ1_M_R4": _repack("IQ1_M_R4", 4, 7, _units(0, 0, 1, 4), _units(4, 16, 1, 2), _units(6, 24, 1)),
 }

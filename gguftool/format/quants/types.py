@@ -1,4 +1,4 @@
-"""The types that are decoded here, as fields of their blocks.
+"""The types with a decoder here ("lookup" in `format/ggml.py`), as fields of their blocks.
 
 Sources of the layouts: the structs of ggml/src/ggml-common.h and the `dequantize_row_*` functions of
 ggml/src/iqk/iqk_quantize.cpp in ik_llama.cpp; ggml/src/ggml-quants.c of llama.cpp for Q1_0 and Q2_0.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def _unscramble_kss(blocks: Bytes) -> Bytes:
-    """Return IQ4_KSS as IQ4_KS blocks: bit 0 of eight 16-bit words is a scale byte, the rest is Gray-coded nibbles."""
+    """Convert IQ4_KSS to IQ4_KS blocks: bit 0 of eight 16-bit words is a scale byte, the rest Gray-coded nibbles."""
     import numpy as np
 
     words = np.ascontiguousarray(blocks).view("<u2")
@@ -30,18 +30,18 @@ def _unscramble_kss(blocks: Bytes) -> Bytes:
 
 
 def _spread_trits(blocks: Bytes) -> Bytes:
-    """Return IQ1_BN as one byte an element, its base-3 digit: 3 bytes have 15 elements, a fourth those in between."""
+    """Spread IQ1_BN to one byte an element, its base-3 digit: 3 bytes have 15 elements, byte 12 every sixteenth."""
     import numpy as np
 
     # byte index and power of 3 of each of the 64 elements
     where = [(3 * (e // 16) + e % 16 // 5, e % 16 % 5) if e % 16 < 15 else (12, e // 16) for e in range(64)]
     powers = np.array([(81, 27, 9, 3, 1)[power] for _, power in where], dtype=np.uint8)
-    parts = blocks[:, [byte for byte, _ in where]] * powers  # in bytes: only what is behind the point stays
+    parts = blocks[:, [byte for byte, _ in where]] * powers  # in bytes: only the fraction remains
     return ((parts.astype(np.uint16) * 3) >> 8).astype(np.uint8)
 
 
 def _spread_iq1_s(blocks: Bytes) -> Bytes:
-    """Return a row's block of IQ1_S_R4 with the four 3-bit numbers of its last 16 bits in bytes of their own."""
+    """Spread the four 3-bit numbers in the last 16 bits of a row's block of IQ1_S_R4 to one byte each."""
     import numpy as np
 
     word = np.ascontiguousarray(blocks[:, 4:6]).view("<u2")
@@ -50,7 +50,7 @@ def _spread_iq1_s(blocks: Bytes) -> Bytes:
 
 
 def _spread_iq4_kt(blocks: Bytes) -> Bytes:
-    """Return IQ4_KT as scale bytes, the block's other fields, and its 8 x 8 3-bit numbers in bytes of their own."""
+    """Spread IQ4_KT to scale bytes, the block's other fields, and its 8 x 8 3-bit numbers in one byte each."""
     import numpy as np
 
     words = np.ascontiguousarray(blocks[:, :32]).view("<u4")
@@ -185,7 +185,7 @@ LOOKUPS: dict[str, Lookup] = {
         shift_bits=Bits(at=0, count=8, width=1),
         prepare=_spread_iq4_kt,
     ),
-    # Rows of IQ1_S_R4 and IQ1_M_R4 taken apart: they are no repacks of types that files have.
+    # Single rows of IQ1_S_R4 and IQ1_M_R4: these are not repacks of types that files have.
     "IQ1_S_R4": Lookup(
         half_meta=True,
         codes=(whole_bytes(0, 4), Bits(at=4, count=4, width=3)),

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from gguftool.errors import ExecuteError
+from gguftool.errors import ExecuteError, joined_problems
 from gguftool.storage.execute.copying import shared_bytes
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.sources.sidecars import PART, helper_path
@@ -48,8 +48,7 @@ def check_targets(plan: Plan, *, force: bool) -> None:
         elif not force:
             taken.append(str(output.path))
     if problems:
-        more = f"; and {len(problems) - 20:,} more" if len(problems) > 20 else ""
-        raise ExecuteError("; ".join(problems[:20]) + more)
+        raise ExecuteError(joined_problems(problems))
     if taken:
         more = f" (and {len(taken) - 1:,} more)" if len(taken) > 1 else ""
         raise ExecuteError(f"exists already{more}; --force replaces it", source=taken[0])

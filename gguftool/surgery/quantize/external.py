@@ -1,11 +1,12 @@
-"""Quantize with an installed llama-quantize: the way to the types that no library here makes.
+"""Quantize with an installed llama-quantize: the way to types that no library here makes.
 
-It gets a small GGUF with the model's metadata and only the wanted tensors, and one rule for each type; its output is
-opened as sources for the plan.  Tensors are renamed after their type, ``iq4_ks.000017.weight``: so one rule a type is
-enough, and neither engine takes them for a part of attention that it counts.  Embeddings and the output keep their
-names, by which engines know them.  An imatrix is cut to these tensors, as exact weights in the legacy format, which
-every release of both engines reads.
+The program gets a small GGUF, with the model's metadata and only the tensors to convert, and one rule for each type;
+its output supplies the pending tensors of a decision.  Tensors are renamed after their type,
+``iq4_ks.000017.weight``: then one rule for each type is enough, and neither engine takes them for parts of attention,
+which it counts.  Embeddings and the output keep the names by which engines know them.  An imatrix is cut to these
+tensors, as exact weights in the legacy format, which every release of both engines reads.
 
+How the program is run is in `engines/llama_quantize.py`.
 Source: src/llama-quant.cpp of llama.cpp and src/llama.cpp of ik_llama.cpp (which names they look at).
 """
 
@@ -16,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from gguftool.engines.llama_quantize import Run, run_llama_quantize
+from gguftool.engines.llama_quantize import LlamaQuantizeRun, run_llama_quantize
 from gguftool.errors import ExecuteError, FormatError, PlanError, listed, printable
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT
 from gguftool.format.ggml import TYPES, type_alias
@@ -32,47 +33,55 @@ from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.surgery.metadata import without_layout_keys
-from gguftool.surgery.quantize.maker import MakeOptions
-from gguftool.surgery.quantize.plan import Decision, Step
+from gguftool.surgery.quantize.options import QuantizeOptions
+from gguftool.surgery.quantize.plan import Decision, TensorStep
 
 
 @record
-class Job:
-    """What to run: `tool` by the rules of `make`, for `output`, with `threads` (None: one for each core)."""
+class ExternalJob:
+    """What to run: the program of `options`, for `output`, with `threads` (default: one for each core)."""
 
-    tool: Path
-    make: MakeOptions
+    options: QuantizeOptions
     output: Path
     threads: int | None = None
 
+    @property
+    def tool(self) -> Path:
+        """The program; raises `PlanError` if the options have none."""
+        if self.options.llama_quantize is None:
+            raise PlanError("no llama-quantize is given that could make the tensors")
+        return self.options.llama_quantize.path
+
 
 @contextlib.contextmanager
-def made_externally(decision: Decision, job: Job, note: Callable[[str], None]) -> Iterator[Mapping[str, Tensor]]:
-    """Make what `decision` awaits, and yield the tensors by name; they are gone when the context ends.
+def made_externally(
+    decision: Decision, job: ExternalJob, note: Callable[[str], None]
+) -> Iterator[Mapping[str, Tensor]]:
+    """Make the pending tensors of `decision`; yield them by name, until the context ends.
 
-    They lie in a temporary folder beside the output. Raises `ExecuteError` if the program fails, `PlanError` if it
-    made something else than the job says.
+    They lie in a temporary folder beside the output, which the end of the context removes. `note` gets one line of
+    progress. Raises `ExecuteError` if the program fails, `PlanError` if it made something else than asked for.
     """
     with tempfile.TemporaryDirectory(prefix=".gguftool-", dir=_existing(job.output.parent)) as folder:
         place = Path(folder)
-        steps = {_new_name(index, step): step for index, step in enumerate(decision.awaited)}
-        execute(_small_plan(decision.source, steps, place, job.make), Options(sync=False, resume=False))
+        steps = {_new_name(index, step): step for index, step in enumerate(decision.pending)}
+        execute(_small_plan(decision.source, steps, place, job.options), Options(sync=False, resume=False))
         note(f"{job.tool.name} makes {len(steps):,} tensor(s)")
         run_llama_quantize(_run_of(job, steps, place))
         made = _opened(place / "made.gguf", job.tool)
         yield {step.tensor.info.name: _checked(made, name, step) for name, step in steps.items()}
 
 
-def _run_of(job: Job, steps: Mapping[str, Step], folder: Path) -> Run:
+def _run_of(job: ExternalJob, steps: Mapping[str, TensorStep], folder: Path) -> LlamaQuantizeRun:
     weighted = any(step.entry is not None for step in steps.values())
-    return Run(
+    return LlamaQuantizeRun(
         tool=job.tool,
-        engine=job.make.engine,
+        engine=job.options.engine,
         source=folder / "source.gguf",
         target=folder / "made.gguf",
-        rules=tuple(dict.fromkeys(_rule(step, job.make.engine) for step in steps.values())),
+        rules=tuple(dict.fromkeys(_rule(step, job.options.engine) for step in steps.values())),
         imatrix=folder / "weights.dat" if weighted else None,
-        requantize=job.make.requantize,
+        requantize=job.options.requantize,
         threads=job.threads,
     )
 
@@ -80,29 +89,29 @@ def _run_of(job: Job, steps: Mapping[str, Step], folder: Path) -> Run:
 def _opened(path: Path, tool: Path) -> Model:
     try:
         return open_model(path)
-    except FormatError as error:  # names a file that is gone when this is read
+    except FormatError as error:  # it names a file that is removed before the user reads this
         raise ExecuteError(f"what it wrote is no sound GGUF: {error}", source=str(tool)) from error
 
 
-def _rule(step: Step, engine: str) -> str:
+def _rule(step: TensorStep, engine: str) -> str:
     name, kind = step.tensor.info.name, step.tensor.info.type
     start = literal(name) + "$" if name in EMBEDDINGS_AND_OUTPUT else TYPES[kind].name.lower() + r"\."
     return f"^{start}={spelling(kind, engine)}"
 
 
-def _new_name(index: int, step: Step) -> str:
+def _new_name(index: int, step: TensorStep) -> str:
     name = step.tensor.info.name
     return name if name in EMBEDDINGS_AND_OUTPUT else f"{TYPES[step.tensor.info.type].name.lower()}.{index:06}.weight"
 
 
 def _existing(folder: Path) -> Path:
-    """Return `folder`, or the nearest above it that is there: the rest is made with the output."""
+    """`folder`, or its nearest parent that exists: the rest is created with the output."""
     folder = folder.absolute()
     return next((each for each in (folder, *folder.parents) if each.is_dir()), folder)
 
 
-def _small_plan(source: Model, steps: Mapping[str, Step], folder: Path, make: MakeOptions) -> Plan:
-    """Plan the GGUF with the tensors as they are in `source`, under their new names, and the imatrix cut to them."""
+def _small_plan(source: Model, steps: Mapping[str, TensorStep], folder: Path, options: QuantizeOptions) -> Plan:
+    """Plan the GGUF with the tensors of `source` under their new names, and the imatrix cut to them."""
     tensors = [source.tensors[step.tensor.info.name] for step in steps.values()]
     renamed = [
         replace(tensor, info=replace(tensor.info, name=name)) for name, tensor in zip(steps, tensors, strict=True)
@@ -111,8 +120,8 @@ def _small_plan(source: Model, steps: Mapping[str, Step], folder: Path, make: Ma
     kvs = without_layout_keys(source.kvs)
     outputs = [gguf_file(folder / "source.gguf", kvs, renamed, dialect)]
     entries = {name: _entry(name, step) for name, step in steps.items() if step.entry is not None}
-    if entries and make.weights is not None:
-        given = make.weights.imatrix
+    if entries and options.weights is not None:
+        given = options.weights.imatrix
         cut = Imatrix(
             entries=entries,
             datasets=given.datasets,
@@ -124,8 +133,8 @@ def _small_plan(source: Model, steps: Mapping[str, Step], folder: Path, make: Ma
     return Plan(outputs=tuple(outputs), inputs=source.sources)
 
 
-def _entry(name: str, step: Step) -> ImatrixEntry:
-    """Return the weights of a tensor as an entry whose sums they are, so that nothing is divided again."""
+def _entry(name: str, step: TensorStep) -> ImatrixEntry:
+    """An entry that has the tensor's weights as its sums and a count of 1, so that nothing is divided again."""
     import numpy as np
 
     if step.entry is None:
@@ -134,8 +143,8 @@ def _entry(name: str, step: Step) -> ImatrixEntry:
     return ImatrixEntry(name=name, sums=weights, counts=np.ones(1, dtype=np.float32))
 
 
-def _checked(made: Model, name: str, step: Step) -> Tensor:
-    """Return the tensor that was made for `step`, under its own name; `PlanError` where it is something else."""
+def _checked(made: Model, name: str, step: TensorStep) -> Tensor:
+    """The tensor made for `step`, under its own name; raises `PlanError` if it is another type or shape."""
     wanted, found = step.tensor.info, made.tensors.get(name)
     if found is None or found.info.type != wanted.type or found.info.shape != wanted.shape:
         got = "nothing" if found is None else f"{type_alias(found.info.type)} {listed([str(found.info.dims)])}"

@@ -1,8 +1,8 @@
-"""Quantize: a model in which only those tensors are made anew that a recipe wants in another type.
+"""Quantize: plan a model in which a recipe decides each tensor's type, and convert as little as possible for it.
 
-What the source has in the wanted type is copied; else what a model to reuse has in it; the rest is computed from the
-source while it is written (`surgery/quantized.py`), or was made before by an installed llama-quantize
-(`surgery/external.py`).  The outcome is a plan like any other.
+A tensor that the source has in its target type is copied, else one that a model to reuse has in it.  The rest is
+computed from the source while it is written (`quantized_source.py`), or made first by an installed llama-quantize
+(`external.py`).  The result is a plan like any other.
 """
 
 from __future__ import annotations
@@ -11,44 +11,24 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 
-from gguftool.errors import PlanError
+from gguftool.errors import Notes, PlanError, grouped
 from gguftool.format.imatrix import ImatrixEntry
 from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
 from gguftool.format.recipe import Recipe
-from gguftool.model.layout import Dialect, ForceSizes
 from gguftool.model.model import Model, Tensor
-from gguftool.model.padding import Filler
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan
-from gguftool.surgery.compatibility import contradictions
+from gguftool.surgery.compatibility import contradictions, require_complete
 from gguftool.surgery.inputs import Input
 from gguftool.surgery.merge import lay_out
-from gguftool.surgery.metadata import IMATRIX_PREFIX, Chosen, true_metadata
-from gguftool.surgery.quantize.maker import Awaited, MakeOptions, Maker, Weights
-from gguftool.surgery.quantize.target_types import Rules, wanted_types
-from gguftool.surgery.selection import Notes, grouped, require_complete
+from gguftool.surgery.metadata import IMATRIX_PREFIX, SelectedTensor, output_metadata
+from gguftool.surgery.quantize.options import QuantizeOptions, Weights
+from gguftool.surgery.quantize.quantizer import Pending, TensorQuantizer
+from gguftool.surgery.quantize.target_types import EngineRules, target_types
 
 
-@record
-class QuantizeOptions:
-    """How to choose and make types, and how the output lies in its files; sizes and alignment in bytes.
-
-    `pure`: no types of their own for embeddings and output; `allowed_mismatches`: keys in which models to reuse may
-    differ.
-    """
-
-    make: MakeOptions = MakeOptions()
-    pure: bool = False
-    allowed_mismatches: tuple[str, ...] = ()
-    max_size: int | None = None
-    keep_file_type: bool = False
-    alignment: int | None = None
-    force_sizes: ForceSizes | None = None
-    filler: Filler = Filler()
-
-
-class Origin(Enum):
-    """Where a tensor of the output comes from."""
+class TensorOrigin(Enum):
+    """How a tensor of the output is obtained: from the source, from a model to reuse, or by quantizing."""
 
     COPIED = "copied"
     REUSED = "reused"
@@ -56,36 +36,36 @@ class Origin(Enum):
 
 
 @record
-class Step:
-    """One tensor of the output: `tensor` as it will be, of `model`; `entry` are the weights that it is made with."""
+class TensorStep:
+    """One tensor of the output: `tensor` as it will be, from `model`; `entry`: the weights that it is made with."""
 
     tensor: Tensor
-    origin: Origin
+    origin: TensorOrigin
     model: Model
     entry: ImatrixEntry | None = None
 
 
 @record
 class Decision:
-    """What becomes of each tensor of `source`, in its order."""
+    """The step for each tensor of `source`, in the source's order, and the models of which some are reused."""
 
     source: Model
     reuse: tuple[Model, ...]
-    steps: tuple[Step, ...]
+    steps: tuple[TensorStep, ...]
     remarks: tuple[str, ...]
 
     @property
-    def made(self) -> tuple[Step, ...]:
-        """The tensors that are quantized."""
-        return tuple(step for step in self.steps if step.origin is Origin.QUANTIZED)
+    def made(self) -> tuple[TensorStep, ...]:
+        """The steps that quantize."""
+        return tuple(step for step in self.steps if step.origin is TensorOrigin.QUANTIZED)
 
     @property
-    def awaited(self) -> tuple[Step, ...]:
-        """The tensors that an installed llama-quantize is to make first."""
-        return tuple(step for step in self.made if isinstance(step.tensor.gap.source, Awaited))
+    def pending(self) -> tuple[TensorStep, ...]:
+        """The steps that wait for an installed llama-quantize."""
+        return tuple(step for step in self.made if isinstance(step.tensor.padded_extent.source, Pending))
 
     def with_made(self, made: Mapping[str, Tensor]) -> Decision:
-        """Return the decision with the tensors that an earlier step has `made`."""
+        """The decision with its pending tensors replaced by those that llama-quantize `made`, by name."""
         steps = (
             replace(step, tensor=made[step.tensor.info.name]) if step.tensor.info.name in made else step
             for step in self.steps
@@ -93,81 +73,76 @@ class Decision:
         return replace(self, steps=tuple(steps))
 
 
-def plan_quantize(
-    source: Model, recipe: Recipe, output: Path, reuse: Sequence[Model] = (), options: QuantizeOptions | None = None
-) -> Plan:
-    """Plan `source` with the types that `recipe` says, as `output`, or as a set with that prefix.
+def plan_quantize(source: Model, recipe: Recipe, output: Path, options: QuantizeOptions | None = None) -> Plan:
+    """Plan `source` in the types that `recipe` gives, as the file `output`; with a size limit, as a set of that prefix.
 
-    Raises one `PlanError` with everything that stands in the way: rules that match nothing, types that the engine or
-    the back end has not, tensors that need an imatrix, entries of another model's.
+    The first rule that matches a tensor counts; a tensor that no rule matches keeps its type. Raises one `PlanError`
+    with all problems: rules that match nothing, types that the engine or the back end lacks, tensors that need an
+    imatrix, an imatrix of another model. Plans with `Decision.pending` steps cannot be carried out as they are: take
+    `decide`, `made_externally` and `plan_decision` for these.
     """
     options = options or QuantizeOptions()
-    return plan_decision(decide(source, recipe, reuse, options), output, options)
+    return plan_decision(decide(source, recipe, options), output, options)
 
 
-def decide(source: Model, recipe: Recipe, reuse: Sequence[Model], options: QuantizeOptions) -> Decision:
-    """Decide where each tensor comes from; raises as `plan_quantize` does."""
+def decide(source: Model, recipe: Recipe, options: QuantizeOptions) -> Decision:
+    """Decide how each tensor is obtained; raises `PlanError` as `plan_quantize` does."""
     require_complete(source)
     if source.byte_order is not ByteOrder.LITTLE:
         raise PlanError("is big-endian: what is quantized here is little-endian", source=source.name)
     notes = Notes()
-    wanted = wanted_types(source, recipe, Rules(engine=options.make.engine, pure=options.pure), notes)
-    maker = Maker(source, options.make, notes)
-    steps = tuple(_step(tensor, wanted[name], source, reuse, maker) for name, tensor in source.tensors.items())
-    maker.finish()
-    inputs = [Input(model=model) for model in reuse]
+    targets = target_types(source, recipe, EngineRules(engine=options.engine, pure=options.pure), notes)
+    quantizer = TensorQuantizer(source, options, notes)
+    steps = tuple(_step(tensor, targets[name], options.reuse, quantizer) for name, tensor in source.tensors.items())
+    quantizer.finish()
+    inputs = [Input(model=model) for model in options.reuse]
     problems = [*grouped(notes.problems), *contradictions(source, inputs, options.allowed_mismatches)]
-    problems += [f"{model.name} is big-endian" for model in reuse if model.byte_order is not ByteOrder.LITTLE]
+    problems += [f"{model.name} is big-endian" for model in options.reuse if model.byte_order is not ByteOrder.LITTLE]
     if problems:
-        said = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
-        raise PlanError(f"cannot quantize, {said}", problems=problems)
-    remarks = (*(remark for model in (source, *reuse) for remark in model.remarks), *grouped(notes.remarks))
-    return Decision(source=source, reuse=tuple(reuse), steps=steps, remarks=remarks)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
+        raise PlanError(f"cannot quantize, {count}", problems=problems)
+    remarks = (*(remark for model in (source, *options.reuse) for remark in model.remarks), *grouped(notes.remarks))
+    return Decision(source=source, reuse=options.reuse, steps=steps, remarks=remarks)
 
 
 def plan_decision(decision: Decision, output: Path, options: QuantizeOptions) -> Plan:
-    """Plan what was decided."""
+    """Plan the output of `decision`, which `decide` made with the same `options`."""
     source = decision.source
-    weighed = options.make.weights is not None and any(step.entry is not None for step in decision.made)
+    weighed = options.weights is not None and any(step.entry is not None for step in decision.made)
     here = Model(
         name="what is quantized here",
         files=source.files,
-        kvs=_imatrix_kvs(options.make.weights) if options.make.weights is not None and weighed else (),
+        kvs=_imatrix_kvs(options.weights) if options.weights is not None and weighed else (),
         tensors={},
     )
     chosen = [
-        Chosen(tensor=step.tensor, model=here if step.origin is Origin.QUANTIZED else step.model)
+        SelectedTensor(tensor=step.tensor, model=here if step.origin is TensorOrigin.QUANTIZED else step.model)
         for step in decision.steps
     ]
-    truth = true_metadata(source, chosen, keep_file_type=options.keep_file_type)
-    dialect = Dialect(
-        version=source.version,
-        byte_order=source.byte_order,
-        alignment=options.alignment or source.alignment,
-        force_sizes=options.force_sizes,
-        filler=options.filler,
-    )
+    metadata = output_metadata(source, chosen, keep_file_type=options.output.keep_file_type)
+    dialect = options.output.dialect_for(source)
     used = {id(step.model) for step in decision.steps}
     inputs = [source, *(model for model in decision.reuse if id(model) in used)]
-    remarks = (*decision.remarks, *truth.remarks)
+    remarks = (*decision.remarks, *metadata.remarks)
     tensors = tuple(step.tensor for step in decision.steps)
-    return lay_out(output, truth.kvs, tensors, dialect, options.max_size, inputs, remarks)
+    return lay_out(output, metadata.kvs, tensors, dialect, options.output.max_size, inputs, remarks)
 
 
-def _step(tensor: Tensor, wanted: int, source: Model, reuse: Sequence[Model], maker: Maker) -> Step:
-    if tensor.info.type == wanted:
-        return Step(tensor=tensor, origin=Origin.COPIED, model=source)
+def _step(tensor: Tensor, target: int, reuse: Sequence[Model], quantizer: TensorQuantizer) -> TensorStep:
+    source = quantizer.source
+    if tensor.info.type == target:
+        return TensorStep(tensor=tensor, origin=TensorOrigin.COPIED, model=source)
     for model in reuse:
         found = model.tensors.get(tensor.info.name)
-        if found is not None and found.info.type == wanted and found.info.shape == tensor.info.shape:
+        if found is not None and found.info.type == target and found.info.shape == tensor.info.shape:
             spelled = replace(found, info=replace(found.info, dims=tensor.info.dims))
-            return Step(tensor=spelled, origin=Origin.REUSED, model=model)
-    made, entry = maker.make(tensor, wanted)
-    return Step(tensor=made, origin=Origin.QUANTIZED, model=source, entry=entry)
+            return TensorStep(tensor=spelled, origin=TensorOrigin.REUSED, model=model)
+    made, entry = quantizer.quantize(tensor, target)
+    return TensorStep(tensor=made, origin=TensorOrigin.QUANTIZED, model=source, entry=entry)
 
 
 def _imatrix_kvs(weights: Weights) -> tuple[KV, ...]:
-    """Return what llama-quantize writes of its imatrix. Source: llama.cpp tools/quantize/quantize.cpp."""
+    """The metadata that llama-quantize writes about its imatrix. Source: llama.cpp tools/quantize/quantize.cpp."""
     imatrix = weights.imatrix
     kvs = [
         make_kv(f"{IMATRIX_PREFIX}file", ValueType.STRING, weights.name),

@@ -1,4 +1,4 @@
-"""What quantizing would take: how much of what kind, and after a short trial for how long."""
+"""Preview a quantization: how much is copied, reused and quantized, and how long it takes, from a short trial."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Iterable, Sequence
 from gguftool.format.ggml import type_alias
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan, Preview, SourceUse
-from gguftool.surgery.quantize.plan import Decision, Origin, Step
-from gguftool.surgery.quantize.quantized_source import Quantized
+from gguftool.surgery.quantize.plan import Decision, TensorOrigin, TensorStep
+from gguftool.surgery.quantize.quantized_source import QuantizedSource
 
-_TRIAL = 64 << 10  # elements that are tried of each type: a tenth of a second of the slowest
+_TRIAL = 64 << 10  # elements quantized to each type: the slowest type takes a tenth of a second
 
 
 @record
 class SourceShare:
-    """Tensors that come from one model as they are; `nbytes` without padding."""
+    """Tensors copied from one model; `nbytes` without padding."""
 
     source: str
     tensors: int
@@ -25,8 +25,8 @@ class SourceShare:
 
 
 @record
-class MadeShare:
-    """Tensors that are quantized to one type; `seconds` of one core by a short trial, None where nothing was tried."""
+class QuantizedShare:
+    """Tensors quantized to one type; `seconds` of one core, from a short trial, or None if nothing was tried."""
 
     type: str
     tensors: int
@@ -37,41 +37,41 @@ class MadeShare:
 
 @record
 class QuantizePreview:
-    """What a run would do; `seconds` of `threads` threads, None where there is nothing to quantize or to try."""
+    """What a run would do; `seconds` with `threads` threads, or None if there is nothing to quantize or to try."""
 
     plan: Preview
     copied: tuple[SourceShare, ...]
     reused: tuple[SourceShare, ...]
-    quantized: tuple[MadeShare, ...]
+    quantized: tuple[QuantizedShare, ...]
     threads: int
     seconds: float | None
 
 
 def preview_quantize(decision: Decision, plan: Plan, jobs: int | None = None) -> QuantizePreview:
-    """Count what `decision` comes to, and try a few rows of each type; raises `SourceError` where those cannot be."""
+    """Sum up `decision`, and quantize a few rows to each type for the time; raises `SourceError` if reading fails."""
     threads = jobs or os.cpu_count() or 1
-    types: dict[int, list[Step]] = {}
+    types: dict[int, list[TensorStep]] = {}
     for step in decision.made:
         types.setdefault(step.tensor.info.type, []).append(step)
     shares = tuple(_type_share(type_id, steps) for type_id, steps in types.items())
     tried = [share.seconds for share in shares if share.seconds is not None]
     return QuantizePreview(
         plan=_with_made(plan.preview(), decision.made),
-        copied=_shares(step for step in decision.steps if step.origin is Origin.COPIED),
-        reused=_shares(step for step in decision.steps if step.origin is Origin.REUSED),
+        copied=_shares(step for step in decision.steps if step.origin is TensorOrigin.COPIED),
+        reused=_shares(step for step in decision.steps if step.origin is TensorOrigin.REUSED),
         quantized=shares,
         threads=threads,
         seconds=sum(tried) / threads if tried else None,
     )
 
 
-def _with_made(preview: Preview, made: Sequence[Step]) -> Preview:
-    """Return `preview` with what is read for the tensors that are `made`: a plan takes computed bytes for copies."""
+def _with_made(preview: Preview, made: Sequence[TensorStep]) -> Preview:
+    """Correct `preview` for the tensors that are `made`: a plan counts computed bytes as if they were read."""
     uses = {use.name: use.nbytes for use in preview.uses}
     fetched = preview.bytes_fetched
     for step in made:
-        computed = step.tensor.gap.source
-        if isinstance(computed, Quantized):
+        computed = step.tensor.padded_extent.source
+        if isinstance(computed, QuantizedSource):
             more = computed.tensor.nbytes - computed.size
             uses[computed.name] += more
             fetched += more if computed.is_remote else 0
@@ -83,29 +83,29 @@ def _with_made(preview: Preview, made: Sequence[Step]) -> Preview:
     )
 
 
-def _shares(steps: Iterable[Step]) -> tuple[SourceShare, ...]:
+def _shares(steps: Iterable[TensorStep]) -> tuple[SourceShare, ...]:
     models: dict[str, list[int]] = {}
     for step in steps:
         models.setdefault(step.model.name, []).append(step.tensor.nbytes)
     return tuple(SourceShare(source=name, tensors=len(sizes), nbytes=sum(sizes)) for name, sizes in models.items())
 
 
-def _type_share(type_id: int, steps: list[Step]) -> MadeShare:
+def _type_share(type_id: int, steps: list[TensorStep]) -> QuantizedShare:
     elements = sum(step.tensor.info.elements for step in steps)
-    largest = max(steps, key=lambda step: step.tensor.info.elements).tensor.gap.source
-    return MadeShare(
+    largest = max(steps, key=lambda step: step.tensor.info.elements).tensor.padded_extent.source
+    return QuantizedShare(
         type=type_alias(type_id),
         tensors=len(steps),
         elements=elements,
         nbytes=sum(step.tensor.nbytes for step in steps),
-        seconds=_cost(largest) * elements if isinstance(largest, Quantized) else None,
+        seconds=_cost(largest) * elements if isinstance(largest, QuantizedSource) else None,
     )
 
 
-def _cost(source: Quantized) -> float:
-    """Return the seconds that an element takes, by a few rows."""
+def _cost(source: QuantizedSource) -> float:
+    """Measure the seconds that one element takes, on a few rows."""
     rows = min(max(_TRIAL // source.width, 1), source.rows)
-    source.read_at(0, source.row_size)  # wakes the disk and the processor's caches
+    source.read_at(0, source.row_size)  # warms up the disk and the caches
     start = time.perf_counter()
     source.read_at(0, rows * source.row_size)
     return (time.perf_counter() - start) / (rows * source.width)

@@ -43,7 +43,7 @@ def _weights(entry: ImatrixEntry, dims: tuple[int, ...]) -> NDArray[Any]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Quantized(Source):
+class QuantizedSource(Source):
     """The elements of `tensor` in the type `traits`, row after row.
 
     `maker` names the back end and its version; `weighed` is the imatrix' digest, with `entry` the tensor's own weights.
@@ -61,7 +61,7 @@ class Quantized(Source):
     @property
     def name(self) -> str:
         """The file that the tensor is in."""
-        return self.tensor.gap.source.name
+        return self.tensor.padded_extent.source.name
 
     @property
     def size(self) -> int:
@@ -86,16 +86,16 @@ class Quantized(Source):
     @property
     def identity(self) -> str:
         """The identity of the input, what is computed from it, and by which back end."""
-        info = self.tensor.info
+        info, extent = self.tensor.info, self.tensor.extent
         return (
-            f"{self.tensor.gap.source.identity} {self.tensor.gap.offset}+{self.tensor.nbytes} {type_name(info.type)} "
+            f"{extent.source.identity} {extent.offset}+{extent.length} {type_name(info.type)} "
             f"{info.dims} to {self.traits.name} by {self.maker} imatrix {self.weighed or 'none'}"
         )
 
     @property
     def parallelism(self) -> int:
         """One thread a processor core (back ends compute without the interpreter's lock), or more connections."""
-        return max(os.cpu_count() or 1, self.tensor.gap.source.parallelism)
+        return max(os.cpu_count() or 1, self.tensor.padded_extent.source.parallelism)
 
     @property
     def preferred_chunk(self) -> int:
@@ -106,11 +106,11 @@ class Quantized(Source):
     @property
     def is_remote(self) -> bool:
         """Whether the input is."""
-        return self.tensor.gap.source.is_remote
+        return self.tensor.padded_extent.source.is_remote
 
     def check_unchanged(self) -> None:
         """Raise `SourceError` if the input changed."""
-        self.tensor.gap.source.check_unchanged()
+        self.tensor.padded_extent.source.check_unchanged()
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Compute the rows that the range touches, and cut its bytes out."""

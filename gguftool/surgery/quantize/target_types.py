@@ -1,70 +1,125 @@
-"""Which type each tensor is to get: what a recipe says, made into what an engine's llama-quantize would write.
+"""The target type of each tensor: what a recipe asks for, turned into what an engine's llama-quantize would write.
 
 A rule is followed as far as the engine can: some tensors are never quantized, rows may not divide into the type's
-blocks, and some types cannot stand in some places.  Whatever differs from the rule is noted, with the tensors' names.
+blocks, and some types cannot be used for some tensors.  Every difference from the rule is reported with the tensor's
+name.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gguftool.format.engine_facts.embeddings import EMBEDDINGS, default_type
+from gguftool.errors import Notes
+from gguftool.format.engine_facts.embeddings import EMBEDDINGS, OUTPUT, TOKEN_EMBD, default_type
 from gguftool.format.engine_facts.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
 from gguftool.format.ggml import TYPES, TypeTraits, find_type, type_alias, type_name
 from gguftool.format.recipe import Recipe, RecipeRule
 from gguftool.model.model import Model, Tensor
 from gguftool.record import record
-from gguftool.surgery.selection import Notes
+from gguftool.surgery.selection import report_idle_rules
 
-# A pattern that finds all of these speaks for the model as a whole, as the type on llama-quantize's command line does.
-_PROBES = ("token_embd.weight", "output.weight", "blk.0.attn_q.weight", "blk.7.ffn_down_exps.weight")
+# A pattern that matches all of these is meant for the whole model, like the type on llama-quantize's command line.
+_PROBES = (TOKEN_EMBD, OUTPUT, "blk.0.attn_q.weight", "blk.7.ffn_down_exps.weight")
 
 
 @record
-class Rules:
-    """`engine` whose rules hold; `pure`: no types of their own for the embeddings and the output."""
+class EngineRules:
+    """Which engine's rules to follow; `pure`: no types of their own for the embeddings and the output."""
 
     engine: str
     pure: bool = False
 
 
-def wanted_types(model: Model, recipe: Recipe, rules: Rules, notes: Notes) -> dict[str, int]:
-    """Return the type id that each tensor of `model` is to have: its own where no rule matches, or none may."""
+def target_types(model: Model, recipe: Recipe, rules: EngineRules, notes: Notes) -> dict[str, int]:
+    """Map each tensor of `model` to its target type id: its own type if no rule matches, or none can be followed.
+
+    What differs from the recipe goes to `notes`, as a remark or a problem.
+    """
     assigned = recipe.assign(model.tensors)
-    notes.idle_rules(recipe, assigned)
-    wanted = {}
-    for name, rule in assigned.items():
-        tensor = model.tensors[name]
-        if rule is None:
-            wanted[name] = tensor.info.type
-        else:
-            wanted[name] = _wanted(tensor, rule, model.tensors, rules, notes)
+    report_idle_rules(recipe, assigned, notes)
+    chooser = _Chooser(tensors=model.tensors, rules=rules, notes=notes)
+    targets = {
+        name: model.tensors[name].info.type if rule is None else chooser.target(model.tensors[name], rule)
+        for name, rule in assigned.items()
+    }
     left = sum(rule is None for rule in assigned.values())
     if left:
         notes.remark("matched by no rule, kept as they are", "1 tensor" if left == 1 else f"{left:,} tensors")
-    return wanted
+    return targets
 
 
-def _wanted(tensor: Tensor, rule: RecipeRule, tensors: Mapping[str, Tensor], rules: Rules, notes: Notes) -> int:
-    """Return the type that `rule` comes to; where that is a problem, it is noted, and the source's own returned."""
-    name, own = tensor.info.name, tensor.info.type
-    traits = None if rule.type_id is None else TYPES.get(rule.type_id)
-    if rule.label is not None:
-        notes.problem(f"the rule takes the input {rule.target}: quantize makes types, merge takes inputs", name)
-    elif traits is None or not traits.in_files:
-        notes.problem(f"'{rule.target}' is no type that can be made", name)
-    elif _keeps(tensor, traits, rules.engine):
-        if traits.id != own:
-            notes.remark(f"wanted {traits.alias}, kept as {type_alias(own)}, as {rules.engine} does", name)
-    elif rules.engine not in traits.engines:
-        notes.problem(f"{rules.engine} has no {traits.alias}; --engine {traits.engines[0]} has", name)
-    else:
-        return _written(tensor, _by_default(name, traits, tensor, rule, tensors, rules, notes), rules, notes)
-    return own
+@record
+class _Chooser:
+    """Applies recipe rules to the `tensors` of one model by an engine's `rules`, and reports to `notes`."""
+
+    tensors: Mapping[str, Tensor]
+    rules: EngineRules
+    notes: Notes
+
+    def target(self, tensor: Tensor, rule: RecipeRule) -> int:
+        """The type id that `rule` leads to; after a problem, the tensor's own."""
+        name, own, engine, notes = tensor.info.name, tensor.info.type, self.rules.engine, self.notes
+        traits = None if rule.type_id is None else TYPES.get(rule.type_id)
+        if rule.label is not None:
+            notes.problem(f"the rule takes the input {rule.target}: quantize makes types, merge takes inputs", name)
+        elif traits is None or not traits.in_files:
+            notes.problem(f"'{rule.target}' is no type that can be made", name)
+        elif _keeps(tensor, traits, engine):
+            if traits.id != own:
+                notes.remark(f"wanted {traits.alias}, kept as {type_alias(own)}, as {engine} does", name)
+        elif engine not in traits.engines:
+            notes.problem(f"{engine} has no {traits.alias}; --engine {traits.engines[0]} has", name)
+        else:
+            return self._written(tensor, self._by_default(tensor, traits, rule))
+        return own
+
+    def _by_default(self, tensor: Tensor, traits: TypeTraits, rule: RecipeRule) -> TypeTraits:
+        """The engine's own type for embeddings and output, if the rule is meant for the whole model."""
+        if self.rules.pure or not all(map(rule.matches, _PROBES)):
+            return traits
+        name, engine = tensor.info.name, self.rules.engine
+        found = default_type(name, traits, tensor.info.dims[0], engine, tied=OUTPUT not in self.tensors)
+        if found.id != traits.id:
+            reason = (
+                f"{found.alias}, as {engine} takes it beside {traits.alias}; --pure or a rule of its own changes that"
+            )
+            self.notes.remark(reason, name)
+        return found
+
+    def _written(self, tensor: Tensor, traits: TypeTraits) -> int:
+        """The type that llama-quantize writes: a fallback if rows do not divide by blocks or cannot be interleaved."""
+        name, engine = tensor.info.name, self.rules.engine
+        for _ in range(3):  # an interleaved type, its base, and that one's fallback
+            if tensor.info.dims[0] % traits.block_size == 0 and _packs(tensor, traits):
+                return traits.id
+            fallen, reason = self._fallback(tensor, traits)
+            found = find_type(fallen) if fallen else None
+            if found is None:
+                self.notes.problem(reason, name)
+                return tensor.info.type
+            self.notes.remark(f"{reason}, as {engine} does", name)
+            traits = found
+        return traits.id
+
+    def _fallback(self, tensor: Tensor, traits: TypeTraits) -> tuple[str | None, str]:
+        """The name of the type to use instead of `traits` and the reason; None, and the problem, if there is none."""
+        name, dims, engine = tensor.info.name, tensor.info.dims, self.rules.engine
+        if dims[0] % traits.block_size:
+            fallen = fallback_type(traits.name, dims[0], engine)
+            blocks = f"rows of {dims[0]:,} are no whole blocks of {traits.alias}"
+            if fallen is None:
+                return None, f"{blocks}: {explain_fallback(traits.name, dims[0], engine)}"
+            return fallen, f"{blocks}, made {fallen.lower()}"
+        fallen = rows_fallback(traits.name)
+        if fallen is None:
+            return None, f"{traits.alias} cannot be made of it"
+        rows = f"{dims[1] if len(dims) > 1 else 1:,} rows"
+        why = "embeddings are looked up by single rows" if name in EMBEDDINGS else f"{rows} do not divide"
+        return fallen, f"{traits.alias} packs {traits.interleaved_rows} rows together, {why}; made {fallen}"
 
 
 def _keeps(tensor: Tensor, traits: TypeTraits, engine: str) -> bool:
-    """Whether a tensor stays as it is: llama-quantize leaves it alone; but floats may be made F32, which all run."""
+    """Whether llama-quantize leaves the tensor as it is; only floats may become F32, which every engine runs."""
     if not tensor.info.elements:
         return True
     own = TYPES.get(tensor.info.type)
@@ -73,56 +128,8 @@ def _keeps(tensor: Tensor, traits: TypeTraits, engine: str) -> bool:
     )
 
 
-def _by_default(
-    name: str,
-    traits: TypeTraits,
-    tensor: Tensor,
-    rule: RecipeRule,
-    tensors: Mapping[str, Tensor],
-    rules: Rules,
-    notes: Notes,
-) -> TypeTraits:
-    """Return the engine's own type for embeddings and output, where the rule speaks for all tensors alike."""
-    if rules.pure or not all(map(rule.matches, _PROBES)):
-        return traits
-    found = default_type(name, traits, tensor.info.dims[0], rules.engine, tied="output.weight" not in tensors)
-    if found.id != traits.id:
-        said = (
-            f"{found.alias}, as {rules.engine} takes it beside {traits.alias}; --pure or a rule of its own changes that"
-        )
-        notes.remark(said, name)
-    return found
-
-
-def _written(tensor: Tensor, traits: TypeTraits, rules: Rules, notes: Notes) -> int:
-    """Return what llama-quantize writes where rows do not divide by the blocks, or cannot be packed together."""
-    name, dims, engine = tensor.info.name, tensor.info.dims, rules.engine
-    for _ in range(3):  # a repack, its base, and that one's fallback
-        if dims[0] % traits.block_size:
-            fallen = fallback_type(traits.name, dims[0], engine)
-            if fallen is None:
-                said = explain_fallback(traits.name, dims[0], engine)
-                notes.problem(f"rows of {dims[0]:,} are no whole blocks of {traits.alias}: {said}", name)
-                return tensor.info.type
-            said = f"rows of {dims[0]:,} are no whole blocks of {traits.alias}, made {fallen.lower()}"
-        elif not _packs(tensor, traits):
-            fallen = rows_fallback(traits.name)
-            rows = f"{dims[1] if len(dims) > 1 else 1:,} rows"
-            why = "embeddings are looked up by single rows" if name in EMBEDDINGS else f"{rows} do not divide"
-            said = f"{traits.alias} packs {traits.interleaved_rows} rows together, {why}; made {fallen}"
-        else:
-            return traits.id
-        found = find_type(fallen) if fallen else None
-        if found is None:
-            notes.problem(f"{traits.alias} cannot be made of it", name)
-            return tensor.info.type
-        notes.remark(f"{said}, as {engine} does", name)
-        traits = found
-    return traits.id
-
-
 def _packs(tensor: Tensor, traits: TypeTraits) -> bool:
-    """Whether the rows of each expert divide by those that the type packs together."""
+    """Whether the rows of each expert divide by the number of rows that the type interleaves."""
     if traits.interleaved_rows == 1:
         return True
     dims = tensor.info.dims

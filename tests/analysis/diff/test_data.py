@@ -253,12 +253,12 @@ def test_totals_by_layer_are_in_order_and_add_up() -> None:
 
 
 def test_totals_by_role_count_every_tensor_once() -> None:
-    from gguftool.model.roles import place_of
+    from gguftool.model.roles import tensor_place
 
     data = compare(A, B, By.ROLE).data
     counts = {}
     for name in A.tensors:
-        role = place_of(name).role.value
+        role = tensor_place(name).role.value
         counts[role] = counts.get(role, 0) + 1
     assert {one.name: one.tensors for one in data.totals} == counts
     assert len(counts) >= 3

@@ -24,7 +24,7 @@ from gguftool.format.engine_facts.engines import BOTH, IK, IK_LLAMA_CPP, LLAMA_C
 from gguftool.model.opening import open_model
 from gguftool.render.check import check_text
 from gguftool.storage.execute.executor import execute
-from gguftool.surgery.tensors_map import plan_map
+from gguftool.surgery.tensors_map import plan_tensors_map
 from tests.support.check_models import LAYOUTS, Q4_K, Q8_0, File, T, model, shards
 from tests.support.paths import FIXTURES, REPO
 
@@ -588,7 +588,7 @@ def _mapped(folder: Path) -> list[Path]:
     paths = shards(folder)
     opened = open_model(paths[0])
     sums = {file.source.name: hashlib.sha256(Path(file.source.name).read_bytes()).hexdigest() for file in opened.files}
-    execute(plan_map(opened, sums, folder / "tensors.map"))
+    execute(plan_tensors_map(opened, sums, folder / "tensors.map"))
     return paths
 
 

@@ -22,13 +22,14 @@ from gguftool.storage.execute import consume, consume_state, executor
 from gguftool.storage.execute.options import Options
 from gguftool.storage.execute.part import lock
 from gguftool.storage.plan import Plan, Request
-from gguftool.surgery import removable
 from gguftool.surgery.inputs import open_inputs
 from gguftool.surgery.merge import MergeOptions, plan_merge
+from gguftool.surgery.removable import why_kept
 from tests.support import builders as b
 from tests.support.command import one_error_line, run_gguftool
 from tests.support.consume_cases import CONSUME_CASES, assert_nothing_is_lost
 from tests.support.faults import helper_path, small_disk, tree
+from tests.support.mix_models import output_options
 from tests.support.mounts import mounted, needs_root
 from tests.support.strace import events, needs_strace, traced
 
@@ -70,7 +71,9 @@ def stopped_after(count: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def plan(models: list[Path], output: Path, **options: object) -> Plan:
     request = Request(models=tuple(str(path) for path in models))
     named = [str(path) for path in models]
-    return plan_merge(open_inputs(named), output, MergeOptions(consume=request, **options))  # type: ignore[arg-type]
+    return plan_merge(
+        open_inputs(named), output, MergeOptions(consume=request, output=output_options(options), **options)
+    )  # type: ignore[arg-type]
 
 
 def half_done(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int = 2) -> tuple[bytes, list[Path], list[str]]:
@@ -208,8 +211,8 @@ def test_a_file_under_two_names_stays(tmp_path: Path) -> None:
     paths = shards(tmp_path / "in", 2)
     source = open_inputs([str(tmp_path / "in")])[0].model.files[1].source
     other = type(source)(path=tmp_path / "bind" / "x.gguf", file_stamp=source.file_stamp)  # as through a bind mount
-    assert removable.why_kept(source, [source, other]) == "given under several names"
-    assert removable.why_kept(source, [source]) is None
+    assert why_kept(source, [source, other]) == "given under several names"
+    assert why_kept(source, [source]) is None
     assert paths[1].exists()
 
 

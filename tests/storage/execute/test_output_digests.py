@@ -15,6 +15,7 @@ import gguftool
 from gguftool.analysis.verify import file_hashes, hash_files, hash_tensors, tensor_hashes
 from gguftool.errors import ExecuteError
 from gguftool.format.ggml import TYPES
+from gguftool.model.layout import OutputOptions
 from gguftool.model.opening import open_model
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options, Sizes
@@ -125,7 +126,9 @@ def test_a_tensor_of_an_unknown_type_is_hashed_as_readers_see_it(align: int, tmp
     )
     (tmp_path / "m.gguf").write_bytes(b.gguf(b.llama_kvs(), tensors))
     plan = plan_split(
-        open_model(tmp_path / "m.gguf"), str(tmp_path / "s"), SplitOptions(max_tensors=4, alignment=align)
+        open_model(tmp_path / "m.gguf"),
+        str(tmp_path / "s"),
+        SplitOptions(max_tensors=4, output=OutputOptions(alignment=align)),
     )
     assert_true(plan, execute(plan, Options(hash_files=True, hash_parts=True)))
 

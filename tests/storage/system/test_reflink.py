@@ -14,6 +14,7 @@ import pytest
 
 from gguftool.errors import ExecuteError
 from gguftool.format.kv import ValueType, make_kv
+from gguftool.model.layout import OutputOptions
 from gguftool.model.opening import open_model
 from gguftool.model.padding import Filler
 from gguftool.storage.execute.consume_state import find_unfinished
@@ -28,7 +29,7 @@ from gguftool.surgery.edit import Edits, plan_edit
 from gguftool.surgery.inputs import open_donor, open_inputs
 from gguftool.surgery.merge import MergeOptions, plan_merge
 from gguftool.surgery.split import SplitOptions, plan_split
-from gguftool.surgery.swap import SwapOptions, plan_swap
+from gguftool.surgery.swap import plan_swap
 from tests.support import builders
 from tests.support.builders import STR, filler, gguf, llama_kvs, tensor
 
@@ -143,14 +144,14 @@ def test_edit_with_pad_takes_almost_no_space(model: Path, folder: Path) -> None:
 def test_swap_takes_the_space_of_what_was_swapped(model: Path, folder: Path) -> None:
     donor = write_model(folder / "donor.gguf", builders.KV("general.description", STR, "d" * 500))
     before = free(folder)
-    options = SwapOptions(filler=Filler(pad=True))
+    options = OutputOptions(filler=Filler(pad=True))
     execute(plan_swap(open_model(model), open_donor(str(donor)), NAMES[2:3], folder / "out.gguf", options))
     assert tensors_of(folder / "out.gguf") == tensors_of(model)
     assert 0 <= before - free(folder) < 6 * MIB
 
 
 def test_merge_of_aligned_shards_takes_almost_no_space(model: Path, folder: Path) -> None:
-    execute(plan_split(open_model(model), str(folder / "set"), SplitOptions(alignment=4096)))
+    execute(plan_split(open_model(model), str(folder / "set"), SplitOptions(output=OutputOptions(alignment=4096))))
     shards = open_model(folder / "set-00001-of-00009.gguf")
     before = free(folder)
     execute(plan_merge([shards], folder / "out.gguf"))
@@ -196,7 +197,13 @@ def test_where_sharing_is_declined_the_room_is_asked_for(nearly_full: Path, monk
 
 def test_consume_of_what_is_shared_needs_no_room(model: Path, folder: Path) -> None:
     wanted = tensors_of(model)
-    execute(plan_split(open_model(model), str(folder / "set"), SplitOptions(alignment=4096, max_size=40 * MIB)))
+    execute(
+        plan_split(
+            open_model(model),
+            str(folder / "set"),
+            SplitOptions(output=OutputOptions(alignment=4096, max_size=40 * MIB)),
+        )
+    )
     model.unlink()
     shards = sorted(folder.glob("set-*"))
     fill_up(folder, 4 * MIB)

@@ -1,4 +1,4 @@
-"""An installed llama-quantize as the back end: what it is given, what is taken from it, and how it may fail."""
+"""An installed llama-quantize as the back end: what it gets, what is taken from it, and what is left if it fails."""
 
 from __future__ import annotations
 
@@ -100,8 +100,6 @@ def test_embeddings_keep_their_names(tmp_path: Path) -> None:
     ("body", "said"),
     [
         ("echo loading; echo 'it went wrong' >&2; exit 3", "ended with 3; it said last: loading | it went wrong"),
-        ("kill -9 $$", "was stopped by signal 9"),
-        ("exit 0", "ended well but wrote nothing"),
         ('for last; do :; done; shift $(($# - 4)); cp "$1" "$2"', "made bf16"),
         ('shift $(($# - 4)); head -c 100000 "$1" > "$2"', "llama-quantize: what it wrote is no sound GGUF"),
         ('shift $(($# - 4)); echo nonsense > "$2"', "not a GGUF"),
@@ -113,35 +111,6 @@ def test_whatever_it_does_nothing_half_made_is_left(tmp_path: Path, body: str, s
     assert done.returncode == 2
     assert said in done.stderr.decode()
     assert not list((tmp_path / "out").iterdir())
-
-
-def test_a_flood_of_output_is_not_read_into_memory(tmp_path: Path) -> None:
-    model = FIXTURES / "engines" / "tiny-llama-BF16.gguf"
-    tool = program(tmp_path, "head -c 400000000 /dev/zero; echo; echo at the end; exit 1")
-    limited = program_with_memory_limit(tmp_path, 300 << 20)
-    arguments = ["--tensor", "attn_q=iq4_ks", "--engine", "ik_llama.cpp", "--llama-quantize", str(tool)]
-    done = subprocess.run(
-        [*limited, "quantize", str(model), *arguments, "-o", str(tmp_path / "o.gguf")],
-        env={**environment(), "OPENBLAS_NUM_THREADS": "1"},
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr[-300:]
-    assert done.stderr.decode().strip().endswith("| at the end")
-    assert len(done.stderr) < 2000
-
-
-def program_with_memory_limit(folder: Path, nbytes: int) -> list[str]:
-    """A command line for gguftool with so much room for data, which what it starts does not have to keep to."""
-    script = folder / "limited.py"
-    script.write_text(
-        "import resource, sys\n"
-        f"resource.setrlimit(resource.RLIMIT_DATA, ({nbytes}, resource.RLIM_INFINITY))\n"
-        "from gguftool.cli.main import main\n"
-        "sys.exit(main())\n"
-    )
-    return [sys.executable, str(script)]
 
 
 @pytest.mark.slow

@@ -4,31 +4,37 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np  # noqa: TID253 - every test here computes
 import pytest
 
+from gguftool.engines.llama_quantize import LlamaQuantize
 from gguftool.errors import GGUFToolError, PlanError, SourceError
 from gguftool.format.dequantize import encode_floats
 from gguftool.format.engine_facts.embeddings import default_type
 from gguftool.format.ggml import find_type, type_alias, type_name
 from gguftool.format.imatrix import Imatrix, ImatrixEntry
 from gguftool.format.pattern import literal
-from gguftool.format.quantizers import gguf_quantizer
+from gguftool.format.quantizers import best_quantizer
 from gguftool.format.recipe import Recipe, make_rule
 from gguftool.model.companions import open_imatrix
+from gguftool.model.layout import OutputOptions
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
-from gguftool.surgery.quantize.maker import MakeOptions, Weights
-from gguftool.surgery.quantize.plan import Origin, QuantizeOptions, decide, plan_decision, plan_quantize
+from gguftool.surgery.quantize.options import QuantizeOptions, Weights
+from gguftool.surgery.quantize.plan import TensorOrigin, decide, plan_decision, plan_quantize
 from gguftool.surgery.quantize.preview import preview_quantize
-from gguftool.surgery.quantize.quantized_source import Quantized
+from gguftool.surgery.quantize.quantized_source import QuantizedSource
 from tests.support import builders as b
 from tests.support.command import one_error_line, run_gguftool
+from tests.support.mix_models import output_options
 from tests.support.paths import FIXTURES, REPO
 from tests.support.run_recorder import Told
 
@@ -37,7 +43,7 @@ WIDTH = 256
 
 
 def recipe(**rules: str) -> Recipe:
-    """Rules by pattern; a name of Python's cannot hold dots, so `_` stands for any character."""
+    """EngineRules by pattern; a name of Python's cannot hold dots, so `_` stands for any character."""
     return Recipe(rules=tuple(make_rule(pattern.replace("_", "."), target) for pattern, target in rules.items()))
 
 
@@ -74,8 +80,9 @@ def opened(folder: Path, data: bytes, name: str = "model.gguf") -> Model:
 
 
 def written(folder: Path, model: Model, rules: Recipe, *reuse: Model, **options: Any) -> Model:
-    make = {key: options.pop(key) for key in ("engine", "requantize", "weights", "quantizer") if key in options}
-    plan = plan_quantize(model, rules, folder / "out.gguf", reuse, QuantizeOptions(make=MakeOptions(**make), **options))
+    output = output_options(options)
+    chosen = QuantizeOptions(reuse=reuse, output=output, **options)
+    plan = plan_quantize(model, rules, folder / "out.gguf", chosen)
     execute(plan, Options(sync=False, force=True))
     return open_model(folder / "out.gguf")
 
@@ -85,8 +92,8 @@ def types_of(model: Model) -> dict[str, str]:
 
 
 def planned(model: Model, rules: Recipe, **options: Any) -> tuple[dict[str, str], tuple[str, ...]]:
-    make = {key: options.pop(key) for key in ("engine", "requantize", "weights", "quantizer") if key in options}
-    decision = decide(model, rules, (), QuantizeOptions(make=MakeOptions(external="x", **make), **options))
+    tool = LlamaQuantize(path=Path("x"), identity="x")
+    decision = decide(model, rules, QuantizeOptions(llama_quantize=tool, **options))
     return {step.tensor.info.name: type_alias(step.tensor.info.type) for step in decision.steps}, decision.remarks
 
 
@@ -206,11 +213,11 @@ def test_each_expert_has_its_own_weights(tmp_path: Path) -> None:
 # --- any part, any number of threads ---
 
 
-def source_of(folder: Path, target: str, rows: int = 600, width: int = 1024) -> tuple[Quantized, Path]:
+def source_of(folder: Path, target: str, rows: int = 600, width: int = 1024) -> tuple[QuantizedSource, Path]:
     model = opened(folder, b.gguf(b.llama_kvs(), [tensor("blk.0.attn_q.weight", floats(rows, width))]))
-    decision = decide(model, everything(target), (), QuantizeOptions())
-    source = decision.steps[0].tensor.gap.source
-    assert isinstance(source, Quantized)
+    decision = decide(model, everything(target), QuantizeOptions())
+    source = decision.steps[0].tensor.padded_extent.source
+    assert isinstance(source, QuantizedSource)
     return source, folder / "model.gguf"
 
 
@@ -294,11 +301,11 @@ def test_what_a_model_to_reuse_has_is_copied(tmp_path: Path) -> None:
     # Other bytes than quantizing would make, to tell them apart.
     other = b.Tensor("blk.0.attn_q.weight", (WIDTH, 8), Q8_0, b"\1" * (8 * 8 * 34))
     reused = opened(tmp_path, b.gguf(b.llama_kvs(), [other]), "reuse.gguf")
-    decision = decide(model, everything("q8_0"), [reused], QuantizeOptions())
+    decision = decide(model, everything("q8_0"), QuantizeOptions(reuse=(reused,)))
     origins = {step.tensor.info.name: step.origin for step in decision.steps}
-    assert origins["blk.0.attn_q.weight"] is Origin.REUSED
-    assert origins["token_embd.weight"] is Origin.QUANTIZED
-    assert origins["blk.0.ffn_norm.weight"] is Origin.COPIED
+    assert origins["blk.0.attn_q.weight"] is TensorOrigin.REUSED
+    assert origins["token_embd.weight"] is TensorOrigin.QUANTIZED
+    assert origins["blk.0.ffn_norm.weight"] is TensorOrigin.COPIED
     made = written(tmp_path, model, everything("q8_0"), reused)
     assert made.tensors["blk.0.attn_q.weight"].extent.read() == other.data
 
@@ -309,8 +316,8 @@ def test_another_shape_is_not_reused(tmp_path: Path, other: tuple[int, int]) -> 
     reused = opened(
         tmp_path, b.gguf(b.llama_kvs(), [b.Tensor("blk.0.attn_q.weight", other, Q8_0, bytes(size))]), "reuse.gguf"
     )
-    decision = decide(opened(tmp_path, llama()), recipe(attn_q="q8_0"), [reused], QuantizeOptions())
-    assert Origin.REUSED not in {step.origin for step in decision.steps}
+    decision = decide(opened(tmp_path, llama()), recipe(attn_q="q8_0"), QuantizeOptions(reuse=(reused,)))
+    assert TensorOrigin.REUSED not in {step.origin for step in decision.steps}
 
 
 def test_a_model_to_reuse_must_be_the_same_one(tmp_path: Path) -> None:
@@ -318,12 +325,15 @@ def test_a_model_to_reuse_must_be_the_same_one(tmp_path: Path) -> None:
         tmp_path, b.gguf(b.llama_kvs(layers=3), [b.tensor("blk.0.attn_q.weight", "Q8_0", (32, 1))]), "r.gguf"
     )
     with pytest.raises(PlanError, match=r"llama.block_count differs"):
-        decide(opened(tmp_path, llama()), recipe(attn_q="q8_0"), [reused], QuantizeOptions())
+        decide(opened(tmp_path, llama()), recipe(attn_q="q8_0"), QuantizeOptions(reuse=(reused,)))
 
 
 def test_a_set_can_be_written(tmp_path: Path) -> None:
     plan = plan_quantize(
-        opened(tmp_path, llama()), everything("q8_0"), tmp_path / "set", (), QuantizeOptions(max_size=4096, pure=True)
+        opened(tmp_path, llama()),
+        everything("q8_0"),
+        tmp_path / "set",
+        QuantizeOptions(output=OutputOptions(max_size=4096), pure=True),
     )
     execute(plan, Options(sync=False))
     made = open_model(plan.outputs[0].path)
@@ -334,7 +344,7 @@ def test_a_set_can_be_written(tmp_path: Path) -> None:
 def test_quantized_sources_are_quantized_again_only_when_asked(tmp_path: Path) -> None:
     path = tmp_path / "first.gguf"
     execute(
-        plan_quantize(opened(tmp_path, llama()), everything("q8_0"), path, (), QuantizeOptions(pure=True)),
+        plan_quantize(opened(tmp_path, llama()), everything("q8_0"), path, QuantizeOptions(pure=True)),
         Options(sync=False),
     )
     first = open_model(path)
@@ -431,14 +441,23 @@ def test_types_of_the_other_engine_are_refused(tmp_path: Path) -> None:
 
 def test_types_without_a_maker_say_who_has_one(tmp_path: Path) -> None:
     model = opened(tmp_path, llama())
-    for options, said in (
-        ({"engine": "ik_llama.cpp"}, "libgguf does not make iq4_ks; --llama-quantize PATH drives one of ik_llama.cpp"),
-        ({"quantizer": gguf_quantizer()}, "gguf does not make iq4_xs; pip install 'gguftool[quantize]' brings libgguf"),
-    ):
-        target = "iq4_ks" if "engine" in options else "iq4_xs"
-        with pytest.raises(PlanError) as caught:
-            written(tmp_path, model, recipe(attn_q=target), **options)
-        assert said in str(caught.value)
+    with pytest.raises(PlanError, match="libgguf does not make iq4_ks; --llama-quantize PATH drives one of ik_llama"):
+        written(tmp_path, model, recipe(attn_q="iq4_ks"), engine="ik_llama.cpp")
+    without = r"gguf does not make iq4_xs; pip install 'gguftool\[quantize\]' brings libgguf"
+    with libgguf_missing(), pytest.raises(PlanError, match=f"[^b]{without}"):
+        written(tmp_path, model, recipe(attn_q="iq4_xs"))
+
+
+@contextmanager
+def libgguf_missing() -> Iterator[None]:
+    """As without the extra 'quantize': an import of libgguf fails."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "libgguf", None)
+        best_quantizer.cache_clear()
+        try:
+            yield
+        finally:
+            best_quantizer.cache_clear()
 
 
 def test_without_the_extra_simple_types_are_made_and_the_imatrix_is_said_to_be_idle(tmp_path: Path) -> None:
@@ -447,10 +466,11 @@ def test_without_the_extra_simple_types_are_made_and_the_imatrix_is_said_to_be_i
         name="blk.0.attn_q.weight", sums=np.ones((1, WIDTH), np.float32), counts=np.ones(1, np.float32)
     )
     given = Weights(imatrix=Imatrix(entries={entry.name: entry}, digest="d"), name="x")
-    options = QuantizeOptions(make=MakeOptions(weights=given, quantizer=gguf_quantizer()))
-    plan = plan_quantize(model, recipe(attn_q="q4_0"), tmp_path / "out.gguf", (), options)
-    assert any("gguf.quants heeds no imatrix" in remark for remark in plan.remarks)
-    execute(plan, Options(sync=False))
+    options = QuantizeOptions(weights=given)
+    with libgguf_missing():
+        plan = plan_quantize(model, recipe(attn_q="q4_0"), tmp_path / "out.gguf", options)
+        assert any("gguf.quants heeds no imatrix" in remark for remark in plan.remarks)
+        execute(plan, Options(sync=False))
     made = open_model(tmp_path / "out.gguf")
     assert not [kv.key for kv in made.kvs if kv.key.startswith("quantize.imatrix")]
     import libgguf
@@ -649,7 +669,8 @@ def test_a_dry_run_says_what_comes_from_where(tmp_path: Path) -> None:
 
 def test_what_is_made_is_not_promised_to_be_shared(tmp_path: Path) -> None:
     model = opened(tmp_path, llama(tensor("blk.0.ffn_up.weight", floats(640, WIDTH))))
-    plan = plan_quantize(model, recipe(ffn_up="q8_0"), tmp_path / "o.gguf", (), QuantizeOptions(alignment=4096))
+    options = QuantizeOptions(output=OutputOptions(alignment=4096))
+    plan = plan_quantize(model, recipe(ffn_up="q8_0"), tmp_path / "o.gguf", options)
     kept = sum(each.nbytes for name, each in model.tensors.items() if name != "blk.0.ffn_up.weight")
     preview = plan.preview()
     assert preview.bytes_congruent <= kept
@@ -661,7 +682,7 @@ def test_the_trial_of_a_dry_run_finds_damage_too(tmp_path: Path) -> None:
     values[2, 2] = np.nan
     model = opened(tmp_path, b.gguf(b.llama_kvs(), [tensor("blk.0.attn_q.weight", values)]))
     options = QuantizeOptions()
-    decision = decide(model, everything("q4_K"), (), options)
+    decision = decide(model, everything("q4_K"), options)
     with pytest.raises(GGUFToolError, match="row 2"):
         preview_quantize(decision, plan_decision(decision, tmp_path / "o.gguf", options))
 
@@ -704,8 +725,8 @@ def test_interleaved_rows_are_quantized_again_in_any_range(tmp_path: Path) -> No
     zoo = open_model(FIXTURES / "engines" / "zoo" / "zoo-ik.gguf")
     name = next(name for name, each in zoo.tensors.items() if type_name(each.info.type) == "Q4_K_R4")
     rule = Recipe(rules=(make_rule(f"^{literal(name)}$", "q8_0"),))
-    decision = decide(zoo, rule, (), QuantizeOptions(make=MakeOptions(requantize=True)))
-    source = next(step.tensor.gap.source for step in decision.made)
+    decision = decide(zoo, rule, QuantizeOptions(requantize=True))
+    source = next(step.tensor.padded_extent.source for step in decision.made)
     whole = source.read_at(0, source.size)
     row = source.size // 16
     assert [source.read_at(at * row, 3 * row) for at in range(13)] == [

@@ -1,16 +1,20 @@
-"""Making a tensor in another type: by which back end, with which weights, and why it cannot be."""
+"""Quantize one tensor: choose the back end and the weights, or report why it cannot be done.
+
+The result is a tensor with a source that computes its bytes when they are read (`quantized_source.py`), or with a
+`Pending` source that an installed llama-quantize replaces before the plan is carried out (`external.py`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from gguftool.errors import PlanError, listed
+from gguftool.engines.llama_quantize import LlamaQuantize
+from gguftool.errors import Notes, PlanError, listed
 from gguftool.format.dequantize import Decoder, decoder_of
 from gguftool.format.engine_facts.embeddings import TOKEN_EMBD, may_lack_imatrix
-from gguftool.format.engine_facts.engines import LLAMA_CPP
 from gguftool.format.engine_facts.types import ImatrixPolicy, type_facts
 from gguftool.format.ggml import EXTERNAL, GGUF, LIBGGUF, PLAIN, TYPES, nbytes, type_alias
-from gguftool.format.imatrix import Imatrix, ImatrixEntry
+from gguftool.format.imatrix import ImatrixEntry
 from gguftool.format.kv import ByteOrder
 from gguftool.format.quantizers import (
     Encode,
@@ -20,83 +24,60 @@ from gguftool.format.quantizers import (
     plain_quantizer,
 )
 from gguftool.model.model import Model, Sizing, Tensor
-from gguftool.record import record, replace
+from gguftool.record import replace
 from gguftool.storage.sources.source import Extent, Source
-from gguftool.surgery.quantize.quantized_source import MAX_ROW, Quantized
-from gguftool.surgery.selection import Notes
-
-
-@record
-class Weights:
-    """An imatrix and how the user called it, which is what the output says."""
-
-    imatrix: Imatrix
-    name: str
-
-
-@record
-class MakeOptions:
-    """By whose rules and with what tensors are made.
-
-    `quantizer` is the back end, by default the best one installed; `external` names an installed llama-quantize (and
-    its state) that makes everything but plain floats instead. `requantize` lets quantized sources be quantized again.
-    """
-
-    engine: str = LLAMA_CPP
-    requantize: bool = False
-    weights: Weights | None = None
-    quantizer: Quantizer | None = None
-    external: str = ""
+from gguftool.surgery.quantize.options import QuantizeOptions
+from gguftool.surgery.quantize.quantized_source import MAX_ROW, QuantizedSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Awaited(Source):
-    """`nbytes` bytes that an installed llama-quantize is to make before the plan is carried out; `key` says which."""
+class Pending(Source):
+    """`nbytes` bytes that an installed llama-quantize makes before the plan is carried out; `key` identifies them."""
 
     nbytes: int
     key: str
 
     @property
     def name(self) -> str:
-        """The program's."""
+        """The name of the back end."""
         return EXTERNAL
 
     @property
     def size(self) -> int:
-        """Bytes to be made."""
+        """Bytes that will be made."""
         return self.nbytes
 
     @property
     def identity(self) -> str:
-        """What is to be made of what."""
+        """What will be made, from what, and by which program."""
         return self.key
 
     def read_at(self, offset: int, length: int) -> bytes:
-        """Raise `PlanError`: nothing has made these bytes."""
+        """Raise `PlanError`: these bytes are not made yet."""
         raise PlanError(f"{length:,} bytes at {offset:,} are still to be made", source=self.name)
 
 
 @dataclass(slots=True)
-class Maker:
-    """Makes tensors of the source in other types, or notes why that cannot be."""
+class TensorQuantizer:
+    """Turns tensors of `source` into other types, or reports in `notes` why that cannot be done."""
 
     source: Model
-    options: MakeOptions
+    options: QuantizeOptions
     notes: Notes
-    encoders: dict[int, tuple[str, Encode]] = field(default_factory=dict)
-    unweighed: list[str] = field(default_factory=list)
+    backend: Quantizer = field(default_factory=best_quantizer, init=False)
+    encoders: dict[int, tuple[str, Encode]] = field(default_factory=dict, init=False)
+    unweighed: list[str] = field(default_factory=list, init=False)
 
     @property
     def weighs(self) -> bool:
-        """Whether the back end heeds an imatrix."""
-        return bool(self.options.external) or self._quantizer.weighs
+        """Whether the back end uses an imatrix."""
+        return self.options.llama_quantize is not None or self.backend.weighs
 
-    @property
-    def _quantizer(self) -> Quantizer:
-        return self.options.quantizer or best_quantizer()
+    def quantize(self, tensor: Tensor, wanted: int) -> tuple[Tensor, ImatrixEntry | None]:
+        """Turn `tensor` into type id `wanted`; the second item is its imatrix entry, or None.
 
-    def make(self, tensor: Tensor, wanted: int) -> tuple[Tensor, ImatrixEntry | None]:
-        """Return `tensor` as it will be in the type `wanted`, and the weights that it is made with."""
+        If that cannot be done, `tensor` comes back as it is, and `notes` has the problem.
+        """
         name = tensor.info.name
         problem, decoder = self._problem(tensor)
         if problem or decoder is None:
@@ -105,16 +86,16 @@ class Maker:
         plain = PLAIN in TYPES[wanted].quantized_by
         entry = None if plain else self._entry(tensor, wanted)
         bytes_of: Source
-        if self.options.external and not plain:
+        if self.options.llama_quantize is not None and not plain:
             if not engine_makes(wanted, self.options.engine):
                 self.notes.problem(f"the llama-quantize of {self.options.engine} makes no {type_alias(wanted)}", name)
                 return tensor, None
-            bytes_of = self._awaited(tensor, wanted, entry)
+            bytes_of = self._pending(tensor, wanted, entry, self.options.llama_quantize)
         else:
             found = self._encoder(wanted, name)
             if found is None:
                 return tensor, None
-            bytes_of = Quantized(
+            bytes_of = QuantizedSource(
                 tensor=tensor,
                 traits=TYPES[wanted],
                 maker=found[0],
@@ -128,22 +109,22 @@ class Maker:
     def _tensor(self, tensor: Tensor, wanted: int, bytes_of: Source) -> Tensor:
         return Tensor(
             info=replace(tensor.info, type=wanted),
-            gap=Extent(source=bytes_of, offset=0, length=bytes_of.size),
+            padded_extent=Extent(source=bytes_of, offset=0, length=bytes_of.size),
             type_nbytes=bytes_of.size,
             sizing=Sizing.EXACT,
-            alignment=1,  # it has no padding of its own that could be kept
+            alignment=1,  # computed bytes have no padding to keep
         )
 
-    def _awaited(self, tensor: Tensor, wanted: int, entry: ImatrixEntry | None) -> Awaited:
+    def _pending(self, tensor: Tensor, wanted: int, entry: ImatrixEntry | None, tool: LlamaQuantize) -> Pending:
         size = nbytes(wanted, tensor.info.dims) or 0
-        said = f"{tensor.gap.source.identity} {tensor.gap.offset} to {wanted} by {self.options.external}"
-        return Awaited(nbytes=size, key=f"{said} imatrix {self._digest(entry)}")
+        what = f"{tensor.padded_extent.source.identity} {tensor.padded_extent.offset} to {wanted} by {tool.identity}"
+        return Pending(nbytes=size, key=f"{what} imatrix {self._digest(entry)}")
 
     def _digest(self, entry: ImatrixEntry | None) -> str:
         return self.options.weights.imatrix.digest if self.options.weights is not None and entry is not None else ""
 
     def _problem(self, tensor: Tensor) -> tuple[str, Decoder | None]:
-        """Return why `tensor` cannot be read as numbers, or what reads it."""
+        """Why `tensor` cannot be read as numbers, or the decoder that reads it."""
         own = TYPES.get(tensor.info.type)
         if own is None or tensor.type_nbytes is None or tensor.sizing is Sizing.CONFLICT:
             return f"it is {type_alias(tensor.info.type)} here, of a size or type in doubt", None
@@ -163,7 +144,7 @@ class Maker:
 
     def _encoder(self, wanted: int, name: str) -> tuple[str, Encode] | None:
         traits = TYPES[wanted]
-        quantizer = plain_quantizer() if PLAIN in traits.quantized_by else self._quantizer
+        quantizer = plain_quantizer() if PLAIN in traits.quantized_by else self.backend
         if traits.name not in quantizer.types:
             self.notes.problem(_not_offered(wanted, quantizer, self.options.engine), name)
             return None
@@ -174,7 +155,7 @@ class Maker:
     # --- weights ---
 
     def _entry(self, tensor: Tensor, wanted: int) -> ImatrixEntry | None:
-        """Return the weights of `tensor`, as llama-quantize looks for them."""
+        """The imatrix entry of `tensor`, looked up as llama-quantize does."""
         name, weights = tensor.info.name, self.options.weights
         entry = weights.imatrix.entries.get(name) if weights is not None and self.weighs else None
         if entry is not None and not entry.fits(tensor.info.dims):
@@ -206,7 +187,7 @@ class Maker:
             self.unweighed.append(name)
 
     def finish(self) -> None:
-        """Note what is to be said of the imatrix as a whole."""
+        """Report what concerns the imatrix as a whole; call it after the last tensor."""
         weights, notes = self.options.weights, self.notes
         if weights is None:
             return
@@ -223,7 +204,7 @@ class Maker:
 
 
 def _not_offered(wanted: int, quantizer: Quantizer, engine: str) -> str:
-    """Say who could make the type `wanted`, which `quantizer` cannot."""
+    """The problem that `quantizer` does not make the type `wanted`, with the ways to get it."""
     ways = []
     makers = TYPES[wanted].quantized_by
     if quantizer.name == GGUF and LIBGGUF in makers:

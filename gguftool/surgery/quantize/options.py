@@ -1,0 +1,39 @@
+"""Options of quantize: whose rules hold, what makes the types, with which weights, and how the output is laid out."""
+
+from __future__ import annotations
+
+from gguftool.engines.llama_quantize import LlamaQuantize
+from gguftool.format.engine_facts.engines import LLAMA_CPP
+from gguftool.format.imatrix import Imatrix
+from gguftool.model.layout import OutputOptions
+from gguftool.model.model import Model
+from gguftool.record import record
+
+
+@record
+class Weights:
+    """An imatrix, and the name under which the output's metadata records it: the user's spelling."""
+
+    imatrix: Imatrix
+    name: str
+
+
+@record
+class QuantizeOptions:
+    """How to choose and make types, and how tensors lie in the output.
+
+    `engine`: follow this engine's rules (kept tensors, fallbacks, types that it has); `requantize`: also quantize what
+    is quantized in the source; `weights`: the imatrix to use; `llama_quantize`: an installed program that makes
+    everything but plain floats, default: the best library installed; `reuse`: models to copy tensors from that have
+    the wanted type already; `pure`: no types of their own for embeddings and output; `allowed_mismatches`: keys in
+    which models to reuse may differ.
+    """
+
+    engine: str = LLAMA_CPP
+    requantize: bool = False
+    weights: Weights | None = None
+    llama_quantize: LlamaQuantize | None = None
+    reuse: tuple[Model, ...] = ()
+    pure: bool = False
+    allowed_mismatches: tuple[str, ...] = ()
+    output: OutputOptions = OutputOptions()
