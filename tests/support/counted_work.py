@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable
 from types import FrameType
 
-# Four times the size: linear work takes about 4 times as long, quadratic work 16 times. The limit lies between.
-FACTOR, LINEAR = 4, 8
+# Eight times the size: linear work takes about 8 times as long, quadratic work 64 times. The limit lies between.
+FACTOR, LINEAR = 8, 24
 
 
 def calls_of(function: Callable[[], object]) -> int:
@@ -34,10 +35,20 @@ def growth(work: Callable[[int], object], size: int, runs: int = 5) -> float:
     Measures processor time of this thread: the fastest of `runs` alternating runs of each size. Choose `size` so that
     `work(size)` takes a few milliseconds.
     """
-    small, large = [], []
-    for _ in range(runs):
-        for times, times_size in ((small, size), (large, FACTOR * size)):
-            started = time.thread_time()
-            work(times_size)
-            times.append(time.thread_time() - started)
+    small: list[float] = []
+    large: list[float] = []
+    gc.collect()
+    gc.disable()  # how much there is to collect depends on earlier tests
+    try:
+        for _ in range(runs):
+            small.append(_thread_seconds(work, size))
+            large.append(_thread_seconds(work, FACTOR * size))
+    finally:
+        gc.enable()
     return min(large) / min(small)
+
+
+def _thread_seconds(work: Callable[[int], object], size: int) -> float:
+    started = time.thread_time()
+    work(size)
+    return time.thread_time() - started
