@@ -56,7 +56,8 @@ def check(
     from gguftool.analysis.lint.check import CheckOptions
     from gguftool.analysis.lint.check import check as make_report
     from gguftool.analysis.placement import parse_rules
-    from gguftool.cli.shared.console import remark, show
+    from gguftool.cli.shared.console import remark
+    from gguftool.cli.shared.show import show
     from gguftool.render.check import check_text
 
     threshold = _severity(fail_on)

@@ -57,7 +57,8 @@ def diff(
     Order, offsets, shards and alignment do not count. Exit code 0: no differences, 1: differences, 2: trouble.
     """
     from gguftool.analysis.diff.models import DiffOptions
-    from gguftool.cli.shared.console import remark, write, write_json
+    from gguftool.cli.shared.console import remark, write
+    from gguftool.cli.shared.show import write_json
     from gguftool.render.diff import render_diff_csv, render_diff_markdown
 
     if json + markdown + csv > 1:
@@ -104,7 +105,8 @@ def _compare(
 
 def _show(report: HeaderDiff) -> None:
     """Show the diff as text, its tables with rich on a terminal."""
-    from gguftool.cli.shared.console import show_tables, write
+    from gguftool.cli.shared.console import write
+    from gguftool.cli.shared.show import show_tables
     from gguftool.render.diff import diff_sections, render_diff_text, section_text, summary
     from gguftool.render.table import Table
 

@@ -49,7 +49,8 @@ def dump(
     """
     from gguftool.analysis.dump import dump as make_dump
     from gguftool.cli.commands.imatrix import describe_if_imatrix, imatrix_instead, show_imatrix
-    from gguftool.cli.shared.console import remark, show_tables, write, write_json
+    from gguftool.cli.shared.console import remark, write
+    from gguftool.cli.shared.show import show_tables, write_json
     from gguftool.errors import FormatError
     from gguftool.model.opening import open_model
     from gguftool.render.dump import dump_csv, dump_markdown, dump_tables, heading
@@ -87,7 +88,8 @@ def dump(
 
 def _print_value(model: Any, key: str, array_limit: int | None) -> None:
     """Print one value: a string's own bytes into a pipe (escaped on a terminal), arrays as JSON, numbers as text."""
-    from gguftool.cli.shared.console import write, write_bytes, write_json
+    from gguftool.cli.shared.console import write, write_bytes
+    from gguftool.cli.shared.show import write_json
     from gguftool.errors import PlanError, printable
     from gguftool.format.kv import ValueType
 

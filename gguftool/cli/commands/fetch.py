@@ -153,7 +153,8 @@ def _plan_repair(
 
 
 def _say_sound(file: Path, damage: Damage, *, json: bool) -> None:
-    from gguftool.cli.shared.console import remark, show_receipt
+    from gguftool.cli.shared.console import remark
+    from gguftool.cli.shared.show import show_receipt
     from gguftool.storage.plan import Receipt
 
     if damage.is_proven:

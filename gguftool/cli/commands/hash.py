@@ -44,7 +44,8 @@ def hash_(
     line is over all data in header order, as llama-gguf-hash --sha256 prints it.
     """
     from gguftool.analysis.verify import hash_files, hash_tensors, verify_manifest
-    from gguftool.cli.shared.console import progress_bar, show, show_receipt, write_exactly
+    from gguftool.cli.shared.console import progress_bar, write_exactly
+    from gguftool.cli.shared.show import show, show_receipt
     from gguftool.model.opening import open_model
     from gguftool.render.hashes import manifest_text, sums_text
 
@@ -69,7 +70,7 @@ def hash_(
 
 
 def _show_verdicts(verdicts: tuple[Verdict, ...], *, json: bool) -> None:
-    from gguftool.cli.shared.console import show
+    from gguftool.cli.shared.show import show
     from gguftool.render.hashes import verdicts_text
 
     show(verdicts, verdicts_text, json=json)

@@ -127,7 +127,8 @@ def show_imatrix(
 ) -> None:
     """Show the imatrix that `source` is, for every command that may be given one."""
     from gguftool.analysis.imatrix import describe_imatrix
-    from gguftool.cli.shared.console import show_tables, write, write_json
+    from gguftool.cli.shared.console import write
+    from gguftool.cli.shared.show import show_tables, write_json
     from gguftool.model.companions import read_imatrix
     from gguftool.render.imatrix import imatrix_csv, imatrix_heading, imatrix_markdown, imatrix_table
 

@@ -210,7 +210,8 @@ def _weights(name: str | None) -> tuple[Weights | None, tuple[Source, ...]]:
 
 
 def _show_preview(decision: Decision, plan: Plan, jobs: int | None, *, json: bool) -> None:
-    from gguftool.cli.shared.console import remark, show
+    from gguftool.cli.shared.console import remark
+    from gguftool.cli.shared.show import show
     from gguftool.render.quantize import quantize_preview_text
     from gguftool.surgery.quantize.preview import preview_quantize
 

@@ -78,7 +78,8 @@ def check(
     """
     from gguftool.analysis.lint import rules as lint_rules
     from gguftool.analysis.recipe import check as check_recipe
-    from gguftool.cli.shared.console import show_tables, write, write_json
+    from gguftool.cli.shared.console import write
+    from gguftool.cli.shared.show import show_tables, write_json
     from gguftool.render.recipe import report_tables, summary_text
 
     recipe, _ = _read(file, form, lenient=True)

@@ -73,7 +73,8 @@ def report(
     from gguftool.analysis.placement import parse_rules
     from gguftool.analysis.report import report as make_report
     from gguftool.cli.commands.imatrix import imatrix_among, imatrix_instead, show_imatrix
-    from gguftool.cli.shared.console import remark, write, write_json
+    from gguftool.cli.shared.console import remark, write
+    from gguftool.cli.shared.show import write_json
     from gguftool.errors import FormatError, PlanError
     from gguftool.render.report import report_csv, report_markdown
     from gguftool.render.report_tables import ReportBy
@@ -120,7 +121,8 @@ def _open(specs: list[str], this_file_only: bool) -> tuple[Model, ...]:
 
 def _show(made: Report, by: ReportBy | None) -> None:
     """Show the report: in colour on a terminal, as plain text in a pipe."""
-    from gguftool.cli.shared.console import rich_console, write
+    from gguftool.cli.shared.console import write
+    from gguftool.cli.shared.show import rich_console
     from gguftool.render.page.strip import strip_rich
     from gguftool.render.report import headings, report_sections, report_text
     from gguftool.render.table import Table, render_rich
@@ -136,7 +138,7 @@ def _show(made: Report, by: ReportBy | None) -> None:
 
 def _write_page(made: Report, opened: tuple[Model, ...], path: Path, *, force: bool) -> None:
     """Write the page through the one executor: never over a file or a model unasked, never half of it."""
-    from gguftool.cli.shared.console import show_receipt
+    from gguftool.cli.shared.show import show_receipt
     from gguftool.render.page.page import report_html
     from gguftool.storage.execute.executor import execute
     from gguftool.storage.execute.options import Options

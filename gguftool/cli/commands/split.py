@@ -73,7 +73,7 @@ def split(
     Engines load the set from its shard 1, which holds all metadata; merge restores the file byte for byte.
     """
     from gguftool.cli.commands.hash import write_map_of
-    from gguftool.cli.shared.console import show_receipt
+    from gguftool.cli.shared.show import show_receipt
     from gguftool.format.file_names import THIREUS_TAIL
     from gguftool.model.layout import OutputOptions
     from gguftool.model.opening import open_model

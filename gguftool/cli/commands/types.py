@@ -17,7 +17,8 @@ def types(
 
     All types of llama.cpp and ik_llama.cpp that may occur in a file, with the engines that load them.
     """
-    from gguftool.cli.shared.console import show_tables, write, write_json
+    from gguftool.cli.shared.console import write
+    from gguftool.cli.shared.show import show_tables, write_json
     from gguftool.render.types import describe_type, type_rows, types_table
 
     rows = type_rows(name)

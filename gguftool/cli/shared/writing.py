@@ -46,7 +46,8 @@ class Writing:
 
 def carry_out(plan: Plan, writing: Writing, *, dry_run: bool, json: bool, hash_files: bool = False) -> Receipt | None:
     """Show the plan and return None, or execute it and say what was written; `hash_files` is for the caller's use."""
-    from gguftool.cli.shared.console import progress_bar, remark, show_preview, show_receipt
+    from gguftool.cli.shared.console import progress_bar, remark
+    from gguftool.cli.shared.show import show_preview, show_receipt
     from gguftool.cli.shared.signals import publishing
     from gguftool.storage.execute.executor import execute
     from gguftool.storage.execute.options import Options
