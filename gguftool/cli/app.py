@@ -72,7 +72,7 @@ class CommandTable(TyperGroup):
         """Find the command that `args` starts with; for an unknown one suggest names that differ by a typo."""
         name = args[0]
         if name not in self.commands and not name.startswith("-") and not ctx.resilient_parsing:
-            from difflib import get_close_matches  # for typos alone
+            from difflib import get_close_matches  # noqa: PLC0415 - for typos alone
 
             near = ", ".join(map(repr, get_close_matches(name, self.commands, cutoff=_SIMILAR)))
             ctx.fail(f"No such command {name!r}." + (f" Did you mean {near}?" if near else ""))
@@ -99,7 +99,7 @@ def _show_version(wanted: bool) -> None:
 
 def _keep_heads(folder: str | None) -> None:
     if folder is not None:
-        from gguftool.storage.sources.head_cache import VARIABLE
+        from gguftool.storage.sources.head_cache import VARIABLE  # noqa: PLC0415 - for --cache alone
 
         os.environ[VARIABLE] = os.path.abspath(folder)
 

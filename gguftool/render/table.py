@@ -38,6 +38,14 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    def as_text(self) -> str:
+        """The table as aligned plain text; the last column is not padded."""
+        return render_text(self)
+
+    def as_rich(self, _width: int, /) -> RenderableType:
+        """The table for a rich console, which fits it to its own width."""
+        return render_rich(self)
+
 
 def render_text(table: Table) -> str:
     """Return the table as aligned plain text; the last column is not padded."""

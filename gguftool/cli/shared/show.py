@@ -1,4 +1,4 @@
-"""Reports, plans and receipts on standard output: text in a pipe, tables by rich on a terminal, or JSON."""
+"""Reports, plans and receipts on standard output: text in a pipe, tables by rich on a terminal, or another format."""
 
 from __future__ import annotations
 
@@ -8,71 +8,59 @@ from typing import TYPE_CHECKING, TypeVar
 
 from gguftool.cli.shared.console import ReaderGone, drop_stdout, remark, standard_output, write, write_exactly
 from gguftool.errors import ExecuteError
-from gguftool.render.table import Table, render_rich, text_of
+from gguftool.render.format import Format
+from gguftool.render.registry import Part, joined, parts_of, render
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from gguftool.storage.plan import Preview, Receipt
+    from gguftool.storage.plan import Receipt
 
 T = TypeVar("T")
 
 
-def show_tables(tables: Sequence[Table]) -> None:
-    """Show tables: with rich on a terminal, as plain text in a pipe."""
+def show(report: object, format: Format = Format.TEXT, **options: object) -> None:
+    """Write a report in `format`; `options` are those of the report's renderers."""
+    if format is Format.TEXT:
+        show_parts(parts_of(report, **options))
+    else:
+        write(render(report, format, **options))
+
+
+def show_parts(parts: Sequence[str | Part]) -> None:
+    """Write parts of a report: joined in a pipe, by rich on a terminal; no text of a file is read as markup."""
     if sys.stdout is None or not sys.stdout.isatty():
-        write(text_of(tables))
+        write(joined(parts))
         return
-    console = rich_console()
-    with standard_output():
-        for table in tables:
-            console.print(render_rich(table))
-
-
-def rich_console() -> Console:
-    """Return a console for standard output that reads no text as markup."""
     from rich.console import Console
 
-    return Console(markup=False, highlight=False, emoji=False)
+    console = Console(markup=False, highlight=False, emoji=False)
+    for at, part in enumerate(parts):
+        if isinstance(part, str):
+            write(part + "\n" * (at + 1 < len(parts)))
+            continue
+        shown = part.as_rich(console.width)
+        if isinstance(shown, str):
+            write(shown)
+            continue
+        with standard_output():
+            console.print(shown)
 
 
-def write_json(data: object) -> None:
-    """Write a report, a plan or a receipt as one JSON document."""
-    from gguftool.render.json_text import render_json
-
-    write(render_json(data))
-
-
-def show(data: T, text: Callable[[T], str], *, json: bool) -> None:
-    """Write data as JSON where asked, else as `text` makes of it."""
-    if json:
-        write_json(data)
-    else:
-        write(text(data))
-
-
-def show_preview(preview: Preview, *, json: bool) -> None:
-    """Say what a plan would write, and from what."""
-    from gguftool.render.plan import preview_text
-
-    show(preview, preview_text, json=json)
+def show_as(data: T, text: Callable[[T], str], *, json: bool) -> None:
+    """Write data that is no report with renderers: as JSON, or as `text` renders it."""
+    write(render(data, Format.JSON) if json else text(data))
 
 
 def show_receipt(receipt: Receipt, *, json: bool, model: str = "") -> None:
-    """Say what was written; digests are the data then, as `hash --files` and `hash` print them.
+    """Show what was written; with digests, those are the data, as `hash --files` and `hash` print them.
 
     `model` is the name of the model's first file, which lines of tensors begin with.
 
-    The files are the product, and complete: where standard output cannot take this, it is told on standard error, and
-    the exit code stays 0.
+    The files are the product, and complete: if standard output cannot take this, it goes to standard error, and the
+    exit code stays 0.
     """
-    from gguftool.render.plan import receipt_text
-
     try:
-        if json:
-            write_json(receipt)
-        elif receipt.digests is None:
-            write(receipt_text(receipt))
+        if json or receipt.digests is None:
+            write(render(receipt, Format.JSON if json else Format.TEXT))
         else:
             _show_digests(receipt, model)
         if sys.stdout is not None:
@@ -83,10 +71,9 @@ def show_receipt(receipt: Receipt, *, json: bool, model: str = "") -> None:
 
 
 def _show_digests(receipt: Receipt, model: str) -> None:
-    from gguftool.analysis.verify import file_hashes, tensor_hashes
-    from gguftool.render.hashes import manifest_text, sums_text
-    from gguftool.render.plan import receipt_text
+    from gguftool.analysis.verify import file_hashes, tensor_hashes  # noqa: PLC0415 - for --hash alone
+    from gguftool.render.hashes import manifest_text, sums_text  # noqa: PLC0415
 
-    remark(receipt_text(receipt).rstrip())
+    remark(render(receipt, Format.TEXT).rstrip())
     write_exactly(sums_text(file_hashes(receipt)))
     write(manifest_text(tensor_hashes(receipt, model)))
