@@ -6,34 +6,44 @@ gap to the next tensor.  How the files of a set are found is in `model/opening.p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from gguftool.errors import FormatError, printable
 from gguftool.format.file_names import ShardName
 from gguftool.format.ggml import nbytes, type_name
 from gguftool.format.header import DEFAULT_ALIGNMENT, Header, TensorInfo, round_up
-from gguftool.format.kv import KV, ByteOrder, find_kv
+from gguftool.format.kv import KV, ByteOrder, ValueType, find_kv
 from gguftool.record import record
 from gguftool.storage.sources.source import Extent, Source
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_ARCHITECTURE = "general.architecture"
+_MAX_NAME = 90  # characters of a name in a summary, escapes included: whatever a file says, a summary stays one line
+_MAX_WORD = 30  # characters of an architecture in a summary
+_MAX_TYPES = 8  # tensor types that a summary names
 
 
 class Sizing(Enum):
     """What is known of a tensor's size."""
 
     EXACT = "by type"  # the type is known and the gap in the file agrees
-    GAP = "by gap"  # the type is unknown (or its rows are no whole blocks): all up to the next tensor
+    GAP = "by gap"  # the type is unknown, or its rows are not whole blocks: all bytes up to the next tensor
     CONFLICT = "type and gap disagree"
 
 
-@record
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tensor:
-    """A tensor and where its bytes are.
+    """A tensor: what it is called, its type and shape, and where its bytes are.
 
     `padded_extent` reaches from its first byte to the next tensor; of the last tensor in the file, to the end of its
     padding, or of the file if its size is unknown. `type_nbytes` is its size by the type, None if that is unknown;
-    `alignment` is that of its file. All in bytes.
+    `alignment` and `byte_order` are those of its file. All sizes in bytes.
     """
 
     info: TensorInfo
@@ -41,6 +51,25 @@ class Tensor:
     type_nbytes: int | None
     sizing: Sizing
     alignment: int
+    byte_order: ByteOrder = ByteOrder.LITTLE
+
+    def __repr__(self) -> str:
+        return f"<Tensor '{_shown(self.name, _MAX_NAME)}': {self.type_name} {self.shape}, {self.nbytes:,} bytes>"
+
+    @property
+    def name(self) -> str:
+        """The name, as untrusted as the file: quote it with `errors.printable`."""
+        return self.info.name
+
+    @property
+    def type_name(self) -> str:
+        """The ggml type, such as ``Q4_K``; ``type#N`` if it is unknown."""
+        return type_name(self.info.type)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape in NumPy's order, row length last: the reverse of the dims in the file (`info.dims`)."""
+        return self.info.dims[::-1]
 
     @property
     def nbytes(self) -> int:
@@ -57,6 +86,22 @@ class Tensor:
         """True bits per element, row meta included; 0 for a tensor without elements."""
         return self.nbytes * 8 / self.info.elements if self.info.elements else 0.0
 
+    def raw(self) -> bytes:
+        """Read the data as stored, `nbytes` long: blocks of its type in its file's byte order, without padding.
+
+        Raises `SourceError` if it cannot be read, or the file changed since it was opened.
+        """
+        return self.extent.read()
+
+    def numpy(self) -> NDArray[Any]:
+        """Read the data as an array of `shape`: float32, dequantized if need be; integer types keep their own dtype.
+
+        Raises `PlanError` if the type cannot be dequantized here, or its size is in doubt, and `SourceError` as `raw`.
+        """
+        from gguftool.model.arrays import read_array  # numpy takes longer to load than a head to read
+
+        return read_array(self)
+
 
 @record
 class ModelFile:
@@ -67,12 +112,13 @@ class ModelFile:
     shard: ShardName | None
 
 
-@record
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """One logical model: `kvs` of the file that carries the metadata, `tensors` of all files in model order.
 
-    `missing` names shards that the set lacks; `expected_tensors` is `split.tensors.count`; `remarks` say what opening
-    left out or decided.
+    ``model[key]`` is the value of a metadata key, ``model.tensors[name]`` a tensor; ``len`` counts the tensors, and
+    ``in`` finds keys and tensor names. `missing` names shards that the set lacks; `expected_tensors` is
+    `split.tensors.count`; `remarks` say what opening left out or decided.
     """
 
     name: str
@@ -82,6 +128,62 @@ class Model:
     missing: tuple[str, ...] = ()
     expected_tensors: int | None = None
     remarks: tuple[str, ...] = ()
+
+    __iter__ = None  # over keys or over tensors? `kvs` and `tensors` say which
+
+    def __getitem__(self, key: str) -> Any:
+        """Decode the value of the metadata key `key`: int, float, bool, str, or list; of equal keys the first.
+
+        Raises `KeyError` if there is no such key.
+        """
+        kv = self.get(key)
+        if kv is None:
+            found = f", but a tensor: model.tensors[{key!r}]" if key in self.tensors else ""
+            raise KeyError(f"'{_shown(str(key), _MAX_NAME)}' is not a metadata key{found}")
+        return kv.value()
+
+    def __contains__(self, key: object) -> bool:
+        """Whether `key` is a metadata key or the name of a tensor."""
+        return key in self.tensors or any(kv.key == key for kv in self.kvs)
+
+    def __len__(self) -> int:
+        """The number of tensors."""
+        return len(self.tensors)
+
+    def __bool__(self) -> bool:
+        """True, also for a model without tensors (a vocabulary): the question is then whether there is a model."""
+        return True
+
+    def __repr__(self) -> str:
+        """One line of at most 200 characters: name, architecture, tensors, files, size."""
+        gaps = f", {len(self.missing):,} shards missing" if self.missing else ""
+        return f"<Model '{_shown(self.name, _MAX_NAME)}': {self._architecture}, {self._counts_text}{gaps}>"
+
+    def _repr_html_(self) -> str:
+        """A small table for notebooks."""
+        from html import escape
+
+        title = _text_of(self.get("general.name"), _MAX_NAME)
+        rows = {
+            "Model": _shown(self.name, _MAX_NAME),
+            "Name": title,
+            "Architecture": self._architecture,
+            "Holds": self._counts_text,
+            "Types": _types_in_words(self.tensors.values()),
+            "Missing": f"{len(self.missing):,} shards" if self.missing else "",
+        }
+        cells = (f"<tr><th>{head}</th><td>{escape(text)}</td></tr>" for head, text in rows.items() if text)
+        return f"<table>{''.join(cells)}</table>"
+
+    @property
+    def _architecture(self) -> str:
+        return _text_of(self.get(_ARCHITECTURE), _MAX_WORD) or "no architecture"
+
+    @property
+    def _counts_text(self) -> str:
+        size = sum(source.size for source in self.sources)
+        files = "1 file" if len(self.files) == 1 else f"{len(self.files):,} files"
+        return f"{len(self.tensors):,} tensors, {files}, {size:,} bytes"
 
     @property
     def version(self) -> int:
@@ -113,22 +215,48 @@ class Model:
         return not self.missing and self.expected_tensors in (None, len(self.tensors))
 
 
+def _shown(text: str, limit: int) -> str:
+    """`text` fit for a terminal, at most `limit` characters; unlike `printable`'s, the limit includes escapes."""
+    shown = printable(text[: limit + 1], limit + 1)
+    return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."
+
+
+def _text_of(kv: KV | None, limit: int) -> str:
+    """The start of a string value, fit for a terminal; empty for anything else. Longer strings are not decoded."""
+    if kv is None or kv.type is not ValueType.STRING:
+        return ""
+    return _shown(kv.raw[8 : 8 + 4 * (limit + 1)].decode("utf-8", "surrogateescape"), limit)
+
+
+def _types_in_words(tensors: Iterable[Tensor]) -> str:
+    """The tensor types and their counts, the largest by bytes first."""
+    counts: dict[int, int] = {}
+    sizes: dict[int, int] = {}
+    for tensor in tensors:
+        kind = tensor.info.type
+        counts[kind] = counts.get(kind, 0) + 1
+        sizes[kind] = sizes.get(kind, 0) + tensor.nbytes
+    kinds = sorted(sizes, key=lambda kind: -sizes[kind])
+    more = f" and {len(kinds) - _MAX_TYPES:,} more" if len(kinds) > _MAX_TYPES else ""
+    return ", ".join(f"{counts[kind]:,} x {type_name(kind)}" for kind in kinds[:_MAX_TYPES]) + more
+
+
 def tensors_of(source: Source, header: Header) -> tuple[Tensor, ...]:
     """Place the tensors of one file, in header order.
 
-    Raises `FormatError` where data would lie outside the file.
+    Raises `FormatError` if data would lie outside the file.
     """
     alignment = header.alignment
-    data_offset = round_up(header.length, alignment)  # asking for both costs twice, for each of a set's files
+    data_offset = round_up(header.length, alignment)  # Header.data_offset would compute both again, for every file
     ends = _next_offsets(header.tensors)
     return tuple(
-        _place(source, index, info, data_offset, end, alignment)
+        _place(source, index, info, data_offset, end, alignment, header.byte_order)
         for index, (info, end) in enumerate(zip(header.tensors, ends, strict=True))
     )
 
 
 def _next_offsets(infos: Sequence[TensorInfo]) -> list[int | None]:
-    """Return for each tensor the offset of the next one in the file, None for the last; order of infos is free."""
+    """For each tensor, the offset of the next one in the file, or None for the last; infos may be in any order."""
     order = sorted(range(len(infos)), key=lambda index: infos[index].offset)
     ends: list[int | None] = [None] * len(infos)
     for here, after in pairwise(order):
@@ -136,7 +264,15 @@ def _next_offsets(infos: Sequence[TensorInfo]) -> list[int | None]:
     return ends
 
 
-def _place(source: Source, index: int, info: TensorInfo, data_offset: int, end: int | None, alignment: int) -> Tensor:
+def _place(
+    source: Source,
+    index: int,
+    info: TensorInfo,
+    data_offset: int,
+    end: int | None,
+    alignment: int,
+    byte_order: ByteOrder,
+) -> Tensor:
     size = nbytes(info.type, info.dims)
     start = data_offset + info.offset
     room = source.size - start
@@ -158,11 +294,12 @@ def _place(source: Source, index: int, info: TensorInfo, data_offset: int, end: 
         type_nbytes=size,
         sizing=_sizing(size, gap, alignment),
         alignment=alignment,
+        byte_order=byte_order,
     )
 
 
 def _sizing(size: int | None, gap: int, alignment: int) -> Sizing:
     if size is None:
         return Sizing.GAP
-    # Engines' own tools pad by 32 whatever the alignment key says, hence the larger of the two.
+    # The engines' tools pad to 32 whatever the alignment key says, hence the larger of the two.
     return Sizing.EXACT if size <= gap < size + max(alignment, DEFAULT_ALIGNMENT) else Sizing.CONFLICT

@@ -1,4 +1,9 @@
-"""A plan: the files to write, as head bytes plus copies of extents at offsets. Pure data; `execute` carries it out."""
+"""A plan: the files to write, as head bytes plus copies of extents at offsets.
+
+`Plan`, `OutputFile` and `Copy` are pure data; `execute` carries them out. `Plan.preview` counts what a plan would do.
+`in_place` turns an output into a change of an existing file. `chunks` cuts an output into pieces that are written one
+after the other. `Receipt` is what `execute` returns: paths, sizes and digests.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +15,14 @@ from gguftool.errors import PlanError
 from gguftool.record import record, replace
 from gguftool.storage.sources.source import Extent, Source
 
-# Bytes. XFS and btrfs share whole blocks of this size, the default of both on every common machine.
+# Bytes. XFS and btrfs share whole blocks of this size, the default of both on all common machines.
 BLOCK = 4096
 _USUAL_ALIGNMENT = 32
 
 
 @record
 class Copy:
-    """One extent and the offset that it gets in the output file."""
+    """One extent and its offset in the output file."""
 
     extent: Extent
     offset: int
@@ -25,7 +30,7 @@ class Copy:
 
 @record
 class Mark:
-    """A range of an output under a name by which its digest can be asked for: a tensor's data without padding."""
+    """A named range of an output, which can have a digest: a tensor's data without padding."""
 
     name: str
     offset: int
@@ -34,12 +39,14 @@ class Mark:
 
 @record
 class OutputFile:
-    """`head` at offset 0, `copies` behind it in ascending order, zeros between them, `size` bytes in all.
+    """A file to write: `head` at offset 0, then `copies` in ascending order, zeros between them, `size` bytes in all.
 
-    With a `base` the file at `path` is that source, and it is changed in place: bytes that neither head nor copies
-    cover stay as they are. With `replaces` the file at `path` is that source, whose place the output takes as a whole.
-    `marks` name ranges of it, None where it has no such names; they change no byte. `sha256` is what the finished file
-    must have, in hex, where somebody said so: it is verified before publishing.
+    With a `base`, the file at `path` is that source and is changed in place: bytes that neither head nor copies cover
+    stay as they are. With `replaces`, the file at `path` is that source and the output replaces it as a whole.
+    `marks` are named ranges of the output, or None if it has no such names; they change no byte. `sha256` is the
+    expected checksum in hex, or None if unknown; it is verified before publishing.
+
+    Raises `PlanError` if copies overlap or end behind the file's end.
     """
 
     path: Path
@@ -62,14 +69,14 @@ class OutputFile:
 
     @property
     def changed_ranges(self) -> tuple[tuple[int, int], ...]:
-        """The (offset, length) of everything that head and copies write."""
+        """(offset, length) of every range that head and copies write."""
         head = ((0, len(self.head)),) if self.head else ()
         return (*head, *((copy.offset, copy.extent.length) for copy in self.copies))
 
 
 @record
 class SourceUse:
-    """How many bytes a plan takes from one source."""
+    """Number of bytes that a plan takes from one source."""
 
     name: str
     nbytes: int
@@ -77,7 +84,7 @@ class SourceUse:
 
 @record
 class Request:
-    """The command that asked for a plan: the `models` it names, and its other `options`, spelled out."""
+    """The command that a plan was made for: the `models` that it names, and its other `options`, spelled out."""
 
     models: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
@@ -85,7 +92,7 @@ class Request:
 
 @record
 class Step:
-    """A source whose bytes are copied in one go; with `frees` its file is removed when they are safe."""
+    """Copy all bytes of one source; with `frees`, remove its file once they are safe."""
 
     source: Source
     frees: bool
@@ -93,11 +100,11 @@ class Step:
 
 @record
 class Consume:
-    """That sources make room as they are copied: in the order of `steps`.
+    """Remove each source after its bytes are safely copied, in `steps` order.
 
-    The journal lies beside `anchor`, what the user calls the output (of a set its prefix), so that the same command
-    finds it when the sources are gone. `begun` names the journal that the plan was read back from, empty for a new
-    plan.
+    The journal is kept beside `anchor`, the output's name on the command line (for a set, its prefix), so that the
+    same command finds it after the sources are removed. `begun` is the digest of the journal that the plan was read
+    from, empty for a new plan.
     """
 
     anchor: Path
@@ -107,17 +114,17 @@ class Consume:
 
     @property
     def freed(self) -> tuple[Source, ...]:
-        """The sources that go; those that an earlier run removed are no files any more, and not among them."""
+        """Sources to remove, without those that an earlier run removed already."""
         return tuple(step.source for step in self.steps if step.frees and step.source.file_id is not None)
 
 
 @record
 class Preview:
-    """What a plan would do, for people and for `--json`; `freed` are sources that it removes, with their sizes.
+    """What a plan would do, for people and for `--json`; `freed` are the sources that it removes, with their sizes.
 
-    Of `bytes_copied`, `bytes_fetched` come over a network, and `bytes_congruent` lie in whole blocks at offsets that
-    agree with their source's: a file system that can share blocks (XFS, btrfs) clones them. `bytes_congruent_padded`
-    is what that would be were the data moved by less than a block, as `--pad` does.
+    Of `bytes_copied`, `bytes_fetched` come over a network. `bytes_congruent` lie in whole blocks at offsets congruent
+    to their source's: a file system that can share blocks (XFS, btrfs) clones them. `bytes_congruent_padded` is the
+    same count if the data were moved by less than a block, as `--pad` does.
     """
 
     outputs: tuple[tuple[str, int], ...]
@@ -133,12 +140,12 @@ class Preview:
 
 @record
 class Plan:
-    """Everything that is needed to write the outputs; `inputs` are all sources that they depend on, also by metadata.
+    """Everything needed to write the outputs; `inputs` are all sources that they depend on, also for metadata alone.
 
-    `remarks` say what a user should know about the outcome. `first_shard` is the file from which engines start, if it
-    is not the first output: of several outputs it is without its name while the others get theirs. `sequence` names the
-    marks in the order in which they make up the whole, where they do not lie so in the outputs. With `consume`, inputs
-    are removed as soon as what the outputs take from them is safe.
+    `remarks` tell the user about the outcome. `first_shard` is the file from which engines start, if it is not the
+    first output: while a set is published, no file has this name. `sequence` lists the names of marks in the order of
+    the digest over all of them, if they are stored in another order. With `consume`, each input is removed as soon as
+    its bytes are safe in the outputs.
     """
 
     outputs: tuple[OutputFile, ...]
@@ -150,17 +157,17 @@ class Plan:
 
     @property
     def first_shard_path(self) -> Path:
-        """The file from which engines start; shard 1 of a set."""
+        """The file from which engines start: shard 1 of a set."""
         return self.first_shard or self.outputs[0].path
 
     @property
     def publishing_order(self) -> tuple[int, ...]:
-        """Indices of the outputs: the first, from which engines start, comes last."""
+        """Indices of the outputs; the first output, from which engines start, comes last."""
         return (*range(1, len(self.outputs)), 0)
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over targets, heads, copies and source identities: equal plans make equal bytes."""
+        """sha256 over targets, heads, copies and source identities: equal plans write equal bytes."""
         from hashlib import sha256
 
         digest = sha256()
@@ -179,7 +186,7 @@ class Plan:
                 yield f"{extent.source.identity} {extent.offset} {extent.length} {copy.offset}"
 
     def preview(self) -> Preview:
-        """Count what would be written and taken from where."""
+        """Count the bytes to write, by output and by source."""
         uses: dict[str, int] = {}
         fetched = 0
         for output in self.outputs:
@@ -204,7 +211,7 @@ class Plan:
 
 
 def coalesce(copies: Iterable[Copy]) -> tuple[Copy, ...]:
-    """Join neighbouring copies that are neighbours in their source too: fewer and larger calls to the kernel."""
+    """Join adjacent copies that are adjacent in their source too: fewer and larger calls to the kernel."""
     joined: list[Copy] = []
     for copy in copies:
         last = joined[-1] if joined else None
@@ -226,9 +233,9 @@ def coalesce(copies: Iterable[Copy]) -> tuple[Copy, ...]:
 
 
 def congruent_bytes(copies: Iterable[Copy], shift: int = 0) -> int:
-    """Return how many bytes lie in whole blocks at offsets congruent to the source's, the target moved by `shift`.
+    """Count bytes in whole blocks at offsets congruent to the source's, with the target moved by `shift`.
 
-    What is no file here does not count: bytes that come over a network or are computed cannot be shared.
+    Only local files count: bytes that come over a network or are computed cannot be shared.
     """
     total = 0
     for copy in copies:
@@ -240,7 +247,7 @@ def congruent_bytes(copies: Iterable[Copy], shift: int = 0) -> int:
 
 
 def _congruent_if_moved(output: OutputFile) -> int:
-    """Return the congruent bytes of `output` at the best shift of its data that keeps the alignment of its copies."""
+    """Count the congruent bytes of `output` at the best shift of its data that keeps the alignment of its copies."""
     if output.base is not None or not output.head:
         return congruent_bytes(output.copies)
     step = math.gcd(_USUAL_ALIGNMENT, *(copy.offset for copy in output.copies))
@@ -253,13 +260,13 @@ def _congruent_if_moved(output: OutputFile) -> int:
     return max(congruent_bytes(output.copies, shift) for shift in (0, best))
 
 
-NEW_FILE = "; -o OUT writes a new file"  # the way out, where nothing better is known
+NEW_FILE = "; -o OUT writes a new file"  # default hint at the end of error messages
 
 
 def in_place(output: OutputFile, base: Source) -> OutputFile:
-    """Return `output` as a change of `base` in place: only what differs is written.
+    """Turn `output` into a change of `base` in place, which writes only what differs.
 
-    Raises `PlanError` where that cannot be: bytes that are kept would have to move, or the file's size would change.
+    Raises `PlanError` if `base` is no local file, if kept bytes would move, or if the file's size would change.
     """
     if base.file_id is None:
         raise PlanError(f"is not a local file, and cannot be changed in place{NEW_FILE}", source=base.name)
@@ -279,9 +286,9 @@ def in_place(output: OutputFile, base: Source) -> OutputFile:
 
 
 def chunks(output: OutputFile, start: int, step: int) -> Iterator[tuple[OutputFile, int]]:
-    """Cut what `output` has from offset `start` on into chunks of about `step` bytes.
+    """Cut `output` from offset `start` on into chunks of about `step` bytes.
 
-    Yields each chunk (as an output of the same file) and the offset up to which the file is then complete.
+    Yields each chunk (as an output of the same file) and the offset below which the file is then complete.
     """
     head = output.head if start < len(output.head) else b""
     piece: list[Copy] = []
@@ -301,16 +308,16 @@ def chunks(output: OutputFile, start: int, step: int) -> Iterator[tuple[OutputFi
 
 
 def bytes_below(output: OutputFile, offset: int) -> int:
-    """Return how many bytes the copies have below `offset`."""
+    """Count the bytes of copies below `offset`."""
     return sum(min(copy.extent.length, max(0, offset - copy.offset)) for copy in output.copies)
 
 
-# --- what came of a plan ---------------------------------------------------------------------------------------------
+# --- the result of a plan --------------------------------------------------------------------------------------------
 
 
 @record
 class Digest:
-    """The sha256, in hex, of what `name` says: a file, or a named range."""
+    """The sha256, in hex, of the file or named range `name`."""
 
     name: str
     sha256: str
@@ -318,10 +325,10 @@ class Digest:
 
 @record
 class Digests:
-    """What was hashed of a plan's outputs.
+    """Digests of a plan's outputs.
 
-    `files`: each output; `parts`: each named range, in the plan's sequence; `whole`: all of these one after the other,
-    None where the outputs hold only some of a set's, or have no named ranges.
+    `files`: one for each output; `parts`: one for each named range, in the plan's sequence; `whole`: one over all named
+    ranges in that sequence, or None if the outputs hold only some ranges of a set, or have no named ranges.
     """
 
     files: tuple[Digest, ...]
@@ -331,9 +338,9 @@ class Digests:
 
 @record
 class Receipt:
-    """What was written: the paths in the plan's order, the bytes of all of them, and the digests asked for.
+    """What was written: paths in the plan's order, total bytes, and the requested digests.
 
-    `freed` are the sources that were removed.
+    `freed` are the names of removed sources.
     """
 
     paths: tuple[Path, ...]

@@ -167,6 +167,7 @@ def _open_safetensors(spec: str) -> Donor:
             type_nbytes=size,
             sizing=Sizing.EXACT,
             alignment=1,
+            byte_order=ByteOrder.BIG if entry.big_endian else ByteOrder.LITTLE,
         )
     big = frozenset(entry.name for entry in listed if entry.big_endian)
     return Donor(name=spec, tensors=MappingProxyType(found), sources=(source,), model=None, big_endian=big)

@@ -1,4 +1,4 @@
-"""Which types llama-quantize gives to token embeddings and the output, in a file whose other tensors are of one type.
+"""Types that llama-quantize gives token embeddings and the output in a file in which all else has one type.
 
 They matter more than others, so they get no low types.  A rule that names these tensors overrides this, and ``--pure``
 turns it off, as in both engines.  In a model without `output.weight` the token embeddings are the output too, and get

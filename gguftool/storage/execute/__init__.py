@@ -1,1 +1,1 @@
-"""How a plan is written: part files, resume, publishing, changes in place."""
+"""Writing a plan: part files, resume, publishing, changes in place."""

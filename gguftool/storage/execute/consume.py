@@ -1,8 +1,8 @@
-"""A run whose sources make room: the part of the executor that copies source after source and removes each.
+"""Runs that remove their sources (`merge --consume`): copy one source after the other, remove each once it is safe.
 
-For each source: all that the outputs take from it, fsync, read back and compare, note it durably, compare the file's
-identity once more, unlink, fsync of its folder.  Everything else (how bytes get into a part file, how names are given)
-is as in any run.
+For each source: copy all that the outputs take from it, fsync, read back and compare, record it durably in the
+journal, check the file's identity once more, unlink, fsync its folder. Everything else (writing part files,
+publishing) is as in any run.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ Write = Callable[[OutputFile], object]
 def write_consuming(
     plan: Plan, consume: Consume, options: Options, write: Write
 ) -> tuple[tuple[str, ...], Digests | None]:
-    """Write a plan whose sources go as they are copied, or go on with it; return the names of what went, and digests.
+    """Write a plan and remove its sources as they are copied, or resume one; return the removed names, and digests.
 
     `write` writes one file, durably and as a whole or not at all.
 
-    From the first removal on, neither part files nor journal are removed, whatever goes wrong.
+    After the first removal, part files and journal are kept, whatever goes wrong.
     """
     if not options.sync:
         raise ExecuteError("sources can be removed only for an output that is durable, not with --no-sync")
@@ -62,8 +62,8 @@ def write_consuming(
             try:
                 check_targets(plan, force=options.force)
                 check_room(run)
-                # A source whose bytes were safe before is not needed: they are compared with their digest.
-                copied = _copied(run)
+                # A source that an earlier run copied is not needed: its bytes in the part files are compared by digest.
+                copied = _settled_sources(run)
                 needed = tuple(source for source in plan.inputs if source not in copied)
                 check_sources(needed)
                 _fill_only_copies(run, options)
@@ -76,7 +76,7 @@ def write_consuming(
             except BaseException as error:
                 _keep_or_discard(run, error, options)
                 raise
-        if options.force:  # what was replaced, where it could not be removed at once
+        if options.force:  # old files that could not be removed at once
             for output in plan.outputs:
                 remove_quietly(helper_path(output.path, OLD))
         run.remove()
@@ -84,7 +84,7 @@ def write_consuming(
 
 
 def _begin(plan: Plan, consume: Consume, cleanup: contextlib.ExitStack, write: Write) -> Consuming:
-    """Make the journal of a new plan, or open the one that `plan` was read from; hold its lock."""
+    """Write the journal of a new plan, or open the one that `plan` was read from; hold its lock."""
     begun = consume.begun
     if not begun:
         refuse_only_copies((consume.anchor, *(output.path for output in plan.outputs)))
@@ -98,8 +98,8 @@ def _begin(plan: Plan, consume: Consume, cleanup: contextlib.ExitStack, write: W
     return run
 
 
-def _copied(run: Consuming) -> set[Source]:
-    """Return the sources that an earlier run copied, and that stay or are gone."""
+def _settled_sources(run: Consuming) -> set[Source]:
+    """Sources that an earlier run copied and that need no further step: they are to be kept, or are removed."""
     return {
         step.source
         for number, step in enumerate(run.steps)
@@ -108,7 +108,7 @@ def _copied(run: Consuming) -> set[Source]:
 
 
 def _fill_only_copies(run: Consuming, options: Options) -> None:
-    """Copy source after source into the part files; each that may go does when its bytes are safe there."""
+    """Copy source after source into the part files; remove each removable one once its bytes are safe there."""
     outputs = run.plan.outputs
     is_new = [run.make_part(index) for index in range(len(outputs))]
     for index, output in enumerate(outputs):
@@ -125,7 +125,7 @@ def _fill_only_copies(run: Consuming, options: Options) -> None:
 
 
 def _copy_step(run: Consuming, number: int, options: Options, is_new: Sequence[bool]) -> str:
-    """Copy all that the outputs take from one source, durably; return the sha256 of what reads back, and is equal."""
+    """Copy all that the outputs take from one source, durably; compare it, and return the sha256 of what reads back."""
     digest = hashlib.sha256()
     for index, copies in run.copies_of(number):
         with run.part(index) as part:
@@ -145,8 +145,8 @@ def _write_durably(part: PartFile, output: OutputFile, options: Options, *, fres
 def _is_safe(run: Consuming, number: int) -> bool:
     """Whether an earlier run copied this source, and the part files still have its bytes.
 
-    A source that was to go and is still there is copied again, whatever the journal says: nothing is removed on the
-    word of another run. Raises `ExecuteError` where it is gone and its bytes are too.
+    A source that is to be removed and still exists is copied again, whatever the journal says: no run removes a file
+    because of another run's record. Raises `ExecuteError` if both the source and its bytes are gone.
     """
     if number not in run.begun.copied or (run.steps[number].frees and not run.is_freed(number)):
         return False
@@ -176,7 +176,7 @@ def _publish_only_copies(run: Consuming, options: Options) -> None:
 
 
 def _keep_or_discard(run: Consuming, error: BaseException, options: Options) -> None:
-    """Keep what a run leaves where a signal stopped it, or sources are gone; else remove it."""
+    """Keep part files and journal after a signal, or if sources are gone; otherwise remove them."""
     if run.something_is_freed():
         options.note(
             "source files were removed, and the part file beside the output is the only copy of their tensors: keep "
@@ -189,7 +189,7 @@ def _keep_or_discard(run: Consuming, error: BaseException, options: Options) -> 
 
 
 def hold_folders(sources: Iterable[Source], cleanup: contextlib.ExitStack) -> None:
-    """Lock the folders of `sources`: two runs must not share out the files of one set between their part files."""
+    """Lock the folders of `sources`: two runs must not each take a part of one set into their part files."""
     folders = {real_path(source.path).parent for source in sources if isinstance(source, LocalSource)}
     for folder in sorted(folders) if os.name != "nt" else ():
         fd = os.open(folder, os.O_RDONLY)
@@ -204,9 +204,9 @@ def hold_folders(sources: Iterable[Source], cleanup: contextlib.ExitStack) -> No
 def read_back(copies: Iterable[Copy], part: PartFile, digest: hashlib._Hash) -> None:
     """Compare what `part` has on disk with the sources of `copies`, and add it to `digest`.
 
-    Raises `ExecuteError` where they differ.
+    Raises `ExecuteError` if they differ.
     """
-    _forget_cached(part.fd)
+    _drop_cached(part.fd)
     for copy in copies:
         place = copy.offset
         for data in copy.extent.source.stream(copy.extent.offset, copy.extent.length):
@@ -218,7 +218,7 @@ def read_back(copies: Iterable[Copy], part: PartFile, digest: hashlib._Hash) -> 
 
 
 def digest_part(copies: Iterable[Copy], part: PartFile, digest: hashlib._Hash) -> None:
-    """Add what `part` has in the places of `copies` to `digest`."""
+    """Add the bytes of `part` in the ranges of `copies` to `digest`."""
     for copy in copies:
         for done in range(0, copy.extent.length, _READ):
             digest.update(_read_part(part, copy.offset + done, min(_READ, copy.extent.length - done)))
@@ -231,15 +231,15 @@ def _read_part(part: PartFile, offset: int, length: int) -> bytes:
     return data
 
 
-def _forget_cached(fd: int) -> None:
-    """Let the next read come from the disk, where the system can: what is compared shall be what is stored."""
+def _drop_cached(fd: int) -> None:
+    """Drop cached pages, if the system can, so that the comparison reads what is on the disk."""
     if hasattr(os, "posix_fadvise"):
         with contextlib.suppress(OSError):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def free(source: Source) -> None:
-    """Remove the file of `source`, durably; raise `SourceError` where another file has its name now."""
+    """Remove the file of `source`, durably; raise `SourceError` if it is another file now, or has hard links."""
     if not isinstance(source, LocalSource):
         return
     path = real_path(source.path)
@@ -255,15 +255,15 @@ def free(source: Source) -> None:
     sync_folders([path.parent])
 
 
-# --- room ------------------------------------------------------------------------------------------------------------
+# --- space ------------------------------------------------------------------------------------------------------------
 
 
 def check_room(run: Consuming) -> None:
-    """Refuse, before anything is written, what would not fit at some moment, counting what will have been freed."""
+    """Refuse, before any write, a run that would not fit at some point, counting the space freed by then."""
     if not hasattr(os, "statvfs"):
         return
-    lacking = _lacking(run, sharing=False)
-    if lacking and (lacking := _lacking(run, sharing=True)):
+    lacking = _folders_without_space(run, sharing=False)
+    if lacking and (lacking := _folders_without_space(run, sharing=True)):
         folder, nbytes, free = lacking[0]
         raise ExecuteError(
             f"needs {nbytes:,} bytes at the fullest moment, sources being removed as they are copied, and {free:,} are "
@@ -272,17 +272,17 @@ def check_room(run: Consuming) -> None:
         )
 
 
-def _lacking(run: Consuming, *, sharing: bool) -> list[tuple[Path, int, int]]:
-    """Return the folders on which `run` would not fit, with the bytes needed and free; blocks are shared or not."""
-    need, peak, places = _Room(), _Room(), {}
+def _folders_without_space(run: Consuming, *, sharing: bool) -> list[tuple[Path, int, int]]:
+    """Folders on which `run` would not fit, with bytes needed and free; `sharing`: subtract blocks that are shared."""
+    need, peak, places = _BytesByDevice(), _BytesByDevice(), {}
     devices = [os.stat(output.path.parent).st_dev for output in run.plan.outputs]
     for index, output in enumerate(run.plan.outputs):
         places[devices[index]] = output.path.parent
-        need.add(devices[index], len(output.head) - _surplus(run, index))
+        need.add(devices[index], len(output.head) - _rewritable_bytes(run, index))
     for number, step in enumerate(run.steps):
         if run.is_freed(number):
             continue
-        stays = 0  # of the source's blocks, those that the outputs share when its name is gone
+        stays = 0  # bytes of the source that removing it does not free: the outputs share these blocks
         for index, copies in run.copies_of(number):
             shared = shared_bytes(copies, run.plan.outputs[index].path.parent) if sharing else 0
             need.add(devices[index], sum(copy.extent.length for copy in copies) - shared)
@@ -297,15 +297,15 @@ def _lacking(run: Consuming, *, sharing: bool) -> list[tuple[Path, int, int]]:
     return [(folder, nbytes, free) for folder, nbytes, free in room if free is not None and nbytes > free]
 
 
-class _Room(dict[int, int]):
-    """Bytes by device."""
+class _BytesByDevice(dict[int, int]):
+    """Numbers of bytes by device."""
 
     def add(self, device: int, nbytes: int) -> None:
         self[device] = self.get(device, 0) + nbytes
 
 
-def _surplus(run: Consuming, index: int) -> int:
-    """Return the bytes of its own of a part file beyond those of removed sources: they are written again, in place."""
+def _rewritable_bytes(run: Consuming, index: int) -> int:
+    """Bytes that a part file occupies, beyond those of removed sources: they are written again, in place."""
     own = own_bytes(only_copy_path(run.plan.outputs[index].path))
     freed = (copies for number in range(len(run.steps)) if run.is_freed(number) for copies in run.copies_of(number))
     return max(0, own - sum(copy.extent.length for at, copies in freed if at == index for copy in copies))

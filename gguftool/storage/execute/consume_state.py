@@ -1,4 +1,4 @@
-"""The state of a run that removes its sources: its locked journal, its part files, and who may continue it."""
+"""State of a run that removes its sources: its locked journal, its part files, and which command may resume it."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from gguftool.storage.system.fileio import close_quietly, read_some, sync_file, 
 
 
 def find_unfinished(anchor: Path, request: Request) -> Plan | None:
-    """Return the plan that a run of the same command began at `anchor`, None where none did.
+    """The plan that an earlier run of the same command began at `anchor`, or None.
 
-    Of the models that the command named some may be gone, also from its line where the shell expanded a pattern: all
-    that it names now must be what was named then. Raises `ExecuteError` where another command began.
+    Some models of that command may be gone, also from the command line if the shell expanded a pattern: every model
+    that is named now must be one of those named then. Raises `ExecuteError` if another command began.
     """
     found = read_unfinished(anchor)
     if found is None:
         return None
     began = found.consume.request
     paths = [step.source.path for step in found.consume.steps if isinstance(step.source, LocalSource | FreedSource)]
-    strange = [model for model in request.models if not any(_names(model, path) for path in paths)]
+    strange = [model for model in request.models if not any(_matches(model, path) for path in paths)]
     unnamed = [
         source.name
         for source in found.consume.freed
-        if not any(_names(model, Path(source.name)) for model in request.models)
+        if not any(_matches(model, Path(source.name)) for model in request.models)
     ]
     if strange or unnamed or request.options != began.options:
         raise ExecuteError(
@@ -46,7 +46,7 @@ def find_unfinished(anchor: Path, request: Request) -> Plan | None:
     return found.plan
 
 
-def _names(model: str, path: Path) -> bool:
+def _matches(model: str, path: Path) -> bool:
     """Whether `model` (a file, a shard of a set, a folder or a pattern, as an absolute path) can mean `path`."""
     if os.path.isdir(model):
         return path.parent == Path(os.path.realpath(model))
@@ -55,7 +55,7 @@ def _names(model: str, path: Path) -> bool:
 
 
 def discard_unused(anchor: Path) -> None:
-    """Remove what an unfinished run left; raise `ExecuteError` where a source that it may have removed is gone."""
+    """Remove what an unfinished run left; raise `ExecuteError` if a source that it may have removed is gone."""
     with contextlib.ExitStack() as cleanup:
         run = open_consuming(anchor, cleanup)
         if run is not None and not run.discard():
@@ -68,39 +68,39 @@ def discard_unused(anchor: Path) -> None:
 
 @dataclass(slots=True, kw_only=True)
 class Consuming:
-    """An unfinished run whose journal is open and locked."""
+    """An unfinished run, with its journal open and locked."""
 
     begun: Unfinished
     fd: int
     path: Path
-    _places: dict[Source, dict[int, list[Copy]]] = field(default_factory=dict)
+    _copies_by_source: dict[Source, dict[int, list[Copy]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for index, output in enumerate(self.plan.outputs):
             for copy in output.copies:
-                self._places.setdefault(copy.extent.source, {}).setdefault(index, []).append(copy)
+                self._copies_by_source.setdefault(copy.extent.source, {}).setdefault(index, []).append(copy)
 
     @property
     def plan(self) -> Plan:
-        """The plan as the journal has it."""
+        """The plan in the journal."""
         return self.begun.plan
 
     @property
     def steps(self) -> tuple[Step, ...]:
-        """The sources in the order in which they are copied."""
+        """The sources in copying order."""
         return self.begun.consume.steps
 
     def copies_of(self, number: int) -> list[tuple[int, tuple[Copy, ...]]]:
-        """Return what the outputs take from the source of a step: (output's index, copies) for each that does."""
-        places = self._places.get(self.steps[number].source, {})
+        """Copies from the source of a step: (output's index, copies) for each output with any."""
+        places = self._copies_by_source.get(self.steps[number].source, {})
         return [(index, tuple(copies)) for index, copies in places.items()]
 
     def is_freed(self, number: int) -> bool:
-        """Whether the source of a step is gone because its bytes are safe."""
+        """Whether the source of a step was removed because its bytes are safe."""
         return isinstance(self.steps[number].source, FreedSource)
 
     def something_is_freed(self) -> bool:
-        """Whether a source that may be removed is not, or not surely, where it was: then the part files are all."""
+        """Whether a removable source is missing, or may be: then the part files are the only copy."""
         for step in self.steps:
             source = step.source
             if not step.frees:
@@ -116,7 +116,7 @@ class Consuming:
 
     @contextlib.contextmanager
     def part(self, index: int) -> Iterator[PartFile]:
-        """Lend the part file of output `index`."""
+        """Open the part file of output `index` for the duration of a context."""
         part = _open_part(self.plan.outputs[index])
         try:
             yield part
@@ -124,7 +124,10 @@ class Consuming:
             part.close()
 
     def make_part(self, index: int) -> bool:
-        """Make the part file of output `index` where there is none; return whether it is new."""
+        """Create the part file of output `index` if there is none; return whether it is new.
+
+        Raises `ExecuteError` if it is missing although sources were removed.
+        """
         output = self.plan.outputs[index]
         path = only_copy_path(output.path)
         if os.path.lexists(path):
@@ -139,7 +142,7 @@ class Consuming:
         return True
 
     def parts(self) -> list[PartFile]:
-        """Return all part files, closed, in the order of publishing: the first output's last."""
+        """All part files, closed, in publishing order: the first output's last."""
         made = []
         for index in self.plan.publishing_order:
             with self.part(index) as part:
@@ -149,12 +152,12 @@ class Consuming:
     # --- the journal ---
 
     def note_copied(self, number: int, digest: str) -> None:
-        """Record, durably, that all bytes of a step's source are safe."""
+        """Record durably that all bytes of a step's source are safe."""
         self._append(f"copied {number} {digest}\n")
         self.begun.copied[number] = digest
 
     def note_complete(self, parts: Sequence[PartFile]) -> None:
-        """Record, durably, that `parts` are what will get the final names."""
+        """Record durably that all `parts` are complete and will get the final names."""
         inodes = {part.target: part.file_id[1] for part in parts}
         self._append("complete " + " ".join(str(inodes[output.path]) for output in self.plan.outputs) + "\n")
 
@@ -168,14 +171,14 @@ class Consuming:
         return read_some(self.fd, 1, os.fstat(self.fd).st_size - 1) == b"\n"
 
     def is_published(self) -> bool:
-        """Whether the outputs have their names already: an earlier run ended between that and removing the journal.
+        """Whether the outputs have their names already: an earlier run ended before it removed the journal.
 
-        Raises `ExecuteError` where they had, and are no longer there.
+        Raises `ExecuteError` if they had their names, but are gone or replaced now.
         """
         inodes = self.begun.complete
         if inodes is None:
             return False
-        there = [_is_output(output, inode) for output, inode in zip(self.plan.outputs, inodes, strict=True)]
+        there = [_is_published_output(output, inode) for output, inode in zip(self.plan.outputs, inodes, strict=True)]
         parts = [os.path.lexists(only_copy_path(output.path)) for output in self.plan.outputs]
         if not all(there) and not any(parts):
             raise ExecuteError(
@@ -186,7 +189,7 @@ class Consuming:
         return all(there)
 
     def remove(self) -> None:
-        """Remove second names of published files, then the journal; where one stays, so does the journal."""
+        """Remove second names of published files, then the journal; if one cannot be removed, the journal stays too."""
         parts = [only_copy_path(output.path) for output in self.plan.outputs]
         with contextlib.suppress(OSError):
             for path in (helper_path(self.path, PART), *parts, self.path):
@@ -195,7 +198,7 @@ class Consuming:
             sync_folders([self.path.parent])
 
     def discard(self) -> bool:
-        """Remove part files and journal where every source is still there; return whether that was so."""
+        """Remove part files and journal if every source still exists; return whether they were removed."""
         if self.something_is_freed():
             return False
         self.remove()
@@ -203,7 +206,7 @@ class Consuming:
 
 
 def open_consuming(anchor: Path, cleanup: contextlib.ExitStack) -> Consuming | None:
-    """Open and lock the journal at `anchor`, None where there is none; raise `ExecuteError` where a run holds it."""
+    """Open and lock the journal at `anchor`, or None if there is none; raise `ExecuteError` if another run holds it."""
     path = consume_path(anchor)
     try:
         fd = os.open(path, REOPEN | os.O_APPEND)
@@ -216,11 +219,11 @@ def open_consuming(anchor: Path, cleanup: contextlib.ExitStack) -> Consuming | N
         raise busy(anchor)
     begun = read_unfinished(anchor)
     if begun is None or not os.path.samestat(os.fstat(fd), os.lstat(path)):
-        raise busy(anchor)  # its run ended this moment
+        raise busy(anchor)  # its run ended just now
     return Consuming(begun=begun, fd=fd, path=path)
 
 
-def _is_output(output: OutputFile, inode: int) -> bool:
+def _is_published_output(output: OutputFile, inode: int) -> bool:
     try:
         status = os.lstat(output.path)
     except FileNotFoundError:
@@ -236,7 +239,7 @@ def _open_part(output: OutputFile) -> PartFile:
         if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
             raise ExecuteError("is not the part file that was written here; nothing was removed", source=str(path))
         if status.st_size != output.size:
-            # New; or of a run that ended here. Never longer than this, so no byte is lost.
+            # New, or its run ended before this call. It is never longer than planned, so truncating loses no byte.
             if status.st_size > output.size:
                 raise ExecuteError("is longer than planned; nothing was removed", source=str(path))
             os.ftruncate(fd, output.size)

@@ -1,4 +1,4 @@
-"""What all threads of one piece of copying share: choices, bytes done, the first error, the signal to stop."""
+"""State that all threads of one copy share: options, bytes done, the first error, the stop signal."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from gguftool.storage.system.reflink import KernelCopies
 
 Progress = Callable[[int], None]
 
-_STEP = 0.1  # seconds between two reports while the owner waits
+_STEP = 0.1  # seconds between progress reports while the owner waits
 
 
 class ProgressListener(Protocol):
-    """Learns which bytes of the target were written."""
+    """A listener that learns which bytes of the target were written."""
 
     def on_written(self, offset: int, nbytes: int) -> None:
-        """Bytes were written; called in whichever thread wrote them."""
+        """Bytes were written; called in the thread that wrote them."""
 
     def tick(self) -> None:
-        """Time passes; called in the thread that started the copying, many times a second."""
+        """Called many times a second in the thread that started the copy."""
 
 
 class CopyState:
-    """The state of one piece of copying.
+    """The shared state of one copy.
 
-    `jobs`: the most threads (None: chosen by the sources). `write_back` starts write-back early, for a target that will
-    be fsynced; None for others. `kernel` makes the kernel's own copies. `progress` and the listener's `tick` are called
-    in the thread that made the state, its owner.
+    `jobs`: maximum number of threads (None: chosen by the sources). `write_back` starts write-back early, for a target
+    that will be fsynced; None for others. `kernel` makes in-kernel copies. `progress` and the listener's `tick` are
+    called in the thread that created the state, its owner.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class CopyState:
         self.sizes = sizes or Sizes()
         self.stop = threading.Event()
         self.error: BaseException | None = None
-        self.copied = 0  # bytes that were written, not shared
+        self.copied = 0  # bytes written, without shared ones
         self._progress = progress
         self._write_back = write_back
         self._listener = listener
@@ -64,7 +64,7 @@ class CopyState:
         kernel: KernelCopies | None = None,
         listener: ProgressListener | None = None,
     ) -> CopyState:
-        """Make the state of copying by `options`; `write_back` and `kernel` may outlive it, to remember."""
+        """Make the state of a copy by `options`; `write_back` and `kernel` may serve several copies."""
         return cls(
             jobs=options.jobs,
             progress=options.progress,
@@ -75,7 +75,7 @@ class CopyState:
         )
 
     def guard(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Wrap `work` for a thread of its own: its error is kept, and stops all."""
+        """Wrap `work` for a thread: an error is kept, and stops all threads."""
 
         def guarded() -> None:
             try:
@@ -88,7 +88,7 @@ class CopyState:
         return guarded
 
     def written(self, offset: int, nbytes: int, *, shared: bool = False) -> None:
-        """Count bytes that are at `offset` of the target now; in the owner's thread, report what all have done."""
+        """Count bytes written at `offset` of the target; in the owner's thread, report the progress of all threads."""
         if self._listener is not None:
             self._listener.on_written(offset, nbytes)
         with self._lock:
@@ -98,7 +98,7 @@ class CopyState:
             self.report()
 
     def report(self) -> None:
-        """Report what was done since the last time."""
+        """Report progress since the last report."""
         with self._lock:
             nbytes, self._unreported = self._unreported, 0
         if nbytes:
@@ -107,12 +107,12 @@ class CopyState:
             self._listener.tick()
 
     def start_write_back(self, target: int, offset: int, length: int) -> None:
-        """Start write-back of a range that was just written, if the target will be fsynced."""
+        """Start write-back of a range just written, if the target will be fsynced."""
         if self._write_back is not None:
             self._write_back.start(target, offset, length)
 
     def wait(self, threads: Sequence[threading.Thread]) -> None:
-        """Wait until `threads` are done or all has to stop, in steps, so that signals and progress get through."""
+        """Wait until `threads` are done or the copy stops, in steps, so that signals and progress get through."""
         for thread in threads:
             while thread.is_alive() and not self.stop.is_set():
                 thread.join(_STEP)

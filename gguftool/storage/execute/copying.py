@@ -1,11 +1,12 @@
-"""Moving extents into open files by the fastest way that works here, several at a time.
+"""Copy extents into open files, by the fastest way that works here, in several threads.
 
-A range whose source and target offsets agree modulo the block size is cloned where the file system can: ragged head
-and tail are copied, the middle shared.  Everything else is cut into segments that a few threads copy: through the
-server's own copy call on network file systems, else by reading and writing through one small buffer a thread.  The
-calling thread is one of the workers, so a signal's exception is raised between two buffers and stops the others.
+A range with source and target offsets that agree modulo the block size is cloned if the file system can: the whole
+blocks are shared, only the ragged head and tail are copied. Everything else is cut into segments that a few threads
+copy: by the server's own copy call on network file systems, otherwise by reading and writing through one small buffer
+per thread. Sources without a descriptor are copied by `streaming`. The calling thread is one of the workers, so the
+exception of a signal is raised between two buffers and stops the others.
 
-Memory is one buffer a thread, whatever the extents' lengths.
+Memory use is one buffer per thread, whatever the extents' lengths.
 """
 
 from __future__ import annotations
@@ -27,31 +28,31 @@ from gguftool.storage.system.fileio import close_quietly, leading_hole, read_int
 from gguftool.storage.system.reflink import CLONE, SERVER_COPY, KernelCopies, clone_grid, is_served
 from gguftool.storage.system.threads import join_all, start
 
-BUFFER = 512 << 10  # bytes; stays in the processor's second-level cache between read and write
+BUFFER = 512 << 10  # bytes; fits in the processor's second-level cache between read and write
 MAX_JOBS = 64
 
-_Segment = tuple[Copy, int]  # what one thread copies at once, and the open file that it goes to
+_Segment = tuple[Copy, int]  # what one thread copies at once, and the target file descriptor
 
 
 @record
 class Work:
-    """`copies` into the open file `target`."""
+    """Copies to make into the open file `target`."""
 
     copies: tuple[Copy, ...]
     target: int
 
 
 def copy_all(copies: Iterable[Copy], target: int, state: CopyState | None = None, *, fresh: bool = False) -> None:
-    """Carry out `copies` into the open file `target`, see `copy_works`."""
+    """Make `copies` into the open file `target`, see `copy_works`."""
     copy_works([Work(copies=tuple(copies), target=target)], state or CopyState(), fresh=fresh)
 
 
 def copy_works(works: Sequence[Work], state: CopyState, *, fresh: bool = False) -> int:
-    """Carry out `works` in this thread and helpers; return how many bytes were copied, not shared.
+    """Carry out `works` in this thread and helpers; return the number of bytes copied, without shared ones.
 
-    `fresh`: the targets read as zeros where nothing was written, so that holes of sources stay holes. A listener of
-    `state` makes sense for one work alone.
-    Raises `SourceError` if a source ends early or fails, `OSError` or `ExecuteError` if a target does.
+    `fresh`: the targets read as zeros wherever nothing was written, so that holes of sources stay holes. If `state`
+    has a listener, pass a single work: offsets do not tell the targets apart.
+    Raises `SourceError` if a source ends early or fails, `OSError` or `ExecuteError` if a target fails.
     """
     kinds = [(_by_kind(work.copies), work.target) for work in works]
     files = [Work(copies=tuple(copies), target=target) for (copies, _), target in kinds if copies]
@@ -70,9 +71,9 @@ def copy_works(works: Sequence[Work], state: CopyState, *, fresh: bool = False) 
         local.drain()
         state.wait([*helpers, *remote])
         for lane in lanes:
-            lane.drain()  # a lane of one thread or request needs no other; nor can one that could not be started
+            lane.drain()  # lanes with one thread or one request, and lanes that could not start any thread
     finally:
-        # The descriptor is the caller's to close: no thread that uses it may outlive this call.
+        # The caller closes the descriptor: no thread that uses it may outlive this call.
         state.stop.set()
         join_all(helpers)
         join_all(remote, state.sizes.grace)
@@ -86,10 +87,10 @@ def copy_works(works: Sequence[Work], state: CopyState, *, fresh: bool = False) 
 
 
 def _by_kind(copies: Iterable[Copy]) -> tuple[list[Copy], list[Copy]]:
-    """Return the copies from sources with a descriptor, and those from others."""
+    """Separate copies from sources with a descriptor from copies of other sources."""
     files: list[Copy] = []
     others: list[Copy] = []
-    kinds: dict[int, bool] = {}  # by id: hashing the identity of a source for every tensor costs
+    kinds: dict[int, bool] = {}  # by id: hashing a source for every tensor is slow
     for copy in copies:
         source = copy.extent.source
         if id(source) not in kinds:
@@ -99,12 +100,12 @@ def _by_kind(copies: Iterable[Copy]) -> tuple[list[Copy], list[Copy]]:
 
 
 def copy_extent(extent: Extent, target: int, offset: int) -> None:
-    """Copy `extent` to `offset` of `target` in this thread, zeros included, as `copy_all` does."""
+    """Copy `extent` to `offset` of `target` in this thread, zeros included, like `copy_all`."""
     copy_all((Copy(extent=extent, offset=offset),), target, CopyState(jobs=1))
 
 
 def check_sources(sources: tuple[Source, ...]) -> None:
-    """Raise one `SourceError` that names every source that changed since it was opened."""
+    """Raise one `SourceError` that names all sources that changed since they were opened."""
     problems = []
     for source in sources:
         try:
@@ -119,27 +120,27 @@ def check_sources(sources: tuple[Source, ...]) -> None:
 
 
 class _Files:
-    """The work on sources that are files: segments that a few threads take, the calling one among them."""
+    """Copies from files: segments that a few threads take, including the calling one."""
 
     def __init__(self, works: Sequence[Work], state: CopyState, *, fresh: bool) -> None:
         self._state = state
         self._fresh = fresh
-        self._served = bool(works) and is_served(works[0].target)
-        self._taking = threading.Lock()
+        self._on_server = bool(works) and is_served(works[0].target)
+        self._segments_lock = threading.Lock()
         sources = (copy.extent.source for work in works for copy in work.copies)
         self._parallelism = max((source.parallelism for source in sources), default=1)
         self._segments = self._cut(works)
         self._ahead: list[_Segment] = []
 
     def start(self) -> list[threading.Thread]:
-        """Start helpers if there is more than one segment; for one they are not worth it."""
+        """Start helpers if there is more than one segment: for one they are not worth it."""
         self._ahead = list(islice(self._segments, 2))
         if len(self._ahead) < 2:
             return []
         return start(self._state.guard(self.drain), min(self._state.jobs or self._parallelism, MAX_JOBS) - 1)
 
     def drain(self) -> None:
-        """Copy segments until there are none."""
+        """Copy segments until none are left."""
         buffer = memoryview(b"")
         while (segment := self._take()) is not None:
             size = min(BUFFER, segment[0].extent.length)
@@ -148,8 +149,8 @@ class _Files:
             self._move(*segment, buffer)
 
     def _take(self) -> _Segment | None:
-        """Return the next segment to copy, None where there is none or the work has stopped."""
-        with self._taking:
+        """The next segment to copy, or None if none is left or the work has stopped."""
+        with self._segments_lock:
             if self._state.stop.is_set():
                 return None
             return self._ahead.pop(0) if self._ahead else next(self._segments, None)
@@ -157,7 +158,7 @@ class _Files:
     # --- from copies to segments ---
 
     def _cut(self, works: Iterable[Work]) -> Iterator[_Segment]:
-        """Clone what can be cloned, and yield the rest in segments."""
+        """Clone what can be cloned, and yield everything else in segments."""
         for work in works:
             grid = clone_grid(work.target)
             for copy in work.copies:
@@ -166,7 +167,7 @@ class _Files:
                     yield from ((segment, work.target) for segment in _segments(piece, self._state.sizes.segment))
 
     def _clone(self, copy: Copy, target: int, grid: int) -> tuple[Copy, ...]:
-        """Share the whole blocks of `copy` with its source; return what is left to be copied."""
+        """Share the whole blocks of `copy` with its source; return what remains to be copied."""
         start, length = _whole_blocks(copy, grid, self._state.sizes.least_clone)
         if not length:
             return (copy,)
@@ -199,7 +200,7 @@ class _Files:
     def _move_file(self, fd: int, segment: Copy, target: int, buffer: memoryview) -> None:
         extent = segment.extent
         done = 0
-        if self._served:
+        if self._on_server:
             done = self._state.kernel.attempt(SERVER_COPY, (fd, extent.offset), (target, segment.offset), extent.length)
         elif self._fresh and extent.length >= self._state.sizes.least_clone:
             done = leading_hole(fd, extent.offset, extent.length)
@@ -218,7 +219,7 @@ class _Files:
 
 
 def _read(source: Source, fd: int, buffer: memoryview, offset: int, left: int) -> int:
-    """Read what one call gives; raise `SourceError` where the disk fails or the file ends early."""
+    """Read once into `buffer`; raise `SourceError` if the disk fails or the file ends early."""
     try:
         got = read_into(fd, buffer, offset)
     except OSError as error:
@@ -233,7 +234,7 @@ def _read(source: Source, fd: int, buffer: memoryview, offset: int, left: int) -
 
 
 def _whole_blocks(copy: Copy, grid: int, least: int) -> tuple[int, int]:
-    """Find start and length of what a file system with blocks of `grid` bytes shares of `copy`; 0, 0 below `least`."""
+    """Start and length of the part of `copy` that can be shared in blocks of `grid` bytes; 0, 0 if below `least`."""
     start = -copy.offset % grid
     length = (copy.extent.length - start) // grid * grid
     worth = (copy.extent.offset - copy.offset) % grid == 0 and length >= least
@@ -241,13 +242,13 @@ def _whole_blocks(copy: Copy, grid: int, least: int) -> tuple[int, int]:
 
 
 def shared_bytes(copies: Iterable[Copy], folder: Path) -> int:
-    """Return how many bytes of `copies`, into a file in `folder`, its file system would share with their sources.
+    """Count the bytes of `copies` that a file in `folder` would share with their sources.
 
-    It is asked: the first block of each is shared with a file without a name, which is gone at once.
+    This is tried: the first block of each copy is shared with an unnamed temporary file.
     """
     try:
         fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
-    except (AttributeError, OSError):  # no Linux, or a file system without such files: then nothing counts as shared
+    except (AttributeError, OSError):  # not Linux, or no unnamed files: count nothing as shared
         return 0
     try:
         grid = clone_grid(fd)
@@ -267,7 +268,7 @@ def _would_share(copy: Copy, fd: int, grid: int, kernel: KernelCopies) -> int:
 
 
 def _segments(copy: Copy, size: int) -> Iterator[Copy]:
-    """Cut `copy` on a grid of `size` bytes in the target, so that no two threads share a page."""
+    """Cut `copy` at multiples of `size` bytes in the target, so that no two threads share a page."""
     done = 0
     while done < copy.extent.length:
         length = min(copy.extent.length - done, size - (copy.offset + done) % size)

@@ -1,9 +1,9 @@
-"""The one executor: it carries out any plan, whoever made it.
+"""The one executor: carry out any plan, whichever command made it.
 
-Order of events, for each output file: part file, bytes, sources checked again, data made durable, published under its
-final name, folder made durable.  Of several outputs all are complete and durable before the first is published, and
-the first output (shard 1 of a set, from which engines start) is published last.  So: after exit 0 the named outputs
-are complete; otherwise they do not exist, or are the old ones.
+Order of events, for each output file: part file, bytes, check of the sources, fsync, publishing under the final name,
+fsync of the folder. All of several outputs are complete and durable before the first is published, and the first
+output (shard 1 of a set, from which engines start) is published last. So: after exit 0 the named outputs are complete;
+otherwise they do not exist, or are the old ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def execute(plan: Plan, options: Options | None = None) -> Receipt:
     """Write every output of `plan`.
 
     Raises `ExecuteError` if an output may not or cannot be written, and `SourceError` if an input fails or changes;
-    then no output exists under its final name that was not there before.
+    then no new file exists under a final name.
     """
     options = options or Options()
     receipt = Receipt(
@@ -33,32 +33,32 @@ def execute(plan: Plan, options: Options | None = None) -> Receipt:
     )
     with translate_os_errors(plan):
         if plan.consume is not None:
-            from gguftool.storage.execute.consume import write_consuming  # few runs remove their inputs
+            from gguftool.storage.execute.consume import write_consuming  # few runs remove their sources
 
-            # The journal is an output like any other, written by this very executor: `_write_one` calls `execute`.
-            freed, digests = write_consuming(plan, plan.consume, options, _write_one)
+            # The journal is an output like any other, written by this executor: `_write_file` calls `execute`.
+            freed, digests = write_consuming(plan, plan.consume, options, _write_file)
             return replace(receipt, freed=freed, digests=digests)
         refuse_only_copies(output.path for output in plan.outputs)
         if _finished_before(plan, options):
             return replace(receipt, digests=digests_of(plan, options))
         check_targets(plan, force=options.force)
         with folders(plan, sync=options.sync):
-            if plan.outputs[0].base is not None:  # needs room for its journal alone, which is a plan of its own
+            if plan.outputs[0].base is not None:  # needs space for its journal only, which is a separate plan
                 from gguftool.storage.execute.in_place import change_in_place  # few runs change a file in place
 
-                # As above: the undo journal is written by `execute`, which is handed down.
+                # As above: `execute` writes the undo journal, so it is passed down.
                 return change_in_place(plan, options, execute)
             check_space(plan)
             digests = _write_new(plan, options)
     return replace(receipt, digests=digests)
 
 
-def _write_one(output: OutputFile) -> None:
+def _write_file(output: OutputFile) -> None:
     execute(Plan(outputs=(output,), inputs=()), Options(resume=False))
 
 
 def _finished_before(plan: Plan, options: Options) -> bool:
-    """Finish what an interrupted run left half-published; return whether it was this very plan."""
+    """Finish publishing a set for an interrupted run, if there is one; return whether it was of this same plan."""
     finished = finish_set(plan.first_shard_path)
     if finished is None:
         return False
@@ -71,10 +71,10 @@ def _finished_before(plan: Plan, options: Options) -> bool:
 
 
 def _write_new(plan: Plan, options: Options) -> Digests | None:
-    """Write all parts, hash them if asked to, publish them; on failure remove them, or keep them for a later run."""
+    """Write all parts, hash them if requested, publish them; on failure remove them, or keep them for a later run."""
     if options.resume:
         refuse_busy(plan.outputs[0].path)
-        read_resume(plan)  # refuses what another plan left while nothing is touched
+        read_resume(plan)  # refuse the journal of another plan before anything is changed
     with Run(plan, options) as run:
         try:
             run.begin()

@@ -1,4 +1,4 @@
-"""Write bytes into part files: the one way in which heads and copies of outputs get there."""
+"""Write heads and copies of outputs into part files, and verify the result: sizes, durability, expected checksum."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Parts = Sequence[tuple[PartFile, OutputFile]]
 
 
 def write_outputs(parts: Parts, state: CopyState, *, fresh: bool = True) -> int:
-    """Write heads and copies of outputs into their parts, of several small ones at once so that no thread idles.
+    """Write heads and copies of outputs into their parts; several small outputs at once keep all threads busy.
 
-    Returns how many bytes had to be written; others are shared with their sources, which takes no time. `fresh`: the
-    parts read as zeros where nothing was written.
+    Returns the number of bytes written, without those that are shared with their sources, which takes no time.
+    `fresh`: the parts read as zeros wherever nothing was written.
     """
-    with _naming(parts):
+    with _attach_path(parts):
         for part, output in parts:
             write_fully(part.fd, output.head, 0)
         works = [Work(copies=output.copies, target=part.fd) for part, output in parts]
@@ -34,7 +34,7 @@ def write_outputs(parts: Parts, state: CopyState, *, fresh: bool = True) -> int:
 
 
 def check_sizes(parts: Parts) -> None:
-    """Raise `ExecuteError` unless every part file has the size of its output."""
+    """Raise `ExecuteError` unless every part file has its output's size."""
     for part, output in parts:
         written = os.fstat(part.fd).st_size
         if written != output.size:
@@ -42,15 +42,15 @@ def check_sizes(parts: Parts) -> None:
 
 
 def sync_parts(parts: Parts) -> None:
-    """Make durable what was written to part files."""
-    with _naming(parts):
+    """Make part files durable."""
+    with _attach_path(parts):
         for part, _ in parts:
             sync_file(part.fd)
 
 
 @contextlib.contextmanager
-def _naming(parts: Parts) -> Iterator[None]:
-    """Attach the output's path, or the folder of several, to OSErrors without a filename."""
+def _attach_path(parts: Parts) -> Iterator[None]:
+    """Attach the output's path, or the folder if there are several, to OSErrors without a filename."""
     try:
         yield
     except OSError as error:
@@ -61,7 +61,7 @@ def _naming(parts: Parts) -> Iterator[None]:
 
 
 def verify_checksum(written: Path, output: OutputFile) -> None:
-    """Verify the expected sha256 of `output`, complete in the file `written`; raise `ExecuteError` if it differs."""
+    """Verify the expected sha256 of `output`, which is complete in file `written`; raise `ExecuteError` on mismatch."""
     if output.sha256 is None:
         return
     from gguftool.storage.sources.digest import digest  # only files of the Hub have an expected checksum

@@ -1,4 +1,13 @@
-"""Changing a file where it is, and giving it its old bytes back."""
+"""Change a file in place, and recover its old bytes.
+
+Change: write the undo journal, overwrite the changed ranges of the file, fsync, verify, unlink the journal. If that
+fails, the old bytes are written back. If the process is killed, the journal stays: readers refuse the file, and
+`gguftool edit FILE --recover` writes the old bytes back.
+
+Undo journal: a file beside the target (see `sidecars`) with a magic line, the length of a JSON text (64 bits, little
+endian), this text (the target's name and size, the changed ranges), then the old bytes of the ranges, one after the
+other. It is complete and durable before the target changes, and locked while it changes.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +37,8 @@ from gguftool.storage.system.fileio import close_quietly, sync_file, sync_folder
 def change_in_place(plan: Plan, options: Options, write: Callable[[Plan, Options], object]) -> Receipt:
     """Write the undo journal, then the changes, then remove the journal; always durable, whatever `options` say.
 
-    `write` carries out a plan that makes a new file. The journal is locked while the file changes, so that nobody takes
-    a living run for an interrupted one.
+    `write` carries out a plan that makes a new file. The journal is locked while the file changes, so that no other
+    process takes a live run for an interrupted one.
     """
     (output,) = plan.outputs
     check_change(output)
@@ -37,7 +46,7 @@ def change_in_place(plan: Plan, options: Options, write: Callable[[Plan, Options
     write(Plan(outputs=(journal,), inputs=plan.inputs), Options(resume=False, progress=options.progress))
     with journal_lock(output.path):
         try:
-            _patch(output, options)
+            _write_changes(output, options)
             verify_checksum(output.path, output)
             check_sources(tuple(source for source in plan.inputs if source != output.base))
             digests = digests_of(plan, options)
@@ -46,21 +55,21 @@ def change_in_place(plan: Plan, options: Options, write: Callable[[Plan, Options
         except BaseException:
             _undo(output.path)
             raise
-    _forget_journal(output.path)
+    _sync_unlink(output.path)
     changed = sum(length for _, length in output.changed_ranges)
     return Receipt(paths=(output.path,), nbytes=changed, digests=digests)
 
 
-def _patch(output: OutputFile, options: Options) -> None:
-    with _changing(output.path) as fd:
+def _write_changes(output: OutputFile, options: Options) -> None:
+    with _open_to_change(output.path) as fd:
         if output.head:
             write_fully(fd, output.head, 0)
         copy_all(output.copies, fd, CopyState.of(options))
 
 
 @contextlib.contextmanager
-def _changing(path: Path) -> Iterator[int]:
-    """Lend a file to be written in place, never through a symbolic link, and make it durable at the end."""
+def _open_to_change(path: Path) -> Iterator[int]:
+    """Open a file for writing in place, never through a symbolic link, and make it durable at the end."""
     fd = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
         yield fd
@@ -69,7 +78,7 @@ def _changing(path: Path) -> Iterator[int]:
         close_quietly(fd)
 
 
-def _forget_journal(target: Path) -> None:
+def _sync_unlink(target: Path) -> None:
     try:
         sync_folders([target.parent])
     except OSError as error:
@@ -81,10 +90,10 @@ def _forget_journal(target: Path) -> None:
 
 
 def recover(target: Path) -> Journal:
-    """Give `target` the bytes back that its undo journal kept, and remove the journal.
+    """Restore the old bytes of `target` from its undo journal, and remove the journal.
 
-    Raises `SourceError` where there is no journal, `FormatError` where it is damaged, `ExecuteError` where a living run
-    is at it, or the file cannot be written; then the journal stays, and it can be tried again.
+    Raises `SourceError` if there is no journal, `FormatError` if it is damaged, `ExecuteError` if a live run holds it
+    or the file cannot be written; then the journal stays, and recovery can be tried again.
     """
     with journal_lock(target):
         return _undo(target)
@@ -93,7 +102,7 @@ def recover(target: Path) -> Journal:
 def _undo(target: Path) -> Journal:
     journal = read_journal(target)
     try:
-        with _changing(target) as fd:
+        with _open_to_change(target) as fd:
             for (offset, length), place in zip(journal.ranges, journal.old, strict=True):
                 old = Extent(source=journal.source, offset=place, length=length)
                 copy_extent(old, fd, offset)
@@ -112,12 +121,12 @@ def _undo(target: Path) -> Journal:
 
 
 _MAGIC = b"gguftool undo 1\n"
-_MAX_HEAD = 16 << 20  # bytes; a range takes 40, and a model has thousands at most
+_MAX_HEAD = 16 << 20  # bytes; a range takes 40, and a model has at most thousands
 
 
 @record
 class Journal:
-    """A journal read back: `ranges` (offset, length) of the file, `old` where their old bytes are in the journal."""
+    """A journal read back: `ranges` (offset, length) of the file, and the offsets `old` of their bytes in it."""
 
     source: LocalSource
     target: Path
@@ -127,7 +136,7 @@ class Journal:
 
 
 def journal_file(output: OutputFile) -> OutputFile:
-    """Return the journal for a change in place, as a file to write."""
+    """Make the journal for a change in place, as a file to write."""
     if output.base is None:
         raise ExecuteError("has no base to go back to", source=str(output.path))
     ranges = output.changed_ranges
@@ -141,7 +150,7 @@ def journal_file(output: OutputFile) -> OutputFile:
 
 
 def read_journal(target: Path) -> Journal:
-    """Read the journal of `target`; raise `FormatError` where it is none or not of this file."""
+    """Read the journal of `target`; raise `FormatError` if it is damaged, or of another file."""
     source = open_local_even_unfinished(undo_path(target))
     start = len(_MAGIC) + 8
     first = source.read_at(0, min(start, source.size))
@@ -149,22 +158,22 @@ def read_journal(target: Path) -> Journal:
     if not first.startswith(_MAGIC) or not 0 < length <= min(_MAX_HEAD, source.size - start):
         raise FormatError("is not an undo journal of gguftool", source=source.name)
     try:
-        said = json.loads(source.read_at(start, length))
-        name, size = str(said["target"]), int(said["size"])
-        ranges = tuple((int(offset), int(count)) for offset, count in said["ranges"])
+        fields = json.loads(source.read_at(start, length))
+        name, size = str(fields["target"]), int(fields["size"])
+        ranges = tuple((int(offset), int(count)) for offset, count in fields["ranges"])
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
         raise FormatError(f"is damaged: {error}", source=source.name) from None
-    old = _places(start + length, ranges)
+    old = _old_offsets(start + length, ranges)
     inside = all(0 <= offset <= offset + count <= size for offset, count in ranges)
-    # A change in place never alters the size, so a journal that would is not ours.
+    # A change in place never alters the size, so a journal with another size is not of this file.
     same_size = open_local_even_unfinished(target).size == size
     if name != target.name or not (ranges and inside and same_size) or old[-1] != source.size:
         raise FormatError(f"does not belong to {target.name}, or is damaged", source=source.name)
     return Journal(source=source, target=target, size=size, ranges=ranges, old=old[:-1])
 
 
-def _places(start: int, ranges: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """Return where each range's bytes start in the journal, and where the last ends."""
+def _old_offsets(start: int, ranges: Sequence[tuple[int, int]]) -> tuple[int, ...]:
+    """Offsets of each range's bytes in the journal, and the end of the last."""
     places = [start]
     for _, count in ranges:
         places.append(places[-1] + count)
@@ -173,9 +182,9 @@ def _places(start: int, ranges: Sequence[tuple[int, int]]) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def journal_lock(target: Path) -> Iterator[None]:
-    """Hold the journal of `target`: who changes the file, or gives it back its old bytes, has it alone.
+    """Lock the journal of `target`: only one process at a time changes the file or restores its old bytes.
 
-    Raises `SourceError` where there is no journal, `ExecuteError` where another run holds it.
+    Raises `SourceError` if there is no journal, `ExecuteError` if another run holds it.
     """
     path = undo_path(target)
     try:

@@ -1,4 +1,4 @@
-"""How to carry out a plan: what a caller may choose."""
+"""Options of a run: what a caller may choose."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ MIB = 1 << 20
 class Sizes:
     """Sizes in bytes and times in seconds, chosen by measurement (docs/benchmarks.md); tests choose small ones.
 
-    Copying: a thread takes a `segment` at once; ranges below `least_clone` are copied, as sharing their blocks costs
-    more metadata than it saves.  Requests to sources without a descriptor: `least_request` and `most_request` (at
-    15 MB/s a connection and 100 ms to the host, round trips of 64 MiB cost 2 %).  Ranges that came from such sources:
-    made durable and recorded after `range_step` bytes, but not sooner than `range_pause` after the last time.
-    Hashing: outputs are hashed while they grow, a `hash_step` at a time; hashers are behind the copy by two steps at
-    most, which should still be in memory.  `write_back`: what a run writes before it starts write-back early.  `grace`:
-    how long threads that wait for a dead server get to notice that all is over.
+    `segment`: what one thread copies at once.
+    `least_clone`: shorter ranges are copied, as sharing their blocks costs more metadata than it saves.
+    `least_request`, `most_request`: limits of one request to a source without a descriptor. At 15 MB/s per connection
+    and 100 ms to the host, the round trips of 64 MiB requests cost 2 %.
+    `range_step`, `range_pause`: ranges of such sources are made durable and recorded after `range_step` bytes, but at
+    least `range_pause` apart.
+    `hash_step`: outputs are hashed while they are written, in steps of this size. Hashing is at most two steps behind
+    the copy; that much should still be in memory.
+    `write_back`: bytes that a run writes before it starts write-back early.
+    `grace`: how long to wait, at the end, for threads that hang in the connection to a dead server.
     """
 
     segment: int = 8 * MIB
@@ -37,14 +40,15 @@ class Sizes:
 class Options:
     """How to carry out a plan.
 
-    `force` replaces existing outputs. `sync` makes outputs durable before they get a name; without it a run cannot be
-    resumed. `resume` continues an interrupted run of the same plan. `checkpoint`: bytes, and twice as many at the most,
-    after which progress is recorded for a later run. `jobs`: threads that copy, and threads that hash (default: chosen
-    by measurement). `hash_files` and `hash_parts` add digests to the receipt: of the outputs, and of their marks.
+    `force` replaces existing outputs. `sync` makes outputs durable before publishing; without it a run cannot be
+    resumed. `resume` continues an interrupted run of the same plan. `checkpoint`: number of bytes, at most twice that,
+    after which progress is recorded for a later run. `jobs`: number of threads that copy, and of threads that hash
+    (default: chosen by measurement). `hash_files` and `hash_parts` add digests of the outputs and of their marks to the
+    receipt.
 
-    `progress` gets bytes as they are copied, `note` what a user should know. `publishing` is called when outputs begin
-    to get their names: an exception raised by a signal from then on still takes the names back, but little is left to
-    do.
+    `progress` is called with the number of bytes just copied, `note` with messages for the user. `publishing` is called
+    before outputs get their names: an exception raised by a signal after that still takes the names back, but little
+    is left to do.
     """
 
     force: bool = False

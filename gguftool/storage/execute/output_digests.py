@@ -1,10 +1,10 @@
 """Optional hashing of outputs while they are written.
 
-sha256 takes bytes in their order, so the digest of a file is the work of one thread, and so is that over all named
-ranges; single ranges are hashed side by side.  What is complete of an output is hashed in other threads while the next
+sha256 takes bytes in order, so the digest of a file is the work of one thread, and so is the digest over all named
+ranges; single ranges are hashed in parallel. The complete part of an output is hashed in other threads while the next
 chunk is copied, and the copy waits for them at the chunk after that: they read what was just written, from memory.
-They read the output, not its sources, so a digest is of the bytes that are there, however they came there: copied,
-shared with a source, or written by an earlier run.
+They read the output, not its sources, so a digest is of the bytes in the file, however they got there: copied, shared
+with a source, or written by an earlier run.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0
 
 
 def digests_for(plan: Plan, options: Options) -> NullDigests:
-    """Make the digester that `options` ask for; close it, also after an error."""
+    """Make the digester for `options`; the caller closes it, also after an error."""
     if not (options.hash_files or options.hash_parts):
         return NullDigests()
     return OutputDigests(plan, options)
 
 
 def digests_of(plan: Plan, options: Options, paths: Sequence[Path] | None = None) -> Digests | None:
-    """Hash complete outputs, which are at `paths`, or under their final names; None if `options` ask for no digest."""
+    """Hash complete outputs, at `paths` or under their final names; None if `options` request no digest."""
     with contextlib.closing(digests_for(plan, options)) as digests:
         for index, output in enumerate(plan.outputs):
             digests.update(index, paths[index] if paths else output.path, output.size)
@@ -46,7 +46,7 @@ def digests_of(plan: Plan, options: Options, paths: Sequence[Path] | None = None
 
 
 class NullDigests:
-    """The digester of a run that wants no digests."""
+    """Null digester, for runs without digests."""
 
     @property
     def step(self) -> int:
@@ -57,7 +57,7 @@ class NullDigests:
         """Output `index`, now at `path`, is complete below `end`."""
 
     def finish(self) -> Digests | None:
-        """Hash what is left; all outputs must be complete. None if no digest is wanted."""
+        """Hash what remains; all outputs must be complete. None if no digest is requested."""
         return None
 
     def close(self) -> None:
@@ -65,11 +65,11 @@ class NullDigests:
 
 
 class OutputDigests(NullDigests):
-    """The digests of one run."""
+    """Digests of one run's outputs."""
 
     def __init__(self, plan: Plan, options: Options) -> None:
         outputs = plan.outputs if options.hash_files else ()
-        places = _places(plan) if options.hash_parts else {}
+        places = _ranges_by_name(plan) if options.hash_parts else {}
         self._step = options.sizes.hash_step
         self._names = tuple(str(output.path) for output in outputs)
         self._files = [
@@ -105,7 +105,7 @@ class OutputDigests(NullDigests):
             self._start_round()
 
     def finish(self) -> Digests | None:
-        """Hash what is left; all outputs must be complete. None if no digest is wanted.
+        """Hash what remains; all outputs must be complete. None if no digest is requested.
 
         Raises `ExecuteError` if an output cannot be read back.
         """
@@ -128,10 +128,10 @@ class OutputDigests(NullDigests):
             self._running.cancel()
 
     def _start_round(self) -> None:
-        """Wait for the round before, then start one over what is new."""
+        """Wait for the previous round, then start one over new bytes."""
         self._wait()
         self._grown.ends |= self._new
-        # Those of whole files first: they keep their cores busy while others go through the ranges.
+        # Digests of whole files first: they keep their cores busy while other threads hash the ranges.
         digests = [digest for index in self._new for digest in self._of_output.get(index, ())]
         if self._whole is not None:
             digests.insert(0, self._whole)
@@ -156,7 +156,7 @@ class _Range:
 
 
 class _GrownOutputs:
-    """Where the outputs are and how far they are complete; does not change while a round runs."""
+    """Paths of the outputs, and offsets below which they are complete; unchanged while a round runs."""
 
     def __init__(self) -> None:
         self.paths: dict[int, Path] = {}
@@ -164,17 +164,17 @@ class _GrownOutputs:
         self.stop = threading.Event()
 
     def ready(self, place: _Range) -> int:
-        """Return how many bytes of `place` can be read."""
+        """Number of complete bytes of `place`."""
         return max(0, min(place.length, self.ends.get(place.index, 0) - place.offset))
 
     def progress(self, _nbytes: int) -> None:
-        """Let a thread end between two buffers."""
+        """Stop a thread between two buffers: raise `CancelledError` after the stop signal."""
         if self.stop.is_set():
             raise CancelledError
 
     @contextlib.contextmanager
     def descriptor(self, index: int) -> Iterator[int]:
-        """Lend a descriptor of an output, opened anew: a set may have thousands."""
+        """Open an output, for one use: a set may have thousands."""
         path = self.paths[index]
         try:
             fd = os.open(path, _FLAGS)
@@ -189,20 +189,20 @@ class _GrownOutputs:
 
 
 class _PartialDigest:
-    """A digest over ranges, which goes as far as they are complete."""
+    """A digest over ranges, as far as they are complete."""
 
     def __init__(self, places: Iterable[_Range]) -> None:
         self._sha256 = hashlib.sha256()
         self._left = deque(place for place in places if place.length)
 
     def hex(self) -> str:
-        """Return the digest; all ranges must have been complete."""
+        """The digest in hex; all ranges must be complete and hashed."""
         if self._left:
             raise ExecuteError("was hashed before it was complete")
         return self._sha256.hexdigest()
 
     def advance(self, grown: _GrownOutputs) -> None:
-        """Take in what is complete now."""
+        """Hash what is complete now."""
         while self._left and grown.ready(self._left[0]):
             index = self._left[0].index
             with grown.descriptor(index) as fd:
@@ -210,7 +210,7 @@ class _PartialDigest:
                     pass
 
     def _take(self, fd: int, grown: _GrownOutputs) -> bool:
-        """Take in what is complete of the first range; return whether that was all of it."""
+        """Hash the complete part of the first range; return whether that was all of it."""
         place = self._left[0]
         ready = grown.ready(place)
         update(self._sha256, fd, place.offset, ready, str(grown.paths[place.index]), grown.progress)
@@ -221,8 +221,8 @@ class _PartialDigest:
         return True
 
 
-def _places(plan: Plan) -> dict[str, _Range]:
-    """Return where each named range of `plan` lies, in the plan's sequence."""
+def _ranges_by_name(plan: Plan) -> dict[str, _Range]:
+    """Named ranges of `plan`, in the plan's sequence."""
     found = {
         mark.name: _Range(index=index, offset=mark.offset, length=mark.length)
         for index, output in enumerate(plan.outputs)

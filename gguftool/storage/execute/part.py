@@ -1,9 +1,11 @@
-"""Part files: where an output grows until it is complete.
+"""Part files: an output is written to one until it is complete.
 
-A part file lies in the target's folder (so that publishing is a rename within one file system) under a short name
-derived from the target's name: a later run finds it, and a target name of 255 bytes still works.  An exclusive lock
-tells a running writer from a killed one: a part that is locked is refused, one that is not is a left-over, which is
-taken over (see `resume`) or goes.  Nothing is ever written under the final name.
+A part file is created in the target's folder (so that publishing is a rename within one file system) under a short name
+derived from the target's name: a later run finds it, and a target name of 255 bytes still works. An exclusive lock
+tells a live run from a killed one: a locked part is refused, an unlocked one is left over and is taken over (see
+`resume`) or removed. Nothing is ever written under the final name.
+
+A part file that is the only copy of its bytes (see `consume`) has another name, and no other run takes it over.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from gguftool.storage.system.fileio import close_quietly
 
 try:
     import fcntl
-except ImportError:  # Windows: two runs on one target are told apart by O_EXCL alone
+except ImportError:  # Windows: only O_EXCL keeps two runs on one target apart
     HAVE_LOCKS = False
 else:
     HAVE_LOCKS = True
@@ -35,7 +37,7 @@ _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK
 
 @record
 class PartFile:
-    """An open, locked part file, the final path that it will be published under, and its (device, inode)."""
+    """An open, locked part file, its final path `target`, and its (device, inode)."""
 
     path: Path
     target: Path
@@ -43,11 +45,11 @@ class PartFile:
     file_id: tuple[int, int]
 
     def close(self) -> None:
-        """Close the descriptor, and with it drop the lock; after the last fsync nothing is left to go wrong."""
+        """Close the descriptor, which releases the lock; errors after the last fsync do not matter."""
         close_quietly(self.fd)
 
     def is_published(self) -> bool:
-        """Whether the final name is this very file."""
+        """Whether the final name is this file."""
         try:
             status = os.lstat(self.target)
         except FileNotFoundError:
@@ -56,9 +58,9 @@ class PartFile:
 
 
 def create_part(target: Path, size: int) -> PartFile:
-    """Create the part file for `target` with `size` zero bytes, removing a left-over of a killed run.
+    """Create the part file for `target` with `size` zero bytes; remove one that a killed run left.
 
-    Raises `ExecuteError` where another run holds it.
+    Raises `ExecuteError` if another run holds it.
     """
     path = helper_path(target, PART)
     remove_left_over(target)
@@ -67,7 +69,7 @@ def create_part(target: Path, size: int) -> PartFile:
     except FileExistsError:
         raise busy(target) from None
     try:
-        part = _owned(fd, path, target)
+        part = _lock_part(fd, path, target)
     except BaseException:
         close_quietly(fd)
         raise
@@ -81,9 +83,10 @@ def create_part(target: Path, size: int) -> PartFile:
 
 
 def take_over(target: Path, size: int) -> PartFile | None:
-    """Open and lock the part file that an interrupted run left for `target`; None where there is none that fits.
+    """Open and lock the part file that an interrupted run left for `target`, or None if there is none of this size.
 
-    One with a second name is never written to: after a crash in `publish` that name is the final one.
+    A file with a second name is never written to: after a crash in `publish`, that name is the final one.
+    Raises `ExecuteError` if another run holds it.
     """
     path = helper_path(target, PART)
     try:
@@ -91,7 +94,7 @@ def take_over(target: Path, size: int) -> PartFile | None:
     except FileNotFoundError:
         return None
     try:
-        part = _owned(fd, path, target)
+        part = _lock_part(fd, path, target)
         status = os.fstat(fd)
         if status.st_size == size and status.st_nlink == 1 and stat.S_ISREG(status.st_mode):
             return part
@@ -103,7 +106,7 @@ def take_over(target: Path, size: int) -> PartFile | None:
 
 
 def remove_left_over(target: Path) -> None:
-    """Remove the part file of a killed run; raise `ExecuteError` where its run is alive."""
+    """Remove the part file of a killed run; raise `ExecuteError` if its run is still live."""
     path = helper_path(target, PART)
     try:
         fd = os.open(path, REOPEN)
@@ -120,7 +123,7 @@ def remove_left_over(target: Path) -> None:
 
 
 def refuse_busy(target: Path) -> None:
-    """Raise `ExecuteError` where a living run holds the part file of `target`."""
+    """Raise `ExecuteError` if a live run holds the part file of `target`."""
     try:
         fd = os.open(helper_path(target, PART), REOPEN)
     except FileNotFoundError:
@@ -133,9 +136,9 @@ def refuse_busy(target: Path) -> None:
 
 
 def publish(part: Path, target: Path) -> None:
-    """Give the finished part file its final name; an existing file there is an `ExecuteError`, never replaced."""
+    """Give a complete part file its final name; never replace an existing file, but raise `ExecuteError`."""
     try:
-        os.link(part, target)  # unlike rename, link never replaces
+        os.link(part, target)  # link never replaces a file; rename does
     except FileExistsError:
         raise exists_already(target) from None
     except OSError as error:
@@ -145,22 +148,22 @@ def publish(part: Path, target: Path) -> None:
             raise exists_already(target) from None
         os.rename(part, target)
         return
-    remove_quietly(part)  # a second name that stays is no harm: the next run removes it
+    remove_quietly(part)  # harmless if it stays: the next run removes this second name
 
 
 def remove_quietly(path: Path) -> None:
-    """Unlink `path`; where that cannot be, it stays."""
+    """Unlink `path`, or leave it if that fails."""
     with contextlib.suppress(OSError):
         os.unlink(path)
 
 
 def exists_already(target: Path) -> ExecuteError:
-    """The error for an output whose final name is taken."""
+    """Make the error for an output with a final name that is taken."""
     return ExecuteError("exists already; --force replaces it", source=str(target))
 
 
 def lock(fd: int) -> bool:
-    """Take the exclusive lock of an open file; False where another run holds it."""
+    """Take the exclusive lock of an open file; return False if another run holds it."""
     if not HAVE_LOCKS:
         return True
     try:
@@ -168,17 +171,17 @@ def lock(fd: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        return True  # a file system without locks: O_EXCL has to do
+        return True  # a file system without locks: O_EXCL must suffice
     return True
 
 
 def busy(target: Path) -> ExecuteError:
-    """The error for an output that a living run is writing."""
+    """Make the error for an output that a live run is writing."""
     return ExecuteError("another gguftool is writing this file; wait for it or stop it", source=str(target))
 
 
-def _owned(fd: int, path: Path, target: Path) -> PartFile:
-    """Lock an open part file; raise `ExecuteError` where another run was quicker."""
+def _lock_part(fd: int, path: Path, target: Path) -> PartFile:
+    """Lock an open part file; raise `ExecuteError` if another run was faster."""
     if not lock(fd):
         raise busy(target)
     status = os.fstat(fd)
@@ -195,7 +198,7 @@ def _owned(fd: int, path: Path, target: Path) -> PartFile:
 
 
 def refuse_only_copies(targets: Iterable[Path]) -> None:
-    """Raise `ExecuteError` where a run that removes its sources began to write one of `targets`."""
+    """Raise `ExecuteError` if an unfinished run that removes its sources writes one of `targets`."""
     for target in targets:
         for path in (consume_path(target), only_copy_path(target)):
             if os.path.lexists(path):

@@ -1,4 +1,9 @@
-"""What is settled before the first byte is written: targets, folders, space; and how the system's answers are said."""
+"""Checks before the first byte is written (targets, folders, space), and translation of OSErrors.
+
+Targets: no output may overwrite an input, follow a symbolic link, or replace a file without `force`. Folders: missing
+ones are created, and removed again if the run fails. Space: blocks that an output shares with its source, or that an
+earlier run's part file occupies, need none.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +21,12 @@ from gguftool.storage.sources.sidecars import PART, helper_path
 from gguftool.storage.system.fileio import sync_folders
 from gguftool.storage.system.reflink import overwrites, own_bytes
 
-# What statvfs answers on file systems that do not count their space: the disk itself says when it is full.
+# Errors of statvfs on file systems that do not count their space: there, writing fails when the disk is full.
 _NO_ANSWER = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
 
 
 def check_targets(plan: Plan, *, force: bool) -> None:
-    """Refuse outputs that are inputs, symlinks, no regular files, or there already: all problems in one error."""
+    """Refuse outputs that are inputs, symlinks, not regular files, or exist already: one error for all problems."""
     inputs = {source.file_id: source.name for source in plan.inputs if source.file_id is not None}
     problems: list[str] = []
     taken: list[str] = []
@@ -55,13 +60,13 @@ def check_targets(plan: Plan, *, force: bool) -> None:
 
 
 def _replaced_problems(output: OutputFile, file_id: tuple[int, int]) -> Iterator[str]:
-    """Yield why the file at the output's path may not be replaced by it."""
+    """Yield reasons why the output may not replace the file at its path."""
     if output.replaces is None or file_id != output.replaces.file_id:
         yield f"{output.path}: is a symbolic link or another file now; name the file itself"
 
 
 def _base_problems(output: OutputFile, status: os.stat_result) -> Iterator[str]:
-    """Yield why the file at the output's path may not be changed in place."""
+    """Yield reasons why the file at the output's path may not be changed in place."""
     if output.base is None or (status.st_dev, status.st_ino) != output.base.file_id:
         yield f"{output.path}: is a symbolic link or another file now; name the file itself"
     if status.st_nlink > 1:
@@ -70,7 +75,7 @@ def _base_problems(output: OutputFile, status: os.stat_result) -> Iterator[str]:
 
 @contextlib.contextmanager
 def folders(plan: Plan, *, sync: bool) -> Iterator[None]:
-    """Make missing output folders, durable where asked; take back those that stayed empty where the run fails."""
+    """Create missing output folders, durably with `sync`; if the run fails, remove those that are still empty."""
     made: list[Path] = []
     try:
         for folder in dict.fromkeys(output.path.parent for output in plan.outputs):
@@ -97,7 +102,7 @@ def _make_folder(path: Path) -> None:
 
 
 def check_space(plan: Plan) -> None:
-    """Refuse, before anything is written, what cannot fit on its file system; blocks that it shares need no room."""
+    """Refuse, before any write, outputs that do not fit on their file system; shared blocks need no space."""
     if not hasattr(os, "statvfs"):
         return
     by_device: dict[int, list[OutputFile]] = {}
@@ -106,7 +111,7 @@ def check_space(plan: Plan) -> None:
     for outputs in by_device.values():
         folder = outputs[-1].path.parent
         free = free_bytes(folder)
-        needed = sum(output.size - _left_over(output.path) for output in outputs)
+        needed = sum(output.size - _left_over_bytes(output.path) for output in outputs)
         if free is None or needed <= free:
             continue
         needed -= shared_bytes((copy for output in outputs for copy in output.copies), folder)
@@ -118,9 +123,9 @@ def check_space(plan: Plan) -> None:
 
 
 def check_change(output: OutputFile) -> None:
-    """Refuse a change in place that needs new blocks, and would find none: giving the old bytes back needs them too.
+    """Refuse a change in place that needs new blocks if they do not fit: restoring the old bytes needs them too.
 
-    Elsewhere it needs room for its journal alone, which is asked for when the journal is written.
+    Other changes need space for their journal only, which is checked when the journal is written.
     """
     changed = sum(length for _, length in output.changed_ranges)
     folder = output.path.parent
@@ -137,7 +142,7 @@ def check_change(output: OutputFile) -> None:
 
 
 def free_bytes(folder: Path) -> int | None:
-    """Return how many bytes can be written to the file system of `folder`, None where it does not count them."""
+    """Free bytes on the file system of `folder`, or None if it does not count them."""
     try:
         space = os.statvfs(folder)
     except OSError as error:
@@ -147,8 +152,8 @@ def free_bytes(folder: Path) -> int | None:
     return space.f_bavail * space.f_frsize
 
 
-def _left_over(target: Path) -> int:
-    """Return the bytes of its own of a part file that an interrupted run left: taken over, or freed before writing."""
+def _left_over_bytes(target: Path) -> int:
+    """Bytes that an interrupted run's part file occupies: it is taken over, or removed before writing."""
     path = helper_path(target, PART)
     try:
         links = os.lstat(path).st_nlink
@@ -159,7 +164,7 @@ def _left_over(target: Path) -> int:
 
 @contextlib.contextmanager
 def translate_os_errors(plan: Plan) -> Iterator[None]:
-    """Turn what the system answers into an error that names the output and the way out."""
+    """Turn an `OSError` into an `ExecuteError` that names the output and says what to do."""
     try:
         yield
     except OSError as error:

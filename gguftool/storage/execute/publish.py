@@ -1,11 +1,13 @@
-"""Giving finished part files their final names.
+"""Publish: give complete part files their final names.
 
-One file: a link that never replaces, or an atomic rename over the old file, of which a hard link is kept until the
-folder is durable.  Several: old and new shards must never load together, also not after a crash in between.  So a set
-journal is written first (all parts are complete and durable by then); the first shard, from which engines start, moves
-aside first and gets its name last.  An error undoes everything; after a crash the journal lets the next writer, or
-`gguftool edit FILE --recover`, finish: a part that is still there was not yet published, whatever was interrupted.
-Readers refuse the set as long as the journal lies there.
+One file: a hard link, which never replaces, or an atomic rename over the old file. Before that rename the old file
+gets a second name (a hard link), which is kept until the folder is durable.
+
+Several files: old and new shards must never load together, even after a crash in between. So a set journal is written
+first, when all parts are complete and durable. The first shard, from which engines start, moves aside first and gets
+its name last. An error undoes everything. After a crash, the journal lets the next writer, or
+`gguftool edit FILE --recover`, finish: a part file that still exists was not yet published, wherever the run stopped.
+Readers refuse the set while the journal exists.
 """
 
 from __future__ import annotations
@@ -37,15 +39,15 @@ _MAX_JOURNAL = 64 << 20  # bytes; 65,535 shards with names of 255 bytes take 20 
 
 
 class HalfwayError(ExecuteError):
-    """A set is between old and new, and the journal that finishes it is there: no part file may go."""
+    """A set is half old, half new, and its journal exists to finish it: no part file may be removed."""
 
 
 # --- one file --------------------------------------------------------------------------------------------------------
 
 
 def publish_one(part: PartFile, *, replace: bool, sync: bool) -> None:
-    """Publish a single output; where that fails, the final name is what it was before."""
-    backup = _second_name(part.target) if replace else None
+    """Publish a single output; if that fails, restore what the final name was before."""
+    backup = _keep_old(part.target) if replace else None
     try:
         if replace:
             os.replace(part.path, part.target)
@@ -55,7 +57,7 @@ def publish_one(part: PartFile, *, replace: bool, sync: bool) -> None:
             sync_folders([part.target.parent])
     except BaseException:
         if part.is_published():
-            _take_back(part)
+            _unpublish(part)
             if backup is not None:
                 os.rename(backup, part.target)
         elif backup is not None:
@@ -67,14 +69,14 @@ def publish_one(part: PartFile, *, replace: bool, sync: bool) -> None:
 
 
 def _sync_quietly(folder: Path, *, sync: bool) -> None:
-    """Make the removal of helper files durable: they would be in the way, or take space, after a power cut."""
+    """Make the removal of helper files durable: after a power failure they would block a run, or take space."""
     if sync:
         with contextlib.suppress(OSError):
             sync_folders([folder])
 
 
-def _second_name(target: Path) -> Path | None:
-    """Keep the old file by a second name; None where there is none, or the file system has no hard links."""
+def _keep_old(target: Path) -> Path | None:
+    """Keep the old file under a second name; None if there is no old file, or the file system has no hard links."""
     backup = helper_path(target, OLD)
     remove_quietly(backup)
     try:
@@ -84,11 +86,11 @@ def _second_name(target: Path) -> Path | None:
     return backup
 
 
-def _take_back(part: PartFile) -> None:
+def _unpublish(part: PartFile) -> None:
     """Make a published file a part file again."""
     os.rename(part.target, part.path)
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(part.target)  # where both are names of one file, rename does nothing
+        os.unlink(part.target)  # if both are names of one file, rename does nothing
 
 
 # --- a set -----------------------------------------------------------------------------------------------------------
@@ -96,9 +98,9 @@ def _take_back(part: PartFile) -> None:
 
 @record
 class SetJournal:
-    """What is being published: `names` and sizes in the order of publishing, all beside `first_shard`.
+    """A set that is being published: `names` and sizes in publishing order, all beside `first_shard`.
 
-    `replace`: files under these names are old ones, to be replaced; `suffix`: that of the part files.
+    `replace`: files under these names are old ones, to be replaced. `suffix`: the suffix of the part files.
     """
 
     first_shard: Path
@@ -109,7 +111,7 @@ class SetJournal:
 
     @property
     def path(self) -> Path:
-        """Where the journal lies."""
+        """The journal's path."""
         return set_journal_path(self.first_shard)
 
     @property
@@ -119,16 +121,17 @@ class SetJournal:
 
     @property
     def aside(self) -> tuple[Path, ...]:
-        """What may have to move aside, the first shard foremost."""
+        """Paths that may have to move aside, the first shard at the front."""
         return tuple(dict.fromkeys((self.first_shard, *reversed(self.targets))))
 
 
 def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path | None, *, replace: bool, sync: bool) -> None:
-    """Publish several outputs; `parts`, all durable, in the order of publishing, the first shard's last.
+    """Publish several outputs; `parts` are all durable, in publishing order, the first shard's last.
 
-    A journal `superseded` says nothing any more when all have their names, and goes then.
+    The resume journal at `superseded` is obsolete once all have their names, and is removed then.
 
-    Raises `HalfwayError` where the set could be neither published nor taken back; then the journal stays.
+    Raises `HalfwayError` if the set could be neither published nor rolled back, or its journal cannot be removed; then
+    the journal stays.
     """
     first_shard = plan.first_shard_path
     if any(part.target.parent != first_shard.parent for part in parts):
@@ -140,7 +143,7 @@ def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path | None, 
         first_shard=first_shard, names=names, fingerprint=plan.fingerprint, replace=replace, suffix=suffix
     )
     with contextlib.ExitStack() as cleanup:
-        fd = _begin(journal, cleanup, sync=sync)
+        fd = _write_journal(journal, cleanup, sync=sync)
         done: list[PartFile] = []
         try:
             _rename_all(journal, parts, done, sync=sync)
@@ -152,7 +155,7 @@ def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path | None, 
         if superseded is not None:
             remove_quietly(superseded)
         try:
-            _end(journal, fd)
+            _remove_journal(journal, fd)
         except OSError as error:
             raise HalfwayError(
                 f"is complete, but its journal cannot be removed ({_reason(error)}): "
@@ -162,8 +165,8 @@ def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path | None, 
         _sync_quietly(first_shard.parent, sync=sync)
 
 
-def _end(journal: SetJournal, fd: int) -> None:
-    """Remove the journal; where that cannot be, empty it, which says the same."""
+def _remove_journal(journal: SetJournal, fd: int) -> None:
+    """Remove the journal; if that fails, empty it, which means the same."""
     try:
         os.unlink(journal.path)
     except OSError:
@@ -171,11 +174,11 @@ def _end(journal: SetJournal, fd: int) -> None:
 
 
 def _rename_all(journal: SetJournal, parts: Sequence[PartFile], done: list[PartFile], *, sync: bool) -> None:
-    """Move old files aside, publish; `done` takes each part that has its name. No probing: a name is there or not."""
+    """Move old files aside, then publish; add each published part to `done`. Renames are tried, not checked before."""
     aside = journal.aside if journal.replace else ()
     for path in aside:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(helper_path(path, OLD))  # of a run that was killed when it was done
+            os.unlink(helper_path(path, OLD))  # left by a run that was killed after publishing
     for path in aside:
         with contextlib.suppress(FileNotFoundError):
             os.rename(path, helper_path(path, OLD))
@@ -191,10 +194,10 @@ def _rename_all(journal: SetJournal, parts: Sequence[PartFile], done: list[PartF
 def _roll_back(
     journal: SetJournal, fd: int, parts: Sequence[PartFile], done: Sequence[PartFile], error: BaseException
 ) -> None:
-    """Undo `_rename_all` from any point: the first shard's name is the last to come back."""
+    """Undo `_rename_all` from any point; the first shard gets its name back last."""
     try:
         _move_back(journal, parts, done)
-        _end(journal, fd)
+        _remove_journal(journal, fd)
     except OSError as second:
         raise HalfwayError(
             f"could be neither published ({_reason(error)}) nor taken back ({_reason(second)}); all new data is "
@@ -209,14 +212,14 @@ def _move_back(journal: SetJournal, parts: Sequence[PartFile], done: Sequence[Pa
             os.rename(journal.first_shard, helper_path(journal.first_shard, OLD))
     for part in reversed(parts):
         if part in done or part.is_published():
-            _take_back(part)
+            _unpublish(part)
     for path in reversed(journal.aside) if journal.replace else ():
-        if _is_there(helper_path(path, OLD)):
+        if _exists(helper_path(path, OLD)):
             os.rename(helper_path(path, OLD), path)
 
 
-def _is_there(path: Path) -> bool:
-    """Whether there is a file; unlike `lexists`, no answer is an error, not a no."""
+def _exists(path: Path) -> bool:
+    """Whether a file exists; unlike `lexists`, raise `OSError` if that cannot be determined."""
     try:
         os.lstat(path)
     except FileNotFoundError:
@@ -228,14 +231,19 @@ def _reason(error: BaseException) -> str:
     return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
-def _begin(journal: SetJournal, cleanup: contextlib.ExitStack, *, sync: bool) -> int:
-    """Write the journal, lock it for as long as `cleanup` lives, and make it durable; whole or not at all."""
-    said = {"version": _VERSION, "fingerprint": journal.fingerprint, "replace": journal.replace, "names": journal.names}
+def _write_journal(journal: SetJournal, cleanup: contextlib.ExitStack, *, sync: bool) -> int:
+    """Write the journal, durably and as a whole or not at all; lock it until `cleanup` ends."""
+    fields = {
+        "version": _VERSION,
+        "fingerprint": journal.fingerprint,
+        "replace": journal.replace,
+        "names": journal.names,
+    }
     if journal.suffix != PART:
-        said["suffix"] = journal.suffix
-    import json  # a single file needs none
+        fields["suffix"] = journal.suffix
+    import json  # not needed to publish a single file
 
-    data = json.dumps(said).encode() + b"\n"
+    data = json.dumps(fields).encode() + b"\n"
     try:
         fd = os.open(journal.path, CREATE, 0o666)
     except FileExistsError:
@@ -259,9 +267,10 @@ def _begin(journal: SetJournal, cleanup: contextlib.ExitStack, *, sync: bool) ->
 
 
 def finish_set(first_shard: Path) -> SetJournal | None:
-    """Finish publishing a set where a run was interrupted in it; None where there is nothing to finish.
+    """Finish publishing a set that an interrupted run began; None if there is nothing to finish.
 
-    Raises `ExecuteError` where a living run is at it, or a foreign file has taken a name; then the journal stays.
+    Raises `ExecuteError` if a live run holds the journal, if the journal is damaged, or if a foreign file has taken a
+    name; then the journal stays.
     """
     try:
         fd = os.open(set_journal_path(first_shard), REOPEN)
@@ -291,56 +300,56 @@ def _read(fd: int) -> bytes:
 
 
 def _parse(first_shard: Path, data: bytes) -> SetJournal | None:
-    """Return the journal, or None where it was not written to its end: then nothing had been renamed."""
+    """Parse the journal; None if it was not written to its end: then nothing was renamed."""
     if not data.endswith(b"\n"):
         return None
     import json
 
     try:
-        said = json.loads(data)
-        names = tuple((str(name), int(size)) for name, size in said["names"])
+        fields = json.loads(data)
+        names = tuple((str(name), int(size)) for name, size in fields["names"])
         journal = SetJournal(
             first_shard=first_shard,
             names=names,
-            fingerprint=str(said["fingerprint"]),
-            replace=said["replace"] is True,
-            suffix=str(said.get("suffix", PART)),
+            fingerprint=str(fields["fingerprint"]),
+            replace=fields["replace"] is True,
+            suffix=str(fields.get("suffix", PART)),
         )
-        known = said["version"] == _VERSION and journal.suffix in (PART, ONLY_COPY)
+        known = fields["version"] == _VERSION and journal.suffix in (PART, ONLY_COPY)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         known = False
-    if not known or not all(_is_like(name, first_shard.name) for name, _ in names):
+    if not known or not all(_is_sibling(name, first_shard.name) for name, _ in names):
         raise ExecuteError(
             "is not a set journal of this gguftool, or is damaged", source=str(set_journal_path(first_shard))
         )
     return journal
 
 
-def _is_like(name: str, first_shard: str) -> bool:
-    """Whether `name` differs from the first shard's name in its digits only: no journal reaches further."""
+def _is_sibling(name: str, first_shard: str) -> bool:
+    """Whether `name` differs from the first shard's name in its digits only: a journal must name no other files."""
     return re.sub("[0-9]", "0", name) == re.sub("[0-9]", "0", first_shard)
 
 
 def _roll_forward(journal: SetJournal) -> None:
     for target, (_, size) in zip(journal.targets, journal.names, strict=True):
         part = helper_path(target, journal.suffix)
-        if _is_there(part):
-            _publish_left(part, target, size, replace=journal.replace)
+        if _exists(part):
+            _finish_part(part, target, size, replace=journal.replace)
     old_first = helper_path(journal.first_shard, OLD)
-    if journal.first_shard not in journal.targets and _is_there(old_first) and not _is_there(journal.first_shard):
+    if journal.first_shard not in journal.targets and _exists(old_first) and not _exists(journal.first_shard):
         os.rename(old_first, journal.first_shard)
     for path in journal.aside if journal.replace else ():
         remove_quietly(helper_path(path, OLD))
     sync_folders([journal.first_shard.parent])
 
 
-def _publish_left(part: Path, target: Path, size: int, *, replace: bool) -> None:
+def _finish_part(part: Path, target: Path, size: int, *, replace: bool) -> None:
     status = os.lstat(part)
     if status.st_size != size:
         raise ExecuteError(f"has {status.st_size:,} bytes, the journal says {size:,}", source=str(part))
-    if replace and not (_is_there(target) and os.path.samestat(os.lstat(target), status)):
+    if replace and not (_exists(target) and os.path.samestat(os.lstat(target), status)):
         os.replace(part, target)
-    elif not _is_there(target):
+    elif not _exists(target):
         publish(part, target)
     elif os.path.samestat(os.lstat(target), status):
         os.unlink(part)

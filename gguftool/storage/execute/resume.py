@@ -1,11 +1,20 @@
-"""The resume journal: how far each part file of an unfinished run is complete and durable.
+"""Resume: the journal of an unfinished run, and the ranges of outputs that are complete.
 
-The first line says what the plan was (fingerprint, sources, outputs), each other one ``INDEX OFFSET``: output INDEX is
-complete below OFFSET, or ``INDEX START END``: that range of it is there (see `landing`), or ``INDEX anew``: it is begun
-anew, and the lines before say nothing of it.  A line is appended only after the data it speaks of is durable, and a
-torn line says less, never more; so whatever interrupted the run, what the journal says is true.  It is made at the
-first checkpoint: runs that write little, short ones and those that share blocks, leave none.  Kept beside the first
-output; the lock of that output's part file is the lock of the journal.
+The journal records how far each part file is complete and durable. Its first line identifies the plan (fingerprint,
+sources, outputs). Each other line is one of
+
+    INDEX OFFSET       output INDEX is complete below OFFSET, its watermark
+    INDEX START END    this range of output INDEX is complete (outputs with streamed sources, see `CompletedRanges`)
+    INDEX anew         output INDEX is restarted from scratch; ignore all earlier lines about it
+
+A line is appended only after the data that it is about is durable, and a torn line claims less, never more: so the
+journal is true wherever a run was interrupted. It is created at the first checkpoint: runs that write little, because
+they are short or share blocks, leave none. It is kept beside the first output; the lock of that output's part file is
+the lock of the journal.
+
+`CompletedRanges` collects the ranges of one streamed output, where data arrives out of order, and records them in the
+journal from time to time, after an fsync. A later run trusts what it finds only after it has compared the last bytes
+with their source (`agrees`, `believable`).
 """
 
 from __future__ import annotations
@@ -29,28 +38,29 @@ from gguftool.storage.sources.source import ChangedError
 from gguftool.storage.system.fileio import close_quietly, read_fully, sync_file, sync_folders
 
 _VERSION = "gguftool resume 1"
-_ANEW = "anew"
-_MAX_JOURNAL = 256 << 20  # bytes; a run of 2 TB over 65,535 files writes some 10 million
-_PROBE = 64 << 10  # bytes below a watermark or a range's end, compared with their source before they are trusted
+_RESTART = "anew"
+_MAX_JOURNAL = 256 << 20  # bytes; a run of 2 TB in 65,535 files writes some 10 million
+_PROBE = 64 << 10  # bytes below a watermark or a range's end; compared with their source before these are trusted
 
 
 def resume_path(plan: Plan) -> Path:
-    """Return where the resume journal of `plan` lies."""
+    """The path of the resume journal of `plan`."""
     return helper_path(plan.outputs[0].path, RESUME)
 
 
 @record
 class Done:
-    """What an interrupted run left: up to where outputs, by index, are complete, or which (start, end) they have."""
+    """Progress of an interrupted run: watermarks of outputs by index, or complete (start, end) ranges."""
 
     ends: Mapping[int, int]
     ranges: Mapping[int, Sequence[tuple[int, int]]]
 
 
 class ResumeJournal:
-    """Appends watermarks, `step` written bytes apart.
+    """Record progress of a run; watermarks are `step` written bytes apart.
 
-    `sync_data` makes all part files durable at once, where there are many; without it each is, before it is noted.
+    `sync_data` makes all part files durable at once, if there are many. If it is None, the caller makes each part
+    file durable before it is recorded.
     """
 
     def __init__(self, plan: Plan, done: Done, *, step: int, sync_data: Callable[[], None] | None) -> None:
@@ -64,20 +74,20 @@ class ResumeJournal:
 
     @property
     def is_kept(self) -> bool:
-        """Whether there is something that a later run can go on from."""
+        """Whether a later run can resume from this journal."""
         return self._fd is not None
 
     def gather(self, ends: Mapping[int, int], written: int) -> bool:
-        """Take up to where outputs, by index, are complete; return whether `step` written bytes have gathered.
+        """Collect watermarks of outputs, by index; return whether a checkpoint is due: after `step` written bytes.
 
-        Then `checkpoint` is due, when these outputs are durable.
+        If so, make these outputs durable, then call `checkpoint`.
         """
         self._pending.update(ends)
         self._pending_bytes += written
         return self._pending_bytes >= self.step
 
     def checkpoint(self) -> None:
-        """Record what has gathered, which is durable, or made so by `sync_data`."""
+        """Record collected watermarks; the data is durable already, or `sync_data` makes it so."""
         if self.sync_data is not None:
             self.sync_data()
         text = "".join(f"{number} {offset}\n" for number, offset in self._pending.items())
@@ -86,19 +96,19 @@ class ResumeJournal:
         self._pending_bytes = 0
 
     def record_ranges(self, index: int, ranges: Sequence[tuple[int, int]]) -> None:
-        """Record at once that these (start, end) of output `index`, durable by now, are there."""
+        """Record immediately that these (start, end) ranges of output `index` are complete, and durable already."""
         if ranges:
             self._append("".join(f"{index} {start} {end}\n" for start, end in ranges).encode())
 
     def forget(self, index: int) -> None:
-        """Record, before output `index` is written anew, that nothing of it is there."""
+        """Record, before output `index` is rewritten from scratch, that nothing of it is complete."""
         if index in self.done.ends or index in self.done.ranges:
-            self._append(f"{index} {_ANEW}\n".encode())
+            self._append(f"{index} {_RESTART}\n".encode())
 
     def _append(self, data: bytes) -> None:
         new = self._fd is None
         if self._fd is None:
-            data = _first_line(self.plan) + data
+            data = _header_line(self.plan) + data
             self._fd = os.open(resume_path(self.plan), CREATE | os.O_APPEND, 0o666)
         while data:
             data = data[os.write(self._fd, data) :]
@@ -107,39 +117,39 @@ class ResumeJournal:
             sync_folders([resume_path(self.plan).parent])
 
     def reopen(self) -> None:
-        """Open the journal that is there, to append to it."""
+        """Open the existing journal for appending."""
         self._fd = os.open(resume_path(self.plan), REOPEN | os.O_APPEND)
-        os.write(self._fd, b"\n")  # ends a torn line
+        os.write(self._fd, b"\n")  # terminate a torn line
 
     def close(self) -> None:
-        """Close the journal and leave it where it is."""
+        """Close the journal and keep it."""
         if self._fd is not None:
             close_quietly(self._fd)
             self._fd = None
 
     def remove(self) -> None:
-        """Remove the journal: the outputs are complete, or are given up. One that stays without parts says nothing."""
+        """Remove the journal: the outputs are complete, or abandoned. Without part files it is harmless if it stays."""
         if self._fd is not None:
             remove_quietly(resume_path(self.plan))
             self.close()
 
 
-def _first_line(plan: Plan) -> bytes:
-    import json  # few runs come here, or read what one left
+def _header_line(plan: Plan) -> bytes:
+    import json  # few runs write or read a journal
 
-    said = {
+    header = {
         "version": _VERSION,
         "fingerprint": plan.fingerprint,
         "sources": [[source.name, source.identity] for source in plan.inputs],
         "outputs": [[output.path.name, output.size] for output in plan.outputs],
     }
-    return json.dumps(said).encode() + b"\n"
+    return json.dumps(header).encode() + b"\n"
 
 
 def read_resume(plan: Plan) -> Done:
-    """Return how far an interrupted run of this very plan came; nothing without a journal.
+    """Read the progress of an interrupted run of this same plan; empty if there is no journal.
 
-    Raises `ExecuteError` that says what changed, where the journal is of another plan. Call with the lock held.
+    Raises `ExecuteError`, which says what changed, if the journal is of another plan. Call with the lock held.
     """
     nothing = Done(ends={}, ranges={})
     try:
@@ -147,12 +157,12 @@ def read_resume(plan: Plan) -> Done:
             first, *lines = file.read(_MAX_JOURNAL).split(b"\n")
     except FileNotFoundError:
         return nothing
-    said = _parse_first(first)
-    if said is None:
-        return nothing  # torn before its first line was durable: nothing in it can be true
-    if said["fingerprint"] != plan.fingerprint:
+    header = _parse_header(first)
+    if header is None:
+        return nothing  # torn before its first line was durable: it records nothing
+    if header["fingerprint"] != plan.fingerprint:
         raise ExecuteError(
-            f"an interrupted run left part files of another plan here: {_difference(said, plan)}; "
+            f"an interrupted run left part files of another plan here: {_difference(header, plan)}; "
             "--no-resume removes them and starts anew",
             source=str(plan.outputs[0].path),
         )
@@ -175,55 +185,55 @@ def _done(lines: Sequence[bytes], plan: Plan) -> Done:
 
 
 def _lines(lines: Sequence[bytes], plan: Plan) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Yield the output that each line is about, and its numbers; none where it is begun anew. Torn lines fall away."""
+    """Yield each line's output index and numbers (empty for a restart from scratch); skip torn lines."""
     for line in lines:
         first, *words = line.split(b" ")
         with contextlib.suppress(ValueError):
-            numbers = () if words == [_ANEW.encode()] else tuple(int(word) for word in words)
+            numbers = () if words == [_RESTART.encode()] else tuple(int(word) for word in words)
             index = int(first)
             if 0 <= index < len(plan.outputs) and words and all(number >= 0 for number in numbers):
                 yield index, numbers
 
 
-def _parse_first(line: bytes) -> dict[str, Any] | None:
+def _parse_header(line: bytes) -> dict[str, Any] | None:
     import json
 
     try:
-        said = json.loads(line)
-        names = [name for name, _ in said["outputs"]]
-        identities = [identity for _, identity in said["sources"]]
-        good = said["version"] == _VERSION and isinstance(said["fingerprint"], str)
+        header = json.loads(line)
+        names = [name for name, _ in header["outputs"]]
+        identities = [identity for _, identity in header["sources"]]
+        good = header["version"] == _VERSION and isinstance(header["fingerprint"], str)
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
     if not good or not all(isinstance(text, str) for text in (*names, *identities)):
         return None
-    return said  # type: ignore[no-any-return]
+    return header  # type: ignore[no-any-return]
 
 
-def _difference(said: dict[str, Any], plan: Plan) -> str:
+def _difference(header: dict[str, Any], plan: Plan) -> str:
     now = {source.name: source.identity for source in plan.inputs}
-    before = {str(name): identity for name, identity in said["sources"]}
+    before = {str(name): identity for name, identity in header["sources"]}
     changed = [name for name in now if name in before and before[name] != now[name]]
     if changed:
         return f"changed since: {listed(changed)}"
     if before.keys() != now.keys():
         return f"its sources were {listed(list(before))}"
     outputs = [[output.path.name, output.size] for output in plan.outputs]
-    if said["outputs"] != outputs:
-        return f"it was to write {len(said['outputs']):,} file(s) of other names or sizes"
+    if header["outputs"] != outputs:
+        return f"it was to write {len(header['outputs']):,} file(s) of other names or sizes"
     return "its options were others"
 
 
 def remove_resume(plan: Plan) -> None:
-    """Remove a journal and the part files it names, whoever's plan it was. Call with the lock held."""
+    """Remove a journal, of any plan, and the part files it names. Call with the lock held."""
     path = resume_path(plan)
     try:
         with open(path, "rb") as file:
-            said = _parse_first(file.readline(_MAX_JOURNAL))
+            header = _parse_header(file.readline(_MAX_JOURNAL))
     except FileNotFoundError:
         return
     own = plan.outputs[0].path
-    for name, _ in said["outputs"] if said else ():
+    for name, _ in header["outputs"] if header else ():
         target = own.parent / Path(name).name
         if target != own:
             remove_left_over(target)
@@ -231,7 +241,10 @@ def remove_resume(plan: Plan) -> None:
 
 
 def agrees(part: PartFile, output: OutputFile, mark: int, floor: int = 0) -> bool:
-    """Whether the last bytes of `part` from `floor` on and below `mark` are those that the plan wants there."""
+    """Whether the last bytes of `part` below `mark` (and not below `floor`) are as planned.
+
+    Compares the last 64 KiB with head and sources.
+    """
     start = max(floor, mark - _PROBE)
     wanted = [(len(output.head[start:mark]), start, output.head[start:mark])] if start < len(output.head) else []
     for copy in output.copies:
@@ -243,7 +256,7 @@ def agrees(part: PartFile, output: OutputFile, mark: int, floor: int = 0) -> boo
 
 
 def worth_keeping(error: BaseException, sources: Sequence[Any]) -> bool:
-    """Whether the part files stay for a later run: after a signal, or where a source failed without having changed."""
+    """Whether to keep part files for a later run: after a signal, or if a source failed but did not change."""
     if not isinstance(error, Exception):
         return True
     if not isinstance(error, SourceError):
@@ -252,7 +265,7 @@ def worth_keeping(error: BaseException, sources: Sequence[Any]) -> bool:
         return False
     try:
         for source in sources:
-            if source.file_id is not None:  # asking a server that is gone takes long, and a later run asks anyway
+            if source.file_id is not None:  # a dead server takes long to answer, and a later run checks anyway
                 source.check_unchanged()
     except SourceError:
         return False
@@ -262,13 +275,13 @@ def worth_keeping(error: BaseException, sources: Sequence[Any]) -> bool:
 # --- ranges of outputs that are streamed -----------------------------------------------------------------------------
 
 
-_LONGEST = 2.0  # seconds after which ranges are recorded, however few bytes they have
+_MAX_WAIT = 2.0  # seconds after which ranges are recorded, even short ones
 
 Ranges = Sequence[tuple[int, int]]
 
 
 class CompletedRanges:
-    """Tracks which ranges of one output are written, and records them in the resume journal."""
+    """Track which ranges of one output are written, and record them in the resume journal."""
 
     def __init__(self, journal: ResumeJournal, index: int, part: PartFile, sizes: Sizes) -> None:
         self._journal = journal
@@ -277,7 +290,7 @@ class CompletedRanges:
         self._step = min(sizes.range_step, journal.step)
         self._pause = sizes.range_pause
         self._lock = threading.Lock()
-        self._starts: dict[int, int] = {}  # end -> start of what landed since the last note
+        self._starts: dict[int, int] = {}  # end -> start of ranges written since the last record
         self._nbytes = 0
         self._recorded = time.monotonic()
 
@@ -288,15 +301,15 @@ class CompletedRanges:
             self._nbytes += nbytes
 
     def tick(self) -> None:
-        """Record what was written, if it is time to."""
+        """Record new ranges if it is time to."""
         if not self._nbytes:
             return
         waited = time.monotonic() - self._recorded
-        if waited >= (self._pause if self._nbytes >= self._step else _LONGEST):
+        if waited >= (self._pause if self._nbytes >= self._step else _MAX_WAIT):
             self.record()
 
     def record(self, *, durable: bool = False) -> None:
-        """Make durable what was written, then record it; with `durable` it is that already."""
+        """Make new ranges durable, then record them; with `durable`, they are durable already."""
         with self._lock:
             starts, self._starts, self._nbytes = self._starts, {}, 0
         if starts and not durable:
@@ -305,7 +318,7 @@ class CompletedRanges:
         self._recorded = time.monotonic()
 
     def record_quietly(self) -> None:
-        """Record what was written before the run ends in an error; if that fails, a later run fetches it again."""
+        """Record new ranges before the run ends in an error; if that fails, a later run fetches them again."""
         with contextlib.suppress(OSError):
             self.record()
 
@@ -322,16 +335,16 @@ def is_streamed(output: OutputFile) -> bool:
     return False
 
 
-def believable(part: PartFile, output: OutputFile, noted: Ranges) -> tuple[tuple[int, int], ...]:
-    """Return the `noted` ranges joined, or none of them where the last one's end is not as the plan wants it."""
-    if not noted:
+def believable(part: PartFile, output: OutputFile, recorded: Ranges) -> tuple[tuple[int, int], ...]:
+    """Join the recorded ranges, or return () if the bytes at the end of the last one are not as planned."""
+    if not recorded:
         return ()
-    start, end = noted[-1]
-    return joined(noted) if agrees(part, output, end, start) else ()
+    start, end = recorded[-1]
+    return joined(recorded) if agrees(part, output, end, start) else ()
 
 
 def joined(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Return (start, end) `ranges` sorted, those that touch or overlap joined."""
+    """Sort (start, end) `ranges`, and join those that touch or overlap."""
     found: list[tuple[int, int]] = []
     for start, end in sorted(ranges):
         if found and start <= found[-1][1]:
@@ -342,7 +355,7 @@ def joined(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
 
 
 def without(copies: Iterable[Copy], ranges: Ranges) -> tuple[Copy, ...]:
-    """Return what of `copies` (ascending) lies outside `ranges` (joined) of the target."""
+    """Cut `copies` (ascending) to the parts outside `ranges` (joined) of the target."""
     rest: list[Copy] = []
     at = 0
     for copy in copies:

@@ -1,8 +1,8 @@
-"""One run of a plan that makes new files: part files, bytes, the resume journal, digests, names.
+"""One run of a plan that makes new files: part files, bytes, resume journal, digests, publishing.
 
-A `Run` carries what all of these need, so that no function passes it on.  Parts are written in the order of publishing;
-the first output's part, made first, stays open and locked to the end: its lock keeps a second run on the same outputs
-away.
+A `Run` holds the state that all of these need, so that no function passes it on. Parts are written in publishing order.
+The first output's part is created first and stays open and locked to the end: its lock keeps out a second run on the
+same outputs.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from gguftool.storage.plan import Digests, OutputFile, Plan, bytes_below, chunks
 from gguftool.storage.system.fileio import WriteBack, bulk_sync
 from gguftool.storage.system.reflink import KernelCopies
 
-# Above this number of outputs on one file system, one checked syncfs costs less than an fsync for each.
+# With more outputs than this on one file system, one checked syncfs is faster than an fsync for each.
 _SYNCFS_FROM = 8
 
-# Outputs up to this many bytes are written up to this many at once: one alone is too little for several threads, and
-# threads that write to one file wait for each other.
+# Outputs of up to `_SMALL` bytes are written in batches of up to `_BATCH`: one alone has too few bytes for several
+# threads, and threads that write to one file wait for each other.
 _SMALL = 8 << 20
-_AT_ONCE = 8
+_BATCH = 8
 
 
 class Run:
-    """A plan being carried out. Use it as a context: at the end it closes what it opened.
+    """A plan in execution. Use it as a context manager, which closes all files at the end.
 
-    `is_begun`: the part files and the journal are this run's, to keep or remove.
+    `is_begun`: the part files and the journal belong to this run, to keep or remove.
     """
 
     def __init__(self, plan: Plan, options: Options) -> None:
@@ -78,8 +78,8 @@ class Run:
     # --- the order of events ---
 
     def begin(self) -> None:
-        """Read the journal that an interrupted run left; raise `ExecuteError` if it is another plan's."""
-        self.is_begun = not self._first_is_old  # before the journal is read, an old part is not this run's to remove
+        """Read the journal that an interrupted run left; raise `ExecuteError` if it is of another plan."""
+        self.is_begun = not self._first_is_old  # until the journal is read, this run must not remove an old part
         if not self.options.resume:
             remove_resume(self.plan)
         done = read_resume(self.plan)
@@ -100,7 +100,7 @@ class Run:
         self.is_begun = True
 
     def write(self) -> None:
-        """Write what is missing of every output into its part file, durable if the options say so."""
+        """Write the missing bytes of every output into its part file, durably with `Options.sync`."""
         done = sum(self._write_batch(batch) for batch in self._batches())
         if self._journal.sync_data is not None:
             self._journal.sync_data()
@@ -108,11 +108,15 @@ class Run:
             self.options.note(f"went on from {done:,} bytes that an interrupted run had written")
 
     def finish_digests(self) -> Digests | None:
-        """Finish the digests that the options ask for, or None."""
+        """Finish the requested digests; None if there are none."""
         return self._digests.finish()
 
     def publish(self) -> None:
-        """Give the parts their final names; the resume journal goes first, or a later run would believe it."""
+        """Give the parts their final names.
+
+        For one output the resume journal is removed before: otherwise a later run would trust it. For several,
+        `publish_set` removes it.
+        """
         self.options.publishing()
         plan, sync = self.plan, self.options.sync
         replacing = self.options.force or any(output.replaces is not None for output in plan.outputs)
@@ -124,7 +128,7 @@ class Run:
             self._journal.close()
 
     def abandon(self, error: BaseException) -> None:
-        """After `error`: keep part files and journal for a later run if it can use them, else remove them."""
+        """After `error`: keep part files and journal if a later run can use them, otherwise remove them."""
         journal = self._begun_journal
         if journal is not None and journal.is_kept and worth_keeping(error, self.plan.inputs):
             self.options.note("what is done is kept: the same command goes on from there, --no-resume starts anew")
@@ -143,18 +147,18 @@ class Run:
 
     @property
     def parts(self) -> list[PartFile]:
-        """The part files in the order of publishing: the first output's last."""
+        """The part files in publishing order: the first output's last."""
         return [self._parts[index] for index in self.plan.publishing_order]
 
     def _open_part(self, index: int) -> tuple[PartFile, bool]:
-        """Open the part file of output `index`; the flag says that an earlier run left it."""
+        """Open or create the part file of output `index`; the flag is true if an earlier run left it."""
         output = self.plan.outputs[index]
         old = take_over(output.path, output.size)
         self._parts[index] = part = old or create_part(output.path, output.size)
         return part, old is not None
 
     def _remove_parts(self) -> None:
-        """Remove parts without a final name, and those that an earlier run left; one that cannot be removed stays."""
+        """Remove unpublished parts, and parts that an earlier run left, as far as possible."""
         for part in self._parts.values():
             remove_quietly(part.path)
         for index, output in enumerate(self.plan.outputs):
@@ -166,17 +170,17 @@ class Run:
 
     @property
     def _step(self) -> int:
-        """Bytes of one output between two looks at checkpoints and digests."""
+        """Bytes of one output to write before the next checkpoint or digest update."""
         return min(self._journal.step, self._digests.step)
 
     def _batches(self) -> Iterator[tuple[int, ...]]:
-        """Yield the outputs in their order: small ones several at a time, so that each has a thread of its own."""
+        """Yield batches of output indices in publishing order: several small ones at once, with one thread for each."""
         batch: tuple[int, ...] = ()
         for index in self.plan.publishing_order:
             output = self.plan.outputs[index]
             if index and output.size <= min(_SMALL, self._step) and not is_streamed(output):
                 batch = (*batch, index)
-                if len(batch) == _AT_ONCE:
+                if len(batch) == _BATCH:
                     yield batch
                     batch = ()
                 continue
@@ -186,7 +190,7 @@ class Run:
             yield (index,)
 
     def _write_batch(self, batch: Sequence[int]) -> int:
-        """Write the outputs of `batch`; return how many bytes an earlier run had written."""
+        """Write the outputs of `batch`; return the number of bytes that an earlier run had written."""
         with contextlib.ExitStack() as cleanup:
             opened = []
             for index in batch:
@@ -199,7 +203,7 @@ class Run:
             return self._write_in_chunks(opened)
 
     def _write_in_chunks(self, targets: Sequence[_Target]) -> int:
-        """Write outputs, of which several are small, each from its watermark on."""
+        """Write one output, or several small ones, each from its watermark on; return as `_write_batch`."""
         starts = [self._begin_chunks(target) for target in targets]
         skipped = sum(bytes_below(target.output, start) for target, start in zip(targets, starts, strict=True))
         self.options.progress(skipped)
@@ -209,12 +213,12 @@ class Run:
         return skipped
 
     def _begin_chunks(self, target: _Target) -> int:
-        """Find the offset from which `target` is written, by the watermark of an earlier run."""
+        """Find the offset at which to start `target`: an earlier run's watermark, if its last bytes are as planned."""
         start = 0
         if target.is_old:
             mark = self._journal.done.ends.get(target.index, 0)
             start = mark if mark and agrees(target.part, target.output, mark) else 0
-            os.ftruncate(target.part.fd, start)  # what is above the watermark may be anything
+            os.ftruncate(target.part.fd, start)  # bytes above the watermark may be anything
             os.ftruncate(target.part.fd, target.output.size)
         if not start:
             self._journal.forget(target.index)
@@ -235,13 +239,13 @@ class Run:
             self._digests.update(chunk.target.index, chunk.target.part.path, chunk.end)
 
     def _write_streamed(self, target: _Target) -> int:
-        """Write what `target` lacks, recording ranges as they are written; return the bytes of an earlier run."""
+        """Write the missing bytes of `target`, and record ranges as they are written; return as `_write_batch`."""
         index, part, output = target.index, target.part, target.output
         there = believable(part, output, self._journal.done.ranges.get(index, ())) if target.is_old else ()
         if not there:
             self._journal.forget(index)
         if target.is_old and not there:
-            os.ftruncate(part.fd, 0)  # what another plan left would show in the padding
+            os.ftruncate(part.fd, 0)  # bytes of another plan would stay in the padding
             os.ftruncate(part.fd, output.size)
         rest = replace(output, copies=without(output.copies, there))
         skipped = sum(copy.extent.length for copy in output.copies) - sum(copy.extent.length for copy in rest.copies)
@@ -270,7 +274,7 @@ class Run:
 
 @record
 class _Target:
-    """Output `index` and its part file; `is_old`: an earlier run left it."""
+    """Output `index` and its part file; `is_old`: an earlier run left the part file."""
 
     index: int
     part: PartFile
@@ -280,7 +284,7 @@ class _Target:
 
 @record
 class _Chunk:
-    """A piece of an output: with it the part file is complete up to `end`."""
+    """A piece of an output; once it is written, the part file is complete below `end`."""
 
     target: _Target
     output: OutputFile

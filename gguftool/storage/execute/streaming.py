@@ -1,8 +1,12 @@
-"""Copying from sources without a descriptor: bytes that come over a network, or are computed.
+"""Copy from sources without a descriptor: bytes that come over a network, or are computed.
 
-Every kind of source has a lane with as many threads as pay for it, so that computing does not wait for a server, nor
-local copies for either.  A thread that hangs in a dead connection when all is over is left behind: it writes through a
-descriptor of the lane's own, and not a byte once the lane is closed: one that is in a write then is waited for.
+Lanes: each kind of source has a `Lane` with a number of threads (default: chosen by measurement), so that computing
+does not wait for a server, nor local copies for either. A thread that hangs in a dead connection at the end is left
+behind. It writes through the lane's own descriptor, and nothing after the lane has stopped: a write in progress is
+waited for.
+
+Requests: `join_runs` joins copies that are close together in their source into `SourceRun`s, and `requests` cuts these
+into pieces, each of which a thread reads in one go.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from gguftool.storage.system.threads import start
 
 
 def lanes_of(copies: Sequence[Copy]) -> tuple[tuple[Copy, ...], ...]:
-    """Group `copies` by the kind of their source."""
+    """Group `copies` by the kind of source."""
     kinds: dict[type, list[Copy]] = {}
     for copy in copies:
         kinds.setdefault(type(copy.extent.source), []).append(copy)
@@ -32,7 +36,7 @@ def lanes_of(copies: Sequence[Copy]) -> tuple[tuple[Copy, ...], ...]:
 
 
 class Lane:
-    """The requests of one kind of source, and the threads that make them."""
+    """Requests to one kind of source, and the threads that make them."""
 
     def __init__(self, copies: Sequence[Copy], target: int, state: CopyState) -> None:
         self._jobs = state.jobs or max(copy.extent.source.parallelism for copy in copies)
@@ -47,7 +51,7 @@ class Lane:
 
     @property
     def needs_threads(self) -> bool:
-        """Whether there is more than one request, and more than one thread to make them."""
+        """Whether there is more than one request, and more than one thread may be used."""
         with self._lock:
             if not self._ahead:
                 self._ahead = list(islice(self._requests, 2))
@@ -55,28 +59,28 @@ class Lane:
 
     def start(self, most: int) -> list[threading.Thread]:
         """Start the lane's threads."""
-        return start(self._state.guard(self._help), min(self._jobs, most))
+        return start(self._state.guard(self._run_thread), min(self._jobs, most))
 
     def drain(self) -> None:
-        """Make requests until there are none."""
+        """Make requests until none are left."""
         while (run := self._take()) is not None:
-            self._carry(run)
+            self._stream_run(run)
 
     def settle(self) -> None:
-        """After the stop: wait for writes that are under way; there will be no others."""
+        """After the stop signal: wait for writes in progress; no others will start."""
         with self._idle:
-            while self._writing - {threading.get_ident()}:  # this one was interrupted by a signal, wherever it was
+            while self._writing - {threading.get_ident()}:  # a signal may have interrupted this thread in a write
                 self._idle.wait(0.1)
 
     def close(self) -> None:
-        """Close the descriptor as soon as the last thread is done with it."""
+        """Close the descriptor once the last thread is done with it."""
         with self._lock:
             self._users -= 1
             last = not self._users
         if last:
             close_quietly(self._fd)
 
-    def _help(self) -> None:
+    def _run_thread(self) -> None:
         with self._lock:
             if not self._users:
                 return
@@ -92,16 +96,16 @@ class Lane:
                 return None
             return self._ahead.pop(0) if self._ahead else next(self._requests, None)
 
-    def _carry(self, run: SourceRun) -> None:
-        """Stream one run and write its copies as the bytes come."""
+    def _stream_run(self, run: SourceRun) -> None:
+        """Stream one run and write its copies as bytes arrive."""
         writes, place = deque(run.copies), run.offset
         for data in run.source.stream(run.offset, run.length):
-            for target, piece in _cut(memoryview(data), place, writes):
+            for target, piece in _cut_by_copies(memoryview(data), place, writes):
                 if not self._write(piece, target):
                     return
                 self._state.written(target, len(piece))
             place += len(data)
-        if place != run.offset + run.length:  # never publish a hole because a source counted wrong
+        if place != run.offset + run.length:  # never publish a hole because a source gave too few bytes
             raise SourceError(
                 f"gave {place - run.offset:,} of {run.length:,} bytes", source=run.source.name, offset=run.offset
             )
@@ -109,7 +113,7 @@ class Lane:
             self._state.start_write_back(self._fd, copy.offset, copy.extent.length)
 
     def _write(self, piece: memoryview, target: int) -> bool:
-        """Write one piece; return whether it is there as a whole, which it need not be where all has stopped."""
+        """Write one piece; return whether all of it was written: not if the copy was stopped."""
         stopped = self._state.stop.is_set
         with self._lock:
             if stopped():
@@ -124,8 +128,8 @@ class Lane:
         return not stopped()
 
 
-def _cut(view: memoryview, place: int, writes: deque[Copy]) -> Iterator[tuple[int, memoryview]]:
-    """Cut `view`, which is at `place` of the source, into (offset in the target, bytes); gaps fall away."""
+def _cut_by_copies(view: memoryview, place: int, writes: deque[Copy]) -> Iterator[tuple[int, memoryview]]:
+    """Cut `view`, read at offset `place` of the source, into (offset in the target, bytes); drop gaps."""
     end = place + len(view)
     while writes and writes[0].extent.offset < end:
         copy = writes[0]
@@ -139,13 +143,13 @@ def _cut(view: memoryview, place: int, writes: deque[Copy]) -> Iterator[tuple[in
 # --- from copies to requests -----------------------------------------------------------------------------------------
 
 
-MAX_GAP = 64 << 10  # bytes between two extents that are read through: less than a round trip costs on most lines
-_GRID = 4096  # bytes; cuts lie on it in the target, so that no two threads write to one page
+MAX_GAP = 64 << 10  # bytes; shorter gaps between extents are read too: cheaper than a round trip on most networks
+_GRID = 4096  # bytes; cuts are at multiples of it in the target, so that no two threads write to one page
 
 
 @record
 class SourceRun:
-    """`length` bytes of `source` from `offset`, read in one go; `copies` say which of them are written where.
+    """`length` bytes of `source` from `offset`, read in one go; `copies` map them to the target.
 
     The copies ascend in the source and do not overlap; the first starts at `offset` and the last ends with the run.
     """
@@ -157,12 +161,12 @@ class SourceRun:
 
 
 def join_runs(copies: Iterable[Copy]) -> tuple[SourceRun, ...]:
-    """Join `copies` that are neighbours in their source, up to `MAX_GAP` apart; sources in the order of first use."""
-    by_source: dict[int, list[Copy]] = {}  # by id: a source may be costly to hash
+    """Join `copies` that are up to `MAX_GAP` apart in their source; keep sources in the order of first use."""
+    by_source: dict[int, list[Copy]] = {}  # by id: hashing a source may be slow
     for copy in copies:
         if copy.extent.length:
             by_source.setdefault(id(copy.extent.source), []).append(copy)
-    return tuple(run for ours in by_source.values() for run in _join(ours))
+    return tuple(run for group in by_source.values() for run in _join(group))
 
 
 def _join(copies: list[Copy]) -> Iterator[SourceRun]:
@@ -183,9 +187,9 @@ def _run(copies: Iterable[Copy]) -> SourceRun:
 
 
 def requests(runs: Iterable[SourceRun], parallelism: int, sizes: Sizes) -> Iterator[SourceRun]:
-    """Cut `runs` so that `parallelism` readers end at about the same time.
+    """Cut `runs` so that `parallelism` readers finish at about the same time.
 
-    A source that computes may have a `preferred_chunk`: what is worth a thread's while, where a request costs no trip.
+    A source that computes may have a `preferred_chunk`, large enough for one thread; its requests cost no round trip.
     """
     runs = tuple(runs)
     left = sum(run.length for run in runs)
@@ -199,7 +203,7 @@ def requests(runs: Iterable[SourceRun], parallelism: int, sizes: Sizes) -> Itera
 
 
 def _take(rest: deque[Copy], size: int) -> Iterator[Copy]:
-    """Take copies from the front of `rest` that span about `size` bytes of their source; the last may be cut."""
+    """Take copies from the front of `rest` that span about `size` bytes of their source; cut the last if needed."""
     limit = rest[0].extent.offset + size
     while rest and rest[0].extent.offset < limit:
         copy = rest.popleft()
@@ -214,6 +218,6 @@ def _take(rest: deque[Copy], size: int) -> Iterator[Copy]:
 
 
 def part_of(copy: Copy, start: int, length: int) -> Copy:
-    """Return `length` bytes of `copy` from its byte `start`."""
+    """The part of `copy` with `length` bytes from its byte `start`."""
     extent = Extent(source=copy.extent.source, offset=copy.extent.offset + start, length=length)
     return Copy(extent=extent, offset=copy.offset + start)

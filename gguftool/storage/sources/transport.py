@@ -63,7 +63,7 @@ def ask(getter: Getter, url: str, headers: dict[str, str], idle_timeout: float) 
 
 
 def discard(answer: Answer) -> None:
-    """Drop an answer whose body does not matter; read a short one, so that the connection can be kept."""
+    """Drop an answer without using its body; read a short body, so that the connection can be kept."""
     length = answer.headers.get("Content-Length", "")
     if not (length.isascii() and length.isdigit() and int(length) <= _DISCARDED):
         answer.close()

@@ -1,1 +1,1 @@
-"""What differs by platform: file I/O, shared blocks, threads."""
+"""Whatever differs by platform: file I/O, shared blocks, threads."""

@@ -1,7 +1,12 @@
-"""Reading and writing at offsets, and starting write-back, on every system.
+"""File I/O on every system: reads and writes at offsets, early write-back, durability.
 
-Where the system has `preadv` and `pwrite` no file position is involved and threads need no lock.  Where it has not
-(Windows) one lock guards seek and transfer: slower with several threads, and right.
+Positional I/O: with `preadv` and `pwrite` no file position is involved and threads need no lock. On systems without
+them (Windows), one lock guards each seek and transfer: slower with several threads, but correct.
+
+Write-back: `WriteBack` starts writing to disk while the copy runs, with Linux's `sync_file_range`.
+
+Durability: `sync_file` and `sync_folders` use fsync, or F_FULLFSYNC on macOS. `bulk_sync` uses one Linux `syncfs` for
+many files. Errors of `close` are ignored: they change nothing after a sync.
 """
 
 from __future__ import annotations
@@ -16,12 +21,12 @@ from pathlib import Path
 
 from gguftool.errors import ExecuteError
 
-_POSITION = threading.Lock()
-_WRITE = 2  # SYNC_FILE_RANGE_WRITE in linux/fs.h: start, do not wait
+_SEEK_LOCK = threading.Lock()
+_SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h: start, do not wait
 
 
 def read_into(fd: int, buffer: memoryview, offset: int) -> int:
-    """Read up to ``len(buffer)`` bytes from `offset`; return how many, 0 at the end of the file."""
+    """Read up to ``len(buffer)`` bytes at `offset`; return the number of bytes read, 0 at the end of the file."""
     if hasattr(os, "preadv"):
         return os.preadv(fd, [buffer], offset)
     data = read_some(fd, len(buffer), offset)
@@ -30,16 +35,16 @@ def read_into(fd: int, buffer: memoryview, offset: int) -> int:
 
 
 def read_some(fd: int, length: int, offset: int) -> bytes:
-    """Return up to `length` bytes from `offset`, none at the end of the file."""
+    """Read up to `length` bytes at `offset` in one call; empty at the end of the file."""
     if hasattr(os, "pread"):
         return os.pread(fd, length, offset)
-    with _POSITION:
+    with _SEEK_LOCK:
         os.lseek(fd, offset, os.SEEK_SET)
         return os.read(fd, length)
 
 
 def read_fully(fd: int, length: int, offset: int) -> bytes:
-    """Return `length` bytes from `offset`, however many calls it takes; fewer where the file ends."""
+    """Read `length` bytes at `offset`, in several calls if needed; fewer only if the file ends."""
     data = read_some(fd, length, offset)
     while len(data) < length:
         more = read_some(fd, length - len(data), offset + len(data))
@@ -50,18 +55,18 @@ def read_fully(fd: int, length: int, offset: int) -> bytes:
 
 
 def write_some(fd: int, data: memoryview, offset: int) -> int:
-    """Write `data` at `offset`; return how many bytes the system took."""
+    """Write `data` at `offset` in one call; return the number of bytes written."""
     if hasattr(os, "pwrite"):
         return os.pwrite(fd, data, offset)
-    with _POSITION:
+    with _SEEK_LOCK:
         os.lseek(fd, offset, os.SEEK_SET)
         return os.write(fd, data)
 
 
 def write_fully(fd: int, data: bytes | memoryview, offset: int, stopped: Callable[[], bool] = lambda: False) -> None:
-    """Write all of `data`, however many calls it takes, or until `stopped`.
+    """Write all of `data`, in several calls if needed, or until `stopped`.
 
-    Raises `ExecuteError` where a call writes nothing, `OSError` that says the offset where one fails.
+    Raises `ExecuteError` if a call writes nothing, and `OSError` with the offset in its message if one fails.
     """
     view = memoryview(data)
     while view and not stopped():
@@ -76,10 +81,10 @@ def write_fully(fd: int, data: bytes | memoryview, offset: int, stopped: Callabl
 
 
 def leading_hole(fd: int, offset: int, length: int) -> int:
-    """Return how many bytes at the start of a range are a hole of a sparse file, 0 where that cannot be told.
+    """Count the bytes of a hole (of a sparse file) at the start of a range; 0 if unknown.
 
-    Only the leading hole: on tmpfs, asking where data ends walks through all of it. A file that was cut shorter looks
-    like a hole too, so the range must lie inside the file.
+    Only the leading hole is looked for: on tmpfs, finding the end of data walks through all of it. A truncated file
+    looks like a hole too, so the range must lie inside the file.
     """
     status = os.fstat(fd)
     if not hasattr(os, "SEEK_DATA") or status.st_blocks * 512 >= status.st_size or status.st_size < offset + length:
@@ -91,29 +96,29 @@ def leading_hole(fd: int, offset: int, length: int) -> int:
 
 
 class WriteBack:
-    """Lets the disk begin with what was just written, without waiting; errors show in the later fsync.
+    """Start write-back of what was just written, without waiting; errors are reported by the later fsync.
 
-    The kernel by itself starts only when a tenth of the memory is dirty, so without this the disk idles while the
-    copy runs and the copy waits while the disk writes. A run that writes little is at its fsync before the call would
-    be loaded, which takes 2 ms, so nothing is done for the first `unstarted` bytes.
+    The kernel itself starts only when a tenth of the memory is dirty: the disk would idle while the copy runs, and the
+    copy would wait while the disk writes. A run that writes little reaches its fsync before the call is loaded, which
+    takes 2 ms, so the first `unstarted` bytes start nothing.
     """
 
     def __init__(self, unstarted: int) -> None:
-        self._unstarted = unstarted  # need not be exact: threads may count at once
+        self._unstarted = unstarted  # need not be exact: several threads count without a lock
 
     def start(self, fd: int, offset: int, length: int) -> None:
-        """Start write-back of a range of an open file, where the system can."""
+        """Start write-back of a range of an open file, if the system can."""
         if self._unstarted > 0:
             self._unstarted -= length
             return
         call = _sync_file_range()
         if call is not None:
-            call(fd, offset, length, _WRITE)
+            call(fd, offset, length, _SYNC_FILE_RANGE_WRITE)
 
 
 @lru_cache(maxsize=1)
 def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
-    """Return Linux's sync_file_range, None on other systems: it is not in `os`."""
+    """Linux's sync_file_range, which is not in `os`; None on other systems."""
     try:
         import ctypes
 
@@ -133,16 +138,16 @@ try:
 except ImportError:  # Windows
     _FULL_SYNC = None
 else:
-    _FULL_SYNC = getattr(fcntl, "F_FULLFSYNC", None)  # macOS alone: its fsync leaves data in the drive's cache
+    _FULL_SYNC = getattr(fcntl, "F_FULLFSYNC", None)  # macOS only: its fsync leaves data in the drive's cache
 
-# What F_FULLFSYNC answers on file systems that have no such notion (network ones, some external disks).
+# Errors of F_FULLFSYNC on file systems that do not support it (network ones, some external disks).
 _NO_FULL_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS})
-# What fsync answers for a folder on file systems that have no such notion (some FUSE and network ones).
+# Errors of fsync of a folder on file systems that do not support it (some FUSE and network ones).
 _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EACCES, errno.EBADF})
 
 
 def sync_file(fd: int) -> None:
-    """Make the bytes of an open file durable; raise `OSError` where the disk says that they are not."""
+    """Make the bytes of an open file durable; raise `OSError` if the disk reports a failure."""
     if _FULL_SYNC is not None:
         try:
             fcntl.fcntl(fd, _FULL_SYNC)
@@ -155,9 +160,9 @@ def sync_file(fd: int) -> None:
 
 
 def sync_folders(folders: Iterable[Path]) -> None:
-    """Make the names in `folders` durable; raise `OSError` where the disk says that they are not."""
+    """Make the names in `folders` durable; raise `OSError` if the disk reports a failure."""
     if os.name == "nt":
-        return  # Windows has no descriptors of folders
+        return  # Windows cannot open folders
     for folder in dict.fromkeys(folders):
         fd = os.open(folder, os.O_RDONLY)
         try:
@@ -170,15 +175,15 @@ def sync_folders(folders: Iterable[Path]) -> None:
 
 
 def close_quietly(fd: int) -> None:
-    """Close a descriptor whose data is durable, or of which nothing is wanted: what close answers changes nothing."""
+    """Close a descriptor and ignore errors: its data is durable already, or not needed."""
     with contextlib.suppress(OSError):
         os.close(fd)
 
 
 def bulk_sync(folders: Iterable[Path], cleanup: contextlib.ExitStack) -> Callable[[], None] | None:
-    """Return a call that makes everything written since now durable, or None where the system has no syncfs.
+    """Make a function that makes everything written from now on durable, or None if the system has no syncfs.
 
-    The descriptors are opened before the first write: syncfs reports write-back errors since its descriptor's opening.
+    Call this before the first write: syncfs reports write-back errors since its descriptor was opened.
     """
     if os.name == "nt" or _syncfs() is None:
         return None
@@ -196,18 +201,18 @@ def bulk_sync(folders: Iterable[Path], cleanup: contextlib.ExitStack) -> Callabl
 
 
 def syncfs(fd: int) -> None:
-    """Write back the whole file system of `fd`; raise `OSError` where that failed since `fd` was opened."""
+    """Write back the whole file system of `fd`; raise `OSError` if any write-back failed since `fd` was opened."""
     import ctypes
 
     call = _syncfs()
     while call is not None and call(fd) != 0:
         number = ctypes.get_errno()
-        if number != errno.EINTR:  # which Python retries for the calls of `os`, but not here
+        if number != errno.EINTR:  # Python retries the calls of `os` after EINTR, but not this one
             raise OSError(number, os.strerror(number))
 
 
 def _syncfs() -> Callable[[int], int] | None:
-    """Return Linux's syncfs, None on other systems: it is not in `os`, and what calls it takes a while to load."""
+    """Linux's syncfs, which is not in `os`; None on other systems. ctypes takes a while to load."""
     import ctypes
 
     return getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)

@@ -1,11 +1,15 @@
-"""Copies that no byte of enters this process: shared blocks (reflink), and copies that a file server makes.
+"""In-kernel copies (reflinks and server-side copy), and which blocks a file shares with others.
 
-Each is tried where it can pay and declined by a named list of errnos; what a pair of devices declines for good is
-remembered, so that a set of thousands of files asks once.
+No byte of an in-kernel copy enters this process. Each way is tried where it can be worth it and declined by a named
+list of errnos. `KernelCopies` remembers which pairs of file systems decline for good, so a set of thousands of files
+tries once.
 
-`copy_file_range` is asked only of network and FUSE file systems, where it may save the way over the wire and back.
-On local ones it goes through a pipe of 64 KiB and is slower than reading and writing through a buffer that stays in the
-processor's cache; `sendfile` is the same pipe, and slower everywhere it was measured (docs/benchmarks.md).
+`copy_file_range` is tried only on network and FUSE file systems, where it may save the way over the wire and back. On
+local ones it copies through a pipe of 64 KiB and is slower than reading and writing through a buffer that stays in the
+processor's cache. `sendfile` uses the same pipe, and was slower wherever it was measured (docs/benchmarks.md).
+
+`own_bytes` and `overwrites` look at the extents of a file (Linux FIEMAP): removing a file frees only the blocks that no
+other file shares, and writing to shared blocks takes new ones.
 """
 
 from __future__ import annotations
@@ -28,26 +32,26 @@ except ImportError:  # Windows
 else:
     HAVE_IOCTL = sys.platform == "linux"
 
-# linux/fs.h: _IOW(0x94, 13, struct file_clone_range); on the few architectures that number ioctls differently the
-# answer is ENOTTY, and extents are copied.
+# linux/fs.h: _IOW(0x94, 13, struct file_clone_range). The few architectures that number ioctls differently fail with
+# ENOTTY, and extents are copied.
 _FICLONERANGE = 0x4020940D
 
-# "These two file systems never will": remembered for the pair.
+# These two file systems never support it: remembered for the pair.
 NEVER_HERE = frozenset({errno.EXDEV, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY})
-# "Not these files, or not this range": the next way is tried. EPERM and EACCES are seen under seccomp filters and on
+# Not for these files, or not for this range: the next way is tried. EPERM and EACCES occur under seccomp filters and on
 # network file systems, EINVAL for ranges off the block grid and btrfs files with other checksum flags, ETXTBSY for swap
-# files, EBADF for append-only ones. EIO does not say whose disk failed; reading and writing apart finds out.
+# files, EBADF for append-only ones. EIO does not tell which disk failed; separate reads and writes find out.
 NOT_THIS_TIME = frozenset(
     {errno.EINVAL, errno.EPERM, errno.EACCES, errno.ETXTBSY, errno.EBADF, errno.EIO, errno.EISDIR, errno.EAGAIN}
-    | {errno.EINTR}  # which Python retries for reads and writes, but not for these calls
+    | {errno.EINTR}  # Python retries reads and writes after EINTR, but not these calls
 )
 
-_SERVED = ("nfs", "cifs", "smb", "fuse", "ceph", "lustre", "9p", "glusterfs", "gpfs", "beegfs")
+_SERVER_FILE_SYSTEMS = ("nfs", "cifs", "smb", "fuse", "ceph", "lustre", "9p", "glusterfs", "gpfs", "beegfs")
 
 
 @record
 class Way:
-    """One kernel call: (source fd, its offset, target fd, its offset, length) -> bytes moved, by `chunk` at most."""
+    """A kernel call: (source fd, its offset, target fd, its offset, length) -> bytes copied, at most `chunk`."""
 
     name: str
     call: Callable[[int, int, int, int, int], int]
@@ -63,13 +67,13 @@ def _copy_file_range(source: int, offset: int, target: int, place: int, length: 
     return os.copy_file_range(source, target, length, offset, place)
 
 
-# A chunk is what Ctrl-C waits for: cloning a GiB of fragmented extents takes some milliseconds.
+# Ctrl-C waits for one chunk: cloning a GiB of fragmented extents takes some milliseconds.
 CLONE = Way(name="clone", call=_clone, chunk=1 << 30)
 SERVER_COPY = Way(name="server copy", call=_copy_file_range, chunk=8 << 20)
 
 
 class KernelCopies:
-    """Tries copies by the kernel, and remembers which pairs of file systems decline them for good."""
+    """Try in-kernel copies, and remember which pairs of file systems decline them for good."""
 
     def __init__(self) -> None:
         self._declined: set[tuple[str, object]] = set()
@@ -80,17 +84,17 @@ class KernelCopies:
         source: tuple[int, int],
         target: tuple[int, int],
         length: int,
-        go_on: Callable[[], bool] = lambda: True,
+        keep_going: Callable[[], bool] = lambda: True,
     ) -> int:
-        """Move `length` bytes by `way` as far as the kernel agrees; return the bytes moved, 0 if it declines.
+        """Copy `length` bytes by `way`, or as many as the kernel accepts; return the bytes copied, 0 if it declines.
 
-        `source` and `target`: (open file, offset). Raises `OSError` for what no other way would cure, such as a full
-        disk.
+        `source` and `target`: (open file, offset). Stops when `keep_going` is false. Raises `OSError` for errors that
+        no other way avoids, such as a full disk.
         """
         (fd, offset), (target_fd, place) = source, target
         pair = (way.name, _pair(fd, target_fd))
         done = 0
-        while done < length and pair not in self._declined and go_on():
+        while done < length and pair not in self._declined and keep_going():
             try:
                 moved = way.call(fd, offset + done, target_fd, place + done, min(way.chunk, length - done))
             except OSError as error:
@@ -100,35 +104,35 @@ class KernelCopies:
                     raise
                 break
             if moved <= 0:
-                break  # the end of the file, or a file system that does not know: reading finds out
+                break  # the end of the file, or an unclear answer of the file system: reading finds out
             done += moved
         return done
 
 
 def _pair(source: int, target: int) -> tuple[int, int, int]:
-    """Return what stands for the two file systems; the id tells apart mounts that reuse a device number."""
+    """Identify the two file systems; the file system id tells apart mounts that reuse a device number."""
     identity = os.fstatvfs(target).f_fsid if hasattr(os, "fstatvfs") else 0
     return os.fstat(source).st_dev, os.fstat(target).st_dev, identity
 
 
 def clone_grid(target: int) -> int | None:
-    """Return the block size on which ranges of `target` can be cloned, in bytes; None where nothing can be."""
+    """The block size in bytes to which cloned ranges of `target` must be aligned, or None if it cannot clone."""
     if not HAVE_IOCTL:
         return None
     try:
         return max(os.fstatvfs(target).f_frsize, 512)
-    except OSError:  # a file system that does not say shares nothing either
+    except OSError:  # a file system without statvfs shares no blocks either
         return None
 
 
 def is_served(target: int) -> bool:
-    """Return whether `target` lies on a file system that is another machine's, or another process's, work."""
-    return hasattr(os, "copy_file_range") and _file_system(os.fstat(target).st_dev).startswith(_SERVED)
+    """Whether `target` is on a file system that another machine or another process serves."""
+    return hasattr(os, "copy_file_range") and _file_system(os.fstat(target).st_dev).startswith(_SERVER_FILE_SYSTEMS)
 
 
 @lru_cache(maxsize=64)
 def _file_system(device: int) -> str:
-    """Return the name of a device's file system by the table of mounts; empty where it is not listed."""
+    """The type of a device's file system from the table of mounts, or empty if it is not listed."""
     wanted = f"{os.major(device)}:{os.minor(device)}".encode()
     try:
         with open("/proc/self/mountinfo", "rb") as table:
@@ -147,22 +151,22 @@ def _file_system(device: int) -> str:
 if HAVE_IOCTL:
     import fcntl
 
-# linux/fiemap.h: _IOWR('f', 11, struct fiemap), and what it asks and answers. Data that waits in memory has no extent
-# yet, so it is written first.
+# linux/fiemap.h: _IOWR('f', 11, struct fiemap), with its request and reply. Dirty data has no extent yet, so the
+# request has the kernel write it first (FIEMAP_FLAG_SYNC).
 _FIEMAP = 0xC020660B
-_MAP = struct.Struct("=QQIIII")  # start, length, flags, extents found, room for so many, nothing
+_HEADER = struct.Struct("=QQIIII")  # start, length, flags, extents found, capacity, reserved
 _EXTENT = struct.Struct("=QQQ16xI12x")  # offset in the file, on the disk, length, flags
-_SYNC, _LAST, _SHARED = 1, 1, 0x2000
-_AT_ONCE = 512
-_LOOK = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_FLAG_SYNC, _EXTENT_LAST, _EXTENT_SHARED = 1, 1, 0x2000
+_EXTENTS_PER_CALL = 512
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 _BTRFS_INFO = 0x8400941F  # linux/btrfs.h: _IOR(0x94, 31, struct btrfs_ioctl_fs_info_args)
 
 
 def own_bytes(path: Path) -> int:
-    """Return the bytes on disk that the file at `path` shares with no other; 0 where there is no such regular file."""
+    """Bytes on disk that the file at `path` shares with no other file; 0 if there is no such regular file."""
     try:
-        fd = os.open(path, _LOOK)
+        fd = os.open(path, _OPEN_FLAGS)
     except FileNotFoundError:
         return 0
     try:
@@ -175,33 +179,33 @@ def own_bytes(path: Path) -> int:
 
 
 def _shared_extents(fd: int) -> Iterator[int]:
-    """Yield the lengths of the extents that an open file shares; none where the file system has no such list."""
+    """Yield the lengths of extents that an open file shares; nothing if the file system cannot list extents."""
     start, flags = 0, 0
-    while HAVE_IOCTL and not flags & _LAST:
+    while HAVE_IOCTL and not flags & _EXTENT_LAST:
         answer = bytearray(
-            _MAP.pack(start, (1 << 64) - 1 - start, _SYNC, 0, _AT_ONCE, 0) + bytes(_AT_ONCE * _EXTENT.size)
+            _HEADER.pack(start, (1 << 64) - 1 - start, _FLAG_SYNC, 0, _EXTENTS_PER_CALL, 0)
+            + bytes(_EXTENTS_PER_CALL * _EXTENT.size)
         )
         try:
             fcntl.ioctl(fd, _FIEMAP, answer)
         except OSError:
             return
-        count = _MAP.unpack_from(answer)[3]
+        count = _HEADER.unpack_from(answer)[3]
         if not count:
             return
         for number in range(count):
-            offset, _, length, *_, flags = _EXTENT.unpack_from(answer, _MAP.size + number * _EXTENT.size)
-            if flags & _SHARED:
+            offset, _, length, *_, flags = _EXTENT.unpack_from(answer, _HEADER.size + number * _EXTENT.size)
+            if flags & _EXTENT_SHARED:
                 yield length
         start = offset + length
 
 
 def overwrites(path: Path) -> bool:
-    """Whether what is written to the file at `path` takes the place of what is there, so that it needs no room.
+    """Whether writes to the file at `path` reuse its blocks, so that they need no free space.
 
-    It does not where the file shares blocks with another, nor anywhere on btrfs; what files are exempt there is not
-    looked at.
+    False if the file shares blocks with another, and for every file on btrfs: exempt files there are not detected.
     """
-    fd = os.open(path, _LOOK)
+    fd = os.open(path, _OPEN_FLAGS)
     try:
         return not _is_btrfs(fd) and not any(_shared_extents(fd))
     finally:
@@ -209,7 +213,7 @@ def overwrites(path: Path) -> bool:
 
 
 def _is_btrfs(fd: int) -> bool:
-    """Ask what btrfs alone answers: the device numbers of its files are not in the table of mounts."""
+    """Detect btrfs by an ioctl of its own: the device numbers of its files are not in the table of mounts."""
     try:
         return HAVE_IOCTL and fcntl.ioctl(fd, _BTRFS_INFO, bytearray(1024)) == 0
     except OSError:

@@ -1,4 +1,4 @@
-"""Options of quantize: whose rules hold, what makes the types, with which weights, and how the output is laid out."""
+"""Options of quantize: the rules, the back end, the weights, and the layout of the output."""
 
 from __future__ import annotations
 
