@@ -267,6 +267,28 @@ def test_the_readmes_python_runs(beside_the_demo: Path) -> None:
     assert done.stdout == f"{written}\n"
 
 
+# --- architecture.md -------------------------------------------------------------------------------------------------
+
+
+def _named_paths(page: Path) -> Iterator[Path]:
+    """Yield the modules and folders that a page names; a name without folder is in the folder named before it."""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        folder = REPO / "gguftool"
+        for name in re.findall(r"`([\w/]+(?:\.py|/))`", line):
+            top = REPO if name.startswith(("gguftool/", "tests/", "benchmarks/")) else REPO / "gguftool"
+            if "/" in name.rstrip("/") or (top / name).exists():
+                yield top / name
+                folder = top / name if name.endswith("/") else (top / name).parent
+            else:
+                yield folder / name
+
+
+def test_the_architecture_names_what_exists() -> None:
+    named = list(_named_paths(DOCS / "architecture.md"))
+    assert len(named) > 80
+    assert [str(path.relative_to(REPO)) for path in named if not path.exists()] == []
+
+
 # --- testing.md ------------------------------------------------------------------------------------------------------
 
 
