@@ -2,70 +2,184 @@
 
     import gguftool
 
-    model = gguftool.open_model("model.gguf")
-    plan = gguftool.plan_split(model, "shards/model")
+    plan = gguftool.plan_split("model.gguf", "shards/model")
     gguftool.execute(plan)
 
-Every operation that writes makes a plan (pure data, no disk); `execute` carries it out.
+Every operation that writes makes a plan (pure data, no disk); `execute` carries it out. A model is a path, as a `str`
+or `os.PathLike`, or what `open_model` opened. docs/python.md has examples.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gguftool.analysis.dump import dump as dump
-    from gguftool.errors import ExecuteError as ExecuteError
-    from gguftool.errors import FormatError as FormatError
-    from gguftool.errors import GGUFToolError as GGUFToolError
-    from gguftool.errors import PlanError as PlanError
-    from gguftool.errors import SourceError as SourceError
-    from gguftool.format.ggml import TYPES as TYPES
-    from gguftool.format.ggml import nbytes as nbytes
-    from gguftool.format.header import Header as Header
-    from gguftool.format.header import parse as parse
-    from gguftool.format.header import serialize as serialize
-    from gguftool.model.model import Model as Model
-    from gguftool.model.model import Tensor as Tensor
-    from gguftool.model.opening import open_model as open_model
-    from gguftool.model.opening import open_models as open_models
-    from gguftool.storage.execute.executor import execute as execute
-    from gguftool.storage.execute.options import Options as Options
-    from gguftool.storage.plan import Plan as Plan
-    from gguftool.surgery.merge import plan_merge as plan_merge
-    from gguftool.surgery.split import plan_split as plan_split
+    from gguftool.analysis.diff.data import DataOptions
+    from gguftool.analysis.diff.models import DiffOptions, HeaderDiff
+    from gguftool.analysis.diff.models import diff_headers as diff
+    from gguftool.analysis.dump import Dump, dump
+    from gguftool.analysis.imatrix import ImatrixReport, ModelCoverage, check_imatrix, describe_imatrix
+    from gguftool.analysis.imatrix import coverage_of as imatrix_coverage
+    from gguftool.analysis.lint.check import CheckOptions, CheckReport
+    from gguftool.analysis.lint.check import check as check_model
+    from gguftool.analysis.lint.check import codes as check_codes
+    from gguftool.analysis.lint.rules import Finding, Severity
+    from gguftool.analysis.placement import PlacementRule
+    from gguftool.analysis.placement import parse_rules as parse_placement
+    from gguftool.analysis.recipe import RecipeReport
+    from gguftool.analysis.recipe import check as check_recipe
+    from gguftool.analysis.recipe_compact import compact as compact_recipe
+    from gguftool.analysis.recipe_compact import expand as expand_recipe
+    from gguftool.analysis.recipe_compact import extract as extract_recipe
+    from gguftool.analysis.report import Distribution, Report, distribution, report
+    from gguftool.analysis.verify import (
+        Hash,
+        Verdict,
+        file_hashes,
+        hash_files,
+        hash_tensors,
+        tensor_hashes,
+        verify_against_map,
+        verify_manifest,
+    )
+    from gguftool.engines.llama_quantize import LlamaQuantize
+    from gguftool.errors import ExecuteError, FormatError, GGUFToolError, PlanError, SourceError
+    from gguftool.format.cursor import NeedMoreData
+    from gguftool.format.ggml import TYPES, find_type, nbytes
+    from gguftool.format.header import Header, TensorInfo, parse, serialize
+    from gguftool.format.imatrix import Imatrix, ImatrixKind
+    from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
+    from gguftool.format.pattern import BadPatternError
+    from gguftool.format.recipe import Recipe, RecipeFormat, RecipeRule, parse_recipe, render_recipe
+    from gguftool.format.recipe import parse_any as parse_any_recipe
+    from gguftool.format.recipe import render_any as render_any_recipe
+    from gguftool.model.companions import open_imatrix
+    from gguftool.model.layout import ForceSizes, OutputOptions
+    from gguftool.model.model import Model, ModelFile, Sizing, Tensor
+    from gguftool.model.opening import ModelLike, StrPath, open_model, open_models
+    from gguftool.model.padding import Filler
+    from gguftool.model.recovery import recover_model
+    from gguftool.render.json_text import render_json
+    from gguftool.render.types import TypeRow, type_rows
+    from gguftool.storage.execute.executor import execute
+    from gguftool.storage.execute.options import Options
+    from gguftool.storage.plan import Copy, OutputFile, Plan, Preview, Receipt
+    from gguftool.storage.plan import Request as ConsumeRequest
+    from gguftool.storage.sources.source import Extent, Source
+    from gguftool.surgery.convert_imatrix import plan_convert_imatrix
+    from gguftool.surgery.dequantized_source import FloatType
+    from gguftool.surgery.edit import Edits, plan_edit
+    from gguftool.surgery.export import plan_export
+    from gguftool.surgery.fetch import FetchOptions, plan_fetch, plan_fetch_files
+    from gguftool.surgery.inputs import Donor, Input, open_donor, open_inputs
+    from gguftool.surgery.merge import MergeOptions, plan_merge
+    from gguftool.surgery.quantize.external import ExternalJob, made_externally
+    from gguftool.surgery.quantize.options import QuantizeOptions, Weights
+    from gguftool.surgery.quantize.plan import Decision, plan_decision, plan_quantize
+    from gguftool.surgery.quantize.plan import decide as decide_quantize
+    from gguftool.surgery.quantize.preview import QuantizePreview, preview_quantize
+    from gguftool.surgery.repair import Damage, find_damage, plan_repair
+    from gguftool.surgery.selection import SelectionOptions
+    from gguftool.surgery.split import SplitOptions, plan_split
+    from gguftool.surgery.swap import plan_swap
+    from gguftool.surgery.tensors_map import plan_tensors_map, plan_tensors_map_of_split
 
 __version__ = "0.1.0"
 
-# Name -> module. Loaded on first use: the command line starts without paying for what it does not need.
-_PUBLIC = {
-    "ExecuteError": "gguftool.errors",
-    "FormatError": "gguftool.errors",
-    "GGUFToolError": "gguftool.errors",
-    "Header": "gguftool.format.header",
-    "Model": "gguftool.model.model",
-    "Options": "gguftool.storage.execute.options",
-    "Plan": "gguftool.storage.plan",
-    "PlanError": "gguftool.errors",
-    "SourceError": "gguftool.errors",
-    "TYPES": "gguftool.format.ggml",
-    "Tensor": "gguftool.model.model",
-    "dump": "gguftool.analysis.dump",
-    "execute": "gguftool.storage.execute.executor",
-    "nbytes": "gguftool.format.ggml",
-    "open_model": "gguftool.model.opening",
-    "open_models": "gguftool.model.opening",
-    "parse": "gguftool.format.header",
-    "plan_merge": "gguftool.surgery.merge",
-    "plan_split": "gguftool.surgery.split",
-    "serialize": "gguftool.format.header",
+# Whatever a module above defines for users is here; tests compare.
+__all__ = (
+    "KV", "TYPES", "BadPatternError", "ByteOrder", "CheckOptions", "CheckReport", "ConsumeRequest", "Copy", "Damage",
+    "DataOptions", "Decision", "DiffOptions", "Distribution", "Donor", "Dump", "Edits", "ExecuteError", "Extent",
+    "ExternalJob", "FetchOptions", "Filler", "Finding", "FloatType", "ForceSizes", "FormatError", "GGUFToolError",
+    "Hash", "Header", "HeaderDiff", "Imatrix", "ImatrixKind", "ImatrixReport", "Input", "LlamaQuantize",
+    "MergeOptions", "Model", "ModelCoverage", "ModelFile", "ModelLike", "NeedMoreData", "Options", "OutputFile",
+    "OutputOptions", "PlacementRule", "Plan", "PlanError", "Preview", "QuantizeOptions", "QuantizePreview", "Receipt",
+    "Recipe", "RecipeFormat", "RecipeReport", "RecipeRule", "Report", "SelectionOptions", "Severity", "Sizing",
+    "Source", "SourceError", "SplitOptions", "StrPath", "Tensor", "TensorInfo", "TypeRow", "ValueType", "Verdict",
+    "Weights", "__version__", "check_codes", "check_imatrix", "check_model", "check_recipe", "compact_recipe",
+    "decide_quantize", "describe_imatrix", "diff", "distribution", "dump", "execute", "expand_recipe",
+    "extract_recipe", "file_hashes", "find_damage", "find_type", "hash_files", "hash_tensors", "imatrix_coverage",
+    "made_externally", "make_kv", "nbytes", "open_donor", "open_imatrix", "open_inputs", "open_model", "open_models",
+    "parse", "parse_any_recipe", "parse_placement", "parse_recipe", "plan_convert_imatrix", "plan_decision",
+    "plan_edit", "plan_export", "plan_fetch", "plan_fetch_files", "plan_merge", "plan_quantize", "plan_repair",
+    "plan_split", "plan_swap", "plan_tensors_map", "plan_tensors_map_of_split", "preview_quantize", "recover_model",
+    "render_any_recipe", "render_json", "render_recipe", "report", "serialize", "tensor_hashes", "type_rows",
+    "verify_against_map", "verify_manifest",
+)  # fmt: skip
+
+# Module -> its public names, as ``NAME`` or ``NAME=PUBLIC_NAME``. A module is loaded on the first use of a name:
+# the command line needs few of them, and start-up matters.
+_MODULES = {
+    "analysis.diff.data": "DataOptions",
+    "analysis.diff.models": "DiffOptions HeaderDiff diff_headers=diff",
+    "analysis.dump": "Dump dump",
+    "analysis.imatrix": "ImatrixReport ModelCoverage check_imatrix coverage_of=imatrix_coverage describe_imatrix",
+    "analysis.lint.check": "CheckOptions CheckReport check=check_model codes=check_codes",
+    "analysis.lint.rules": "Finding Severity",
+    "analysis.placement": "PlacementRule parse_rules=parse_placement",
+    "analysis.recipe": "RecipeReport check=check_recipe",
+    "analysis.recipe_compact": "compact=compact_recipe expand=expand_recipe extract=extract_recipe",
+    "analysis.report": "Distribution Report distribution report",
+    "analysis.verify": (
+        "Hash Verdict file_hashes hash_files hash_tensors tensor_hashes verify_against_map verify_manifest"
+    ),
+    "engines.llama_quantize": "LlamaQuantize",
+    "errors": "ExecuteError FormatError GGUFToolError PlanError SourceError",
+    "format.cursor": "NeedMoreData",
+    "format.ggml": "TYPES find_type nbytes",
+    "format.header": "Header TensorInfo parse serialize",
+    "format.imatrix": "Imatrix ImatrixKind",
+    "format.kv": "KV ByteOrder ValueType make_kv",
+    "format.pattern": "BadPatternError",
+    "format.recipe": (
+        "Recipe RecipeFormat RecipeRule parse_any=parse_any_recipe parse_recipe render_any=render_any_recipe "
+        "render_recipe"
+    ),
+    "model.companions": "open_imatrix",
+    "model.layout": "ForceSizes OutputOptions",
+    "model.model": "Model ModelFile Sizing Tensor",
+    "model.opening": "ModelLike StrPath open_model open_models",
+    "model.padding": "Filler",
+    "model.recovery": "recover_model",
+    "render.json_text": "render_json",
+    "render.types": "TypeRow type_rows",
+    "storage.execute.executor": "execute",
+    "storage.execute.options": "Options",
+    "storage.plan": "Copy OutputFile Plan Preview Receipt Request=ConsumeRequest",
+    "storage.sources.source": "Extent Source",
+    "surgery.convert_imatrix": "plan_convert_imatrix",
+    "surgery.dequantized_source": "FloatType",
+    "surgery.edit": "Edits plan_edit",
+    "surgery.export": "plan_export",
+    "surgery.fetch": "FetchOptions plan_fetch plan_fetch_files",
+    "surgery.inputs": "Donor Input open_donor open_inputs",
+    "surgery.merge": "MergeOptions plan_merge",
+    "surgery.quantize.external": "ExternalJob made_externally",
+    "surgery.quantize.options": "QuantizeOptions Weights",
+    "surgery.quantize.plan": "Decision decide=decide_quantize plan_decision plan_quantize",
+    "surgery.quantize.preview": "QuantizePreview preview_quantize",
+    "surgery.repair": "Damage find_damage plan_repair",
+    "surgery.selection": "SelectionOptions",
+    "surgery.split": "SplitOptions plan_split",
+    "surgery.swap": "plan_swap",
+    "surgery.tensors_map": "plan_tensors_map plan_tensors_map_of_split",
 }
 
-__all__ = list(_PUBLIC)
+if not TYPE_CHECKING:  # type checkers take a module's `__getattr__` for a promise that every name exists
+
+    def __getattr__(name: str) -> object:
+        import sys
+        from importlib import import_module
+
+        for module, entries in _MODULES.items():
+            for entry in entries.split():
+                attribute, _, public_name = entry.partition("=")
+                if name == (public_name or attribute):
+                    value = globals()[name] = getattr(import_module(f"gguftool.{module}"), attribute)
+                    return value
+        # By `name` and `obj` the interpreter finds what was meant.
+        raise AttributeError(f"module 'gguftool' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
 
 
-def __getattr__(name: str) -> Any:
-    if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'gguftool' has no attribute {name!r}")
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -8,7 +8,8 @@ from gguftool.analysis.imatrix import ImatrixReport
 from gguftool.format.ggml import type_name
 from gguftool.format.kv import KV, ValueType
 from gguftool.format.pattern import compile_pattern
-from gguftool.model.model import Model, Tensor
+from gguftool.model.model import Tensor
+from gguftool.model.opening import ModelLike, as_model
 from gguftool.record import record
 
 
@@ -76,14 +77,14 @@ class Dump:
 
 
 def dump(
-    model: Model, *, name_filter: str = "", array_limit: int | None = None, kvs: bool = True, tensors: bool = True
+    model: ModelLike, *, name_filter: str = "", array_limit: int | None = None, kvs: bool = True, tensors: bool = True
 ) -> Dump:
     """Describe `model`; `name_filter` is searched in keys and tensor names, `array_limit` cuts arrays.
 
     With `kvs` or `tensors` false, that part stays empty. Indexes count from 1 as in gguf-dump, over the whole model
     whatever the filter leaves.
     """
-    wanted = compile_pattern(name_filter)
+    model, wanted = as_model(model), compile_pattern(name_filter)
     places = {file.source.identity: index for index, file in enumerate(model.files)}
     return Dump(
         model=model.name,

@@ -11,6 +11,7 @@ from gguftool.format.header import TensorInfo
 from gguftool.format.imatrix import Imatrix, ImatrixEntry
 from gguftool.format.pattern import compile_pattern
 from gguftool.model.model import Model
+from gguftool.model.opening import ModelLike, as_model
 from gguftool.record import record
 
 _SHOWN = 10  # problems that one error lists
@@ -71,7 +72,7 @@ class ImatrixReport:
 
 
 def describe_imatrix(
-    name: str, imatrix: Imatrix, *, model: Model | None = None, name_filter: str = ""
+    name: str, imatrix: Imatrix, *, model: ModelLike | None = None, name_filter: str = ""
 ) -> ImatrixReport:
     """Describe `imatrix`, and its coverage of `model` if given; `name_filter` is searched in tensor names."""
     wanted = compile_pattern(name_filter)
@@ -103,8 +104,9 @@ def _row(entry: ImatrixEntry) -> ImatrixTensor:
     )
 
 
-def coverage_of(model: Model, imatrix: Imatrix) -> ModelCoverage:
+def coverage_of(model: ModelLike, imatrix: Imatrix) -> ModelCoverage:
     """List which tensors of `model` have weights in `imatrix`."""
+    model = as_model(model)
     infos = [tensor.info for tensor in model.tensors.values() if _quantizable(tensor.info)]
     found = {info.name: imatrix.entries[info.name] for info in infos if info.name in imatrix.entries}
     without = [info.name for info in infos if info.name not in found]
@@ -134,12 +136,15 @@ def _misfits(model: Model, imatrix: Imatrix, wanted: Callable[[str], bool]) -> I
             yield entry.misfit(tensor.info.dims)
 
 
-def check_imatrix(imatrix: Imatrix, model: Model, name: str, wanted: Callable[[str], bool] = lambda name: True) -> None:
+def check_imatrix(
+    imatrix: Imatrix, model: ModelLike, name: str, wanted: Callable[[str], bool] = lambda name: True
+) -> None:
     """Raise `PlanError` if the imatrix, known as `name`, belongs to another model; the error lists what differs.
 
     It does if no entry is a tensor of the model, or if a tensor that is `wanted` has an entry of another size. An entry
     without a tensor, or a tensor without an entry, is fine.
     """
+    model = as_model(model)
     names = [entry for entry in imatrix.entries if entry in model.tensors]
     if not names:
         raise PlanError(

@@ -18,7 +18,8 @@ from gguftool.format.ftypes import no_such_type
 from gguftool.format.ggml import TYPES, TypeTraits, find_type, nbytes, type_name
 from gguftool.format.pattern import compile_pattern
 from gguftool.format.recipe import Recipe, RecipeRule
-from gguftool.model.model import Model, Tensor
+from gguftool.model.model import Tensor
+from gguftool.model.opening import ModelLike, as_model
 from gguftool.record import record
 
 _UP_OR_GATE = re.compile(r"(?P<block>.*)ffn_(?P<part>up|gate)(?P<kind>_exps|_shexp|_chexps|)\.weight", re.DOTALL)
@@ -115,9 +116,9 @@ class _Fate:
         return self.tensor.nbytes if size is None else size
 
 
-def check(recipe: Recipe, model: Model) -> RecipeReport:
+def check(recipe: Recipe, model: ModelLike) -> RecipeReport:
     """Try `recipe` on every tensor of `model`; unknown types are findings if it was parsed leniently."""
-    engine = _engine_of(recipe)
+    model, engine = as_model(model), _engine_of(recipe)
     assigned = recipe.assign(model.tensors)
     fates = tuple(_fate(tensor, assigned[name], engine) for name, tensor in model.tensors.items())
     uses = _uses(recipe, assigned)

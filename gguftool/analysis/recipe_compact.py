@@ -14,7 +14,7 @@ from gguftool.errors import PlanError, printable
 from gguftool.format.ftypes import no_such_type
 from gguftool.format.pattern import MAX_PATTERN, literal, number_set
 from gguftool.format.recipe import MAX_RULES, Recipe, RecipeRule, make_rule, spelling
-from gguftool.model.model import Model
+from gguftool.model.opening import ModelLike, as_model
 
 # A layer number between dots, as programs write it: 007 is a name, not a number.
 _NUMBER = re.compile(r"(?:(?<=\.)|^)(?:0|[1-9][0-9]{0,5})(?=\.)")
@@ -51,11 +51,12 @@ def compact(assignment: Mapping[str, int | str | RecipeRule], name: str = "") ->
     return _recipe(rules, name)
 
 
-def extract(model: Model) -> Recipe:
+def extract(model: ModelLike) -> Recipe:
     """The compact recipe that reproduces the type of every tensor of `model`.
 
     Raises `PlanError` for a model without tensors: a recipe has at least one rule.
     """
+    model = as_model(model)
     if not model.tensors:
         raise PlanError("has no tensors, so there is no recipe for it", source=model.name)
     return compact({tensor.info.name: tensor.info.type for tensor in model.tensors.values()}, model.name)

@@ -15,6 +15,7 @@ from gguftool.format.ggml import type_name
 from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.kv import ValueType
 from gguftool.model.model import Model, Sizing, Tensor
+from gguftool.model.opening import ModelLike, as_model, as_models
 from gguftool.model.roles import Place, Role, tensor_places
 from gguftool.record import record
 
@@ -135,13 +136,14 @@ class _Item:
     parameters: int
 
 
-def report(models: Sequence[Model], rules: tuple[PlacementRule, ...] = ()) -> Report:
+def report(models: ModelLike | Sequence[ModelLike], rules: tuple[PlacementRule, ...] = ()) -> Report:
     """Describe `models`; `rules` place their tensors on devices."""
-    return Report(models=tuple(distribution(model, rules) for model in models))
+    return Report(models=tuple(distribution(model, rules) for model in as_models(models)))
 
 
-def distribution(model: Model, rules: tuple[PlacementRule, ...] = ()) -> Distribution:
+def distribution(model: ModelLike, rules: tuple[PlacementRule, ...] = ()) -> Distribution:
     """Describe one model; `rules` place its tensors on devices."""
+    model = as_model(model)
     places = tensor_places(model.tensors)
     items = [_item(tensor, places[name], device_of(name, rules)) for name, tensor in model.tensors.items()]
     total = sum(item.nbytes for item in items)

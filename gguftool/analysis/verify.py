@@ -21,7 +21,7 @@ from gguftool.format.manifests import (
 from gguftool.format.tensors_map import MapEntry, parse_map
 from gguftool.model.companions import MapIndex
 from gguftool.model.model import Model, ModelFile
-from gguftool.model.opening import open_model
+from gguftool.model.opening import ModelLike, StrPath, as_model, open_model
 from gguftool.record import record
 from gguftool.storage.plan import Receipt
 from gguftool.storage.sources.digest import Progress, digest_all, digest_once, no_progress
@@ -48,8 +48,9 @@ class Verdict:
     detail: str
 
 
-def hash_tensors(model: Model, jobs: int | None = None, progress: Progress = no_progress) -> tuple[Hash, ...]:
+def hash_tensors(model: ModelLike, jobs: int | None = None, progress: Progress = no_progress) -> tuple[Hash, ...]:
     """Hash each tensor's data, and all of it in header order (the last entry)."""
+    model = as_model(model)
     tensors = tuple(model.tensors.values())
     name = os.path.basename(model.files[0].source.name)
     every = [tensor.extent for tensor in tensors]
@@ -63,8 +64,9 @@ def hash_tensors(model: Model, jobs: int | None = None, progress: Progress = no_
     return (*hashes, Hash(name=name, sha256=total))
 
 
-def hash_files(model: Model, jobs: int | None = None, progress: Progress = no_progress) -> tuple[Hash, ...]:
+def hash_files(model: ModelLike, jobs: int | None = None, progress: Progress = no_progress) -> tuple[Hash, ...]:
     """Hash each file of the model."""
+    model = as_model(model)
     digests = digest_all([[whole(file.source)] for file in model.files], jobs, progress)
     return tuple(Hash(name=file.source.name, sha256=sha256) for file, sha256 in zip(model.files, digests, strict=True))
 
@@ -143,13 +145,14 @@ def header_differs(file: ModelFile, entry: MapEntry) -> str | None:
 
 
 def verify_manifest(
-    manifest: str, model: Model | None, jobs: int | None = None, progress: Progress = no_progress
+    manifest: StrPath, model: ModelLike | None = None, jobs: int | None = None, progress: Progress = no_progress
 ) -> tuple[Verdict, ...]:
     """Check the files that `manifest` (tensors.map, llama-gguf-hash or sha256sum format) names.
 
     Looks names up beside the manifest, or in `model` for tensor hashes and maps. Raises `FormatError` for a manifest of
     another format or algorithm.
     """
+    manifest, model = os.fspath(manifest), None if model is None else as_model(model)
     source = open_source(manifest)
     if source.size > _MAX_MANIFEST:
         raise FormatError(f"{source.size:,} bytes; a manifest has at most {_MAX_MANIFEST:,}", source=manifest)

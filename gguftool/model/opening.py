@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeAlias
 
 from gguftool.errors import FormatError, GGUFToolError, SourceError, listed, printable, without_secrets
 from gguftool.format.cursor import MAX_HEAD, NeedMoreData
@@ -33,6 +35,9 @@ from gguftool.storage.sources.locate import (
 from gguftool.storage.sources.sidecars import refuse_unfinished
 from gguftool.storage.sources.source import FIRST_READ, AbsentError, RemoteSource, Source
 
+StrPath: TypeAlias = str | os.PathLike[str]
+ModelLike: TypeAlias = Model | StrPath
+
 ORDER_KEY = "gguftool.tensor_order"
 _SUFFIX = ".gguf"
 _FIRST_LOCAL_READ = 4 << 10  # holds the head of a shard; a model's head needs one or two larger reads
@@ -42,7 +47,7 @@ _MAX_REQUESTED = 4096  # shards on a web server, one request each; published set
 _FIRST_READ_OF_SHARD = 64 << 10  # of remote shards after the first, which have no vocabulary
 
 
-def open_model(*specs: str | os.PathLike[str], this_file_only: bool = False) -> Model:
+def open_model(*specs: StrPath, this_file_only: bool = False) -> Model:
     """Open one model: the only complete group among the files that `specs` name, else the union of all files.
 
     Raises `SourceError` (nothing there, or several models), `FormatError` (not GGUF, or contradictory shards).
@@ -62,17 +67,41 @@ def open_model(*specs: str | os.PathLike[str], this_file_only: bool = False) -> 
     return _union(name, [_model_of_group(group) for group in groups])
 
 
-def open_models(*specs: str | os.PathLike[str], this_file_only: bool = False) -> tuple[Model, ...]:
+def open_models(*specs: ModelLike, this_file_only: bool = False) -> tuple[Model, ...]:
     """Open every model among the files that `specs` name, complete or not, in the order of `specs`.
 
+    Neighbouring paths are pooled: shards that are named one by one are one model. An open model stands for itself.
     Raises `SourceError` (nothing there), `FormatError` (not GGUF, or contradictory shards).
     """
-    groups = _group(_pool([os.fspath(spec) for spec in specs], this_file_only))
-    return tuple(_model_of_group(group) for group in groups)
+    models: list[Model] = []
+    for _, run in groupby(specs, lambda spec: isinstance(spec, Model)):
+        paths = []
+        for spec in run:
+            if isinstance(spec, Model):
+                models.append(spec)
+            else:
+                paths.append(os.fspath(spec))
+        models += [_model_of_group(group) for group in _group(_pool(paths, this_file_only))]
+    return tuple(models)
+
+
+def as_model(model: ModelLike) -> Model:
+    """`model` itself, or the one at a path; raises as `open_model` does."""
+    return model if isinstance(model, Model) else open_model(model)
+
+
+def as_models(models: ModelLike | Sequence[ModelLike]) -> tuple[Model, ...]:
+    """The models of one argument, or of several that are pooled as `open_models` does; raises as that does."""
+    return (as_model(models),) if isinstance(models, Model | str | os.PathLike) else open_models(*models)
+
+
+def as_source(source: Source | StrPath) -> Source:
+    """`source` itself, or the file at a path; raises `SourceError` if it cannot be opened."""
+    return source if isinstance(source, Source) else open_source(os.fspath(source))
 
 
 def find_files(
-    *specs: str | os.PathLike[str], this_file_only: bool = False
+    *specs: StrPath, this_file_only: bool = False
 ) -> tuple[tuple[tuple[Source, ShardName | None], ...], ...]:
     """Find the files of every model that `specs` name, without reading them: a group of (file, shard name) for each.
 

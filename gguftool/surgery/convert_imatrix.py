@@ -7,6 +7,7 @@ from pathlib import Path
 from gguftool.errors import PlanError
 from gguftool.format.imatrix import Imatrix, ImatrixKind
 from gguftool.format.imatrix_write import losses_of_legacy, serialize_gguf, serialize_legacy
+from gguftool.model.opening import StrPath, as_source
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.sources.source import Source
 
@@ -17,13 +18,14 @@ def kind_of_name(output: Path) -> ImatrixKind | None:
 
 
 def plan_convert_imatrix(
-    source: Source, imatrix: Imatrix, kind: ImatrixKind, output: Path, chunk_size: int | None = None
+    source: Source | StrPath, imatrix: Imatrix, kind: ImatrixKind, output: StrPath, chunk_size: int | None = None
 ) -> Plan:
     """Plan `imatrix`, which was read from `source`, as the file `output` in the format `kind`.
 
     `chunk_size`: tokens in a chunk, which a legacy file does not record. Remarks name what the legacy format cannot
     hold. Raises `PlanError` if the imatrix is in that format already, or the format cannot express it.
     """
+    source = as_source(source)
     if kind is imatrix.kind:
         form = "a GGUF" if kind is ImatrixKind.GGUF else "in the legacy format"
         raise PlanError(f"is {form} already; --to {_other(kind).value} makes the other one", source=source.name)
@@ -34,7 +36,7 @@ def plan_convert_imatrix(
         raise
     lost = losses_of_legacy(imatrix) if kind is ImatrixKind.LEGACY else ()
     return Plan(
-        outputs=(OutputFile(path=output, head=data, copies=(), size=len(data)),), inputs=(source,), remarks=lost
+        outputs=(OutputFile(path=Path(output), head=data, copies=(), size=len(data)),), inputs=(source,), remarks=lost
     )
 
 

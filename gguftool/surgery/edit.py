@@ -11,6 +11,7 @@ from gguftool.format.header import ALIGNMENT_KEY
 from gguftool.format.kv import KV
 from gguftool.model.layout import Dialect, OutputOptions, check_sizes, gguf_file
 from gguftool.model.model import Model
+from gguftool.model.opening import ModelLike, StrPath, as_model
 from gguftool.model.padding import PADDING_KEY, Filler
 from gguftool.record import record, replace
 from gguftool.storage.plan import NEW_FILE, OutputFile, Plan, congruent_bytes, in_place
@@ -62,13 +63,14 @@ def edited(kvs: Sequence[KV], edits: Edits) -> tuple[KV, ...]:
     return tuple(result)
 
 
-def plan_edit(model: Model, edits: Edits, output: Path | None, filler: Filler = _NO_FILLER) -> Plan:
+def plan_edit(model: ModelLike, edits: Edits, output: StrPath | None, filler: Filler = _NO_FILLER) -> Plan:
     """Plan `model` with `edits` as `output`, the prefix if it is a set; `output` None changes the model in place.
 
     Of a set only shard 1 is rewritten. `filler` pads the head for sharing or later edits; a filler that is there
     already is resized. Raises `PlanError` if an edit is impossible, or if in place the head of a single file cannot
     end where the old one did.
     """
+    model, output = as_model(model), None if output is None else Path(output)
     require_complete(model)
     kvs = edited(model.kvs, edits)
     dialect = OutputOptions(filler=_kept(model, filler)).dialect_for(model)

@@ -10,19 +10,21 @@ from gguftool.format.ggml import type_alias
 from gguftool.format.kv import ByteOrder
 from gguftool.format.safetensors import SafeTensor, serialize_safetensors
 from gguftool.model.model import Model, Sizing, Tensor
+from gguftool.model.opening import ModelLike, StrPath, as_model
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.source import Extent, Source
 from gguftool.surgery.dequantized_source import FloatType, dequantized
 from gguftool.surgery.selection import select_tensors
 
 
-def plan_export(model: Model, patterns: Sequence[str], output: Path, dtype: FloatType | None = None) -> Plan:
+def plan_export(model: ModelLike, patterns: Sequence[str], output: StrPath, dtype: FloatType | None = None) -> Plan:
     """Plan the safetensors file `output` with the tensors that match `patterns`.
 
     `dtype` None copies bytes as they are: dtype U8, with type and dims in the file's metadata, so that `swap` can take
     them back. Raises one `PlanError` with every tensor that cannot be exported that way, or every pattern that matches
     nothing.
     """
+    model = as_model(model)
     names = select_tensors(patterns, tuple(model.tensors))
     contents = _contents([model.tensors[name] for name in names], model, dtype)
     entries, copies, offset = [], [], 0
@@ -47,7 +49,7 @@ def plan_export(model: Model, patterns: Sequence[str], output: Path, dtype: Floa
     return Plan(
         outputs=(
             OutputFile(
-                path=output,
+                path=Path(output),
                 head=head,
                 copies=tuple(Copy(extent=extent, offset=len(head) + place) for extent, place in copies),
                 size=len(head) + offset,

@@ -10,6 +10,7 @@ from gguftool.format.file_names import KEY_TENSORS
 from gguftool.format.kv import ValueType, make_kv
 from gguftool.model.layout import OutputOptions, check_sizes, gguf_file, with_alignment
 from gguftool.model.model import Model, ModelFile
+from gguftool.model.opening import ModelLike, StrPath, as_model
 from gguftool.record import record, replace
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.locate import base_name
@@ -33,13 +34,13 @@ class FetchOptions:
         return replace(self.output, force_sizes=None, keep_file_type=False) == OutputOptions()
 
 
-def plan_fetch(model: Model, output: Path, options: FetchOptions | None = None) -> Plan:
+def plan_fetch(model: ModelLike, output: StrPath, options: FetchOptions | None = None) -> Plan:
     """Plan `model`, or its tensors that match the patterns, as one valid GGUF at `output`.
 
     A whole model of one file is copied byte for byte, and verified if its sha256 is recorded; a set is merged. Raises
     `PlanError` if the model is incomplete, or a pattern matches nothing.
     """
-    options = options or FetchOptions()
+    model, output, options = as_model(model), Path(output), options or FetchOptions()
     if options.patterns:
         names = select_tensors(options.patterns, tuple(model.tensors))
         if len(names) < len(model.tensors) or not model.is_complete:
@@ -50,13 +51,14 @@ def plan_fetch(model: Model, output: Path, options: FetchOptions | None = None) 
     return plan_merge([model], output, MergeOptions(output=options.output))
 
 
-def plan_fetch_files(model: Model, folder: Path) -> Plan:
+def plan_fetch_files(model: ModelLike, folder: StrPath) -> Plan:
     """Plan the files of `model` as they are, under their own names in `folder`; each is verified if it can be.
 
     Raises `PlanError` if the model is incomplete, or a name is unsafe or stands for two files.
     """
+    model = as_model(model)
     require_complete(model)
-    outputs = tuple(_as_it_is(file.source, folder / _own_name(file)) for file in model.files)
+    outputs = tuple(_as_it_is(file.source, Path(folder) / _own_name(file)) for file in model.files)
     if len({output.path for output in outputs}) < len(outputs):
         raise PlanError("files of one name lie in several folders; -o OUT.gguf makes one file of them")
     return Plan(outputs=outputs, inputs=model.sources, remarks=model.remarks)

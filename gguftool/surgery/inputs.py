@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from types import MappingProxyType
 
 from gguftool.errors import FormatError, GGUFToolError, PlanError, listed, printable
@@ -13,7 +14,7 @@ from gguftool.format.header import TensorInfo
 from gguftool.format.kv import ByteOrder
 from gguftool.model.companions import find_maps
 from gguftool.model.model import Model, Sizing, Tensor
-from gguftool.model.opening import open_model, open_models
+from gguftool.model.opening import ModelLike, StrPath, open_model, open_models
 from gguftool.record import record, replace
 from gguftool.storage.sources.locate import open_source, without_query
 from gguftool.storage.sources.source import Extent, Source
@@ -66,6 +67,24 @@ def open_inputs(arguments: Sequence[str]) -> tuple[Input, ...]:
             else:
                 inputs[known] = replace(inputs[known], given=(*given, *inputs[known].given))
     return tuple(inputs.values())
+
+
+def as_inputs(inputs: Input | ModelLike | Sequence[Input | ModelLike]) -> list[Input]:
+    """Inputs as they are, models without labels, and paths opened as `open_inputs` does, neighbours together."""
+    if isinstance(inputs, Input | Model | str | os.PathLike):
+        inputs = [inputs]
+    opened: list[Input] = []
+    for _, run in groupby(inputs, lambda one: isinstance(one, Input | Model)):
+        paths = []
+        for one in run:
+            if isinstance(one, Input):
+                opened.append(one)
+            elif isinstance(one, Model):
+                opened.append(Input(model=one))
+            else:
+                paths.append(os.fspath(one))
+        opened += open_inputs(paths)
+    return opened
 
 
 def models_named(arguments: Sequence[str]) -> tuple[str, ...]:
@@ -136,11 +155,20 @@ class Donor:
         return ByteOrder.BIG if name in self.big_endian else self.byte_order
 
 
-def open_donor(spec: str) -> Donor:
+def open_donor(spec: StrPath) -> Donor:
     """Open a GGUF model or a ``.safetensors`` file; raises `SourceError` or `FormatError` as `open_model` does."""
-    if without_query(spec).lower().endswith(".safetensors"):
-        return _open_safetensors(spec)
-    model = open_model(spec)
+    spec = os.fspath(spec)
+    return _open_safetensors(spec) if without_query(spec).lower().endswith(".safetensors") else _donor(open_model(spec))
+
+
+def as_donor(donor: Donor | ModelLike) -> Donor:
+    """`donor` itself, an open model as donor, or what `open_donor` opens at a path."""
+    if isinstance(donor, Model):
+        return _donor(donor)
+    return donor if isinstance(donor, Donor) else open_donor(donor)
+
+
+def _donor(model: Model) -> Donor:
     order = model.byte_order
     return Donor(name=model.name, tensors=model.tensors, sources=model.sources, model=model, byte_order=order)
 

@@ -11,10 +11,11 @@ from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
 from gguftool.model.layout import Dialect, OutputOptions, check_sizes, gguf_file, with_alignment
 from gguftool.model.model import Model, Tensor
+from gguftool.model.opening import ModelLike, StrPath, as_model
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan, Request
 from gguftool.surgery.compatibility import contradictions, shape_conflicts
-from gguftool.surgery.inputs import Input
+from gguftool.surgery.inputs import Input, as_inputs
 from gguftool.surgery.metadata import PROVENANCE_PREFIX, SelectedTensor, output_metadata, without_provenance
 from gguftool.surgery.selection import SelectionOptions, select_inputs
 from gguftool.surgery.shards import Cut, lay_out_set
@@ -34,7 +35,7 @@ class MergeOptions:
 
     recipe: Recipe | None = None
     selection: SelectionOptions = SelectionOptions()
-    kv_from: Model | None = None
+    kv_from: ModelLike | None = None
     allowed_mismatches: tuple[str, ...] = ()
     provenance: bool = False
     output: OutputOptions = OutputOptions()
@@ -46,16 +47,19 @@ def merge_anchor(output: Path, max_size: int | None) -> Path:
     return output if max_size is None else Path(str(output).removesuffix(".gguf"))
 
 
-def plan_merge(inputs: Sequence[Input | Model], output: Path, options: MergeOptions | None = None) -> Plan:
+def plan_merge(
+    inputs: Input | ModelLike | Sequence[Input | ModelLike], output: StrPath, options: MergeOptions | None = None
+) -> Plan:
     """Plan the model that `inputs` make together, as the file `output`; with a size limit, as a set of that prefix.
 
+    A path among `inputs` may have a label, ``LABEL=PATH``, and neighbouring paths are pooled, as on the command line.
     Each tensor must be in exactly one input, or `options.recipe` selects it by type or label. Metadata, order and
     spelling of dims come from one input; what the metadata says about quantization is made true for the output.
     Raises one `PlanError` with all problems: missing, extra and ambiguous tensors, shapes and metadata that contradict
     each other, rules that match nothing, types that no input has, sizes in doubt.
     """
-    options = options or MergeOptions()
-    sources = [source if isinstance(source, Input) else Input(model=source) for source in inputs]
+    output, options = Path(output), options or MergeOptions()
+    sources = as_inputs(inputs)
     remarks = [remark for source in sources for remark in source.model.remarks]
     donor = _same_model(options.kv_from, sources) or _default_donor(sources)
     left_out = [] if options.kv_from is None else _of_other_architecture(donor, sources, options.allowed_mismatches)
@@ -122,10 +126,11 @@ def _default_donor(sources: Sequence[Input]) -> Model:
     raise PlanError(f"no input has a general.architecture{gaps}; --kv-from names a model that gives the metadata")
 
 
-def _same_model(model: Model | None, sources: Sequence[Input]) -> Model | None:
+def _same_model(model: ModelLike | None, sources: Sequence[Input]) -> Model | None:
     """The input with a file of `model`, else `model` itself: an additional donor of metadata; None without `model`."""
     if model is None:
         return None
+    model = as_model(model)
     wanted = {source.file_key for source in model.sources}
     return next((s.model for s in sources if {x.file_key for x in s.model.sources} & wanted), model)
 

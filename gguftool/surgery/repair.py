@@ -15,8 +15,8 @@ from pathlib import Path
 
 from gguftool.errors import GGUFToolError, PlanError, SourceError
 from gguftool.model.companions import MapIndex, find_maps
-from gguftool.model.model import ModelFile, tensors_of
-from gguftool.model.opening import read_header
+from gguftool.model.model import Model, ModelFile, tensors_of
+from gguftool.model.opening import ModelLike, StrPath, as_source, open_model, read_header
 from gguftool.record import record
 from gguftool.storage.execute.resume import Ranges, joined
 from gguftool.storage.execute.streaming import MAX_GAP
@@ -52,8 +52,8 @@ class Damage:
 
 
 def find_damage(
-    local: Source,
-    original: ModelFile,
+    local: Source | StrPath,
+    original: ModelFile | ModelLike,
     hashes: Mapping[str, str] | None = None,
     jobs: int | None = None,
     progress: Progress = no_progress,
@@ -63,6 +63,7 @@ def find_damage(
     `hashes` maps tensor names to the sha256 of their data. Raises `PlanError` if `local` is not a local file, or
     another model.
     """
+    local, original = as_source(local), _one_file(original)
     _refuse_other_model(local, original)
     expected = original.source.sha256 or _in_a_map(original)
     zeros, sha256 = _scan(local, min(local.size, original.source.size), progress)
@@ -82,13 +83,15 @@ def find_damage(
     return Damage(ranges=ranges, found=tuple(found), sha256=expected)
 
 
-def plan_repair(local: Source, original: ModelFile, damage: Damage, output: Path | None) -> Plan:
+def plan_repair(
+    local: Source | StrPath, original: ModelFile | ModelLike, damage: Damage, output: StrPath | None
+) -> Plan:
     """Plan `local` with the damaged ranges taken from `original`, as `output`.
 
     `output` None repairs the file itself: in place with an undo journal if the size agrees, else by a new file that
     replaces the old one. Raises `PlanError` if the sha256 proves damage, but nothing shows where it is.
     """
-    source = original.source
+    local, source = as_source(local), _one_file(original).source
     if not damage.found and damage.sha256 is not None and not damage.is_proven:
         raise PlanError(
             f"its sha256 is not the recorded {damage.sha256}, and no hole, no zeros and no difference in the head show "
@@ -99,7 +102,7 @@ def plan_repair(local: Source, original: ModelFile, damage: Damage, output: Path
     in_place = output is None and local.size == source.size
     good = [] if in_place else [_copy(local, *ends) for ends in _between(damage.ranges, min(local.size, source.size))]
     whole = OutputFile(
-        path=Path(local.name) if output is None else output,
+        path=Path(local.name) if output is None else Path(output),
         head=b"",
         copies=tuple(sorted((*good, *bad), key=lambda copy: copy.offset)),
         size=source.size,
@@ -110,6 +113,16 @@ def plan_repair(local: Source, original: ModelFile, damage: Damage, output: Path
     fetched = f"fetches {damage.nbytes:,} of {source.size:,} bytes"
     unproven = () if damage.sha256 else ("nobody recorded the file's sha256, so other damage cannot be excluded",)
     return Plan(outputs=(whole,), inputs=(local, source), remarks=(*damage.found, fetched, *unproven))
+
+
+def _one_file(original: ModelFile | ModelLike) -> ModelFile:
+    """The file that `original` is, or the only one of the model that it names: a set is repaired file by file."""
+    if isinstance(original, ModelFile):
+        return original
+    model = original if isinstance(original, Model) else open_model(original, this_file_only=True)
+    if len(model.files) != 1:
+        raise PlanError(f"has {len(model.files):,} files; one file is repaired from one", source=model.name)
+    return model.files[0]
 
 
 def _copy(source: Source, start: int, end: int) -> Copy:

@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 def select_tensors(patterns: Sequence[str], names: Collection[str]) -> tuple[str, ...]:
     """Select those of `names` that any of `patterns` matches, in the order of `names`.
 
-    A pattern that equals a name means that tensor alone; any other is a regular expression, searched unanchored.
+    A pattern that equals a name means that tensor alone; any other is a regular expression, searched unanchored. A
+    string is one pattern.
     Raises one `PlanError` that lists every pattern that matches nothing or is not valid.
     """
     chosen: set[str] = set()
     problems = []
-    for pattern in patterns:
+    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
         try:
             found = {pattern} if pattern in names else set(filter(compile_pattern(pattern).search, names))
         except BadPatternError as error:

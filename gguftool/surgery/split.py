@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
 from gguftool.model.layout import OutputOptions, check_sizes, with_alignment
-from gguftool.model.model import Model
+from gguftool.model.opening import ModelLike, StrPath, as_model
 from gguftool.record import record
 from gguftool.storage.plan import Plan
 from gguftool.surgery.compatibility import require_complete
@@ -25,12 +27,12 @@ class SplitOptions:
     output: OutputOptions = OutputOptions()
 
 
-def plan_split(model: Model, prefix: str, options: SplitOptions | None = None) -> Plan:
+def plan_split(model: ModelLike, prefix: StrPath, options: SplitOptions | None = None) -> Plan:
     """Plan the shards ``PREFIX-00001-of-NNNNN.gguf`` of `model`; all metadata is in shard 1.
 
     Raises `PlanError` if the model is incomplete, a size is in doubt, or there would be more than 65,535 shards.
     """
-    options = options or SplitOptions()
+    model, options = as_model(model), options or SplitOptions()
     require_complete(model)
     dialect = options.output.dialect_for(model)
     tensors = tuple(model.tensors.values())
@@ -42,7 +44,7 @@ def plan_split(model: Model, prefix: str, options: SplitOptions | None = None) -
         bundle_small=options.bundle_small,
         tensor_first=options.tensor_first,
     )
-    outputs, remarks = lay_out_set(prefix, metadata, tensors, cut, dialect)
+    outputs, remarks = lay_out_set(os.fspath(prefix), metadata, tensors, cut, dialect)
     return Plan(
         outputs=outputs,
         inputs=model.sources,

@@ -10,18 +10,23 @@ from gguftool.format.ggml import type_alias
 from gguftool.format.kv import KV
 from gguftool.model.layout import Dialect, OutputOptions, check_sizes, gguf_file, padded_size, with_alignment
 from gguftool.model.model import Model, Tensor
+from gguftool.model.opening import ModelLike, StrPath, as_model
 from gguftool.model.padding import PADDING_KEY, Filler
 from gguftool.record import replace
 from gguftool.storage.plan import OutputFile, Plan, in_place
 from gguftool.surgery.compatibility import require_complete, shape_text
-from gguftool.surgery.inputs import Donor
+from gguftool.surgery.inputs import Donor, as_donor
 from gguftool.surgery.metadata import OutputMetadata, SelectedTensor, output_metadata
 from gguftool.surgery.selection import select_tensors
 from gguftool.surgery.shards import recorded_sequence, replace_shards, rewrite_set
 
 
 def plan_swap(
-    model: Model, donor: Donor, patterns: Sequence[str], output: Path | None, options: OutputOptions | None = None
+    model: ModelLike,
+    donor: Donor | ModelLike,
+    patterns: Sequence[str],
+    output: StrPath | None,
+    options: OutputOptions | None = None,
 ) -> Plan:
     """Plan `model` with the tensors that match `patterns` taken from `donor`; for a set, `output` is the new prefix.
 
@@ -29,6 +34,7 @@ def plan_swap(
     a set the shards that change are replaced. Types may differ, shapes must agree. A set keeps its shards, so
     `options.max_size` has no effect. Raises one `PlanError` with all problems.
     """
+    model, donor, output = as_model(model), as_donor(donor), None if output is None else Path(output)
     options = options or OutputOptions()
     require_complete(model)
     taken = select_swaps(model, donor, patterns)

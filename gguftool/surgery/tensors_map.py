@@ -11,16 +11,18 @@ from gguftool.format.ggml import type_alias
 from gguftool.format.header import TensorInfo
 from gguftool.format.tensors_map import MapEntry, render_map
 from gguftool.model.model import Model, ModelFile, tensors_of
+from gguftool.model.opening import ModelLike, StrPath, as_model
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.surgery.compatibility import require_complete
 
 
-def plan_tensors_map(model: Model, sha256: Mapping[str, str], output: Path) -> Plan:
+def plan_tensors_map(model: ModelLike, sha256: Mapping[str, str], output: StrPath) -> Plan:
     """Plan the map of `model`'s shards as `output`; `sha256` maps file names to hashes. Shard 1 has no line.
 
     Raises `PlanError` if shards are missing, the first holds tensors, or another does not hold exactly one: a map has
     one line for each shard.
     """
+    model = as_model(model)
     require_complete(model)
     counts = [(len(file.header.tensors), file) for file in model.files]
     crowded = [(count, file) for number, (count, file) in enumerate(counts) if count != (number > 0)]
@@ -31,14 +33,15 @@ def plan_tensors_map(model: Model, sha256: Mapping[str, str], output: Path) -> P
             found = f"{printable(file.source.name)} holds {count:,}"
         what = "a tensors.map is for sets of one tensor a shard, with the metadata alone in shard 1"
         raise PlanError(f"{what}; {found}", source=model.name)
-    return _plan((_entry_of(file, sha256[file.source.name]) for file in model.files[1:]), output, model)
+    return _plan((_entry_of(file, sha256[file.source.name]) for file in model.files[1:]), Path(output), model)
 
 
-def plan_tensors_map_of_split(model: Model, plan: Plan, sha256: Sequence[str]) -> Plan:
+def plan_tensors_map_of_split(model: ModelLike, plan: Plan, sha256: Sequence[str]) -> Plan:
     """Plan the map of the shards that `plan` split `model` into, one tensor each after the first.
 
     `sha256` has the hash of each output of `plan`, in order. The map is written beside the shards.
     """
+    model = as_model(model)
     shards = zip(plan.outputs[1:], sha256[1:], strict=True)
     entries = (
         _entry(output.path.name, digest, model.tensors[mark.name].info, mark.length)

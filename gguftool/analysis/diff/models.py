@@ -18,6 +18,7 @@ from gguftool.errors import listed
 from gguftool.format.header import ALIGNMENT_KEY
 from gguftool.format.pattern import compile_pattern
 from gguftool.model.model import Model
+from gguftool.model.opening import ModelLike, as_model
 from gguftool.record import record
 
 _LAYOUT_KEY = re.compile(rf"split\.|(?:{re.escape(ALIGNMENT_KEY)}|gguftool\.padding|gguftool\.tensor_order)\Z")
@@ -64,12 +65,12 @@ class HeaderDiff:
     remarks: tuple[str, ...]
 
 
-def diff_headers(a: Model, b: Model, options: DiffOptions | None = None) -> HeaderDiff:
+def diff_headers(a: ModelLike, b: ModelLike, options: DiffOptions | None = None) -> HeaderDiff:
     """Compare two models; tensor data is read only with `options.data`.
 
     Raises `SourceError` if that data cannot be read, `BadPatternError` for a bad pattern.
     """
-    options = options or DiffOptions()
+    a, b, options = as_model(a), as_model(b), options or DiffOptions()
     wanted = _wanted(options)
 
     def wanted_key(key: str) -> bool:
@@ -92,9 +93,9 @@ def diff_headers(a: Model, b: Model, options: DiffOptions | None = None) -> Head
     )
 
 
-def bytes_to_compare(a: Model, b: Model, options: DiffOptions) -> int:
+def bytes_to_compare(a: ModelLike, b: ModelLike, options: DiffOptions) -> int:
     """The bytes of tensor data in A that a comparison with `options` reads, for progress."""
-    return data_size(a, b, _wanted(options))
+    return data_size(as_model(a), as_model(b), _wanted(options))
 
 
 def _wanted(options: DiffOptions) -> Callable[[str], bool]:

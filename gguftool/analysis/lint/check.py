@@ -6,6 +6,7 @@ the rest of a set could only be judged wrongly.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -18,8 +19,8 @@ from gguftool.analysis.placement import PlacementRule
 from gguftool.errors import FormatError, SourceError, listed, without_secrets
 from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.format.file_names import ShardName
-from gguftool.model.model import ModelFile
-from gguftool.model.opening import find_files, read_header
+from gguftool.model.model import Model, ModelFile
+from gguftool.model.opening import ModelLike, find_files, read_header
 from gguftool.record import record
 from gguftool.storage.sources.locate import for_each
 from gguftool.storage.sources.source import Source
@@ -78,23 +79,37 @@ def codes() -> tuple[str, ...]:
     return tuple(sorted({rule.code for rule in RULES} | set(DIAGNOSES)))
 
 
-def check(spec: str, options: CheckOptions | None = None) -> CheckReport:
-    """Check the model that `spec` names.
+def check(spec: ModelLike, options: CheckOptions | None = None) -> CheckReport:
+    """Check the model that `spec` names, or one that is open.
 
     Raises `SourceError` only if there are several models: what cannot be read is a diagnosis.
     """
     options = options or CheckOptions()
+    if isinstance(spec, Model):
+        return _check_files(spec.name, spec.files, (), spec.remarks, len(spec.files), options)
+    given = os.fspath(spec)
+    spec = without_secrets(given)
     try:
-        spec, given = without_secrets(spec), spec
         groups = find_files(given, this_file_only=options.this_file_only)
     except SourceError as error:
         return _unreadable(spec, (diagnose_absent(given, error),), 0, options)
     members, remarks = _choose(spec, groups)
-    files, diagnoses = _read(members)
+    return _check_files(spec, *_read(members), remarks, len(members), options)
+
+
+def _check_files(
+    spec: str,
+    files: Sequence[ModelFile],
+    diagnoses: tuple[Finding, ...],
+    remarks: tuple[str, ...],
+    count: int,
+    options: CheckOptions,
+) -> CheckReport:
+    """Check the `files` that could be read of a model of `count` files; `diagnoses` are about the others."""
     target = _target(spec, files, options) if files else None
     diagnoses += _truncations(target) if target else ()
     if diagnoses or target is None:
-        return _unreadable(spec, diagnoses, len(members), options)
+        return _unreadable(spec, diagnoses, count, options)
     engines = options.engines or tuple(ENGINES)
     rules = [rule for rule in RULES if _is_wanted(rule, options)]
     findings = run_rules(target, engines, rules)

@@ -6,7 +6,7 @@ from gguftool.engines.llama_quantize import LlamaQuantize
 from gguftool.format.engine_facts.engines import LLAMA_CPP
 from gguftool.format.imatrix import Imatrix
 from gguftool.model.layout import OutputOptions
-from gguftool.model.model import Model
+from gguftool.model.opening import ModelLike
 from gguftool.record import record
 
 
@@ -33,7 +33,7 @@ class QuantizeOptions:
     requantize: bool = False
     weights: Weights | None = None
     llama_quantize: LlamaQuantize | None = None
-    reuse: tuple[Model, ...] = ()
+    reuse: tuple[ModelLike, ...] = ()
     pure: bool = False
     allowed_mismatches: tuple[str, ...] = ()
     output: OutputOptions = OutputOptions()

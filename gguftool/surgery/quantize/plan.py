@@ -16,6 +16,7 @@ from gguftool.format.imatrix import ImatrixEntry
 from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
 from gguftool.format.recipe import Recipe
 from gguftool.model.model import Model, Tensor
+from gguftool.model.opening import ModelLike, StrPath, as_model
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan
 from gguftool.surgery.compatibility import contradictions, require_complete
@@ -73,7 +74,7 @@ class Decision:
         return replace(self, steps=tuple(steps))
 
 
-def plan_quantize(source: Model, recipe: Recipe, output: Path, options: QuantizeOptions | None = None) -> Plan:
+def plan_quantize(source: ModelLike, recipe: Recipe, output: StrPath, options: QuantizeOptions | None = None) -> Plan:
     """Plan `source` in the types that `recipe` gives, as the file `output`; with a size limit, as a set of that prefix.
 
     The first rule that matches a tensor counts; a tensor that no rule matches keeps its type. Raises one `PlanError`
@@ -85,27 +86,28 @@ def plan_quantize(source: Model, recipe: Recipe, output: Path, options: Quantize
     return plan_decision(decide(source, recipe, options), output, options)
 
 
-def decide(source: Model, recipe: Recipe, options: QuantizeOptions) -> Decision:
+def decide(source: ModelLike, recipe: Recipe, options: QuantizeOptions) -> Decision:
     """Decide how each tensor is obtained; raises `PlanError` as `plan_quantize` does."""
+    source, reuse = as_model(source), tuple(map(as_model, options.reuse))
     require_complete(source)
     if source.byte_order is not ByteOrder.LITTLE:
         raise PlanError("is big-endian: what is quantized here is little-endian", source=source.name)
     notes = Notes()
     targets = target_types(source, recipe, EngineRules(engine=options.engine, pure=options.pure), notes)
     quantizer = TensorQuantizer(source, options, notes)
-    steps = tuple(_step(tensor, targets[name], options.reuse, quantizer) for name, tensor in source.tensors.items())
+    steps = tuple(_step(tensor, targets[name], reuse, quantizer) for name, tensor in source.tensors.items())
     quantizer.finish()
-    inputs = [Input(model=model) for model in options.reuse]
+    inputs = [Input(model=model) for model in reuse]
     problems = [*grouped(notes.problems), *contradictions(source, inputs, options.allowed_mismatches)]
-    problems += [f"{model.name} is big-endian" for model in options.reuse if model.byte_order is not ByteOrder.LITTLE]
+    problems += [f"{model.name} is big-endian" for model in reuse if model.byte_order is not ByteOrder.LITTLE]
     if problems:
         count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
         raise PlanError(f"cannot quantize, {count}", problems=problems)
-    remarks = (*(remark for model in (source, *options.reuse) for remark in model.remarks), *grouped(notes.remarks))
-    return Decision(source=source, reuse=options.reuse, steps=steps, remarks=remarks)
+    remarks = (*(remark for model in (source, *reuse) for remark in model.remarks), *grouped(notes.remarks))
+    return Decision(source=source, reuse=reuse, steps=steps, remarks=remarks)
 
 
-def plan_decision(decision: Decision, output: Path, options: QuantizeOptions) -> Plan:
+def plan_decision(decision: Decision, output: StrPath, options: QuantizeOptions) -> Plan:
     """Plan the output of `decision`, which `decide` made with the same `options`."""
     source = decision.source
     weighed = options.weights is not None and any(step.entry is not None for step in decision.made)
@@ -125,7 +127,7 @@ def plan_decision(decision: Decision, output: Path, options: QuantizeOptions) ->
     inputs = [source, *(model for model in decision.reuse if id(model) in used)]
     remarks = (*decision.remarks, *metadata.remarks)
     tensors = tuple(step.tensor for step in decision.steps)
-    return lay_out(output, metadata.kvs, tensors, dialect, options.output.max_size, inputs, remarks)
+    return lay_out(Path(output), metadata.kvs, tensors, dialect, options.output.max_size, inputs, remarks)
 
 
 def _step(tensor: Tensor, target: int, reuse: Sequence[Model], quantizer: TensorQuantizer) -> TensorStep:
