@@ -34,32 +34,40 @@ __all__ = ["record", "replace"]
 
 T = TypeVar("T")
 Put = Callable[[object, object], None]
-_MADE = frozenset({"__init__", "__eq__", "__hash__", "__repr__", "__setattr__", "__delattr__", "__reduce__"})
+_MADE = frozenset({"__init__", "__eq__", "__hash__", "__setattr__", "__delattr__", "__reduce__"})
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def record(cls: type[T]) -> type[T]:
     """Make `cls` a frozen record with a slot for each annotated name; a value given there is its default.
 
-    Raises TypeError for a class without fields, with a base or with a method that records define, and for a mutable
-    default.
+    A base may define methods, but no fields. Raises TypeError for a class without fields, with a base that has some, or
+    with a method that records define, and for a mutable default.
     """
     names = tuple(cls.__annotations__)
     body = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
-    if not names or cls.__bases__ != (object,) or _MADE & body.keys():
-        raise TypeError(f"a record has fields, no base, and no {', '.join(sorted(_MADE))}: {cls.__qualname__}")
+    if not names or not all(map(_has_no_fields, cls.__bases__)) or _MADE & body.keys():
+        raise TypeError(
+            f"a record has fields, no base with fields, and no {', '.join(sorted(_MADE))}: {cls.__qualname__}"
+        )
     defaults = {name: body.pop(name) for name in names if name in body}
     if any(type(value).__hash__ is None or type(value).__module__ == "dataclasses" for value in defaults.values()):
         raise TypeError(f"a default of {cls.__qualname__} is made anew each time, or can be changed: {defaults}")
-    made: Any = type(cls.__name__, (), {**body, "__slots__": names, "__qualname__": cls.__qualname__})
+    kind: Any = type(cls)  # of a class with abstract methods, ABCMeta
+    made = kind(cls.__name__, cls.__bases__, {**body, "__slots__": names, "__qualname__": cls.__qualname__})
     made.__init__ = _initializer(made, names, defaults)
     made.__eq__, made.__hash__ = _comparison(operator.attrgetter(*names))
-    made.__repr__ = _repr
+    if "__repr__" not in body:
+        made.__repr__ = _repr
     made.__setattr__ = made.__delattr__ = _refuse
     made.__reduce__ = _reduce
     made.__replace__ = replace
     made.__dataclass_fields__ = _Fields(defaults)
     return made  # type: ignore[no-any-return]
+
+
+def _has_no_fields(base: type) -> bool:
+    return base is object or (vars(base).get("__slots__") == () and all(map(_has_no_fields, base.__bases__)))
 
 
 def _initializer(made: Any, names: Sequence[str], defaults: Mapping[str, object]) -> Callable[..., None]:

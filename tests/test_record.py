@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import copy
 import dataclasses
 import pickle
@@ -162,6 +163,34 @@ def test_the_functions_of_dataclasses_work(kind: Any) -> None:
     assert [f.name for f in dataclasses.fields(kind)] == ["name", "size", "labels", "after"]
     assert dataclasses.replace(shard, size=3) == kind(name="a", size=3)
     assert dataclasses.asdict(shard) == {"name": "a", "size": 1, "labels": (), "after": None}
+
+
+def test_a_base_may_have_methods_but_no_fields() -> None:
+    class Named(abc.ABC):
+        __slots__ = ()
+
+        @property
+        @abc.abstractmethod
+        def name(self) -> str: ...
+
+        def greeting(self) -> str:
+            return f"hello {self.name}"
+
+    @record
+    class Person(Named):
+        first: str
+
+        @property
+        def name(self) -> str:
+            return self.first
+
+    assert Person(first="a").greeting() == "hello a"
+    assert (Person(first="a"), hash(Person(first="a"))) == (Person(first="a"), hash(Person(first="a")))
+    assert not hasattr(Person(first="a"), "__dict__")
+    with pytest.raises(TypeError, match="abstract"):
+        record(type(Named)("Nameless", (Named,), {"__annotations__": {"a": "int"}}))(a=1)
+    with pytest.raises(TypeError, match="no base with fields"):
+        record(type(Named)("Child", (Person,), {"__annotations__": {"b": "int"}}))
 
 
 def test_what_a_record_cannot_be() -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gguftool.analysis.imatrix import ImatrixReport
 from gguftool.format.ggml import type_name
 from gguftool.format.kv import KV, ValueType
 from gguftool.format.pattern import compile_pattern
 from gguftool.model.model import Tensor
 from gguftool.model.opening import ModelLike, as_model
 from gguftool.record import record
+
+if TYPE_CHECKING:  # few files are imatrices, and what reads them takes a twentieth of a dump's time to import
+    from gguftool.analysis.imatrix import ImatrixReport
 
 
 @record

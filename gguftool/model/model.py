@@ -7,7 +7,6 @@ gap to the next tensor.  How the files of a set are found is in `model/opening.p
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -37,7 +36,7 @@ class Sizing(Enum):
     CONFLICT = "type and gap disagree"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Tensor:
     """A tensor: what it is called, its type and shape, and where its bytes are.
 
@@ -112,7 +111,7 @@ class ModelFile:
     shard: ShardName | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Model:
     """One logical model: `kvs` of the file that carries the metadata, `tensors` of all files in model order.
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum
 
 from gguftool.errors import PlanError, printable
@@ -16,6 +15,7 @@ from gguftool.format.dequantize import Decoder, decoded_by, decoder_of, encode_f
 from gguftool.format.ggml import TYPES, type_name
 from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Tensor
+from gguftool.record import record
 from gguftool.storage.sources.source import Source, byte_reader
 
 _STEP = 128 << 10  # bytes of the input that are computed at once
@@ -34,7 +34,7 @@ class FloatType(Enum):
         return 4 if self is FloatType.F32 else 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class DequantizedSource(Source):
     """The elements of `tensor` as `dtype`, little-endian, in order."""
 

@@ -8,7 +8,8 @@ from gguftool.analysis.imatrix import ImatrixReport, describe_imatrix
 from gguftool.cli.shared.console import remark
 from gguftool.cli.shared.show import show
 from gguftool.errors import FormatError
-from gguftool.format.imatrix import is_imatrix, legacy_start
+from gguftool.format.header import is_imatrix
+from gguftool.format.imatrix import legacy_start
 from gguftool.model.companions import read_imatrix
 from gguftool.model.model import Model
 from gguftool.render.format import Format

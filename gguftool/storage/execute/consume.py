@@ -19,9 +19,8 @@ from gguftool.storage.execute.consume_journal import consume_file, digest_in, re
 from gguftool.storage.execute.consume_state import Consuming, open_consuming
 from gguftool.storage.execute.copy_state import CopyState
 from gguftool.storage.execute.copying import check_sources, shared_bytes
-from gguftool.storage.execute.fill import check_sizes, sync_parts, write_outputs
+from gguftool.storage.execute.fill import check_sizes, digests_of, sync_parts, write_outputs
 from gguftool.storage.execute.options import Options
-from gguftool.storage.execute.output_digests import digests_of
 from gguftool.storage.execute.part import PartFile, lock, refuse_busy, refuse_only_copies, remove_quietly
 from gguftool.storage.execute.preflight import check_targets, folders, free_bytes
 from gguftool.storage.execute.publish import HalfwayError, finish_set, publish_one, publish_set

@@ -21,7 +21,7 @@ import re
 import stat
 import struct
 from collections.abc import Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,7 +40,7 @@ _OPEN = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0
 _COPIED = re.compile(rb"copied (\d{1,9}) ([0-9a-f]{64})")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class FreedSource(Source):
     """A source that was removed because its bytes are in the part files: it has an identity, but no data."""
 

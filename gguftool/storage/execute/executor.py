@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from gguftool.record import replace
 from gguftool.storage.execute.copying import check_sources
-from gguftool.storage.execute.fill import verify_checksum
+from gguftool.storage.execute.fill import digests_of, verify_checksum
 from gguftool.storage.execute.options import Options
-from gguftool.storage.execute.output_digests import digests_of
 from gguftool.storage.execute.part import refuse_busy, refuse_only_copies, remove_quietly
 from gguftool.storage.execute.preflight import check_space, check_targets, folders, translate_os_errors
 from gguftool.storage.execute.publish import HalfwayError, finish_set

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
 from gguftool.storage.execute.copy_state import CopyState
 from gguftool.storage.execute.copying import Work, copy_works
+from gguftool.storage.execute.options import Options
 from gguftool.storage.execute.part import PartFile
-from gguftool.storage.plan import OutputFile
+from gguftool.storage.plan import Digests, OutputFile, Plan
 from gguftool.storage.sources.local import open_local_even_unfinished
 from gguftool.storage.sources.source import whole
 from gguftool.storage.system.fileio import sync_file, write_fully
@@ -73,3 +75,42 @@ def verify_checksum(written: Path, output: OutputFile) -> None:
             "or in what was here already; nothing was written, fetch the file anew",
             source=str(output.path),
         )
+
+
+# --- optional digests ------------------------------------------------------------------------------------------------
+
+
+def digests_for(plan: Plan, options: Options) -> NullDigests:
+    """Make the digester for `options`; the caller closes it, also after an error."""
+    if not (options.hash_files or options.hash_parts):
+        return NullDigests()
+    from gguftool.storage.execute.output_digests import OutputDigests  # most runs hash nothing
+
+    return OutputDigests(plan, options)
+
+
+def digests_of(plan: Plan, options: Options, paths: Sequence[Path] | None = None) -> Digests | None:
+    """Hash complete outputs, at `paths` or under their final names; None if `options` request no digest."""
+    with contextlib.closing(digests_for(plan, options)) as digests:
+        for index, output in enumerate(plan.outputs):
+            digests.update(index, paths[index] if paths else output.path, output.size)
+        return digests.finish()
+
+
+class NullDigests:
+    """Null digester, for runs without digests."""
+
+    @property
+    def step(self) -> int:
+        """Bytes of one output to write before the next `update`."""
+        return sys.maxsize
+
+    def update(self, index: int, path: Path, end: int) -> None:
+        """Output `index`, now at `path`, is complete below `end`."""
+
+    def finish(self) -> Digests | None:
+        """Hash what remains; all outputs must be complete. None if no digest is requested."""
+        return None
+
+    def close(self) -> None:
+        """Stop all threads and wait for them."""

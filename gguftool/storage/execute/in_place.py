@@ -22,9 +22,8 @@ from gguftool.errors import ExecuteError, FormatError, SourceError
 from gguftool.record import record
 from gguftool.storage.execute.copy_state import CopyState
 from gguftool.storage.execute.copying import check_sources, copy_all, copy_extent
-from gguftool.storage.execute.fill import verify_checksum
+from gguftool.storage.execute.fill import digests_of, verify_checksum
 from gguftool.storage.execute.options import Options
-from gguftool.storage.execute.output_digests import digests_of
 from gguftool.storage.execute.part import REOPEN, busy, lock
 from gguftool.storage.execute.preflight import check_change
 from gguftool.storage.plan import Copy, OutputFile, Plan, Receipt

@@ -12,15 +12,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 from gguftool.errors import ExecuteError, SourceError
 from gguftool.record import record
+from gguftool.storage.execute.fill import NullDigests
 from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Digest, Digests, Plan
 from gguftool.storage.sources.digest import update
@@ -28,40 +28,6 @@ from gguftool.storage.system.fileio import close_quietly
 from gguftool.storage.system.threads import Background, CancelledError
 
 _FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-
-
-def digests_for(plan: Plan, options: Options) -> NullDigests:
-    """Make the digester for `options`; the caller closes it, also after an error."""
-    if not (options.hash_files or options.hash_parts):
-        return NullDigests()
-    return OutputDigests(plan, options)
-
-
-def digests_of(plan: Plan, options: Options, paths: Sequence[Path] | None = None) -> Digests | None:
-    """Hash complete outputs, at `paths` or under their final names; None if `options` request no digest."""
-    with contextlib.closing(digests_for(plan, options)) as digests:
-        for index, output in enumerate(plan.outputs):
-            digests.update(index, paths[index] if paths else output.path, output.size)
-        return digests.finish()
-
-
-class NullDigests:
-    """Null digester, for runs without digests."""
-
-    @property
-    def step(self) -> int:
-        """Bytes of one output to write before the next `update`."""
-        return sys.maxsize
-
-    def update(self, index: int, path: Path, end: int) -> None:
-        """Output `index`, now at `path`, is complete below `end`."""
-
-    def finish(self) -> Digests | None:
-        """Hash what remains; all outputs must be complete. None if no digest is requested."""
-        return None
-
-    def close(self) -> None:
-        """Stop all threads and wait for them."""
 
 
 class OutputDigests(NullDigests):

@@ -16,9 +16,8 @@ from itertools import zip_longest
 from gguftool.errors import ExecuteError
 from gguftool.record import record, replace
 from gguftool.storage.execute.copy_state import CopyState, ProgressListener
-from gguftool.storage.execute.fill import check_sizes, sync_parts, write_outputs
+from gguftool.storage.execute.fill import NullDigests, check_sizes, digests_for, sync_parts, write_outputs
 from gguftool.storage.execute.options import Options
-from gguftool.storage.execute.output_digests import NullDigests, digests_for
 from gguftool.storage.execute.part import PartFile, create_part, remove_left_over, remove_quietly, take_over
 from gguftool.storage.execute.publish import publish_one, publish_set
 from gguftool.storage.execute.resume import (

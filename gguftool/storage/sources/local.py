@@ -11,11 +11,11 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from gguftool.errors import SourceError
+from gguftool.record import record
 from gguftool.storage.sources.sidecars import refuse_unfinished
 from gguftool.storage.sources.source import Source
 from gguftool.storage.system.fileio import read_some
@@ -38,7 +38,7 @@ class FileStamp(NamedTuple):
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class LocalSource(Source):
     """A regular file, known by its stamp."""
 

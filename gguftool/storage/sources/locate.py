@@ -15,7 +15,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, TypeVar
-from urllib.parse import unquote, urlsplit
 
 from gguftool.errors import SourceError
 from gguftool.storage.sources.local import open_local
@@ -229,6 +228,8 @@ def backend_of(name: str) -> Backend:
 def _path_of(name: str) -> str:
     if scheme_of(name) != "file":
         return name
+    from urllib.parse import unquote, urlsplit
+
     parts = urlsplit(name)
     if parts.netloc not in ("", "localhost"):
         raise SourceError("names another machine; expected file:///path", source=name)
@@ -296,7 +297,11 @@ def renamed(name: str, new: str) -> str:
 
 def base_name(name: str) -> str:
     """The last part of a path or URL."""
-    return unquote(without_query(name).rpartition("/")[2]) if is_url(name) else os.path.basename(name)
+    if not is_url(name):
+        return os.path.basename(name)
+    from urllib.parse import unquote
+
+    return unquote(without_query(name).rpartition("/")[2])
 
 
 def canonical(name: str) -> str:

@@ -24,13 +24,13 @@ from gguftool.format.quantizers import (
     plain_quantizer,
 )
 from gguftool.model.model import Model, Sizing, Tensor
-from gguftool.record import replace
+from gguftool.record import record, replace
 from gguftool.storage.sources.source import Extent, Source
 from gguftool.surgery.quantize.options import QuantizeOptions
 from gguftool.surgery.quantize.quantized_source import MAX_ROW, QuantizedSource
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Pending(Source):
     """`nbytes` bytes that an installed llama-quantize makes before the plan is carried out; `key` identifies them."""
 
