@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from gguftool.analysis.dump import Dump, KVEntry
 from gguftool.errors import printable
 from gguftool.render.format import Format
-from gguftool.render.imatrix import imatrix_heading, imatrix_table
 from gguftool.render.registry import renders
 from gguftool.render.table import Table, columns, markdown_text, render_csv, render_markdown
 from gguftool.render.units import format_size
@@ -31,6 +30,8 @@ def _heading(report: Dump) -> str:
         f"{format_size(total)}{shards}, alignment {first.alignment}, data from offset {first.data_offset:,}"
     ]
     if report.imatrix:
+        from gguftool.render.imatrix import imatrix_heading
+
         lines.append(imatrix_heading(report.imatrix).rstrip("\n"))
     if report.missing:
         lines.append(f"missing: {', '.join(printable(name, 4096) for name in report.missing)}")
@@ -99,6 +100,8 @@ def _tables(report: Dump, kvs: bool, tensors: bool) -> Iterator[Table]:
     if tensors:
         yield _tensors_table(report, several)
     if report.imatrix:
+        from gguftool.render.imatrix import imatrix_table
+
         yield imatrix_table(report.imatrix)
 
 
