@@ -11,8 +11,8 @@ from gguftool.model.model import Tensor
 from gguftool.model.opening import ModelLike, as_model
 from gguftool.record import record
 
-if TYPE_CHECKING:  # few files are imatrices, and what reads them takes a twentieth of a dump's time to import
-    from gguftool.analysis.imatrix import ImatrixReport
+if TYPE_CHECKING:
+    from gguftool.analysis.imatrix import ImatrixReport  # a twentieth of the start-up of `gguftool dump`
 
 
 @record

@@ -40,7 +40,7 @@ _SIMILAR = 0.7
 
 
 class LazyCommand(TyperCommand):
-    """A row of the table: lists as a name and a summary, and becomes the real command when it is parsed."""
+    """A row of the table: a name and a summary until its arguments are parsed, then the real command."""
 
     def __init__(self, name: str, target: str, summary: str) -> None:
         super().__init__(name, help=summary, rich_markup_mode=None)

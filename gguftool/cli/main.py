@@ -20,7 +20,7 @@ _GC_THRESHOLD = 50_000
 
 
 def program() -> NoReturn:
-    """Run the command line as the whole process: the garbage collector spares what start-up made, also at the end."""
+    """Run the command line as the whole process, with the garbage collector set for a short one."""
     gc.set_threshold(_GC_THRESHOLD)
     try:
         main()

@@ -41,7 +41,7 @@ DEFAULT_ALIGNMENT: Final = 32
 MAX_ALIGNMENT: Final = 1 << 20  # bytes; more only makes a file large, and hostile files ask for gigabytes of zeros
 ALIGNMENT_KEY: Final = "general.alignment"
 ARCHITECTURE_KEY: Final = "general.architecture"
-GENERAL_TYPE = "general.type"
+GENERAL_TYPE: Final = "general.type"
 
 # Limits, with reasons (and MAX_HEAD in `cursor`). All are far above what any published model holds.
 MAX_TENSORS: Final = 1 << 20  # bounds the memory of parsed infos; the largest unmerged MoE models hold about 70,000

@@ -21,7 +21,7 @@ from gguftool.render.registry import renders
 from gguftool.render.table import Table, columns, render_csv, render_markdown
 from gguftool.render.units import format_size
 
-_LINE = 4096  # characters of a line of a text diff that are shown
+_LINE = 4096  # characters to show of a line of a text diff
 
 
 @record
@@ -370,8 +370,8 @@ def _figure_rows(errors: Errors | None) -> tuple[str, ...]:
 # --- diff values ---------------------------------------------------------------------------------------------------
 
 
-_TEXT_LIMIT = 72  # characters of a string that a table shows
-_FLOAT_DIGITS = 7  # what a float32 is good for: 1e-05 instead of 9.999999747378752e-06
+_TEXT_LIMIT = 72  # characters to show of a string in a table
+_FLOAT_DIGITS = 7  # the precision of a float32: 1e-05 instead of 9.999999747378752e-06
 
 
 def value_text(value: Any, *, exact: bool = False) -> str:

@@ -11,7 +11,7 @@ from gguftool.render.registry import renders
 from gguftool.render.table import Table, columns, markdown_text, render_csv, render_markdown
 from gguftool.render.units import format_size
 
-_TEXT_LIMIT = 120  # characters of a string value that a table shows
+_TEXT_LIMIT = 120  # characters to show of a string value
 
 
 @renders(Dump, Format.TEXT)

@@ -1,4 +1,4 @@
-"""Hashes in the formats that other tools read, and what checking them found."""
+"""Hashes in the formats that other tools read, and the verdicts of checking them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from gguftool.format.manifests import render_sum
 
 
 def manifest_text(hashes: Sequence[Hash]) -> str:
-    """Return the manifest of llama-gguf-hash: ``sha256    HEX  FILE:TENSOR``, the whole file's data last."""
+    """The manifest of llama-gguf-hash: ``sha256    HEX  FILE:TENSOR``, the whole file's data last."""
     return "".join(f"sha256    {one.sha256}  {printable(one.name, 1 << 16)}\n" for one in hashes)
 
 
 def sums_text(hashes: Sequence[Hash]) -> str:
-    """Return lines that ``sha256sum --check`` reads; names are as they are, fit for a pipe and not for a terminal."""
+    """Lines for ``sha256sum --check``; names are unescaped, fit for a pipe and not for a terminal."""
     return "".join(render_sum(one.name, one.sha256) + "\n" for one in hashes)
 
 
 def verdicts_text(verdicts: Sequence[Verdict]) -> str:
-    """Return a line for everything that is not as promised, and a count."""
+    """A line for each file or tensor with another hash than promised, and the counts."""
     bad = [verdict for verdict in verdicts if verdict.ok is False]
     unknown = sum(verdict.ok is None for verdict in verdicts)
     good = sum(verdict.ok is True for verdict in verdicts)

@@ -57,7 +57,7 @@ def _text(text: str) -> str | dict[str, str]:
 
 
 def _escaped(match: re.Match[str]) -> str:
-    """Return characters as they are where they can be shown, else in JSON's own escapes."""
+    """Characters unchanged if they are printable, else in JSON's own escapes."""
     found = match[0]
     return found if found.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in found)
 

@@ -1,4 +1,4 @@
-"""A plan before it is carried out, and the receipt after."""
+"""The preview of a plan, and the receipt of its execution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A report's tables: of one model in full, of several side by side; and flat ones with raw numbers for csv."""
+"""Tables of a report: one model in full, several side by side; and flat ones with raw numbers for csv."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from gguftool.record import replace
 from gguftool.render.table import Table, columns
 from gguftool.render.units import format_count, format_size
 
-_MAX_TYPES = 3  # types that a cell names
-_MAX_WIDE = 3  # models that stand side by side with several columns each
+_MAX_TYPES = 3  # types to name in a cell
+_MAX_WIDE = 3  # models to set side by side with several columns each
 _NONE = "-"
 
 
@@ -27,7 +27,7 @@ class ReportBy(Enum):
 
 
 def label_text(label: Label) -> str:
-    """Return a model's label in one line: ``IQ3_K mix, 3.10 bpw, 7 types, 231 GiB``."""
+    """The label of a model in one line: ``IQ3_K mix, 3.10 bpw, 7 types, 231 GiB``."""
     if not label.majority:
         return "no tensors"
     kind = f"{label.majority} mix" if label.mix else label.majority
@@ -39,7 +39,7 @@ def label_text(label: Label) -> str:
 
 
 def share_table(title: str, head: str, shares: Iterable[Share], *, types: bool = True) -> Table:
-    """Return one row a share; `types` adds what each is made of."""
+    """One row for each share; `types` adds a column with its types."""
     rows = tuple(
         (
             share.name,
@@ -57,7 +57,7 @@ def share_table(title: str, head: str, shares: Iterable[Share], *, types: bool =
 
 
 def rules_table(model: Distribution) -> Table | None:
-    """Return what each placement rule took, None where none was given."""
+    """The tensors that each placement rule took, or None without rules."""
     if model.placement is None:
         return None
     rows = tuple(
@@ -67,7 +67,7 @@ def rules_table(model: Distribution) -> Table | None:
 
 
 def tensor_table(model: Distribution) -> Table:
-    """Return one row a tensor; its role is left to csv and JSON, for names need the room."""
+    """One row for each tensor; its role is left to csv and JSON, since names need the room."""
     placed = model.placement is not None
     rows = tuple(
         (
@@ -86,7 +86,7 @@ def tensor_table(model: Distribution) -> Table:
 
 
 def layer_table(grid: Layers) -> Table:
-    """Return one row a layer."""
+    """One row for each layer."""
     return share_table(f"{len(grid.layers)} layers of {grid.stack}", ">layer", grid.totals)
 
 
@@ -100,7 +100,7 @@ _TYPES: _Shown = (("types", lambda share: named(share.types, 2)),)
 
 
 def compared(title: str, head: str, sides: Sequence[Sequence[Share]], shown: _Shown) -> tuple[Table, ...]:
-    """Set the models' shares side by side: in one table, or where that gets too wide in one for each of `shown`."""
+    """Set the models' shares side by side: in one table, or if that gets too wide in one for each of `shown`."""
     if len(sides) <= _MAX_WIDE or len(shown) == 1:
         return (_compared(title, head, sides, shown),)
     return tuple(
@@ -109,7 +109,7 @@ def compared(title: str, head: str, sides: Sequence[Sequence[Share]], shown: _Sh
 
 
 def _compared(title: str, head: str, sides: Sequence[Sequence[Share]], shown: _Shown) -> Table:
-    """Return one row a name, and for each model the columns of `shown`; a dash where a model has no such share."""
+    """One row for each name, with the columns of `shown` for each model; a dash if a model lacks this share."""
     by_name = [{share.name: share for share in side} for side in sides]
     names = dict.fromkeys(name for side in by_name for name in side)
     heads = [head]
@@ -132,7 +132,7 @@ def _sorted_rows(tables: Iterable[Table], key: Callable[[str], int]) -> tuple[Ta
 
 
 def compared_tables(report: Report, by: ReportBy) -> tuple[Table, ...]:
-    """Return the tables that set the models of `report` side by side."""
+    """The tables that set the models of `report` side by side."""
     models = report.models
     if by is ReportBy.TYPE:
         return compared("by type", "type", [model.by_type for model in models], _SIZE + _SHARE)
@@ -146,13 +146,13 @@ def compared_tables(report: Report, by: ReportBy) -> tuple[Table, ...]:
 
 
 def compared_devices(report: Report) -> tuple[Table, ...]:
-    """Return bytes per device of several models."""
+    """Bytes per device of several models."""
     sides = [model.placement.devices if model.placement else () for model in report.models]
     return compared("by device", "device", sides, _SIZE + _SHARE)
 
 
 def stacks(report: Report) -> tuple[str, ...]:
-    """Return the stacks that occur in any model, in order of first sight."""
+    """The stacks of all models, in order of first occurrence."""
     return tuple(dict.fromkeys(grid.stack for model in report.models for grid in model.by_layer))
 
 
@@ -178,7 +178,7 @@ def _tensor_cells(row: TensorRow | None) -> tuple[str, str]:
 
 
 def csv_table(report: Report, by: ReportBy) -> Table:
-    """Return one flat table with raw numbers: bytes, counts, bits per weight; a row says which model it is of."""
+    """One flat table with raw numbers: bytes, counts, bits per weight; the first column is the model."""
     heads, rows = _FLAT[by]
     return Table(
         title="",
@@ -230,11 +230,11 @@ _FLAT: dict[ReportBy, tuple[tuple[str, ...], _Rows]] = {
 
 
 def percent(share: float) -> str:
-    """Return a share (0 to 1) as per cent; what is there but rounds to nothing is said to be below 0.1%."""
+    """A share (0 to 1) as per cent; a share above 0 that rounds to 0 is shown as below 0.1%."""
     return "<0.1%" if 0 < share < 0.0005 else f"{share * 100:.1f}%"
 
 
 def named(types: Sequence[str], limit: int = _MAX_TYPES) -> str:
-    """Return type names with commas; beyond `limit` only their number."""
+    """Type names with commas; beyond `limit` only their number."""
     more = f" +{len(types) - limit}" if len(types) > limit else ""
     return ", ".join(types[:limit]) + more

@@ -5,8 +5,6 @@ Cells may come from a file. Text renderers escape what a terminal could act on; 
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,13 +16,13 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 _CELL_LIMIT = 4096
-# What means something to markdown; an underscore inside a word does not, and type names are full of them.
+# Markdown's special characters; an underscore inside a word is none, and type names are full of them.
 _MARKDOWN = re.compile(r"[\\`*{}\[\]<>|#~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 
 @record
 class Column:
-    """A column's heading; numbers are set to the right."""
+    """A heading, and whether cells are aligned to the right, as numbers are."""
 
     name: str
     right: bool = False
@@ -48,7 +46,7 @@ class Table:
 
 
 def render_text(table: Table) -> str:
-    """Return the table as aligned plain text; the last column is not padded."""
+    """The table as aligned plain text; the last column is not padded."""
     names = tuple(column.name for column in table.columns)
     rows = [tuple(printable(cell, _CELL_LIMIT) for cell in row) for row in (names, *table.rows)]
     widths = [max(len(row[index]) for row in rows) for index in range(len(names))]
@@ -63,7 +61,7 @@ def render_text(table: Table) -> str:
 
 
 def render_rich(table: Table) -> RenderableType:
-    """Return the table for a rich console; no text of a file is read as markup."""
+    """The table for a rich console; no text of a file is read as markup."""
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -79,7 +77,7 @@ def render_rich(table: Table) -> RenderableType:
 
 
 def render_markdown(table: Table) -> str:
-    """Return the table in GitHub's markdown."""
+    """The table in GitHub's markdown."""
     heads = [markdown_text(column.name) for column in table.columns]
     rules = ["---:" if column.right else ":---" for column in table.columns]
     rows = [[markdown_text(cell) for cell in row] for row in table.rows]
@@ -89,7 +87,10 @@ def render_markdown(table: Table) -> str:
 
 
 def render_csv(table: Table) -> str:
-    """Return the table as csv with a heading line."""
+    """The table as csv with a heading line."""
+    import csv  # half a millisecond of every start otherwise
+    import io
+
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([printable(column.name) for column in table.columns])
@@ -98,7 +99,7 @@ def render_csv(table: Table) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Return `text` so that markdown shows it as it is, and a terminal can do nothing with it."""
+    """`text` escaped, so that markdown shows it unchanged and a terminal does not act on it."""
     return _MARKDOWN.sub(r"\\\g<0>", printable(text, _CELL_LIMIT))
 
 
@@ -108,5 +109,5 @@ def columns(*names: str) -> tuple[Column, ...]:
 
 
 def text_of(tables: Sequence[Table]) -> str:
-    """Return several tables as plain text, a blank line between them."""
+    """Several tables as plain text, with a blank line between them."""
     return "\n".join(render_text(table) for table in tables)

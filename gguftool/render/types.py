@@ -1,4 +1,4 @@
-"""The type table, and what there is to say of one name."""
+"""The table of types, and the description of one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gguftool.render.table import Table, columns
 class TypeRow:
     """One tensor type as ``gguftool types --json`` gives it; sizes in bytes, `block` in elements.
 
-    `dequantized_by` is ``numpy``, ``gguf`` or ``gguftool``; empty where nobody here knows what the bytes mean.
+    `dequantized_by` is ``numpy``, ``gguf`` or ``gguftool``; empty if nothing here decodes the bytes.
     `quantizers` are the back ends of `gguftool quantize` that make it, whether they are installed here or not.
     """
 
@@ -35,7 +35,7 @@ class TypeRow:
 
 
 def type_rows(name: str | None = None) -> tuple[TypeRow, ...]:
-    """Return the types that may occur in files, or the one called `name`; `PlanError` explains a name that is none."""
+    """The types that may occur in files, or the one called `name`; raises `PlanError` that explains an unknown name."""
     if name is None:
         return tuple(_row(traits) for traits in TYPES.values() if traits.in_files)
     traits = find_type(name)
@@ -45,7 +45,7 @@ def type_rows(name: str | None = None) -> tuple[TypeRow, ...]:
 
 
 def types_table(rows: tuple[TypeRow, ...]) -> Table:
-    """Return the rows as a table."""
+    """The rows as a table."""
     sizes = (">block", ">bytes", ">row meta", ">rows", ">bpw")
     heads = columns(">id", "name", *sizes, "engines", "imatrix", "repack of", "dequantized", "made by")
     cells = tuple(
@@ -69,7 +69,7 @@ def types_table(rows: tuple[TypeRow, ...]) -> Table:
 
 
 def describe_type(row: TypeRow) -> str:
-    """Return what there is to say of one type beyond its row."""
+    """The facts about one type that are not in its row."""
     lines = [f"{row.name} (tensor type {row.id}, {row.alias} in recipes)"]
     if not TYPES[row.id].in_files:
         lines.append("An engine makes it at run time; it does not belong in a file.")

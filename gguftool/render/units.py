@@ -10,7 +10,7 @@ _SIZE = re.compile(r"(?P<number>[0-9]+(\.[0-9]+)?)\s*(?P<unit>[KMGT]?I?)B?", re.
 
 
 def parse_size(text: str) -> int:
-    """Return bytes: ``48G`` is 48e9, ``48GiB`` 48 * 2^30, fractions are allowed; raise `ValueError` for other text."""
+    """Parse bytes: ``48G`` is 48e9, ``48GiB`` 48 * 2^30, fractions are allowed; raise `ValueError` for other text."""
     match = _SIZE.fullmatch(text.strip())
     units = _DECIMAL | _BINARY
     if match is None or match["unit"].upper() not in units:
@@ -23,7 +23,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(nbytes: int) -> str:
-    """Return bytes in binary units with three significant digits: ``231 GiB``, ``1.21 MiB``, ``96 B``."""
+    """Bytes in binary units with three significant digits: ``231 GiB``, ``1.21 MiB``, ``96 B``."""
     size, units = float(nbytes), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
     while size >= 999.5 and len(units) > 1:
         size /= 1024
@@ -34,7 +34,7 @@ def format_size(nbytes: int) -> str:
 
 
 def format_count(number: int) -> str:
-    """Return a count in decimal units: ``135 M``, ``671 B``."""
+    """A count in decimal units: ``135 M``, ``671 B``."""
     size, units = float(number), ["", " K", " M", " B", " T"]
     while size >= 999.5 and len(units) > 1:
         size /= 1000

@@ -1,1 +1,1 @@
-"""One module a command: parse, one library call, show."""
+"""One module for each command: parse, one library call, show."""

@@ -1,4 +1,4 @@
-"""The diff command: in what two models differ."""
+"""The diff command: the differences between two models."""
 
 from __future__ import annotations
 

@@ -9,11 +9,11 @@ import typer
 
 from gguftool.analysis.dump import dump as make_dump
 from gguftool.cli.shared.console import remark, write, write_bytes
+from gguftool.cli.shared.imatrices import describe_if_imatrix, imatrix_instead, show_imatrix
 from gguftool.cli.shared.options import Csv, Json, Markdown, ModelArgument, ThisFileOnly, one_format
 from gguftool.cli.shared.patterns import check_patterns
 from gguftool.cli.shared.show import show
 from gguftool.errors import FormatError, PlanError, printable
-from gguftool.format.header import is_imatrix
 from gguftool.format.kv import ValueType
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
@@ -63,7 +63,10 @@ def dump(
     try:
         opened = open_model(model, this_file_only=this_file_only)
     except FormatError as error:
-        _dump_legacy_imatrix(model, error, chosen, key, name_filter)
+        legacy = imatrix_instead(model, error)
+        if key is not None:
+            raise
+        show_imatrix(legacy, chosen, name_filter=name_filter)
         return
     if key is not None:
         _print_value(opened, key, array_limit)
@@ -71,23 +74,11 @@ def dump(
     if array_limit is None and chosen is not Format.JSON:
         array_limit = _TEXT_ARRAY_LIMIT
     report = make_dump(opened, name_filter=name_filter, array_limit=array_limit, kvs=not no_kv, tensors=not no_tensors)
-    if not no_tensors and is_imatrix(opened.kvs):
-        from gguftool.cli.shared.imatrices import describe_if_imatrix  # noqa: PLC0415 - for imatrices alone
-
+    if not no_tensors:
         report = replace(report, imatrix=describe_if_imatrix(opened, name_filter))
     for text in report.remarks:
         remark(text)
     show(report, chosen, kvs=not no_kv, tensors=not no_tensors)
-
-
-def _dump_legacy_imatrix(spec: str, error: FormatError, chosen: Format, key: str | None, name_filter: str) -> None:
-    """Dump a file that is not a GGUF as a legacy imatrix; raise `error` if it is none, or `key` names metadata."""
-    from gguftool.cli.shared.imatrices import imatrix_instead, show_imatrix  # noqa: PLC0415 - for imatrices alone
-
-    legacy = imatrix_instead(spec, error)
-    if key is not None:
-        raise error
-    show_imatrix(legacy, chosen, name_filter=name_filter)
 
 
 def _print_value(model: Model, key: str, array_limit: int | None) -> None:

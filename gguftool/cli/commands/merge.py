@@ -1,7 +1,7 @@
 """The merge command.
 
 What plans and writes is imported where it is used, unlike in other commands: at the top it would make `merge --help`
-a quarter slower (benchmarks/startup.py has its bar).
+take 1.4 times as long (benchmarks/startup.py holds its bar).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gguftool.storage.plan import Plan, Request
     from gguftool.storage.sources.source import Source
 
-# Options that say how to run, and not what comes out.
+# Options that change how to run, and not the output.
 _OF_A_RUN = frozenset(
     {
         "models",
@@ -151,13 +151,13 @@ def _read_recipe(name: str | None) -> tuple[Recipe | None, tuple[Source, ...]]:
 
 
 def _verify_maps(models: Sequence[Model], plan: Plan) -> None:
-    """Hash the shards that `plan` reads and a tensors.map lies beside; raise one `SourceError` for all that differ."""
+    """Hash the shards that `plan` reads and a tensors.map lists; raise one `SourceError` for all that differ."""
     from gguftool.model.companions import find_maps
 
     bad: list[str] = []
     used = {use.name for use in plan.preview().uses}
     for model in models:
-        # Hashing what is far away would fetch all of it, also what the plan does not use.
+        # Hashing a remote file would fetch all of it, also what the plan does not use.
         files = [file for file in model.files if file.source.name in used and not file.source.is_remote]
         entries = tuple(entry for entries in find_maps(files).values() for entry in entries)
         if entries:
@@ -167,7 +167,7 @@ def _verify_maps(models: Sequence[Model], plan: Plan) -> None:
 
 
 def _differing(files: Sequence[ModelFile], entries: tuple[MapEntry, ...]) -> Iterator[str]:
-    """Yield what is not as `entries` of a tensors.map say."""
+    """Yield a line for each shard that differs from its entry."""
     from gguftool.analysis.verify import verify_against_map
 
     with progress_bar(sum(file.source.size for file in files)) as progress:
@@ -179,7 +179,7 @@ def _differing(files: Sequence[ModelFile], entries: tuple[MapEntry, ...]) -> Ite
 
 
 def _consume_request(context: typer.Context) -> Request | None:
-    """Make the record of the command line that a journal keeps, or None without --consume; refuse contradictions."""
+    """Record the command line for the journal, or return None without --consume; refuse contradictions."""
     from gguftool.storage.plan import Request
     from gguftool.surgery.inputs import models_named
 

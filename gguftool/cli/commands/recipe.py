@@ -147,7 +147,7 @@ def convert(
 
 
 def _open(spec: str) -> Model:
-    """Open the model; what it lacks is said, because a recipe cannot be judged by it."""
+    """Open the model; warn if it is incomplete, since a recipe cannot be judged by missing tensors."""
     model = open_model(spec)
     for text in model.remarks:
         remark(text)

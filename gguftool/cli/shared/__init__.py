@@ -1,1 +1,1 @@
-"""What commands share: options, the console, writing, signals."""
+"""Shared by commands: options, the console, showing, writing, signals."""

@@ -13,11 +13,11 @@ from gguftool.errors import ExecuteError, printable, without_secrets
 
 
 class ReaderGone(BaseException):
-    """Whoever read standard output went away; not an `OSError`, which the command line library would exit 1 on."""
+    """The reader of standard output is gone; not an `OSError`, for which the command line library would exit with 1."""
 
 
 def prepare_streams() -> None:
-    """Let names that the terminal's encoding lacks be shown escaped instead of ending the program.
+    """Escape characters that the terminal's encoding lacks, instead of ending the program.
 
     A closed standard error becomes a silent one: `print` would put its text into the data instead.
     """
@@ -56,7 +56,7 @@ def write_exactly(text: str) -> None:
 
 @contextmanager
 def standard_output() -> Iterator[Any]:
-    """Lend standard output; raise `ReaderGone`, or `ExecuteError` where it is closed or cannot take the data."""
+    """Yield standard output; raise `ReaderGone`, or `ExecuteError` if it is closed or cannot take the data."""
     if sys.stdout is None:
         raise ExecuteError("is closed", source="standard output")
     try:
@@ -69,17 +69,17 @@ def standard_output() -> Iterator[Any]:
 
 
 def drop_stdout() -> None:
-    """Point standard output at nothing, so that a later flush of what could not be written stays silent."""
+    """Point standard output at nothing, so that a later flush of unwritten data stays silent."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def remark(text: str) -> None:
-    """Tell the user something about what is done, on standard error."""
+    """Print a note to the user on standard error."""
     _say(f"note: {printable(without_secrets(text), 4096)}")
 
 
 def _say(line: str) -> None:
-    """Print to standard error; that nobody reads it is no reason to stop."""
+    """Print to standard error; continue if nobody reads it."""
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:
@@ -99,7 +99,7 @@ def fail(text: str, problems: Sequence[str] = ()) -> None:
 def progress_bar(total: int, what: str | None = None) -> Iterator[Callable[[int], Any]]:
     """Yield a callback that takes the bytes done since its last call.
 
-    On a terminal a bar is drawn, with `what` before it, the rate and the time left; elsewhere nothing.
+    On a terminal it draws a bar with `what` before it, the rate and the time left; elsewhere nothing.
     """
     if not sys.stderr.isatty():
         yield lambda nbytes: None

@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their values are read."""
+"""Options that several commands share, and the parsers of their values."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def local_path(text: str | Path) -> Path:
 
 
 def one_format(**given: bool) -> Format:
-    """The output format that the options say, text if none does; more than one is bad usage.
+    """The output format that is chosen, text if none is; more than one is bad usage.
 
     The keywords are the options' names, which are the formats'.
     """

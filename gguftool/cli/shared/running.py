@@ -1,4 +1,4 @@
-"""What commands that write do with a plan: show or execute it, and show what was written."""
+"""Running a plan for a command: show or execute it, and show the receipt."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _filler(layout: LayoutFlags, *, in_place: bool) -> Filler:
 def carry_out(plan: Plan, writing: Writing, *, hash_files: bool = False) -> Receipt | None:
     """Show the plan and return None if it is a dry run, else execute it and show the receipt.
 
-    `hash_files`: the receipt returned has the files' digests, which the user sees only with --hash.
+    `hash_files`: put the files' digests into the receipt returned; the user sees them only with --hash.
     """
     preview = plan.preview()
     for text in preview.remarks:

@@ -46,17 +46,16 @@ def show_parts(parts: Sequence[str | Part]) -> None:
 
 
 def show_as(data: T, text: Callable[[T], str], *, json: bool) -> None:
-    """Write data that is no report with renderers: as JSON, or as `text` renders it."""
+    """Write data without a registered renderer: as JSON, or rendered by `text`."""
     write(render(data, Format.JSON) if json else text(data))
 
 
 def show_receipt(receipt: Receipt, *, json: bool, model: str = "") -> None:
-    """Show what was written; with digests, those are the data, as `hash --files` and `hash` print them.
+    """Show the files written, or their digests if there are any, as `hash --files` and `hash` print them.
 
     `model` is the name of the model's first file, which lines of tensors begin with.
 
-    The files are the product, and complete: if standard output cannot take this, it goes to standard error, and the
-    exit code stays 0.
+    The files are complete: if standard output fails now, a note goes to standard error and the exit code stays 0.
     """
     try:
         if json or receipt.digests is None:

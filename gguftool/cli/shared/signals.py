@@ -1,4 +1,4 @@
-"""What a signal does: it ends the run, unless the outputs are being given their names already."""
+"""Signals: they end the run, unless the outputs are getting their final names already."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _stopping = False
 
 
 class Interrupted(BaseException):
-    """A signal asked the program to stop; everything unwinds, so that part files go."""
+    """A signal stops the program; the stack unwinds, so that part files are removed."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -21,7 +21,7 @@ class Interrupted(BaseException):
 
 
 def install() -> None:
-    """Turn the signals that ask a program to stop into `Interrupted`."""
+    """Turn the signals that stop a program into `Interrupted`."""
     for name in _NAMES:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
@@ -35,7 +35,7 @@ def ignore_signals() -> None:
 
 
 def publishing() -> None:
-    """From now on the run goes to its end: exit codes of a signal would deny that the outputs are there."""
+    """Finish the run from now on: the exit code of a signal would deny that the outputs exist."""
     global _publishing  # noqa: PLW0603 - signals are the process's
     _publishing = True
 
@@ -44,7 +44,7 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
     global _stopping  # noqa: PLW0603
     signal.signal(number, signal.SIG_DFL)  # a second Ctrl-C ends it at once
     if _stopping:
-        return  # another kind, as systems send two on the way down: undoing what the first interrupted goes on
+        return  # another kind, as systems send two when they shut down: continue to undo what the first interrupted
     if not _publishing:
         _stopping = True
         raise Interrupted(number)

@@ -1,4 +1,4 @@
-"""The options that all commands that write share, added to a command's signature by `writer`.
+"""The options that all writing commands share; `writer` adds them to a command's signature.
 
 Only what parsing needs is imported here, so that --help stays fast; `cli/shared/running.py` carries plans out.
 """
@@ -28,7 +28,7 @@ from gguftool.record import record
 
 @record
 class Writing:
-    """How to write and what to print, as the shared options of writers say."""
+    """How to write and what to print, by the shared options of writers."""
 
     dry_run: bool = False
     force: bool = False
@@ -41,7 +41,7 @@ class Writing:
 
 @record
 class LayoutFlags:
-    """How tensors are to lie in the output, as --align, --pad, --reserve and --force-sizes say."""
+    """How to lay out tensors in the output, by --align, --pad, --reserve and --force-sizes."""
 
     align: int | None = None
     pad: bool = False

@@ -51,7 +51,7 @@ class Piece:
 
 @record
 class Row:
-    """A row of a chart: what it counts, and the pieces of its bar."""
+    """A row of a chart: its name and numbers, and the pieces of its bar."""
 
     name: str
     ink: Ink | None
@@ -74,7 +74,7 @@ class HeatCell:
 
 @record
 class HeatRow:
-    """One role of a heat map; None where a layer has no such role."""
+    """One role of a heat map; None for a layer without this role."""
 
     role: str
     cells: tuple[HeatCell | None, ...]
@@ -92,7 +92,7 @@ class Heat:
 
 @record
 class TensorCells:
-    """One row of the tensor table: numbers to sort by, and what is shown."""
+    """One row of the tensor table: numbers to sort by, and the texts to show."""
 
     index: int
     name: str
@@ -109,7 +109,7 @@ class TensorCells:
 
 @record
 class Page:
-    """What the template shows of one model."""
+    """The template's data of one model."""
 
     path: str
     label: str
@@ -156,7 +156,7 @@ def _resource(name: str) -> str:
 
 
 def _colour_rules() -> str:
-    """Return a class for each colour; style attributes would need a laxer policy."""
+    """A class for each colour; style attributes would need a laxer policy."""
     return "".join(
         f".c{index} {{ background: {back}; fill: {back}; color: {ink}; }}\n"
         for index, (back, ink) in enumerate(COLOURS)
@@ -196,7 +196,7 @@ def _rows(
     *,
     lettered: bool = False,
 ) -> tuple[Row, ...]:
-    """Return a chart's rows; the longest bar fills its column, its pieces are the types."""
+    """The rows of a chart; the longest bar fills its column, its pieces are the types."""
     sizes: dict[str, Counter[str]] = {}
     for name, tensor in tensors:
         sizes.setdefault(name, Counter())[tensor.type] += tensor.nbytes

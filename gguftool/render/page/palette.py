@@ -35,14 +35,14 @@ NO_LETTER = "#"  # for the types beyond the alphabet
 
 @record
 class Ink:
-    """How one type is shown: its letter, and the index of its colours in `COLOURS`."""
+    """The look of one type: its letter, and the index of its colours in `COLOURS`."""
 
     letter: str
     colour: int
 
 
 def palette(bits: Mapping[str, float]) -> dict[str, Ink]:
-    """Return an ink for each type of `bits` (type name to bits per weight), ranked by them."""
+    """An ink for each type of `bits` (type name to bits per weight), ranked by them."""
     quantized, floats = _ranked(bits, quantized=True), _ranked(bits, quantized=False)
     letters = dict(zip((*quantized, *floats), ascii_uppercase, strict=False))
     colours = {name: _step(rank, len(quantized)) for rank, name in enumerate(quantized)}

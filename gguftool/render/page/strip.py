@@ -1,4 +1,4 @@
-"""The heat strip: layers from left to right, one row a role, one letter (and on a terminal one colour) a cell.
+"""The heat strip: layers from left to right, a row for each role, a letter (on a terminal also a colour) for each cell.
 
 An upper-case letter is a cell whose matrices are all of one type; a lower-case one holds several types, most of its
 bytes of that one.
@@ -17,14 +17,14 @@ from gguftool.render.page.palette import COLOURS, NO_LETTER, Ink
 if TYPE_CHECKING:
     from rich.text import Text
 
-TEXT_WIDTH = 100  # of a strip that goes to no terminal
+TEXT_WIDTH = 100  # columns of a strip that does not go to a terminal
 _MIN_LAYERS = 10
 _RULER_STEP = 10
 
 
 @record
 class StripRow:
-    """One row; `cells` has one entry a layer, None where the layer has no such role."""
+    """One row; `cells` has one entry for each layer, None if the layer lacks this role."""
 
     name: str
     cells: tuple[Cell | None, ...]
@@ -52,7 +52,7 @@ class Strip:
 def make_strip(
     title: str, grids: Sequence[tuple[str, Layers]], inks: Mapping[str, Ink], bits: Mapping[str, float]
 ) -> Strip:
-    """Return the strip of one stack of one or several models, whose rows are marked by the text beside each grid."""
+    """The strip of one stack; of several models, the text beside each grid marks its rows."""
     layers = tuple(sorted({layer for _, grid in grids for layer in grid.layers}))
     roles = [role.value for role in Role if any(role.value in grid.roles for _, grid in grids)]
     cells = {(mark, cell.role, cell.layer): cell for mark, grid in grids for cell in grid.cells}
@@ -69,7 +69,7 @@ def make_strip(
 
 
 def letter(cell: Cell | None, inks: Mapping[str, Ink]) -> str:
-    """Return the letter of a cell, a dot for none."""
+    """The letter of a cell, or a dot for None."""
     if cell is None:
         return "."
     upper = inks[cell.types[0]].letter
@@ -77,7 +77,7 @@ def letter(cell: Cell | None, inks: Mapping[str, Ink]) -> str:
 
 
 def strip_text(strip: Strip, width: int = TEXT_WIDTH) -> str:
-    """Return the strip as plain text of at most `width` columns, wrapped where it has more layers."""
+    """The strip as plain text of at most `width` columns, wrapped if it has more layers."""
     lines = [strip.title]
     for head, ruler, rows in _blocks(strip, width):
         lines.append(f"{'':{head}}{ruler}".rstrip())
@@ -87,7 +87,7 @@ def strip_text(strip: Strip, width: int = TEXT_WIDTH) -> str:
 
 
 def strip_rich(strip: Strip, width: int) -> Text:
-    """Return the strip for a rich console, cells on their type's colour."""
+    """The strip for a rich console, with cells on the colour of their type."""
     from rich.text import Text
 
     text = Text(f"{strip.title}\n", style="italic")
@@ -120,7 +120,7 @@ def _blocks(strip: Strip, width: int) -> list[tuple[int, str, list[tuple[StripRo
 
 
 def _ruler(layers: Sequence[int]) -> str:
-    """Number the first layer and each tenth above its column, as far as the numbers leave room."""
+    """Number the first layer and each tenth above its column, unless the numbers would touch."""
     ruler = ""
     for column, layer in enumerate(layers):
         if column >= len(ruler) + bool(ruler) and (not column or layer % _RULER_STEP == 0):
@@ -129,7 +129,7 @@ def _ruler(layers: Sequence[int]) -> str:
 
 
 def _entries(strip: Strip) -> list[tuple[str, Ink]]:
-    """Return each letter's words once; the types beyond the alphabet share one entry."""
+    """The words for each letter, once; the types beyond the alphabet share one entry."""
     lettered = {name: ink for name, ink in strip.inks.items() if ink.letter != NO_LETTER}
     entries = [(f"{name} {strip.bits[name]:.2f}", ink) for name, ink in lettered.items()]
     rest = [ink for ink in strip.inks.values() if ink.letter == NO_LETTER]
@@ -142,10 +142,10 @@ def _explanation(strip: Strip) -> str:
 
 
 def _legend(strip: Strip, width: int) -> list[str]:
-    """Return the legend, letter and type with its bits per weight, in lines of at most `width` columns."""
+    """The legend, letter and type with its bits per weight, in lines of at most `width` columns."""
     lines = [""]
-    for said, ink in _entries(strip):
-        entry = f"{ink.letter} = {said}"
+    for words, ink in _entries(strip):
+        entry = f"{ink.letter} = {words}"
         if lines[-1] and len(lines[-1]) + len(entry) + 3 > width:
             lines.append("")
         lines[-1] += f"   {entry}" if lines[-1] else entry
@@ -155,12 +155,12 @@ def _legend(strip: Strip, width: int) -> list[str]:
 
 def _append_legend(text: Text, strip: Strip, width: int) -> None:
     column = 0
-    for said, ink in _entries(strip):
-        if column and column + len(said) + 6 > width:
+    for words, ink in _entries(strip):
+        if column and column + len(words) + 6 > width:
             text.append("\n")
             column = 0
         text.append(f" {ink.letter} ", style=_style(ink))
-        text.append(f" {said}  ", style="not italic")
-        column += len(said) + 6
+        text.append(f" {words}  ", style="not italic")
+        column += len(words) + 6
     note = _explanation(strip)
     text.append(f"\n{note}\n" if note else "\n", style="dim not italic")
