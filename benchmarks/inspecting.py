@@ -31,17 +31,19 @@ _WAYS = {
     "report": """
 from gguftool.analysis.report import report
 from gguftool.model.opening import open_models
-from gguftool.render.report import report_text
+from gguftool.render.format import Format
+from gguftool.render.registry import render
 start = time.perf_counter()
-text = report_text(report(open_models(sys.argv[1])))
+text = render(report(open_models(sys.argv[1])), Format.TEXT)
 """,
     "diff": """
 from gguftool.analysis.diff.models import DiffOptions, diff_headers
 from gguftool.model.opening import open_model
-from gguftool.render.diff import render_diff_text
+from gguftool.render.format import Format
+from gguftool.render.registry import render
 start = time.perf_counter()
 model = open_model(sys.argv[1])
-text = render_diff_text(diff_headers(model, model, DiffOptions()))
+text = render(diff_headers(model, model, DiffOptions()), Format.TEXT)
 """,
     "check": """
 from gguftool.analysis.lint.check import check

@@ -5,11 +5,12 @@ Only ratios are judged. Both sides take turns in one run, so a slow machine is s
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,20 @@ def peak_of(command: Sequence[str | Path]) -> int:
     A bare interpreter starts it, because the kernel counts the memory of the starting process too.
     """
     return int(run((PYTHON, "-I", "-S", "-c", _TRAMPOLINE, *command)).splitlines()[-1]) << 10
+
+
+def cpu_of(command: Sequence[str | Path], folder: Path, environment: Mapping[str, str]) -> float:
+    """Run `command` in `folder`; return the seconds of processor time that it took, the system's part included.
+
+    Raises `RuntimeError` if it fails.
+    """
+    arguments, quiet = [str(part) for part in command], subprocess.DEVNULL
+    process = subprocess.Popen(arguments, cwd=folder, env=environment, stdout=quiet, stderr=quiet)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode != 0:
+        raise RuntimeError(f"{arguments} ended with {process.returncode}")
+    return usage.ru_utime + usage.ru_stime
 
 
 def wall(action: Callable[[], object]) -> float:

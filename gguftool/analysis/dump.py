@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from gguftool.analysis.imatrix import ImatrixReport
 from gguftool.format.ggml import type_name
 from gguftool.format.kv import KV, ValueType
 from gguftool.format.pattern import compile_pattern
 from gguftool.model.model import Model, Tensor
 from gguftool.record import record
+
+if TYPE_CHECKING:
+    from gguftool.analysis.imatrix import ImatrixReport  # a twentieth of the start-up of `gguftool dump`
 
 
 @record

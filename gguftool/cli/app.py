@@ -1,32 +1,87 @@
-"""The typer application: every command is imported here, each in a module of its own that imports little."""
+"""The typer application and the table of its commands; a command's module is imported when that command runs."""
 
 from __future__ import annotations
 
 import os
-from typing import Annotated
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from gguftool.cli.commands import (
-    check,
-    diff,
-    dump,
-    edit,
-    export,
-    fetch,
-    imatrix,
-    merge,
-    quantize,
-    recipe,
-    report,
-    split,
-    swap,
-    types,
+from gguftool.cli.shared.console import write_version
+
+_HERE = "gguftool.cli.commands"
+# Name, module and function (or the typer application of a group), and the first line of its help.
+COMMANDS = (
+    ("dump", f"{_HERE}.dump:dump", "Show what is inside: metadata and tensors."),
+    ("report", f"{_HERE}.report:report", "Show how parameters and bytes are distributed."),
+    ("diff", f"{_HERE}.diff:diff", "Show in what two models differ: metadata and tensors."),
+    (
+        "check",
+        f"{_HERE}.check:check",
+        "Find what is wrong: whether it is a GGUF, whether it is sound, whether it will run there.",
+    ),
+    ("split", f"{_HERE}.split:split", "Take a model apart into shards."),
+    ("merge", f"{_HERE}.merge:merge", "Put shards, or a mix of several quants, together."),
+    ("swap", f"{_HERE}.swap:swap", "Replace tensors by a donor's."),
+    ("edit", f"{_HERE}.edit:edit", "Change metadata."),
+    ("quantize", f"{_HERE}.quantize:quantize", "Make only the tensors anew that a recipe changes."),
+    ("export", f"{_HERE}.export:export", "Write tensors to a safetensors file."),
+    ("fetch", f"{_HERE}.fetch:fetch", "Fetch a model or some of its tensors, or repair a download."),
+    ("hash", f"{_HERE}.hash:hash_", "Print sha256 of each tensor's data, or check them."),
+    ("types", f"{_HERE}.types:types", "List the tensor types, or explain one."),
+    ("recipe", f"{_HERE}.recipe:app", "Check recipes, take them from models, and turn them into each other's formats."),
+    ("imatrix", f"{_HERE}.imatrix:app", "Show importance matrices, and convert them between their two formats."),
 )
-from gguftool.cli.commands import hash as hash_command
+# How similar a command's name is to one that is suggested for it, by difflib. Its default of 0.6 suggests `split` for
+# `list` (0.67: l, i and t are in both); two swapped letters of a name of four, as in `dmup`, are 0.75.
+_SIMILAR = 0.7
+
+
+class LazyCommand(TyperCommand):
+    """A row of the table: lists as a name and a summary, and becomes the real command when it is parsed."""
+
+    def __init__(self, name: str, target: str, summary: str) -> None:
+        super().__init__(name, help=summary, rich_markup_mode=None)
+        self._target = target
+
+    def load(self) -> Any:
+        """Import the command's module and build the command, or the group of commands."""
+        module, _, name = self._target.partition(":")
+        found = getattr(import_module(module), name)
+        if not isinstance(found, typer.Typer):
+            function, found = found, typer.Typer(rich_markup_mode=None, add_completion=False)
+            found.command(self.name)(function)
+        return typer.main.get_command(found)
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Parse `args` as the real command does; the context returned is that command's."""
+        return self.load().make_context(info_name, args, parent, **extra)
+
+
+class CommandTable(TyperGroup):
+    """The group of all commands in `COMMANDS`."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for row in COMMANDS:
+            self.add_command(LazyCommand(*row))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command that `args` starts with; for an unknown one suggest names that differ by a typo."""
+        name = args[0]
+        if name not in self.commands and not name.startswith("-") and not ctx.resilient_parsing:
+            from difflib import get_close_matches  # noqa: PLC0415 - for typos alone
+
+            near = ", ".join(map(repr, get_close_matches(name, self.commands, cutoff=_SIMILAR)))
+            ctx.fail(f"No such command {name!r}." + (f" Did you mean {near}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
     name="gguftool",
+    cls=CommandTable,
     help="Take GGUF model files apart and put them together again, tensor by tensor.",
     rich_markup_mode=None,
     no_args_is_help=True,
@@ -36,18 +91,15 @@ app = typer.Typer(
 )
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
-        from gguftool import __version__
-        from gguftool.cli.shared import console
-
-        console.write(f"gguftool {__version__}\n")
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        write_version()
         raise typer.Exit
 
 
 def _keep_heads(folder: str | None) -> None:
     if folder is not None:
-        from gguftool.storage.sources.head_cache import VARIABLE
+        from gguftool.storage.sources.head_cache import VARIABLE  # noqa: PLC0415 - for --cache alone
 
         os.environ[VARIABLE] = os.path.abspath(folder)
 
@@ -69,20 +121,3 @@ def _root(
     ] = False,
 ) -> None:
     """Take GGUF model files apart and put them together again, tensor by tensor."""
-
-
-app.command()(dump.dump)
-app.command()(report.report)
-app.command()(diff.diff)
-app.command()(check.check)
-app.command()(split.split)
-app.command()(merge.merge)
-app.command()(swap.swap)
-app.command()(edit.edit)
-app.command()(quantize.quantize)
-app.command()(export.export)
-app.command()(fetch.fetch)
-app.command("hash")(hash_command.hash_)
-app.add_typer(recipe.app, name="recipe")
-app.add_typer(imatrix.app, name="imatrix")
-app.command()(types.types)

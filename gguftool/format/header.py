@@ -41,6 +41,7 @@ DEFAULT_ALIGNMENT: Final = 32
 MAX_ALIGNMENT: Final = 1 << 20  # bytes; more only makes a file large, and hostile files ask for gigabytes of zeros
 ALIGNMENT_KEY: Final = "general.alignment"
 ARCHITECTURE_KEY: Final = "general.architecture"
+GENERAL_TYPE: Final = "general.type"
 
 # Limits, with reasons (and MAX_HEAD in `cursor`). All are far above what any published model holds.
 MAX_TENSORS: Final = 1 << 20  # bounds the memory of parsed infos; the largest unmerged MoE models hold about 70,000
@@ -346,3 +347,8 @@ def _serialize_infos(header: Header) -> bytes:
             struct.pack(f"{order}I{n_dims}{code}IQ", n_dims, *info.dims, info.type, info.offset),
         ]
     return b"".join(parts)
+
+
+def is_imatrix(kvs: Sequence[KV]) -> bool:
+    """Whether a GGUF with these metadata is an imatrix."""
+    return any(kv.key == GENERAL_TYPE and kv.type is ValueType.STRING and kv.value() == "imatrix" for kv in kvs)

@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from gguftool.errors import FormatError, GGUFToolError, PlanError, printable
 from gguftool.format.cursor import NeedMoreData
-from gguftool.format.header import MAGIC, Header, TensorInfo, parse
-from gguftool.format.kv import INTEGERS, KV, ByteOrder, ValueType
+from gguftool.format.header import MAGIC, Header, TensorInfo, is_imatrix, parse
+from gguftool.format.kv import INTEGERS, ByteOrder, ValueType
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,6 @@ MAX_IMATRIX: Final = 4 << 30  # bytes; held in memory; one of Kimi K2 (384 exper
 MAX_ENTRY_NAME: Final = 1024  # bytes; engines cut names at 63
 USUAL_CHUNK: Final = 512  # tokens; the default of llama-imatrix, which it also assumes for legacy files
 
-GENERAL_TYPE: Final = "general.type"
 KEY_DATASETS: Final = "imatrix.datasets"
 KEY_CHUNK_COUNT: Final = "imatrix.chunk_count"
 KEY_CHUNK_SIZE: Final = "imatrix.chunk_size"
@@ -121,11 +120,6 @@ class Imatrix:
 def expected_values(dims: Sequence[int]) -> int:
     """Return the number of values that llama-quantize expects for a tensor: ne[0] * ne[2]."""
     return math.prod((*dims[:1], *dims[2:3]))
-
-
-def is_imatrix(kvs: Sequence[KV]) -> bool:
-    """Whether a GGUF with these metadata is an imatrix."""
-    return any(kv.key == GENERAL_TYPE and kv.type is ValueType.STRING and kv.value() == "imatrix" for kv in kvs)
 
 
 def parse_imatrix(data: bytes, name: str) -> Imatrix:

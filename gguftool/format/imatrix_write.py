@@ -14,11 +14,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from gguftool.errors import PlanError, printable
-from gguftool.format.header import DEFAULT_ALIGNMENT, Header, TensorInfo, round_up, serialize
+from gguftool.format.header import DEFAULT_ALIGNMENT, GENERAL_TYPE, Header, TensorInfo, round_up, serialize
 from gguftool.format.imatrix import (
     COUNTS,
     F32,
-    GENERAL_TYPE,
     KEY_CHUNK_COUNT,
     KEY_CHUNK_SIZE,
     KEY_DATASETS,

@@ -1,4 +1,4 @@
-"""What a check found, as text: a line for each finding, the way out below it, a summary at the end."""
+"""The findings of a check as text: a line for each, the way out below it, a summary at the end."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from gguftool.analysis.lint.check import CheckReport
 from gguftool.analysis.lint.rules import Finding, Severity
 from gguftool.errors import printable
+from gguftool.render.format import Format
+from gguftool.render.registry import renders
 
 _LIMIT = 1 << 14
 
 
+@renders(CheckReport, Format.TEXT)
 def check_text(report: CheckReport) -> str:
-    """Return the report as text; whatever a file holds, one line stays one line."""
+    """The report as text; whatever a file holds, one line stays one line."""
     return "\n".join(printable(line, _LIMIT) for line in _lines(report)) + "\n"
 
 

@@ -16,24 +16,31 @@ from gguftool.analysis.diff.text import TextDifference
 from gguftool.errors import printable
 from gguftool.format.ftypes import FILE_TYPE_KEY, ftype_name
 from gguftool.record import record
-from gguftool.render.table import Table, columns, render_csv, render_markdown, render_text
+from gguftool.render.format import Format
+from gguftool.render.registry import renders
+from gguftool.render.table import Table, columns, render_csv, render_markdown
 from gguftool.render.units import format_size
 
 _LINE = 4096  # characters of a line of a text diff that are shown
 
 
 @record
-class TextDiff:
-    """Lines of a unified diff, safe for a terminal."""
+class Lines:
+    """Lines of text, safe for a terminal, where no blank line follows them: the summary, or a unified diff."""
 
     lines: tuple[str, ...]
 
+    def as_text(self) -> str:
+        """The lines with a final newline."""
+        return "\n".join(self.lines) + "\n"
 
-Section = Table | TextDiff
+    def as_rich(self, _width: int, /) -> str:
+        """The same: a terminal wraps them."""
+        return self.as_text()
 
 
 def summary(report: HeaderDiff) -> str:
-    """Return the difference in one line, without any text of a file."""
+    """The difference in one line, without any text of a file."""
     parts = [_headers_clause(report)]
     change = report.b.tensor_bytes - report.a.tensor_bytes
     if change:
@@ -82,38 +89,31 @@ def _and(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def diff_sections(report: HeaderDiff) -> tuple[Section, ...]:
-    """Return what is shown below the summary."""
-    return tuple(_sections(report))
+@renders(HeaderDiff, Format.TEXT)
+def diff_parts(report: HeaderDiff) -> Iterator[Table | Lines]:
+    """The summary, tables, and unified diffs of long texts."""
+    yield Lines(lines=(summary(report),))
+    yield from _sections(report)
 
 
-def render_diff_text(report: HeaderDiff) -> str:
-    """Return the whole diff as plain text."""
-    return "\n".join([summary(report) + "\n", *(section_text(section) for section in diff_sections(report))])
-
-
-def section_text(section: Section) -> str:
-    """Return one section as plain text."""
-    return render_text(section) if isinstance(section, Table) else "\n".join(section.lines) + "\n"
-
-
+@renders(HeaderDiff, Format.MARKDOWN)
 def render_diff_markdown(report: HeaderDiff) -> str:
-    """Return the whole diff in GitHub's markdown."""
+    """The whole diff in GitHub's markdown."""
     parts = [f"**{summary(report)}**\n"]
-    for section in diff_sections(report):
+    for section in _sections(report):
         parts.append(render_markdown(section) if isinstance(section, Table) else _fenced(section.lines))
     return "\n".join(parts)
 
 
 def _fenced(lines: Iterable[str]) -> str:
-    """Return `lines` in a code block whose fence no run of backticks inside can close."""
+    """`lines` in a code block, with a fence longer than any run of backticks inside."""
     body = "\n".join(lines)
     longest = max((len(run) for run in re.findall("`+", body)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}diff\n{body}\n{fence}\n"
 
 
-def _sections(report: HeaderDiff) -> Iterator[Section]:
+def _sections(report: HeaderDiff) -> Iterator[Table | Lines]:
     yield _sides_table(report)
     if report.metadata:
         yield _metadata_table(report.metadata)
@@ -149,7 +149,7 @@ def _many(count: int, where: str) -> str:
 
 
 def key_text(change: KVChange) -> str:
-    """Return the key, with the number of its occurrence where it is not the first."""
+    """The key, with the number of its occurrence unless it is the first."""
     return change.key if change.occurrence == 1 else f"{change.key} (occurrence {change.occurrence})"
 
 
@@ -158,13 +158,13 @@ def _metadata_table(changes: Sequence[KVChange]) -> Table:
     return Table(title=f"metadata: {len(rows):,}", columns=columns("", "key", "type", "A -> B"), rows=rows)
 
 
-def _text_diff(key: str, text: TextDifference) -> TextDiff:
+def _text_diff(key: str, text: TextDifference) -> Lines:
     lines = text.lines
     if not lines:
         cut = "... " if text.at else ""
         lines = (f"@@ from character {text.at + 1:,} @@", f"-{cut}{text.old_excerpt}", f"+{cut}{text.new_excerpt}")
     heads = f"--- A: {printable(key)}", f"+++ B: {printable(key)}"
-    return TextDiff(lines=(*heads, *(printable(line, _LINE) for line in lines)))
+    return Lines(lines=(*heads, *(printable(line, _LINE) for line in lines)))
 
 
 # --- tensors ---------------------------------------------------------------------------------------------------------
@@ -190,12 +190,12 @@ def _group_change(group: TensorGroup) -> str:
 
 
 def dims_text(dims: Iterable[int]) -> str:
-    """Return dims as they are written, row length first: ``256 x 768``."""
+    """Dims, row length first: ``256 x 768``."""
     return " x ".join(map(str, dims)) or "scalar"
 
 
 def _layers(layers: Sequence[int]) -> str:
-    """Return ``in 12 layers (0-5, 8-13)``."""
+    """``in 12 layers (0-5, 8-13)``."""
     if not layers:
         return ""
     runs = []
@@ -255,14 +255,14 @@ def _data_title(data: DataDiff) -> str:
 
 
 def types_text(one: TensorData) -> str:
-    """Return the types of both sides, or what else there is to say of one type."""
+    """The types of both sides; if they are the same, with the verdict on the bytes."""
     if one.old_type != one.new_type:
         return f"{one.old_type} -> {one.new_type}"
     return f"{one.old_type}, {'different bytes' if one.verdict is DataVerdict.DIFFERENT else one.verdict.value}"
 
 
 def _figures(errors: Errors | None, data: DataDiff) -> tuple[str, ...]:
-    """Return the cells under `_error_columns`, without the note."""
+    """The cells under `_error_columns`, without the note."""
     if errors is None:
         return ("",) * (len(_error_columns(data)) - 1)
     figures = [
@@ -277,7 +277,7 @@ def _figures(errors: Errors | None, data: DataDiff) -> tuple[str, ...]:
 
 
 def unweighted(one: TensorData) -> str:
-    """Return the note on a tensor, and whether the imatrix lacks it."""
+    """The note on a tensor, and whether the imatrix lacks it."""
     return "; ".join(filter(None, (one.note, "not in the imatrix" if one.weighted is False else "")))
 
 
@@ -292,7 +292,7 @@ def _unmeasured(total: DataTotal) -> str:
 
 
 def with_not_finite(note: str, errors: Errors | None) -> str:
-    """Return `note` and how many numbers were left out as they are none."""
+    """`note`, with the count of NaN and infinite values that were left out."""
     parts = [note] if note else []
     if errors and errors.not_finite:
         parts.append(f"NaN or infinite: {errors.not_finite_old:,} in A, {errors.not_finite_new:,} in B, left out")
@@ -308,8 +308,9 @@ _NO_FIGURES = ("",) * len(_FIGURES)
 _Row = tuple[str, ...]
 
 
+@renders(HeaderDiff, Format.CSV)
 def render_diff_csv(report: HeaderDiff) -> str:
-    """Return all differences as csv."""
+    """All differences as csv."""
     return render_csv(Table(title="", columns=_COLUMNS, rows=tuple(_rows(report))))
 
 
@@ -374,7 +375,7 @@ _FLOAT_DIGITS = 7  # what a float32 is good for: 1e-05 instead of 9.999999747378
 
 
 def value_text(value: Any, *, exact: bool = False) -> str:
-    """Return a scalar or a list as text; strings quoted and, unless `exact`, cut, floats in 7 digits."""
+    """A scalar or a list as text; strings quoted and, unless `exact`, cut, floats in 7 digits."""
     if isinstance(value, str):
         return f"'{printable(value, len(value) if exact else _TEXT_LIMIT)}'"
     if isinstance(value, float) and not exact:
@@ -385,7 +386,7 @@ def value_text(value: Any, *, exact: bool = False) -> str:
 
 
 def type_text(change: KVChange) -> str:
-    """Return the type of an entry, both where they differ; an array's element type in brackets."""
+    """The type of an entry, or both if they differ; the element type of an array in brackets."""
     names = dict.fromkeys(_type(side) for side in (change.old, change.new) if side)
     return " -> ".join(names)
 
@@ -395,7 +396,7 @@ def _type(side: KVSide) -> str:
 
 
 def describe_change(change: KVChange) -> str:
-    """Return what differs in one entry, in a line."""
+    """The difference in one entry, in a line."""
     if change.array:
         return _array_text(change.array)
     if change.text:
@@ -408,7 +409,7 @@ def describe_change(change: KVChange) -> str:
 
 
 def side_text(key: str, side: KVSide, *, exact: bool = False) -> str:
-    """Return an entry's value on one side; a file type with its name, an array as far as the report holds it."""
+    """The value of an entry on one side; a file type with its name, an array as far as the report holds it."""
     if side.element_type is not None:
         items = [value_text(item, exact=exact) for item in side.value] + ["..."] * side.truncated
         return f"[{', '.join(items)}]" + (f" ({side.count:,} entries)" if side.truncated else "")

@@ -6,20 +6,22 @@ from collections.abc import Iterator
 
 from gguftool.analysis.dump import Dump, KVEntry
 from gguftool.errors import printable
-from gguftool.render.imatrix import imatrix_heading, imatrix_table
+from gguftool.render.format import Format
+from gguftool.render.registry import renders
 from gguftool.render.table import Table, columns, markdown_text, render_csv, render_markdown
 from gguftool.render.units import format_size
 
 _TEXT_LIMIT = 120  # characters of a string value that a table shows
 
 
-def dump_tables(report: Dump, *, kvs: bool = True, tensors: bool = True) -> tuple[Table, ...]:
-    """Return the tables that show `report`: files where there are several, metadata, tensors."""
-    return tuple(_tables(report, kvs, tensors))
+@renders(Dump, Format.TEXT)
+def dump_parts(report: Dump, *, kvs: bool = True, tensors: bool = True) -> Iterator[str | Table]:
+    """The heading and the tables: files if there are several, metadata, tensors."""
+    yield _heading(report)
+    yield from _tables(report, kvs, tensors)
 
 
-def heading(report: Dump) -> str:
-    """Return the lines above the tables."""
+def _heading(report: Dump) -> str:
     first = report.files[0]
     total = sum(file.size for file in report.files)
     shards = f", {len(report.files):,} files" if len(report.files) > 1 else ""
@@ -28,6 +30,8 @@ def heading(report: Dump) -> str:
         f"{format_size(total)}{shards}, alignment {first.alignment}, data from offset {first.data_offset:,}"
     ]
     if report.imatrix:
+        from gguftool.render.imatrix import imatrix_heading
+
         lines.append(imatrix_heading(report.imatrix).rstrip("\n"))
     if report.missing:
         lines.append(f"missing: {', '.join(printable(name, 4096) for name in report.missing)}")
@@ -36,14 +40,16 @@ def heading(report: Dump) -> str:
     return "\n".join(lines) + "\n"
 
 
+@renders(Dump, Format.MARKDOWN)
 def dump_markdown(report: Dump, *, kvs: bool = True, tensors: bool = True) -> str:
-    """Return the tables in GitHub's markdown."""
-    blocks = [f"{markdown_text(line)}\n" for line in heading(report).splitlines()]
-    return "\n".join([*blocks, *map(render_markdown, dump_tables(report, kvs=kvs, tensors=tensors))])
+    """Heading and tables in GitHub's markdown."""
+    blocks = [f"{markdown_text(line)}\n" for line in _heading(report).splitlines()]
+    return "\n".join([*blocks, *map(render_markdown, _tables(report, kvs, tensors))])
 
 
-def dump_csv(report: Dump, *, tensors: bool = True) -> str:
-    """Return the tensors as csv, or without `tensors` the metadata; numbers plain, texts whole."""
+@renders(Dump, Format.CSV)
+def dump_csv(report: Dump, *, kvs: bool = True, tensors: bool = True) -> str:  # noqa: ARG001 - as the other formats
+    """The tensors as csv, or without `tensors` the metadata; numbers plain, texts whole."""
     return render_csv(_flat_tensors(report) if tensors else _flat_kvs(report))
 
 
@@ -94,6 +100,8 @@ def _tables(report: Dump, kvs: bool, tensors: bool) -> Iterator[Table]:
     if tensors:
         yield _tensors_table(report, several)
     if report.imatrix:
+        from gguftool.render.imatrix import imatrix_table
+
         yield imatrix_table(report.imatrix)
 
 

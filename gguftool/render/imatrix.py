@@ -7,14 +7,22 @@ from itertools import groupby
 
 from gguftool.analysis.imatrix import ImatrixReport, ImatrixTensor, ModelCoverage
 from gguftool.errors import listed, printable
+from gguftool.render.format import Format
+from gguftool.render.registry import renders
 from gguftool.render.table import Table, columns, markdown_text, render_csv, render_markdown
 
-_RUNS = 8  # runs of numbers that a cell shows
+_RUNS = 8  # of numbers in a cell
 _UNITS = {"legacy": "chunks", "gguf": "tokens"}
 
 
+@renders(ImatrixReport, Format.TEXT)
+def imatrix_parts(report: ImatrixReport) -> tuple[str | Table, ...]:
+    """The heading and the table of entries."""
+    return imatrix_heading(report), imatrix_table(report)
+
+
 def imatrix_heading(report: ImatrixReport) -> str:
-    """Return the lines above the tables."""
+    """The lines above the table."""
     return "\n".join(_lines(report)) + "\n"
 
 
@@ -43,7 +51,7 @@ def _coverage_lines(found: ModelCoverage) -> Iterator[str]:
 
 
 def imatrix_table(report: ImatrixReport) -> Table:
-    """Return the entries as a table."""
+    """The entries as a table."""
     unit = _UNITS[report.kind]
     heads = columns(">matrices", ">values", f">least {unit}", f">most {unit}", "without data", "tensor")
     rows = tuple(
@@ -60,14 +68,16 @@ def imatrix_table(report: ImatrixReport) -> Table:
     return Table(title=f"{len(rows):,} entries", columns=heads, rows=rows)
 
 
+@renders(ImatrixReport, Format.MARKDOWN)
 def imatrix_markdown(report: ImatrixReport) -> str:
-    """Return all of it in GitHub's markdown."""
+    """Heading and entries in GitHub's markdown."""
     lines = [f"{markdown_text(line.strip())}\n" for line in _lines(report)]
     return "\n".join([*lines, render_markdown(imatrix_table(report))])
 
 
+@renders(ImatrixReport, Format.CSV)
 def imatrix_csv(report: ImatrixReport) -> str:
-    """Return the entries as csv with plain numbers."""
+    """The entries as csv with plain numbers."""
     heads = columns("name", "matrices", "values", "least", "most", "unit", "without_data")
     rows = tuple(
         (
@@ -85,7 +95,7 @@ def imatrix_csv(report: ImatrixReport) -> str:
 
 
 def _without(one: ImatrixTensor) -> str:
-    """Return ``3 of 64 (5, 10-11)``, or nothing where all matrices have data."""
+    """``3 of 64 (5, 10-11)``, or nothing if all matrices have data."""
     if not one.without_data:
         return ""
     return f"{len(one.without_data):,} of {one.matrices:,} ({_runs(one.without_data)})"

@@ -15,11 +15,15 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from gguftool.render.format import Format
+from gguftool.render.registry import renders
+
 _NOT_ASCII = re.compile(r"[^\n\x20-\x7e]+")
 
 
-def render_json(report: Any) -> str:
-    """Return a report (dataclasses, tuples, dicts, scalars) as indented JSON with a final newline."""
+@renders(object, Format.JSON)
+def render_json(report: Any, **_: Any) -> str:
+    """A report (dataclasses, tuples, dicts, scalars) as indented JSON with a final newline; all of it, always."""
     text = json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return _NOT_ASCII.sub(_escaped, text)
 

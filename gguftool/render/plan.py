@@ -6,16 +6,19 @@ import os
 from collections.abc import Sequence
 
 from gguftool.errors import printable
+from gguftool.render.format import Format
+from gguftool.render.registry import renders
 from gguftool.render.table import Table, columns, text_of
 from gguftool.render.units import format_size
 from gguftool.storage.plan import BLOCK, Preview, Receipt
 
-_MAX_FILES = 20  # that a preview lists one by one
-_WORTH_A_HINT = 64 << 10  # bytes that could be shared and are not
+_MAX_FILES = 20  # to list one by one
+_WORTH_A_HINT = 64 << 10  # bytes that could be shared but are not
 
 
+@renders(Preview, Format.TEXT)
 def preview_text(preview: Preview) -> str:
-    """Return what a plan would write and take from where."""
+    """The files that a plan would write, and its sources."""
     outputs = preview.outputs
     uses = [(use.name, use.nbytes) for use in preview.uses]
     tables = [
@@ -33,21 +36,21 @@ def preview_text(preview: Preview) -> str:
 
 
 def _totals(preview: Preview) -> str:
-    """Say what is written, what of it comes from where, and what could be shared instead."""
-    said = [f"{format_size(preview.bytes_written)} to write, {format_size(preview.bytes_copied)} of it copied"]
+    """The bytes to write, where they come from, and how many could be shared instead."""
+    parts = [f"{format_size(preview.bytes_written)} to write, {format_size(preview.bytes_copied)} of it copied"]
     if preview.bytes_fetched:
-        said.append(f"{format_size(preview.bytes_fetched)} fetched over the network")
+        parts.append(f"{format_size(preview.bytes_fetched)} fetched over the network")
     if preview.bytes_congruent:
         shared = format_size(preview.bytes_congruent)
-        said.append(f"{shared} of that can be shared where the file system can (XFS, btrfs)")
+        parts.append(f"{shared} of that can be shared where the file system can (XFS, btrfs)")
     more = preview.bytes_congruent_padded - preview.bytes_congruent
     if more >= _WORTH_A_HINT:
-        said.append(f"{format_size(more)} more with --align {BLOCK}, or --pad where the command has it")
-    return ", ".join(said)
+        parts.append(f"{format_size(more)} more with --align {BLOCK}, or --pad where the command has it")
+    return ", ".join(parts)
 
 
 def _rows(files: Sequence[tuple[str, int]]) -> tuple[tuple[str, str], ...]:
-    """Return a row a file; of more than fit on a screen, a row a folder (`--json` lists every file)."""
+    """A row for each file; if they do not fit on a screen, for each folder (`--json` lists every file)."""
     if len(files) <= _MAX_FILES:
         return tuple((f"{nbytes:,}", name) for name, nbytes in files)
     folders: dict[str, list[int]] = {}
@@ -59,8 +62,9 @@ def _rows(files: Sequence[tuple[str, int]]) -> tuple[tuple[str, str], ...]:
     )
 
 
+@renders(Receipt, Format.TEXT)
 def receipt_text(receipt: Receipt) -> str:
-    """Return one line on what was written."""
+    """One line on the files written."""
     first, last = printable(str(receipt.paths[0]), 4096), printable(str(receipt.paths[-1]), 4096)
     freed = f", removed {len(receipt.freed):,} source file(s)" if receipt.freed else ""
     if len(receipt.paths) == 1:

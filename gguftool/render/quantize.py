@@ -1,14 +1,17 @@
-"""What `gguftool quantize --dry-run` prints."""
+"""The output of `gguftool quantize --dry-run`."""
 
 from __future__ import annotations
 
+from gguftool.render.format import Format
 from gguftool.render.plan import preview_text
+from gguftool.render.registry import renders
 from gguftool.render.table import Table, columns, text_of
 from gguftool.surgery.quantize.preview import QuantizePreview
 
 
+@renders(QuantizePreview, Format.TEXT)
 def quantize_preview_text(preview: QuantizePreview) -> str:
-    """Return where the tensors come from and how long quantizing takes, behind what the plan writes."""
+    """Where the tensors come from and how long quantizing takes, then the preview of the plan."""
     rows = [
         *((f"{share.tensors:,}", f"{share.nbytes:,}", f"copied from {share.source}", "") for share in preview.copied),
         *((f"{share.tensors:,}", f"{share.nbytes:,}", f"reused from {share.source}", "") for share in preview.reused),
@@ -32,7 +35,7 @@ def _time(preview: QuantizePreview) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return seconds as people say them: ``0.4 s``, ``12 s``, ``3 min``, ``2.5 h``; empty for None."""
+    """Seconds as people say them: ``0.4 s``, ``12 s``, ``3 min``, ``2.5 h``; empty for None."""
     if seconds is None:
         return ""
     if seconds < 10:

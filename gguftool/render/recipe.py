@@ -1,17 +1,28 @@
-"""A checked recipe as text: what it comes to, the findings, the rules, the types."""
+"""A checked recipe as text: the prediction, the findings, the rules, the types."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from gguftool.analysis.recipe import RecipeFinding, RecipeReport
 from gguftool.errors import listed, printable
+from gguftool.render.format import Format
+from gguftool.render.registry import renders
 from gguftool.render.table import Table, columns
 from gguftool.render.units import format_size
 
 _NAMES_SHOWN = 4
 
 
-def summary_text(report: RecipeReport) -> str:
-    """Return the prediction and the findings, the gravest first."""
+@renders(RecipeReport, Format.TEXT)
+def recipe_parts(report: RecipeReport) -> Iterator[str | Table]:
+    """The summary, and tables of the rules and of the types."""
+    yield _summary(report)
+    yield from _tables(report)
+
+
+def _summary(report: RecipeReport) -> str:
+    """The prediction and the findings, the gravest first."""
     lines = [
         f"{printable(report.recipe, 4096)}: {len(report.rules):,} rules for {report.tensors:,} tensors of "
         f"{printable(report.model, 4096)}",
@@ -25,8 +36,8 @@ def summary_text(report: RecipeReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def report_tables(report: RecipeReport) -> tuple[Table, ...]:
-    """Return the rules with the tensors that they take, and the types with their shares."""
+def _tables(report: RecipeReport) -> tuple[Table, ...]:
+    """The rules with the tensors that they take, and the types with their shares."""
     rules = tuple(
         (str(use.line), f"{use.tensors:,}", f"{use.matches:,}", use.target, use.pattern) for use in report.rules
     )

@@ -1,6 +1,6 @@
-"""A report as text, markdown and csv; JSON comes from `render/as_json.py`, the page from `render/html.py`.
+"""A report as text, markdown and csv; the page comes from `render/page/page.py`.
 
-A report is a few lines of words and then sections, tables and heat strips; what shows them decides how.
+A report has a few headings and then breakdowns, as tables and heat strips.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from collections.abc import Iterator
 
 from gguftool.analysis.report import Distribution, Report
 from gguftool.errors import listed, printable
+from gguftool.render.format import Format
 from gguftool.render.page.palette import palette
-from gguftool.render.page.strip import TEXT_WIDTH, Strip, make_strip, strip_text
+from gguftool.render.page.strip import Strip, make_strip, strip_text
+from gguftool.render.registry import renders
 from gguftool.render.report_tables import (
     ReportBy,
     compared_devices,
@@ -24,21 +26,21 @@ from gguftool.render.report_tables import (
     stacks,
     tensor_table,
 )
-from gguftool.render.table import Table, markdown_text, render_csv, render_markdown, render_text
+from gguftool.render.table import Table, markdown_text, render_csv, render_markdown
 from gguftool.render.units import format_count, format_size
-
-Section = Table | Strip
 
 _MAX_UNPLACED = 4
 
 
-def report_sections(report: Report, by: ReportBy | None = None) -> tuple[Section, ...]:
-    """Return what to show: broken down as `by` says, or by type, role and layer; and devices where placed."""
-    return tuple(_sections(report, by))
+@renders(Report, Format.TEXT)
+def report_parts(report: Report, by: ReportBy | None = None) -> Iterator[str | Table | Strip]:
+    """Headings, then breakdowns `by` one thing or by type, role and layer; and devices if tensors are placed."""
+    yield "".join(f"{line}\n" for line in headings(report))
+    yield from _sections(report, by)
 
 
 def headings(report: Report) -> tuple[str, ...]:
-    """Return the lines above the sections, safe to print: each model's name, label and claim, and what it is."""
+    """The lines above the breakdowns, safe to print: each model's name, label, claim and size."""
     lines = []
     for mark, model in _marked(report):
         lines += [f"{mark}{model.model}", *(f"  {line}" for line in model_lines(model))]
@@ -46,13 +48,13 @@ def headings(report: Report) -> tuple[str, ...]:
 
 
 def _marked(report: Report) -> list[tuple[str, Distribution]]:
-    """Return each model with the mark that its columns and rows have where there are several."""
+    """Each model with the mark of its columns and rows, empty for a single model."""
     several = len(report.models) > 1
     return [(f"#{index} " if several else "", model) for index, model in enumerate(report.models, start=1)]
 
 
 def model_lines(model: Distribution) -> tuple[str, ...]:
-    """Return what there is to say of one model: label, claim, what it is."""
+    """The headings of one model: label, claim, architecture and size."""
     kind = model.architecture or "no architecture named"
     name = f" '{model.name}'" if model.name else ""
     files = "1 file" if model.files == 1 else f"{model.files:,} files"
@@ -63,22 +65,15 @@ def model_lines(model: Distribution) -> tuple[str, ...]:
     return (label_text(model.label), model.label.claim.text, what, *_unplaced(model))
 
 
-def report_text(report: Report, by: ReportBy | None = None, width: int = TEXT_WIDTH) -> str:
-    """Return the report as plain text; strips are wrapped at `width` columns, tables are as wide as they are."""
-    blocks = ["\n".join(headings(report)) + "\n"]
-    for section in report_sections(report, by):
-        blocks.append(render_text(section) if isinstance(section, Table) else strip_text(section, width))
-    return "\n".join(blocks)
-
-
+@renders(Report, Format.MARKDOWN)
 def report_markdown(report: Report, by: ReportBy | None = None) -> str:
-    """Return the report in GitHub's markdown, strips as code blocks."""
+    """The report in GitHub's markdown, strips as code blocks."""
     blocks = []
     for mark, model in _marked(report):
         lines = [f"- {markdown_text(line)}" for line in model_lines(model)[1:]]
         name = markdown_text(f"{mark}{model.model}")
         blocks.append(f"## {name}\n\n**{label_text(model.label)}**\n\n" + "\n".join(lines) + "\n")
-    for section in report_sections(report, by):
+    for section in _sections(report, by):
         if isinstance(section, Table):
             blocks.append(render_markdown(section))
         else:
@@ -86,13 +81,14 @@ def report_markdown(report: Report, by: ReportBy | None = None) -> str:
     return "\n".join(blocks)
 
 
+@renders(Report, Format.CSV)
 def report_csv(report: Report, by: ReportBy | None = None) -> str:
-    """Return one csv table with raw numbers, by type unless `by` says otherwise."""
+    """One csv table with raw numbers, by type unless `by` says otherwise."""
     return render_csv(csv_table(report, by or ReportBy.TYPE))
 
 
 def strips_of(report: Report) -> tuple[Strip, ...]:
-    """Return the heat strips of all stacks; of several models with a row for each, all in the same letters."""
+    """The heat strips of all stacks; of several models, with a row for each and the same letters in all."""
     bits = type_bits(report)
     inks = palette(bits)
     strips = []
@@ -108,7 +104,7 @@ def strips_of(report: Report) -> tuple[Strip, ...]:
 
 
 def type_bits(report: Report) -> dict[str, float]:
-    """Return the true bits per weight of all types in `report`, over all its models."""
+    """The true bits per weight of all types in `report`, over all its models."""
     nbytes: Counter[str] = Counter()
     parameters: Counter[str] = Counter()
     for share in (share for model in report.models for share in model.by_type):
@@ -117,7 +113,7 @@ def type_bits(report: Report) -> dict[str, float]:
     return {name: nbytes[name] * 8 / parameters[name] if parameters[name] else 0.0 for name in nbytes}
 
 
-def _sections(report: Report, by: ReportBy | None) -> Iterator[Section]:
+def _sections(report: Report, by: ReportBy | None) -> Iterator[Table | Strip]:
     if by in (None, ReportBy.TYPE):
         yield from _tables(report, ReportBy.TYPE)
     if by in (None, ReportBy.ROLE):
@@ -157,7 +153,7 @@ def _devices(report: Report) -> Iterator[Table]:
 
 
 def _unplaced(model: Distribution) -> tuple[str, ...]:
-    """Name the tensors that no placement rule took."""
+    """A line with the tensors that no placement rule took, if there are any."""
     names = model.placement.unplaced if model.placement else ()
     if not names:
         return ()

@@ -5,8 +5,6 @@ Cells may come from a file. Text renderers escape what a terminal could act on; 
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -37,6 +35,14 @@ class Table:
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
+
+    def as_text(self) -> str:
+        """The table as aligned plain text; the last column is not padded."""
+        return render_text(self)
+
+    def as_rich(self, _width: int, /) -> RenderableType:
+        """The table for a rich console, which fits it to its own width."""
+        return render_rich(self)
 
 
 def render_text(table: Table) -> str:
@@ -82,6 +88,9 @@ def render_markdown(table: Table) -> str:
 
 def render_csv(table: Table) -> str:
     """Return the table as csv with a heading line."""
+    import csv  # half a millisecond of every start otherwise
+    import io
+
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([printable(column.name) for column in table.columns])

@@ -12,9 +12,11 @@ from gguftool.analysis.placement import parse_rules
 from gguftool.analysis.report import Distribution, Report, distribution, report
 from gguftool.model.opening import open_model, open_models
 from gguftool.model.roles import Role
+from gguftool.render.format import Format
 from gguftool.render.json_text import render_json
 from gguftool.render.page.strip import strip_rich, strip_text
-from gguftool.render.report import report_csv, report_markdown, report_text, strips_of
+from gguftool.render.registry import render
+from gguftool.render.report import report_csv, report_markdown, strips_of
 from gguftool.render.report_tables import ReportBy, label_text, percent
 from gguftool.render.table import markdown_text
 from gguftool.storage.sources.local import LocalSource
@@ -23,6 +25,10 @@ from tests.support.hostile_text import HOSTILE
 from tests.support.paths import FIXTURES, REPO
 from tests.support.report_model import EMBD, EXPERTS, FF, Spec, gguf, golden, moe_kvs, moe_tensors, write_moe, write_set
 from tests.support.text_command import run_text
+
+
+def report_text(made: Report, by: ReportBy | None = None) -> str:
+    return render(made, Format.TEXT, by=by)
 
 
 @pytest.fixture(autouse=True)

@@ -14,20 +14,13 @@ from pathlib import Path
 
 import pytest
 
+import gguftool
 from tests.support import builders as b
-from tests.support.command import environment, one_error_line, run_gguftool
+from tests.support.command import commands, environment, one_error_line, run_gguftool
 from tests.support.faults import tree
 from tests.support.paths import FIXTURES, REPO
 
 DEMO = FIXTURES / "demo.gguf"
-
-
-def commands() -> list[str]:
-    from typer.main import get_command
-
-    from gguftool.cli.app import app
-
-    return sorted(get_command(app).commands)  # type: ignore[attr-defined]
 
 
 @pytest.fixture
@@ -42,11 +35,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize("command", commands())
 def test_every_command_has_help_and_every_option_is_explained(command: str) -> None:
-    from typer.main import get_command
-
-    from gguftool.cli.app import app
-
-    found = get_command(app).commands[command]  # type: ignore[attr-defined]
+    found = commands()[command]
     assert found.help
     assert found.help.split("\n")[0].endswith(".")
     unexplained = [
@@ -56,7 +45,9 @@ def test_every_command_has_help_and_every_option_is_explained(command: str) -> N
 
 
 def test_help_version_and_no_arguments() -> None:
-    assert run_gguftool("--version").stdout.startswith(b"gguftool 0.")
+    version = run_gguftool("--version")
+    assert (version.returncode, version.stdout) == (0, f"gguftool {gguftool.__version__}\n".encode())
+    assert run_gguftool("--cache", ".", "--version", "nonsense").stdout == version.stdout
     for args in (["--help"], ["-h"], []):
         done = run_gguftool(*args)
         assert all(command in (done.stdout + done.stderr).decode() for command in commands())
@@ -386,13 +377,17 @@ def test_kill_leaves_no_final_name_and_the_next_run_succeeds(folder: Path) -> No
 # --- start-up --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("line", ["--help", f"dump {shlex.quote(str(DEMO))} --json", "types"])
+@pytest.mark.parametrize(
+    "line", ["--help", f"dump {shlex.quote(str(DEMO))}", f"dump {shlex.quote(str(DEMO))} --json", "types"]
+)
 def test_start_up_pays_for_no_heavy_import(line: str) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "gguftool", *shlex.split(line)]
     done = subprocess.run(command, capture_output=True, check=True, env=environment(), cwd=REPO)
     loaded = imported(done.stderr)
     assert not loaded & {"numpy", "gguf", "safetensors", "huggingface_hub", "fsspec", "jinja2", "tqdm", "rich"}
-    assert not loaded & {"ssl", "urllib3", "http"}  # a local model pays for no network
+    assert not loaded & {"ssl", "urllib3", "http"}  # a local model needs no network
+    assert not loaded & {"ctypes", "concurrent.futures", "logging"}
+    assert ("json" in loaded) == ("--json" in line)
 
 
 def imported(said: bytes) -> set[str]:
@@ -406,8 +401,14 @@ def imported(said: bytes) -> set[str]:
 def test_what_a_writer_does_not_do_is_not_loaded(folder: Path, line: str) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "gguftool", *shlex.split(line)]
     loaded = imported(subprocess.run(command, capture_output=True, check=True, env=environment()).stderr)
-    assert not loaded & {"_hashlib", "json", "ctypes", "concurrent.futures", "logging", "gguftool.format.recipe"}
-    unused = {"hashing", "consume", "consuming", "in_place", "undo", "remote.http"}
+    assert not loaded & {"json", "ctypes", "concurrent.futures", "logging", "gguftool.format.recipe"}
+    unused = {
+        "execute.output_digests",
+        "execute.consume",
+        "execute.consume_journal",
+        "execute.in_place",
+        "sources.http",
+    }
     assert not loaded & {f"gguftool.storage.{name}" for name in unused}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import environment
+from tests.support.command import commands, environment
 from tests.support.paths import FIXTURES, REPO
 
 PAGE = REPO / "docs" / "mixing.md"
@@ -60,12 +60,10 @@ def test_nothing_that_the_page_says_fails_was_written(tmp_path: Path) -> None:
 
 
 def test_the_pages_options_exist() -> None:
-    from typer.main import get_command
-
-    from gguftool.cli.app import app
-
-    commands = get_command(app).commands.values()  # type: ignore[attr-defined]
     known = {
-        option for command in commands for param in command.params for option in (*param.opts, *param.secondary_opts)
+        option
+        for command in commands().values()
+        for param in command.params
+        for option in (*param.opts, *param.secondary_opts)
     }
     assert set(re.findall(r"`(--[a-z-]+)", PAGE.read_text(encoding="utf-8"))) <= known

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 
-from gguftool.cli.app import app
+from tests.support.command import commands
 from tests.support.paths import REPO
 
 DOCS = REPO / "docs"
@@ -33,10 +32,6 @@ def _sections(text: str, marker: str) -> dict[str, str]:
     """Return heading -> text of the sections whose headings start with `marker`."""
     parts = re.split(rf"^{marker} (.+)$", text, flags=re.MULTILINE)
     return dict(zip(parts[1::2], parts[2::2], strict=True))
-
-
-def _commands() -> dict[str, Any]:
-    return dict(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
 
 
 def _long_options(command: Any) -> set[str]:
@@ -53,25 +48,25 @@ CLI_SECTIONS = {
 
 
 def test_every_command_has_a_section_and_every_section_a_command() -> None:
-    assert {f"gguftool {name}" for name in _commands()} == set(CLI_SECTIONS)
+    assert {f"gguftool {name}" for name in commands()} == set(CLI_SECTIONS)
 
 
-@pytest.mark.parametrize("name", _commands())
+@pytest.mark.parametrize("name", commands())
 def test_every_option_is_documented_and_every_documented_option_exists(name: str) -> None:
     described = re.sub(r"```console\n.+?```", "", CLI_SECTIONS[f"gguftool {name}"], flags=re.DOTALL)
-    assert set(_LONG_OPTION.findall(described)) == _long_options(_commands()[name])
+    assert set(_LONG_OPTION.findall(described)) == _long_options(commands()[name])
 
 
-@pytest.mark.parametrize("name", _commands())
+@pytest.mark.parametrize("name", commands())
 def test_every_subcommand_is_named(name: str) -> None:
     section = CLI_SECTIONS[f"gguftool {name}"]
-    subcommands = getattr(_commands()[name], "commands", {})
+    subcommands = getattr(commands()[name], "commands", {})
     assert [sub for sub in subcommands if f"{name} {sub}" not in section] == []
 
 
-@pytest.mark.parametrize("name", _commands())
+@pytest.mark.parametrize("name", commands())
 def test_every_command_and_option_has_help(name: str) -> None:
-    command = _commands()[name]
+    command = commands()[name]
     assert command.help
     assert [param.name for param in command.params if not getattr(param, "help", None)] == []
 
@@ -173,22 +168,22 @@ def test_commands_print_the_reports_that_are_documented(command: str, beside_the
 
 
 def test_every_command_with_json_is_run_for_it() -> None:
-    with_json = {name for name, command in _commands().items() if "--json" in _long_options(command)}
+    with_json = {name for name, command in commands().items() if "--json" in _long_options(command)}
     assert {command.split()[0] for command in JSON_RUNS} == with_json
 
 
-def _set_up_commands() -> list[str]:
+def _set_upcommands() -> list[str]:
     return re.findall(r"```sh\n(.+?)\n```", README, flags=re.DOTALL)
 
 
 def test_readme_has_two_set_up_commands_of_one_line() -> None:
-    commands = _set_up_commands()
+    commands = _set_upcommands()
     assert len(commands) == 2
     assert not any("\n" in command for command in commands)
 
 
 def test_ci_runs_the_readmes_test_command() -> None:
-    tests = _set_up_commands()[1].split(" && ")[-1]
+    tests = _set_upcommands()[1].split(" && ")[-1]
     assert "pytest" in tests
     assert (REPO / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1] == tests
     assert os.access(REPO / ".ci" / "run", os.X_OK)
@@ -261,7 +256,7 @@ def test_pages_show_what_the_commands_print(page: str, beside_the_demo: Path) ->
 @pytest.mark.parametrize("page", ["README.md", "docs/cli.md"])
 def test_every_command_has_an_example(page: str) -> None:
     shown = {command.split()[1] for command, _ in _examples(REPO / page) if command.startswith("gguftool ")}
-    assert set(_commands()) - shown == set()
+    assert set(commands()) - shown == set()
 
 
 def test_the_readmes_python_runs(beside_the_demo: Path) -> None:

@@ -5,8 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
+from typer.main import get_command
+
+from gguftool.cli.app import app
 from tests.support.paths import REPO
+
+
+def commands() -> dict[str, Any]:
+    """Name -> command, or group of commands, as built from its module."""
+    return {name: row.load() for name, row in get_command(app).commands.items()}  # type: ignore[attr-defined]
 
 
 def run_gguftool(

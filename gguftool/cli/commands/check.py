@@ -1,15 +1,19 @@
-"""The check command."""
+"""The check command: what is wrong with a model, and where it will run."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from gguftool.cli.shared.options import Json, ModelArgument, ThisFileOnly
-
-if TYPE_CHECKING:
-    from gguftool.analysis.lint.rules import Severity
+from gguftool.analysis.lint.check import CheckOptions, codes
+from gguftool.analysis.lint.check import check as make_report
+from gguftool.analysis.lint.rules import Severity
+from gguftool.analysis.placement import parse_rules
+from gguftool.cli.shared.console import remark
+from gguftool.cli.shared.options import Json, ModelArgument, ThisFileOnly, one_format
+from gguftool.cli.shared.show import show
+from gguftool.format.engine_facts.engines import ENGINES
 
 
 def check(
@@ -53,12 +57,6 @@ def check(
 
     Every finding has a code that docs/lint.md explains. Exit code 1 with findings, 2 with what is no readable GGUF.
     """
-    from gguftool.analysis.lint.check import CheckOptions
-    from gguftool.analysis.lint.check import check as make_report
-    from gguftool.analysis.placement import parse_rules
-    from gguftool.cli.shared.console import remark, show
-    from gguftool.render.check import check_text
-
     threshold = _severity(fail_on)
     options = CheckOptions(
         engines=_engines(engine or []),
@@ -71,7 +69,7 @@ def check(
     report = make_report(model, options)
     for text in report.remarks:
         remark(text)
-    show(report, check_text, json=json)
+    show(report, one_format(json=json))
     if not report.readable:
         raise typer.Exit(2)
     if report.reaches(threshold):
@@ -79,8 +77,6 @@ def check(
 
 
 def _severity(text: str) -> Severity:
-    from gguftool.analysis.lint.rules import Severity
-
     try:
         return Severity[text.upper()]
     except KeyError:
@@ -88,8 +84,6 @@ def _severity(text: str) -> Severity:
 
 
 def _engines(names: list[str]) -> tuple[str, ...]:
-    from gguftool.format.engine_facts.engines import ENGINES
-
     for name in names:
         if name not in ENGINES:
             raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{name}'")
@@ -97,8 +91,6 @@ def _engines(names: list[str]) -> tuple[str, ...]:
 
 
 def _codes(option: str, text: str) -> tuple[str, ...]:
-    from gguftool.analysis.lint.check import codes
-
     wanted = tuple(part.strip().upper() for part in text.split(",") if part.strip())
     for part in wanted:
         if not any(code.startswith(part) for code in codes()):

@@ -1,26 +1,20 @@
-"""The command that compares two models: diff."""
+"""The diff command: in what two models differ."""
 
 from __future__ import annotations
 
-import sys
-from enum import Enum
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from gguftool.cli.shared.options import Json, ThisFileOnly, check_patterns
+from gguftool.analysis.diff.data import By, DataOptions
+from gguftool.analysis.diff.models import DiffOptions, HeaderDiff, bytes_to_compare, diff_headers
+from gguftool.cli.shared.console import progress_bar, remark
+from gguftool.cli.shared.options import Json, ThisFileOnly, one_format
+from gguftool.cli.shared.patterns import check_patterns
+from gguftool.cli.shared.show import show
+from gguftool.model.companions import open_imatrix
+from gguftool.model.opening import open_model
 from gguftool.record import replace
-
-if TYPE_CHECKING:
-    from gguftool.analysis.diff.models import DiffOptions, HeaderDiff
-
-
-class By(str, Enum):
-    """What errors are totalled by."""
-
-    TENSOR = "tensor"
-    ROLE = "role"
-    LAYER = "layer"
 
 
 def diff(
@@ -56,12 +50,9 @@ def diff(
 
     Order, offsets, shards and alignment do not count. Exit code 0: no differences, 1: differences, 2: trouble.
     """
-    from gguftool.analysis.diff.models import DiffOptions
-    from gguftool.cli.shared.console import remark, write, write_json
-    from gguftool.render.diff import render_diff_csv, render_diff_markdown
-
     if json + markdown + csv > 1:
         raise typer.BadParameter("--json, --markdown and --csv exclude each other")
+    chosen = one_format(json=json, markdown=markdown, csv=csv)
     if imatrix is not None and not data:
         raise typer.BadParameter("--imatrix weighs errors of tensor data: add --data")
     if by and not data:
@@ -71,14 +62,7 @@ def diff(
     report = _compare(a, b, by or (By.TENSOR if data else None), imatrix, options, this_file_only)
     for text in report.remarks:
         remark(text)
-    if json:
-        write_json(report)
-    elif markdown:
-        write(render_diff_markdown(report))
-    elif csv:
-        write(render_diff_csv(report))
-    else:
-        _show(report)
+    show(report, chosen)
     if report.differs:
         raise typer.Exit(1)
 
@@ -86,34 +70,10 @@ def diff(
 def _compare(
     a: str, b: str, by: By | None, imatrix: str | None, options: DiffOptions, this_file_only: bool
 ) -> HeaderDiff:
-    from gguftool.analysis.diff.data import By as DataBy
-    from gguftool.analysis.diff.data import DataOptions
-    from gguftool.analysis.diff.models import bytes_to_compare, diff_headers
-    from gguftool.cli.shared.console import progress_bar
-    from gguftool.model.companions import open_imatrix
-    from gguftool.model.opening import open_model
-
     weights = open_imatrix(imatrix) if imatrix is not None else None
     old, new = (open_model(spec, this_file_only=this_file_only) for spec in (a, b))
     if by is None:
         return diff_headers(old, new, options)
     with progress_bar(bytes_to_compare(old, new, options)) as progress:
-        data = DataOptions(by=DataBy(by.value), progress=progress, imatrix=weights, imatrix_name=imatrix or "imatrix")
+        data = DataOptions(by=by, progress=progress, imatrix=weights, imatrix_name=imatrix or "imatrix")
         return diff_headers(old, new, replace(options, data=data))
-
-
-def _show(report: HeaderDiff) -> None:
-    """Show the diff as text, its tables with rich on a terminal."""
-    from gguftool.cli.shared.console import show_tables, write
-    from gguftool.render.diff import diff_sections, render_diff_text, section_text, summary
-    from gguftool.render.table import Table
-
-    if not sys.stdout.isatty():
-        write(render_diff_text(report))
-        return
-    write(summary(report) + "\n")
-    for section in diff_sections(report):
-        if isinstance(section, Table):
-            show_tables([section])
-        else:
-            write(section_text(section))

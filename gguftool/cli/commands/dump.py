@@ -1,14 +1,25 @@
-"""Commands that only read: dump, types."""
+"""The dump command: metadata and tensors."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from gguftool.cli.shared.options import Csv, Json, Markdown, ModelArgument, ThisFileOnly, check_patterns, one_format
+from gguftool.analysis.dump import dump as make_dump
+from gguftool.cli.shared.console import remark, write, write_bytes
+from gguftool.cli.shared.imatrices import describe_if_imatrix, imatrix_instead, show_imatrix
+from gguftool.cli.shared.options import Csv, Json, Markdown, ModelArgument, ThisFileOnly, one_format
+from gguftool.cli.shared.patterns import check_patterns
+from gguftool.cli.shared.show import show
+from gguftool.errors import FormatError, PlanError, printable
+from gguftool.format.kv import ValueType
+from gguftool.model.model import Model
+from gguftool.model.opening import open_model
 from gguftool.record import replace
+from gguftool.render.format import Format
+from gguftool.render.registry import render
 
 _TEXT_ARRAY_LIMIT = 6
 
@@ -47,14 +58,7 @@ def dump(
     Every tensor with its type, shape, size in bytes, bits per weight and offset in the file.
     With --csv the tensors, or with --no-tensors the metadata. Of an imatrix also what it holds.
     """
-    from gguftool.analysis.dump import dump as make_dump
-    from gguftool.cli.commands.imatrix import describe_if_imatrix, imatrix_instead, show_imatrix
-    from gguftool.cli.shared.console import remark, show_tables, write, write_json
-    from gguftool.errors import FormatError
-    from gguftool.model.opening import open_model
-    from gguftool.render.dump import dump_csv, dump_markdown, dump_tables, heading
-
-    one_format(json=json, markdown=markdown, csv=csv)
+    chosen = one_format(json=json, markdown=markdown, csv=csv)
     check_patterns([name_filter])
     try:
         opened = open_model(model, this_file_only=this_file_only)
@@ -62,35 +66,23 @@ def dump(
         legacy = imatrix_instead(model, error)
         if key is not None:
             raise
-        show_imatrix(legacy, name_filter=name_filter, json=json, markdown=markdown, csv=csv)
+        show_imatrix(legacy, chosen, name_filter=name_filter)
         return
     if key is not None:
         _print_value(opened, key, array_limit)
         return
-    if array_limit is None and not json:
+    if array_limit is None and chosen is not Format.JSON:
         array_limit = _TEXT_ARRAY_LIMIT
     report = make_dump(opened, name_filter=name_filter, array_limit=array_limit, kvs=not no_kv, tensors=not no_tensors)
     if not no_tensors:
         report = replace(report, imatrix=describe_if_imatrix(opened, name_filter))
     for text in report.remarks:
         remark(text)
-    if json:
-        write_json(report)
-    elif markdown:
-        write(dump_markdown(report, kvs=not no_kv, tensors=not no_tensors))
-    elif csv:
-        write(dump_csv(report, tensors=not no_tensors))
-    else:
-        write(heading(report) + "\n")
-        show_tables(dump_tables(report, kvs=not no_kv, tensors=not no_tensors))
+    show(report, chosen, kvs=not no_kv, tensors=not no_tensors)
 
 
-def _print_value(model: Any, key: str, array_limit: int | None) -> None:
+def _print_value(model: Model, key: str, array_limit: int | None) -> None:
     """Print one value: a string's own bytes into a pipe (escaped on a terminal), arrays as JSON, numbers as text."""
-    from gguftool.cli.shared.console import write, write_bytes, write_json
-    from gguftool.errors import PlanError, printable
-    from gguftool.format.kv import ValueType
-
     kv = model.get(key)
     if kv is None:
         raise PlanError(
@@ -98,7 +90,7 @@ def _print_value(model: Any, key: str, array_limit: int | None) -> None:
         )
     value = kv.value(array_limit)
     if kv.type is ValueType.ARRAY:
-        write_json(value)
+        write(render(value, Format.JSON))
     elif kv.type is not ValueType.STRING:
         write(f"{value}\n")
     elif sys.stdout.isatty():

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from gguftool.cli.shared.options import (
-    DryRun,
-    Force,
-    HashOption,
-    InPlace,
-    Jobs,
-    Json,
-    ModelArgument,
-    NoResume,
-    NoSync,
-    OptionalOutput,
-    Pad,
-    Reserve,
-    filler_of,
-    one_target,
-)
-
-if TYPE_CHECKING:
-    from gguftool.format.kv import KV, ByteOrder
-    from gguftool.surgery.edit import Edits
+from gguftool.cli.shared.console import write
+from gguftool.cli.shared.options import InPlace, ModelArgument, OptionalOutput, one_target
+from gguftool.cli.shared.running import carry_out, output_options, recover_first, with_inputs
+from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
+from gguftool.errors import PlanError, SourceError, printable
+from gguftool.format.cursor import MAX_HEAD
+from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
+from gguftool.format.values import SHORT_NAMES, parse_value
+from gguftool.model.opening import open_model
+from gguftool.model.recovery import recover_model
+from gguftool.storage.sources.locate import open_source
+from gguftool.surgery.edit import Edits, plan_edit
 
 
+@writer("pad", "reserve")
 def edit(
     model: ModelArgument,
     set_: Annotated[
@@ -50,15 +43,9 @@ def edit(
         bool,
         typer.Option("--recover", help="Only undo or finish an interrupted change in place."),
     ] = False,
-    pad: Pad = False,
-    reserve: Reserve = 0,
-    jobs: Jobs = None,
-    dry_run: DryRun = False,
-    force: Force = False,
-    no_sync: NoSync = False,
-    no_resume: NoResume = False,
-    hash_: HashOption = False,
-    json: Json = False,
+    *,
+    layout: LayoutFlags,
+    writing: Writing,
 ) -> None:
     """Change metadata.
 
@@ -66,33 +53,22 @@ def edit(
     the new head ends where the old one does (--reserve leaves room for that beforehand); of a split set shard 1 is
     replaced. Keys of the layout (general.alignment, split.*) belong to other commands.
     """
-    from gguftool.cli.shared.writing import Writing, carry_out, recover_first, with_inputs
-    from gguftool.model.opening import open_model
-    from gguftool.storage.sources.locate import open_source
-    from gguftool.surgery.edit import Edits, plan_edit
-
     if recover:
         _recover(model)
         return
     output = one_target(output, in_place=in_place)
     if in_place:
-        recover_first(model, dry_run=dry_run)
+        recover_first(model, dry_run=writing.dry_run)
     opened = open_model(model)
     edits = _edits(set_ or [], set_file or [], remove or [], rename or [], opened.byte_order)
-    if edits == Edits() and not (pad or reserve):
+    if edits == Edits() and not (layout.pad or layout.reserve):
         raise typer.BadParameter("nothing to change: give --set, --set-file, --remove, --rename, --pad or --reserve")
-    plan = plan_edit(opened, edits, output, filler_of(pad, reserve, in_place=in_place))
+    plan = plan_edit(opened, edits, output, output_options(layout, in_place=in_place).filler)
     read = tuple(open_source(_pair(text, "--set-file KEY=PATH")[1]) for text in set_file or [])
-    plan = with_inputs(plan, read)
-    writing = Writing(force=force, sync=not no_sync, resume=not no_resume, jobs=jobs, hash=hash_)
-    carry_out(plan, writing, dry_run=dry_run, json=json)
+    carry_out(with_inputs(plan, read), writing)
 
 
 def _recover(name: str) -> None:
-    from gguftool.cli.shared.console import write
-    from gguftool.errors import SourceError, printable
-    from gguftool.model.recovery import recover_model
-
     done = recover_model(name)
     if not done:
         raise SourceError("there is no unfinished change in place here", source=name)
@@ -100,8 +76,6 @@ def _recover(name: str) -> None:
 
 
 def _edits(set_: list[str], set_file: list[str], remove: list[str], rename: list[str], order: ByteOrder) -> Edits:
-    from gguftool.surgery.edit import Edits
-
     values = [_value(text, order) for text in set_] + [_file_value(text, order) for text in set_file]
     return Edits(
         rename=tuple(_pair(text, "--rename OLD=NEW") for text in rename), remove=tuple(remove), values=tuple(values)
@@ -116,9 +90,6 @@ def _pair(text: str, usage: str) -> tuple[str, str]:
 
 
 def _value(text: str, order: ByteOrder) -> KV:
-    from gguftool.format.kv import ValueType, make_kv
-    from gguftool.format.values import SHORT_NAMES, parse_value
-
     key, rest = _pair(text, "--set KEY=TYPE:VALUE")
     name, separator, literal = rest.partition(":")
     kind = SHORT_NAMES.get(name.removesuffix("[]"))
@@ -134,11 +105,6 @@ def _value(text: str, order: ByteOrder) -> KV:
 
 
 def _file_value(text: str, order: ByteOrder) -> KV:
-    from gguftool.errors import PlanError
-    from gguftool.format.cursor import MAX_HEAD
-    from gguftool.format.kv import ValueType, make_kv
-    from gguftool.storage.sources.locate import open_source
-
     key, path = _pair(text, "--set-file KEY=PATH")
     source = open_source(path)
     if source.size > MAX_HEAD:

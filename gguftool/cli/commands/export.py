@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from gguftool.cli.shared.options import (
-    DryRun,
-    Force,
-    HashOption,
-    Jobs,
-    Json,
-    ModelArgument,
-    NoResume,
-    NoSync,
-    Patterns,
-    local_path,
-)
-from gguftool.cli.shared.writing import Writing, carry_out
-
-if TYPE_CHECKING:
-    pass
+from gguftool.cli.shared.options import ModelArgument, Patterns, local_path
+from gguftool.cli.shared.running import carry_out
+from gguftool.cli.shared.writing import Writing, writer
+from gguftool.model.opening import open_model
+from gguftool.surgery.dequantized_source import FloatType
+from gguftool.surgery.export import plan_export
 
 
+@writer()
 def export(
     model: ModelArgument,
     tensor: Patterns,
@@ -34,25 +25,14 @@ def export(
     dtype: Annotated[
         str, typer.Option("--dtype", metavar="raw|f32|f16|bf16", help="Bytes as they are, or dequantized.")
     ] = "raw",
-    jobs: Jobs = None,
-    dry_run: DryRun = False,
-    force: Force = False,
-    no_sync: NoSync = False,
-    no_resume: NoResume = False,
-    hash_: HashOption = False,
-    json: Json = False,
+    *,
+    writing: Writing,
 ) -> None:
     """Write tensors to a safetensors file.
 
     Raw tensors keep their ggml type and dims in the file's metadata; swap --from takes both kinds back.
     """
-    from gguftool.model.opening import open_model
-    from gguftool.surgery.dequantized_source import FloatType
-    from gguftool.surgery.export import plan_export
-
     names = {kind.value: kind for kind in FloatType}
     if dtype != "raw" and dtype not in names:
         raise typer.BadParameter(f"--dtype takes raw, f32, f16 or bf16, not '{dtype}'")
-    plan = plan_export(open_model(model), tensor, output, names.get(dtype))
-    writing = Writing(force=force, sync=not no_sync, resume=not no_resume, jobs=jobs, hash=hash_)
-    carry_out(plan, writing, dry_run=dry_run, json=json)
+    carry_out(plan_export(open_model(model), tensor, output, names.get(dtype)), writing)

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from gguftool.cli.shared.options import (
-    Align,
-    DryRun,
-    Force,
-    ForceSizesOption,
-    HashOption,
-    Json,
-    NoResume,
-    NoSync,
-    OptionalOutput,
-    Pad,
-    Reserve,
-    ThisFileOnly,
-    filler_of,
-    local_path,
-)
+from gguftool.cli.shared.console import progress_bar, remark
+from gguftool.cli.shared.options import OptionalOutput, ThisFileOnly, local_path
+from gguftool.cli.shared.running import carry_out, output_options, recover_first
+from gguftool.cli.shared.show import show_receipt
+from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
+from gguftool.errors import FormatError
+from gguftool.format.manifests import is_tensor_hashes, manifest_lines, parse_tensor_hashes
+from gguftool.model.opening import open_model
+from gguftool.storage.plan import Plan, Receipt
+from gguftool.storage.sources.locate import open_source
+from gguftool.surgery.fetch import FetchOptions, plan_fetch, plan_fetch_files
+from gguftool.surgery.repair import MAX_MANIFEST, Damage, find_damage, hashes_of_tensors, plan_repair
 
-if TYPE_CHECKING:
-    from gguftool.storage.plan import Plan
-    from gguftool.surgery.repair import Damage
+Connections = Annotated[
+    int | None, typer.Option("--jobs", metavar="N", min=1, help="Connections. Default: 8.", show_default=False)
+]
 
 
+@writer("align", "pad", "reserve", "force_sizes", jobs=Connections)
 def fetch(
     model: Annotated[
         str | None,
@@ -69,19 +66,9 @@ def fetch(
         ),
     ] = None,
     this_file_only: ThisFileOnly = False,
-    align: Align = None,
-    pad: Pad = False,
-    reserve: Reserve = 0,
-    force_sizes: ForceSizesOption = None,
-    jobs: Annotated[
-        int | None, typer.Option("--jobs", metavar="N", min=1, help="Connections. Default: 8.", show_default=False)
-    ] = None,
-    dry_run: DryRun = False,
-    force: Force = False,
-    no_sync: NoSync = False,
-    no_resume: NoResume = False,
-    hash_: HashOption = False,
-    json: Json = False,
+    *,
+    layout: LayoutFlags,
+    writing: Writing,
 ) -> None:
     """Fetch a model or some of its tensors, or repair a download.
 
@@ -89,39 +76,29 @@ def fetch(
     With --tensor OUT is a GGUF of these tensors, to merge or swap from. --repair looks for what is missing, zeroed or
     different in FILE and fetches that alone.
     """
-    from gguftool.cli.shared.writing import Writing, carry_out
-
     name = _one_model(model, source)
     if repair is not None:
-        if tensor or align or pad or reserve or force_sizes:
+        if tensor or layout.any:
             raise typer.BadParameter("--repair makes FILE what MODEL is; it takes no option that changes the output")
-        plan = _plan_repair(name, repair, output, check, jobs, dry_run=dry_run, json=json)
+        plan = _plan_repair(name, repair, output, check, writing)
     else:
         if check is not None:
             raise typer.BadParameter("--check goes with --repair; 'gguftool hash --check' checks a file")
         if output is None:
             raise typer.BadParameter("-o OUT is needed, or --repair FILE")
-        from gguftool.cli.shared.writing import force_sizes_of
-        from gguftool.model.layout import OutputOptions
-        from gguftool.model.opening import open_model
-        from gguftool.surgery.fetch import FetchOptions, plan_fetch, plan_fetch_files
-
-        options = FetchOptions(
-            patterns=tuple(tensor or ()),
-            output=OutputOptions(
-                alignment=align, force_sizes=force_sizes_of(force_sizes), filler=filler_of(pad, reserve)
-            ),
-        )
-        opened = open_model(name, this_file_only=this_file_only)
-        if output.is_dir():
-            if tensor or not options.as_it_is:
-                raise typer.BadParameter(f"into a folder files come as they are; -o {output}/NAME.gguf makes a new one")
-            plan = plan_fetch_files(opened, output)
-        else:
-            plan = plan_fetch(opened, output, options)
+        options = FetchOptions(patterns=tuple(tensor or ()), output=output_options(layout))
+        plan = _plan_fetch(name, output, options, this_file_only=this_file_only)
     if plan is not None:
-        writing = Writing(force=force, sync=not no_sync, resume=not no_resume, jobs=jobs, hash=hash_)
-        carry_out(plan, writing, dry_run=dry_run, json=json)
+        carry_out(plan, writing)
+
+
+def _plan_fetch(name: str, output: Path, options: FetchOptions, *, this_file_only: bool) -> Plan:
+    opened = open_model(name, this_file_only=this_file_only)
+    if not output.is_dir():
+        return plan_fetch(opened, output, options)
+    if options.patterns or not options.as_it_is:
+        raise typer.BadParameter(f"into a folder files come as they are; -o {output}/NAME.gguf makes a new one")
+    return plan_fetch_files(opened, output)
 
 
 def _one_model(model: str | None, source: str | None) -> str:
@@ -130,32 +107,21 @@ def _one_model(model: str | None, source: str | None) -> str:
     return model or source or ""
 
 
-def _plan_repair(
-    name: str, file: Path, output: Path | None, check: str | None, jobs: int | None, *, dry_run: bool, json: bool
-) -> Plan | None:
-    """Look for damage and plan its repair; None where there is none, which is said."""
-    from gguftool.cli.shared.console import progress_bar
-    from gguftool.cli.shared.writing import recover_first
-    from gguftool.model.opening import open_model
-    from gguftool.storage.sources.locate import open_source
-    from gguftool.surgery.repair import find_damage, plan_repair
-
-    recover_first(str(file), dry_run=dry_run)
+def _plan_repair(name: str, file: Path, output: Path | None, check: str | None, writing: Writing) -> Plan | None:
+    """Look for damage and plan its repair; say so and return None if there is none."""
+    recover_first(str(file), dry_run=writing.dry_run)
     local = open_source(str(file))
     (original,) = open_model(name, this_file_only=True).files
     hashes = None if check is None else _tensor_hashes(check)
     with progress_bar(local.size, "looking for damage") as progress:
-        damage = find_damage(local, original, hashes, jobs, progress)
+        damage = find_damage(local, original, hashes, writing.jobs, progress)
     if not damage.found and (damage.is_proven or damage.sha256 is None) and output is None:
-        _say_sound(file, damage, json=json)
+        _say_sound(file, damage, json=writing.json)
         return None
     return plan_repair(local, original, damage, output)
 
 
 def _say_sound(file: Path, damage: Damage, *, json: bool) -> None:
-    from gguftool.cli.shared.console import remark, show_receipt
-    from gguftool.storage.plan import Receipt
-
     if damage.is_proven:
         remark(f"{file}: nothing to repair, its sha256 is the recorded one")
     else:
@@ -165,11 +131,6 @@ def _say_sound(file: Path, damage: Damage, *, json: bool) -> None:
 
 
 def _tensor_hashes(manifest: str) -> dict[str, str]:
-    from gguftool.errors import FormatError
-    from gguftool.format.manifests import is_tensor_hashes, manifest_lines, parse_tensor_hashes
-    from gguftool.storage.sources.locate import open_source
-    from gguftool.surgery.repair import MAX_MANIFEST, hashes_of_tensors
-
     source = open_source(manifest)
     text = source.read_at(0, min(source.size, MAX_MANIFEST)).decode("utf-8", "surrogateescape")
     lines = [line for line in manifest_lines(text) if is_tensor_hashes(line)]  # sums of files may be among them

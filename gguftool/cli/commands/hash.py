@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from gguftool.analysis.verify import Verdict, hash_files, hash_tensors, verify_manifest
+from gguftool.cli.shared.console import progress_bar, write_exactly
 from gguftool.cli.shared.options import Force, Json
-
-if TYPE_CHECKING:
-    from gguftool.analysis.verify import Verdict
-    from gguftool.model.model import Model
-    from gguftool.storage.plan import Plan, Receipt
+from gguftool.cli.shared.show import show_as, show_receipt
+from gguftool.errors import PlanError
+from gguftool.model.model import Model
+from gguftool.model.opening import open_model
+from gguftool.render.hashes import manifest_text, sums_text, verdicts_text
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
+from gguftool.storage.plan import Receipt
+from gguftool.surgery.tensors_map import plan_tensors_map
 
 
 def hash_(
@@ -43,11 +49,6 @@ def hash_(
     The hash of a tensor does not depend on head or layout: the same tensor in another file has the same hash. The last
     line is over all data in header order, as llama-gguf-hash --sha256 prints it.
     """
-    from gguftool.analysis.verify import hash_files, hash_tensors, verify_manifest
-    from gguftool.cli.shared.console import progress_bar, show, show_receipt, write_exactly
-    from gguftool.model.opening import open_model
-    from gguftool.render.hashes import manifest_text, sums_text
-
     opened = open_model(model) if model is not None else None
     if check is not None:
         with progress_bar(0) as progress:
@@ -57,7 +58,7 @@ def hash_(
     if opened is None:
         raise typer.BadParameter("MODEL is needed, or --check MANIFEST")
     if write_map:
-        show_receipt(write_map_beside(opened, force=force, jobs=jobs), json=json)
+        show_receipt(_write_map(opened, force=force, jobs=jobs), json=json)
         return
     size = sum(file.source.size for file in opened.files)
     with progress_bar(size if files else 2 * size) as progress:
@@ -65,27 +66,17 @@ def hash_(
     if files and not json:
         write_exactly(sums_text(hashes))
     else:
-        show(hashes, manifest_text, json=json)
+        show_as(hashes, manifest_text, json=json)
 
 
 def _show_verdicts(verdicts: tuple[Verdict, ...], *, json: bool) -> None:
-    from gguftool.cli.shared.console import show
-    from gguftool.render.hashes import verdicts_text
-
-    show(verdicts, verdicts_text, json=json)
+    show_as(verdicts, verdicts_text, json=json)
     if any(verdict.ok is False for verdict in verdicts) or not any(verdict.ok for verdict in verdicts):
         raise typer.Exit(1)
 
 
-def write_map_beside(model: Model, *, force: bool, jobs: int | None) -> Receipt:
+def _write_map(model: Model, *, force: bool, jobs: int | None) -> Receipt:
     """Hash the shards of `model` and write tensors.map into their folder."""
-    from gguftool.analysis.verify import hash_files
-    from gguftool.cli.shared.console import progress_bar
-    from gguftool.errors import PlanError
-    from gguftool.storage.execute.executor import execute
-    from gguftool.storage.execute.options import Options
-    from gguftool.surgery.tensors_map import plan_tensors_map
-
     if any(source.is_remote for source in model.sources):
         raise PlanError("is not local, so that no map can be written beside it; fetch it first", source=model.name)
     with progress_bar(sum(file.source.size for file in model.files)) as progress:
@@ -93,13 +84,3 @@ def write_map_beside(model: Model, *, force: bool, jobs: int | None) -> Receipt:
     folder = Path(model.files[0].source.name).parent
     plan = plan_tensors_map(model, {one.name: one.sha256 for one in hashes}, folder / "tensors.map")
     return execute(plan, Options(force=force))
-
-
-def write_map_of(model: Model, plan: Plan, receipt: Receipt, *, force: bool) -> Receipt:
-    """Write tensors.map beside the shards that `plan` made of `model`, from the hashes in their receipt."""
-    from gguftool.storage.execute.executor import execute
-    from gguftool.storage.execute.options import Options
-    from gguftool.surgery.tensors_map import plan_tensors_map_of_split
-
-    digests = receipt.digests.files if receipt.digests is not None else ()
-    return execute(plan_tensors_map_of_split(model, plan, [one.sha256 for one in digests]), Options(force=force))

@@ -1,37 +1,55 @@
-"""Commands that write: split, merge, swap, export."""
+"""The merge command.
+
+What plans and writes is imported where it is used, unlike in other commands: at the top it would make `merge --help`
+a quarter slower (benchmarks/startup.py has its bar).
+"""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gguftool.cli.shared.options import (
-    Align,
-    DryRun,
-    Force,
-    ForceSizesOption,
-    HashOption,
-    Jobs,
-    Json,
-    KeepFileType,
-    NoResume,
-    NoSync,
-    OutputOption,
-    Pad,
-    Reserve,
-    filler_of,
-    size_option,
-)
-from gguftool.cli.shared.writing import Writing, carry_out, force_sizes_of, read_recipe, with_inputs
+from gguftool.cli.shared.console import progress_bar, remark
+from gguftool.cli.shared.options import KeepFileType, OutputOption, size_option
+from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
+from gguftool.errors import PlanError, SourceError
+from gguftool.record import replace
+from gguftool.render.units import format_size
 
 if TYPE_CHECKING:
+    from gguftool.format.recipe import Recipe
     from gguftool.format.tensors_map import MapEntry
     from gguftool.model.model import Model, ModelFile
-    from gguftool.storage.plan import Plan
+    from gguftool.storage.plan import Plan, Request
+    from gguftool.storage.sources.source import Source
+
+# Options that say how to run, and not what comes out.
+_OF_A_RUN = frozenset(
+    {
+        "models",
+        "output",
+        "consume",
+        "yes",
+        "no_verify",
+        "jobs",
+        "dry_run",
+        "force",
+        "no_sync",
+        "no_resume",
+        "hash_",
+        "hash",
+        "json",
+    }
+)
+_PATHS = frozenset({"recipe", "kv_from"})
 
 
+@writer("align", "pad", "reserve", "force_sizes")
 def merge(
     context: typer.Context,
     models: Annotated[
@@ -75,32 +93,23 @@ def merge(
     provenance: Annotated[
         bool, typer.Option("--provenance", help="Add gguftool.source.*: which file each tensor came from.")
     ] = False,
-    consume: Annotated[  # noqa: ARG001 - asked of the context, with all others
+    consume: Annotated[  # noqa: ARG001 - read from the context, with all others
         bool, typer.Option("--consume", help="Remove each input as soon as its bytes are safe in the output.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --consume removes files.")] = False,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Do not hash shards that a tensors.map lies beside.")
     ] = False,
-    align: Align = None,
-    pad: Pad = False,
-    reserve: Reserve = 0,
-    force_sizes: ForceSizesOption = None,
-    jobs: Jobs = None,
-    dry_run: DryRun = False,
-    force: Force = False,
-    no_sync: NoSync = False,
-    no_resume: NoResume = False,
-    hash_: HashOption = False,
-    json: Json = False,
+    *,
+    layout: LayoutFlags,
+    writing: Writing,
 ) -> None:
     """Put shards, or a mix of several quants, together.
 
     Each tensor must come from exactly one input, or a recipe says in which type it is taken. Offsets are dense,
     split.* keys are gone, the metadata is true for the mix.
     """
-    from gguftool.cli.shared.writing import asked_to_consume, confirm_removal, find_begun
-    from gguftool.model.layout import OutputOptions
+    from gguftool.cli.shared.running import carry_out, output_options, with_inputs
     from gguftool.model.opening import open_model
     from gguftool.surgery.inputs import open_inputs
     from gguftool.surgery.merge import MergeOptions, merge_anchor, plan_merge
@@ -108,41 +117,41 @@ def merge(
 
     if strict and allow_fallback:
         raise typer.BadParameter("--strict and --allow-fallback exclude each other")
-    anchor = merge_anchor(output, max_size)
-    request = asked_to_consume(context)
-    begun = find_begun(anchor, request, anew=no_resume, dry_run=dry_run)
+    request = _consume_request(context)
+    begun = _find_begun(merge_anchor(output, max_size), request, writing)
     if begun is not None:
-        confirm_removal(begun, yes=yes or dry_run)
-        carry_out(begun, Writing(force=force, jobs=jobs, hash=hash_), dry_run=dry_run, json=json)
+        _confirm_removal(begun, yes=yes or writing.dry_run)
+        carry_out(begun, replace(writing, sync=True, resume=True))
         return
-    rules, read = read_recipe(recipe)
+    rules, read = _read_recipe(recipe)
     options = MergeOptions(
         recipe=rules,
         selection=SelectionOptions(strict=strict, allow_fallback=allow_fallback),
         kv_from=open_model(kv_from) if kv_from is not None else None,
         allowed_mismatches=tuple(allow_kv_mismatch or ()),
         provenance=provenance,
-        output=OutputOptions(
-            alignment=align,
-            force_sizes=force_sizes_of(force_sizes),
-            filler=filler_of(pad, reserve),
-            max_size=max_size,
-            keep_file_type=keep_file_type,
-        ),
+        output=output_options(layout, max_size=max_size, keep_file_type=keep_file_type),
         consume=request,
     )
     inputs = open_inputs(models)
     plan = with_inputs(plan_merge(inputs, output, options), read)
-    confirm_removal(plan, yes=yes or dry_run)
-    if not (dry_run or no_verify):
+    _confirm_removal(plan, yes=yes or writing.dry_run)
+    if not (writing.dry_run or no_verify):
         _verify_maps([source.model for source in inputs], plan)
-    writing = Writing(force=force, sync=not no_sync, resume=not no_resume, jobs=jobs, hash=hash_)
-    carry_out(plan, writing, dry_run=dry_run, json=json)
+    carry_out(plan, writing)
+
+
+def _read_recipe(name: str | None) -> tuple[Recipe | None, tuple[Source, ...]]:
+    if name is None:
+        return None, ()
+    from gguftool.cli.shared.recipes import read_recipe
+
+    recipe, source = read_recipe(name)
+    return recipe, (source,)
 
 
 def _verify_maps(models: Sequence[Model], plan: Plan) -> None:
     """Hash the shards that `plan` reads and a tensors.map lies beside; raise one `SourceError` for all that differ."""
-    from gguftool.errors import SourceError
     from gguftool.model.companions import find_maps
 
     bad: list[str] = []
@@ -160,8 +169,65 @@ def _verify_maps(models: Sequence[Model], plan: Plan) -> None:
 def _differing(files: Sequence[ModelFile], entries: tuple[MapEntry, ...]) -> Iterator[str]:
     """Yield what is not as `entries` of a tensors.map say."""
     from gguftool.analysis.verify import verify_against_map
-    from gguftool.cli.shared.console import progress_bar
 
     with progress_bar(sum(file.source.size for file in files)) as progress:
         verdicts = verify_against_map(files, entries, None, progress)
     yield from (f"{verdict.name}: {verdict.detail}" for verdict in verdicts if verdict.ok is False)
+
+
+# --- consume ---------------------------------------------------------------------------------------------------------
+
+
+def _consume_request(context: typer.Context) -> Request | None:
+    """Make the record of the command line that a journal keeps, or None without --consume; refuse contradictions."""
+    from gguftool.storage.plan import Request
+    from gguftool.surgery.inputs import models_named
+
+    given = context.params
+    if not given["consume"]:
+        if given["yes"]:
+            raise typer.BadParameter("--yes belongs to --consume")
+        return None
+    if given["no_sync"]:
+        raise typer.BadParameter("--consume removes inputs, so the output must be durable: not with --no-sync")
+    options = tuple(
+        f"--{name.replace('_', '-')}={os.path.abspath(value) if name in _PATHS else value}"
+        for name, value in sorted(given.items())
+        if value and name not in _OF_A_RUN
+    )
+    return Request(models=tuple(os.path.abspath(name) for name in models_named(given["models"])), options=options)
+
+
+def _find_begun(anchor: Path, request: Request | None, writing: Writing) -> Plan | None:
+    """Find the plan that the same command began, or None if there is none or --no-resume discards it.
+
+    Raises `ExecuteError` if another command began, before inputs are found to be missing.
+    """
+    from gguftool.storage.execute.part import refuse_only_copies
+
+    if request is None:
+        refuse_only_copies([anchor])
+        return None
+    from gguftool.storage.execute.consume_state import discard_unused, find_unfinished
+
+    if not writing.resume:
+        if not writing.dry_run:
+            discard_unused(anchor)
+        return None
+    plan = find_unfinished(anchor, request)
+    if plan is not None and plan.consume is not None:
+        gone = sum(step.frees for step in plan.consume.steps) - len(plan.consume.freed)
+        remark(f"going on with an interrupted run: {gone:,} input file(s) are in its part file already, and removed")
+    return plan
+
+
+def _confirm_removal(plan: Plan, *, yes: bool) -> None:
+    """Ask before the inputs that `plan` removes go; without a terminal to ask on, --yes is needed."""
+    freed = plan.consume.freed if plan.consume is not None else ()
+    if yes or not freed:
+        return
+    what = f"{len(freed):,} input file(s) ({format_size(sum(source.size for source in freed))})"
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise typer.BadParameter(f"--consume would remove {what}; --yes says that it may (--dry-run lists them)")
+    if not typer.confirm(f"Remove {what} as they are merged, {freed[0].name} to {freed[-1].name}?", err=True):
+        raise PlanError("not confirmed: nothing was removed, nothing was written")

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from gguftool.cli.shared.options import (
-    Align,
-    DryRun,
-    Force,
-    ForceSizesOption,
-    HashOption,
-    Jobs,
-    Json,
-    ModelArgument,
-    NoResume,
-    NoSync,
-    local_name,
-    size_option,
-)
-from gguftool.cli.shared.writing import Writing, carry_out, force_sizes_of
-
-if TYPE_CHECKING:
-    pass
+from gguftool.cli.shared.options import ModelArgument, local_name, size_option
+from gguftool.cli.shared.running import carry_out, output_options
+from gguftool.cli.shared.show import show_receipt
+from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
+from gguftool.format.file_names import THIREUS_TAIL
+from gguftool.model.model import Model
+from gguftool.model.opening import open_model
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
+from gguftool.storage.execute.part import exists_already
+from gguftool.storage.plan import Plan, Receipt
+from gguftool.surgery.split import SplitOptions, plan_split
+from gguftool.surgery.tensors_map import plan_tensors_map_of_split
 
 
+@writer("align", "force_sizes")
 def split(
     model: ModelArgument,
     prefix: Annotated[
@@ -58,35 +54,21 @@ def split(
         ),
     ] = None,
     write_map: Annotated[bool, typer.Option("--map", help="Write tensors.map beside the shards.")] = False,
-    align: Align = None,
-    force_sizes: ForceSizesOption = None,
-    jobs: Jobs = None,
-    dry_run: DryRun = False,
-    force: Force = False,
-    no_sync: NoSync = False,
-    no_resume: NoResume = False,
-    hash_: HashOption = False,
-    json: Json = False,
+    *,
+    layout: LayoutFlags,
+    writing: Writing,
 ) -> None:
     """Take a model apart into shards.
 
     Engines load the set from its shard 1, which holds all metadata; merge restores the file byte for byte.
     """
-    from gguftool.cli.commands.hash import write_map_of
-    from gguftool.cli.shared.console import show_receipt
-    from gguftool.format.file_names import THIREUS_TAIL
-    from gguftool.model.layout import OutputOptions
-    from gguftool.model.opening import open_model
-    from gguftool.storage.execute.part import exists_already
-    from gguftool.surgery.split import SplitOptions, plan_split
-
     if max_size is not None and max_tensors != 1:
         raise typer.BadParameter("--max-size and --max-tensors exclude each other")
     options = SplitOptions(
         max_tensors=max_tensors,
         bundle_small=bundle_small or 0,
         tensor_first=tensor_first_split,
-        output=OutputOptions(alignment=align, force_sizes=force_sizes_of(force_sizes), max_size=max_size),
+        output=output_options(layout, max_size=max_size),
     )
     if naming not in (None, "thireus"):
         raise typer.BadParameter(f"--naming takes thireus, not '{naming}'")
@@ -94,13 +76,18 @@ def split(
         prefix += THIREUS_TAIL
     if write_map and (max_tensors != 1 or max_size is not None or bundle_small or tensor_first_split):
         raise typer.BadParameter("--map is for sets of one tensor a shard, with the metadata alone in shard 1")
-    if write_map and not force and os.path.lexists(beside := Path(prefix).parent / "tensors.map"):
-        raise exists_already(beside)  # said before the shards are written
+    if write_map and not writing.force and os.path.lexists(beside := Path(prefix).parent / "tensors.map"):
+        raise exists_already(beside)  # before the shards are written
     source = open_model(model)
     plan = plan_split(source, prefix, options)
-    writing = Writing(force=force, sync=not no_sync, resume=not no_resume, jobs=jobs, hash=hash_)
-    receipt = carry_out(plan, writing, dry_run=dry_run, json=json, hash_files=write_map)
+    receipt = carry_out(plan, writing, hash_files=write_map)
     if write_map and receipt is not None:
-        written = write_map_of(source, plan, receipt, force=force)
-        if not json:  # the set's receipt is the one JSON document
+        written = _write_map(source, plan, receipt, force=writing.force)
+        if not writing.json:  # the set's receipt is the one JSON document
             show_receipt(written, json=False)
+
+
+def _write_map(model: Model, plan: Plan, receipt: Receipt, *, force: bool) -> Receipt:
+    """Write tensors.map beside the shards that `plan` made of `model`, from the hashes in their receipt."""
+    digests = receipt.digests.files if receipt.digests is not None else ()
+    return execute(plan_tensors_map_of_split(model, plan, [one.sha256 for one in digests]), Options(force=force))

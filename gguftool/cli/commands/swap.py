@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from gguftool.cli.shared.options import (
-    Align,
-    DryRun,
-    Force,
-    ForceSizesOption,
-    HashOption,
-    InPlace,
-    Jobs,
-    Json,
-    KeepFileType,
-    ModelArgument,
-    NoResume,
-    NoSync,
-    OptionalOutput,
-    Pad,
-    Patterns,
-    Reserve,
-    filler_of,
-    one_target,
-)
-from gguftool.cli.shared.writing import Writing, carry_out, force_sizes_of, recover_first
-
-if TYPE_CHECKING:
-    pass
+from gguftool.cli.shared.options import InPlace, KeepFileType, ModelArgument, OptionalOutput, Patterns, one_target
+from gguftool.cli.shared.running import carry_out, output_options, recover_first
+from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
+from gguftool.model.opening import open_model
+from gguftool.surgery.inputs import open_donor
+from gguftool.surgery.swap import plan_swap
 
 
+@writer("align", "pad", "reserve", "force_sizes")
 def swap(
     model: ModelArgument,
     donor: Annotated[
@@ -41,17 +24,9 @@ def swap(
     output: OptionalOutput = None,
     in_place: InPlace = False,
     keep_file_type: KeepFileType = False,
-    align: Align = None,
-    pad: Pad = False,
-    reserve: Reserve = 0,
-    force_sizes: ForceSizesOption = None,
-    jobs: Jobs = None,
-    dry_run: DryRun = False,
-    force: Force = False,
-    no_sync: NoSync = False,
-    no_resume: NoResume = False,
-    hash_: HashOption = False,
-    json: Json = False,
+    *,
+    layout: LayoutFlags,
+    writing: Writing,
 ) -> None:
     """Replace tensors by a donor's.
 
@@ -59,20 +34,8 @@ def swap(
     changes a single file where it is, which needs every tensor to take the same room as before; of a set it replaces
     the shards that change, whatever their size.
     """
-    from gguftool.model.layout import OutputOptions
-    from gguftool.model.opening import open_model
-    from gguftool.surgery.inputs import open_donor
-    from gguftool.surgery.swap import plan_swap
-
-    options = OutputOptions(
-        keep_file_type=keep_file_type,
-        alignment=align,
-        force_sizes=force_sizes_of(force_sizes),
-        filler=filler_of(pad, reserve, in_place=in_place),
-    )
+    options = output_options(layout, keep_file_type=keep_file_type, in_place=in_place)
     output = one_target(output, in_place=in_place)
     if in_place:
-        recover_first(model, dry_run=dry_run)
-    plan = plan_swap(open_model(model), open_donor(donor), tensor, output, options)
-    writing = Writing(force=force, sync=not no_sync, resume=not no_resume, jobs=jobs, hash=hash_)
-    carry_out(plan, writing, dry_run=dry_run, json=json)
+        recover_first(model, dry_run=writing.dry_run)
+    carry_out(plan_swap(open_model(model), open_donor(donor), tensor, output, options), writing)

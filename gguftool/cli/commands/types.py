@@ -6,7 +6,12 @@ from typing import Annotated
 
 import typer
 
+from gguftool.cli.shared.console import write
 from gguftool.cli.shared.options import Json
+from gguftool.cli.shared.show import show_parts
+from gguftool.render.format import Format
+from gguftool.render.registry import render
+from gguftool.render.types import describe_type, type_rows, types_table
 
 
 def types(
@@ -17,13 +22,8 @@ def types(
 
     All types of llama.cpp and ik_llama.cpp that may occur in a file, with the engines that load them.
     """
-    from gguftool.cli.shared.console import show_tables, write, write_json
-    from gguftool.render.types import describe_type, type_rows, types_table
-
     rows = type_rows(name)
     if json:
-        write_json(rows)
-        return
-    if name is not None:
-        write(describe_type(rows[0]) + "\n")
-    show_tables([types_table(rows)])
+        write(render(rows, Format.JSON))
+    else:
+        show_parts((*([] if name is None else [describe_type(rows[0])]), types_table(rows)))

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from gguftool.errors import printable
+from gguftool.render.format import Format
 from gguftool.render.units import parse_size
-
-if TYPE_CHECKING:
-    from gguftool.model.padding import Filler
 
 
 def _size(text: str | int) -> int:
@@ -34,8 +30,8 @@ def _alignment(text: str) -> int:
 
 
 def local_name(text: str) -> str:
-    """Return the name of a file that is to be written, or changed: never a URL, nor a folder called ``http:``."""
-    from gguftool.storage.sources.locate import scheme_of
+    """Check the name of a file to write or change: a URL, or a folder called ``http:``, is bad usage."""
+    from gguftool.storage.sources.locate import scheme_of  # noqa: PLC0415 - not for --help
 
     if scheme_of(text):
         raise typer.BadParameter("is a URL; only files of this machine are written: give a path")
@@ -43,15 +39,19 @@ def local_name(text: str) -> str:
 
 
 def local_path(text: str | Path) -> Path:
-    """Read the path of a file that is to be written, or changed."""
+    """Read the path of a file to write or change."""
     return Path(local_name(str(text)))
 
 
-def one_format(**asked: bool) -> None:
-    """Refuse more than one output format; the keywords are the options' names."""
-    names = [f"--{name}" for name, wanted in asked.items() if wanted]
+def one_format(**given: bool) -> Format:
+    """The output format that the options say, text if none does; more than one is bad usage.
+
+    The keywords are the options' names, which are the formats'.
+    """
+    names = [name for name, wanted in given.items() if wanted]
     if len(names) > 1:
-        raise typer.BadParameter(f"{' and '.join(names)} exclude each other")
+        raise typer.BadParameter(f"{' and '.join(f'--{name}' for name in names)} exclude each other")
+    return Format(names[0]) if names else Format.TEXT
 
 
 def size_option(*names: str, help: str) -> Any:
@@ -131,32 +131,8 @@ OptionalOutput = Annotated[
 InPlace = Annotated[bool, typer.Option("--in-place", help="Change the file itself, with an undo journal.")]
 
 
-def filler_of(pad: bool, reserve: int, *, in_place: bool = False) -> Filler:
-    """Return the filler that --pad and --reserve ask for."""
-    from gguftool.model.padding import MAX_RESERVE, Filler
-
-    if in_place and reserve:
-        raise typer.BadParameter("--reserve makes the head longer, which takes a new file: give -o OUT")
-    if reserve > MAX_RESERVE:
-        raise typer.BadParameter(
-            f"--reserve takes at most {MAX_RESERVE:,} bytes: engines read all of it at every start"
-        )
-    return Filler(pad=pad, reserve=reserve)
-
-
 def one_target(output: Path | None, *, in_place: bool) -> Path | None:
-    """Return the output, None for in place; anything but exactly one of the two is bad usage."""
+    """Check that exactly one of -o and --in-place is given; the output, or None for in place."""
     if (output is None) != in_place:
         raise typer.BadParameter("give either -o OUT or --in-place")
     return output
-
-
-def check_patterns(patterns: Iterable[str]) -> None:
-    """Refuse, as bad usage, what is no regular expression or could run for ever."""
-    from gguftool.format.pattern import BadPatternError, compile_pattern
-
-    for pattern in patterns:
-        try:
-            compile_pattern(pattern)
-        except BadPatternError as error:
-            raise typer.BadParameter(f"'{printable(pattern)}' {error}") from None

@@ -27,8 +27,8 @@ def install() -> None:
             signal.signal(getattr(signal, name), _interrupt)
 
 
-def over() -> None:
-    """From now on signals change nothing: the exit code is known, and the interpreter only has to go."""
+def ignore_signals() -> None:
+    """Ignore further signals during shutdown: the exit code is known."""
     for name in _NAMES:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

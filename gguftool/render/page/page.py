@@ -17,8 +17,10 @@ from typing import Any
 from gguftool.analysis.report import Cell, Distribution, Layers, Report, Share, TensorRow
 from gguftool.errors import PlanError, printable
 from gguftool.record import record
+from gguftool.render.format import Format
 from gguftool.render.page.palette import COLOURS, Ink, palette
 from gguftool.render.page.strip import letter
+from gguftool.render.registry import renders
 from gguftool.render.report import model_lines, type_bits
 from gguftool.render.report_tables import label_text, percent
 from gguftool.render.units import format_count, format_size
@@ -121,8 +123,9 @@ class Page:
     rows: tuple[TensorCells, ...]
 
 
-def report_html(report: Report) -> str:
-    """Return the page; raise `PlanError` that names the way to get jinja2 where it is missing."""
+@renders(Report, Format.HTML)
+def report_html(report: Report, **_: Any) -> str:
+    """The page with all breakdowns; raises `PlanError` that names the way to get jinja2 if it is missing."""
     try:
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup

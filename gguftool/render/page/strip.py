@@ -40,6 +40,14 @@ class Strip:
     inks: Mapping[str, Ink]
     bits: Mapping[str, float]
 
+    def as_text(self) -> str:
+        """The strip as plain text, wrapped at `TEXT_WIDTH` columns."""
+        return strip_text(self)
+
+    def as_rich(self, width: int, /) -> Text:
+        """The strip for a rich console of `width` columns."""
+        return strip_rich(self, width)
+
 
 def make_strip(
     title: str, grids: Sequence[tuple[str, Layers]], inks: Mapping[str, Ink], bits: Mapping[str, float]

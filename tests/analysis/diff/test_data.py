@@ -21,8 +21,10 @@ from gguftool.analysis.diff.models import DiffOptions, diff_headers
 from gguftool.errors import SourceError
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
-from gguftool.render.diff import render_diff_text, summary
+from gguftool.render.diff import summary
+from gguftool.render.format import Format
 from gguftool.render.json_text import render_json
+from gguftool.render.registry import render
 from tests.support.command import run_gguftool
 from tests.support.diff_models import Memory, f32, gguf, made, model
 from tests.support.paths import FIXTURES
@@ -87,7 +89,7 @@ def test_nan_and_infinity_are_counted_and_left_out() -> None:
     (one,) = report.data.tensors
     assert (one.errors.not_finite, one.errors.not_finite_old, one.errors.not_finite_new) == (2, 1, 1)
     assert one.errors.max_abs_error == 0.5
-    assert "NaN or infinite: 1 in A, 1 in B, left out" in render_diff_text(report)
+    assert "NaN or infinite: 1 in A, 1 in B, left out" in render(report, Format.TEXT)
 
 
 def test_equal_nans_are_the_same() -> None:

@@ -29,13 +29,12 @@ from gguftool.cli.app import app
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
 from gguftool.render.diff import (
-    diff_sections,
     render_diff_csv,
     render_diff_markdown,
-    render_diff_text,
-    section_text,
     summary,
 )
+from gguftool.render.format import Format
+from gguftool.render.registry import parts_of, render
 from tests.support.counted_work import LINEAR, growth
 from tests.support.diff_models import ARRAY, BOOL, F32, F64, I32, STRING, U32, Memory, f32, gguf, made, model
 from tests.support.paths import FIXTURES, GOLDEN, REPO
@@ -94,7 +93,7 @@ def test_number_arrays_differ_at_chunk_borders() -> None:
 
 def test_array_that_only_grew_says_so() -> None:
     a, b = made([("t", ARRAY, (I32, [1, 2]))]), made([("t", ARRAY, (I32, [1, 2, 3]))])
-    assert "2 -> 3 entries; the first 2 are the same" in render_diff_text(diff_headers(a, b))
+    assert "2 -> 3 entries; the first 2 are the same" in render(diff_headers(a, b), Format.TEXT)
 
 
 def test_equal_arrays_are_never_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +114,7 @@ def test_repeated_keys_are_paired_in_order() -> None:
     a = made([("k", U32, 1), ("k", U32, 2)])
     report = diff_headers(a, made([("k", U32, 1), ("k", U32, 3)]))
     assert [(change.key, change.occurrence, change.new.value) for change in report.metadata] == [("k", 2, 3)]
-    assert "k (occurrence 2)" in render_diff_text(report)
+    assert "k (occurrence 2)" in render(report, Format.TEXT)
 
 
 KINDS_OF_VALUES = [
@@ -237,7 +236,7 @@ def test_types_are_grouped_over_layers() -> None:
     report = diff_headers(a, b)
     (group,) = report.groups
     assert (group.name, group.tensors, group.bytes_change) == ("blk.*.ffn_down_exps.weight", 12, 12 * 32)
-    text = render_diff_text(report)
+    text = render(report, Format.TEXT)
     assert text.splitlines()[0] == "12 tensors differ; B is 384 B larger"
     assert "Q4_0 -> Q8_0  in 12 layers (0-5, 8-13)" in text
     assert "+384 B" in text
@@ -250,7 +249,7 @@ def test_trailing_ones_are_no_difference_but_shapes_are() -> None:
     assert [(change.name, change.shape_changed, change.type_changed) for change in report.tensors] == [
         ("v", True, False)
     ]
-    assert "4 x 2 -> 2 x 4" in render_diff_text(report)
+    assert "4 x 2 -> 2 x 4" in render(report, Format.TEXT)
     assert "spelling of dims" in [change.what for change in diff_headers(a, b, LAYOUT).layout]
 
 
@@ -399,7 +398,7 @@ def test_diff_mirrors(a: Model, b: Model) -> None:
 @settings(max_examples=50)
 def test_no_output_holds_raw_text_of_a_file(a: Model, b: Model) -> None:
     report = diff_headers(a, b, LAYOUT)
-    for output in (render_diff_text(report), render_diff_markdown(report), render_diff_csv(report)):
+    for output in (render(report, Format.TEXT), render_diff_markdown(report), render_diff_csv(report)):
         assert not set(output) & set("\x1b\u202e\udcff\r\0\x85")
     outside_code = re.sub(r"(`{3,})diff\n.*?\n\1\n", "", render_diff_markdown(report), flags=re.DOTALL)
     assert not re.search(r"(?<!\\)<", outside_code)
@@ -518,8 +517,8 @@ def test_machine_formats_parse(two_files: None) -> None:
 
 def test_terminal_shows_the_same_sections(two_files: None) -> None:
     report = diff_headers(open_model("a.gguf"), open_model("b.gguf"))
-    text = render_diff_text(report)
-    assert all(section_text(section) in text for section in diff_sections(report))
+    text = render(report, Format.TEXT)
+    assert all(part.as_text() in text for part in parts_of(report))
     assert text.startswith(summary(report) + "\n")
 
 

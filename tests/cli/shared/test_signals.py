@@ -96,7 +96,7 @@ def test_a_signal_just_before_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_second_signal_ends_it_at_once() -> None:
     code = (
-        "import os, signal\nfrom gguftool.cli import signals\nsignals.install()\nsignals.publishing()\n"
+        "import os, signal\nfrom gguftool.cli.shared import signals\nsignals.install()\nsignals.publishing()\n"
         "for _ in range(2):\n    os.kill(os.getpid(), signal.SIGINT)\nprint('still here')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, check=False, timeout=60)

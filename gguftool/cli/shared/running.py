@@ -1,0 +1,94 @@
+"""What commands that write do with a plan: show or execute it, and show what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+
+from gguftool.cli.shared.console import progress_bar, remark
+from gguftool.cli.shared.options import one_format
+from gguftool.cli.shared.show import show, show_receipt
+from gguftool.cli.shared.signals import publishing
+from gguftool.cli.shared.writing import LayoutFlags, Writing
+from gguftool.model.layout import ForceSizes, OutputOptions
+from gguftool.model.padding import MAX_RESERVE, Filler
+from gguftool.record import replace
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
+from gguftool.storage.plan import Plan, Receipt
+from gguftool.storage.sources.source import Source
+
+
+def output_options(
+    layout: LayoutFlags, *, max_size: int | None = None, keep_file_type: bool = False, in_place: bool = False
+) -> OutputOptions:
+    """Read the options on the output's layout; raise `typer.BadParameter` for values that make no sense."""
+    return OutputOptions(
+        alignment=layout.align,
+        force_sizes=_force_sizes(layout.force_sizes),
+        filler=_filler(layout, in_place=in_place),
+        max_size=max_size,
+        keep_file_type=keep_file_type,
+    )
+
+
+def _force_sizes(text: str | None) -> ForceSizes | None:
+    try:
+        return None if text is None else ForceSizes(text)
+    except ValueError:
+        raise typer.BadParameter(f"--force-sizes takes gap or type, not '{text}'") from None
+
+
+def _filler(layout: LayoutFlags, *, in_place: bool) -> Filler:
+    if in_place and layout.reserve:
+        raise typer.BadParameter("--reserve makes the head longer, which takes a new file: give -o OUT")
+    if layout.reserve > MAX_RESERVE:
+        raise typer.BadParameter(
+            f"--reserve takes at most {MAX_RESERVE:,} bytes: engines read all of it at every start"
+        )
+    return Filler(pad=layout.pad, reserve=layout.reserve)
+
+
+def carry_out(plan: Plan, writing: Writing, *, hash_files: bool = False) -> Receipt | None:
+    """Show the plan and return None if it is a dry run, else execute it and show the receipt.
+
+    `hash_files`: the receipt returned has the files' digests, which the user sees only with --hash.
+    """
+    preview = plan.preview()
+    for text in preview.remarks:
+        remark(text)
+    if writing.dry_run:
+        show(preview, one_format(json=writing.json))
+        return None
+    with progress_bar(preview.bytes_copied) as progress:
+        options = Options(
+            force=writing.force,
+            sync=writing.sync,
+            resume=writing.resume,
+            jobs=writing.jobs,
+            hash_files=writing.hash or hash_files,
+            hash_parts=writing.hash,
+            progress=progress,
+            note=remark,
+            publishing=publishing,
+        )
+        receipt = execute(plan, options)
+    shown = receipt if writing.hash else replace(receipt, digests=None)
+    show_receipt(shown, json=writing.json, model=plan.first_shard_path.name)
+    return receipt
+
+
+def recover_first(model: str, *, dry_run: bool) -> None:
+    """Repair what an interrupted change in place left, before the next one; a dry run writes nothing."""
+    if dry_run:
+        return  # opening the model refuses it then, naming the command
+    from gguftool.model.recovery import recover_model  # noqa: PLC0415 - the undo journal, for --in-place alone
+
+    for text in recover_model(model):
+        remark(text)
+
+
+def with_inputs(plan: Plan, read: Sequence[Source]) -> Plan:
+    """Add files that the command line read besides the models to the inputs: no output may be one of them."""
+    return replace(plan, inputs=(*plan.inputs, *read))

@@ -1,0 +1,79 @@
+"""Reports, plans and receipts on standard output: text in a pipe, tables by rich on a terminal, or another format."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+from gguftool.cli.shared.console import ReaderGone, drop_stdout, remark, standard_output, write, write_exactly
+from gguftool.errors import ExecuteError
+from gguftool.render.format import Format
+from gguftool.render.registry import Part, joined, parts_of, render
+
+if TYPE_CHECKING:
+    from gguftool.storage.plan import Receipt
+
+T = TypeVar("T")
+
+
+def show(report: object, format: Format = Format.TEXT, **options: object) -> None:
+    """Write a report in `format`; `options` are those of the report's renderers."""
+    if format is Format.TEXT:
+        show_parts(parts_of(report, **options))
+    else:
+        write(render(report, format, **options))
+
+
+def show_parts(parts: Sequence[str | Part]) -> None:
+    """Write parts of a report: joined in a pipe, by rich on a terminal; no text of a file is read as markup."""
+    if sys.stdout is None or not sys.stdout.isatty():
+        write(joined(parts))
+        return
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False, emoji=False)
+    for at, part in enumerate(parts):
+        if isinstance(part, str):
+            write(part + "\n" * (at + 1 < len(parts)))
+            continue
+        shown = part.as_rich(console.width)
+        if isinstance(shown, str):
+            write(shown)
+            continue
+        with standard_output():
+            console.print(shown)
+
+
+def show_as(data: T, text: Callable[[T], str], *, json: bool) -> None:
+    """Write data that is no report with renderers: as JSON, or as `text` renders it."""
+    write(render(data, Format.JSON) if json else text(data))
+
+
+def show_receipt(receipt: Receipt, *, json: bool, model: str = "") -> None:
+    """Show what was written; with digests, those are the data, as `hash --files` and `hash` print them.
+
+    `model` is the name of the model's first file, which lines of tensors begin with.
+
+    The files are the product, and complete: if standard output cannot take this, it goes to standard error, and the
+    exit code stays 0.
+    """
+    try:
+        if json or receipt.digests is None:
+            write(render(receipt, Format.JSON if json else Format.TEXT))
+        else:
+            _show_digests(receipt, model)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (ExecuteError, OSError, ReaderGone) as error:
+        drop_stdout()
+        remark(f"all was written, but that could not be said: {error}")
+
+
+def _show_digests(receipt: Receipt, model: str) -> None:
+    from gguftool.analysis.verify import file_hashes, tensor_hashes  # noqa: PLC0415 - for --hash alone
+    from gguftool.render.hashes import manifest_text, sums_text  # noqa: PLC0415
+
+    remark(render(receipt, Format.TEXT).rstrip())
+    write_exactly(sums_text(file_hashes(receipt)))
+    write(manifest_text(tensor_hashes(receipt, model)))

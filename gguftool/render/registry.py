@@ -1,0 +1,84 @@
+"""Which function renders which report in which format.
+
+A module of `render/` registers its functions with `renders`; `render` and `parts_of` look them up by the report's type
+and import only the module that has them. A new format of a report is one decorated function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from gguftool.render.format import Format
+
+# Module that defines a report -> module of `render/` that renders it.
+_MODULES = {
+    "gguftool.analysis.diff.models": "diff",
+    "gguftool.analysis.dump": "dump",
+    "gguftool.analysis.imatrix": "imatrix",
+    "gguftool.analysis.lint.check": "check",
+    "gguftool.analysis.recipe": "recipe",
+    "gguftool.analysis.report": "report",
+    "gguftool.storage.plan": "plan",
+    "gguftool.surgery.quantize.preview": "quantize",
+}
+_OF_FORMATS = {Format.JSON: "json_text", Format.HTML: "page.page"}
+_RENDERERS: dict[tuple[type, Format], Callable[..., Any]] = {}
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@runtime_checkable
+class Part(Protocol):
+    """A part of a report that a terminal shows differently than a pipe: a table, a heat strip."""
+
+    def as_text(self) -> str:
+        """Plain text with a final newline."""
+
+    def as_rich(self, width: int, /) -> Any:
+        """A renderable for a rich console of `width` columns."""
+
+
+def renders(kind: type, format: Format) -> Callable[[F], F]:
+    """Register a function that renders reports of type `kind` in `format`.
+
+    It takes the report and what `render` got besides. For `Format.TEXT` it returns the whole text, or parts in order,
+    each a `Part` or text with a final newline; for other formats it returns the whole text.
+    """
+
+    def register(function: F) -> F:
+        _RENDERERS[kind, format] = function
+        return function
+
+    return register
+
+
+def render(report: object, format: Format, **options: Any) -> str:
+    """Render `report`; `options` are those of the report's renderers. Raises `TypeError` if it has no such format."""
+    if format is Format.TEXT:
+        return joined(parts_of(report, **options))
+    text: str = _renderer(report, format)(report, **options)
+    return text
+
+
+def joined(parts: Iterable[str | Part]) -> str:
+    """Join parts of a report to plain text, with a blank line between them."""
+    return "\n".join(part if isinstance(part, str) else part.as_text() for part in parts)
+
+
+def parts_of(report: object, **options: Any) -> tuple[str | Part, ...]:
+    """Render `report` as text, in the parts that a terminal shows one by one."""
+    found: str | Iterable[str | Part] = _renderer(report, Format.TEXT)(report, **options)
+    return (found,) if isinstance(found, str) else tuple(found)
+
+
+def _renderer(report: object, format: Format) -> Callable[..., Any]:
+    kind = type(report)
+    module = _OF_FORMATS.get(format) or _MODULES.get(kind.__module__)
+    if module is not None:
+        import_module(f"gguftool.render.{module}")
+    for base in kind.__mro__:
+        if (base, format) in _RENDERERS:
+            return _RENDERERS[base, format]
+    raise TypeError(f"no {format.value} of {kind.__name__}")

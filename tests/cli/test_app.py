@@ -1,0 +1,80 @@
+"""The table of commands agrees with the commands, and nothing of a command is imported before it runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from gguftool.cli.app import COMMANDS
+from tests.support.command import commands, environment, run_gguftool
+
+_LOADED = """
+import sys
+from gguftool.cli.main import main
+try:
+    main()
+finally:
+    print(*sorted(name for name in sys.modules if name.startswith("gguftool.cli.commands.")), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(("name", "summary"), [(name, summary) for name, _, summary in COMMANDS])
+def test_a_summary_is_the_first_line_of_the_commands_help(name: str, summary: str) -> None:
+    assert commands()[name].help.splitlines()[0] == summary
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in COMMANDS])
+def test_a_command_is_called_as_the_table_calls_it(name: str) -> None:
+    usage = run_gguftool(name, "--help").stdout.decode()
+    assert usage.startswith(f"Usage: gguftool {name} [")
+
+
+@pytest.mark.parametrize(
+    ("line", "loaded"),
+    [
+        ("--version", ""),
+        ("--help", ""),
+        ("nonsense", ""),
+        ("types --help", "types"),
+        ("hash --help", "hash"),
+        ("recipe check --help", "recipe"),
+    ],
+)
+def test_the_module_of_the_command_that_runs_is_imported_and_no_other(line: str, loaded: str) -> None:
+    command = [sys.executable, "-c", _LOADED, *line.split()]
+    done = subprocess.run(command, capture_output=True, check=False, env=environment(), encoding="utf-8")
+    assert done.stderr.splitlines()[-1] == (f"gguftool.cli.commands.{loaded}" if loaded else "")
+
+
+def test_version_does_without_the_command_line_library() -> None:
+    code = _LOADED.replace("gguftool.cli.commands.", "typer")
+    command = [sys.executable, "-c", code, "--version"]
+    done = subprocess.run(command, capture_output=True, check=True, env=environment(), encoding="utf-8")
+    assert (done.stdout[:9], done.stderr) == ("gguftool ", "\n")
+
+
+@pytest.mark.parametrize(
+    ("typo", "meant"),
+    [
+        ("mrege", "merge"),
+        ("spilt", "split"),
+        ("dmup", "dump"),
+        ("sawp", "swap"),
+        ("hsah", "hash"),
+        ("quantise", "quantize"),
+        ("type", "types"),
+    ],
+)
+def test_a_typo_gets_the_command_that_was_meant(typo: str, meant: str) -> None:
+    done = run_gguftool(typo)
+    assert done.returncode == 2
+    assert f"No such command '{typo}'. Did you mean '{meant}'?" in done.stderr.decode()
+
+
+@pytest.mark.parametrize("word", ["list", "show", "repair", "extract", "help", "info"])
+def test_another_word_gets_no_command_that_looks_a_little_like_it(word: str) -> None:
+    done = run_gguftool(word)
+    assert done.returncode == 2
+    assert done.stderr.decode().endswith(f"Error: No such command '{word}'.\n")
