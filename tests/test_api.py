@@ -313,6 +313,16 @@ def test_merge_takes_shards_one_by_one_models_and_labels(tmp_path: Path) -> None
     assert mixed.fingerprint != whole.fingerprint
 
 
+def test_what_takes_a_file_that_is_no_model_takes_a_path(tmp_path: Path) -> None:
+    assert gguftool.recover_model(DEMO) == gguftool.recover_model(str(DEMO)) == ()
+    assert [one.model.name for one in gguftool.open_inputs([DEMO, f"label={SET}"])] == [str(DEMO), str(SET)]
+    assert gguftool.open_donor(DEMO).tensors.keys() == gguftool.open_model(DEMO).tensors.keys()
+    line = f"m-00002-of-00002.gguf:{'0' * 64}:t:shape=(32,):dtype=f32:elements=32:bytes=128\n"
+    (tmp_path / "tensors.map").write_text(line, encoding="utf-8")
+    (entry,) = gguftool.read_tensors_map(tmp_path / "tensors.map")
+    assert (entry.tensor, entry.nbytes) == ("t", 128)
+
+
 def test_one_pattern_may_stand_alone(tmp_path: Path) -> None:
     one = gguftool.plan_export(DEMO, "attn_q", tmp_path / "a")
     assert one.fingerprint == gguftool.plan_export(DEMO, ["attn_q"], tmp_path / "a").fingerprint
