@@ -24,7 +24,7 @@ import gguftool.surgery
 from gguftool.storage.sources.local import open_local
 from tests.docs.test_pages import JSON_RUNS
 from tests.support import builders as b
-from tests.support.command import environment
+from tests.support.command import environment, run_gguftool
 from tests.support.paths import FIXTURES, REPO
 
 DEMO = FIXTURES / "demo.gguf"
@@ -338,6 +338,15 @@ def test_a_path_that_is_not_there_is_a_source_error(tmp_path: Path) -> None:
     for call in (gguftool.dump, gguftool.extract_recipe, lambda path: gguftool.plan_split(path, "x")):
         with pytest.raises(gguftool.SourceError, match=r"none\.gguf"):
             call(tmp_path / "none.gguf")
+
+
+def test_reports_are_rendered_as_the_command_line_does() -> None:
+    report = gguftool.report(str(DEMO))
+    for name, options in {"TEXT": [], "JSON": ["--json"], "MARKDOWN": ["--markdown"], "CSV": ["--csv"]}.items():
+        rendered = gguftool.render_report(report, gguftool.Format[name])
+        assert rendered.encode() == run_gguftool("report", DEMO, *options).stdout
+    with pytest.raises(TypeError, match="no html of Dump"):
+        gguftool.render_report(gguftool.dump(DEMO), gguftool.Format.HTML)
 
 
 # --- type checkers ---------------------------------------------------------------------------------------------------
