@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from gguftool.engines.llama_quantize import LlamaQuantize
     from gguftool.errors import ExecuteError, FormatError, GGUFToolError, PlanError, SourceError
     from gguftool.format.cursor import NeedMoreData
-    from gguftool.format.ggml import TYPES, find_type, nbytes
+    from gguftool.format.ggml import TYPES, TypeTraits, find_type, nbytes
     from gguftool.format.header import Header, TensorInfo, parse, serialize
     from gguftool.format.imatrix import Imatrix, ImatrixKind
     from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
@@ -53,13 +53,16 @@ if TYPE_CHECKING:
     from gguftool.format.recipe import Recipe, RecipeFormat, RecipeRule, parse_recipe, render_recipe
     from gguftool.format.recipe import parse_any as parse_any_recipe
     from gguftool.format.recipe import render_any as render_any_recipe
+    from gguftool.format.tensors_map import MapEntry
     from gguftool.model.companions import open_imatrix
+    from gguftool.model.companions import read_map as read_tensors_map
     from gguftool.model.layout import ForceSizes, OutputOptions
     from gguftool.model.model import Model, ModelFile, Sizing, Tensor
     from gguftool.model.opening import ModelLike, StrPath, open_model, open_models
     from gguftool.model.padding import Filler
     from gguftool.model.recovery import recover_model
-    from gguftool.render.json_text import render_json
+    from gguftool.render.format import Format
+    from gguftool.render.registry import render as render_report
     from gguftool.render.types import TypeRow, type_rows
     from gguftool.storage.execute.executor import execute
     from gguftool.storage.execute.options import Options
@@ -90,21 +93,22 @@ __version__ = "0.1.0"
 __all__ = (
     "KV", "TYPES", "BadPatternError", "ByteOrder", "CheckOptions", "CheckReport", "ConsumeRequest", "Copy", "Damage",
     "DataOptions", "Decision", "DiffOptions", "Distribution", "Donor", "Dump", "Edits", "ExecuteError", "Extent",
-    "ExternalJob", "FetchOptions", "Filler", "Finding", "FloatType", "ForceSizes", "FormatError", "GGUFToolError",
-    "Hash", "Header", "HeaderDiff", "Imatrix", "ImatrixKind", "ImatrixReport", "Input", "LlamaQuantize",
-    "MergeOptions", "Model", "ModelCoverage", "ModelFile", "ModelLike", "NeedMoreData", "Options", "OutputFile",
-    "OutputOptions", "PlacementRule", "Plan", "PlanError", "Preview", "QuantizeOptions", "QuantizePreview", "Receipt",
-    "Recipe", "RecipeFormat", "RecipeReport", "RecipeRule", "Report", "SelectionOptions", "Severity", "Sizing",
-    "Source", "SourceError", "SplitOptions", "StrPath", "Tensor", "TensorInfo", "TypeRow", "ValueType", "Verdict",
-    "Weights", "__version__", "check_codes", "check_imatrix", "check_model", "check_recipe", "compact_recipe",
-    "decide_quantize", "describe_imatrix", "diff", "distribution", "dump", "execute", "expand_recipe",
-    "extract_recipe", "file_hashes", "find_damage", "find_type", "hash_files", "hash_tensors", "imatrix_coverage",
-    "made_externally", "make_kv", "nbytes", "open_donor", "open_imatrix", "open_inputs", "open_model", "open_models",
-    "parse", "parse_any_recipe", "parse_placement", "parse_recipe", "plan_convert_imatrix", "plan_decision",
-    "plan_edit", "plan_export", "plan_fetch", "plan_fetch_files", "plan_merge", "plan_quantize", "plan_repair",
-    "plan_split", "plan_swap", "plan_tensors_map", "plan_tensors_map_of_split", "preview_quantize", "recover_model",
-    "render_any_recipe", "render_json", "render_recipe", "report", "serialize", "tensor_hashes", "type_rows",
-    "verify_against_map", "verify_manifest",
+    "ExternalJob", "FetchOptions", "Filler", "Finding", "FloatType", "ForceSizes", "Format", "FormatError",
+    "GGUFToolError", "Hash", "Header", "HeaderDiff", "Imatrix", "ImatrixKind", "ImatrixReport", "Input",
+    "LlamaQuantize", "MapEntry", "MergeOptions", "Model", "ModelCoverage", "ModelFile", "ModelLike", "NeedMoreData",
+    "Options", "OutputFile", "OutputOptions", "PlacementRule", "Plan", "PlanError", "Preview", "QuantizeOptions",
+    "QuantizePreview", "Receipt", "Recipe", "RecipeFormat", "RecipeReport", "RecipeRule", "Report",
+    "SelectionOptions", "Severity", "Sizing", "Source", "SourceError", "SplitOptions", "StrPath", "Tensor",
+    "TensorInfo", "TypeRow", "TypeTraits", "ValueType", "Verdict", "Weights", "__version__", "check_codes",
+    "check_imatrix", "check_model", "check_recipe", "compact_recipe", "decide_quantize", "describe_imatrix", "diff",
+    "distribution", "dump", "execute", "expand_recipe", "extract_recipe", "file_hashes", "find_damage", "find_type",
+    "hash_files", "hash_tensors", "imatrix_coverage", "made_externally", "make_kv", "nbytes", "open_donor",
+    "open_imatrix", "open_inputs", "open_model", "open_models", "parse", "parse_any_recipe", "parse_placement",
+    "parse_recipe", "plan_convert_imatrix", "plan_decision", "plan_edit", "plan_export", "plan_fetch",
+    "plan_fetch_files", "plan_merge", "plan_quantize", "plan_repair", "plan_split", "plan_swap", "plan_tensors_map",
+    "plan_tensors_map_of_split", "preview_quantize", "read_tensors_map", "recover_model", "render_any_recipe",
+    "render_recipe", "render_report", "report", "serialize", "tensor_hashes", "type_rows", "verify_against_map",
+    "verify_manifest",
 )  # fmt: skip
 
 # Module -> its public names, as ``NAME`` or ``NAME=PUBLIC_NAME``. A module is loaded on the first use of a name:
@@ -126,7 +130,7 @@ _MODULES = {
     "engines.llama_quantize": "LlamaQuantize",
     "errors": "ExecuteError FormatError GGUFToolError PlanError SourceError",
     "format.cursor": "NeedMoreData",
-    "format.ggml": "TYPES find_type nbytes",
+    "format.ggml": "TYPES TypeTraits find_type nbytes",
     "format.header": "Header TensorInfo parse serialize",
     "format.imatrix": "Imatrix ImatrixKind",
     "format.kv": "KV ByteOrder ValueType make_kv",
@@ -135,13 +139,15 @@ _MODULES = {
         "Recipe RecipeFormat RecipeRule parse_any=parse_any_recipe parse_recipe render_any=render_any_recipe "
         "render_recipe"
     ),
-    "model.companions": "open_imatrix",
+    "format.tensors_map": "MapEntry",
+    "model.companions": "open_imatrix read_map=read_tensors_map",
     "model.layout": "ForceSizes OutputOptions",
     "model.model": "Model ModelFile Sizing Tensor",
     "model.opening": "ModelLike StrPath open_model open_models",
     "model.padding": "Filler",
     "model.recovery": "recover_model",
-    "render.json_text": "render_json",
+    "render.format": "Format",
+    "render.registry": "render=render_report",
     "render.types": "TypeRow type_rows",
     "storage.execute.executor": "execute",
     "storage.execute.options": "Options",

@@ -36,7 +36,7 @@ class GGUFToolError(Exception):
     ) -> None:
         super().__init__(message)
         self.message = message
-        self.problems = tuple(problems)
+        self.problems: tuple[str, ...] = tuple(problems)
         self.source = source
         self.where = where
         self.offset = offset

@@ -24,7 +24,7 @@ import gguftool.surgery
 from gguftool.storage.sources.local import open_local
 from tests.docs.test_pages import JSON_RUNS
 from tests.support import builders as b
-from tests.support.command import environment
+from tests.support.command import environment, run_gguftool
 from tests.support.paths import FIXTURES, REPO
 
 DEMO = FIXTURES / "demo.gguf"
@@ -313,6 +313,16 @@ def test_merge_takes_shards_one_by_one_models_and_labels(tmp_path: Path) -> None
     assert mixed.fingerprint != whole.fingerprint
 
 
+def test_what_takes_a_file_that_is_no_model_takes_a_path(tmp_path: Path) -> None:
+    assert gguftool.recover_model(DEMO) == gguftool.recover_model(str(DEMO)) == ()
+    assert [one.model.name for one in gguftool.open_inputs([DEMO, f"label={SET}"])] == [str(DEMO), str(SET)]
+    assert gguftool.open_donor(DEMO).tensors.keys() == gguftool.open_model(DEMO).tensors.keys()
+    line = f"m-00002-of-00002.gguf:{'0' * 64}:t:shape=(32,):dtype=f32:elements=32:bytes=128\n"
+    (tmp_path / "tensors.map").write_text(line, encoding="utf-8")
+    (entry,) = gguftool.read_tensors_map(tmp_path / "tensors.map")
+    assert (entry.tensor, entry.nbytes) == ("t", 128)
+
+
 def test_one_pattern_may_stand_alone(tmp_path: Path) -> None:
     one = gguftool.plan_export(DEMO, "attn_q", tmp_path / "a")
     assert one.fingerprint == gguftool.plan_export(DEMO, ["attn_q"], tmp_path / "a").fingerprint
@@ -328,6 +338,15 @@ def test_a_path_that_is_not_there_is_a_source_error(tmp_path: Path) -> None:
     for call in (gguftool.dump, gguftool.extract_recipe, lambda path: gguftool.plan_split(path, "x")):
         with pytest.raises(gguftool.SourceError, match=r"none\.gguf"):
             call(tmp_path / "none.gguf")
+
+
+def test_reports_are_rendered_as_the_command_line_does() -> None:
+    report = gguftool.report(str(DEMO))
+    for name, options in {"TEXT": [], "JSON": ["--json"], "MARKDOWN": ["--markdown"], "CSV": ["--csv"]}.items():
+        rendered = gguftool.render_report(report, gguftool.Format[name])
+        assert rendered.encode() == run_gguftool("report", DEMO, *options).stdout
+    with pytest.raises(TypeError, match="no html of Dump"):
+        gguftool.render_report(gguftool.dump(DEMO), gguftool.Format.HTML)
 
 
 # --- type checkers ---------------------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ def dump(
     """Describe `model`; `name_filter` is searched in keys and tensor names, `array_limit` cuts arrays.
 
     With `kvs` or `tensors` false, that part stays empty. Indexes count from 1 as in gguf-dump, over the whole model
-    whatever the filter leaves.
+    whatever the filter leaves. Raises `BadPatternError` for a bad filter, and for a path as `open_model` does.
     """
     model, wanted = as_model(model), compile_pattern(name_filter)
     places = {file.source.identity: index for index, file in enumerate(model.files)}

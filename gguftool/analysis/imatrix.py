@@ -105,7 +105,7 @@ def _row(entry: ImatrixEntry) -> ImatrixTensor:
 
 
 def coverage_of(model: ModelLike, imatrix: Imatrix) -> ModelCoverage:
-    """List which tensors of `model` have weights in `imatrix`."""
+    """List which tensors of `model` have weights in `imatrix`; raises for a path as `open_model` does."""
     model = as_model(model)
     infos = [tensor.info for tensor in model.tensors.values() if _quantizable(tensor.info)]
     found = {info.name: imatrix.entries[info.name] for info in infos if info.name in imatrix.entries}

@@ -117,7 +117,10 @@ class _Fate:
 
 
 def check(recipe: Recipe, model: ModelLike) -> RecipeReport:
-    """Try `recipe` on every tensor of `model`; unknown types are findings if it was parsed leniently."""
+    """Try `recipe` on every tensor of `model`, sizes in bytes; unknown types are findings if it was parsed leniently.
+
+    Raises for a path as `open_model` does; what is wrong with the recipe is a finding.
+    """
     model, engine = as_model(model), _engine_of(recipe)
     assigned = recipe.assign(model.tensors)
     fates = tuple(_fate(tensor, assigned[name], engine) for name, tensor in model.tensors.items())

@@ -137,12 +137,15 @@ class _Item:
 
 
 def report(models: ModelLike | Sequence[ModelLike], rules: tuple[PlacementRule, ...] = ()) -> Report:
-    """Describe `models`; `rules` place their tensors on devices."""
+    """Describe `models`, sizes in bytes; `rules` place their tensors on devices.
+
+    Paths are opened, neighbours together, and errors raised as `open_models` does.
+    """
     return Report(models=tuple(distribution(model, rules) for model in as_models(models)))
 
 
 def distribution(model: ModelLike, rules: tuple[PlacementRule, ...] = ()) -> Distribution:
-    """Describe one model; `rules` place its tensors on devices."""
+    """Describe one model, sizes in bytes; `rules` place its tensors on devices. Raises as `open_model` for a path."""
     model = as_model(model)
     places = tensor_places(model.tensors)
     items = [_item(tensor, places[name], device_of(name, rules)) for name, tensor in model.tensors.items()]

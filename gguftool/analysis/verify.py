@@ -49,7 +49,11 @@ class Verdict:
 
 
 def hash_tensors(model: ModelLike, jobs: int | None = None, progress: Progress = no_progress) -> tuple[Hash, ...]:
-    """Hash each tensor's data, and all of it in header order (the last entry)."""
+    """Hash each tensor's data without padding, and all of it in header order (the last entry); sha256 in hex.
+
+    `jobs`: threads that hash, default: chosen by measurement; `progress` is called with bytes as they are hashed.
+    Raises `SourceError` if the data cannot be read.
+    """
     model = as_model(model)
     tensors = tuple(model.tensors.values())
     name = os.path.basename(model.files[0].source.name)
@@ -65,7 +69,7 @@ def hash_tensors(model: ModelLike, jobs: int | None = None, progress: Progress =
 
 
 def hash_files(model: ModelLike, jobs: int | None = None, progress: Progress = no_progress) -> tuple[Hash, ...]:
-    """Hash each file of the model."""
+    """Hash each file of the model; sha256 in hex, arguments and errors as in `hash_tensors`."""
     model = as_model(model)
     digests = digest_all([[whole(file.source)] for file in model.files], jobs, progress)
     return tuple(Hash(name=file.source.name, sha256=sha256) for file, sha256 in zip(model.files, digests, strict=True))

@@ -32,7 +32,7 @@ class NeedMoreData(Exception):
     def __init__(self, needed: int, likely: int = 0) -> None:
         super().__init__(needed)
         self.needed = needed
-        self.likely = max(needed, likely)
+        self.likely: int = max(needed, likely)
 
 
 class Cursor:

@@ -29,8 +29,9 @@ def find_maps(files: Sequence[ModelFile]) -> dict[str, tuple[MapEntry, ...]]:
     return maps
 
 
-def read_map(name: str) -> tuple[MapEntry, ...]:
+def read_map(name: str | os.PathLike[str]) -> tuple[MapEntry, ...]:
     """Read the map at `name`; raises `SourceError` if that fails, `FormatError` if it is too large or broken."""
+    name = os.fspath(name)
     source = open_source(name)
     if source.size > _MAX_MAP:
         raise FormatError(f"{source.size:,} bytes; a tensors.map has at most {_MAX_MAP:,}", source=name)

@@ -15,11 +15,12 @@ from gguftool.storage.sources.locate import expand, is_url
 from gguftool.storage.sources.sidecars import OLD, helper_path, is_being_published, undo_path
 
 
-def recover_model(spec: str) -> tuple[str, ...]:
+def recover_model(spec: str | os.PathLike[str]) -> tuple[str, ...]:
     """Recover every file and set that `spec` names; returns a sentence for each step, empty if nothing was to do.
 
     Raises `ExecuteError` or `FormatError` if recovery fails; then everything that it needs stays in place.
     """
+    spec = os.fspath(spec)
     if is_url(spec):
         raise SourceError("is not local and cannot be changed in place; -o OUT writes a new file", source=spec)
     return tuple(_recovered(expand(spec, ".gguf")))

@@ -50,14 +50,14 @@ class Input:
         return any(is_label_of(label, type_id) for label in (self.given if given else self.claimed))
 
 
-def open_inputs(arguments: Sequence[str]) -> tuple[Input, ...]:
+def open_inputs(arguments: Sequence[StrPath]) -> tuple[Input, ...]:
     """Open ``MODEL`` and ``LABEL=MODEL`` arguments, in their order; a file named twice counts once.
 
     Neighbouring arguments without a label are pooled, so that a glob that the shell expanded is one input. Raises
     `SourceError` or `FormatError` as `open_models` does.
     """
     inputs: dict[frozenset[object], Input] = {}
-    for label, specs in _runs(arguments):
+    for label, specs in _runs([os.fspath(argument) for argument in arguments]):
         given = () if label is None else (normal_label(label),)
         for model in open_models(*specs):
             files = frozenset(source.file_key for source in model.sources)
@@ -75,14 +75,14 @@ def as_inputs(inputs: Input | ModelLike | Sequence[Input | ModelLike]) -> list[I
         inputs = [inputs]
     opened: list[Input] = []
     for _, run in groupby(inputs, lambda one: isinstance(one, Input | Model)):
-        paths = []
+        paths: list[StrPath] = []
         for one in run:
             if isinstance(one, Input):
                 opened.append(one)
             elif isinstance(one, Model):
                 opened.append(Input(model=one))
             else:
-                paths.append(os.fspath(one))
+                paths.append(one)
         opened += open_inputs(paths)
     return opened
 
