@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import json
@@ -97,6 +98,12 @@ def _field_names(kind: Any) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind))
 
 
+@functools.cache
+def _documented() -> dict[str, Any]:
+    """The documented dataclasses by name: some modules import the types of their fields for type checkers only."""
+    return {path.rpartition(".")[2]: _load(path) for path in JSON_SECTIONS}
+
+
 def _nested(kind: Any) -> set[Any]:
     """Return `kind` and the dataclasses in its fields, theirs included."""
     found, waiting = set(), [kind]
@@ -105,7 +112,7 @@ def _nested(kind: Any) -> set[Any]:
         if isinstance(part, type) and dataclasses.is_dataclass(part):
             if part not in found:
                 found.add(part)
-                waiting += typing.get_type_hints(part).values()
+                waiting += typing.get_type_hints(part, localns=_documented()).values()
         else:
             waiting += typing.get_args(part)
     return found
