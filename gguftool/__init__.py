@@ -81,7 +81,7 @@ if TYPE_CHECKING:
     from gguftool.surgery.quantize.plan import Decision, plan_decision, plan_quantize
     from gguftool.surgery.quantize.plan import decide as decide_quantize
     from gguftool.surgery.quantize.preview import QuantizePreview, preview_quantize
-    from gguftool.surgery.repair import Damage, find_damage, plan_repair
+    from gguftool.surgery.repair import Damage, DamageOptions, find_damage, plan_repair
     from gguftool.surgery.selection import SelectionOptions
     from gguftool.surgery.split import SplitOptions, plan_split
     from gguftool.surgery.swap import plan_swap
@@ -92,6 +92,7 @@ __version__ = "0.1.0"
 # Whatever a module above defines for users is here; tests compare.
 __all__ = (
     "KV", "TYPES", "BadPatternError", "ByteOrder", "CheckOptions", "CheckReport", "ConsumeRequest", "Copy", "Damage",
+    "DamageOptions",
     "DataOptions", "Decision", "DiffOptions", "Distribution", "Donor", "Dump", "Edits", "ExecuteError", "Extent",
     "ExternalJob", "FetchOptions", "Filler", "Finding", "FloatType", "ForceSizes", "Format", "FormatError",
     "GGUFToolError", "Hash", "Header", "HeaderDiff", "Imatrix", "ImatrixKind", "ImatrixReport", "Input",
@@ -164,7 +165,7 @@ _MODULES = {
     "surgery.quantize.options": "QuantizeOptions Weights",
     "surgery.quantize.plan": "Decision decide=decide_quantize plan_decision plan_quantize",
     "surgery.quantize.preview": "QuantizePreview preview_quantize",
-    "surgery.repair": "Damage find_damage plan_repair",
+    "surgery.repair": "Damage DamageOptions find_damage plan_repair",
     "surgery.selection": "SelectionOptions",
     "surgery.split": "SplitOptions plan_split",
     "surgery.swap": "plan_swap",

@@ -28,7 +28,6 @@ from gguftool.storage.system.fileio import leading_hole, read_fully, read_some
 MAX_MANIFEST = 64 << 20  # bytes
 _PAGE = 4096  # bytes: a crash leaves whole pages unwritten
 _BLOCK = 1 << 20
-_MAX_RANGES = 100_000  # an undo journal has room for four times as many
 _ZEROS = bytes(_BLOCK)
 _NO_PAGE = bytes(_PAGE)
 
@@ -51,22 +50,33 @@ class Damage:
         return sum(end - start for start, end in self.ranges)
 
 
+@record
+class DamageOptions:
+    """How to look for damage: `hashes` maps tensor names to the sha256 of their data; `jobs` threads hash.
+
+    Ranges at most `max_gap` bytes apart are joined, and more of them if there are more than `max_ranges`: an undo
+    journal has room for four times the default.
+    """
+
+    hashes: Mapping[str, str] | None = None
+    jobs: int | None = None
+    progress: Progress = no_progress
+    max_gap: int = MAX_GAP
+    max_ranges: int = 100_000
+
+
 def find_damage(
-    local: Source | StrPath,
-    original: ModelFile | ModelLike,
-    hashes: Mapping[str, str] | None = None,
-    jobs: int | None = None,
-    progress: Progress = no_progress,
+    local: Source | StrPath, original: ModelFile | ModelLike, options: DamageOptions | None = None
 ) -> Damage:
     """Compare `local` with `original`; reads all of the first and the head of the second.
 
-    `hashes` maps tensor names to the sha256 of their data. Raises `PlanError` if `local` is not a local file, or
-    another model.
+    Raises `PlanError` if `local` is not a local file, or another model.
     """
+    options = options or DamageOptions()
     local, original = as_source(local), _one_file(original)
     _refuse_other_model(local, original)
     expected = original.source.sha256 or _in_a_map(original)
-    zeros, sha256 = _scan(local, min(local.size, original.source.size), progress)
+    zeros, sha256 = _scan(local, min(local.size, original.source.size), options.progress)
     if expected is not None and sha256 == expected and local.size == original.source.size:
         return Damage(ranges=(), found=(), sha256=expected, is_proven=True)
     head_end = min(original.header.data_offset, local.size, original.source.size)
@@ -74,12 +84,12 @@ def find_damage(
         "of the head differ": _head_differences(local, original.source, head_end),
         "are zeros": [(max(start, head_end), end) for start, end in zeros if end > head_end],
         "are missing at the end": [(local.size, original.source.size)] if local.size < original.source.size else [],
-        "belong to tensors with another sha256": _other_tensors(local, original, hashes or {}, jobs),
+        "belong to tensors with another sha256": _other_tensors(local, original, options.hashes or {}, options.jobs),
     }
     found = [f"{_total(ranges):,} bytes {kind}{_count(ranges)}" for kind, ranges in kinds.items() if ranges]
     if local.size > original.source.size:
         found.append(f"{local.size - original.source.size:,} bytes too many at the end")
-    ranges = _few(joined(one for ranges in kinds.values() for one in ranges))
+    ranges = _few(joined(one for ranges in kinds.values() for one in ranges), options.max_gap, options.max_ranges)
     return Damage(ranges=ranges, found=tuple(found), sha256=expected)
 
 
@@ -140,12 +150,11 @@ def _between(ranges: Ranges, size: int) -> Iterator[tuple[int, int]]:
         yield at, size
 
 
-def _few(ranges: Ranges) -> tuple[tuple[int, int], ...]:
+def _few(ranges: Ranges, gap: int, most: int) -> tuple[tuple[int, int], ...]:
     """Join ranges so close that the bytes between are read anyway; then more of them, until there are few enough."""
-    gap = MAX_GAP
     while True:
         found = tuple((start, end - gap) for start, end in joined((start, end + gap) for start, end in ranges))
-        if len(found) <= _MAX_RANGES:
+        if len(found) <= most:
             return found
         gap *= 4
 

@@ -24,7 +24,7 @@ from gguftool.storage.sources.local import open_local
 from gguftool.surgery.fetch import FetchOptions, plan_fetch, plan_fetch_files
 from gguftool.surgery.inputs import Donor
 from gguftool.surgery.merge import plan_merge
-from gguftool.surgery.repair import Damage, find_damage, plan_repair
+from gguftool.surgery.repair import Damage, DamageOptions, find_damage, plan_repair
 from gguftool.surgery.swap import plan_swap
 from tests.support import builders as b
 from tests.support.builders import filler
@@ -261,7 +261,7 @@ def test_damage_that_leaves_no_trace_is_found_by_hashes_only(tmp_path: Path) -> 
         plan_repair(local, file, find_damage(local, file), None)
     model = remote_model(Recorded(BIG))
     hashes = {name: hashlib.sha256(tensor.extent.read()).hexdigest() for name, tensor in model.tensors.items()}
-    damage = find_damage(local, file, hashes)
+    damage = find_damage(local, file, DamageOptions(hashes=hashes))
     last = list(model.tensors.values())[-1]
     assert damage.ranges == ((last.extent.offset, last.extent.end),)
     execute(plan_repair(local, file, damage, None))
@@ -291,15 +291,13 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
         find_damage(open_local(tmp_path / "local.gguf"), original(Recorded(BIG)))
 
 
-def test_damage_all_over_is_fetched_in_few_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gguftool.surgery.repair.MAX_GAP", 1)
-    monkeypatch.setattr("gguftool.surgery.repair._MAX_RANGES", 5)
+def test_damage_all_over_is_fetched_in_few_ranges(tmp_path: Path) -> None:
     broken = bytearray(BIG)
     for page in range(10, 130, 4):
         broken[page * PAGE : (page + 1) * PAGE] = bytes(PAGE)
     (tmp_path / "local.gguf").write_bytes(broken)
     local, file = open_local(tmp_path / "local.gguf"), original(Recorded(BIG))
-    damage = find_damage(local, file)
+    damage = find_damage(local, file, DamageOptions(max_gap=1, max_ranges=5))
     assert 1 <= len(damage.ranges) <= 5
     execute(plan_repair(local, file, damage, None))
     assert (tmp_path / "local.gguf").read_bytes() == BIG

@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_CHUNK = 1 << 20  # bytes per read
-_CHUNK_ELEMENTS = 1 << 17  # numbers compared at once: about 4 MiB per thread with gguf's intermediate arrays
-
 
 class By(Enum):
     """How errors are added up."""
@@ -113,7 +110,8 @@ class DataDiff:
 class DataOptions:
     """How to compare data: `jobs` threads; `progress` gets the bytes of A compared since its last call.
 
-    With an `imatrix`, known as `imatrix_name`, weighted errors are added.
+    With an `imatrix`, known as `imatrix_name`, weighted errors are added. Bytes are compared `chunk_bytes` at a time,
+    numbers `chunk_elements` at a time: 131,072 take about 4 MiB per thread with gguf's intermediate arrays.
     """
 
     by: By = By.TENSOR
@@ -121,6 +119,8 @@ class DataOptions:
     imatrix: Imatrix | None = None
     imatrix_name: str = "imatrix"
     progress: Callable[[int], object] = lambda nbytes: None
+    chunk_bytes: int = 1 << 20
+    chunk_elements: int = 1 << 17
 
 
 @record
@@ -200,7 +200,7 @@ def _in_threads(pairs: Sequence[tuple[str, _Side, _Side]], options: DataOptions)
             options.progress(nbytes)
 
     def measure(pair: tuple[str, _Side, _Side]) -> _Measured:
-        return _compare(*pair, progress=_Progress(progress), imatrix=options.imatrix)
+        return _compare(*pair, progress=_Progress(progress), options=options)
 
     jobs = options.jobs or min(4, os.cpu_count() or 1)
     running = Background([partial(measure, pair) for pair in pairs], jobs, stop)
@@ -213,8 +213,9 @@ def _in_threads(pairs: Sequence[tuple[str, _Side, _Side]], options: DataOptions)
 # --- one tensor ------------------------------------------------------------------------------------------------------
 
 
-def _compare(name: str, old: _Side, new: _Side, progress: _Progress, imatrix: Imatrix | None) -> _Measured:
-    verdict, note = _verdict(old, new, progress)
+def _compare(name: str, old: _Side, new: _Side, progress: _Progress, options: DataOptions) -> _Measured:
+    imatrix = options.imatrix
+    verdict, note = _verdict(old, new, progress, options.chunk_bytes)
     sums, entry = None, _entry_of(old.tensor, imatrix)
     if verdict in {DataVerdict.DIFFERENT, DataVerdict.OTHER_TYPE}:
         decoders = old.decoder, new.decoder
@@ -226,7 +227,7 @@ def _compare(name: str, old: _Side, new: _Side, progress: _Progress, imatrix: Im
         if unknown:
             note = note or f"no dequantizer for {' and '.join(unknown)}"
         else:
-            sums = total(_error_chunks(old, new, progress, entry))
+            sums = total(_error_chunks(old, new, progress, entry, options.chunk_elements))
     progress.reach(old.tensor.nbytes)
     report = TensorData(
         name=name,
@@ -242,7 +243,7 @@ def _compare(name: str, old: _Side, new: _Side, progress: _Progress, imatrix: Im
     return _Measured(report=report, sums=sums)
 
 
-def _verdict(old: _Side, new: _Side, progress: _Progress) -> tuple[DataVerdict, str]:
+def _verdict(old: _Side, new: _Side, progress: _Progress, chunk: int) -> tuple[DataVerdict, str]:
     x, y = old.tensor.info, new.tensor.info
     if x.shape != y.shape:
         return DataVerdict.NOT_COMPARED, "shapes differ"
@@ -254,14 +255,14 @@ def _verdict(old: _Side, new: _Side, progress: _Progress) -> tuple[DataVerdict, 
             DataVerdict.NOT_COMPARED,
             "byte orders differ, and what is in the blocks is not known well enough to swap it",
         )
-    return (DataVerdict.SAME if _same_bytes(old, new, word, progress) else DataVerdict.DIFFERENT), ""
+    return (DataVerdict.SAME if _same_bytes(old, new, word, progress, chunk) else DataVerdict.DIFFERENT), ""
 
 
-def _same_bytes(old: _Side, new: _Side, word: int, progress: _Progress) -> bool:
+def _same_bytes(old: _Side, new: _Side, word: int, progress: _Progress, chunk: int) -> bool:
     """Whether both hold the same bytes; if `word` is more than 1, words of that size are byte-swapped on one side."""
     length = min(old.tensor.nbytes, new.tensor.nbytes)
-    for offset in range(0, length, _CHUNK):
-        size = min(_CHUNK, length - offset)
+    for offset in range(0, length, chunk):
+        size = min(chunk, length - offset)
         left, right = old.read(offset, size), new.read(offset, size)
         if left != (_words_reversed(right, word) if word > 1 else right):
             return False
@@ -290,13 +291,15 @@ def _entry_of(tensor: Tensor, imatrix: Imatrix | None) -> ImatrixEntry | None:
     return entry if entry and entry.fits(tensor.info.dims) else None
 
 
-def _error_chunks(old: _Side, new: _Side, progress: _Progress, entry: ImatrixEntry | None) -> Iterator[ErrorSums]:
+def _error_chunks(
+    old: _Side, new: _Side, progress: _Progress, entry: ImatrixEntry | None, chunk: int
+) -> Iterator[ErrorSums]:
     """Yield the error sums chunk by chunk, in whole units of both types."""
     left, right = old.decoder, new.decoder
     if left is None or right is None:
         return
     both = math.lcm(left.unit, right.unit)  # at most the rows that one side interleaves: rows are whole blocks
-    step = max(1, _CHUNK_ELEMENTS // both) * both
+    step = max(1, chunk // both) * both
     dims, elements = old.tensor.info.dims, old.tensor.info.elements
     weights = entry.weights_for(dims) if entry else None
     for start in range(0, elements, step):

@@ -18,7 +18,7 @@ from gguftool.model.opening import open_model
 from gguftool.storage.plan import Plan, Receipt
 from gguftool.storage.sources.locate import open_source
 from gguftool.surgery.fetch import FetchOptions, plan_fetch, plan_fetch_files
-from gguftool.surgery.repair import MAX_MANIFEST, Damage, find_damage, hashes_of_tensors, plan_repair
+from gguftool.surgery.repair import MAX_MANIFEST, Damage, DamageOptions, find_damage, hashes_of_tensors, plan_repair
 
 Connections = Annotated[
     int | None, typer.Option("--jobs", metavar="N", min=1, help="Connections. Default: 8.", show_default=False)
@@ -114,7 +114,8 @@ def _plan_repair(name: str, file: Path, output: Path | None, check: str | None, 
     (original,) = open_model(name, this_file_only=True).files
     hashes = None if check is None else _tensor_hashes(check)
     with progress_bar(local.size, "looking for damage") as progress:
-        damage = find_damage(local, original, hashes, writing.jobs, progress)
+        options = DamageOptions(hashes=hashes, jobs=writing.jobs, progress=progress)
+        damage = find_damage(local, original, options)
     if not damage.found and (damage.is_proven or damage.sha256 is None) and output is None:
         _say_sound(file, damage, json=writing.json)
         return None

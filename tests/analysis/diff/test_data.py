@@ -216,12 +216,11 @@ def test_errors_agree_with_gguf_and_numpy(a: str, b: str, tmp_path: Path) -> Non
     assert all(expected[one.name][0] == 0 for one in report.data.tensors if one.verdict is DataVerdict.SAME)
 
 
-def test_chunks_do_not_change_the_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_change_the_figures() -> None:
     paths = [FIXTURES / "engines" / f"tiny-llama-{name}.gguf" for name in ("Q4_K", "BF16")]
     whole = compare(*map(open_model, paths)).data
-    monkeypatch.setattr("gguftool.analysis.diff.data._CHUNK_ELEMENTS", 300)  # no multiple of a block
-    monkeypatch.setattr("gguftool.analysis.diff.data._CHUNK", 100)
-    pieces = compare(*map(open_model, paths)).data
+    chunked = {"chunk_elements": 300, "chunk_bytes": 100}  # no multiples of a block
+    pieces = compare(*map(open_model, paths), **chunked).data
     for one, other in zip(whole.tensors, pieces.tensors, strict=True):
         assert (one.name, one.verdict) == (other.name, other.verdict)
         if one.errors:

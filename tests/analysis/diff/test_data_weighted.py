@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguftool.analysis.diff import data
 from gguftool.analysis.diff.data import By, DataOptions, spread_weights
 from gguftool.analysis.diff.figures import errors_between, errors_of, total
 from gguftool.analysis.diff.models import DiffOptions, diff_headers
@@ -40,8 +39,9 @@ def imatrix(**weights: Any) -> Imatrix:
     return Imatrix(entries=entries)
 
 
-def compare(a: Model, b: Model, matrix: Imatrix | None = None, by: By = By.TENSOR) -> Any:
-    return diff_headers(a, b, DiffOptions(data=DataOptions(by=by, imatrix=matrix, imatrix_name="i.dat"))).data
+def compare(a: Model, b: Model, matrix: Imatrix | None = None, by: By = By.TENSOR, **options: Any) -> Any:
+    data = DataOptions(by=by, imatrix=matrix, imatrix_name="i.dat", **options)
+    return diff_headers(a, b, DiffOptions(data=data)).data
 
 
 def pair(dims: tuple[int, ...], *names: str) -> tuple[Any, ...]:
@@ -67,15 +67,12 @@ def figures(errors: Any) -> tuple[float | None, ...]:
 
 @pytest.mark.parametrize("chunk", [32, 96, 1 << 17])
 @pytest.mark.parametrize("dims", [(32, 5), (96, 4, 3), (32, 6, 5), (320, 1, 2), (64,)])
-def test_streamed_figures_are_those_of_whole_arrays(
-    dims: tuple[int, ...], chunk: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_streamed_figures_are_those_of_whole_arrays(dims: tuple[int, ...], chunk: int) -> None:
     """Rows longer and shorter than a chunk, chunks that end inside rows and matrices, an expert's own weights."""
-    monkeypatch.setattr(data, "_CHUNK_ELEMENTS", chunk)
     a, other, x, y = pair(dims, EXPERTS)
     matrices = dims[2] if len(dims) > 2 else 1
     weights = np.random.default_rng(1).random((matrices, dims[0]), dtype=np.float32) ** 4
-    found = compare(a, other, imatrix(**{EXPERTS: weights})).tensors[0]
+    found = compare(a, other, imatrix(**{EXPERTS: weights}), chunk_elements=chunk).tensors[0]
     columns = weights.reshape(matrices, 1, dims[0]) if len(dims) > 2 else weights[0]
     assert figures(found.errors) == pytest.approx(formulas(x[EXPERTS], y[EXPERTS], columns), rel=1e-9)
     assert found.weighted
