@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from inspect import Parameter, Signature, signature
-from typing import Any, get_type_hints
+from typing import Any
 
 from gguftool.cli.shared.options import (
     Align,
@@ -88,12 +88,9 @@ def writer(
     ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        hints = get_type_hints(command, include_extras=True)
-        own = [
-            parameter.replace(annotation=hints[parameter.name])
-            for parameter in signature(command).parameters.values()
-            if parameter.name not in ("layout", "writing")
-        ]
+        # Not typing.get_type_hints: on Python 3.10 it wraps what defaults to None, and typer then sees no option.
+        parameters = signature(command, eval_str=True).parameters.values()
+        own = [parameter for parameter in parameters if parameter.name not in ("layout", "writing")]
 
         @wraps(command)
         def run(**given: Any) -> None:
