@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gguftool.errors import ExecuteError, SourceError, listed
 from gguftool.storage.execute.consume_journal import FreedSource, Unfinished, read_unfinished, real_path, stamp_if_same
-from gguftool.storage.execute.part import CREATE, REOPEN, PartFile, busy, lock
+from gguftool.storage.execute.part import PartFile, busy, lock
 from gguftool.storage.plan import Copy, OutputFile, Plan, Request, Step
 from gguftool.storage.sources.local import LocalSource
 from gguftool.storage.sources.sidecars import PART, consume_path, helper_path, only_copy_path
 from gguftool.storage.sources.source import Source
 from gguftool.storage.system.fileio import close_quietly, read_some, sync_file, sync_folders
+from gguftool.storage.system.ownership import create_helper, open_helper
 
 
 def find_unfinished(anchor: Path, request: Request) -> Plan | None:
@@ -137,8 +137,7 @@ class Consuming:
                 "is gone, and so are sources whose bytes were in it; put it back, the journal is still there",
                 source=str(path),
             )
-        fd = os.open(path, CREATE, 0o666)
-        close_quietly(fd)
+        close_quietly(create_helper(path))
         return True
 
     def parts(self) -> list[PartFile]:
@@ -209,7 +208,7 @@ def open_consuming(anchor: Path, cleanup: contextlib.ExitStack) -> Consuming | N
     """Open and lock the journal at `anchor`, or None if there is none; raise `ExecuteError` if another run holds it."""
     path = consume_path(anchor)
     try:
-        fd = os.open(path, REOPEN | os.O_APPEND)
+        fd = open_helper(path, append=True, twin=helper_path(path, PART))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -233,10 +232,10 @@ def _is_published_output(output: OutputFile, inode: int) -> bool:
 
 def _open_part(output: OutputFile) -> PartFile:
     path = only_copy_path(output.path)
-    fd = os.open(path, REOPEN)
+    fd = open_helper(path, target=output.path)
     try:
         status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        if status.st_nlink != 1:
             raise ExecuteError("is not the part file that was written here; nothing was removed", source=str(path))
         if status.st_size != output.size:
             # New, or its run ended before this call. It is never longer than planned, so truncating loses no byte.

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from gguftool.errors import ExecuteError
 from gguftool.record import record
 from gguftool.storage.sources.sidecars import PART, consume_path, helper_path, only_copy_path
 from gguftool.storage.system.fileio import close_quietly
+from gguftool.storage.system.ownership import check_helper, create_helper, open_helper, remove_helper
 
 try:
     import fcntl
@@ -29,9 +29,6 @@ except ImportError:  # Windows: only O_EXCL keeps two runs on one target apart
 else:
     HAVE_LOCKS = True
 
-_SAFE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE
-REOPEN = os.O_RDWR | _SAFE | getattr(os, "O_NONBLOCK", 0)
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
 
 
@@ -65,7 +62,7 @@ def create_part(target: Path, size: int) -> PartFile:
     path = helper_path(target, PART)
     remove_left_over(target)
     try:
-        fd = os.open(path, CREATE, 0o666)
+        fd = create_helper(path)
     except FileExistsError:
         raise busy(target) from None
     try:
@@ -90,13 +87,13 @@ def take_over(target: Path, size: int) -> PartFile | None:
     """
     path = helper_path(target, PART)
     try:
-        fd = os.open(path, REOPEN)
+        fd = open_helper(path, target=target)
     except FileNotFoundError:
         return None
     try:
         part = _lock_part(fd, path, target)
         status = os.fstat(fd)
-        if status.st_size == size and status.st_nlink == 1 and stat.S_ISREG(status.st_mode):
+        if status.st_size == size and status.st_nlink == 1:
             return part
     except BaseException:
         close_quietly(fd)
@@ -109,15 +106,14 @@ def remove_left_over(target: Path) -> None:
     """Remove the part file of a killed run; raise `ExecuteError` if its run is still live."""
     path = helper_path(target, PART)
     try:
-        fd = os.open(path, REOPEN)
+        fd = open_helper(path, target=target)
     except FileNotFoundError:
         return
     try:
         if not lock(fd):
             raise busy(target)
         # Unlinked, never truncated: after a crash in `publish` it may be a second name of a published file.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        remove_helper(path)
     finally:
         close_quietly(fd)
 
@@ -125,7 +121,7 @@ def remove_left_over(target: Path) -> None:
 def refuse_busy(target: Path) -> None:
     """Raise `ExecuteError` if a live run holds the part file of `target`."""
     try:
-        fd = os.open(helper_path(target, PART), REOPEN)
+        fd = open_helper(helper_path(target, PART), target=target)
     except FileNotFoundError:
         return
     try:
@@ -202,6 +198,7 @@ def refuse_only_copies(targets: Iterable[Path]) -> None:
     for target in targets:
         for path in (consume_path(target), only_copy_path(target)):
             if os.path.lexists(path):
+                check_helper(path, target=target, twin=helper_path(path, PART))
                 raise ExecuteError(
                     f"an unfinished merge --consume lies here: {path.name} may be the only copy of tensors whose files "
                     f"are gone; 'gguftool merge ... -o OUT --consume', as it was begun, goes on",

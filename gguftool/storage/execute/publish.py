@@ -21,8 +21,6 @@ from pathlib import Path
 from gguftool.errors import ExecuteError
 from gguftool.record import record
 from gguftool.storage.execute.part import (
-    CREATE,
-    REOPEN,
     PartFile,
     busy,
     exists_already,
@@ -33,6 +31,7 @@ from gguftool.storage.execute.part import (
 from gguftool.storage.plan import Plan
 from gguftool.storage.sources.sidecars import OLD, ONLY_COPY, PART, helper_path, set_journal_path
 from gguftool.storage.system.fileio import close_quietly, sync_file, sync_folders
+from gguftool.storage.system.ownership import check_helper, create_helper, open_helper, remove_helper
 
 _VERSION = "gguftool set 1"
 _MAX_JOURNAL = 64 << 20  # bytes; 65,535 shards with names of 255 bytes take 20 million
@@ -78,7 +77,7 @@ def _sync_quietly(folder: Path, *, sync: bool) -> None:
 def _keep_old(target: Path) -> Path | None:
     """Keep the old file under a second name; None if there is no old file, or the file system has no hard links."""
     backup = helper_path(target, OLD)
-    remove_quietly(backup)
+    remove_helper(backup)
     try:
         os.link(target, backup, follow_symlinks=False)
     except OSError:
@@ -177,8 +176,7 @@ def _rename_all(journal: SetJournal, parts: Sequence[PartFile], done: list[PartF
     """Move old files aside, then publish; add each published part to `done`. Renames are tried, not checked before."""
     aside = journal.aside if journal.replace else ()
     for path in aside:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(helper_path(path, OLD))  # left by a run that was killed after publishing
+        remove_helper(helper_path(path, OLD))  # left by a run that was killed after publishing
     for path in aside:
         with contextlib.suppress(FileNotFoundError):
             os.rename(path, helper_path(path, OLD))
@@ -245,7 +243,7 @@ def _write_journal(journal: SetJournal, cleanup: contextlib.ExitStack, *, sync: 
 
     data = json.dumps(fields).encode() + b"\n"
     try:
-        fd = os.open(journal.path, CREATE, 0o666)
+        fd = create_helper(journal.path)
     except FileExistsError:
         raise busy(journal.first_shard) from None
     cleanup.callback(close_quietly, fd)
@@ -273,7 +271,7 @@ def finish_set(first_shard: Path) -> SetJournal | None:
     name; then the journal stays.
     """
     try:
-        fd = os.open(set_journal_path(first_shard), REOPEN)
+        fd = open_helper(set_journal_path(first_shard))
     except FileNotFoundError:
         return None
     try:
@@ -337,6 +335,7 @@ def _roll_forward(journal: SetJournal) -> None:
             _finish_part(part, target, size, replace=journal.replace)
     old_first = helper_path(journal.first_shard, OLD)
     if journal.first_shard not in journal.targets and _exists(old_first) and not _exists(journal.first_shard):
+        check_helper(old_first)
         os.rename(old_first, journal.first_shard)
     for path in journal.aside if journal.replace else ():
         remove_quietly(helper_path(path, OLD))
@@ -344,7 +343,7 @@ def _roll_forward(journal: SetJournal) -> None:
 
 
 def _finish_part(part: Path, target: Path, size: int, *, replace: bool) -> None:
-    status = os.lstat(part)
+    status = check_helper(part, target=target)
     if status.st_size != size:
         raise ExecuteError(f"has {status.st_size:,} bytes, the journal says {size:,}", source=str(part))
     if replace and not (_exists(target) and os.path.samestat(os.lstat(target), status)):

@@ -30,12 +30,13 @@ from typing import Any
 from gguftool.errors import ExecuteError, SourceError, listed
 from gguftool.record import record
 from gguftool.storage.execute.options import Sizes
-from gguftool.storage.execute.part import CREATE, REOPEN, PartFile, remove_left_over, remove_quietly
+from gguftool.storage.execute.part import PartFile, remove_left_over, remove_quietly
 from gguftool.storage.execute.streaming import part_of
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.sidecars import RESUME, helper_path
 from gguftool.storage.sources.source import ChangedError
 from gguftool.storage.system.fileio import close_quietly, read_fully, sync_file, sync_folders
+from gguftool.storage.system.ownership import create_helper, open_helper, remove_helper
 
 _VERSION = "gguftool resume 1"
 _RESTART = "anew"
@@ -109,7 +110,7 @@ class ResumeJournal:
         new = self._fd is None
         if self._fd is None:
             data = _header_line(self.plan) + data
-            self._fd = os.open(resume_path(self.plan), CREATE | os.O_APPEND, 0o666)
+            self._fd = create_helper(resume_path(self.plan), append=True)
         while data:
             data = data[os.write(self._fd, data) :]
         sync_file(self._fd)
@@ -118,7 +119,7 @@ class ResumeJournal:
 
     def reopen(self) -> None:
         """Open the existing journal for appending."""
-        self._fd = os.open(resume_path(self.plan), REOPEN | os.O_APPEND)
+        self._fd = open_helper(resume_path(self.plan), append=True)
         os.write(self._fd, b"\n")  # terminate a torn line
 
     def close(self) -> None:
@@ -153,7 +154,7 @@ def read_resume(plan: Plan) -> Done:
     """
     nothing = Done(ends={}, ranges={})
     try:
-        with open(resume_path(plan), "rb") as file:
+        with open(open_helper(resume_path(plan), writable=False), "rb") as file:
             first, *lines = file.read(_MAX_JOURNAL).split(b"\n")
     except FileNotFoundError:
         return nothing
@@ -228,7 +229,7 @@ def remove_resume(plan: Plan) -> None:
     """Remove a journal, of any plan, and the part files it names. Call with the lock held."""
     path = resume_path(plan)
     try:
-        with open(path, "rb") as file:
+        with open(open_helper(path, writable=False), "rb") as file:
             header = _parse_header(file.readline(_MAX_JOURNAL))
     except FileNotFoundError:
         return
@@ -237,7 +238,7 @@ def remove_resume(plan: Plan) -> None:
         target = own.parent / Path(name).name
         if target != own:
             remove_left_over(target)
-    remove_quietly(path)
+    remove_helper(path)
 
 
 def agrees(part: PartFile, output: OutputFile, mark: int, floor: int = 0) -> bool:
