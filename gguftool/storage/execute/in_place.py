@@ -44,7 +44,7 @@ def change_in_place(plan: Plan, options: Options, write: Callable[[Plan, Options
     (output,) = plan.outputs
     check_change(output)
     journal = journal_file(output)
-    write(Plan(outputs=(journal,), inputs=plan.inputs), Options(resume=False, progress=options.progress))
+    write(Plan(outputs=(journal,), inputs=plan.inputs), Options(resume=False, private=True, progress=options.progress))
     with journal_lock(output.path) as lock_fd:
         try:
             _write_changes(output, options)

@@ -31,7 +31,15 @@ from gguftool.storage.execute.part import (
 from gguftool.storage.plan import Plan
 from gguftool.storage.sources.sidecars import OLD, ONLY_COPY, PART, helper_path, set_journal_path
 from gguftool.storage.system.fileio import close_quietly, sync_file, sync_folders
-from gguftool.storage.system.ownership import check_helper, create_helper, open_helper, remove_helper
+from gguftool.storage.system.ownership import (
+    check_helper,
+    create_helper,
+    open_helper,
+    own_mode,
+    plain_mode,
+    remove_helper,
+    set_mode,
+)
 
 _VERSION = "gguftool set 1"
 _MAX_JOURNAL = 64 << 20  # bytes; 65,535 shards with names of 255 bytes take 20 million
@@ -44,8 +52,13 @@ class HalfwayError(ExecuteError):
 # --- one file --------------------------------------------------------------------------------------------------------
 
 
-def publish_one(part: PartFile, *, replace: bool, sync: bool) -> None:
-    """Publish a single output; if that fails, restore what the final name was before."""
+def publish_one(part: PartFile, *, replace: bool, sync: bool, private: bool = False) -> None:
+    """Publish a single output; if that fails, restore what the final name was before.
+
+    `private`: it is a journal, and keeps the mode of a helper file.
+    """
+    if not private:
+        _Modes(part.target).give(part.path, part.target, old=part.target if replace else None)
     backup = _keep_old(part.target) if replace else None
     try:
         if replace:
@@ -65,6 +78,32 @@ def publish_one(part: PartFile, *, replace: bool, sync: bool) -> None:
     if backup is not None:
         remove_quietly(backup)
         _sync_quietly(part.target.parent, sync=sync)
+
+
+class _Modes:
+    """Modes for files that get their names in one folder; plain creation there is measured once.
+
+    The measuring file has a name made from `target`: whoever finishes after a kill measures again, and removes it.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self._probe = helper_path(helper_path(target, PART), PART)
+        self._plain: int | None = None
+
+    def give(self, part: Path, target: Path, *, old: Path | None) -> None:
+        """Give a part file the mode of `old`, the file that it replaces, or else of plain creation.
+
+        A file of another user gives no mode: it might let that user write the new one.
+        """
+        mode = own_mode(old) if old is not None else None
+        if mode is None:
+            self._plain = plain_mode(self._probe) if self._plain is None else self._plain
+            mode = self._plain
+        fd = open_helper(part, target=target)
+        try:
+            set_mode(fd, mode)
+        finally:
+            close_quietly(fd)
 
 
 def _sync_quietly(folder: Path, *, sync: bool) -> None:
@@ -180,7 +219,9 @@ def _rename_all(journal: SetJournal, parts: Sequence[PartFile], done: list[PartF
     for path in aside:
         with contextlib.suppress(FileNotFoundError):
             os.rename(path, helper_path(path, OLD))
+    modes = _Modes(journal.first_shard)
     for part in parts:
+        modes.give(part.path, part.target, old=helper_path(part.target, OLD) if journal.replace else None)
         publish(part.path, part.target)
         done.append(part)
     if journal.replace and journal.first_shard not in journal.targets:
@@ -329,10 +370,11 @@ def _is_sibling(name: str, first_shard: str) -> bool:
 
 
 def _roll_forward(journal: SetJournal) -> None:
+    modes = _Modes(journal.first_shard)
     for target, (_, size) in zip(journal.targets, journal.names, strict=True):
         part = helper_path(target, journal.suffix)
         if _exists(part):
-            _finish_part(part, target, size, replace=journal.replace)
+            _finish_part(part, target, size, modes, replace=journal.replace)
     old_first = helper_path(journal.first_shard, OLD)
     if journal.first_shard not in journal.targets and _exists(old_first) and not _exists(journal.first_shard):
         check_helper(old_first)
@@ -342,15 +384,18 @@ def _roll_forward(journal: SetJournal) -> None:
     sync_folders([journal.first_shard.parent])
 
 
-def _finish_part(part: Path, target: Path, size: int, *, replace: bool) -> None:
+def _finish_part(part: Path, target: Path, size: int, modes: _Modes, *, replace: bool) -> None:
     status = check_helper(part, target=target)
     if status.st_size != size:
         raise ExecuteError(f"has {status.st_size:,} bytes, the journal says {size:,}", source=str(part))
-    if replace and not (_exists(target) and os.path.samestat(os.lstat(target), status)):
-        os.replace(part, target)
-    elif not _exists(target):
-        publish(part, target)
-    elif os.path.samestat(os.lstat(target), status):
+    there = os.lstat(target) if _exists(target) else None
+    if there is not None and os.path.samestat(there, status):
         os.unlink(part)
+    elif replace:
+        modes.give(part, target, old=helper_path(target, OLD) if there is None else target)
+        os.replace(part, target)
+    elif there is None:
+        modes.give(part, target, old=None)
+        publish(part, target)
     else:
         raise exists_already(target)

@@ -122,7 +122,7 @@ class Run:
         replacing = self.options.force or any(output.replaces is not None for output in plan.outputs)
         if len(plan.outputs) == 1:
             self._journal.remove()
-            publish_one(self.parts[0], replace=replacing, sync=sync)
+            publish_one(self.parts[0], replace=replacing, sync=sync, private=self.options.private)
         else:
             publish_set(plan, self.parts, resume_path(plan), replace=replacing, sync=sync)
             self._journal.close()

@@ -10,10 +10,13 @@ belongs to the user and that nobody else can write.
 
 Platforms: without POSIX owners (Windows) kind, links and number of names are compared; who may write a file there is
 decided by the access list that it inherits from its folder.
+
+What gets its final name gets the mode of a file that is created there in the plain way, or of the file it replaces.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -146,6 +149,47 @@ def _is_other_name(path: Path | None, status: os.stat_result) -> bool:
         return False
 
 
+# --- the mode of what gets its final name ----------------------------------------------------------------------------
+
+
+# Errors of fchmod on file systems that keep no modes, or not this one.
+_NO_MODES = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+
+
+def plain_mode(probe: Path) -> int:
+    """The mode that plain creation gives in the folder of `probe`, by umask and default access list.
+
+    It is measured: a file is created at `probe` and removed.
+    """
+    remove_helper(probe)  # left by a run that was killed here
+    fd = os.open(probe, _CREATE, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
+        os.unlink(probe)
+
+
+def own_mode(path: Path) -> int | None:
+    """The mode of a regular file of this user; None for other files, or if there is none."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_mode & 0o777 if stat.S_ISREG(status.st_mode) and _is_own(status) else None
+
+
+def set_mode(fd: int, mode: int) -> None:
+    """Give an open file its mode, if its file system keeps modes."""
+    if not hasattr(os, "fchmod") or stat.S_IMODE(os.fstat(fd).st_mode) == mode:
+        return
+    try:
+        os.fchmod(fd, mode)
+    except OSError as error:
+        if error.errno not in _NO_MODES:
+            raise
+
+
 # --- the message -----------------------------------------------------------------------------------------------------
 
 
@@ -177,6 +221,8 @@ def _way_out(path: Path, status: os.stat_result) -> str:
             f"only its owner can take it away ('{command}'); or write to a folder that nobody else can write "
             "('mkdir -m 700 FOLDER')"
         )
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and _is_own(status):
+        return f"if nobody else wrote to it: {printable(f'chmod 600 {name}', 4096)}; if nobody needs it: {command}"
     if suffix in _REPLACEABLE or not stat.S_ISREG(status.st_mode):
         return f"if nobody needs it: {command}"
     if not _is_own(status):
