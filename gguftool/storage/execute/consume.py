@@ -122,6 +122,7 @@ def _fill_only_copies(run: Consuming, options: Options) -> None:
             continue
         run.note_copied(number, _copy_step(run, number, options, is_new))
         if step.frees:
+            run.check_before_removal()
             free(step.source)
 
 

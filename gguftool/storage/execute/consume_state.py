@@ -11,12 +11,12 @@ from pathlib import Path
 
 from gguftool.errors import ExecuteError, SourceError, listed
 from gguftool.storage.execute.consume_journal import FreedSource, Unfinished, read_unfinished, real_path, stamp_if_same
-from gguftool.storage.execute.part import PartFile, busy, lock
+from gguftool.storage.execute.part import PartFile, busy, lock, replaced
 from gguftool.storage.plan import Copy, OutputFile, Plan, Request, Step
 from gguftool.storage.sources.local import LocalSource
 from gguftool.storage.sources.sidecars import PART, consume_path, helper_path, only_copy_path
 from gguftool.storage.sources.source import Source
-from gguftool.storage.system.fileio import close_quietly, read_some, sync_file, sync_folders
+from gguftool.storage.system.fileio import close_quietly, open_path, read_some, sync_file, sync_folders
 from gguftool.storage.system.ownership import create_helper, open_helper
 
 
@@ -74,6 +74,7 @@ class Consuming:
     fd: int
     path: Path
     _copies_by_source: dict[Source, dict[int, list[Copy]]] = field(default_factory=dict)
+    _written: dict[int, PartFile] = field(default_factory=dict)  # part files that this run opened, closed again
 
     def __post_init__(self) -> None:
         for index, output in enumerate(self.plan.outputs):
@@ -116,12 +117,28 @@ class Consuming:
 
     @contextlib.contextmanager
     def part(self, index: int) -> Iterator[PartFile]:
-        """Open the part file of output `index` for the duration of a context."""
-        part = _open_part(self.plan.outputs[index])
+        """Open the part file of output `index` for the duration of a context.
+
+        Raises `ExecuteError` if it is not the file that this run opened before.
+        """
+        part = _open_part(self.plan.outputs[index], self._written.get(index))
         try:
             yield part
         finally:
-            part.close()
+            self._written[index] = part.closed()
+
+    def check_before_removal(self) -> None:
+        """Raise `ExecuteError` unless the part files and the journal at their paths are the ones that were written."""
+        for part in self._written.values():
+            part.require()
+        if not self._has_its_journal():
+            raise replaced(self.path, open_path(self.fd))
+
+    def _has_its_journal(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self.fd), os.lstat(self.path))
+        except FileNotFoundError:
+            return False
 
     def make_part(self, index: int) -> bool:
         """Create the part file of output `index` if there is none; return whether it is new.
@@ -144,8 +161,9 @@ class Consuming:
         """All part files, closed, in publishing order: the first output's last."""
         made = []
         for index in self.plan.publishing_order:
-            with self.part(index) as part:
-                made.append(part)
+            with self.part(index):
+                pass
+            made.append(self._written[index])
         return made
 
     # --- the journal ---
@@ -198,7 +216,7 @@ class Consuming:
 
     def discard(self) -> bool:
         """Remove part files and journal if every source still exists; return whether they were removed."""
-        if self.something_is_freed():
+        if self.something_is_freed() or not self._has_its_journal():
             return False
         self.remove()
         return True
@@ -230,11 +248,13 @@ def _is_published_output(output: OutputFile, inode: int) -> bool:
     return (status.st_ino, status.st_size) == (inode, output.size)
 
 
-def _open_part(output: OutputFile) -> PartFile:
+def _open_part(output: OutputFile, written: PartFile | None) -> PartFile:
     path = only_copy_path(output.path)
     fd = open_helper(path, target=output.path)
     try:
         status = os.fstat(fd)
+        if written is not None and not written.is_file(status):
+            raise replaced(path, None)
         if status.st_nlink != 1:
             raise ExecuteError("is not the part file that was written here; nothing was removed", source=str(path))
         if status.st_size != output.size:
@@ -245,4 +265,4 @@ def _open_part(output: OutputFile) -> PartFile:
     except BaseException:
         close_quietly(fd)
         raise
-    return PartFile(path=path, target=output.path, fd=fd, file_id=(status.st_dev, status.st_ino))
+    return PartFile(path=path, target=output.path, size=output.size, fd=fd, file_id=(status.st_dev, status.st_ino))

@@ -27,6 +27,7 @@ from gguftool.storage.execute.part import (
     lock,
     publish,
     remove_quietly,
+    replaced,
 )
 from gguftool.storage.plan import Plan
 from gguftool.storage.sources.sidecars import OLD, ONLY_COPY, PART, helper_path, set_journal_path
@@ -60,15 +61,20 @@ def publish_one(part: PartFile, *, replace: bool, sync: bool, private: bool = Fa
     if not private:
         _Modes(part.target).give(part.path, part.target, old=part.target if replace else None)
     backup = _keep_old(part.target) if replace else None
+    is_named = False
     try:
+        part.require()
         if replace:
             os.replace(part.path, part.target)
         else:
-            publish(part.path, part.target)
+            publish(part.path, part.target, part.is_at)
+        is_named = True
+        if not part.is_published():
+            raise replaced(part.path, None)
         if sync:
             sync_folders([part.target.parent])
     except BaseException:
-        if part.is_published():
+        if is_named or part.is_published():
             _unpublish(part)
             if backup is not None:
                 os.rename(backup, part.target)
@@ -125,7 +131,10 @@ def _keep_old(target: Path) -> Path | None:
 
 
 def _unpublish(part: PartFile) -> None:
-    """Make a published file a part file again."""
+    """Make a published file a part file again, unless another run's part file has its path: then remove it."""
+    if os.path.lexists(part.path) and not part.is_at(part.path):
+        os.unlink(part.target)
+        return
     os.rename(part.target, part.path)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(part.target)  # if both are names of one file, rename does nothing
@@ -180,6 +189,8 @@ def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path | None, 
     journal = SetJournal(
         first_shard=first_shard, names=names, fingerprint=plan.fingerprint, replace=replace, suffix=suffix
     )
+    for part in parts:
+        part.require(parts[-1])
     with contextlib.ExitStack() as cleanup:
         fd = _write_journal(journal, cleanup, sync=sync)
         done: list[PartFile] = []
@@ -222,7 +233,7 @@ def _rename_all(journal: SetJournal, parts: Sequence[PartFile], done: list[PartF
     modes = _Modes(journal.first_shard)
     for part in parts:
         modes.give(part.path, part.target, old=helper_path(part.target, OLD) if journal.replace else None)
-        publish(part.path, part.target)
+        publish(part.path, part.target, part.is_at)
         done.append(part)
     if journal.replace and journal.first_shard not in journal.targets:
         os.rename(helper_path(journal.first_shard, OLD), journal.first_shard)
@@ -388,14 +399,20 @@ def _finish_part(part: Path, target: Path, size: int, modes: _Modes, *, replace:
     status = check_helper(part, target=target)
     if status.st_size != size:
         raise ExecuteError(f"has {status.st_size:,} bytes, the journal says {size:,}", source=str(part))
+
+    def is_written(path: Path) -> bool:
+        return _exists(path) and os.path.samestat(os.lstat(path), status)
+
     there = os.lstat(target) if _exists(target) else None
     if there is not None and os.path.samestat(there, status):
         os.unlink(part)
     elif replace:
         modes.give(part, target, old=helper_path(target, OLD) if there is None else target)
         os.replace(part, target)
+        if not is_written(target):
+            raise replaced(part, None)
     elif there is None:
         modes.give(part, target, old=None)
-        publish(part, target)
+        publish(part, target, is_written)
     else:
         raise exists_already(target)

@@ -30,7 +30,7 @@ from typing import Any
 from gguftool.errors import ExecuteError, SourceError, listed
 from gguftool.record import record
 from gguftool.storage.execute.options import Sizes
-from gguftool.storage.execute.part import PartFile, remove_left_over, remove_quietly
+from gguftool.storage.execute.part import PartFile, remove_left_over
 from gguftool.storage.execute.streaming import part_of
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.sidecars import RESUME, helper_path
@@ -61,14 +61,24 @@ class ResumeJournal:
     """Record progress of a run; watermarks are `step` written bytes apart.
 
     `sync_data` makes all part files durable at once, if there are many. If it is None, the caller makes each part
-    file durable before it is recorded.
+    file durable before it is recorded. `guard` is called before anything is recorded, and raises `ExecuteError` if the
+    part files at their paths are not this run's any more: the journal may be another run's then, too.
     """
 
-    def __init__(self, plan: Plan, done: Done, *, step: int, sync_data: Callable[[], None] | None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        done: Done,
+        *,
+        step: int,
+        sync_data: Callable[[], None] | None,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:
         self.plan = plan
         self.done = done
         self.step = step
         self.sync_data = sync_data
+        self._guard = guard
         self._fd: int | None = None
         self._pending: dict[int, int] = {}
         self._pending_bytes = 0
@@ -107,6 +117,7 @@ class ResumeJournal:
             self._append(f"{index} {_RESTART}\n".encode())
 
     def _append(self, data: bytes) -> None:
+        self._guard()
         new = self._fd is None
         if self._fd is None:
             data = _header_line(self.plan) + data
@@ -131,7 +142,9 @@ class ResumeJournal:
     def remove(self) -> None:
         """Remove the journal: the outputs are complete, or abandoned. Without part files it is harmless if it stays."""
         if self._fd is not None:
-            remove_quietly(resume_path(self.plan))
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(self._fd), os.lstat(resume_path(self.plan))):
+                    os.unlink(resume_path(self.plan))
             self.close()
 
 
@@ -320,7 +333,7 @@ class CompletedRanges:
 
     def record_quietly(self) -> None:
         """Record new ranges before the run ends in an error; if that fails, a later run fetches them again."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ExecuteError):
             self.record()
 
 

@@ -90,6 +90,7 @@ class Run:
             done,
             step=self.options.checkpoint if self.options.sync else sys.maxsize,
             sync_data=bulk_sync(folders, self._cleanup) if in_bulk else None,
+            guard=self._parts[0].require,
         )
         self._cleanup.callback(journal.close)
         if done.ends or done.ranges:
@@ -121,6 +122,7 @@ class Run:
         plan, sync = self.plan, self.options.sync
         replacing = self.options.force or any(output.replaces is not None for output in plan.outputs)
         if len(plan.outputs) == 1:
+            self.parts[0].require()
             self._journal.remove()
             publish_one(self.parts[0], replace=replacing, sync=sync, private=self.options.private)
         else:
@@ -157,10 +159,13 @@ class Run:
         self._parts[index] = part = old or create_part(output.path, output.size)
         return part, old is not None
 
+    def _close_part(self, index: int) -> None:
+        self._parts[index] = self._parts[index].closed()
+
     def _remove_parts(self) -> None:
         """Remove unpublished parts, and parts that an earlier run left, as far as possible."""
         for part in self._parts.values():
-            remove_quietly(part.path)
+            part.remove_quietly()
         for index, output in enumerate(self.plan.outputs):
             if index not in self._parts:
                 with contextlib.suppress(OSError, ExecuteError):
@@ -196,7 +201,7 @@ class Run:
             for index in batch:
                 part, is_old = self._open_part(index) if index else (self._parts[0], self._first_is_old)
                 if index:
-                    cleanup.callback(part.close)
+                    cleanup.callback(self._close_part, index)
                 opened.append(_Target(index=index, part=part, output=self.plan.outputs[index], is_old=is_old))
             if is_streamed(opened[0].output):
                 return self._write_streamed(opened[0])
