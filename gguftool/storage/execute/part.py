@@ -82,6 +82,15 @@ class PartFile:
         if not self.is_at(self.path):
             raise replaced(self.path, self._place_now(beside))
 
+    def require_place(self) -> None:
+        """As `require`, also while it does not have its size."""
+        try:
+            is_there = self.is_file(os.lstat(self.path))
+        except FileNotFoundError:
+            is_there = False
+        if not is_there:
+            raise replaced(self.path, self._place_now(None))
+
     def remove_quietly(self) -> None:
         """Remove it, unless another run's file has its path, or it cannot be removed."""
         with contextlib.suppress(OSError):
@@ -107,10 +116,10 @@ def replaced(path: Path, place: str | None) -> ExecuteError:
     )
 
 
-def create_part(target: Path, size: int) -> PartFile:
+def create_part(target: Path, size: int, *, is_sized: bool = True) -> PartFile:
     """Create the part file for `target` with `size` zero bytes; remove one that a killed run left.
 
-    Raises `ExecuteError` if another run holds it.
+    Without `is_sized` it is empty, and no later run takes it over. Raises `ExecuteError` if another run holds it.
     """
     path = helper_path(target, PART)
     remove_left_over(target)
@@ -124,7 +133,8 @@ def create_part(target: Path, size: int) -> PartFile:
         close_quietly(fd)
         raise
     try:
-        os.ftruncate(fd, size)
+        if is_sized:
+            os.ftruncate(fd, size)
     except BaseException:
         remove_quietly(path)
         close_quietly(fd)

@@ -80,6 +80,7 @@ class ResumeJournal:
         self.sync_data = sync_data
         self._guard = guard
         self._fd: int | None = None
+        self._forgotten: set[int] = set()
         self._pending: dict[int, int] = {}
         self._pending_bytes = 0
 
@@ -112,8 +113,9 @@ class ResumeJournal:
             self._append("".join(f"{index} {start} {end}\n" for start, end in ranges).encode())
 
     def forget(self, index: int) -> None:
-        """Record, before output `index` is rewritten from scratch, that nothing of it is complete."""
-        if index in self.done.ends or index in self.done.ranges:
+        """Record, before the part of output `index` is made or truncated, that nothing of it is complete."""
+        if index not in self._forgotten and (index in self.done.ends or index in self.done.ranges):
+            self._forgotten.add(index)
             self._append(f"{index} {_RESTART}\n".encode())
 
     def _append(self, data: bytes) -> None:
