@@ -13,6 +13,7 @@ from gguftool.storage.execute.in_place import recover
 from gguftool.storage.execute.publish import finish_set
 from gguftool.storage.sources.locate import expand, is_url
 from gguftool.storage.sources.sidecars import OLD, helper_path, is_being_published, undo_path
+from gguftool.storage.system.ownership import remove_helper
 
 
 def recover_model(spec: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -30,7 +31,7 @@ def _recovered(names: tuple[str, ...]) -> Iterator[str]:
     for name in names:
         shard = parse_shard_name(name)
         first_shard = Path(str(replace(shard, number=1)) if shard else name)
-        if undo_path(Path(name)).exists():
+        if os.path.lexists(undo_path(Path(name))):
             journal = recover(Path(name))
             yield f"{name} has its old bytes back ({len(journal.ranges)} range(s))"
         if is_being_published(first_shard):
@@ -40,6 +41,6 @@ def _recovered(names: tuple[str, ...]) -> Iterator[str]:
                 if finished is None
                 else f"{first_shard}: finished, all {len(finished.names)} replaced file(s) of the set are the new ones"
             )
-        elif helper_path(Path(name), OLD).exists():
-            os.unlink(helper_path(Path(name), OLD))
+        elif os.path.lexists(helper_path(Path(name), OLD)):
+            remove_helper(helper_path(Path(name), OLD))
             yield f"{name} is the new one; its old copy, left by an interrupted run, is gone"

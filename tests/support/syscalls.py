@@ -48,6 +48,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "lseek": ("EINVAL", "EIO", "EOPNOTSUPP"),
     "fstatvfs": ("EIO", "ENOSYS"),
     "fstat": ("EIO",),
+    "fchmod": ("EIO", "EPERM"),
     "lstat": ("EIO", "EACCES"),
     "stat": ("EIO",),
     "statvfs": ("EIO", "ENOSYS"),

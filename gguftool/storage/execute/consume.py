@@ -29,6 +29,7 @@ from gguftool.storage.sources.local import FileStamp, LocalSource
 from gguftool.storage.sources.sidecars import OLD, helper_path, only_copy_path
 from gguftool.storage.sources.source import Source
 from gguftool.storage.system.fileio import WriteBack, close_quietly, read_fully, sync_folders
+from gguftool.storage.system.ownership import check_helper
 from gguftool.storage.system.reflink import own_bytes
 
 _READ = 1 << 20  # bytes
@@ -120,6 +121,7 @@ def _fill_only_copies(run: Consuming, options: Options) -> None:
             continue
         run.note_copied(number, _copy_step(run, number, options, is_new))
         if step.frees:
+            run.check_before_removal()
             free(step.source)
 
 
@@ -305,6 +307,9 @@ class _BytesByDevice(dict[int, int]):
 
 def _rewritable_bytes(run: Consuming, index: int) -> int:
     """Bytes that a part file occupies, beyond those of removed sources: they are written again, in place."""
-    own = own_bytes(only_copy_path(run.plan.outputs[index].path))
+    path = only_copy_path(run.plan.outputs[index].path)
+    with contextlib.suppress(FileNotFoundError):
+        check_helper(path, target=run.plan.outputs[index].path)
+    own = own_bytes(path)
     freed = (copies for number in range(len(run.steps)) if run.is_freed(number) for copies in run.copies_of(number))
     return max(0, own - sum(copy.extent.length for at, copies in freed if at == index for copy in copies))

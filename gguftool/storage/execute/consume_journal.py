@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import astuple
@@ -29,14 +28,14 @@ from gguftool.errors import ExecuteError, PlanError, SourceError
 from gguftool.record import record
 from gguftool.storage.plan import Consume, Copy, Mark, OutputFile, Plan, Request, Step
 from gguftool.storage.sources.local import FileStamp, LocalSource
-from gguftool.storage.sources.sidecars import consume_path
+from gguftool.storage.sources.sidecars import PART, consume_path, helper_path
 from gguftool.storage.sources.source import Extent, Source
+from gguftool.storage.system.ownership import open_helper
 
 _MAGIC = b"gguftool consume 1\n"
 _DIGEST = 32  # bytes of sha256
 _MAX_PLAN = 1 << 30  # bytes; a plan of 100,000 tensors takes some 10 million, and heads are in memory anyway
 _MAX_JOURNAL = _MAX_PLAN + (64 << 20)  # a line takes 80 bytes
-_OPEN = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 _COPIED = re.compile(rb"copied (\d{1,9}) ([0-9a-f]{64})")
 
 
@@ -134,10 +133,8 @@ def read_unfinished(anchor: Path) -> Unfinished | None:
     """
     path = consume_path(anchor)
     try:
-        fd = os.open(path, _OPEN)
-        with open(fd, "rb") as file:
-            status = os.fstat(fd)
-            data = file.read() if stat.S_ISREG(status.st_mode) and status.st_size <= _MAX_JOURNAL else b""
+        with open(open_helper(path, writable=False, twin=helper_path(path, PART)), "rb") as file:
+            data = file.read() if os.fstat(file.fileno()).st_size <= _MAX_JOURNAL else b""
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gguftool.errors import ExecuteError, SourceError, listed
 from gguftool.storage.execute.consume_journal import FreedSource, Unfinished, read_unfinished, real_path, stamp_if_same
-from gguftool.storage.execute.part import CREATE, REOPEN, PartFile, busy, lock
+from gguftool.storage.execute.part import PartFile, busy, lock, replaced
 from gguftool.storage.plan import Copy, OutputFile, Plan, Request, Step
 from gguftool.storage.sources.local import LocalSource
 from gguftool.storage.sources.sidecars import PART, consume_path, helper_path, only_copy_path
 from gguftool.storage.sources.source import Source
-from gguftool.storage.system.fileio import close_quietly, read_some, sync_file, sync_folders
+from gguftool.storage.system.fileio import close_quietly, open_path, read_some, sync_file, sync_folders
+from gguftool.storage.system.ownership import create_helper, open_helper
 
 
 def find_unfinished(anchor: Path, request: Request) -> Plan | None:
@@ -74,6 +74,7 @@ class Consuming:
     fd: int
     path: Path
     _copies_by_source: dict[Source, dict[int, list[Copy]]] = field(default_factory=dict)
+    _written: dict[int, PartFile] = field(default_factory=dict)  # part files that this run opened, closed again
 
     def __post_init__(self) -> None:
         for index, output in enumerate(self.plan.outputs):
@@ -116,12 +117,28 @@ class Consuming:
 
     @contextlib.contextmanager
     def part(self, index: int) -> Iterator[PartFile]:
-        """Open the part file of output `index` for the duration of a context."""
-        part = _open_part(self.plan.outputs[index])
+        """Open the part file of output `index` for the duration of a context.
+
+        Raises `ExecuteError` if it is not the file that this run opened before.
+        """
+        part = _open_part(self.plan.outputs[index], self._written.get(index))
         try:
             yield part
         finally:
-            part.close()
+            self._written[index] = part.closed()
+
+    def check_before_removal(self) -> None:
+        """Raise `ExecuteError` unless the part files and the journal at their paths are the ones that were written."""
+        for part in self._written.values():
+            part.require()
+        if not self._has_its_journal():
+            raise replaced(self.path, open_path(self.fd))
+
+    def _has_its_journal(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self.fd), os.lstat(self.path))
+        except FileNotFoundError:
+            return False
 
     def make_part(self, index: int) -> bool:
         """Create the part file of output `index` if there is none; return whether it is new.
@@ -137,16 +154,16 @@ class Consuming:
                 "is gone, and so are sources whose bytes were in it; put it back, the journal is still there",
                 source=str(path),
             )
-        fd = os.open(path, CREATE, 0o666)
-        close_quietly(fd)
+        close_quietly(create_helper(path))
         return True
 
     def parts(self) -> list[PartFile]:
         """All part files, closed, in publishing order: the first output's last."""
         made = []
         for index in self.plan.publishing_order:
-            with self.part(index) as part:
-                made.append(part)
+            with self.part(index):
+                pass
+            made.append(self._written[index])
         return made
 
     # --- the journal ---
@@ -199,7 +216,7 @@ class Consuming:
 
     def discard(self) -> bool:
         """Remove part files and journal if every source still exists; return whether they were removed."""
-        if self.something_is_freed():
+        if self.something_is_freed() or not self._has_its_journal():
             return False
         self.remove()
         return True
@@ -209,7 +226,7 @@ def open_consuming(anchor: Path, cleanup: contextlib.ExitStack) -> Consuming | N
     """Open and lock the journal at `anchor`, or None if there is none; raise `ExecuteError` if another run holds it."""
     path = consume_path(anchor)
     try:
-        fd = os.open(path, REOPEN | os.O_APPEND)
+        fd = open_helper(path, append=True, twin=helper_path(path, PART))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -231,12 +248,14 @@ def _is_published_output(output: OutputFile, inode: int) -> bool:
     return (status.st_ino, status.st_size) == (inode, output.size)
 
 
-def _open_part(output: OutputFile) -> PartFile:
+def _open_part(output: OutputFile, written: PartFile | None) -> PartFile:
     path = only_copy_path(output.path)
-    fd = os.open(path, REOPEN)
+    fd = open_helper(path, target=output.path)
     try:
         status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        if written is not None and not written.is_file(status):
+            raise replaced(path, None)
+        if status.st_nlink != 1:
             raise ExecuteError("is not the part file that was written here; nothing was removed", source=str(path))
         if status.st_size != output.size:
             # New, or its run ended before this call. It is never longer than planned, so truncating loses no byte.
@@ -246,4 +265,4 @@ def _open_part(output: OutputFile) -> PartFile:
     except BaseException:
         close_quietly(fd)
         raise
-    return PartFile(path=path, target=output.path, fd=fd, file_id=(status.st_dev, status.st_ino))
+    return PartFile(path=path, target=output.path, size=output.size, fd=fd, file_id=(status.st_dev, status.st_ino))

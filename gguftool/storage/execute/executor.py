@@ -53,7 +53,7 @@ def execute(plan: Plan, options: Options | None = None) -> Receipt:
 
 
 def _write_file(output: OutputFile) -> None:
-    execute(Plan(outputs=(output,), inputs=()), Options(resume=False))
+    execute(Plan(outputs=(output,), inputs=()), Options(resume=False, private=True))
 
 
 def _finished_before(plan: Plan, options: Options) -> bool:

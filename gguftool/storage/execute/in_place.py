@@ -24,13 +24,14 @@ from gguftool.storage.execute.copy_state import CopyState
 from gguftool.storage.execute.copying import check_sources, copy_all, copy_extent
 from gguftool.storage.execute.fill import digests_of, verify_checksum
 from gguftool.storage.execute.options import Options
-from gguftool.storage.execute.part import REOPEN, busy, lock
+from gguftool.storage.execute.part import busy, lock
 from gguftool.storage.execute.preflight import check_change
 from gguftool.storage.plan import Copy, OutputFile, Plan, Receipt
-from gguftool.storage.sources.local import LocalSource, open_local_even_unfinished
-from gguftool.storage.sources.sidecars import undo_path
+from gguftool.storage.sources.local import FileStamp, LocalSource, open_local_even_unfinished
+from gguftool.storage.sources.sidecars import PART, helper_path, undo_path
 from gguftool.storage.sources.source import Extent
 from gguftool.storage.system.fileio import close_quietly, sync_file, sync_folders, write_fully
+from gguftool.storage.system.ownership import open_helper
 
 
 def change_in_place(plan: Plan, options: Options, write: Callable[[Plan, Options], object]) -> Receipt:
@@ -42,8 +43,8 @@ def change_in_place(plan: Plan, options: Options, write: Callable[[Plan, Options
     (output,) = plan.outputs
     check_change(output)
     journal = journal_file(output)
-    write(Plan(outputs=(journal,), inputs=plan.inputs), Options(resume=False, progress=options.progress))
-    with journal_lock(output.path):
+    write(Plan(outputs=(journal,), inputs=plan.inputs), Options(resume=False, private=True, progress=options.progress))
+    with journal_lock(output.path) as lock_fd:
         try:
             _write_changes(output, options)
             verify_checksum(output.path, output)
@@ -52,7 +53,7 @@ def change_in_place(plan: Plan, options: Options, write: Callable[[Plan, Options
             options.publishing()
             os.unlink(journal.path)
         except BaseException:
-            _undo(output.path)
+            _undo(output.path, lock_fd)
             raise
     _sync_unlink(output.path)
     changed = sum(length for _, length in output.changed_ranges)
@@ -94,12 +95,12 @@ def recover(target: Path) -> Journal:
     Raises `SourceError` if there is no journal, `FormatError` if it is damaged, `ExecuteError` if a live run holds it
     or the file cannot be written; then the journal stays, and recovery can be tried again.
     """
-    with journal_lock(target):
-        return _undo(target)
+    with journal_lock(target) as fd:
+        return _undo(target, fd)
 
 
-def _undo(target: Path) -> Journal:
-    journal = read_journal(target)
+def _undo(target: Path, journal_fd: int) -> Journal:
+    journal = read_journal(target, journal_fd)
     try:
         with _open_to_change(target) as fd:
             for (offset, length), place in zip(journal.ranges, journal.old, strict=True):
@@ -148,9 +149,9 @@ def journal_file(output: OutputFile) -> OutputFile:
     return OutputFile(path=undo_path(output.path), head=head, copies=tuple(copies), size=offset)
 
 
-def read_journal(target: Path) -> Journal:
-    """Read the journal of `target`; raise `FormatError` if it is damaged, or of another file."""
-    source = open_local_even_unfinished(undo_path(target))
+def read_journal(target: Path, fd: int) -> Journal:
+    """Read the journal of `target`, open as `fd`; raise `FormatError` if it is damaged, or of another file."""
+    source = LocalSource(path=undo_path(target), file_stamp=FileStamp.of(os.fstat(fd)))
     start = len(_MAGIC) + 8
     first = source.read_at(0, min(start, source.size))
     length = struct.unpack("<Q", first[len(_MAGIC) :])[0] if len(first) == start else 0
@@ -180,19 +181,19 @@ def _old_offsets(start: int, ranges: Sequence[tuple[int, int]]) -> tuple[int, ..
 
 
 @contextlib.contextmanager
-def journal_lock(target: Path) -> Iterator[None]:
-    """Lock the journal of `target`: only one process at a time changes the file or restores its old bytes.
+def journal_lock(target: Path) -> Iterator[int]:
+    """Open and lock the journal of `target`: only one process at a time changes the file or restores its old bytes.
 
     Raises `SourceError` if there is no journal, `ExecuteError` if another run holds it.
     """
     path = undo_path(target)
     try:
-        fd = os.open(path, REOPEN)
+        fd = open_helper(path, twin=helper_path(path, PART))
     except FileNotFoundError:
         raise SourceError("there is no unfinished change in place of this file", source=str(target)) from None
     try:
         if not lock(fd) or not os.path.lexists(path):
             raise busy(target)
-        yield
+        yield fd
     finally:
         close_quietly(fd)

@@ -40,11 +40,11 @@ class Sizes:
 class Options:
     """How to carry out a plan.
 
-    `force` replaces existing outputs. `sync` makes outputs durable before publishing; without it a run cannot be
-    resumed. `resume` continues an interrupted run of the same plan. `checkpoint`: number of bytes, at most twice that,
-    after which progress is recorded for a later run. `jobs`: number of threads that copy, and of threads that hash
-    (default: chosen by measurement). `hash_files` and `hash_parts` add digests of the outputs and of their marks to the
-    receipt.
+    `force` replaces existing outputs. `private`: outputs are journals, which nobody else may open. `sync` makes outputs
+    durable before publishing; without it a run cannot be resumed. `resume` continues an interrupted run of the same
+    plan. `checkpoint`: number of bytes, at most twice that, after which progress is recorded for a later run. `jobs`:
+    number of threads that copy, and of threads that hash (default: chosen by measurement). `hash_files` and
+    `hash_parts` add digests of the outputs and of their marks to the receipt.
 
     `progress` is called with the number of bytes just copied, `note` with messages for the user. `publishing` is called
     before outputs get their names: an exception raised by a signal after that still takes the names back, but little
@@ -52,6 +52,7 @@ class Options:
     """
 
     force: bool = False
+    private: bool = False
     sync: bool = True
     resume: bool = True
     checkpoint: int = 1 << 30

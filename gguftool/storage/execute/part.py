@@ -13,14 +13,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from gguftool.errors import ExecuteError
-from gguftool.record import record
+from gguftool.errors import ExecuteError, printable
+from gguftool.record import record, replace
 from gguftool.storage.sources.sidecars import PART, consume_path, helper_path, only_copy_path
-from gguftool.storage.system.fileio import close_quietly
+from gguftool.storage.system.fileio import close_quietly, open_path
+from gguftool.storage.system.ownership import check_helper, create_helper, open_helper, remove_helper
+from gguftool.storage.system.reflink import is_served
 
 try:
     import fcntl
@@ -29,52 +30,111 @@ except ImportError:  # Windows: only O_EXCL keeps two runs on one target apart
 else:
     HAVE_LOCKS = True
 
-_SAFE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE
-REOPEN = os.O_RDWR | _SAFE | getattr(os, "O_NONBLOCK", 0)
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
 
 
 @record
 class PartFile:
-    """An open, locked part file, its final path `target`, and its (device, inode)."""
+    """A part file, its final path `target` with the planned `size`, and its (device, inode).
+
+    It is open and locked, or closed: then `fd` is -1, and `mtime` (in nanoseconds) tells it from a later file that was
+    given the same inode. On file systems that another machine serves, times may change after closing: `mtime` is None.
+    """
 
     path: Path
     target: Path
+    size: int
     fd: int
     file_id: tuple[int, int]
+    mtime: int | None = None
 
     def close(self) -> None:
         """Close the descriptor, which releases the lock; errors after the last fsync do not matter."""
         close_quietly(self.fd)
 
-    def is_published(self) -> bool:
-        """Whether the final name is this file."""
+    def closed(self) -> PartFile:
+        """Close it, and return it as a closed one, which still knows its file."""
         try:
-            status = os.lstat(self.target)
+            mtime = None if is_served(self.fd) else os.fstat(self.fd).st_mtime_ns
+        finally:
+            self.close()
+        return replace(self, fd=-1, mtime=mtime)
+
+    def is_at(self, path: Path) -> bool:
+        """Whether the file at `path` is the very file that was written."""
+        try:
+            status = os.lstat(path)
         except FileNotFoundError:
             return False
-        return (status.st_dev, status.st_ino) == self.file_id
+        return self.is_file(status) and status.st_size == self.size
+
+    def is_file(self, status: os.stat_result) -> bool:
+        """Whether `status` is that of this file."""
+        same = (status.st_dev, status.st_ino) == self.file_id
+        return same and (self.fd >= 0 or self.mtime is None or status.st_mtime_ns == self.mtime)
+
+    def is_published(self) -> bool:
+        """Whether the final name is this file."""
+        return self.is_at(self.target)
+
+    def require(self, beside: PartFile | None = None) -> None:
+        """Raise `ExecuteError` if another file, or none, is at the part's path; `beside` is an open part of the set."""
+        if not self.is_at(self.path):
+            raise replaced(self.path, self._place_now(beside))
+
+    def require_place(self) -> None:
+        """As `require`, also while it does not have its size."""
+        try:
+            is_there = self.is_file(os.lstat(self.path))
+        except FileNotFoundError:
+            is_there = False
+        if not is_there:
+            raise replaced(self.path, self._place_now(None))
+
+    def remove_quietly(self) -> None:
+        """Remove it, unless another run's file has its path, or it cannot be removed."""
+        with contextlib.suppress(OSError):
+            if self.is_file(os.lstat(self.path)):
+                os.unlink(self.path)
+
+    def _place_now(self, beside: PartFile | None) -> str | None:
+        """Where the written file is now, if the system can tell: its folder may have been renamed."""
+        if self.fd >= 0:
+            return open_path(self.fd)
+        folder = None if beside is None or beside.fd < 0 else open_path(beside.fd)
+        moved = None if folder is None else Path(folder).parent / self.path.name
+        return str(moved) if moved is not None and self.is_at(moved) else None
 
 
-def create_part(target: Path, size: int) -> PartFile:
+def replaced(path: Path, place: str | None) -> ExecuteError:
+    """Make the error for a part file that is not at its path any more; `place`: where it is now, if that is known."""
+    where = "" if place is None else f"; what was written is now {printable(place, 4096)}"
+    return ExecuteError(
+        f"is not the file that was written here: it was removed or replaced meanwhile, or its folder was moved{where}; "
+        "no output was made or changed",
+        source=str(path),
+    )
+
+
+def create_part(target: Path, size: int, *, is_sized: bool = True) -> PartFile:
     """Create the part file for `target` with `size` zero bytes; remove one that a killed run left.
 
-    Raises `ExecuteError` if another run holds it.
+    Without `is_sized` it is empty, and no later run takes it over. Raises `ExecuteError` if another run holds it.
     """
     path = helper_path(target, PART)
     remove_left_over(target)
     try:
-        fd = os.open(path, CREATE, 0o666)
+        fd = create_helper(path)
     except FileExistsError:
         raise busy(target) from None
     try:
-        part = _lock_part(fd, path, target)
+        part = _lock_part(fd, path, target, size)
     except BaseException:
         close_quietly(fd)
         raise
     try:
-        os.ftruncate(fd, size)
+        if is_sized:
+            os.ftruncate(fd, size)
     except BaseException:
         remove_quietly(path)
         close_quietly(fd)
@@ -90,13 +150,13 @@ def take_over(target: Path, size: int) -> PartFile | None:
     """
     path = helper_path(target, PART)
     try:
-        fd = os.open(path, REOPEN)
+        fd = open_helper(path, target=target)
     except FileNotFoundError:
         return None
     try:
-        part = _lock_part(fd, path, target)
+        part = _lock_part(fd, path, target, size)
         status = os.fstat(fd)
-        if status.st_size == size and status.st_nlink == 1 and stat.S_ISREG(status.st_mode):
+        if status.st_size == size and status.st_nlink == 1:
             return part
     except BaseException:
         close_quietly(fd)
@@ -109,15 +169,14 @@ def remove_left_over(target: Path) -> None:
     """Remove the part file of a killed run; raise `ExecuteError` if its run is still live."""
     path = helper_path(target, PART)
     try:
-        fd = os.open(path, REOPEN)
+        fd = open_helper(path, target=target)
     except FileNotFoundError:
         return
     try:
         if not lock(fd):
             raise busy(target)
         # Unlinked, never truncated: after a crash in `publish` it may be a second name of a published file.
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        remove_helper(path)
     finally:
         close_quietly(fd)
 
@@ -125,7 +184,7 @@ def remove_left_over(target: Path) -> None:
 def refuse_busy(target: Path) -> None:
     """Raise `ExecuteError` if a live run holds the part file of `target`."""
     try:
-        fd = os.open(helper_path(target, PART), REOPEN)
+        fd = open_helper(helper_path(target, PART), target=target)
     except FileNotFoundError:
         return
     try:
@@ -135,8 +194,14 @@ def refuse_busy(target: Path) -> None:
         close_quietly(fd)
 
 
-def publish(part: Path, target: Path) -> None:
-    """Give a complete part file its final name; never replace an existing file, but raise `ExecuteError`."""
+def publish(part: Path, target: Path, is_written: Callable[[Path], bool]) -> None:
+    """Give a complete part file its final name; never replace an existing file, but raise `ExecuteError`.
+
+    `is_written`: whether the file at a path is the very one that was written. If another one got the name in the last
+    moment, the name is taken back.
+    """
+    if not is_written(part):
+        raise replaced(part, None)
     try:
         os.link(part, target)  # link never replaces a file; rename does
     except FileExistsError:
@@ -147,8 +212,19 @@ def publish(part: Path, target: Path) -> None:
         if os.path.lexists(target):
             raise exists_already(target) from None
         os.rename(part, target)
+        _check_named(part, target, is_written, lambda: os.rename(target, part))
         return
+    _check_named(part, target, is_written, lambda: os.unlink(target))
     remove_quietly(part)  # harmless if it stays: the next run removes this second name
+
+
+def _check_named(part: Path, target: Path, is_written: Callable[[Path], bool], take_back: Callable[[], object]) -> None:
+    try:
+        if not is_written(target):
+            raise replaced(part, None)
+    except BaseException:
+        take_back()
+        raise
 
 
 def remove_quietly(path: Path) -> None:
@@ -180,7 +256,7 @@ def busy(target: Path) -> ExecuteError:
     return ExecuteError("another gguftool is writing this file; wait for it or stop it", source=str(target))
 
 
-def _lock_part(fd: int, path: Path, target: Path) -> PartFile:
+def _lock_part(fd: int, path: Path, target: Path, size: int) -> PartFile:
     """Lock an open part file; raise `ExecuteError` if another run was faster."""
     if not lock(fd):
         raise busy(target)
@@ -191,7 +267,7 @@ def _lock_part(fd: int, path: Path, target: Path) -> PartFile:
         raise busy(target) from None
     if not os.path.samestat(status, there):
         raise busy(target)
-    return PartFile(path=path, target=target, fd=fd, file_id=(status.st_dev, status.st_ino))
+    return PartFile(path=path, target=target, size=size, fd=fd, file_id=(status.st_dev, status.st_ino))
 
 
 # --- parts that are the only copy of their bytes, see `consume` ------------------------------------------------------
@@ -202,6 +278,7 @@ def refuse_only_copies(targets: Iterable[Path]) -> None:
     for target in targets:
         for path in (consume_path(target), only_copy_path(target)):
             if os.path.lexists(path):
+                check_helper(path, target=target, twin=helper_path(path, PART))
                 raise ExecuteError(
                     f"an unfinished merge --consume lies here: {path.name} may be the only copy of tensors whose files "
                     f"are gone; 'gguftool merge ... -o OUT --consume', as it was begun, goes on",

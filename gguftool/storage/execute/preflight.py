@@ -19,6 +19,7 @@ from gguftool.storage.execute.copying import shared_bytes
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.sources.sidecars import PART, helper_path
 from gguftool.storage.system.fileio import sync_folders
+from gguftool.storage.system.ownership import check_helper
 from gguftool.storage.system.reflink import overwrites, own_bytes
 
 # Errors of statvfs on file systems that do not count their space: there, writing fails when the disk is full.
@@ -156,7 +157,7 @@ def _left_over_bytes(target: Path) -> int:
     """Bytes that an interrupted run's part file occupies: it is taken over, or removed before writing."""
     path = helper_path(target, PART)
     try:
-        links = os.lstat(path).st_nlink
+        links = check_helper(path, target=target).st_nlink
     except FileNotFoundError:
         return 0
     return own_bytes(path) if links == 1 else 0

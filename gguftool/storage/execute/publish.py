@@ -21,18 +21,26 @@ from pathlib import Path
 from gguftool.errors import ExecuteError
 from gguftool.record import record
 from gguftool.storage.execute.part import (
-    CREATE,
-    REOPEN,
     PartFile,
     busy,
     exists_already,
     lock,
     publish,
     remove_quietly,
+    replaced,
 )
 from gguftool.storage.plan import Plan
 from gguftool.storage.sources.sidecars import OLD, ONLY_COPY, PART, helper_path, set_journal_path
 from gguftool.storage.system.fileio import close_quietly, sync_file, sync_folders
+from gguftool.storage.system.ownership import (
+    check_helper,
+    create_helper,
+    open_helper,
+    own_mode,
+    plain_mode,
+    remove_helper,
+    set_mode,
+)
 
 _VERSION = "gguftool set 1"
 _MAX_JOURNAL = 64 << 20  # bytes; 65,535 shards with names of 255 bytes take 20 million
@@ -45,18 +53,28 @@ class HalfwayError(ExecuteError):
 # --- one file --------------------------------------------------------------------------------------------------------
 
 
-def publish_one(part: PartFile, *, replace: bool, sync: bool) -> None:
-    """Publish a single output; if that fails, restore what the final name was before."""
+def publish_one(part: PartFile, *, replace: bool, sync: bool, private: bool = False) -> None:
+    """Publish a single output; if that fails, restore what the final name was before.
+
+    `private`: it is a journal, and keeps the mode of a helper file.
+    """
+    if not private:
+        _Modes(part.target).give(part.path, part.target, old=part.target if replace else None)
     backup = _keep_old(part.target) if replace else None
+    is_named = False
     try:
+        part.require()
         if replace:
             os.replace(part.path, part.target)
         else:
-            publish(part.path, part.target)
+            publish(part.path, part.target, part.is_at)
+        is_named = True
+        if not part.is_published():
+            raise replaced(part.path, None)
         if sync:
             sync_folders([part.target.parent])
     except BaseException:
-        if part.is_published():
+        if is_named or part.is_published():
             _unpublish(part)
             if backup is not None:
                 os.rename(backup, part.target)
@@ -66,6 +84,32 @@ def publish_one(part: PartFile, *, replace: bool, sync: bool) -> None:
     if backup is not None:
         remove_quietly(backup)
         _sync_quietly(part.target.parent, sync=sync)
+
+
+class _Modes:
+    """Modes for files that get their names in one folder; plain creation there is measured once.
+
+    The measuring file has a name made from `target`: whoever finishes after a kill measures again, and removes it.
+    """
+
+    def __init__(self, target: Path) -> None:
+        self._probe = helper_path(helper_path(target, PART), PART)
+        self._plain: int | None = None
+
+    def give(self, part: Path, target: Path, *, old: Path | None) -> None:
+        """Give a part file the mode of `old`, the file that it replaces, or else of plain creation.
+
+        A file of another user gives no mode: it might let that user write the new one.
+        """
+        mode = own_mode(old) if old is not None else None
+        if mode is None:
+            self._plain = plain_mode(self._probe) if self._plain is None else self._plain
+            mode = self._plain
+        fd = open_helper(part, target=target)
+        try:
+            set_mode(fd, mode)
+        finally:
+            close_quietly(fd)
 
 
 def _sync_quietly(folder: Path, *, sync: bool) -> None:
@@ -78,7 +122,7 @@ def _sync_quietly(folder: Path, *, sync: bool) -> None:
 def _keep_old(target: Path) -> Path | None:
     """Keep the old file under a second name; None if there is no old file, or the file system has no hard links."""
     backup = helper_path(target, OLD)
-    remove_quietly(backup)
+    remove_helper(backup)
     try:
         os.link(target, backup, follow_symlinks=False)
     except OSError:
@@ -87,7 +131,10 @@ def _keep_old(target: Path) -> Path | None:
 
 
 def _unpublish(part: PartFile) -> None:
-    """Make a published file a part file again."""
+    """Make a published file a part file again, unless another run's part file has its path: then remove it."""
+    if os.path.lexists(part.path) and not part.is_at(part.path):
+        os.unlink(part.target)
+        return
     os.rename(part.target, part.path)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(part.target)  # if both are names of one file, rename does nothing
@@ -142,6 +189,8 @@ def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path | None, 
     journal = SetJournal(
         first_shard=first_shard, names=names, fingerprint=plan.fingerprint, replace=replace, suffix=suffix
     )
+    for part in parts:
+        part.require(parts[-1])
     with contextlib.ExitStack() as cleanup:
         fd = _write_journal(journal, cleanup, sync=sync)
         done: list[PartFile] = []
@@ -177,13 +226,14 @@ def _rename_all(journal: SetJournal, parts: Sequence[PartFile], done: list[PartF
     """Move old files aside, then publish; add each published part to `done`. Renames are tried, not checked before."""
     aside = journal.aside if journal.replace else ()
     for path in aside:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(helper_path(path, OLD))  # left by a run that was killed after publishing
+        remove_helper(helper_path(path, OLD))  # left by a run that was killed after publishing
     for path in aside:
         with contextlib.suppress(FileNotFoundError):
             os.rename(path, helper_path(path, OLD))
+    modes = _Modes(journal.first_shard)
     for part in parts:
-        publish(part.path, part.target)
+        modes.give(part.path, part.target, old=helper_path(part.target, OLD) if journal.replace else None)
+        publish(part.path, part.target, part.is_at)
         done.append(part)
     if journal.replace and journal.first_shard not in journal.targets:
         os.rename(helper_path(journal.first_shard, OLD), journal.first_shard)
@@ -245,7 +295,7 @@ def _write_journal(journal: SetJournal, cleanup: contextlib.ExitStack, *, sync: 
 
     data = json.dumps(fields).encode() + b"\n"
     try:
-        fd = os.open(journal.path, CREATE, 0o666)
+        fd = create_helper(journal.path)
     except FileExistsError:
         raise busy(journal.first_shard) from None
     cleanup.callback(close_quietly, fd)
@@ -273,7 +323,7 @@ def finish_set(first_shard: Path) -> SetJournal | None:
     name; then the journal stays.
     """
     try:
-        fd = os.open(set_journal_path(first_shard), REOPEN)
+        fd = open_helper(set_journal_path(first_shard))
     except FileNotFoundError:
         return None
     try:
@@ -331,27 +381,38 @@ def _is_sibling(name: str, first_shard: str) -> bool:
 
 
 def _roll_forward(journal: SetJournal) -> None:
+    modes = _Modes(journal.first_shard)
     for target, (_, size) in zip(journal.targets, journal.names, strict=True):
         part = helper_path(target, journal.suffix)
         if _exists(part):
-            _finish_part(part, target, size, replace=journal.replace)
+            _finish_part(part, target, size, modes, replace=journal.replace)
     old_first = helper_path(journal.first_shard, OLD)
     if journal.first_shard not in journal.targets and _exists(old_first) and not _exists(journal.first_shard):
+        check_helper(old_first)
         os.rename(old_first, journal.first_shard)
     for path in journal.aside if journal.replace else ():
         remove_quietly(helper_path(path, OLD))
     sync_folders([journal.first_shard.parent])
 
 
-def _finish_part(part: Path, target: Path, size: int, *, replace: bool) -> None:
-    status = os.lstat(part)
+def _finish_part(part: Path, target: Path, size: int, modes: _Modes, *, replace: bool) -> None:
+    status = check_helper(part, target=target)
     if status.st_size != size:
         raise ExecuteError(f"has {status.st_size:,} bytes, the journal says {size:,}", source=str(part))
-    if replace and not (_exists(target) and os.path.samestat(os.lstat(target), status)):
-        os.replace(part, target)
-    elif not _exists(target):
-        publish(part, target)
-    elif os.path.samestat(os.lstat(target), status):
+
+    def is_written(path: Path) -> bool:
+        return _exists(path) and os.path.samestat(os.lstat(path), status)
+
+    there = os.lstat(target) if _exists(target) else None
+    if there is not None and os.path.samestat(there, status):
         os.unlink(part)
+    elif replace:
+        modes.give(part, target, old=helper_path(target, OLD) if there is None else target)
+        os.replace(part, target)
+        if not is_written(target):
+            raise replaced(part, None)
+    elif there is None:
+        modes.give(part, target, old=None)
+        publish(part, target, is_written)
     else:
         raise exists_already(target)

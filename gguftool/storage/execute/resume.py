@@ -30,12 +30,13 @@ from typing import Any
 from gguftool.errors import ExecuteError, SourceError, listed
 from gguftool.record import record
 from gguftool.storage.execute.options import Sizes
-from gguftool.storage.execute.part import CREATE, REOPEN, PartFile, remove_left_over, remove_quietly
+from gguftool.storage.execute.part import PartFile, remove_left_over
 from gguftool.storage.execute.streaming import part_of
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.sidecars import RESUME, helper_path
 from gguftool.storage.sources.source import ChangedError
 from gguftool.storage.system.fileio import close_quietly, read_fully, sync_file, sync_folders
+from gguftool.storage.system.ownership import create_helper, open_helper, remove_helper
 
 _VERSION = "gguftool resume 1"
 _RESTART = "anew"
@@ -60,15 +61,26 @@ class ResumeJournal:
     """Record progress of a run; watermarks are `step` written bytes apart.
 
     `sync_data` makes all part files durable at once, if there are many. If it is None, the caller makes each part
-    file durable before it is recorded.
+    file durable before it is recorded. `guard` is called before anything is recorded, and raises `ExecuteError` if the
+    part files at their paths are not this run's any more: the journal may be another run's then, too.
     """
 
-    def __init__(self, plan: Plan, done: Done, *, step: int, sync_data: Callable[[], None] | None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        done: Done,
+        *,
+        step: int,
+        sync_data: Callable[[], None] | None,
+        guard: Callable[[], None] = lambda: None,
+    ) -> None:
         self.plan = plan
         self.done = done
         self.step = step
         self.sync_data = sync_data
+        self._guard = guard
         self._fd: int | None = None
+        self._forgotten: set[int] = set()
         self._pending: dict[int, int] = {}
         self._pending_bytes = 0
 
@@ -101,15 +113,17 @@ class ResumeJournal:
             self._append("".join(f"{index} {start} {end}\n" for start, end in ranges).encode())
 
     def forget(self, index: int) -> None:
-        """Record, before output `index` is rewritten from scratch, that nothing of it is complete."""
-        if index in self.done.ends or index in self.done.ranges:
+        """Record, before the part of output `index` is made or truncated, that nothing of it is complete."""
+        if index not in self._forgotten and (index in self.done.ends or index in self.done.ranges):
+            self._forgotten.add(index)
             self._append(f"{index} {_RESTART}\n".encode())
 
     def _append(self, data: bytes) -> None:
+        self._guard()
         new = self._fd is None
         if self._fd is None:
             data = _header_line(self.plan) + data
-            self._fd = os.open(resume_path(self.plan), CREATE | os.O_APPEND, 0o666)
+            self._fd = create_helper(resume_path(self.plan), append=True)
         while data:
             data = data[os.write(self._fd, data) :]
         sync_file(self._fd)
@@ -118,7 +132,7 @@ class ResumeJournal:
 
     def reopen(self) -> None:
         """Open the existing journal for appending."""
-        self._fd = os.open(resume_path(self.plan), REOPEN | os.O_APPEND)
+        self._fd = open_helper(resume_path(self.plan), append=True)
         os.write(self._fd, b"\n")  # terminate a torn line
 
     def close(self) -> None:
@@ -130,7 +144,9 @@ class ResumeJournal:
     def remove(self) -> None:
         """Remove the journal: the outputs are complete, or abandoned. Without part files it is harmless if it stays."""
         if self._fd is not None:
-            remove_quietly(resume_path(self.plan))
+            with contextlib.suppress(OSError):
+                if os.path.samestat(os.fstat(self._fd), os.lstat(resume_path(self.plan))):
+                    os.unlink(resume_path(self.plan))
             self.close()
 
 
@@ -153,7 +169,7 @@ def read_resume(plan: Plan) -> Done:
     """
     nothing = Done(ends={}, ranges={})
     try:
-        with open(resume_path(plan), "rb") as file:
+        with open(open_helper(resume_path(plan), writable=False), "rb") as file:
             first, *lines = file.read(_MAX_JOURNAL).split(b"\n")
     except FileNotFoundError:
         return nothing
@@ -228,7 +244,7 @@ def remove_resume(plan: Plan) -> None:
     """Remove a journal, of any plan, and the part files it names. Call with the lock held."""
     path = resume_path(plan)
     try:
-        with open(path, "rb") as file:
+        with open(open_helper(path, writable=False), "rb") as file:
             header = _parse_header(file.readline(_MAX_JOURNAL))
     except FileNotFoundError:
         return
@@ -237,7 +253,7 @@ def remove_resume(plan: Plan) -> None:
         target = own.parent / Path(name).name
         if target != own:
             remove_left_over(target)
-    remove_quietly(path)
+    remove_helper(path)
 
 
 def agrees(part: PartFile, output: OutputFile, mark: int, floor: int = 0) -> bool:
@@ -319,7 +335,7 @@ class CompletedRanges:
 
     def record_quietly(self) -> None:
         """Record new ranges before the run ends in an error; if that fails, a later run fetches them again."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ExecuteError):
             self.record()
 
 

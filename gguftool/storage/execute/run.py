@@ -89,6 +89,7 @@ class Run:
             done,
             step=self.options.checkpoint if self.options.sync else sys.maxsize,
             sync_data=bulk_sync(folders, self._cleanup) if in_bulk else None,
+            guard=self._parts[0].require_place,
         )
         self._cleanup.callback(journal.close)
         if done.ends or done.ranges:
@@ -97,6 +98,9 @@ class Run:
             remove_quietly(resume_path(self.plan))
         self._begun_journal = journal
         self.is_begun = True
+        if not self._first_is_old:
+            journal.forget(0)
+            os.ftruncate(self._parts[0].fd, self.plan.outputs[0].size)
 
     def write(self) -> None:
         """Write the missing bytes of every output into its part file, durably with `Options.sync`."""
@@ -120,8 +124,9 @@ class Run:
         plan, sync = self.plan, self.options.sync
         replacing = self.options.force or any(output.replaces is not None for output in plan.outputs)
         if len(plan.outputs) == 1:
+            self.parts[0].require()
             self._journal.remove()
-            publish_one(self.parts[0], replace=replacing, sync=sync)
+            publish_one(self.parts[0], replace=replacing, sync=sync, private=self.options.private)
         else:
             publish_set(plan, self.parts, resume_path(plan), replace=replacing, sync=sync)
             self._journal.close()
@@ -150,16 +155,29 @@ class Run:
         return [self._parts[index] for index in self.plan.publishing_order]
 
     def _open_part(self, index: int) -> tuple[PartFile, bool]:
-        """Open or create the part file of output `index`; the flag is true if an earlier run left it."""
+        """Open or create the part file of output `index`; the flag is true if an earlier run left it.
+
+        A journal that knows an earlier part is told first that the new one is empty: a kill in between would leave
+        zeros that the journal calls complete. The first part's lock is needed to read the journal: until then the first
+        part has no size.
+        """
         output = self.plan.outputs[index]
-        old = take_over(output.path, output.size)
-        self._parts[index] = part = old or create_part(output.path, output.size)
-        return part, old is not None
+        part = take_over(output.path, output.size)
+        is_old = part is not None
+        if part is None:
+            if index:
+                self._journal.forget(index)
+            part = create_part(output.path, output.size, is_sized=index > 0)
+        self._parts[index] = part
+        return part, is_old
+
+    def _close_part(self, index: int) -> None:
+        self._parts[index] = self._parts[index].closed()
 
     def _remove_parts(self) -> None:
         """Remove unpublished parts, and parts that an earlier run left, as far as possible."""
         for part in self._parts.values():
-            remove_quietly(part.path)
+            part.remove_quietly()
         for index, output in enumerate(self.plan.outputs):
             if index not in self._parts:
                 with contextlib.suppress(OSError, ExecuteError):
@@ -195,7 +213,7 @@ class Run:
             for index in batch:
                 part, is_old = self._open_part(index) if index else (self._parts[0], self._first_is_old)
                 if index:
-                    cleanup.callback(part.close)
+                    cleanup.callback(self._close_part, index)
                 opened.append(_Target(index=index, part=part, output=self.plan.outputs[index], is_old=is_old))
             if is_streamed(opened[0].output):
                 return self._write_streamed(opened[0])
@@ -217,10 +235,11 @@ class Run:
         if target.is_old:
             mark = self._journal.done.ends.get(target.index, 0)
             start = mark if mark and agrees(target.part, target.output, mark) else 0
-            os.ftruncate(target.part.fd, start)  # bytes above the watermark may be anything
-            os.ftruncate(target.part.fd, target.output.size)
         if not start:
             self._journal.forget(target.index)
+        if target.is_old:
+            os.ftruncate(target.part.fd, start)  # bytes above the watermark may be anything
+            os.ftruncate(target.part.fd, target.output.size)
         self._digests.update(target.index, target.part.path, start)
         return start
 

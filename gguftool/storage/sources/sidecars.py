@@ -6,11 +6,20 @@ it, and a name of 255 bytes can have helpers, too. Its suffix says what it is.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from hashlib import sha256
 from pathlib import Path
 
 from gguftool.errors import SourceError
+from gguftool.storage.system.ownership import distrust
+
+try:  # Python's own: hashlib loads OpenSSL, a thirtieth of the time of `gguftool dump` (docs/decisions.md)
+    from _sha2 import sha256  # type: ignore[import-not-found, unused-ignore]  # from Python 3.12 on
+except ImportError:
+    try:
+        from _sha256 import sha256  # type: ignore[import-not-found, unused-ignore]
+    except ImportError:
+        from hashlib import sha256
 
 PART = "part"  # an output that is not complete; can be written again
 RESUME = "resume"  # the journal of which parts of it are written
@@ -59,19 +68,34 @@ def is_being_published(first_shard: Path) -> bool:
 
 
 def _holds_something(journal: str) -> bool:
-    """Whether a journal is there; an empty one is finished, and could not be removed."""
+    """Whether a journal is there; an empty one is finished, and could not be removed.
+
+    Raises `SourceError` if it must not be believed: readers must not go on as if it were not there.
+    """
     try:
-        return os.lstat(journal).st_size > 0
+        return _trusted_status(journal).st_size > 0
     except FileNotFoundError:
         return False
     except OSError as error:
         raise SourceError(f"cannot read: {error.strerror}", source=journal) from error
 
 
+def _trusted_status(journal: str) -> os.stat_result:
+    """The status of a journal; raise `SourceError` if it must not be believed."""
+    status = os.lstat(journal)
+    path = Path(journal)
+    reason = distrust(path, status, twin=helper_path(path, PART))
+    if reason is not None:
+        raise SourceError(reason, source=journal)
+    return status
+
+
 def refuse_unfinished(path: Path) -> None:
     """Raise `SourceError` if a change in place of `path`, or the publishing of the set behind it, did not finish."""
     stem = _helper_stem(path)
     if os.path.lexists(stem + UNDO):
+        with contextlib.suppress(FileNotFoundError):
+            _trusted_status(stem + UNDO)
         raise SourceError(
             "a change in place of this file did not finish; 'gguftool edit FILE --recover' gives the old file back",
             source=str(path),

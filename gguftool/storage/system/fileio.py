@@ -180,6 +180,18 @@ def close_quietly(fd: int) -> None:
         os.close(fd)
 
 
+def open_path(fd: int) -> str | None:
+    """The present path of an open file, or None if it was removed, or the system cannot tell."""
+    try:
+        if not os.fstat(fd).st_nlink:
+            return None
+        if hasattr(fcntl, "F_GETPATH"):  # macOS
+            return os.fsdecode(fcntl.fcntl(fd, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except (OSError, NameError):
+        return None
+
+
 def bulk_sync(folders: Iterable[Path], cleanup: contextlib.ExitStack) -> Callable[[], None] | None:
     """Make a function that makes everything written from now on durable, or None if the system has no syncfs.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gguftool.errors import ExecuteError
+from gguftool.record import replace
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Copy, OutputFile, Plan, bytes_below, chunks
@@ -280,3 +282,43 @@ def test_a_signal_ends_it_cleanly_and_the_same_command_goes_on(number: int, code
     assert done.returncode == 0, done.stderr
     assert b"went on from" in done.stderr
     assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "m.gguf").read_bytes()
+
+
+@pytest.mark.parametrize("deleted", [(0,), (1,), (0, 1)])
+def test_a_part_made_again_is_forgotten_before_it_exists_wherever_the_run_is_killed(
+    deleted: tuple[int, ...], tmp_path: Path
+) -> None:
+    """A new part is all zeros, and so is what is compared below the watermark: only the journal can know."""
+    data = bytes(range(1, 251)) * 400 + bytes(200_000)
+    (tmp_path / "source").write_bytes(data)
+    names = [b.shard_name("s", number, 2) for number in (1, 2)]
+
+    def plan() -> Plan:
+        source = open_local(tmp_path / "source")
+        copies = tuple(
+            Copy(extent=Extent(source=source, offset=at, length=20_000), offset=at)
+            for at in range(0, len(data), 20_000)
+        )
+        outputs = (OutputFile(path=tmp_path / "out" / name, head=b"", copies=copies, size=len(data)) for name in names)
+        return Plan(outputs=tuple(outputs), inputs=(source,))
+
+    options = Options(checkpoint=90_000)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    def prepare() -> None:
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        with pytest.raises(KeyboardInterrupt):
+            execute(plan(), replace(options, publishing=interrupt))
+        for number in deleted:
+            helper_path(tmp_path / "out" / names[number], "part").unlink()
+
+    prepare()
+    calls = count_calls(lambda: execute(plan(), options))
+    for at in range(len(calls)):
+        prepare()
+        if killed_at(at, lambda: execute(plan(), options)) and not (tmp_path / "out" / names[0]).exists():
+            execute(plan(), options)
+        for name in names:
+            assert (tmp_path / "out" / name).read_bytes() == data, (at, calls[at])

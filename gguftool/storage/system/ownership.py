@@ -1,0 +1,240 @@
+"""Create and open helper files (part files, journals) safely, also in a folder that other users can write.
+
+A helper file is found by its name, and anybody who can write the folder can put a file under that name. So a helper is
+opened without following links and without waiting for a pipe, and what was opened is believed only if it is a regular
+file, belongs to the effective user, cannot be written by others, and has one name. New helpers are created exclusively,
+with mode 0600.
+
+Version 0.1 created helpers with the mode that the umask gives, often 0664. Their mode does not count in a folder that
+belongs to the user and that nobody else can write.
+
+Platforms: without POSIX owners (Windows) kind, links and number of names are compared; who may write a file there is
+decided by the access list that it inherits from its folder.
+
+What gets its final name gets the mode of a file that is created there in the plain way, or of the file it replaces.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from gguftool.errors import ExecuteError, printable
+
+_SAFE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE
+_REOPEN = _SAFE | getattr(os, "O_NONBLOCK", 0)
+_PRIVATE = 0o600
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+# Helpers without the only copy of anything: the way out is to remove them. Others are only to be moved away.
+_REPLACEABLE = frozenset({"part", "resume", "old"})
+
+
+def create_helper(path: Path, *, append: bool = False) -> int:
+    """Create a helper file that only this user can open; return its descriptor.
+
+    Raises `FileExistsError` if something has this name.
+    """
+    return os.open(path, _CREATE | (os.O_APPEND if append else 0), _PRIVATE)
+
+
+def open_helper(
+    path: Path, *, append: bool = False, writable: bool = True, target: Path | None = None, twin: Path | None = None
+) -> int:
+    """Open an existing helper file; return its descriptor. `target` and `twin` as in `distrust`.
+
+    Raises `FileNotFoundError` if there is none, `ExecuteError` if it must not be believed.
+    """
+    flags = _REOPEN | (os.O_RDWR if writable else os.O_RDONLY) | (os.O_APPEND if append else 0)
+    try:
+        fd = os.open(path, flags)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        refuse_strange(path, error, target=target, twin=twin)
+        raise
+    try:
+        reason = distrust(path, os.fstat(fd), target=target, twin=twin)
+        if reason is None and not hasattr(os, "O_NOFOLLOW") and not os.path.samestat(os.fstat(fd), os.lstat(path)):
+            reason = distrust(path, os.lstat(path), target=target, twin=twin) or "was replaced just now; run it again"
+        if reason is not None:
+            raise ExecuteError(reason, source=str(path))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def check_helper(path: Path, *, target: Path | None = None, twin: Path | None = None) -> os.stat_result:
+    """The status of a helper file that is not opened; `target` and `twin` as in `distrust`.
+
+    Raises `FileNotFoundError` if there is none, `ExecuteError` if it must not be believed.
+    """
+    status = os.lstat(path)
+    reason = distrust(path, status, target=target, twin=twin)
+    if reason is not None:
+        raise ExecuteError(reason, source=str(path))
+    return status
+
+
+def remove_helper(path: Path) -> None:
+    """Remove a helper file, if there is one; say whose it is if that is why it cannot be removed."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        refuse_strange(path, error)
+        raise
+
+
+def refuse_strange(path: Path, cause: OSError, *, target: Path | None = None, twin: Path | None = None) -> None:
+    """Raise `ExecuteError` if a call on `path` failed because of what is there; otherwise return."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return
+    reason = distrust(path, status, target=target, twin=twin)
+    if reason is not None:
+        raise ExecuteError(reason, source=str(path)) from cause
+
+
+def distrust(path: Path, status: os.stat_result, *, target: Path | None = None, twin: Path | None = None) -> str | None:
+    """Explain why the helper file at `path` must not be believed, and the way out; None if it may be believed.
+
+    `target`: the final name of a part file. A part with that name too was published: only its helper name goes, no byte
+    of it is used. `twin`: the part file of a journal, which stays if the run is killed while the journal gets its name.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "not a regular file")
+        return _refusal(path, status, f"is {kind}, where gguftool keeps a helper file")
+    if status.st_nlink > 1 and _is_other_name(target, status) and _is_own(status):
+        return None
+    if status.st_nlink > 1 and not (status.st_nlink == 2 and _is_other_name(twin, status)):
+        return _refusal(path, status, f"has {status.st_nlink} names (hard links), and could be written under another")
+    if not _is_own(status):
+        return _refusal(path, status, "is a helper file of another user")
+    if status.st_mode & _OTHERS_WRITE and not is_private(path.parent):
+        mode = f"mode {stat.S_IMODE(status.st_mode):04o}"
+        return _refusal(path, status, f"is a helper file that others can write ({mode}), and so is its folder")
+    return None
+
+
+def is_private(folder: Path) -> bool:
+    """Whether `folder` belongs to this user and nobody else can write it."""
+    status = os.stat(folder)
+    return _is_own(status) and not status.st_mode & _OTHERS_WRITE
+
+
+def _is_own(status: os.stat_result) -> bool:
+    return not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+
+
+def _is_other_name(path: Path | None, status: os.stat_result) -> bool:
+    if path is None:
+        return False
+    try:
+        return os.path.samestat(os.lstat(path), status)
+    except OSError:
+        return False
+
+
+# --- the mode of what gets its final name ----------------------------------------------------------------------------
+
+
+# Errors of fchmod on file systems that keep no modes, or not this one.
+_NO_MODES = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+
+
+def plain_mode(probe: Path) -> int:
+    """The mode that plain creation gives in the folder of `probe`, by umask and default access list.
+
+    It is measured: a file is created at `probe` and removed.
+    """
+    remove_helper(probe)  # left by a run that was killed here
+    fd = os.open(probe, _CREATE, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
+        os.unlink(probe)
+
+
+def own_mode(path: Path) -> int | None:
+    """The mode of a regular file of this user; None for other files, or if there is none."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_mode & 0o777 if stat.S_ISREG(status.st_mode) and _is_own(status) else None
+
+
+def set_mode(fd: int, mode: int) -> None:
+    """Give an open file its mode, if its file system keeps modes."""
+    if not hasattr(os, "fchmod") or stat.S_IMODE(os.fstat(fd).st_mode) == mode:
+        return
+    try:
+        os.fchmod(fd, mode)
+    except OSError as error:
+        if error.errno not in _NO_MODES:
+            raise
+
+
+# --- the message -----------------------------------------------------------------------------------------------------
+
+
+def _refusal(path: Path, status: os.stat_result, reason: str) -> str:
+    return f"{reason}, owned by {_owner(status)}: it is not believed, and nothing was changed; {_way_out(path, status)}"
+
+
+def _owner(status: os.stat_result) -> str:
+    try:
+        import pwd
+
+        return f"{printable(pwd.getpwuid(status.st_uid).pw_name)} (user {status.st_uid})"
+    except (ImportError, KeyError):
+        return f"user {status.st_uid}"
+
+
+def _way_out(path: Path, status: os.stat_result) -> str:
+    import shlex
+
+    suffix = path.suffix[1:]
+    name = shlex.quote(os.path.abspath(path))
+    if suffix in _REPLACEABLE and not stat.S_ISDIR(status.st_mode):
+        command = f"rm -f {name}"
+    else:
+        command = f"mv {name} {shlex.quote(f'{os.path.abspath(path)}.distrusted')}"
+    command = printable(command, 3 * 4096)
+    if not _may_remove(path, status):
+        return (
+            f"only its owner can take it away ('{command}'); or write to a folder that nobody else can write "
+            "('mkdir -m 700 FOLDER')"
+        )
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and _is_own(status):
+        return f"if nobody else wrote to it: {printable(f'chmod 600 {name}', 4096)}; if nobody needs it: {command}"
+    if suffix in _REPLACEABLE or not stat.S_ISREG(status.st_mode):
+        return f"if nobody needs it: {command}"
+    if not _is_own(status):
+        return f"its owner can run the same command to finish; if nobody needs it: {command}"
+    return f"if nobody needs it: {command}"
+
+
+def _may_remove(path: Path, status: os.stat_result) -> bool:
+    """Whether this user can rename and remove `path`: in a folder with the sticky bit only the two owners can."""
+    try:
+        folder = os.stat(path.parent)
+    except OSError:
+        return True
+    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
+    return not folder.st_mode & stat.S_ISVTX or is_root or _is_own(status) or _is_own(folder)
