@@ -30,7 +30,7 @@ from gguftool.storage.execute.part import (
     replaced,
 )
 from gguftool.storage.plan import Plan
-from gguftool.storage.sources.sidecars import OLD, ONLY_COPY, PART, helper_path, set_journal_path
+from gguftool.storage.sources.sidecars import MODE, OLD, ONLY_COPY, PART, helper_path, set_journal_path
 from gguftool.storage.system.fileio import close_quietly, sync_file, sync_folders
 from gguftool.storage.system.ownership import (
     check_helper,
@@ -93,7 +93,7 @@ class _Modes:
     """
 
     def __init__(self, target: Path) -> None:
-        self._probe = helper_path(helper_path(target, PART), PART)
+        self._probe = helper_path(target, MODE)
         self._plain: int | None = None
 
     def give(self, part: Path, target: Path, *, old: Path | None) -> None:

@@ -27,6 +27,7 @@ OLD = "old"  # the file that an output replaces, until all of its set are replac
 SET = "set"  # the journal while the files of a set get their names
 UNDO = "undo"  # the journal of a change in place: the old bytes
 CONSUME = "consume"  # the journal of a run that removes its sources
+MODE = "mode"  # empty, gone at once: shows which mode plain creation gives here
 ONLY_COPY = "only-copy"  # the part file of such a run; cannot be written again
 
 

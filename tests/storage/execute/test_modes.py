@@ -143,6 +143,6 @@ def test_a_replaced_file_of_another_user_gives_no_mode(model: Path) -> None:
 
 def test_a_probe_that_a_kill_left_is_no_obstacle(model: Path) -> None:
     out = model.parent / "out.gguf"
-    helper_path(helper_path(out, "part"), "part").write_bytes(b"")
+    helper_path(out, "mode").write_bytes(b"")
     assert run_gguftool("merge", model, "-o", out).returncode == 0
     assert sorted(os.listdir(model.parent)) == ["m.gguf", "out.gguf"]
