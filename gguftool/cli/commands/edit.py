@@ -57,15 +57,18 @@ def edit(
         _recover(model)
         return
     output = one_target(output, in_place=in_place)
+    filler = output_options(layout, in_place=in_place).filler
+    read = tuple(open_source(_pair(text, "--set-file KEY=PATH")[1]) for text in set_file or [])
+    # Arguments are checked before recovery changes the model. It is opened afterwards, and tells its byte order then.
+    edits = _edits(set_ or [], set_file or [], remove or [], rename or [], ByteOrder.LITTLE)
+    if edits == Edits() and not (layout.pad or layout.reserve):
+        raise typer.BadParameter("nothing to change: give --set, --set-file, --remove, --rename, --pad or --reserve")
     if in_place:
         recover_first(model, dry_run=writing.dry_run)
     opened = open_model(model)
-    edits = _edits(set_ or [], set_file or [], remove or [], rename or [], opened.byte_order)
-    if edits == Edits() and not (layout.pad or layout.reserve):
-        raise typer.BadParameter("nothing to change: give --set, --set-file, --remove, --rename, --pad or --reserve")
-    plan = plan_edit(opened, edits, output, output_options(layout, in_place=in_place).filler)
-    read = tuple(open_source(_pair(text, "--set-file KEY=PATH")[1]) for text in set_file or [])
-    carry_out(with_inputs(plan, read), writing)
+    if opened.byte_order is not ByteOrder.LITTLE:
+        edits = _edits(set_ or [], set_file or [], remove or [], rename or [], opened.byte_order)
+    carry_out(with_inputs(plan_edit(opened, edits, output, filler), read), writing)
 
 
 def _recover(name: str) -> None:

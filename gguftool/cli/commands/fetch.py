@@ -109,10 +109,10 @@ def _one_model(model: str | None, source: str | None) -> str:
 
 def _plan_repair(name: str, file: Path, output: Path | None, check: str | None, writing: Writing) -> Plan | None:
     """Look for damage and plan its repair; say so and return None if there is none."""
-    recover_first(str(file), dry_run=writing.dry_run)
-    local = open_source(str(file))
     (original,) = open_model(name, this_file_only=True).files
     hashes = None if check is None else _tensor_hashes(check)
+    recover_first(str(file), dry_run=writing.dry_run)
+    local = open_source(str(file))
     with progress_bar(local.size, "looking for damage") as progress:
         options = DamageOptions(hashes=hashes, jobs=writing.jobs, progress=progress)
         damage = find_damage(local, original, options)

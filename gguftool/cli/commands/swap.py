@@ -36,6 +36,7 @@ def swap(
     """
     options = output_options(layout, keep_file_type=keep_file_type, in_place=in_place)
     output = one_target(output, in_place=in_place)
-    if in_place:
+    opened_donor = open_donor(donor)
+    if in_place:  # only now: recovery changes the model, and the command may be refused for its arguments
         recover_first(model, dry_run=writing.dry_run)
-    carry_out(plan_swap(open_model(model), open_donor(donor), tensor, output, options), writing)
+    carry_out(plan_swap(open_model(model), opened_donor, tensor, output, options), writing)

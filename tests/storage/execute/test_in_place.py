@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -164,3 +166,33 @@ def test_a_set_journal_that_was_never_finished_means_nothing_had_begun(tmp_path:
     assert recover_model(str(folder / SHARDS[1])) != ()
     assert listing(folder) == before
     assert finish_set(folder / SHARDS[0]) is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("edit", "--in-place"),
+        ("edit", "--in-place", "--set", "no value"),
+        ("edit", "--in-place", "--set", "general.name=u8:999"),
+        ("edit", "--in-place", "--set-file", "tokenizer.chat_template=absent"),
+        ("edit", "--in-place", "--set", "a=str:b", "-o", "out.gguf"),
+        ("swap", "--in-place", "--from", "absent.gguf", "--tensor", "x"),
+        ("swap", "--in-place", "--from", "m.gguf", "--tensor", "x", "-o", "out.gguf"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_that_is_refused_for_its_arguments_recovers_nothing(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    model = tmp_path / "m.gguf"
+    model.write_bytes(b.small_model())
+    text = json.dumps({"target": "m.gguf", "size": model.stat().st_size, "ranges": [[100, 8]]}).encode()
+    undo = b"gguftool undo 1\n" + struct.pack("<Q", len(text)) + text + b"old byte"
+    helper_path(model, "undo").write_bytes(undo)
+    before = listing(tmp_path)
+    done = run_gguftool(arguments[0], model, *arguments[1:], cwd=tmp_path)
+    assert done.returncode == 2, done.stdout
+    assert listing(tmp_path) == before
+    done = run_gguftool("edit", model, "--in-place", "--set", "general.name=str:N", cwd=tmp_path)
+    assert b"has its old bytes back" in done.stderr
+    assert model.read_bytes()[100:108] == b"old byte" or done.returncode == 0
