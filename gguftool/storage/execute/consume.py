@@ -26,10 +26,10 @@ from gguftool.storage.execute.preflight import check_targets, folders, free_byte
 from gguftool.storage.execute.publish import HalfwayError, finish_set, publish_one, publish_set
 from gguftool.storage.plan import Consume, Copy, Digests, OutputFile, Plan
 from gguftool.storage.sources.local import FileStamp, LocalSource
-from gguftool.storage.sources.sidecars import OLD, helper_path, only_copy_path
+from gguftool.storage.sources.sidecars import MODE, OLD, helper_path, only_copy_path
 from gguftool.storage.sources.source import Source
 from gguftool.storage.system.fileio import WriteBack, close_quietly, read_fully, sync_folders
-from gguftool.storage.system.ownership import check_helper
+from gguftool.storage.system.ownership import check_helper, require_owners
 from gguftool.storage.system.reflink import own_bytes
 
 _READ = 1 << 20  # bytes
@@ -89,6 +89,7 @@ def _begin(plan: Plan, consume: Consume, cleanup: contextlib.ExitStack, write: W
     if not begun:
         refuse_only_copies((consume.anchor, *(output.path for output in plan.outputs)))
         refuse_busy(plan.outputs[0].path)
+        require_owners(helper_path(consume.anchor, MODE), "inputs cannot be removed safely; merge without --consume")
         journal = consume_file(plan, consume)
         begun = digest_in(journal.head)
         write(journal)

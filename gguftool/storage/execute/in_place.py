@@ -28,10 +28,10 @@ from gguftool.storage.execute.part import busy, lock
 from gguftool.storage.execute.preflight import check_change
 from gguftool.storage.plan import Copy, OutputFile, Plan, Receipt
 from gguftool.storage.sources.local import FileStamp, LocalSource, open_local_even_unfinished
-from gguftool.storage.sources.sidecars import PART, helper_path, undo_path
+from gguftool.storage.sources.sidecars import MODE, PART, helper_path, undo_path
 from gguftool.storage.sources.source import Extent
 from gguftool.storage.system.fileio import close_quietly, sync_file, sync_folders, write_fully
-from gguftool.storage.system.ownership import open_helper
+from gguftool.storage.system.ownership import open_helper, require_owners
 
 
 def change_in_place(plan: Plan, options: Options, write: Callable[[Plan, Options], object]) -> Receipt:
@@ -42,6 +42,9 @@ def change_in_place(plan: Plan, options: Options, write: Callable[[Plan, Options
     """
     (output,) = plan.outputs
     check_change(output)
+    require_owners(
+        helper_path(output.path, MODE), "a change in place cannot be undone safely; write a new file with -o"
+    )
     journal = journal_file(output)
     write(Plan(outputs=(journal,), inputs=plan.inputs), Options(resume=False, private=True, progress=options.progress))
     with journal_lock(output.path) as lock_fd:

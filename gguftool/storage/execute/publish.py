@@ -39,6 +39,7 @@ from gguftool.storage.system.ownership import (
     own_mode,
     plain_mode,
     remove_helper,
+    reopen_written,
     set_mode,
 )
 
@@ -59,7 +60,7 @@ def publish_one(part: PartFile, *, replace: bool, sync: bool, private: bool = Fa
     `private`: it is a journal, and keeps the mode of a helper file.
     """
     if not private:
-        _Modes(part.target).give(part.path, part.target, old=part.target if replace else None)
+        _Modes(part.target).give_written(part, old=part.target if replace else None)
     backup = _keep_old(part.target) if replace else None
     is_named = False
     try:
@@ -97,19 +98,32 @@ class _Modes:
         self._plain: int | None = None
 
     def give(self, part: Path, target: Path, *, old: Path | None) -> None:
-        """Give a part file the mode of `old`, the file that it replaces, or else of plain creation.
+        """Give an earlier run's part file the mode of `old`, the file that it replaces, or else of plain creation.
 
         A file of another user gives no mode: it might let that user write the new one.
         """
-        mode = own_mode(old) if old is not None else None
-        if mode is None:
-            self._plain = plain_mode(self._probe) if self._plain is None else self._plain
-            mode = self._plain
         fd = open_helper(part, target=target)
         try:
-            set_mode(fd, mode)
+            set_mode(fd, self._mode(old))
         finally:
             close_quietly(fd)
+
+    def give_written(self, part: PartFile, *, old: Path | None) -> None:
+        """Give a part file of this run its mode, as `give`; raise `ExecuteError` if it is not at its path any more."""
+        fd = reopen_written(part.path, part.is_file)
+        if fd is None:
+            raise replaced(part.path, None)
+        try:
+            set_mode(fd, self._mode(old))
+        finally:
+            close_quietly(fd)
+
+    def _mode(self, old: Path | None) -> int:
+        mode = own_mode(old) if old is not None else None
+        if mode is not None:
+            return mode
+        self._plain = plain_mode(self._probe) if self._plain is None else self._plain
+        return self._plain
 
 
 def _sync_quietly(folder: Path, *, sync: bool) -> None:
@@ -232,7 +246,7 @@ def _rename_all(journal: SetJournal, parts: Sequence[PartFile], done: list[PartF
             os.rename(path, helper_path(path, OLD))
     modes = _Modes(journal.first_shard)
     for part in parts:
-        modes.give(part.path, part.target, old=helper_path(part.target, OLD) if journal.replace else None)
+        modes.give_written(part, old=helper_path(part.target, OLD) if journal.replace else None)
         publish(part.path, part.target, part.is_at)
         done.append(part)
     if journal.replace and journal.first_shard not in journal.targets:

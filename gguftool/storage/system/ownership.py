@@ -8,6 +8,9 @@ with mode 0600.
 Version 0.1 created helpers with the mode that the umask gives, often 0664. Their mode does not count in a folder that
 belongs to the user and that nobody else can write.
 
+A file system that keeps no owners and modes shows what was just made as somebody else's. New outputs can be written
+there: the run knows its files by device and inode. A change in place, `--consume`, resume and recovery are refused.
+
 Platforms: without POSIX owners (Windows) kind, links and number of names are compared; who may write a file there is
 decided by the access list that it inherits from its folder.
 
@@ -19,6 +22,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from gguftool.errors import ExecuteError, printable
@@ -37,7 +41,7 @@ _KINDS = {
     stat.S_IFBLK: "a device",
 }
 # Helpers without the only copy of anything: the way out is to remove them. Others are only to be moved away.
-_REPLACEABLE = frozenset({"part", "resume", "old"})
+_REPLACEABLE = frozenset({"part", "resume", "old", "mode"})
 
 
 def create_helper(path: Path, *, append: bool = False) -> int:
@@ -85,6 +89,41 @@ def check_helper(path: Path, *, target: Path | None = None, twin: Path | None = 
     if reason is not None:
         raise ExecuteError(reason, source=str(path))
     return status
+
+
+def reopen_written(path: Path, is_written: Callable[[os.stat_result], bool]) -> int | None:
+    """Open the very file that this run wrote at `path`; return its descriptor, or None if it is not there.
+
+    It is known by `is_written`, not by owner and mode: some file systems keep none.
+    """
+    try:
+        fd = os.open(path, _REOPEN | os.O_RDWR)
+    except OSError:
+        return None
+    if is_written(os.fstat(fd)):
+        return fd
+    os.close(fd)
+    return None
+
+
+def require_owners(probe: Path, way_out: str) -> None:
+    """Raise `ExecuteError` with `way_out` if a helper file that is made now could not be believed later.
+
+    That is so on file systems that keep no owners and modes, in a folder that others can write. A file is made at
+    `probe` and removed.
+    """
+    remove_helper(probe)  # left by a run that was killed here
+    fd = create_helper(probe)
+    try:
+        reason = distrust(probe, os.fstat(fd))
+    finally:
+        os.close(fd)
+        os.unlink(probe)
+    if reason is not None:
+        raise ExecuteError(
+            f"this file system keeps no owners or no modes, and others can write this folder: {way_out}",
+            source=str(probe.parent),
+        )
 
 
 def remove_helper(path: Path) -> None:
