@@ -42,18 +42,21 @@ class GGUFToolError(Exception):
         self.offset = offset
 
     def __str__(self) -> str:
-        return f"{self.headline}: {'; '.join(self.problems)}" if self.problems else self.headline
+        return f"{self.headline}: {_tame('; '.join(self.problems))}" if self.problems else self.headline
 
     @property
     def headline(self) -> str:
         """The error without its list of problems."""
         place = ", ".join(
-            part for part in (self.where, None if self.offset is None else f"offset {self.offset:,}") if part
+            part
+            for part in (self.where and _tame(self.where), None if self.offset is None else f"offset {self.offset:,}")
+            if part
         )
         prefix = printable(without_secrets(self.source), limit=4096) if self.source is not None else ""
         if place:
             prefix = f"{prefix} ({place})" if prefix else place
-        return f"{prefix}: {self.message}" if prefix else self.message
+        message = _tame(self.message)
+        return f"{prefix}: {message}" if prefix else message
 
 
 class FormatError(GGUFToolError):
@@ -86,6 +89,11 @@ def printable(text: str, limit: int = _MAX_SHOWN) -> str:
     if not (cut.isascii() and cut.isprintable()):
         cut = "".join(_escape(c) if unicodedata.category(c) in _UNPRINTABLE else c for c in cut)
     return cut if len(text) <= limit else f"{cut}... ({len(text):,} characters)"
+
+
+def _tame(text: str) -> str:
+    """`text` of any length, without what a terminal could act on: for messages built from a library's own words."""
+    return printable(text, limit=len(text))
 
 
 def _escape(char: str) -> str:

@@ -29,10 +29,19 @@ from gguftool.errors import (
         ({"source": "a.gguf", "offset": 0}, "a.gguf (offset 0): wrong"),
         ({"source": "a.gguf", "where": "KV 3", "offset": 12345}, "a.gguf (KV 3, offset 12,345): wrong"),
         ({"source": "a\x1b[2J.gguf"}, "a\\x1b[2J.gguf: wrong"),
+        ({"where": "key \x1b[2J"}, "key \\x1b[2J: wrong"),
+        ({"problems": ["a\nb", "\u202ec"]}, "wrong: a\\nb; \\u202ec"),
     ],
 )
 def test_an_error_names_what_it_knows(place: dict[str, object], shown: str) -> None:
     assert str(GGUFToolError("wrong", **place)) == shown  # type: ignore[arg-type]
+
+
+def test_no_message_reaches_a_terminal_raw() -> None:
+    error = SourceError("the server says: \x1b]0;title\x07 \x9b31m" + "x" * 5000, source="a.gguf")
+    assert str(error) == error.headline
+    assert str(error).isprintable()
+    assert str(error).endswith("x" * 5000)
 
 
 @pytest.mark.parametrize("kind", [FormatError, SourceError, PlanError, ExecuteError])

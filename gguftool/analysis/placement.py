@@ -10,11 +10,10 @@ Source: parse_tensor_buffer_overrides in llama.cpp common/arg.cpp, create_tensor
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
 from gguftool.errors import PlanError, printable
-from gguftool.format.pattern import BadPatternError, compile_pattern
+from gguftool.format.pattern import BadPatternError, NamePattern, compile_pattern
 from gguftool.record import record
 
 
@@ -24,7 +23,7 @@ class PlacementRule:
 
     pattern: str
     device: str
-    regex: re.Pattern[str]
+    regex: NamePattern
 
 
 def parse_rules(options: Iterable[str]) -> tuple[PlacementRule, ...]:

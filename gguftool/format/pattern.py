@@ -3,21 +3,30 @@
 Most of them is the same in Python's `re`; the rest is translated: POSIX classes (``[[:digit:]]``), ``.`` that matches
 any character, ``$`` that matches only at the very end.
 
-Patterns come from strangers and `re` backtracks.  So lengths are bounded, and a pattern is refused if it repeats a
-group that can match in several ways, which takes twice the time with each character (``(a*)*``, ``(a|aa)+``), or if it
-has more than `MAX_REPEATS` parts of free length (``.*``, ``.?``).  The others take at worst a small power of the length
-of the name, and engines refuse names of 64 bytes and more.
+Patterns and names come from strangers and `re` backtracks.  So lengths are bounded, and a pattern is refused if it
+repeats a group that can match in several ways, which takes twice the time with each character (``(a*)*``,
+``(a|aa)+``).  The others take at worst a power of the length of the name for each combination of their choices.  So
+one with choices or parts of free length (``.*``, ``[0-9]+``) searches the start of a name alone: its first 256
+characters, fewer if it has many of them, and is refused if 63 would cost too much (engines refuse names of 64 bytes
+and more).  A pattern that still takes `MAX_SECONDS` is given up.
 """
 
 from __future__ import annotations
 
+import math
 import re
+import time
 import warnings
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
+
+from gguftool.errors import PlanError, printable
 
 MAX_PATTERN = 4096  # characters; a rule that lists every layer of a large model has a few hundred
-MAX_REPEATS = 6  # of free length in one pattern: the sixth power of a name's length still takes little time
+MAX_STEPS = 250_000_000  # of one search at worst, by `_bounds`; they take about 1 s
+_SEARCHED = (256, 127, 63)  # characters of a name that a pattern with choices or free length may search
+_TIMED = 10**5  # steps at worst from which searches are timed
+MAX_SECONDS = 5.0  # that one pattern may search, over all names
 
 _CLASSES = {
     "alnum": "0-9A-Za-z",
@@ -56,53 +65,117 @@ class BadPatternError(ValueError):
     """A pattern that is not a regular expression, or could run for ever; the text says why."""
 
 
+class NamePattern:
+    """A compiled pattern; `search(name)` is true where it is found in `name`, and raises `PlanError` if that takes too
+    long.
+    """
+
+    __slots__ = ("search",)
+
+    def __init__(self, pattern: str, regex: re.Pattern[str], searched: int | None, steps: int) -> None:
+        """`searched`: characters of a name, or None for all; `steps` of a search at worst."""
+        search = regex.search if searched is None else partial(regex.search, endpos=searched)
+        self.search: Callable[[str], object] = _timed(pattern, search) if steps > _TIMED else search
+
+
+def _bounds(repeats: int, ways: int) -> tuple[int | None, int]:
+    """The characters of a name to search, and the steps that this takes at worst.
+
+    That is: every split of the characters over the parts of free length, for every combination of choices.
+    """
+    for length in _SEARCHED:
+        steps = ways * math.comb(length + repeats + 1, repeats + 1)
+        if steps <= MAX_STEPS:
+            return (length if repeats or ways > 1 else None), steps
+    raise BadPatternError("has too many choices and parts of free length (| * + ?), which can take for ever")
+
+
+def _timed(pattern: str, search: Callable[[str], object]) -> Callable[[str], object]:
+    """Wrap `search` to give up `pattern` once all its searches together have taken `MAX_SECONDS`."""
+    spent = 0.0
+
+    def timed(name: str) -> object:
+        nonlocal spent
+        start = time.perf_counter()
+        found = search(name)
+        took = time.perf_counter() - start
+        if took > 0.001:  # an honest search takes microseconds and is not counted
+            spent += took
+            if spent > MAX_SECONDS:
+                raise PlanError(
+                    f"the pattern '{printable(pattern)}' takes too long to search: over {MAX_SECONDS:.0f} s on these "
+                    "names. Use fewer parts of free length (* + ?)"
+                )
+        return found
+
+    return timed
+
+
 @lru_cache(maxsize=16384)
-def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Compile a pattern of a recipe for Python's `re`, to use its ``search``.
+def compile_pattern(pattern: str) -> NamePattern:
+    """Compile a pattern of a recipe, to use its ``search``.
 
     Raises `BadPatternError`.
     """
     if len(pattern) > MAX_PATTERN:
         raise BadPatternError(f"has {len(pattern):,} characters, more than {MAX_PATTERN:,}")
-    translated = translate(pattern)
+    translated, repeats, ways = _translate(pattern)
+    bounds = _bounds(repeats, ways)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # `re` warns of sets that other languages read differently
-            return re.compile(translated, re.DOTALL)
+            return NamePattern(pattern, re.compile(translated, re.DOTALL), *bounds)
     except re.error as error:
         raise BadPatternError(f"is not a regular expression ({error.msg})") from None
     except (OverflowError, RecursionError):
         raise BadPatternError("repeats or nests too often") from None
 
 
-def translate(pattern: str) -> str:
-    """Translate `pattern` to the syntax of Python's `re`.
+class _Group:
+    """An open group: the ways in which it can match, and whether its content has a repeat or a choice."""
+
+    def __init__(self) -> None:
+        self.alternatives = 0  # the ways of the alternatives before this one
+        self.ways = 1  # of the alternative being read
+        self.free = False
+
+    @property
+    def total(self) -> int:
+        return self.alternatives + self.ways
+
+
+def _translate(pattern: str) -> tuple[str, int, int]:
+    """Translate `pattern` to the syntax of Python's `re`; also count its parts of free length and its choices.
 
     Raises `BadPatternError` for an unknown POSIX class, and for a repeat of a group that can match in several ways.
     """
     out: list[str] = []
-    ways = [False]  # for each open group: whether its content can match in several ways
-    closed = False  # whether the token before closed such a group
+    groups = [_Group()]
+    closed = False  # whether the token before closed a group with a repeat or a choice
     repeats = 0
     for token in _TOKEN.finditer(pattern):
         text, kind = token[0], token.lastgroup
         if kind == "repeat" and closed:
             raise BadPatternError("repeats a group that holds a repeat or a choice, which can take for ever")
         closed = False
-        repeats += kind == "maybe" or (kind == "repeat" and not text[1:-1].isdigit())
-        if repeats > MAX_REPEATS:
-            raise BadPatternError(f"has more than {MAX_REPEATS} parts of free length (* + ?), which can take for ever")
+        group = groups[-1]
+        repeats += kind == "repeat" and not text[1:-1].isdigit()
+        group.ways *= 2 if kind == "maybe" else 1
         if kind in ("repeat", "maybe", "choice"):
-            ways[-1] = True
+            group.free = True
+        if kind == "choice":
+            group.alternatives, group.ways = group.total, 1
         elif kind == "open":
             if _VERBOSE.match(text):
                 raise BadPatternError("sets verbose mode (?x), in which blanks vanish and repeats cannot be counted")
-            ways.append(False)
-        elif kind == "close" and len(ways) > 1:
-            closed = ways.pop()
-            ways[-1] |= closed
+            groups.append(_Group())
+        elif kind == "close" and len(groups) > 1:
+            inner = groups.pop()
+            closed = inner.free
+            groups[-1].free |= closed
+            groups[-1].ways *= inner.total
         out.append(_python_form(kind, text))
-    return "".join(out)
+    return "".join(out), repeats, groups[0].total
 
 
 def _python_form(kind: str | None, text: str) -> str:

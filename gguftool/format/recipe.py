@@ -67,7 +67,7 @@ class RecipeRule:
 
     def matches(self, tensor_name: str) -> bool:
         """Whether the pattern is found in `tensor_name`."""
-        return compile_pattern(self.pattern).search(tensor_name) is not None
+        return bool(compile_pattern(self.pattern).search(tensor_name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,11 @@ _FIRST_LOCAL_READ = 4 << 10  # holds the head of a shard; a model's head needs o
 _GROWTH = 16
 _REMOTE_READS = 3  # after this many guesses each read is as large as possible
 _MAX_REQUESTED = 4096  # shards on a web server, one request each; published sets have up to 2,000
-_FIRST_READ_OF_SHARD = 64 << 10  # of remote shards after the first, which have no vocabulary
+# Bytes of remote shards after shard 1, which have no vocabulary: of the first of these, and the least of the others,
+# which are read by what that one needed.
+_FIRST_READ_OF_SHARD = 64 << 10
+_LEAST_READ_OF_SHARD = 4 << 10
+_FEW_SHARDS = 16  # of so many the spare bytes cost less than waiting for the first of them
 
 
 def open_model(*specs: StrPath, this_file_only: bool = False) -> Model:
@@ -217,17 +221,46 @@ def _pool(specs: Sequence[str], this_file_only: bool, only_one: bool = False) ->
 
 def _open_all(names: Sequence[str], derived: Collection[str]) -> list[Source | None]:
     """Open every file, remote ones concurrently; None for one of `derived` that is not there."""
+    first_reads: dict[tuple[str, int], int] = {}
 
     def open_one(name: str) -> Source | None:
         shard = _shard_of(name)
+        later = first_reads.get((shard.prefix, shard.count), _FIRST_READ_OF_SHARD) if shard else 0
         try:
-            return open_source(name, _FIRST_READ_OF_SHARD if shard and shard.number > 1 else FIRST_READ)
+            return open_source(name, later if shard and shard.number > 1 else FIRST_READ)
         except AbsentError:
             if name in derived:
                 return None
             raise
 
-    return for_each(names, open_one, remote=any(map(is_url, names)))
+    opened: dict[str, Source] = {}
+    for key, name in _samples(names).items():
+        source = open_one(name)
+        if source is not None:
+            opened[name] = source
+            first_reads[key] = _first_read_like(source)
+    return for_each(names, lambda name: opened.get(name) or open_one(name), remote=any(map(is_url, names)))
+
+
+def _samples(names: Iterable[str]) -> dict[tuple[str, int], str]:
+    """The first of the later shards of each remote set that has many of them: prefix and count -> name."""
+    later: dict[tuple[str, int], list[str]] = {}
+    for name in filter(is_url, names):
+        shard = _shard_of(name)
+        if shard is not None and shard.number > 1:
+            later.setdefault((shard.prefix, shard.count), []).append(name)
+    return {key: found[0] for key, found in later.items() if len(found) > _FEW_SHARDS}
+
+
+def _first_read_like(sample: Source) -> int:
+    """Bytes to ask of the other shards of a set: twice the head of `sample`, as far as its start tells."""
+    try:
+        head = parse(sample.read_at(0, min(_LEAST_READ_OF_SHARD, sample.size)), sample.size).data_offset
+    except NeedMoreData as signal:
+        head = signal.likely
+    except GGUFToolError:  # reported when the set is read
+        return _FIRST_READ_OF_SHARD
+    return min(max(2 * head, _LEAST_READ_OF_SHARD), FIRST_READ)
 
 
 def _shard_of(name: str) -> ShardName | None:

@@ -19,6 +19,8 @@ _CELL_LIMIT = 4096
 # Markdown's special characters; an underscore inside a word is none, and type names are full of them.
 _MARKDOWN = re.compile(r"[\\`*{}\[\]<>|#~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
+_NUMBER = re.compile(r"[+-]?(?:[0-9][0-9,]*(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?|inf|nan)", re.IGNORECASE)
+
 
 @record
 class Column:
@@ -87,15 +89,20 @@ def render_markdown(table: Table) -> str:
 
 
 def render_csv(table: Table) -> str:
-    """The table as csv with a heading line."""
+    """The table as csv with a heading line; no cell is a formula to a spreadsheet."""
     import csv  # half a millisecond of every start otherwise
     import io
 
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([printable(column.name) for column in table.columns])
-    writer.writerows([printable(cell, 1 << 20) for cell in row] for row in table.rows)
+    writer.writerows([_no_formula(printable(cell, 1 << 20)) for cell in row] for row in table.rows)
     return out.getvalue()
+
+
+def _no_formula(cell: str) -> str:
+    """`cell` with an apostrophe before it if a spreadsheet would run it; numbers stay numbers."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) and not _NUMBER.fullmatch(cell) else cell
 
 
 def markdown_text(text: str) -> str:

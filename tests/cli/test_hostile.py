@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -260,3 +262,30 @@ def test_numbers_that_json_has_no_word_for_are_strings(tmp_path: Path) -> None:
 
     report = json.loads(done.stdout, parse_constant=refuse)
     assert [kv["value"] for kv in report["metadata"]] == ["nan", "inf", ["-inf", 1.0], 2**64 - 1]
+
+
+FORMULA = re.compile(r"[=+@-]")
+A_NUMBER = re.compile(r"[+-]?([0-9.]+(e[+-]?[0-9]+)?|inf|nan)", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1+1", "-1+1", "@SUM(A1)"])
+def test_no_text_of_a_file_is_a_formula_in_csv(text: str, tmp_path: Path) -> None:
+    old, new, matrix = (tmp_path / name for name in ("old.gguf", "new.gguf", "imatrix.gguf"))
+    kvs = b.KV(text, b.STR, text), b.KV("general.architecture", b.STR, text)
+    old.write_bytes(b.gguf(kvs, (b.tensor(text, "F32", (8,)),)))
+    new.write_bytes(b.gguf((b.KV(text, b.I32, -3),), (b.tensor(text, "F16", (8,)),)))
+    sums = b.Tensor(f"{text}.in_sum2", (8,), 0, struct.pack("<8f", *[1.0] * 8))
+    counts = b.Tensor(f"{text}.counts", (1,), 0, struct.pack("<f", 1.0))
+    matrix.write_bytes(b.gguf((b.KV("general.type", b.STR, "imatrix"),), (sums, counts)))
+    for words in (
+        ("dump", old),
+        ("dump", "--no-tensors", old),
+        ("dump", "--no-tensors", new),
+        ("report", "--by", "tensor", old),
+        ("diff", old, new),
+        ("imatrix", "show", matrix),
+    ):
+        done = run_gguftool(*words, "--csv")
+        cells = [cell for row in csv.reader(done.stdout.decode().splitlines()) for cell in row]
+        assert f"'{text}" in cells, done.stderr
+        assert all(A_NUMBER.fullmatch(cell) for cell in cells if FORMULA.match(cell))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+import timeit
+from collections import deque
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gguftool.errors import PlanError
+from gguftool.format import pattern as pattern_module
 from gguftool.format import recipe as recipes
 from gguftool.format.engine_facts.engines import BOTH, IK_LLAMA_CPP, LLAMA_CPP
 from gguftool.format.ggml import TYPES
@@ -128,7 +131,18 @@ def test_patterns_mean_what_they_mean_in_bash(pattern: str, matching: str, other
 
 
 @pytest.mark.parametrize(
-    "pattern", ["(a*)*b", "(a|aa)+$", "((a+)b?)*", "(a?){50}", "(?:x+x+)+y", "(" * 3000, "a{99999999999}", "x" * 5000]
+    "pattern",
+    [
+        "(a*)*b",
+        "(a|aa)+$",
+        "((a+)b?)*",
+        "(a?){50}",
+        "(?:x+x+)+y",
+        "(a|aa)" * 40 + "b",
+        "(" * 3000,
+        "a{99999999999}",
+        "x" * 5000,
+    ],
 )
 def test_patterns_that_could_run_for_ever_are_refused_at_once(pattern: str) -> None:
     def refuse() -> None:
@@ -139,8 +153,34 @@ def test_patterns_that_could_run_for_ever_are_refused_at_once(pattern: str) -> N
 
 
 def test_harmless_repeats_pass() -> None:
-    for pattern in (r"(ab)+", r"(_exps|_shexp)?\.weight", r"[0-9]+\..*", r"(a|b)c+"):
+    layers = "|".join(map(str, range(94)))
+    experts = rf"^blk\.({layers})\.ffn_(up|gate|down)_(exps|shexp)\.(weight|bias)$"
+    lists = "|".join(rf"blk\.({a}|{a + 1})\.attn_(q|k|v)\.weight" for a in range(40))
+    for pattern in (r"(ab)+", r"(_exps|_shexp)?\.weight", r"[0-9]+\..*", r"(a|b)c+", experts, lists):
         compile_pattern(pattern)
+
+
+@pytest.mark.parametrize("pattern", [".*exps.*x", ".*x", "(a|b).*x", ".*.*.*x", ".*.*.*.*x", "(.*)_exps(.*)x(.*)y"])
+def test_the_length_of_a_name_does_not_decide_how_long_a_search_takes(pattern: str) -> None:
+    search = compile_pattern(pattern).search
+    short, long = "ab_exps" * 40, "ab_exps" * 8_500
+
+    def least(name: str) -> float:
+        return min(timeit.repeat(lambda: search(name), repeat=5, number=1))
+
+    assert least(long) < 4 * least(short) + 0.001
+
+
+def test_a_pattern_without_parts_of_free_length_finds_the_end_of_a_long_name() -> None:
+    assert compile_pattern("exps$").search("a" * 60_000 + "exps")
+    assert not compile_pattern("e.*s$").search("a" * 60_000 + "exps")
+
+
+def test_a_pattern_that_takes_too_long_on_many_names_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pattern_module, "MAX_SECONDS", 0.05)
+    search = compile_pattern("a*a*a*a*b").search
+    with pytest.raises(PlanError, match="takes too long to search"):
+        deque(map(search, ["a" * 127] * 1000), maxlen=0)
 
 
 @given(st.text(st.characters(), max_size=12))

@@ -76,6 +76,21 @@ def test_a_small_head_costs_one_request(nginx: Serve, tmp_path: Path) -> None:
     assert [line.body for line in ranged(server.log())] == [MIB]
 
 
+@pytest.mark.parametrize(("name", "most"), [("blk.{}.w", 8 << 10), ("blk.{}." + "w" * 20_000, 64 << 10)])
+def test_heads_of_later_shards_are_asked_for_by_what_the_first_of_them_needed(
+    nginx: Serve, tmp_path: Path, name: str, most: int
+) -> None:
+    shards = [(b.tensor(name.format(number), "F32", (32_768,)),) for number in range(30)]
+    for path, data in b.shard_set("set", shards).items():
+        (tmp_path / path).write_bytes(data)
+    server = nginx(tmp_path)
+    done = run_gguftool("dump", server.url(b.shard_name("set", 1, 30)))
+    assert done.returncode == 0, done.stderr
+    later = [line for line in ranged(server.log()) if "00001-of" not in line.path]
+    assert len({line.path for line in later}) == len(later) == 29, [line.path for line in later]
+    assert sorted(line.body for line in later)[-2] <= most
+
+
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, int]:
     """A sparse model of 250 MB, a local one of the same shapes, and the bytes of one tensor of the first."""
