@@ -74,11 +74,7 @@ class _Cutter:
     def kvs(self, number: int, count: int) -> tuple[KV, ...]:
         """The metadata of shard `number` (from 1): all of it in shard 1, else what a loader needs."""
         order = self.dialect.byte_order
-        split = (
-            make_kv(KEY_NO, ValueType.UINT16, number - 1, byte_order=order),
-            make_kv(KEY_COUNT, ValueType.UINT16, count, byte_order=order),
-            make_kv(KEY_TENSORS, ValueType.INT32, len(self.tensors), byte_order=order),
-        )
+        split = _split_kvs(number, count, len(self.tensors), order)
         if number == 1:
             return (*self.metadata, *self._tensor_order(order), *split)
         alignment = find_kv(self.metadata, ALIGNMENT_KEY)
@@ -254,14 +250,18 @@ def _in_shard_order(model: Model) -> list[ModelFile]:
     return [first, *sorted(others, key=lambda file: file.shard.number if file.shard else 0)]
 
 
+def _split_kvs(number: int, count: int, n_tensors: int, order: ByteOrder) -> tuple[KV, ...]:
+    """The keys of shard `number` (from 1) of `count`, in the order of llama-gguf-split (tools/gguf-split)."""
+    return (
+        make_kv(KEY_NO, ValueType.UINT16, number - 1, byte_order=order),
+        make_kv(KEY_TENSORS, ValueType.INT32, n_tensors, byte_order=order),
+        make_kv(KEY_COUNT, ValueType.UINT16, count, byte_order=order),
+    )
+
+
 def _renumbered(kvs: tuple[KV, ...], number: int, count: int, n_tensors: int, order: ByteOrder) -> tuple[KV, ...]:
     """Set the split keys of shard `number` of `count` in `kvs`, in their old places."""
-    split = (
-        make_kv(KEY_NO, ValueType.UINT16, number - 1, byte_order=order),
-        make_kv(KEY_COUNT, ValueType.UINT16, count, byte_order=order),
-        make_kv(KEY_TENSORS, ValueType.INT32, n_tensors, byte_order=order),
-    )
-    new = {kv.key: kv for kv in split}
+    new = {kv.key: kv for kv in _split_kvs(number, count, n_tensors, order)}
     return (*(new.pop(kv.key, kv) for kv in kvs), *new.values())
 
 
