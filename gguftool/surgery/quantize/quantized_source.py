@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from gguftool.errors import FormatError, printable
-from gguftool.format.dequantize import Decoder, decoder_of
+from gguftool.format.dequantize import Decoder, decoder_of, to_f32
 from gguftool.format.ggml import TypeTraits, type_name
 from gguftool.format.imatrix import ImatrixEntry
 from gguftool.format.kv import ByteOrder
@@ -171,13 +171,10 @@ class QuantizedSource(Source):
 
     def _floats(self, data: bytes, first: int, last: int) -> NDArray[Any]:
         """Decode rows `first` to `last`; `data` may begin earlier, at a unit."""
-        import numpy as np
-
         width = self.width
         skipped = first * width % self.decoder.unit
-        numbers = self.decoder.decode(data)[skipped : skipped + (last - first) * width].reshape(last - first, width)
-        with np.errstate(over="ignore", invalid="ignore"):  # what F32 cannot hold becomes an infinity, and is refused
-            return np.ascontiguousarray(numbers, dtype=np.float32)
+        numbers = self.decoder.decode(data)[skipped : skipped + (last - first) * width]
+        return to_f32(numbers).reshape(last - first, width)
 
     def _refuse_not_finite(self, rows: NDArray[Any], first: int) -> None:
         import numpy as np
