@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from gguftool.errors import PlanError, listed, printable
 from gguftool.format.file_names import KEY_TENSORS
 from gguftool.format.header import ARCHITECTURE_KEY
-from gguftool.format.kv import KV, ValueType
+from gguftool.format.kv import KV, ValueType, find_kv
 from gguftool.model.model import Model
 
 if TYPE_CHECKING:
@@ -37,20 +37,31 @@ def contradictions(donor: Model, inputs: Sequence[Input], allowed: Collection[st
     Compared are the architecture, its own keys, and the vocabulary; a key that only one side has, or one of `allowed`,
     is no contradiction.
     """
-    architecture = donor.get(ARCHITECTURE_KEY)
-    prefix = f"{architecture.value()}." if architecture and architecture.type is ValueType.STRING else None
-    ours = {kv.key: kv for kv in reversed(donor.kvs) if _matters(kv.key, prefix)}  # engines read the first of a key
     for source in inputs:
         if source.model is donor:
             continue
-        for theirs in source.model.kvs:
-            mine = ours.get(theirs.key)
-            if mine is not None and theirs.key not in allowed and (mine.type, mine.raw) != (theirs.type, theirs.raw):
+        for mine, theirs in _conflicts(donor.kvs, source.model.kvs):
+            if theirs.key not in allowed:
                 shown, other = _both_shown(mine, theirs)
                 yield (
                     f"{printable(theirs.key)} differs: {shown} in {donor.name}, {other} in "
                     f"{source.name} (--allow-kv-mismatch {printable(theirs.key)} lets it pass)"
                 )
+
+
+def metadata_conflicts(ours: Sequence[KV], theirs: Sequence[KV]) -> Iterator[str]:
+    """Yield the keys in which `theirs` contradict `ours`, as `contradictions` compares them."""
+    yield from (kv.key for _, kv in _conflicts(ours, theirs))
+
+
+def _conflicts(ours: Sequence[KV], theirs: Sequence[KV]) -> Iterator[tuple[KV, KV]]:
+    architecture = find_kv(ours, ARCHITECTURE_KEY)
+    prefix = f"{architecture.value()}." if architecture and architecture.type is ValueType.STRING else None
+    first = {kv.key: kv for kv in reversed(ours) if _matters(kv.key, prefix)}  # engines read the first of a key
+    for kv in theirs:
+        mine = first.get(kv.key)
+        if mine is not None and (mine.type, mine.raw) != (kv.type, kv.raw):
+            yield mine, kv
 
 
 def shape_conflicts(reference: Model, names: Sequence[str], inputs: Sequence[Input]) -> Iterator[str]:

@@ -26,6 +26,8 @@ IMATRIX_PREFIX = "quantize.imatrix."
 PROVENANCE_PREFIX = "gguftool.source."  # written by merge --provenance; true only for the tensors of that file
 # Keys that describe how a model lies in files, not the model; every writer makes its own.
 LAYOUT_KEYS = SPLIT_KEYS | {ORDER_KEY, PADDING_KEY}
+# Starts of the keys that are made true for the output.
+MADE_TRUE = (FILE_TYPE_KEY, QUANTIZATION_VERSION_KEY, IMATRIX_PREFIX)
 
 
 @record

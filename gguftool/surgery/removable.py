@@ -1,20 +1,33 @@
-"""Which inputs merge --consume may remove: files with all their tensors in the output."""
+"""Which inputs merge --consume may remove: files with all their tensors in the output.
+
+A run that goes on takes its plan from a journal. The journal is a file like any other: it may be edited, or come from
+a backup. So what it would remove is checked again, against the heads of the files that are still there.
+"""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from gguftool.errors import PlanError, listed
-from gguftool.model.model import Model, ModelFile, Sizing, Tensor
-from gguftool.record import replace
-from gguftool.storage.execute.consume_journal import real_path
-from gguftool.storage.plan import Consume, Plan, Request, Step
+from gguftool.errors import ExecuteError, FormatError, PlanError, joined_problems, listed, printable
+from gguftool.format.cursor import NeedMoreData
+from gguftool.format.ggml import nbytes
+from gguftool.format.header import ALIGNMENT_KEY, ARCHITECTURE_KEY, Header, TensorInfo, parse, serialize
+from gguftool.format.kv import KV
+from gguftool.model.model import Model, ModelFile, Sizing, Tensor, tensors_of
+from gguftool.model.opening import read_header
+from gguftool.record import record, replace
+from gguftool.storage.execute.consume_journal import FreedSource, real_path
+from gguftool.storage.execute.consume_state import find_unfinished
+from gguftool.storage.plan import Consume, Copy, OutputFile, Plan, Request, Step
 from gguftool.storage.sources.local import LocalSource
+from gguftool.storage.sources.sidecars import consume_path
 from gguftool.storage.sources.source import Source
-from gguftool.surgery.metadata import SelectedTensor
+from gguftool.surgery.compatibility import metadata_conflicts
+from gguftool.surgery.metadata import MADE_TRUE, SelectedTensor, without_layout_keys, without_provenance
 
 
 def consuming(
@@ -101,3 +114,142 @@ def why_kept(source: Source, inputs: Iterable[Source]) -> str | None:
 
 def _same_file(source: Source, other: Source) -> bool:
     return source.file_id == other.file_id
+
+
+# --- going on --------------------------------------------------------------------------------------------------------
+
+
+def find_begun(anchor: Path, request: Request, plan_again: Callable[[], Plan]) -> Plan | None:
+    """The plan that an earlier run of the same command began at `anchor`, or None.
+
+    While no input is gone, the plan must be the one that `plan_again` makes. After that, the outputs must hold every
+    tensor of each input that would still be removed, and its metadata where no other input gives them.
+    Raises `ExecuteError` if they do not, or if another command began; `GGUFToolError` as `plan_again` and reading do.
+    """
+
+    def check(begun: Plan) -> None:
+        if any(isinstance(source, FreedSource) for source in begun.inputs):
+            problems = list(_uncovered(begun, request))
+        else:
+            problems = list(_differences(begun, plan_again()))
+        if problems:
+            raise ExecuteError(
+                f"is not the journal of this merge, and would lose tensors or metadata: {joined_problems(problems)}. "
+                f"Nothing was changed; move {consume_path(anchor).name} and the .only-copy files beside it away, and "
+                "start again",
+                source=str(consume_path(anchor)),
+            )
+
+    return find_unfinished(anchor, request, check)
+
+
+def _differences(begun: Plan, now: Plan) -> Iterator[str]:
+    """Describe how a plan differs from the one that the same command makes now; paths may be spelled differently."""
+    if [output.path.name for output in begun.outputs] != [output.path.name for output in now.outputs]:
+        yield "the outputs are others"
+        return
+    for old, new in zip(begun.outputs, now.outputs, strict=True):
+        if old.head != new.head or old.size != new.size:
+            yield f"the head of {new.path.name} is another"
+        if [_place(copy) for copy in old.copies] != [_place(copy) for copy in new.copies]:
+            yield f"the tensors of {new.path.name} come from other places"
+    may_go = {real_path(source.name) for source in now.consume.freed} if now.consume is not None else set()
+    strange = [source.name for source in _freed(begun) if real_path(source.name) not in may_go]
+    if strange:
+        yield f"{listed(strange, 8)} must stay"
+
+
+def _place(copy: Copy) -> tuple[Path, int, int, int]:
+    return real_path(copy.extent.source.name), copy.extent.offset, copy.extent.length, copy.offset
+
+
+def _freed(plan: Plan) -> tuple[Source, ...]:
+    return plan.consume.freed if plan.consume is not None else ()
+
+
+def _uncovered(begun: Plan, request: Request) -> Iterator[str]:
+    """Describe what `begun` would lose by removing the sources that are still there."""
+    try:
+        outputs = [_Held.of(output) for output in begun.outputs]
+    except (FormatError, NeedMoreData, ValueError):
+        yield "the outputs would not be GGUF files"
+        return
+    for held in outputs:
+        empty = [name for name, info in held.infos.items() if not held.is_filled(info)]
+        if empty:
+            yield f"nothing fills {listed(empty, 8)} of {held.output.path.name}"
+    for source in _freed(begun):
+        header = read_header(source)
+        lost = [t.info.name for t in tensors_of(source, header) if not any(held.holds(t) for held in outputs)]
+        if lost:
+            yield f"{source.name}: {listed(lost, 8)} not in the output"
+        yield from (f"{source.name}: {problem}" for problem in _lost_metadata(source, header, outputs[0], request))
+
+
+def _lost_metadata(source: Source, header: Header, held: _Held, request: Request) -> Iterator[str]:
+    """Describe how the output's metadata differ from those of a file that gives them, or contradict the file's."""
+    theirs, ours = _kept(header.kvs), _kept(held.header.kvs)
+    given = next((option.partition("=")[2] for option in request.options if option.startswith("--kv-from=")), None)
+    is_donor = not header.tensors or (given is not None and real_path(given) == real_path(source.name))
+    if header.get(ARCHITECTURE_KEY) is None:
+        return
+    if is_donor and theirs != ours:
+        yield "its metadata is not in the output"
+    elif not is_donor:
+        allowed = {option.partition("=")[2] for option in request.options if option.startswith("--allow-kv-mismatch=")}
+        keys = metadata_conflicts(held.header.kvs, header.kvs)
+        yield from (f"{printable(key)} differs in the output" for key in keys if key not in allowed)
+
+
+def _kept(kvs: Iterable[KV]) -> dict[str, tuple[object, bytes]]:
+    """Type and bytes of the keys that a merge takes from the donor as they are; of equal keys the last."""
+    rest = without_provenance(without_layout_keys(kvs))
+    return {
+        kv.key: (kv.type, bytes(kv.raw)) for kv in rest if kv.key != ALIGNMENT_KEY and not kv.key.startswith(MADE_TRUE)
+    }
+
+
+@record
+class _Held:
+    """An output of a begun plan, with its head parsed: where its tensors are, and what fills them."""
+
+    output: OutputFile
+    header: Header
+    infos: dict[str, TensorInfo]
+    starts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, output: OutputFile) -> _Held:
+        """Parse the head; raise `ValueError` if it has other bytes than a writer of this package makes."""
+        header = parse(output.head, output.size)
+        if serialize(header) != output.head:
+            raise ValueError
+        starts = tuple(copy.offset for copy in output.copies)
+        return cls(output=output, header=header, infos={info.name: info for info in header.tensors}, starts=starts)
+
+    def is_filled(self, info: TensorInfo) -> bool:
+        """Whether copies fill the data of a tensor of this output."""
+        length = nbytes(info.type, info.dims)
+        return length == 0 or self._copy_at(info, 1 if length is None else length) is not None
+
+    def holds(self, tensor: Tensor) -> bool:
+        """Whether this output has `tensor`, copied from where it is."""
+        info = self.infos.get(tensor.info.name)
+        if info is None or (info.type, info.shape) != (tensor.info.type, tensor.info.shape):
+            return False
+        if tensor.sizing is Sizing.CONFLICT or tensor.byte_order is not self.header.byte_order:
+            return False
+        copy = self._copy_at(info, tensor.nbytes) if tensor.nbytes else None
+        if copy is None:
+            return not tensor.nbytes
+        start = copy.extent.offset + self.header.data_offset + info.offset - copy.offset
+        return copy.extent.source == tensor.extent.source and start == tensor.extent.offset
+
+    def _copy_at(self, info: TensorInfo, length: int) -> Copy | None:
+        """The copy that holds all of `length` bytes from the start of a tensor, or None."""
+        start = self.header.data_offset + info.offset
+        index = bisect_right(self.starts, start) - 1
+        if index < 0:
+            return None
+        copy = self.output.copies[index]
+        return copy if start + length <= copy.offset + copy.extent.length else None

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from gguftool.format.recipe import parse_any
 from gguftool.model.layout import OutputOptions
-from gguftool.storage.execute.consume_state import find_unfinished
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Plan, Request
 from gguftool.surgery.inputs import open_inputs
 from gguftool.surgery.merge import MergeOptions, merge_anchor, plan_merge
+from gguftool.surgery.removable import find_begun
 from tests.support import builders as b
 from tests.support.faults import helper_path
 from tests.support.writer_cases import DONOR, SET, Files, listing, set_up
@@ -56,7 +56,8 @@ class ConsumeCase:
 
     def plan(self, folder: Path) -> Plan:
         """Do what the command does: resume an interrupted run, else plan."""
-        return find_unfinished(self.anchor(folder), self.request(folder)) or self.plan_anew(folder)
+        begun = find_begun(self.anchor(folder), self.request(folder), lambda: self.plan_anew(folder))
+        return begun or self.plan_anew(folder)
 
     def run(self, folder: Path) -> None:
         execute(self.plan(folder), Options(force=self.force))

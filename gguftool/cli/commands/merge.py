@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from gguftool.model.model import Model, ModelFile
     from gguftool.storage.plan import Plan, Request
     from gguftool.storage.sources.source import Source
+    from gguftool.surgery.inputs import Input
 
 # Options that change how to run, and not the output.
 _OF_A_RUN = frozenset(
@@ -118,23 +119,27 @@ def merge(
     if strict and allow_fallback:
         raise typer.BadParameter("--strict and --allow-fallback exclude each other")
     request = _consume_request(context)
-    begun = _find_begun(merge_anchor(output, max_size), request, writing)
+
+    def plan_now() -> tuple[Plan, Sequence[Input]]:
+        rules, read = _read_recipe(recipe)
+        options = MergeOptions(
+            recipe=rules,
+            selection=SelectionOptions(strict=strict, allow_fallback=allow_fallback),
+            kv_from=open_model(kv_from) if kv_from is not None else None,
+            allowed_mismatches=tuple(allow_kv_mismatch or ()),
+            provenance=provenance,
+            output=output_options(layout, max_size=max_size, keep_file_type=keep_file_type),
+            consume=request,
+        )
+        inputs = open_inputs(models)
+        return with_inputs(plan_merge(inputs, output, options), read), inputs
+
+    begun = _find_begun(merge_anchor(output, max_size), request, writing, lambda: plan_now()[0])
     if begun is not None:
         _confirm_removal(begun, yes=yes or writing.dry_run)
         carry_out(begun, replace(writing, sync=True, resume=True))
         return
-    rules, read = _read_recipe(recipe)
-    options = MergeOptions(
-        recipe=rules,
-        selection=SelectionOptions(strict=strict, allow_fallback=allow_fallback),
-        kv_from=open_model(kv_from) if kv_from is not None else None,
-        allowed_mismatches=tuple(allow_kv_mismatch or ()),
-        provenance=provenance,
-        output=output_options(layout, max_size=max_size, keep_file_type=keep_file_type),
-        consume=request,
-    )
-    inputs = open_inputs(models)
-    plan = with_inputs(plan_merge(inputs, output, options), read)
+    plan, inputs = plan_now()
     _confirm_removal(plan, yes=yes or writing.dry_run)
     if not (writing.dry_run or no_verify):
         _verify_maps([source.model for source in inputs], plan)
@@ -198,23 +203,25 @@ def _consume_request(context: typer.Context) -> Request | None:
     return Request(models=tuple(os.path.abspath(name) for name in models_named(given["models"])), options=options)
 
 
-def _find_begun(anchor: Path, request: Request | None, writing: Writing) -> Plan | None:
+def _find_begun(anchor: Path, request: Request | None, writing: Writing, plan_again: Callable[[], Plan]) -> Plan | None:
     """Find the plan that the same command began, or None if there is none or --no-resume discards it.
 
-    Raises `ExecuteError` if another command began, before inputs are found to be missing.
+    Raises `ExecuteError` if another command began, before inputs are found to be missing, or if the journal is not one
+    of this merge.
     """
     from gguftool.storage.execute.part import refuse_only_copies
 
     if request is None:
         refuse_only_copies([anchor])
         return None
-    from gguftool.storage.execute.consume_state import discard_unused, find_unfinished
+    from gguftool.storage.execute.consume_state import discard_unused
+    from gguftool.surgery.removable import find_begun
 
     if not writing.resume:
         if not writing.dry_run:
             discard_unused(anchor)
         return None
-    plan = find_unfinished(anchor, request)
+    plan = find_begun(anchor, request, plan_again)
     if plan is not None and plan.consume is not None:
         gone = sum(step.frees for step in plan.consume.steps) - len(plan.consume.freed)
         remark(f"going on with an interrupted run: {gone:,} input file(s) are in its part file already, and removed")

@@ -111,13 +111,16 @@ def _settled_sources(run: Consuming) -> set[Source]:
 def _fill_only_copies(run: Consuming, options: Options) -> None:
     """Copy source after source into the part files; remove each removable one once its bytes are safe there."""
     outputs = run.plan.outputs
+    run.check_parts()
     is_new = [run.make_part(index) for index in range(len(outputs))]
+    # Compared before the first write: if the part files are not this journal's, they stay as they are.
+    safe = {number for number in range(len(run.steps)) if _is_safe(run, number)}
     for index, output in enumerate(outputs):
         with run.part(index) as part:
             _write_durably(part, replace(output, copies=()), options, fresh=True)
     sync_folders([outputs[0].path.parent])
     for number, step in enumerate(run.steps):
-        if _is_safe(run, number):
+        if number in safe:
             options.progress(sum(copy.extent.length for _, copies in run.copies_of(number) for copy in copies))
             continue
         run.note_copied(number, _copy_step(run, number, options, is_new))

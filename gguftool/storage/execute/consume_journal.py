@@ -19,7 +19,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any, NoReturn
@@ -160,12 +160,19 @@ def _parse(data: bytes, anchor: Path) -> Unfinished:
     copied, complete = _parse_lines(data[end + _DIGEST + 1 :], len(content["sources"]), len(content["outputs"]))
     steps = tuple(_parse_step(entry, number in copied) for number, entry in enumerate(content["sources"]))
     outputs = tuple(_parse_outputs(content, data, start + length, anchor, steps))
+    _require(_differ(output.path for output in outputs) and _differ(step.source.name for step in steps))
     request = Request(models=tuple(map(str, content["models"])), options=tuple(map(str, content["options"])))
     consume = Consume(anchor=anchor, steps=steps, request=request, begun=digest.hex())
     sequence = tuple(map(str, content["sequence"]))
     inputs = tuple(step.source for step in steps)
     plan = Plan(outputs=outputs, inputs=inputs, sequence=sequence, consume=consume)
     return Unfinished(plan=plan, consume=consume, copied=copied, complete=complete)
+
+
+def _differ(items: Iterable[object]) -> bool:
+    """Whether no two `items` are equal."""
+    listed = list(items)
+    return len(set(listed)) == len(listed)
 
 
 def _require(good: bool) -> None:

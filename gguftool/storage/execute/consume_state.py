@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,15 +16,20 @@ from gguftool.storage.plan import Copy, OutputFile, Plan, Request, Step
 from gguftool.storage.sources.local import LocalSource
 from gguftool.storage.sources.sidecars import PART, consume_path, helper_path, only_copy_path
 from gguftool.storage.sources.source import Source
-from gguftool.storage.system.fileio import close_quietly, open_path, read_some, sync_file, sync_folders
+from gguftool.storage.system.fileio import close_quietly, open_path, read_fully, read_some, sync_file, sync_folders
 from gguftool.storage.system.ownership import create_helper, open_helper
 
+_PAGE = 4096  # bytes
 
-def find_unfinished(anchor: Path, request: Request) -> Plan | None:
+
+def find_unfinished(anchor: Path, request: Request, check: Callable[[Plan], None]) -> Plan | None:
     """The plan that an earlier run of the same command began at `anchor`, or None.
 
     Some models of that command may be gone, also from the command line if the shell expanded a pattern: every model
     that is named now must be one of those named then. Raises `ExecuteError` if another command began.
+
+    A journal is a file like any other: it may be edited, or come from a backup. So `check` compares the plan with the
+    sources that still exist, and raises if running it would lose something of them.
     """
     found = read_unfinished(anchor)
     if found is None:
@@ -43,6 +48,7 @@ def find_unfinished(anchor: Path, request: Request) -> Plan | None:
             f"with {listed([*began.models, *began.options], 8)}, and only that command goes on",
             source=str(anchor),
         )
+    check(found.plan)
     return found.plan
 
 
@@ -193,7 +199,7 @@ class Consuming:
         Raises `ExecuteError` if they had their names, but are gone or replaced now.
         """
         inodes = self.begun.complete
-        if inodes is None:
+        if inodes is None or self.begun.consume.freed:  # no run is complete before its sources are gone
             return False
         there = [_is_published_output(output, inode) for output, inode in zip(self.plan.outputs, inodes, strict=True)]
         parts = [os.path.lexists(only_copy_path(output.path)) for output in self.plan.outputs]
@@ -204,6 +210,26 @@ class Consuming:
                 source=str(self.plan.outputs[0].path),
             )
         return all(there)
+
+    def check_parts(self) -> None:
+        """Raise `ExecuteError` unless each part file has the planned head; nothing is written.
+
+        Before the first removal it may be blank in places, or shorter: its run ended early.
+        """
+        exact = self.something_is_freed()
+        for output in self.plan.outputs:
+            path = only_copy_path(output.path)
+            with contextlib.suppress(FileNotFoundError):
+                fd = open_helper(path, writable=False, target=output.path)
+                try:
+                    if not _begins_as_planned(fd, output, exact=exact):
+                        raise ExecuteError(
+                            f"is not the part file that {self.path.name} tells of, and may be the only copy of "
+                            "tensors: nothing was changed; put the two back that belong together, or move both away",
+                            source=str(path),
+                        )
+                finally:
+                    close_quietly(fd)
 
     def remove(self) -> None:
         """Remove second names of published files, then the journal; if one cannot be removed, the journal stays too."""
@@ -218,6 +244,7 @@ class Consuming:
         """Remove part files and journal if every source still exists; return whether they were removed."""
         if self.something_is_freed() or not self._has_its_journal():
             return False
+        self.check_parts()
         self.remove()
         return True
 
@@ -245,7 +272,22 @@ def _is_published_output(output: OutputFile, inode: int) -> bool:
         status = os.lstat(output.path)
     except FileNotFoundError:
         return False
-    return (status.st_ino, status.st_size) == (inode, output.size)
+    if (status.st_ino, status.st_size) != (inode, output.size):
+        return False
+    with open(output.path, "rb") as file:
+        return file.read(len(output.head)) == output.head
+
+
+def _begins_as_planned(fd: int, output: OutputFile, *, exact: bool) -> bool:
+    """Whether an open part file has the size and head of `output`; without `exact`, zeros may stand for its end."""
+    size = os.fstat(fd).st_size
+    head = read_fully(fd, len(output.head), 0)
+    if exact:
+        return size == output.size and head == output.head
+    starts = range(0, len(head), _PAGE)
+    return size <= output.size and all(
+        output.head[start : start + _PAGE].startswith(head[start : start + _PAGE].rstrip(b"\0")) for start in starts
+    )
 
 
 def _open_part(output: OutputFile, written: PartFile | None) -> PartFile:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
@@ -62,6 +62,7 @@ def publish_one(part: PartFile, *, replace: bool, sync: bool, private: bool = Fa
     if not private:
         _Modes(part.target).give_written(part, old=part.target if replace else None)
     backup = _keep_old(part.target) if replace else None
+    kept = None if backup is None else os.lstat(backup)
     is_named = False
     try:
         part.require()
@@ -77,8 +78,8 @@ def publish_one(part: PartFile, *, replace: bool, sync: bool, private: bool = Fa
     except BaseException:
         if is_named or part.is_published():
             _unpublish(part)
-            if backup is not None:
-                os.rename(backup, part.target)
+            if backup is not None and kept is not None:
+                _give_back(backup, part.target, kept)
         elif backup is not None:
             remove_quietly(backup)
         raise
@@ -142,6 +143,15 @@ def _keep_old(target: Path) -> Path | None:
     except OSError:
         return None
     return backup
+
+
+def _give_back(old: Path, target: Path, kept: os.stat_result) -> None:
+    """Give the old file its name back; raise `ExecuteError` if another file lies at the path `old` meanwhile."""
+    if not os.path.samestat(os.lstat(old), kept):
+        raise ExecuteError(
+            f"was replaced while {target.name} was moved aside to it, and does not get that name", source=str(old)
+        )
+    os.rename(old, target)
 
 
 def _unpublish(part: PartFile) -> None:
@@ -208,10 +218,11 @@ def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path | None, 
     with contextlib.ExitStack() as cleanup:
         fd = _write_journal(journal, cleanup, sync=sync)
         done: list[PartFile] = []
+        kept: dict[Path, os.stat_result] = {}
         try:
-            _rename_all(journal, parts, done, sync=sync)
+            _rename_all(journal, parts, done, kept, sync=sync)
         except BaseException as error:
-            _roll_back(journal, fd, parts, done, error)
+            _roll_back(journal, fd, parts, done, kept, error)
             raise
         for path in journal.aside if replace else ():
             remove_quietly(helper_path(path, OLD))
@@ -236,13 +247,24 @@ def _remove_journal(journal: SetJournal, fd: int) -> None:
         os.ftruncate(fd, 0)
 
 
-def _rename_all(journal: SetJournal, parts: Sequence[PartFile], done: list[PartFile], *, sync: bool) -> None:
-    """Move old files aside, then publish; add each published part to `done`. Renames are tried, not checked before."""
+def _rename_all(
+    journal: SetJournal,
+    parts: Sequence[PartFile],
+    done: list[PartFile],
+    kept: dict[Path, os.stat_result],
+    *,
+    sync: bool,
+) -> None:
+    """Move old files aside, then publish; add each published part to `done`. Renames are tried, not checked before.
+
+    `kept` gets the status of each file that moves aside: another file at its place is not believed later.
+    """
     aside = journal.aside if journal.replace else ()
     for path in aside:
         remove_helper(helper_path(path, OLD))  # left by a run that was killed after publishing
     for path in aside:
         with contextlib.suppress(FileNotFoundError):
+            kept[path] = os.lstat(path)
             os.rename(path, helper_path(path, OLD))
     modes = _Modes(journal.first_shard)
     for part in parts:
@@ -250,19 +272,24 @@ def _rename_all(journal: SetJournal, parts: Sequence[PartFile], done: list[PartF
         publish(part.path, part.target, part.is_at)
         done.append(part)
     if journal.replace and journal.first_shard not in journal.targets:
-        os.rename(helper_path(journal.first_shard, OLD), journal.first_shard)
+        _give_back(helper_path(journal.first_shard, OLD), journal.first_shard, kept[journal.first_shard])
     if sync:
         sync_folders([journal.first_shard.parent])
 
 
 def _roll_back(
-    journal: SetJournal, fd: int, parts: Sequence[PartFile], done: Sequence[PartFile], error: BaseException
+    journal: SetJournal,
+    fd: int,
+    parts: Sequence[PartFile],
+    done: Sequence[PartFile],
+    kept: Mapping[Path, os.stat_result],
+    error: BaseException,
 ) -> None:
     """Undo `_rename_all` from any point; the first shard gets its name back last."""
     try:
-        _move_back(journal, parts, done)
+        _move_back(journal, parts, done, kept)
         _remove_journal(journal, fd)
-    except OSError as second:
+    except (OSError, ExecuteError) as second:
         raise HalfwayError(
             f"could be neither published ({_reason(error)}) nor taken back ({_reason(second)}); all new data is "
             f"complete and safe: 'gguftool edit {journal.first_shard.name} --recover' finishes",
@@ -270,7 +297,9 @@ def _roll_back(
         ) from error
 
 
-def _move_back(journal: SetJournal, parts: Sequence[PartFile], done: Sequence[PartFile]) -> None:
+def _move_back(
+    journal: SetJournal, parts: Sequence[PartFile], done: Sequence[PartFile], kept: Mapping[Path, os.stat_result]
+) -> None:
     if done and journal.replace and journal.first_shard not in journal.targets:
         with contextlib.suppress(FileNotFoundError):
             os.rename(journal.first_shard, helper_path(journal.first_shard, OLD))
@@ -278,8 +307,8 @@ def _move_back(journal: SetJournal, parts: Sequence[PartFile], done: Sequence[Pa
         if part in done or part.is_published():
             _unpublish(part)
     for path in reversed(journal.aside) if journal.replace else ():
-        if _exists(helper_path(path, OLD)):
-            os.rename(helper_path(path, OLD), path)
+        if path in kept and _exists(helper_path(path, OLD)):
+            _give_back(helper_path(path, OLD), path, kept[path])
 
 
 def _exists(path: Path) -> bool:

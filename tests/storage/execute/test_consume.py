@@ -24,7 +24,7 @@ from gguftool.storage.execute.part import lock
 from gguftool.storage.plan import Plan, Request
 from gguftool.surgery.inputs import open_inputs
 from gguftool.surgery.merge import MergeOptions, plan_merge
-from gguftool.surgery.removable import why_kept
+from gguftool.surgery.removable import find_begun, why_kept
 from tests.support import builders as b
 from tests.support.command import one_error_line, run_gguftool
 from tests.support.consume_cases import CONSUME_CASES, assert_nothing_is_lost
@@ -90,6 +90,11 @@ def half_done(folder: Path, monkeypatch: pytest.MonkeyPatch, count: int = 2) -> 
 
 def from_command(folder: Path) -> Plan:
     return plan([folder / "in"], folder / "out.gguf")
+
+
+def begun_at(folder: Path) -> Plan | None:
+    request = Request(models=(str(folder / "in"),))
+    return find_begun(folder / "out.gguf", request, lambda: from_command(folder))
 
 
 def state(folder: Path) -> dict[str, bytes]:
@@ -360,7 +365,7 @@ def test_what_was_published_is_known_when_the_journal_stayed(tmp_path: Path, mon
     wanted, _, command = half_done(tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(consume_state.Consuming, "remove", lambda run: None)
-        begun = consume_state.find_unfinished(tmp_path / "out.gguf", Request(models=(str(tmp_path / "in"),)))
+        begun = begun_at(tmp_path)
         assert begun is not None
         executor.execute(begun)
     assert (tmp_path / "out.gguf").read_bytes() == wanted
@@ -397,7 +402,7 @@ def test_a_file_put_in_the_place_of_a_source_before_it_goes_stays(
     assert paths[2].read_bytes() == b"somebody else's"
     assert helper_path(tmp_path / "out.gguf", "consume").exists()
     monkeypatch.undo()
-    begun = consume_state.find_unfinished(tmp_path / "out.gguf", Request(models=(str(tmp_path / "in"),)))
+    begun = begun_at(tmp_path)
     assert begun is not None
     executor.execute(begun)  # its bytes are safe: it counts as removed, and the new file is nobody's business
     assert paths[2].read_bytes() == b"somebody else's"
@@ -465,7 +470,6 @@ def raise_stop(*_arguments: object) -> None:
 
 def test_a_damaged_journal_removes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted, _, command = half_done(tmp_path, monkeypatch)
-    request = Request(models=(command[1],))
     journal = helper_path(tmp_path / "out.gguf", "consume")
     whole = journal.read_bytes()
     first_line = whole.index(b"copied 0")
@@ -477,7 +481,7 @@ def test_a_damaged_journal_removes_nothing(tmp_path: Path, monkeypatch: pytest.M
     for data in damaged:
         journal.write_bytes(data)
         with pytest.raises(GGUFToolError):  # noqa: PT012 - at whichever of the two it is seen
-            begun = consume_state.find_unfinished(tmp_path / "out.gguf", request)
+            begun = begun_at(tmp_path)
             executor.execute(begun or from_command(tmp_path))
         assert journal.exists()
         assert {name: data for name, data in state(tmp_path).items() if name != journal.name} == before
@@ -753,7 +757,7 @@ def test_a_disk_that_fills_up_keeps_everything_and_it_goes_on(tmp_path: Path, mo
         wanted, _, command = half_done_large(disk, tmp_path, monkeypatch)
         (disk / "ballast").write_bytes(bytes(4 * MIB))
         monkeypatch.setattr(consume, "check_room", lambda run: None)
-        begun = consume_state.find_unfinished(disk / "out.gguf", Request(models=(str(disk / "in"),)))
+        begun = begun_at(disk)
         assert begun is not None
         inputs = state(disk / "in")
         with pytest.raises(ExecuteError, match="disk is full"):
@@ -813,7 +817,7 @@ def test_the_plug_may_be_pulled_at_any_sync_and_removal(tmp_path: Path, monkeypa
         with mounted(place, "-o", "loop", str(image)):
             gone.append(4 - len(list((place / "in").glob("*.gguf"))))
             if not (place / "out.gguf").exists() or helper_path(place / "out.gguf", "consume").exists():
-                found = consume_state.find_unfinished(place / "out.gguf", Request(models=(str(place / "in"),)))
+                found = begun_at(place)
                 executor.execute(found or from_command(place))
             assert (place / "out.gguf").read_bytes() == wanted
             assert not list((place / "in").glob("*.gguf"))
