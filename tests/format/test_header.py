@@ -248,3 +248,22 @@ def test_a_large_vocabulary_is_stepped_over_not_decoded() -> None:
     assert kv.raw == tokens
     assert (kv.count, kv.value(2)) == (count, ["token0", "token1"])
     assert kv.value()[-1] == "token262143"
+
+
+@pytest.mark.parametrize("depth", [1, 8])
+def test_arrays_may_be_nested_eight_deep(depth: int) -> None:
+    item: Any = b.Array(b.U8, [7])
+    for _ in range(depth - 1):
+        item = b.Array(b.ARR, [item])
+    wanted: Any = [7]
+    for _ in range(depth - 1):
+        wanted = [wanted]
+    assert parsed(b.gguf([b.KV("deep", b.ARR, item)])).kvs[0].value() == wanted
+
+
+def test_arrays_nested_nine_deep_are_refused() -> None:
+    item: Any = b.Array(b.U8, [7])
+    for _ in range(8):
+        item = b.Array(b.ARR, [item])
+    with pytest.raises(FormatError, match="nested deeper than 8"):
+        parsed(b.gguf([b.KV("deep", b.ARR, item)]))

@@ -10,6 +10,7 @@ import pytest
 
 import gguftool
 from gguftool.errors import GGUFToolError, PlanError
+from gguftool.surgery.inputs import find_inputs, open_inputs
 from tests.support import builders as b
 from tests.support.command import run_gguftool
 from tests.support.mix_models import (
@@ -440,3 +441,14 @@ def test_a_shell_expanded_glob_equals_a_quoted_one_on_the_command_line(tmp_path:
 def test_a_plan_error_is_what_bad_requests_raise(tmp_path: Path) -> None:
     with pytest.raises(PlanError):
         merge_plan([per_tensor(tmp_path / "s", "M", "Q8_0", only=(1, 2))], tmp_path / "o.gguf")
+
+
+@pytest.mark.parametrize("given_first", [False, True])
+def test_a_label_that_the_user_gave_goes_before_one_of_a_file_name(given_first: bool, tmp_path: Path) -> None:
+    """No input has the type; the name of one file and the label of the other both say it."""
+    claimed = quant(tmp_path / "m-Q8_0.gguf", "Q6_K")
+    given = quant(tmp_path / "other.gguf", "Q4_K")
+    arguments = [f"q8_0={given}", claimed] if given_first else [claimed, f"q8_0={given}"]
+    model = merged(arguments, tmp_path / "out.gguf", "norm=f32\n.*=q8_0")
+    assert origin(model, "blk.0.attn_q.weight", [claimed, given]) == "other.gguf"
+    assert [one.name for one in find_inputs(open_inputs(arguments), "q8_0")] == [given]

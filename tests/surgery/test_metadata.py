@@ -203,3 +203,13 @@ def test_layout_keys_never_pass(tmp_path: Path, pair: list[str]) -> None:
     donor = quant(tmp_path / "d.gguf", "Q6_K", *layout)
     model = merged([f"d={donor}", *pair], tmp_path / "out.gguf", "blk=q4_K\n.*=@d")
     assert [kv.key for kv in model.kvs if kv.key.startswith(("split.", "gguftool."))] == []
+
+
+@pytest.mark.parametrize("order", [("Q4_K", "Q6_K"), ("Q6_K", "Q4_K")])
+def test_of_types_with_equally_many_elements_the_one_of_the_lower_number_is_the_majority(
+    order: tuple[str, str], tmp_path: Path
+) -> None:
+    types = dict(zip(("a.weight", "b.weight"), order, strict=True))
+    shapes = {"a.weight": (256, 3), "b.weight": (256, 3)}
+    model = gguftool.open_model(quant(tmp_path / "a.gguf", "Q8_0", types=types, shapes=shapes))
+    assert majority_type(model.tensors.values()) == b.TYPES["Q4_K"][0] < b.TYPES["Q6_K"][0]

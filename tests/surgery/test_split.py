@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import struct
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gguftool.errors import PlanError
+from gguftool.format.file_names import MAX_SHARDS
 from gguftool.format.header import Header, parse
 from gguftool.model.layout import ForceSizes, OutputOptions
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.plan import Plan
+from gguftool.surgery import shards
 from gguftool.surgery.split import SplitOptions, plan_split
 from tests.support import builders as b
 from tests.support.paths import FIXTURES
@@ -184,3 +187,18 @@ def test_tensor_names_never_become_file_names(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == sorted(
         ["x.gguf", *(f"m-{number:05d}-of-00006.gguf" for number in range(1, 7))]
     )
+
+
+def test_as_many_shards_as_fit_are_written_and_one_more_is_refused(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real bound is that of a u16, which takes long to reach."""
+    struct.pack("<H", MAX_SHARDS)
+    with pytest.raises(struct.error):
+        struct.pack("<H", MAX_SHARDS + 1)
+    count = len(plan_split(model, "m").outputs)
+    monkeypatch.setattr(shards, "MAX_SHARDS", count)
+    assert len(plan_split(model, "m").outputs) == count
+    monkeypatch.setattr(shards, "MAX_SHARDS", count - 1)
+    with pytest.raises(PlanError, match=f"{count} shards; split.count holds at most {count - 1}"):
+        plan_split(model, "m")

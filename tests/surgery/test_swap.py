@@ -324,3 +324,10 @@ def test_a_small_swap_in_a_big_file_takes_little_memory_and_time(
         out = gguftool.open_model(str(tmp_path / "out.gguf"))
         assert out.tensors["small.weight"].extent.read() == data(donor)["small.weight"]
         assert out.tensors["big.weight"].nbytes == size
+
+
+@pytest.mark.parametrize(("kind", "other"), [("Q8_0", "Q4_K"), ("Q4_K", "Q8_0")])
+def test_in_place_a_smaller_tensor_is_refused_as_a_larger_one_is(kind: str, other: str, tmp_path: Path) -> None:
+    base, donor = quant(tmp_path / "base.gguf", kind), quant(tmp_path / "donor.gguf", other)
+    with pytest.raises(PlanError, match=r"attn_q.weight' takes .* bytes, its place has"):
+        plan_swap(gguftool.open_model(base), open_donor(donor), ["attn_q"], None, OutputOptions())

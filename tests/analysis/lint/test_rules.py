@@ -613,3 +613,13 @@ def test_a_map_of_other_tensors(tmp_path: Path) -> None:
     assert hits(tmp_path, "F28")
     path.write_text("nonsense\n")
     assert all("could not be evaluated" in f.message for f in hits(tmp_path, "F28"))
+
+
+@pytest.mark.parametrize(
+    ("extra", "alignment", "count"), [(0, 32, 0), (32, 32, 1), (32, 64, 0), (64, 64, 1), (16, 8, 0), (32, 8, 1)]
+)
+def test_a_gap_of_one_alignment_is_unexplained(extra: int, alignment: int, count: int, tmp_path: Path) -> None:
+    """Padding is shorter than the alignment, or than 32, to which the engines' tools pad whatever the key says."""
+    key = [("general.alignment", "u32", alignment)]
+    made = model(weight(step=8704 + extra), T("blk.0.b.weight"), alignment=alignment, kvs=key)
+    assert len(hits(written(tmp_path, made), "F03")) == count

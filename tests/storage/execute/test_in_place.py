@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from gguftool.errors import PlanError, SourceError
+from gguftool.errors import ExecuteError, PlanError, SourceError
 from gguftool.model.opening import open_model
 from gguftool.model.recovery import recover_model
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.in_place import journal_lock
+from gguftool.storage.execute.options import Options
 from gguftool.storage.execute.publish import finish_set
+from gguftool.storage.plan import Copy, OutputFile, Plan
+from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.sidecars import helper_path, set_journal_path
+from gguftool.storage.sources.source import Extent
 from gguftool.surgery.edit import Edits, plan_edit
 from tests.support import builders as b
 from tests.support.command import one_error_line, run_gguftool
@@ -196,3 +200,45 @@ def test_a_command_that_is_refused_for_its_arguments_recovers_nothing(
     done = run_gguftool("edit", model, "--in-place", "--set", "general.name=str:N", cwd=tmp_path)
     assert b"has its old bytes back" in done.stderr
     assert model.read_bytes()[100:108] == b"old byte" or done.returncode == 0
+
+
+def test_a_donor_that_changes_after_it_was_copied_gives_the_old_file_back(tmp_path: Path) -> None:
+    base, donor = tmp_path / "m.gguf", tmp_path / "donor"
+    base.write_bytes(b"old bytes here")
+    donor.write_bytes(b"new")
+    source, given = open_local(base), open_local(donor)
+    copy = Copy(extent=Extent(source=given, offset=0, length=3), offset=4)
+    output = OutputFile(path=base, head=b"", copies=(copy,), size=14, base=source)
+    copied: list[bytes] = []
+
+    def touch(_nbytes: int) -> None:
+        if base.read_bytes() == b"old newes here":
+            copied.append(b"new")
+            os.utime(donor, ns=(1, 1))
+
+    with pytest.raises(SourceError, match=r"donor.*changed"):
+        execute(Plan(outputs=(output,), inputs=(source, given)), Options(progress=touch))
+    assert copied
+    assert base.read_bytes() == b"old bytes here"
+    assert os.listdir(tmp_path) in (["m.gguf", "donor"], ["donor", "m.gguf"])
+
+
+@pytest.mark.parametrize("size", [-1, 1])
+def test_a_part_of_another_size_than_the_set_journal_says_is_not_installed(size: int, tmp_path: Path) -> None:
+    old, new = b"the old shard", b"the new shard"
+    for name in SHARDS:
+        (tmp_path / name).write_bytes(old)
+    part = helper_path(tmp_path / SHARDS[1], "part")
+    part.write_bytes(new)
+    fields = {
+        "version": "gguftool set 1",
+        "fingerprint": "",
+        "replace": True,
+        "names": [[SHARDS[1], len(new) + size]],
+    }
+    set_journal_path(tmp_path / SHARDS[0]).write_text(json.dumps(fields) + "\n")
+    with pytest.raises(ExecuteError, match=f"has {len(new)} bytes, the journal says {len(new) + size}"):
+        finish_set(tmp_path / SHARDS[0])
+    assert (tmp_path / SHARDS[1]).read_bytes() == old
+    assert part.read_bytes() == new
+    assert set_journal_path(tmp_path / SHARDS[0]).exists()

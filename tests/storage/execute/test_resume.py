@@ -16,6 +16,8 @@ from gguftool.errors import ExecuteError
 from gguftool.record import replace
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
+from gguftool.storage.execute.part import create_part, take_over
+from gguftool.storage.execute.resume import Done, ResumeJournal, agrees, read_resume, resume_path
 from gguftool.storage.plan import Copy, OutputFile, Plan, bytes_below, chunks
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.sidecars import helper_path
@@ -322,3 +324,67 @@ def test_a_part_made_again_is_forgotten_before_it_exists_wherever_the_run_is_kil
             execute(plan(), options)
         for name in names:
             assert (tmp_path / "out" / name).read_bytes() == data, (at, calls[at])
+
+
+# --- what is compared before a part file is trusted -------------------------------------------------------------------
+
+
+def one_source_plan(folder: Path, data: bytes, head: bytes = b"") -> Plan:
+    (folder / "source").write_bytes(data)
+    source = open_local(folder / "source")
+    copy = Copy(extent=Extent(source=source, offset=0, length=len(data)), offset=len(head))
+    output = OutputFile(path=folder / "out", head=head, copies=(copy,), size=len(head) + len(data))
+    return Plan(outputs=(output,), inputs=(source,))
+
+
+def part_agrees(plan: Plan, content: bytes, mark: int, floor: int = 0) -> bool:
+    part = create_part(plan.outputs[0].path, len(content))
+    try:
+        os.pwrite(part.fd, content, 0)
+        return agrees(part, plan.outputs[0], mark, floor)
+    finally:
+        part.close()
+        part.path.unlink()
+
+
+def test_the_last_64_kib_below_the_mark_are_compared(tmp_path: Path) -> None:
+    data = bytes(range(1, 256)) * 800
+    plan, mark, probe = one_source_plan(tmp_path, data), 150_000, 64 << 10
+    for at, good in ((mark - 1, False), (mark - probe, False), (mark - probe - 1, True), (mark, True)):
+        wrong = data[:at] + b"\0" + data[at + 1 :]
+        assert part_agrees(plan, wrong, mark) is good, at
+    assert part_agrees(plan, data[: mark - 200] + bytes(len(data) - mark + 200), mark) is False
+
+
+def test_head_and_data_must_both_be_as_planned(tmp_path: Path) -> None:
+    head, data = b"the head of it", b"and its data"
+    plan, mark = one_source_plan(tmp_path, data, head), len(head) + len(data)
+    assert part_agrees(plan, head + data, mark)
+    assert not part_agrees(plan, head + data.upper(), mark)
+    assert not part_agrees(plan, head.upper() + data, mark)
+    assert part_agrees(plan, head.upper() + data, mark, len(head))
+
+
+def test_a_mark_at_the_end_of_an_output_counts_and_one_behind_it_does_not(tmp_path: Path) -> None:
+    plan = one_source_plan(tmp_path, b"x" * 100)
+    journal = ResumeJournal(plan, Done(ends={}, ranges={}), step=1, sync_data=lambda: None)
+    journal.gather({0: 100}, 100)
+    journal.checkpoint()
+    journal.close()
+    assert read_resume(plan).ends == {0: 100}
+    with open(resume_path(plan), "ab") as file:
+        file.write(b"0 101\n0 50\n0 90 100\n0 90 101\n0 100 100\n1 10\n0 -1\n")
+    assert read_resume(plan) == Done(ends={0: 100}, ranges={0: [(90, 100)]})
+
+
+def test_a_part_that_has_its_final_name_already_is_not_taken_over(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    part = create_part(target, 10)
+    part.close()
+    again = take_over(target, 10)
+    assert again is not None
+    again.close()
+    assert take_over(target, 9) is None
+    assert take_over(target, 11) is None
+    os.link(part.path, target)
+    assert take_over(target, 10) is None
