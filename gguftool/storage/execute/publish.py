@@ -62,7 +62,7 @@ def publish_one(part: PartFile, *, replace: bool, sync: bool, private: bool = Fa
     if not private:
         _Modes(part.target).give_written(part, old=part.target if replace else None)
     backup = _keep_old(part.target) if replace else None
-    kept = None if backup is None else os.lstat(backup)
+    kept = None if backup is None else _status(backup)
     is_named = False
     try:
         part.require()
@@ -78,7 +78,7 @@ def publish_one(part: PartFile, *, replace: bool, sync: bool, private: bool = Fa
     except BaseException:
         if is_named or part.is_published():
             _unpublish(part)
-            if backup is not None and kept is not None:
+            if backup is not None:
                 _give_back(backup, part.target, kept)
         elif backup is not None:
             remove_quietly(backup)
@@ -145,9 +145,22 @@ def _keep_old(target: Path) -> Path | None:
     return backup
 
 
-def _give_back(old: Path, target: Path, kept: os.stat_result) -> None:
-    """Give the old file its name back; raise `ExecuteError` if another file lies at the path `old` meanwhile."""
-    if not os.path.samestat(os.lstat(old), kept):
+def _status(path: Path) -> os.stat_result | None:
+    """The status of a file, or None if there is none or it cannot be read."""
+    try:
+        return os.lstat(path)
+    except OSError:
+        return None
+
+
+def _give_back(old: Path, target: Path, kept: os.stat_result | None) -> None:
+    """Give the old file its name back; raise `ExecuteError` if another file lies at the path `old` meanwhile.
+
+    `kept`: the status of the file that moved aside; if it is not known, the file is believed as a helper is.
+    """
+    if kept is None:
+        check_helper(old)
+    elif not os.path.samestat(os.lstat(old), kept):
         raise ExecuteError(
             f"was replaced while {target.name} was moved aside to it, and does not get that name", source=str(old)
         )
@@ -218,7 +231,7 @@ def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path | None, 
     with contextlib.ExitStack() as cleanup:
         fd = _write_journal(journal, cleanup, sync=sync)
         done: list[PartFile] = []
-        kept: dict[Path, os.stat_result] = {}
+        kept: dict[Path, os.stat_result | None] = {}
         try:
             _rename_all(journal, parts, done, kept, sync=sync)
         except BaseException as error:
@@ -251,7 +264,7 @@ def _rename_all(
     journal: SetJournal,
     parts: Sequence[PartFile],
     done: list[PartFile],
-    kept: dict[Path, os.stat_result],
+    kept: dict[Path, os.stat_result | None],
     *,
     sync: bool,
 ) -> None:
@@ -264,7 +277,7 @@ def _rename_all(
         remove_helper(helper_path(path, OLD))  # left by a run that was killed after publishing
     for path in aside:
         with contextlib.suppress(FileNotFoundError):
-            kept[path] = os.lstat(path)
+            kept[path] = _status(path)
             os.rename(path, helper_path(path, OLD))
     modes = _Modes(journal.first_shard)
     for part in parts:
@@ -272,7 +285,7 @@ def _rename_all(
         publish(part.path, part.target, part.is_at)
         done.append(part)
     if journal.replace and journal.first_shard not in journal.targets:
-        _give_back(helper_path(journal.first_shard, OLD), journal.first_shard, kept[journal.first_shard])
+        _give_back(helper_path(journal.first_shard, OLD), journal.first_shard, kept.get(journal.first_shard))
     if sync:
         sync_folders([journal.first_shard.parent])
 
@@ -282,7 +295,7 @@ def _roll_back(
     fd: int,
     parts: Sequence[PartFile],
     done: Sequence[PartFile],
-    kept: Mapping[Path, os.stat_result],
+    kept: Mapping[Path, os.stat_result | None],
     error: BaseException,
 ) -> None:
     """Undo `_rename_all` from any point; the first shard gets its name back last."""
@@ -298,7 +311,7 @@ def _roll_back(
 
 
 def _move_back(
-    journal: SetJournal, parts: Sequence[PartFile], done: Sequence[PartFile], kept: Mapping[Path, os.stat_result]
+    journal: SetJournal, parts: Sequence[PartFile], done: Sequence[PartFile], kept: Mapping[Path, os.stat_result | None]
 ) -> None:
     if done and journal.replace and journal.first_shard not in journal.targets:
         with contextlib.suppress(FileNotFoundError):
@@ -307,8 +320,8 @@ def _move_back(
         if part in done or part.is_published():
             _unpublish(part)
     for path in reversed(journal.aside) if journal.replace else ():
-        if path in kept and _exists(helper_path(path, OLD)):
-            _give_back(helper_path(path, OLD), path, kept[path])
+        if _exists(helper_path(path, OLD)):
+            _give_back(helper_path(path, OLD), path, kept.get(path))
 
 
 def _exists(path: Path) -> bool:
