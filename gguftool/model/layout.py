@@ -48,7 +48,8 @@ class OutputOptions:
 
     `alignment`: of tensor data, default: that of the model that gives the metadata; `force_sizes`: what to copy where
     a tensor's type and its extent disagree, default: refuse; `filler`: what `gguftool.padding` is for; `max_size`:
-    write a set of files up to this size, default: one file; `keep_file_type`: leave `general.file_type` as it is.
+    write a set of files up to this size, default: one file; `keep_file_type`: leave `general.file_type` as it is;
+    `anyway`: also write types on which the engines abort.
     """
 
     alignment: int | None = None
@@ -56,6 +57,7 @@ class OutputOptions:
     filler: Filler = Filler()
     max_size: int | None = None
     keep_file_type: bool = False
+    anyway: bool = False
 
     def dialect_for(self, model: Model) -> Dialect:
         """The dialect of an output with the metadata of `model`."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from gguftool.errors import PlanError, listed, printable
+from gguftool.errors import PlanError, grouped, listed, printable
+from gguftool.format.engine_facts.operands import why_not_computable
 from gguftool.format.file_names import KEY_TENSORS
 from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.kv import KV, ValueType, find_kv
-from gguftool.model.model import Model
+from gguftool.model.model import Model, Tensor
 
 if TYPE_CHECKING:
     from gguftool.surgery.inputs import Input
@@ -29,6 +30,29 @@ def require_complete(model: Model) -> None:
     count = "" if model.expected_tensors is None else f": {found:,} of {model.expected_tensors:,} tensors are there"
     gaps = f"; missing: {listed(model.missing)}" if model.missing else f" ({KEY_TENSORS} is wrong, or shards are)"
     raise PlanError(f"the model is incomplete{count}{gaps}", source=model.name)
+
+
+def refuse_not_computable(created: Iterable[Tensor], kept: Iterable[Tensor], *, anyway: bool) -> tuple[str, ...]:
+    """Refuse `created` tensors of types on which engines abort, or with `anyway` warn of them; warn of `kept` ones.
+
+    Returns the warnings; raises one `PlanError` that names all refused tensors.
+    """
+    refused = grouped(_not_computable(created))
+    if refused and not anyway:
+        raise PlanError(
+            "llama.cpp and ik_llama.cpp would abort on the output; --anyway writes it for other programs",
+            problems=refused,
+        )
+    return tuple(f"llama.cpp and ik_llama.cpp abort on {each}" for each in (*refused, *grouped(_not_computable(kept))))
+
+
+def _not_computable(tensors: Iterable[Tensor]) -> dict[str, list[str]]:
+    """Map each reason why engines abort to the names that it holds for."""
+    reasons: dict[str, list[str]] = {}
+    for tensor in tensors:
+        if reason := why_not_computable(tensor.info.name, tensor.info.type):
+            reasons.setdefault(reason, []).append(tensor.info.name)
+    return reasons
 
 
 def contradictions(donor: Model, inputs: Sequence[Input], allowed: Collection[str]) -> Iterator[str]:

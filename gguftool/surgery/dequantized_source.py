@@ -15,6 +15,7 @@ from gguftool.format.dequantize import Decoder, decoded_by, decoder_of, encode_f
 from gguftool.format.ggml import TYPES, type_name
 from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Tensor
+from gguftool.model.scales import Factor
 from gguftool.record import record
 from gguftool.storage.sources.source import Source, byte_reader
 
@@ -36,11 +37,12 @@ class FloatType(Enum):
 
 @record
 class DequantizedSource(Source):
-    """The elements of `tensor` as `dtype`, little-endian, in order."""
+    """The elements of `tensor` as `dtype`, little-endian, in order, multiplied by `factor` if it has one."""
 
     tensor: Tensor
     dtype: FloatType
     decoder: Decoder
+    factor: Factor | None = None
 
     @property
     def name(self) -> str:
@@ -56,7 +58,9 @@ class DequantizedSource(Source):
     def identity(self) -> str:
         """The identity of the input, and what is computed from it."""
         place = f"{self.tensor.extent.offset}+{self.tensor.nbytes}"
-        return f"{self.tensor.extent.source.identity} {place} {type_name(self.tensor.info.type)} as {self.dtype.name}"
+        scaled = "" if self.factor is None else f" {self.factor.identity}"
+        kind = type_name(self.tensor.info.type)
+        return f"{self.tensor.extent.source.identity} {place} {kind} as {self.dtype.name}{scaled}"
 
     @property
     def parallelism(self) -> int:
@@ -78,7 +82,7 @@ class DequantizedSource(Source):
         take = byte_reader(extent.source.stream(place, size))
         for done in range(0, size, step):
             units = take(min(step, size - done))
-            data = memoryview(encode_floats(self.decoder.decode(units), self.dtype.value))[skip:]
+            data = memoryview(self._encoded(units, first + done // self.decoder.unit_bytes))[skip:]
             data, skip = data[:length], 0
             length -= len(data)
             yield data
@@ -94,13 +98,22 @@ class DequantizedSource(Source):
         last = min(-(-(offset + length) // (width * unit)), self.tensor.info.elements // unit)
         extent = self.tensor.extent
         place, size = extent.offset + first * self.decoder.unit_bytes, (last - first) * self.decoder.unit_bytes
-        data = encode_floats(self.decoder.decode(extent.source.read_at(place, size)), self.dtype.value)
+        data = self._encoded(extent.source.read_at(place, size), first)
         start = offset - first * unit * width
         return data[start : start + length]
 
+    def _encoded(self, units: bytes, first: int) -> bytes:
+        """Compute whole `units`, the tensor's from number `first` on."""
+        numbers = self.decoder.decode(units)
+        if self.factor is not None:
+            numbers = self.factor.times(numbers, first * self.decoder.unit)
+        return encode_floats(numbers, self.dtype.value)
 
-def dequantized(tensor: Tensor, dtype: FloatType, byte_order: ByteOrder) -> DequantizedSource:
-    """`tensor` as floats; raise `PlanError` for a type that cannot be computed here."""
+
+def dequantized(
+    tensor: Tensor, dtype: FloatType, byte_order: ByteOrder, factor: Factor | None = None
+) -> DequantizedSource:
+    """`tensor` as floats, times `factor`; raise `PlanError` for a type that cannot be computed here."""
     name, kind = printable(tensor.info.name), type_name(tensor.info.type)
     if tensor.type_nbytes is None and decoded_by(tensor.info.type):
         raise PlanError(f"'{name}' is {kind} but its rows are not whole blocks")
@@ -112,4 +125,4 @@ def dequantized(tensor: Tensor, dtype: FloatType, byte_order: ByteOrder) -> Dequ
             raise PlanError(f"'{name}' is {kind}, whose rows cannot be dequantized in the shape {tensor.info.dims}")
         order = "" if byte_order is ByteOrder.LITTLE else " in a big-endian file"
         raise PlanError(f"'{name}' is {kind}{order}, which cannot be dequantized here; --dtype raw exports its bytes")
-    return DequantizedSource(tensor=tensor, dtype=dtype, decoder=decoder)
+    return DequantizedSource(tensor=tensor, dtype=dtype, decoder=decoder, factor=factor)

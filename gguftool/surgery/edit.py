@@ -17,7 +17,7 @@ from gguftool.record import record, replace
 from gguftool.storage.plan import NEW_FILE, OutputFile, Plan, congruent_bytes, in_place
 from gguftool.surgery.compatibility import require_complete
 from gguftool.surgery.metadata import LAYOUT_KEYS
-from gguftool.surgery.shards import recorded_sequence, replace_shards, rewrite_set
+from gguftool.surgery.shards import NO_CHANGES, recorded_sequence, replace_shards, rewrite_set
 
 # Key -> the command that changes it.
 _NOT_BY_EDIT = dict.fromkeys(SPLIT_KEYS, "split and merge") | {ALIGNMENT_KEY: "merge --align N"}
@@ -77,11 +77,11 @@ def plan_edit(model: ModelLike, edits: Edits, output: StrPath | None, filler: Fi
     if len(model.files) > 1:
         sequence = recorded_sequence(model)
         if output is None:
-            outputs, first_shard = replace_shards(model, kvs, {}, dialect)
+            outputs, first_shard = replace_shards(model, kvs, NO_CHANGES, dialect)
             return Plan(
                 outputs=outputs, inputs=model.sources, remarks=model.remarks, first_shard=first_shard, sequence=sequence
             )
-        outputs = rewrite_set(model, kvs, {}, output, dialect)
+        outputs = rewrite_set(model, kvs, NO_CHANGES, output, dialect)
         return Plan(outputs=outputs, inputs=model.sources, remarks=model.remarks, sequence=sequence)
     check_sizes(model.tensors.values(), dialect)
     if output is None:

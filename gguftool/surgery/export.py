@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from gguftool.errors import PlanError, printable
+from gguftool.errors import PlanError, listed, printable
 from gguftool.format.ggml import type_alias
 from gguftool.format.kv import ByteOrder
 from gguftool.format.safetensors import SafeTensor, serialize_safetensors
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.opening import ModelLike, StrPath, as_model
+from gguftool.model.scales import factor_of, owner_of, scales_of
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.source import Extent, Source
 from gguftool.surgery.dequantized_source import FloatType, dequantized
@@ -21,11 +22,12 @@ def plan_export(model: ModelLike, patterns: Sequence[str], output: StrPath, dtyp
     """Plan the safetensors file `output` with the tensors that match `patterns`.
 
     `dtype` None copies bytes as they are: dtype U8, with type and dims in the file's metadata, so that `swap` can take
-    them back. Raises one `PlanError` with every tensor that cannot be exported that way, or every pattern that matches
-    nothing.
+    them back; the scales of a weight come with it. As floats a weight is multiplied by its scale, as llama.cpp does,
+    and its scales are left out. Raises one `PlanError` with every tensor that cannot be exported that way, or every
+    pattern that matches nothing.
     """
     model = as_model(model)
-    names = select_tensors(patterns, tuple(model.tensors))
+    names, remarks = _with_scales(select_tensors(patterns, tuple(model.tensors)), model, raw=dtype is None)
     contents = _contents([model.tensors[name] for name in names], model, dtype)
     entries, copies, offset = [], [], 0
     for name, extent in zip(names, contents, strict=True):
@@ -56,8 +58,21 @@ def plan_export(model: ModelLike, patterns: Sequence[str], output: StrPath, dtyp
             ),
         ),
         inputs=model.sources,
-        remarks=(f"exports {len(names)} tensor(s)", *model.remarks),
+        remarks=(f"exports {len(names)} tensor(s)", *remarks, *model.remarks),
     )
+
+
+def _with_scales(names: Sequence[str], model: Model, *, raw: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The tensors to export for `names`, in the model's order, and remarks: raw with all scales, floats without."""
+    chosen = set(names)
+    scales = {scale for name in names for scale in scales_of(model.tensors, name)}
+    if raw:
+        more = scales - chosen
+        remarks = (f"{len(more):,} scale(s) come with their weights: {listed(sorted(more), 4)}",) if more else ()
+        return tuple(name for name in model.tensors if name in chosen | scales), remarks
+    scaled = [name for name in names if factor_of(model.tensors, name) is not None]
+    remarks = (f"{len(scaled):,} weight(s) multiplied by their scales: {listed(scaled, 4)}",) if scaled else ()
+    return tuple(name for name in names if owner_of(model.tensors, name) not in chosen), remarks
 
 
 def _contents(tensors: Sequence[Tensor], model: Model, dtype: FloatType | None) -> list[Extent]:
@@ -82,7 +97,7 @@ def _content(tensor: Tensor, model: Model, dtype: FloatType | None) -> Extent:
         )
     if dtype is None:
         return tensor.extent
-    source: Source = dequantized(tensor, dtype, model.byte_order)
+    source: Source = dequantized(tensor, dtype, model.byte_order, factor_of(model.tensors, tensor.info.name))
     return Extent(source=source, offset=0, length=source.size)
 
 

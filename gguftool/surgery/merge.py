@@ -14,10 +14,16 @@ from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import ModelLike, StrPath, as_model
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan, Request
-from gguftool.surgery.compatibility import contradictions, shape_conflicts
+from gguftool.surgery.compatibility import contradictions, refuse_not_computable, shape_conflicts
 from gguftool.surgery.inputs import Input, as_inputs
 from gguftool.surgery.metadata import PROVENANCE_PREFIX, SelectedTensor, output_metadata, without_provenance
-from gguftool.surgery.selection import SelectionOptions, select_inputs
+from gguftool.surgery.selection import (
+    Selection,
+    SelectionOptions,
+    scale_owners,
+    select_inputs,
+    with_scales,
+)
 from gguftool.surgery.shards import Cut, lay_out_set
 
 if TYPE_CHECKING:
@@ -70,17 +76,23 @@ def plan_merge(
     if options.recipe is None:
         sources = _without_strays(sources, remarks)
     reference = _reference(donor, sources)
-    names = _names(donor, reference, sources)
+    names = with_scales(_names(donor, reference, sources), [source.model for source in sources])
     selection = select_inputs(names, sources, options.recipe, options.selection)
     _refuse_problems([*selection.problems, *_problems(donor, reference, names, sources, options)], remarks)
-    chosen = [selection.chosen[name] for name in names]
+    chosen = [selection.chosen[name] for name in names if name in selection.chosen]
     metadata = output_metadata(donor, chosen, keep_file_type=options.output.keep_file_type)
     kvs = metadata.kvs
     if options.provenance:
         kvs = (*without_provenance(kvs), *_provenance(chosen, donor.byte_order))
     tensors = tuple(_as_in(reference, choice.tensor) for choice in chosen)
     dialect, max_size = options.output.dialect_for(donor), options.output.max_size
-    remarks += [*selection.remarks, *metadata.remarks]
+    created, kept = _by_origin(chosen, reference or donor)
+    remarks += [
+        *refuse_not_computable(created, kept, anyway=options.output.anyway),
+        *_scale_remarks(names, reference or donor, selection),
+        *selection.remarks,
+        *metadata.remarks,
+    ]
     plan = lay_out(output, kvs, tensors, dialect, max_size, _plan_inputs(donor, sources), remarks)
     if options.consume is None:
         return plan
@@ -182,9 +194,30 @@ def _names(donor: Model, reference: Model | None, sources: Sequence[Input]) -> t
 
 def _as_in(reference: Model | None, tensor: Tensor) -> Tensor:
     """`tensor` with dims spelled as in `reference` (publishers differ in trailing ones)."""
-    if reference is None:
-        return tensor
-    return replace(tensor, info=replace(tensor.info, dims=reference.tensors[tensor.info.name].info.dims))
+    known = None if reference is None else reference.tensors.get(tensor.info.name)
+    return tensor if known is None else replace(tensor, info=replace(tensor.info, dims=known.info.dims))
+
+
+def _by_origin(chosen: Sequence[SelectedTensor], reference: Model) -> tuple[list[Tensor], list[Tensor]]:
+    """The tensors that `reference` has in another type or not at all, and those that it has in their type."""
+    created, kept = [], []
+    for choice in chosen:
+        known = reference.tensors.get(choice.tensor.info.name)
+        is_same = known is not None and known.info.type == choice.tensor.info.type
+        (kept if is_same else created).append(choice.tensor)
+    return created, kept
+
+
+def _scale_remarks(names: Sequence[str], reference: Model, selection: Selection) -> Iterator[str]:
+    """Count the scales that the output has and `reference` lacks, and the other way round."""
+    added = [name for name in names if name in selection.chosen and name not in reference.tensors]
+    added = list(scale_owners(added, [choice.model for choice in selection.chosen.values()])) if added else []
+    dropped = [name for name in names if name not in selection.chosen]
+    counts = [
+        f"{len(some):,} {verb} ({listed(some, 4)})" for some, verb in ((added, "added"), (dropped, "left out")) if some
+    ]
+    if counts:
+        yield f"scales go with their weights: {', '.join(counts)}"
 
 
 # --- problems --------------------------------------------------------------------------------------------------------
@@ -194,6 +227,8 @@ def _problems(
     donor: Model, reference: Model | None, names: Sequence[str], sources: Sequence[Input], options: MergeOptions
 ) -> Iterator[str]:
     known = set(names)
+    owners = scale_owners(names, [donor, *(source.model for source in sources)])
+    without = sum(name in donor.tensors or name not in owners for name in names)  # a donor counts its own scales
     if len(sources) > 1 and donor.get(ARCHITECTURE_KEY) is None:
         yield f"{donor.name}, which is to give the metadata, has no general.architecture"
     for source in sources:
@@ -204,6 +239,8 @@ def _problems(
             yield f"{source.name} is {source.model.byte_order.name.lower()}-endian, {donor.name} is not"
     if reference is None and donor.expected_tensors is None:
         yield "no input is complete, and the metadata does not say how many tensors there are (split.tensors.count)"
+    elif reference is None and donor.expected_tensors == without:
+        pass
     elif reference is None and donor.expected_tensors is not None and donor.expected_tensors < len(names):
         counts = [f"{len(source.model.tensors):,} in {source.name}" for source in sources]
         yield f"{len(names):,} tensors are there, {donor.expected_tensors:,} belong together: {listed(counts)}"

@@ -3,7 +3,8 @@
 Without a recipe each tensor must come from exactly one input.  With one, the recipe's type is looked for in this order:
 an input that has the tensor in exactly that type; an input with that type as its label; for tensors that no engine
 quantizes, the type that all inputs agree on; and if the user allows it, the type that llama-quantize would have fallen
-back to.  All but the first are reported as remarks.  Problems are collected and reported at once.
+back to.  All but the first are reported as remarks.  The scales of a weight (`model/scales.py`) come from the input
+that gives the weight, whatever the recipe says.  Problems are collected and reported at once.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING
 from gguftool.errors import Notes, PlanError, grouped, listed, printable
 from gguftool.format.ggml import TYPES, find_type, type_alias, type_name
 from gguftool.format.pattern import BadPatternError, compile_pattern
+from gguftool.model.model import Model
+from gguftool.model.scales import owner_of, scales_of
 from gguftool.record import record
 from gguftool.surgery.inputs import Input, find_inputs
 from gguftool.surgery.metadata import SelectedTensor
@@ -61,7 +64,10 @@ class SelectionOptions:
 
 @record
 class Selection:
-    """The tensor selected for every name; if there are `problems`, some names are missing."""
+    """The tensor selected for every name; if there are `problems`, some names are missing.
+
+    Scales of weights are missing, too, if the input that gives the weight has none.
+    """
 
     chosen: Mapping[str, SelectedTensor]
     remarks: tuple[str, ...]
@@ -75,7 +81,10 @@ def select_inputs(
     notes = Notes()
     rules = None if recipe is None else recipe.assign(names)
     chosen: dict[str, SelectedTensor] = {}
+    owners = scale_owners(names, [source.model for source in inputs])
     for name in names:
+        if name in owners:
+            continue
         holders = [source for source in inputs if name in source.model.tensors]
         if rules is None:
             choice = _only(name, holders, notes)
@@ -83,9 +92,82 @@ def select_inputs(
             choice = _by_rule(name, rules[name], holders, inputs, options, notes)
         if choice is not None:
             chosen[name] = SelectedTensor(tensor=choice.model.tensors[name], model=choice.model)
+    for name, weight in owners.items():
+        rule = None if rules is None else rules[name]
+        if weight in chosen and not _tears(name, weight, chosen[weight].model, rule, inputs, notes):
+            scale = _scale(name, weight, chosen[weight].model, inputs, notes)
+            if scale is not None:
+                chosen[name] = scale
     if recipe is not None and rules is not None:
         report_idle_rules(recipe, rules, notes)
     return Selection(chosen=chosen, remarks=grouped(notes.remarks), problems=grouped(notes.problems))
+
+
+def scale_owners(names: Iterable[str], models: Iterable[Model]) -> dict[str, str]:
+    """Map those of `names` that are scales in one of `models` to the names of their weights."""
+    found: dict[str, str] = {}
+    known = set(names)
+    for model in models:
+        for name in model.tensors:
+            if name in known and name not in found and (weight := owner_of(model.tensors, name)) in known:
+                found[name] = str(weight)
+    return found
+
+
+def scales_remark(added: Sequence[str], dropped: Sequence[str]) -> tuple[str, ...]:
+    """The remark that counts the scales that come or go with their weights, if there are any."""
+    parts = ((added, "added"), (dropped, "left out"))
+    counts = [f"{len(names):,} {verb} ({listed(list(names), 4)})" for names, verb in parts if names]
+    return (f"scales go with their weights: {', '.join(counts)}",) if counts else ()
+
+
+def with_scales(names: Sequence[str], models: Sequence[Model]) -> tuple[str, ...]:
+    """`names`, and behind each weight those of its scales that only some of `models` have."""
+    known, found = set(names), []
+    for name in names:
+        found.append(name)
+        more = (scale for model in models for scale in scales_of(model.tensors, name))
+        found += [scale for scale in dict.fromkeys(more) if scale not in known]
+    return tuple(found)
+
+
+def _scale(name: str, weight: str, source: Model, inputs: Sequence[Input], notes: Notes) -> SelectedTensor | None:
+    """The scale `name` that goes with `weight` from `source`, or None if that has none."""
+    own = scales_of(source.tensors, weight).get(name)
+    if own is not None or source.is_complete:
+        return None if own is None else SelectedTensor(tensor=own, model=source)
+    holders = [each for each in inputs if name in each.model.tensors]
+    parts = [each.model for each in holders if weight not in each.model.tensors]
+    if len(parts) == 1:  # parts of one model: the scale may lie in another one than its weight
+        return SelectedTensor(tensor=parts[0].tensors[name], model=parts[0])
+    if type_name(source.tensors[weight].info.type) == "NVFP4":
+        where = listed([each.name for each in holders])
+        notes.problem(f"its weight comes from {source.name}, which is not complete and lacks it; not of {where}", name)
+    return None
+
+
+def _tears(
+    name: str, weight: str, source: Model, rule: RecipeRule | None, inputs: Sequence[Input], notes: Notes
+) -> bool:
+    """Whether a rule written for the scale `name` would take it from elsewhere than its `weight`, a problem."""
+    if rule is None or rule.matches(weight):
+        return False
+    scale = scales_of(source.tensors, weight).get(name)
+    if rule.label is not None:
+        try:
+            torn = all(each.model is not source for each in find_inputs(inputs, rule.label))
+        except PlanError as error:
+            notes.problem(error.message, name)
+            return True
+    else:
+        torn = scale is not None and rule.type_id is not None and scale.info.type != rule.type_id
+    if torn:
+        notes.problem(
+            f"line {rule.line} ({printable(rule.pattern)}={printable(rule.target)}) takes it from elsewhere than its "
+            f"weight, which comes from {source.name}: delete that line, as scales need no rule",
+            name,
+        )
+    return torn
 
 
 def _only(name: str, holders: Sequence[Input], notes: Notes) -> Input | None:

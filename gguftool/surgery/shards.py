@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gguftool.errors import PlanError, printable
@@ -175,10 +175,40 @@ def _remarks(outputs: Sequence[OutputFile], shards: Sequence[Sequence[Tensor]], 
 # --- existing sets ---------------------------------------------------------------------------------------------------
 
 
+@record
+class TensorChanges:
+    """Changes to the tensors of a model: `taken` replaces by name, `added` puts scales behind a weight, `dropped`."""
+
+    taken: Mapping[str, Tensor]
+    added: Mapping[str, tuple[Tensor, ...]]
+    dropped: frozenset[str]
+
+    @property
+    def more(self) -> int:
+        """By how many tensors the model grows."""
+        return sum(map(len, self.added.values())) - len(self.dropped)
+
+    def touches(self, name: str) -> bool:
+        """Whether the tensor called `name`, or what follows it, changes."""
+        return name in self.taken or name in self.added or name in self.dropped
+
+    def applied(self, tensors: Iterable[Tensor]) -> list[Tensor]:
+        """`tensors` with the changes made."""
+        changed = []
+        for tensor in tensors:
+            name = tensor.info.name
+            if name not in self.dropped:
+                changed += [self.taken.get(name, tensor), *self.added.get(name, ())]
+        return changed
+
+
+NO_CHANGES = TensorChanges(taken={}, added={}, dropped=frozenset())
+
+
 def rewrite_set(
-    model: Model, kvs: tuple[KV, ...], taken: Mapping[str, Tensor], prefix: Path, dialect: Dialect
+    model: Model, kvs: tuple[KV, ...], changes: TensorChanges, prefix: Path, dialect: Dialect
 ) -> tuple[OutputFile, ...]:
-    """Lay out the shards of `model` under a new prefix, with `kvs` in shard 1 and the tensors of `taken` replaced.
+    """Lay out the shards of `model` under a new prefix, with `kvs` in shard 1 and the tensors of `changes` replaced.
 
     Shards in which nothing changes are copied whole.
     """
@@ -187,10 +217,10 @@ def rewrite_set(
     for number, file in enumerate(_in_shard_order(model), start=1):
         path = Path(str(ShardName(prefix=start, number=number, count=count)))
         own = _own_kvs(file, kvs if file is model.files[0] else None, _shard_dialect(file, model, dialect))
-        if (file.shard and (file.shard.number, file.shard.count)) != (number, count):
-            own = _renumbered(own, number, count, len(model.tensors), dialect.byte_order)
+        if changes.more or (file.shard and (file.shard.number, file.shard.count)) != (number, count):
+            own = _renumbered(own, number, count, len(model.tensors) + changes.more, dialect.byte_order)
         copy = Copy(extent=whole(file.source), offset=0)
-        changed = _rewritten(file, path, own, taken, _shard_dialect(file, model, dialect))
+        changed = _rewritten(file, path, own, changes, _shard_dialect(file, model, dialect))
         marks = marks_of(tensors_of(file.source, file.header))
         same = OutputFile(path=path, head=b"", copies=(copy,), size=file.source.size, marks=marks)
         outputs.append(changed or same)
@@ -203,7 +233,7 @@ def recorded_sequence(model: Model) -> tuple[str, ...]:
 
 
 def replace_shards(
-    model: Model, kvs: tuple[KV, ...], taken: Mapping[str, Tensor], dialect: Dialect
+    model: Model, kvs: tuple[KV, ...], changes: TensorChanges, dialect: Dialect
 ) -> tuple[tuple[OutputFile, ...], Path]:
     """Lay out the shards of `model` that change, to replace them in place; the second item is the path of shard 1.
 
@@ -218,7 +248,7 @@ def replace_shards(
     for file in model.files:
         own_dialect = _shard_dialect(file, model, dialect)
         own = _own_kvs(file, kvs if file is model.files[0] else None, own_dialect)
-        output = _rewritten(file, Path(file.source.name), own, taken, own_dialect)
+        output = _rewritten(file, Path(file.source.name), own, changes, own_dialect)
         if output is not None:
             outputs.append(replace(output, replaces=file.source))
     if not outputs:
@@ -234,14 +264,13 @@ def _shard_dialect(file: ModelFile, model: Model, dialect: Dialect) -> Dialect:
 
 
 def _rewritten(
-    file: ModelFile, path: Path, own: tuple[KV, ...], taken: Mapping[str, Tensor], dialect: Dialect
+    file: ModelFile, path: Path, own: tuple[KV, ...], changes: TensorChanges, dialect: Dialect
 ) -> OutputFile | None:
     """Lay out a shard again with the metadata `own`, or None if nothing in it changes."""
-    changes = own != file.header.kvs or any(info.name in taken for info in file.header.tensors)
-    if not changes and not dialect.filler.reserve:
+    differs = own != file.header.kvs or any(changes.touches(info.name) for info in file.header.tensors)
+    if not differs and not dialect.filler.reserve:
         return None
-    tensors = [taken.get(tensor.info.name, tensor) for tensor in tensors_of(file.source, file.header)]
-    return gguf_file(path, own, tensors, dialect)
+    return gguf_file(path, own, changes.applied(tensors_of(file.source, file.header)), dialect)
 
 
 def _in_shard_order(model: Model) -> list[ModelFile]:

@@ -2,7 +2,8 @@
 
 Data is streamed, one chunk of each side at a time, whatever the tensor's size. A few threads share the tensors, since
 reading and numpy both release the interpreter lock. Bytes are compared until they differ; only then are both sides
-dequantized, from the start, because an error is relative to the whole tensor.
+dequantized, from the start, because an error is relative to the whole tensor. A weight with a scale
+(`model/scales.py`) is multiplied by it, as llama.cpp does.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from gguftool.format.imatrix import Imatrix, ImatrixEntry
 from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Model, Tensor
 from gguftool.model.roles import tensor_place
+from gguftool.model.scales import Factor, factor_of
 from gguftool.record import record
 from gguftool.storage.system.threads import Background, CancelledError
 
@@ -127,6 +129,7 @@ class DataOptions:
 class _Side:
     tensor: Tensor
     order: ByteOrder
+    factor: Factor | None
 
     @property
     def decoder(self) -> Decoder | None:
@@ -175,7 +178,7 @@ def diff_data(a: Model, b: Model, wanted: Callable[[str], bool], options: DataOp
     if options.imatrix is not None:
         check_imatrix(options.imatrix, a, options.imatrix_name, frozenset(names).__contains__)
     orders = [{file.source.identity: file.header.byte_order for file in model.files} for model in (a, b)]
-    pairs = [(name, _side(a.tensors[name], orders[0]), _side(b.tensors[name], orders[1])) for name in names]
+    pairs = [(name, _side(a, name, orders[0]), _side(b, name, orders[1])) for name in names]
     measured = _in_threads(pairs, options)
     return DataDiff(
         by=options.by,
@@ -186,8 +189,9 @@ def diff_data(a: Model, b: Model, wanted: Callable[[str], bool], options: DataOp
     )
 
 
-def _side(tensor: Tensor, orders: Mapping[str, ByteOrder]) -> _Side:
-    return _Side(tensor=tensor, order=orders[tensor.padded_extent.source.identity])
+def _side(model: Model, name: str, orders: Mapping[str, ByteOrder]) -> _Side:
+    tensor, factor = model.tensors[name], factor_of(model.tensors, name)
+    return _Side(tensor=tensor, order=orders[tensor.padded_extent.source.identity], factor=factor)
 
 
 def _in_threads(pairs: Sequence[tuple[str, _Side, _Side]], options: DataOptions) -> list[_Measured]:
@@ -255,7 +259,15 @@ def _verdict(old: _Side, new: _Side, progress: _Progress, chunk: int) -> tuple[D
             DataVerdict.NOT_COMPARED,
             "byte orders differ, and what is in the blocks is not known well enough to swap it",
         )
-    return (DataVerdict.SAME if _same_bytes(old, new, word, progress, chunk) else DataVerdict.DIFFERENT), ""
+    same = _same_bytes(old, new, word, progress, chunk) and _same_factor(old.factor, new.factor)
+    return (DataVerdict.SAME if same else DataVerdict.DIFFERENT), ""
+
+
+def _same_factor(old: Factor | None, new: Factor | None) -> bool:
+    """Whether the engine multiplies both weights by the same: equal bytes mean other numbers under another scale."""
+    if old is None or new is None:
+        return old is new
+    return bool((old.tensor.numpy().reshape(-1) == new.tensor.numpy().reshape(-1)).all())
 
 
 def _same_bytes(old: _Side, new: _Side, word: int, progress: _Progress, chunk: int) -> bool:
@@ -328,7 +340,8 @@ def spread_weights(weights: NDArray[np.float32], dims: Sequence[int], start: int
 
 def _numbers(side: _Side, decoder: Decoder, start: int, count: int) -> NDArray[Any]:
     offset = start // decoder.unit * decoder.unit_bytes
-    return decoder.decode(side.read(offset, count // decoder.unit * decoder.unit_bytes))
+    numbers = decoder.decode(side.read(offset, count // decoder.unit * decoder.unit_bytes))
+    return numbers if side.factor is None else side.factor.times(numbers, start)
 
 
 # --- totals ----------------------------------------------------------------------------------------------------------

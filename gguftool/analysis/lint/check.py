@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 # Importing the rule modules registers their rules.
-from gguftool.analysis.lint import file, layers, loaders, shards, tensors_map, types
+from gguftool.analysis.lint import file, layers, loaders, scales, shards, tensors_map, types
 from gguftool.analysis.lint.doctor import DIAGNOSES, diagnose_absent, diagnose_truncation, diagnose_unreadable
 from gguftool.analysis.lint.rules import RULES, Finding, LintRule, Severity, judged, run_rules
 from gguftool.analysis.lint.target import LintTarget, target_of
@@ -25,7 +25,7 @@ from gguftool.record import record
 from gguftool.storage.sources.locate import for_each
 from gguftool.storage.sources.source import Source
 
-_RULE_MODULES = (layers, loaders, tensors_map, shards, file, types)
+_RULE_MODULES = (layers, loaders, tensors_map, shards, file, types, scales)
 
 _NOT_LOOKED = "remote, so nothing but heads was read: F07 and F19 look into data; --data lets them"
 

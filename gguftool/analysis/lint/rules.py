@@ -14,10 +14,11 @@ Where each code is:
     F28-F29          tensors_map     shards against the tensors.map files beside them
     P01-P03 S08-S11  loaders         what loaders accept: grammar, offsets, names, missing tensors
     H02-H03          loaders         general.file_type
-    T01-T03 T05      types           types that an engine does not know, or knows in another layout
+    T01-T03 T05 T06  types           types that an engine does not know, cannot compute with, or knows in another layout
     S01-S07          types           shapes that a type or its kernel does not take
     B01-B04 Q01      types           types that an engine takes and that are a bad choice
     M01-M06          layers          tensors of one layer that should match
+    M07-M09          scales          scales and the weights that they belong to
     D01-D04          layers          MLA attention
     G01-G03          layers          types on CUDA devices
 

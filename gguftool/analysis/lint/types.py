@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from gguftool.analysis.lint.file import NOT_MODELS
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, hits_by_message, rule, undecided
 from gguftool.analysis.lint.target import LintTarget, TensorView, formula_is_plain
 from gguftool.format.engine_facts.engines import BOTH, IK, IK_LLAMA_CPP, LLAMA_CPP, MAINLINE
+from gguftool.format.engine_facts.operands import why_not_computable
 from gguftool.format.engine_facts.types import ImatrixPolicy, TypeFacts, type_facts
 
 _SWAP_OUT = "swap the tensors for ones of a type that the engine knows"
@@ -48,6 +50,15 @@ def not_for_files(target: LintTarget) -> Iterator[Hit]:
     """The type is one that engines use while running, never for weights in a file."""
     transient = (t for t in target.tensors if t.traits is not None and not t.traits.in_files)
     yield from hits_by_message(transient, lambda t: f"{t.type} is an activation or run-time type")
+
+
+@rule("T06", Severity.ERROR, engines=BOTH, way_out="swap the tensors for ones in F32, or quantize the original again")
+def not_computable(target: LintTarget) -> Iterator[Hit]:
+    """A norm, bias or scale is not F32, or a weight is F64 or an integer: engines abort or end with a fault."""
+    if target.kind in NOT_MODELS:
+        return
+    found = (t for t in target.tensors if why_not_computable(t.name, t.info.type))
+    yield from hits_by_message(found, lambda t: why_not_computable(t.name, t.info.type))
 
 
 @rule("T05", Severity.WARNING, engines=IK, way_out="quantize these tensors anew with a current ik_llama.cpp")

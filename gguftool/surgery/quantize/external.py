@@ -26,15 +26,19 @@ from gguftool.format.imatrix_write import serialize_legacy
 from gguftool.format.pattern import literal
 from gguftool.format.recipe import spelling
 from gguftool.model.layout import Dialect, gguf_file
-from gguftool.model.model import Model, Tensor
+from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.opening import open_model
 from gguftool.record import record, replace
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import OutputFile, Plan
+from gguftool.storage.sources.source import Extent
+from gguftool.surgery.dequantized_source import FloatType, dequantized
 from gguftool.surgery.metadata import without_layout_keys
 from gguftool.surgery.quantize.options import QuantizeOptions
 from gguftool.surgery.quantize.plan import Decision, TensorStep
+
+_F32 = 0  # the type id
 
 
 @record
@@ -112,7 +116,7 @@ def _existing(folder: Path) -> Path:
 
 def _small_plan(source: Model, steps: Mapping[str, TensorStep], folder: Path, options: QuantizeOptions) -> Plan:
     """Plan the GGUF with the tensors of `source` under their new names, and the imatrix cut to them."""
-    tensors = [source.tensors[step.tensor.info.name] for step in steps.values()]
+    tensors = [_input(source.tensors[step.tensor.info.name], step) for step in steps.values()]
     renamed = [
         replace(tensor, info=replace(tensor.info, name=name)) for name, tensor in zip(steps, tensors, strict=True)
     ]
@@ -131,6 +135,21 @@ def _small_plan(source: Model, steps: Mapping[str, TensorStep], folder: Path, op
         data = serialize_legacy(cut)
         outputs.append(OutputFile(path=folder / "weights.dat", head=data, copies=(), size=len(data)))
     return Plan(outputs=tuple(outputs), inputs=source.sources)
+
+
+def _input(tensor: Tensor, step: TensorStep) -> Tensor:
+    """The tensor to convert: as `source` has it, or as F32 with its scale multiplied in, which the program ignores."""
+    if step.factor is None:
+        return tensor
+    computed = dequantized(tensor, FloatType.F32, tensor.byte_order, step.factor)
+    return replace(
+        tensor,
+        info=replace(tensor.info, type=_F32),
+        padded_extent=Extent(source=computed, offset=0, length=computed.size),
+        type_nbytes=computed.size,
+        sizing=Sizing.EXACT,
+        alignment=1,  # computed bytes have no padding to keep
+    )
 
 
 def _entry(name: str, step: TensorStep) -> ImatrixEntry:

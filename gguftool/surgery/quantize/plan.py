@@ -12,14 +12,16 @@ from enum import Enum
 from pathlib import Path
 
 from gguftool.errors import Notes, PlanError, grouped
+from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.imatrix import ImatrixEntry
 from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
 from gguftool.format.recipe import Recipe
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import ModelLike, StrPath, as_model
+from gguftool.model.scales import SCALED_ARCHITECTURES, Factor, factor_of, owner_of, scales_of
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan
-from gguftool.surgery.compatibility import contradictions, require_complete
+from gguftool.surgery.compatibility import contradictions, refuse_not_computable, require_complete
 from gguftool.surgery.inputs import Input
 from gguftool.surgery.merge import lay_out
 from gguftool.surgery.metadata import IMATRIX_PREFIX, SelectedTensor, output_metadata
@@ -38,17 +40,25 @@ class TensorOrigin(Enum):
 
 @record
 class TensorStep:
-    """One tensor of the output: `tensor` as it will be, from `model`; `entry`: the weights that it is made with."""
+    """One tensor of the output: `tensor` as it will be, from `model`.
+
+    `entry`: the weights that it is made with; `factor`: the scale that is multiplied into it.
+    """
 
     tensor: Tensor
     origin: TensorOrigin
     model: Model
     entry: ImatrixEntry | None = None
+    factor: Factor | None = None
 
 
 @record
 class Decision:
-    """The step for each tensor of `source`, in the source's order, and the models of which some are reused."""
+    """The step for each tensor of the output, in the order of `source`, and the models of which some are reused.
+
+    Scales are with their weights: of one that is made, they are multiplied into it; of one that is reused, they are
+    those of its model.
+    """
 
     source: Model
     reuse: tuple[Model, ...]
@@ -95,7 +105,11 @@ def decide(source: ModelLike, recipe: Recipe, options: QuantizeOptions) -> Decis
     notes = Notes()
     targets = target_types(source, recipe, EngineRules(engine=options.engine, pure=options.pure), notes)
     quantizer = TensorQuantizer(source, options, notes)
-    steps = tuple(_step(tensor, targets[name], reuse, quantizer) for name, tensor in source.tensors.items())
+    steps = []
+    for name, tensor in source.tensors.items():
+        if owner_of(source.tensors, name) is None:
+            step = _step(tensor, targets[name], reuse, quantizer)
+            steps += [step, *_scale_steps(step, source, notes)]
     quantizer.finish()
     inputs = [Input(model=model) for model in reuse]
     problems = [*grouped(notes.problems), *contradictions(source, inputs, options.allowed_mismatches)]
@@ -104,7 +118,7 @@ def decide(source: ModelLike, recipe: Recipe, options: QuantizeOptions) -> Decis
         count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
         raise PlanError(f"cannot quantize, {count}", problems=problems)
     remarks = (*(remark for model in (source, *reuse) for remark in model.remarks), *grouped(notes.remarks))
-    return Decision(source=source, reuse=reuse, steps=steps, remarks=remarks)
+    return Decision(source=source, reuse=reuse, steps=tuple(steps), remarks=remarks)
 
 
 def plan_decision(decision: Decision, output: StrPath, options: QuantizeOptions) -> Plan:
@@ -122,10 +136,13 @@ def plan_decision(decision: Decision, output: StrPath, options: QuantizeOptions)
         for step in decision.steps
     ]
     metadata = output_metadata(source, chosen, keep_file_type=options.output.keep_file_type)
+    kept = [step.tensor for step in decision.steps if step.origin is TensorOrigin.COPIED]
+    created = [step.tensor for step in decision.steps if step.origin is not TensorOrigin.COPIED]
+    warnings = refuse_not_computable(created, kept, anyway=options.output.anyway)
     dialect = options.output.dialect_for(source)
     used = {id(step.model) for step in decision.steps}
     inputs = [source, *(model for model in decision.reuse if id(model) in used)]
-    remarks = (*decision.remarks, *metadata.remarks)
+    remarks = (*decision.remarks, *warnings, *metadata.remarks)
     tensors = tuple(step.tensor for step in decision.steps)
     return lay_out(Path(output), metadata.kvs, tensors, dialect, options.output.max_size, inputs, remarks)
 
@@ -139,8 +156,43 @@ def _step(tensor: Tensor, target: int, reuse: Sequence[Model], quantizer: Tensor
         if found is not None and found.info.type == target and found.info.shape == tensor.info.shape:
             spelled = replace(found, info=replace(found.info, dims=tensor.info.dims))
             return TensorStep(tensor=spelled, origin=TensorOrigin.REUSED, model=model)
-    made, entry = quantizer.quantize(tensor, target)
-    return TensorStep(tensor=made, origin=TensorOrigin.QUANTIZED, model=source, entry=entry)
+    factor = _folded(tensor, source, quantizer.notes)
+    made, entry = quantizer.quantize(tensor, target, factor)
+    return TensorStep(tensor=made, origin=TensorOrigin.QUANTIZED, model=source, entry=entry, factor=factor)
+
+
+def _folded(tensor: Tensor, source: Model, notes: Notes) -> Factor | None:
+    """The scale to multiply into `tensor` of `source` when it is made in another type, or None."""
+    name = tensor.info.name
+    factor = None if _keeps_scales(source) else factor_of(source.tensors, name)
+    stem = name.removesuffix("weight")
+    if factor is not None and tensor.type_name != "NVFP4" and f"{stem}bias" in source.tensors and ".ffn_" in name:
+        # build_ffn multiplies after adding the bias, so the weight alone cannot carry the scale
+        notes.problem("llama.cpp multiplies its bias by the scale, too, so the scale cannot be folded into it", name)
+    return factor
+
+
+def _scale_steps(step: TensorStep, source: Model, notes: Notes) -> list[TensorStep]:
+    """The steps of the scales that the tensor of `step` keeps; the notes tell what becomes of the others."""
+    name = step.tensor.info.name
+    own = scales_of(source.tensors, name)
+    if step.origin is TensorOrigin.QUANTIZED and own and not _keeps_scales(source):
+        if step.factor is not None:
+            notes.remark("multiplied by the scale beside it, which is left out", name)
+        return []
+    found = scales_of(step.model.tensors, name)
+    if found.keys() - own.keys():
+        notes.remark(f"comes with its scales, from {step.model.name}", name)
+    if own.keys() - found.keys():
+        notes.remark(f"its scales are left out: {step.model.name}, which has it in this type, has none", name)
+    origin = TensorOrigin.COPIED if step.origin is TensorOrigin.QUANTIZED else step.origin
+    return [TensorStep(tensor=scale, origin=origin, model=step.model) for scale in found.values()]
+
+
+def _keeps_scales(source: Model) -> bool:
+    """Whether scales are part of the architecture of `source`, and stay beside weights of any type."""
+    kv = source.get(ARCHITECTURE_KEY)
+    return kv is not None and kv.type is ValueType.STRING and kv.value() in SCALED_ARCHITECTURES
 
 
 def _imatrix_kvs(weights: Weights) -> tuple[KV, ...]:

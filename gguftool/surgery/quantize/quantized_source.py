@@ -20,6 +20,7 @@ from gguftool.format.imatrix import ImatrixEntry
 from gguftool.format.kv import ByteOrder
 from gguftool.format.quantizers import Encode
 from gguftool.model.model import Tensor
+from gguftool.model.scales import Factor
 from gguftool.storage.sources.source import Source, byte_reader
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class QuantizedSource(Source):
     """The elements of `tensor` in the type `traits`, row after row.
 
     `maker` names the back end and its version; `weighed` is the imatrix' digest, with `entry` the tensor's own weights.
-    `decoder` reads the input, `encode` writes the new type.
+    `decoder` reads the input, `encode` writes the new type; `factor` is multiplied in before.
     """
 
     tensor: Tensor
@@ -57,6 +58,7 @@ class QuantizedSource(Source):
     decoder: Decoder = field(compare=False, repr=False)
     encode: Encode = field(compare=False, repr=False)
     entry: ImatrixEntry | None = field(compare=False, repr=False)
+    factor: Factor | None = None
 
     @property
     def name(self) -> str:
@@ -90,6 +92,7 @@ class QuantizedSource(Source):
         return (
             f"{extent.source.identity} {extent.offset}+{extent.length} {type_name(info.type)} "
             f"{info.dims} to {self.traits.name} by {self.maker} imatrix {self.weighed or 'none'}"
+            f"{'' if self.factor is None else f' {self.factor.identity}'}"
         )
 
     @property
@@ -171,10 +174,16 @@ class QuantizedSource(Source):
 
     def _floats(self, data: bytes, first: int, last: int) -> NDArray[Any]:
         """Decode rows `first` to `last`; `data` may begin earlier, at a unit."""
+        import numpy as np
+
         width = self.width
         skipped = first * width % self.decoder.unit
         numbers = self.decoder.decode(data)[skipped : skipped + (last - first) * width]
-        return to_f32(numbers).reshape(last - first, width)
+        rows = to_f32(numbers).reshape(last - first, width)
+        if self.factor is None:
+            return rows
+        with np.errstate(over="ignore", invalid="ignore"):  # what F32 cannot hold becomes an infinity, and is refused
+            return self.factor.times(rows, first * width)
 
     def _refuse_not_finite(self, rows: NDArray[Any], first: int) -> None:
         import numpy as np

@@ -24,6 +24,7 @@ from gguftool.format.quantizers import (
     plain_quantizer,
 )
 from gguftool.model.model import Model, Sizing, Tensor
+from gguftool.model.scales import Factor
 from gguftool.record import record, replace
 from gguftool.storage.sources.source import Extent, Source
 from gguftool.surgery.quantize.options import QuantizeOptions
@@ -73,8 +74,8 @@ class TensorQuantizer:
         """Whether the back end uses an imatrix."""
         return self.options.llama_quantize is not None or self.backend.weighs
 
-    def quantize(self, tensor: Tensor, wanted: int) -> tuple[Tensor, ImatrixEntry | None]:
-        """Turn `tensor` into type id `wanted`; the second item is its imatrix entry, or None.
+    def quantize(self, tensor: Tensor, wanted: int, factor: Factor | None = None) -> tuple[Tensor, ImatrixEntry | None]:
+        """Turn `tensor`, times `factor`, into type id `wanted`; the second item is its imatrix entry, or None.
 
         If that cannot be done, `tensor` comes back as it is, and `notes` has the problem.
         """
@@ -90,7 +91,7 @@ class TensorQuantizer:
             if not engine_makes(wanted, self.options.engine):
                 self.notes.problem(f"the llama-quantize of {self.options.engine} makes no {type_alias(wanted)}", name)
                 return tensor, None
-            bytes_of = self._pending(tensor, wanted, entry, self.options.llama_quantize)
+            bytes_of = self._pending(tensor, wanted, entry, self.options.llama_quantize, factor)
         else:
             found = self._encoder(wanted, name)
             if found is None:
@@ -103,6 +104,7 @@ class TensorQuantizer:
                 decoder=decoder,
                 encode=found[1],
                 entry=entry,
+                factor=factor,
             )
         return self._tensor(tensor, wanted, bytes_of), entry
 
@@ -115,10 +117,13 @@ class TensorQuantizer:
             alignment=1,  # computed bytes have no padding to keep
         )
 
-    def _pending(self, tensor: Tensor, wanted: int, entry: ImatrixEntry | None, tool: LlamaQuantize) -> Pending:
+    def _pending(
+        self, tensor: Tensor, wanted: int, entry: ImatrixEntry | None, tool: LlamaQuantize, factor: Factor | None
+    ) -> Pending:
         size = nbytes(wanted, tensor.info.dims) or 0
         what = f"{tensor.padded_extent.source.identity} {tensor.padded_extent.offset} to {wanted} by {tool.identity}"
-        return Pending(nbytes=size, key=f"{what} imatrix {self._digest(entry)}")
+        scaled = "" if factor is None else f" {factor.identity}"
+        return Pending(nbytes=size, key=f"{what} imatrix {self._digest(entry)}{scaled}")
 
     def _digest(self, entry: ImatrixEntry | None) -> str:
         return self.options.weights.imatrix.digest if self.options.weights is not None and entry is not None else ""

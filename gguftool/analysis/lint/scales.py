@@ -1,0 +1,76 @@
+"""Rules about scales: the tensors ``X.scale`` and ``X.input_scale`` that belong to the weight ``X.weight``.
+
+Source: llama.cpp src/llama-model.cpp (which scales it loads), src/llama-graph.cpp (where it multiplies by them).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gguftool.analysis.lint.file import NOT_MODELS
+from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, hits_by_message, rule
+from gguftool.analysis.lint.target import LintTarget, TensorView
+from gguftool.format.engine_facts.engines import BOTH
+from gguftool.model.scales import SCALED_ARCHITECTURES, is_scale_of, scale_names, weight_name
+
+_NVFP4 = "NVFP4"
+
+
+def _scaled(target: LintTarget) -> Iterator[tuple[TensorView, TensorView]]:
+    """Yield each scale with its weight."""
+    for tensor in target.tensors:
+        weight = target.by_name.get(weight_name(tensor.name) or "")
+        if weight is not None and is_scale_of(tensor.info, weight.info):
+            yield tensor, weight
+
+
+@rule(
+    "M07",
+    Severity.WARNING,
+    way_out="'gguftool quantize FILE --allow-requantize --tensor WEIGHT=TYPE -o NEW' multiplies it in; if the weight "
+    "was swapped without its scale, merge or swap again from the originals",
+)
+def scale_beside_other_type(target: LintTarget) -> Iterator[Hit]:
+    """A scale lies beside a weight that is not NVFP4: llama.cpp multiplies by it, whatever the weight's type."""
+    if target.architecture in SCALED_ARCHITECTURES:
+        return
+    odd = {id(scale): weight for scale, weight in _scaled(target) if weight.type != _NVFP4}
+    found = (tensor for tensor in target.tensors if id(tensor) in odd and tensor.name.endswith(".scale"))
+    yield from hits_by_message(found, lambda t: f"beside a weight of type {odd[id(t)].type}")
+
+
+@rule("M08", Severity.WARNING, way_out="merge or swap again from the originals: scales come with their weights")
+def scale_missing(target: LintTarget) -> Iterator[Hit]:
+    """An NVFP4 weight has no scale, and others in the file have: it may have been lost on the way."""
+    if target.architecture in SCALED_ARCHITECTURES:
+        return
+    if not any(weight.type == _NVFP4 and scale.name.endswith(".scale") for scale, weight in _scaled(target)):
+        return
+    bare = (
+        tensor
+        for tensor in target.weights
+        if tensor.type == _NVFP4 and all(name not in target.by_name for name in scale_names(tensor.name)[:1])
+    )
+    if target.missing:
+        if any(bare):
+            raise CannotEvaluate("the set is not complete, so scales may be in another shard")
+        return
+    yield from hits_by_message(bare, lambda t: f"{_NVFP4} without a scale, other weights have one")
+
+
+@rule(
+    "M09",
+    Severity.ERROR,
+    engines=BOTH,
+    way_out="take the weight from where the scale comes from, or merge again from the originals",
+)
+def scale_without_weight(target: LintTarget) -> Iterator[Hit]:
+    """A scale has no weight beside it: engines refuse a file with tensors that they did not ask for."""
+    if target.kind in NOT_MODELS or not target.architecture or target.missing or target.this_file_only:
+        return
+    orphans = (
+        tensor
+        for tensor in target.tensors
+        if tensor.layer is not None and (name := weight_name(tensor.name)) is not None and name not in target.by_name
+    )
+    yield from hits_by_message(orphans, lambda t: "a scale, and the weight of that name is not there")
