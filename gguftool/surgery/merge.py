@@ -200,7 +200,8 @@ def _as_in(reference: Model | None, tensor: Tensor) -> Tensor:
 
 def _by_origin(chosen: Sequence[SelectedTensor], reference: Model) -> tuple[list[Tensor], list[Tensor]]:
     """The tensors that `reference` has in another type or not at all, and those that it has in their type."""
-    created, kept = [], []
+    created: list[Tensor] = []
+    kept: list[Tensor] = []
     for choice in chosen:
         known = reference.tensors.get(choice.tensor.info.name)
         is_same = known is not None and known.info.type == choice.tensor.info.type
@@ -213,11 +214,7 @@ def _scale_remarks(names: Sequence[str], reference: Model, selection: Selection)
     added = [name for name in names if name in selection.chosen and name not in reference.tensors]
     added = list(scale_owners(added, [choice.model for choice in selection.chosen.values()])) if added else []
     dropped = [name for name in names if name not in selection.chosen]
-    counts = [
-        f"{len(some):,} {verb} ({listed(some, 4)})" for some, verb in ((added, "added"), (dropped, "left out")) if some
-    ]
-    if counts:
-        yield f"scales go with their weights: {', '.join(counts)}"
+    yield from scales_remark(added, dropped)
 
 
 # --- problems --------------------------------------------------------------------------------------------------------

@@ -246,7 +246,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path, pair: list[str]) -> None:
 
 def test_trailing_ones_are_no_other_shape(tmp_path: Path, pair: list[str]) -> None:
     donor = quant(tmp_path / "d.gguf", "Q6_K", shapes={name: (*dims, 1) for name, dims in SHAPES.items()})
-    model = swapped(pair[0], donor, ["output_norm", "attn_q"], tmp_path / "out.gguf")
+    model = swapped(pair[0], donor, ["attn_q"], tmp_path / "out.gguf")
     assert model.tensors["blk.0.attn_q.weight"].info.dims == (256, 6)
 
 

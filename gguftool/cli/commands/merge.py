@@ -50,7 +50,7 @@ _OF_A_RUN = frozenset(
 _PATHS = frozenset({"recipe", "kv_from"})
 
 
-@writer("align", "pad", "reserve", "force_sizes")
+@writer("align", "pad", "reserve", "force_sizes", "anyway")
 def merge(
     context: typer.Context,
     models: Annotated[

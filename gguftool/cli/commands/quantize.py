@@ -32,7 +32,7 @@ from gguftool.surgery.quantize.plan import Decision, decide, plan_decision
 from gguftool.surgery.quantize.preview import preview_quantize
 
 
-@writer("align", "pad", "reserve", "force_sizes")
+@writer("align", "pad", "reserve", "force_sizes", "anyway")
 def quantize(
     source: Annotated[
         str, typer.Argument(metavar="SOURCE", help="The model to quantize from: BF16, F16, F32, or what it can be.")

@@ -124,6 +124,7 @@ Reserve = Annotated[
 KeepFileType = Annotated[
     bool, typer.Option("--keep-file-type", help="Keep general.file_type whatever the tensors are.")
 ]
+Anyway = Annotated[bool, typer.Option("--anyway", help="Write also tensors on which llama.cpp and ik_llama.cpp abort.")]
 OptionalOutput = Annotated[
     Path | None,
     typer.Option("-o", "--output", parser=local_path, metavar="OUT", help="The file to write.", show_default=False),

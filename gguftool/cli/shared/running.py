@@ -30,6 +30,7 @@ def output_options(
         filler=_filler(layout, in_place=in_place),
         max_size=max_size,
         keep_file_type=keep_file_type,
+        anyway=layout.anyway,
     )
 
 

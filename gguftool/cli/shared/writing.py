@@ -12,6 +12,7 @@ from typing import Any
 
 from gguftool.cli.shared.options import (
     Align,
+    Anyway,
     DryRun,
     Force,
     ForceSizesOption,
@@ -41,12 +42,13 @@ class Writing:
 
 @record
 class LayoutFlags:
-    """How to lay out tensors in the output, by --align, --pad, --reserve and --force-sizes."""
+    """How to lay out tensors in the output, by --align, --pad, --reserve and --force-sizes, and --anyway."""
 
     align: int | None = None
     pad: bool = False
     reserve: int = 0
     force_sizes: str | None = None
+    anyway: bool = False
 
     @property
     def any(self) -> bool:
@@ -60,6 +62,7 @@ _LAYOUT: dict[str, tuple[Any, Any]] = {
     "pad": (Pad, False),
     "reserve": (Reserve, 0),
     "force_sizes": (ForceSizesOption, None),
+    "anyway": (Anyway, False),
 }
 _WRITING: dict[str, tuple[Any, Any]] = {
     "jobs": (Jobs, None),

@@ -30,7 +30,7 @@ def why_not_computable(name: str, type_id: int) -> str:
         return ""
     if _ELEMENTWISE.search(name[-80:]):
         return f"{type_name(type_id)}, and engines take norms, biases and scales in F32 alone"
-    if traits.name == "F64" or traits.kind == "integer":
-        if name.endswith(".weight") and not any(part in name for part in _INDICES):
-            return f"{type_name(type_id)}, with which engines cannot multiply"
+    is_number = traits.name == "F64" or traits.kind == "integer"
+    if is_number and name.endswith(".weight") and not any(part in name for part in _INDICES):
+        return f"{type_name(type_id)}, with which engines cannot multiply"
     return ""

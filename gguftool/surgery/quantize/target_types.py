@@ -15,6 +15,7 @@ from gguftool.format.engine_facts.fallback import explain_fallback, fallback_typ
 from gguftool.format.ggml import TYPES, TypeTraits, find_type, type_alias, type_name
 from gguftool.format.recipe import Recipe, RecipeRule
 from gguftool.model.model import Model, Tensor
+from gguftool.model.scales import owner_of
 from gguftool.record import record
 from gguftool.surgery.selection import report_idle_rules
 
@@ -39,7 +40,10 @@ def target_types(model: Model, recipe: Recipe, rules: EngineRules, notes: Notes)
     report_idle_rules(recipe, assigned, notes)
     chooser = _Chooser(tensors=model.tensors, rules=rules, notes=notes)
     targets = {
-        name: model.tensors[name].info.type if rule is None else chooser.target(model.tensors[name], rule)
+        # a scale follows its weight, whatever the rule
+        name: model.tensors[name].info.type
+        if rule is None or owner_of(model.tensors, name) is not None
+        else chooser.target(model.tensors[name], rule)
         for name, rule in assigned.items()
     }
     left = sum(rule is None for rule in assigned.values())
