@@ -21,6 +21,7 @@ from gguftool.surgery.selection import (
     Selection,
     SelectionOptions,
     scale_owners,
+    scales_remark,
     select_inputs,
     with_scales,
 )

@@ -88,9 +88,9 @@ def test_a_majority_that_no_file_type_stands_for_leaves_the_key_out(tmp_path: Pa
         tmp_path / "o.gguf", "Q8_0", types={name: "I32" for name in SHAPES if "blk" in name and "norm" not in name}
     )
     recipe = "norm=f32\nblk=i32\n.*=q8_0"
-    plan = merge_plan([donor, other], tmp_path / "out.gguf", recipe)
+    plan = merge_plan([donor, other], tmp_path / "out.gguf", recipe, anyway=True)
     assert f"{FILE_TYPE} left out (it was Q8_0): no file type stands for a majority of I32" in plan.remarks
-    assert merged([donor, other], tmp_path / "out.gguf", recipe).get(FILE_TYPE) is None
+    assert merged([donor, other], tmp_path / "out.gguf", recipe, anyway=True).get(FILE_TYPE) is None
 
 
 def test_keep_file_type_keeps_it(tmp_path: Path, pair: list[str]) -> None:

@@ -55,6 +55,8 @@ def nested(depth_type: int) -> bytes:
 
 
 K_B, V_B, KV_B = ("attn_k_b", (128, 32, 2)), ("attn_v_b", (32, 128, 2)), ("attn_kv_b", (32, 64))
+NVFP4 = 40
+SCALE, BARE = T("blk.0.ffn_down.scale", (1,), 0), T("blk.0.ffn_up.weight", (256, 32), NVFP4)
 LONG = "blk.0." + "x" * 51 + ".weight"  # 64 bytes
 Q4K_WIDE = {"dims": (256, 32), "kind": Q4_K}
 
@@ -125,6 +127,8 @@ CASES = [
         model(weight(kind=155, nbytes=32 * (128 + 8)), T("blk.0.b.weight")),
         model(weight(kind=155), T("blk.0.b.weight")),
     ),
+    ("T06", ML, model(T("blk.0.attn_norm.weight", (32,), 1)), model(T("blk.0.attn_norm.weight", (32,), 0))),
+    ("T06", IKL, model(weight((32, 32), 28)), model(weight((32, 32), 1))),
     ("S01", ML, model(weight((128, 32), Q4_K, nbytes=2304)), model(weight((512, 32), Q4_K))),
     ("S02", IKL, model(weight((96, 32), 151)), model(weight((256, 32), 151))),
     ("S03", IKL, model(weight((256, 6), 212)), model(weight((256, 8), 212))),
@@ -173,6 +177,12 @@ CASES = [
         model(T("blk.0.ffn_gate_up_exps.weight")),
     ),
     ("M06", IKL, model(*moe(rows=24)), model(*moe(rows=48))),
+    ("M07", ML, model(weight(), SCALE), model(weight(kind=NVFP4), SCALE)),
+    ("M07", ML, model(weight(), SCALE), model(weight(), SCALE, arch="bitnet")),
+    ("M07", IKL, model(weight(), SCALE), model(weight(), T("blk.0.ffn_down.scale", (32,), 0))),
+    ("M08", ML, model(weight(kind=NVFP4), SCALE, BARE), model(weight(kind=NVFP4), BARE)),
+    ("M08", ML, model(weight(kind=NVFP4), SCALE, BARE), model(weight(kind=NVFP4), SCALE)),
+    ("M09", ML, model(SCALE), model(weight(), SCALE)),
     ("G03", IKL, model(*moe(up=29, gate=29)), model(weight(kind=29))),
     ("D01", ML, mla(("attn_k_b", (96, 32, 2)), kind=151), mla(K_B)),
     ("D02", ML, mla(K_B, key_length=192), mla(K_B, V_B, key_length=192)),
