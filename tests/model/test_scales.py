@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from gguftool.model.opening import open_model
@@ -44,6 +43,8 @@ def test_a_vector_beside_a_router_is_no_scale(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("start", [0, 1, 63, 64, 65, 150])
 def test_each_expert_is_multiplied_by_its_own_number(tmp_path: Path, start: int) -> None:
+    import numpy as np
+
     scale = f32("blk.0.ffn_up_exps.scale", (3,), [2.0, 3.0, 5.0])
     tensors = open_model(write(tmp_path / "m.gguf", floats(EXPERTS, (32, 2, 3)), scale)).tensors
     factor = factor_of(tensors, EXPERTS)

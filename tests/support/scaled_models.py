@@ -40,6 +40,7 @@ def with_scales(weight: b.Tensor, *scale: float, input_scale: bool = True) -> li
 
 def write(path: Path, *tensors: b.Tensor, arch: str = "llama") -> str:
     kvs = [b.KV("general.architecture", b.STR, arch), b.KV(f"{arch}.block_count", b.U32, 1)]
+    kvs.append(b.KV("general.quantization_version", b.U32, 2))
     path.write_bytes(b.gguf(kvs, [floats("token_embd.weight"), f32(NORM, (WIDTH,), [1.0] * WIDTH), *tensors]))
     return str(path)
 
