@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 # Cc control, Cf format (bidi marks, zero-width), Cs lone surrogate, Co private use, Zl/Zp line separators.
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _MAX_SHOWN = 200
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9_@%+=:,./-]+", re.ASCII)
 # A URL's user and password, and its query, which may be a signature.
 _LOGIN = re.compile(r"(?<=://)[^/\s'\"@]*@")
 _QUERY = re.compile(r"(https?://[^\s'\"?#]*)[?#][^\s'\"]*", re.IGNORECASE)
@@ -101,6 +102,24 @@ def _escape(char: str) -> str:
     if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8, as surrogateescape keeps it
         return f"\\x{code - 0xDC00:02x}"
     return char.encode("unicode_escape").decode("ascii")
+
+
+def shell_word(word: str) -> str:
+    """Quote `word` for a POSIX shell; never with single quotes, so that messages can put them around a command."""
+    if _PLAIN_WORD.fullmatch(word):
+        return word
+    if word.isprintable() and "!" not in word:
+        return '"' + re.sub(r'(["$`\\\\])', r"\\\1", word) + '"'
+    if word.isprintable():
+        return re.sub(r"([^A-Za-z0-9_@%+=:,./-])", r"\\\1", word)
+    escaped = word.encode("utf-8", "surrogateescape")
+    plain = "".join(chr(b) if 32 <= b < 127 and chr(b) not in "\\'" else f"\\x{b:02x}" for b in escaped)
+    return f"$'{plain}'"
+
+
+def command_line(*words: str) -> str:
+    """A gguftool command in quotes, ready to paste: ``'gguftool merge "a b.gguf" -o NEW.gguf'``."""
+    return f"'{' '.join(('gguftool', *map(shell_word, words)))}'"
 
 
 def listed(items: list[str] | tuple[str, ...], limit: int = 20) -> str:

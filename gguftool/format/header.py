@@ -46,7 +46,7 @@ GENERAL_TYPE: Final = "general.type"
 # Limits, with reasons (and MAX_HEAD in `cursor`). All are far above what any published model holds.
 MAX_TENSORS: Final = 1 << 20  # bounds the memory of parsed infos; the largest unmerged MoE models hold about 70,000
 MAX_KVS: Final = 1 << 16  # engines write below 100
-MAX_DIMS: Final = 4  # GGML_MAX_DIMS; both engines refuse more
+MAX_DIMS: Final = 32  # as in NumPy 1; files of video models have 5, though ggml takes 4 (GGML_MAX_DIMS)
 MAX_NESTING: Final = 8  # arrays of arrays; engines refuse any, the specification sets no bound
 MAX_ELEMENTS: Final = (1 << 63) - 1  # ggml counts elements in int64
 
@@ -311,7 +311,9 @@ def _parse_placing(cursor: Cursor, name: str, where: str) -> TensorInfo:
     """Read what follows the name of a tensor: dims, type, offset."""
     n_dims = cursor.number("I", where)
     if n_dims > MAX_DIMS:
-        raise FormatError(f"{n_dims:,} dimensions; ggml knows at most {MAX_DIMS}", where=where, offset=cursor.pos - 4)
+        raise FormatError(
+            f"{n_dims:,} dimensions; gguftool reads at most {MAX_DIMS}, ggml 4", where=where, offset=cursor.pos - 4
+        )
     start = cursor.pos
     dims = tuple(cursor.length(where) for _ in range(n_dims))
     if math.prod(dims) > MAX_ELEMENTS or any(dim > MAX_ELEMENTS for dim in dims):

@@ -104,7 +104,7 @@ class Tensor:
 
 @record
 class ModelFile:
-    """One GGUF file of a model; `shard` is its name taken apart, None for a name that is no shard's."""
+    """One GGUF file of a model; `shard` is its place in a set, by its name or its split keys, None if it has none."""
 
     source: Source
     header: Header

@@ -19,6 +19,7 @@ from gguftool.format.cursor import MAX_HEAD, NeedMoreData
 from gguftool.format.file_names import KEY_COUNT, KEY_NO, KEY_TENSORS, ShardName, parse_shard_name
 from gguftool.format.header import ARCHITECTURE_KEY, Header, parse
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
+from gguftool.model.grouping import SUFFIX, Group, Grouper
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.record import replace
 from gguftool.storage.sources.locate import (
@@ -39,7 +40,6 @@ StrPath: TypeAlias = str | os.PathLike[str]
 ModelLike: TypeAlias = Model | StrPath
 
 ORDER_KEY = "gguftool.tensor_order"
-_SUFFIX = ".gguf"
 _FIRST_LOCAL_READ = 4 << 10  # holds the head of a shard; a model's head needs one or two larger reads
 _GROWTH = 16
 _REMOTE_READS = 3  # after this many guesses each read is as large as possible
@@ -56,13 +56,13 @@ def open_model(*specs: StrPath, this_file_only: bool = False) -> Model:
 
     Raises `SourceError` (nothing there, or several models), `FormatError` (not GGUF, or contradictory shards).
     """
-    groups = _group(_pool([os.fspath(spec) for spec in specs], this_file_only, only_one=True))
+    groups = _groups([os.fspath(spec) for spec in specs], this_file_only, only_one=True)
     name = " ".join(without_secrets(os.fspath(spec)) for spec in specs)
     complete = [group for group in groups if group.is_complete]
     if len(complete) > 1:
         raise _several(name, [group.name for group in complete])
     if complete:
-        others = [source.name for group in groups if group is not complete[0] for source, _ in group.members]
+        others = [one.source.name for group in groups if group is not complete[0] for one in group.members]
         model = _model_of_group(complete[0])
         ignored = f"left out {len(others)} file(s) of incomplete sets beside it: {listed(others, 3)}"
         return replace(model, remarks=(*model.remarks, ignored)) if others else model
@@ -85,7 +85,7 @@ def open_models(*specs: ModelLike, this_file_only: bool = False) -> tuple[Model,
                 models.append(spec)
             else:
                 paths.append(os.fspath(spec))
-        models += [_model_of_group(group) for group in _group(_pool(paths, this_file_only))]
+        models += [_model_of_group(group) for group in _groups(paths, this_file_only, join=False)]
     return tuple(models)
 
 
@@ -104,15 +104,12 @@ def as_source(source: Source | StrPath) -> Source:
     return source if isinstance(source, Source) else open_source(os.fspath(source))
 
 
-def find_files(
-    *specs: StrPath, this_file_only: bool = False
-) -> tuple[tuple[tuple[Source, ShardName | None], ...], ...]:
-    """Find the files of every model that `specs` name, without reading them: a group of (file, shard name) for each.
+def find_files(*specs: StrPath, this_file_only: bool = False) -> tuple[Group, ...]:
+    """Find the files of every model that `specs` name; heads are read only where names are odd.
 
     For callers that examine files which `open_model` refuses. Raises `SourceError` if nothing is there.
     """
-    groups = _group(_pool([os.fspath(spec) for spec in specs], this_file_only))
-    return tuple(tuple(group.members) for group in groups)
+    return tuple(_groups([os.fspath(spec) for spec in specs], this_file_only))
 
 
 def read_header(source: Source) -> Header:
@@ -153,24 +150,10 @@ def read_headers(sources: Sequence[Source]) -> list[Header]:
 # --- pooling and grouping --------------------------------------------------------------------------------------------
 
 
-class _Group:
-    """Files of one (folder, prefix, count), or one single file."""
-
-    def __init__(self, members: list[tuple[Source, ShardName | None]]) -> None:
-        self.members = members
-
-    @property
-    def count(self) -> int:
-        shard = self.members[0][1]
-        return shard.count if shard else 1
-
-    @property
-    def is_complete(self) -> bool:
-        return len({shard.number if shard else 1 for _, shard in self.members}) == self.count
-
-    @property
-    def name(self) -> str:
-        return self.members[0][0].name
+def _groups(specs: Sequence[str], this_file_only: bool, *, only_one: bool = False, join: bool = True) -> list[Group]:
+    """The models among the files that `specs` name, and their shards beside these."""
+    sources, grouper = _pool(specs, this_file_only, only_one), Grouper(read_header)
+    return grouper.group(sources, join=join) if this_file_only else grouper.with_gaps_filled(sources, join=join)
 
 
 def _several(name: str, models: list[str]) -> SourceError:
@@ -197,7 +180,7 @@ def _pool(specs: Sequence[str], this_file_only: bool, only_one: bool = False) ->
     derived: set[str] = set()
     sets: set[tuple[str, int]] = set()
     for spec in specs:
-        for name in expand(spec, _SUFFIX):
+        for name in expand(spec, SUFFIX):
             names[name] = None
             shard = None if this_file_only else _shard_of(name)
             if shard is not None and (shard.prefix, shard.count) not in sets:
@@ -283,30 +266,20 @@ def _shards_beside(name: str, shard: ShardName) -> tuple[str, ...]:
                 source=without_secrets(name),
             )
         return tuple(renamed(name, str(replace(shard, number=number))) for number in range(1, shard.count + 1))
-    beside = ((other, _shard_of(other)) for other in siblings(name, _SUFFIX))
+    beside = ((other, _shard_of(other)) for other in siblings(name, SUFFIX))
     wanted = (shard.prefix, shard.count)
     return tuple(other for other, found in beside if found and (found.prefix, found.count) == wanted)
-
-
-def _group(sources: Iterable[Source]) -> list[_Group]:
-    groups: dict[object, _Group] = {}
-    for source in sources:
-        shard = parse_shard_name(source.name)
-        key = (shard.prefix, shard.count) if shard else source.name
-        groups.setdefault(key, _Group(members=[])).members.append((source, shard))
-    for group in groups.values():
-        group.members.sort(key=lambda member: member[1].number if member[1] else 1)
-    return list(groups.values())
 
 
 # --- one group -------------------------------------------------------------------------------------------------------
 
 
-def _model_of_group(group: _Group) -> Model:
-    headers = read_headers([source for source, _ in group.members])
+def _model_of_group(group: Group) -> Model:
+    unread = [member.source for member in group.members if member.header is None]
+    headers = dict(zip(map(id, unread), read_headers(unread), strict=True))
     files = tuple(
-        ModelFile(source=source, header=header, shard=shard)
-        for (source, shard), header in zip(group.members, headers, strict=True)
+        ModelFile(source=one.source, header=one.header or headers[id(one.source)], shard=one.shard)
+        for one in group.members
     )
     _refuse_contradictions(group.name, files)
     first = files[0]
@@ -316,8 +289,6 @@ def _model_of_group(group: _Group) -> Model:
         for number in range(1, group.count + 1)
         if first.shard and number not in present
     ]
-    if first.shard is None and (count := _integer(first.header.get(KEY_COUNT)) or 1) > 1:
-        missing.append(f"{count - 1} of the {count} shards that {KEY_COUNT} promises")
     return Model(
         name=group.name,
         files=files,
@@ -325,6 +296,7 @@ def _model_of_group(group: _Group) -> Model:
         tensors=MappingProxyType(_collect_tensors(group.name, files)),
         missing=tuple(missing),
         expected_tensors=_integer(first.header.get(KEY_TENSORS)),
+        remarks=group.remarks,
     )
 
 

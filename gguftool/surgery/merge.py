@@ -144,8 +144,8 @@ def _same_model(model: ModelLike | None, sources: Sequence[Input]) -> Model | No
     if model is None:
         return None
     model = as_model(model)
-    wanted = {source.file_key for source in model.sources}
-    return next((s.model for s in sources if {x.file_key for x in s.model.sources} & wanted), model)
+    wanted = model.sources[0].file_key  # the file with the metadata: shards under several prefixes are several inputs
+    return next((s.model for s in sources if wanted in {x.file_key for x in s.model.sources}), model)
 
 
 def _of_other_architecture(donor: Model, sources: Sequence[Input], allowed: Sequence[str]) -> list[Input]:

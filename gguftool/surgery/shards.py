@@ -6,7 +6,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gguftool.errors import PlanError, printable
-from gguftool.format.file_names import IK_MAX_SHARDS, KEY_COUNT, KEY_NO, KEY_TENSORS, MAX_SHARDS, ShardName
+from gguftool.format.file_names import (
+    IK_MAX_SHARDS,
+    KEY_COUNT,
+    KEY_NO,
+    KEY_TENSORS,
+    MAX_SHARDS,
+    ShardName,
+    parse_shard_name,
+)
 from gguftool.format.header import ALIGNMENT_KEY, Header, round_up
 from gguftool.format.kv import KV, ByteOrder, ValueType, find_kv, make_kv
 from gguftool.model.layout import Dialect, gguf_file, marks_of, padded_size, with_alignment
@@ -239,7 +247,7 @@ def replace_shards(
 
     Raises `PlanError` if nothing changes, or the files are not one local set with one prefix.
     """
-    shards = [file.shard for file in model.files]
+    shards = [parse_shard_name(file.source.name) for file in model.files]  # engines and recovery go by the names
     if any(source.file_id is None for source in model.sources):
         raise PlanError("is not local, and cannot be changed in place; -o PREFIX writes a new one", source=model.name)
     if any(shard is None or shard.prefix != (shards[0] or shard).prefix for shard in shards):

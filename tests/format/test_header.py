@@ -267,3 +267,15 @@ def test_arrays_nested_nine_deep_are_refused() -> None:
         item = b.Array(b.ARR, [item])
     with pytest.raises(FormatError, match="nested deeper than 8"):
         parsed(b.gguf([b.KV("deep", b.ARR, item)]))
+
+
+@pytest.mark.parametrize(("n_dims", "is_read"), [(5, True), (32, True), (33, False), (1 << 31, False)])
+def test_dims_are_a_count_within_a_bound(n_dims: int, is_read: bool) -> None:
+    data = b.head((), [b.Tensor("x", (1,) * min(n_dims, 64), 0, bytes(4))])
+    at = data.index(b"x") + 1
+    data = data[:at] + struct.pack("<I", n_dims) + data[at + 4 :] + bytes(4096)
+    if is_read:
+        assert parse(data, len(data)).tensors[0].dims == (1,) * n_dims
+    else:
+        with pytest.raises(FormatError, match="at most 32"):
+            parse(data, len(data))

@@ -134,12 +134,95 @@ def test_a_set_with_gaps_opens_and_lists_them(folder: Path, numbers: tuple[int, 
     assert all(name in str(error.value) for name in model.missing)
 
 
-def test_a_renamed_first_shard_still_knows_that_others_are_missing(folder: Path) -> None:
+# --- odd names -------------------------------------------------------------------------------------------------------
+
+ODD = {
+    "browser": ("m-00002-of-00003 (1).gguf",),
+    "importer": tuple(f"org-00{number}-of-00003-e3b5{number}.gguf" for number in ("001", "002", "003")),
+    "renamed": ("model.gguf",),
+    "other prefix": ("x-00002-of-00003.gguf",),
+}
+
+
+def put_odd(folder: Path, kind: str) -> list[str]:
+    """Put a set into `folder` of which some shards have odd names; the names, in order."""
+    names = list(b.shard_set("m", ((), (), ())))
     put_set(folder)
-    os.rename("m-00001-of-00003.gguf", "model.gguf")
-    model = open_model("model.gguf")
-    assert not model.is_complete
-    assert "2 of the 3 shards" in model.missing[0]
+    odd = list(ODD[kind]) if len(ODD[kind]) == 3 else [*ODD[kind]]
+    first = {"browser": 1, "importer": 0, "renamed": 0, "other prefix": 1}[kind]
+    for place, name in enumerate(odd, first):
+        os.rename(names[place], name)
+        names[place] = name
+    return names
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_shards_under_odd_names_open_as_their_set_however_it_is_named(folder: Path, kind: str) -> None:
+    names = put_odd(folder, kind)
+    for spec in (".", *names):
+        model = open_model(spec)
+        assert contents(model) == WHOLE
+        assert model.is_complete
+        assert [file.source.name.removeprefix("./") for file in model.files] == names
+        (said,) = model.remarks
+        assert "of one set under wrong names" in said
+        assert all(name in said for name in ODD[kind]) or len(ODD[kind]) == 3
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_merge_takes_any_shard_under_an_odd_name_for_its_set(folder: Path, kind: str) -> None:
+    for name in put_odd(folder, kind):
+        assert plan_merge([name], folder / "out.gguf").outputs[0].size > 0
+
+
+def test_a_second_copy_of_a_shard_is_left_out(folder: Path) -> None:
+    put_set(folder)
+    shutil.copy("m-00002-of-00003.gguf", "m-00002-of-00003 (1).gguf")
+    model = open_model(".")
+    assert contents(model) == WHOLE
+    assert "m-00002-of-00003 (1).gguf" in model.remarks[-1]
+    assert contents(open_model("m-00002-of-00003 (1).gguf")) == WHOLE
+
+
+def test_an_odd_name_goes_to_the_set_with_its_prefix(folder: Path) -> None:
+    for prefix in ("a", "b"):
+        put_set(folder, prefix)
+        os.rename(f"{prefix}-00002-of-00003.gguf", f"{prefix}-00002-of-00003 (1).gguf")
+    for prefix in ("a", "b"):
+        model = open_model(f"{prefix}-00001-of-00003.gguf")
+        assert [file.source.name[0] for file in model.files] == [prefix] * 3
+
+
+def test_two_sets_of_importers_in_one_folder_stay_two(folder: Path) -> None:
+    for prefix in ("a", "b"):
+        put_set(folder, prefix)
+        for number in (1, 2, 3):
+            os.rename(f"{prefix}-0000{number}-of-00003.gguf", f"{prefix}-0000{number}-of-00003-x.gguf")
+    with pytest.raises(SourceError, match="2 models"):
+        open_model(".")
+    assert [model.is_complete for model in open_models(".")] == [True, True]
+
+
+def test_prefixes_that_do_not_fill_all_gaps_stay_apart(folder: Path) -> None:
+    put_set(folder, "a", (1,))
+    put_set(folder, "b", (2,))
+    model = open_model("a-00001-of-00003.gguf")
+    assert len(model.files) == 1
+    assert len(model.missing) == 2
+
+
+def test_a_set_of_odd_names_with_a_gap_says_which_shard_is_missing(folder: Path) -> None:
+    names = put_odd(folder, "importer")
+    os.remove(names[1])
+    for spec in (".", names[0], names[2]):
+        model = open_model(spec)
+        assert [os.path.basename(name) for name in model.missing] == ["org-00002-of-00003.gguf"]
+        assert "gguftool merge" not in model.remarks[0]
+
+
+def test_this_file_only_leaves_an_odd_shard_alone(folder: Path) -> None:
+    names = put_odd(folder, "browser")
+    assert len(open_model(names[1], this_file_only=True).files) == 1
 
 
 def test_partial_sets_of_several_prefixes_are_one_model_by_their_tensors(folder: Path) -> None:
@@ -150,7 +233,8 @@ def test_partial_sets_of_several_prefixes_are_one_model_by_their_tensors(folder:
     assert contents(model) == WHOLE
     assert model.is_complete
     assert model.get("general.architecture") is not None
-    assert any("3 partial" in remark for remark in model.remarks)
+    assert "2 of 3 shards of one set under wrong names" in model.remarks[0]
+    assert all(name in model.remarks[0] for name in ("b-from-x-00002-of-00003.gguf", "a-from-y-00003-of-00003.gguf"))
 
 
 def test_a_complete_set_beside_partial_ones_is_the_model_and_says_what_it_left_out(folder: Path) -> None:

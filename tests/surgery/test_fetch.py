@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from gguftool.errors import ExecuteError, PlanError
 from gguftool.format.file_names import parse_shard_name
+from gguftool.model.grouping import Group, Member
 from gguftool.model.model import Model, ModelFile
-from gguftool.model.opening import _Group, _model_of_group, open_model, read_header
+from gguftool.model.opening import _model_of_group, open_model, read_header
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.execute.streaming import MAX_GAP
@@ -46,7 +47,7 @@ class Recorded(SlowSource):
 
 
 def remote_model(*sources: SlowSource) -> Model:
-    return _model_of_group(_Group(members=[(source, parse_shard_name(source.name)) for source in sources]))
+    return _model_of_group(Group([Member(source=source, shard=parse_shard_name(source.name)) for source in sources]))
 
 
 def original(source: SlowSource) -> ModelFile:

@@ -18,7 +18,7 @@ from gguftool.analysis.lint.target import LintTarget, target_of
 from gguftool.analysis.placement import PlacementRule
 from gguftool.errors import FormatError, SourceError, listed, without_secrets
 from gguftool.format.engine_facts.engines import ENGINES
-from gguftool.format.file_names import ShardName
+from gguftool.model.grouping import Group, Member
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.opening import ModelLike, find_files, read_header
 from gguftool.record import record
@@ -28,8 +28,6 @@ from gguftool.storage.sources.source import Source
 _RULE_MODULES = (layers, loaders, tensors_map, shards, file, types, scales)
 
 _NOT_LOOKED = "remote, so nothing but heads was read: F07 and F19 look into data; --data lets them"
-
-_Members = Sequence[tuple[Source, ShardName | None]]
 
 
 @record
@@ -153,40 +151,30 @@ def _unreadable(spec: str, diagnoses: tuple[Finding, ...], files: int, options: 
     )
 
 
-def _choose(spec: str, groups: Sequence[_Members]) -> tuple[_Members, tuple[str, ...]]:
+def _choose(spec: str, groups: Sequence[Group]) -> tuple[list[Member], tuple[str, ...]]:
     """The members of the only complete group, else those of all groups, as `open_model` does."""
-    complete = [group for group in groups if len({_number(shard) for _, shard in group}) == _count(group)]
+    complete = [group for group in groups if group.is_complete]
     if len(complete) > 1:
-        names = listed([group[0][0].name for group in complete])
+        names = listed([group.name for group in complete])
         raise SourceError(f"{len(complete)} models lie here; name one of them: {names}", source=spec)
     if not complete:
-        return [member for group in groups for member in group], ()
-    others = sum(len(group) for group in groups) - len(complete[0])
-    return complete[0], (f"left out {others} file(s) of incomplete sets beside it",) if others else ()
+        return [member for group in groups for member in group.members], ()
+    others = sum(len(group.members) for group in groups) - len(complete[0].members)
+    left_out = (f"left out {others} file(s) of incomplete sets beside it",) if others else ()
+    return complete[0].members, (*complete[0].remarks, *left_out)
 
 
-def _number(shard: ShardName | None) -> int:
-    """The number of a shard, 1 for a file that is not a shard."""
-    return shard.number if shard else 1
-
-
-def _count(group: _Members) -> int:
-    """The number of shards according to the names of a group."""
-    shard = group[0][1]
-    return shard.count if shard else 1
-
-
-def _read(members: _Members) -> tuple[list[ModelFile], tuple[Finding, ...]]:
+def _read(members: Sequence[Member]) -> tuple[list[ModelFile], tuple[Finding, ...]]:
     """Read all heads; return the files, and the diagnoses of those that are not a readable GGUF."""
 
-    def read(member: tuple[Source, ShardName | None]) -> ModelFile | Finding:
-        source, shard = member
+    def read(member: Member) -> ModelFile | Finding:
         try:
-            return ModelFile(source=source, header=read_header(source), shard=shard)
+            header = member.header or read_header(member.source)
+            return ModelFile(source=member.source, header=header, shard=member.shard)
         except (FormatError, SourceError) as error:
-            return _diagnose(source, error)
+            return _diagnose(member.source, error)
 
-    found = for_each(members, read, remote=any(source.is_remote for source, _ in members))
+    found = for_each(members, read, remote=any(member.source.is_remote for member in members))
     files = [part for part in found if isinstance(part, ModelFile)]
     return files, tuple(part for part in found if isinstance(part, Finding))
 

@@ -289,7 +289,8 @@ def _is_hostile(text: str) -> bool:
 )
 def no_architecture(target: LintTarget) -> Iterator[Hit]:
     """The model does not say its architecture."""
-    if target.has_metadata and not target.architecture and target.kind not in NOT_MODELS:
+    later_shard = (target.split_keys[0].number or 0) > 0
+    if target.has_metadata and not later_shard and not target.architecture and target.kind not in NOT_MODELS:
         yield Hit(message="general.architecture is absent or no string", where=_shown(target.files[0]))
 
 

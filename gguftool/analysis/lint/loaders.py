@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from gguftool.analysis.lint.file import NOT_MODELS
-from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, rule, undecided
+from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, hits_by_message, rule, undecided
 from gguftool.analysis.lint.target import LintTarget, integer_of
 from gguftool.errors import listed, printable
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT
@@ -22,6 +22,7 @@ from gguftool.format.kv import ValueType
 from gguftool.model.model import ModelFile
 
 MAX_NAME = 63  # bytes; GGML_MAX_NAME holds a final zero too
+GGML_MAX_DIMS = 4  # ggml/include/ggml.h of both engines
 MAX_LAYERS = 1 << 16  # bounds the work on a hostile block_count
 
 
@@ -54,6 +55,18 @@ def nested_array(target: LintTarget) -> Iterator[Hit]:
         for kv in file.header.kvs:
             if kv.type is ValueType.ARRAY and kv.element_type is ValueType.ARRAY:
                 yield Hit(message=f"'{printable(kv.key, 80)}' is an array of arrays", where=_shown(file))
+
+
+@rule(
+    "P04",
+    Severity.ERROR,
+    engines=BOTH,
+    way_out="load it in ComfyUI-GGUF or stable-diffusion.cpp: engines take 4 dimensions",
+)
+def too_many_dims(target: LintTarget) -> Iterator[Hit]:
+    """A tensor has more than 4 dimensions: both engines refuse the file."""
+    many = (tensor for tensor in target.tensors if len(tensor.info.dims) > GGML_MAX_DIMS)
+    yield from hits_by_message(many, lambda t: f"{len(t.info.dims)} dimensions; ggml takes at most {GGML_MAX_DIMS}")
 
 
 @rule("S08", Severity.ERROR, engines=MAINLINE, way_out="'gguftool merge FILE -o NEW' writes dense offsets")

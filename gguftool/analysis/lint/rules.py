@@ -12,7 +12,7 @@ Where each code is:
     F01-F19 F27 T04  file            one file: sizes, offsets, padding, metadata, samples of data
     F20-F26 H01      shards          split sets: names, split keys, missing shards
     F28-F29          tensors_map     shards against the tensors.map files beside them
-    P01-P03 S08-S11  loaders         what loaders accept: grammar, offsets, names, missing tensors
+    P01-P04 S08-S11  loaders         what loaders accept: grammar, offsets, names, missing tensors
     H02-H03          loaders         general.file_type
     T01-T03 T05 T06  types           types that an engine does not know, cannot compute with, or knows in another layout
     S01-S07          types           shapes that a type or its kernel does not take
@@ -67,12 +67,16 @@ class Finding:
 
 @record
 class Hit:
-    """A problem that a rule function found; `where` defaults to the tensors' names, `severity` to the rule's."""
+    """A problem that a rule function found.
+
+    `where` defaults to the tensors' names, `severity` and `way_out` to those of the rule.
+    """
 
     message: str
     tensors: tuple[str, ...] = ()
     where: str = ""
     severity: Severity | None = None
+    way_out: str = ""
 
 
 class CannotEvaluate(Exception):
@@ -156,12 +160,12 @@ def _hits(each: LintRule, target: LintTarget) -> list[Hit]:
 
 def _merged(hits: Iterable[Hit]) -> list[Hit]:
     """Join hits that differ in their tensors only; all beyond a limit become one hit, so that reports stay short."""
-    groups: dict[tuple[str, str, Severity | None], list[str]] = {}
+    groups: dict[tuple[str, str, Severity | None, str], list[str]] = {}
     for hit in hits:
-        groups.setdefault((hit.message, hit.where, hit.severity), []).extend(hit.tensors)
+        groups.setdefault((hit.message, hit.where, hit.severity, hit.way_out), []).extend(hit.tensors)
     merged = [
-        Hit(message=message, where=where, severity=severity, tensors=tuple(names))
-        for (message, where, severity), names in groups.items()
+        Hit(message=message, where=where, severity=severity, tensors=tuple(names), way_out=way_out)
+        for (message, where, severity, way_out), names in groups.items()
     ]
     kept, rest = merged[:_HITS_KEPT], merged[_HITS_KEPT:]
     if rest:
@@ -180,7 +184,7 @@ def _finding(each: LintRule, engines: tuple[str, ...], hit: Hit) -> Finding:
         message=hit.message,
         where=hit.where or names_in_words(hit.tensors),
         tensors=hit.tensors,
-        way_out="" if "could not be evaluated" in hit.message else each.way_out,
+        way_out="" if "could not be evaluated" in hit.message else hit.way_out or each.way_out,
         engines=engines,
     )
 

@@ -14,7 +14,9 @@ from gguftool.errors import listed, printable
 from gguftool.format.engine_facts.engines import BOTH, IK, MAINLINE
 from gguftool.format.file_names import IK_MAX_SHARDS, KEY_COUNT, KEY_NO, KEY_TENSORS
 from gguftool.format.kv import ValueType
+from gguftool.model.grouping import Group, Member
 from gguftool.model.model import ModelFile
+from gguftool.storage.sources.locate import base_name
 
 IK_SAFE_SHARDS = 62  # the most that users report to load for inference
 _NAME_OUT = "name shards PREFIX-00001-of-000NN.gguf by split.no + 1 and split.count, all with one PREFIX"
@@ -107,12 +109,13 @@ def byte_orders(target: LintTarget) -> Iterator[Hit]:
 
 @rule("F26", Severity.ERROR, way_out=_NAME_OUT)
 def renamed_shard(target: LintTarget) -> Iterator[Hit]:
-    """A shard does not have a shard's name."""
-    for file, keys in zip(target.files, target.split_keys, strict=True):
-        count = keys.count or 1
-        if file.shard is None and count > 1:
-            message = f"{KEY_COUNT} is {count}, and the name is not one of {count} shards' names"
-            yield Hit(message=message, where=_shown(file))
+    """A shard does not have the name by which engines look for it."""
+    group = Group([Member(source=file.source, shard=file.shard) for file in target.files])
+    for member in group.misnamed:
+        wanted = base_name(str(member.shard))
+        message = f"the name of shard {member.shard.number if member.shard else 1} is not {wanted}, as engines want it"
+        out = f"{group.merge_command()} makes one file of them; or rename them" if group.is_complete else ""
+        yield Hit(message=message, where=printable(member.source.name, 4096), way_out=out)
 
 
 _H01_OUT = "'gguftool merge' and 'gguftool split' write sets that both engines load"

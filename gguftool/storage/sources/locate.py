@@ -304,6 +304,13 @@ def base_name(name: str) -> str:
     return unquote(without_query(name).rpartition("/")[2])
 
 
+def unused_name(name: str) -> str:
+    """`name`, or one like it that no file has yet: for commands in messages, which refuse to overwrite."""
+    stem, suffix = os.path.splitext(name)
+    tries = (name, *(f"{stem}-{number}{suffix}" for number in range(2, 100)))
+    return next((one for one in tries if not os.path.lexists(one)), name)
+
+
 def canonical(name: str) -> str:
     """The one spelling of `name`: pages of the Hub become its files, paths lose doubled slashes."""
     return backend_of(name).canonical(name)

@@ -25,6 +25,7 @@ from gguftool.model.opening import open_model
 from gguftool.render.check import check_text
 from gguftool.storage.execute.executor import execute
 from gguftool.surgery.tensors_map import plan_tensors_map
+from tests.support import builders as b
 from tests.support.check_models import LAYOUTS, Q4_K, Q8_0, File, T, model, shards
 from tests.support.paths import FIXTURES, REPO
 
@@ -107,6 +108,7 @@ CASES = [
     ("P01", ML, model(version=1), model(version=2)),
     ("P02", ML, model(kvs=[("", "u32", 1)]), model(kvs=[("a", "u32", 1)])),
     ("P03", ML, model(kvs=[("a.b", "raw", nested(9))]), model(kvs=[("a.b", "raw", nested(4))])),
+    ("P04", ML, model(weight((32, 2, 2, 2, 1))), model(weight((32, 2, 2, 2)))),
     ("S08", ML, model(weight(step=8704 + 64), T("blk.0.b.weight")), model(weight(), T("blk.0.b.weight"))),
     (
         "S09",
@@ -633,3 +635,23 @@ def test_a_gap_of_one_alignment_is_unexplained(extra: int, alignment: int, count
     key = [("general.alignment", "u32", alignment)]
     made = model(weight(step=8704 + extra), T("blk.0.b.weight"), alignment=alignment, kvs=key)
     assert len(hits(written(tmp_path, made), "F03")) == count
+
+
+@pytest.mark.parametrize("odd", ["m-00002-of-00003 (1).gguf", "x-00002-of-00003.gguf", "part two.gguf"])
+def test_a_folder_and_a_shard_of_it_are_judged_alike(tmp_path: Path, odd: str) -> None:
+    for name, data in b.shard_set("m", ((), b.llama_tensors()[:3], b.llama_tensors()[3:])).items():
+        (tmp_path / (odd if "00002" in name else name)).write_bytes(data)
+    found = [
+        sorted((finding.code, finding.message) for finding in check(spec).findings)
+        for spec in (tmp_path, tmp_path / "m-00001-of-00003.gguf", tmp_path / odd)
+    ]
+    assert found[0] == found[1] == found[2]
+    assert [code for code, _ in found[0] if code in ("F15", "F20", "F26")] == ["F26"]
+
+
+def test_a_later_shard_alone_is_not_asked_for_an_architecture(tmp_path: Path) -> None:
+    files = b.shard_set("m", ((), b.llama_tensors()[:3], b.llama_tensors()[3:]))
+    (tmp_path / "odd.gguf").write_bytes(files["m-00002-of-00003.gguf"])
+    for only in (False, True):
+        report = check(tmp_path / "odd.gguf", CheckOptions(this_file_only=only))
+        assert "F15" not in {finding.code for finding in report.findings}
