@@ -18,6 +18,7 @@ from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.opening import ModelLike, as_model, as_models
 from gguftool.model.roles import Place, Role, tensor_places
 from gguftool.record import record
+from gguftool.storage.sources.locate import base_name
 
 _NAME = "general.name"
 
@@ -111,6 +112,7 @@ class Distribution:
     by_type: tuple[Share, ...]
     by_role: tuple[Share, ...]
     by_layer: tuple[Layers, ...]
+    by_file: tuple[Share, ...]
     placement: Placement | None
     tensors: tuple[TensorRow, ...]
     missing: tuple[str, ...]
@@ -165,6 +167,7 @@ def distribution(model: ModelLike, rules: tuple[PlacementRule, ...] = ()) -> Dis
         by_type=tuple(by_type),
         by_role=tuple(sorted(by_role, key=lambda share: _ROLE_ORDER[share.name])),
         by_layer=_layers(items, total),
+        by_file=tuple(_shares(items, total, lambda item: base_name(item.tensor.padded_extent.source.name))),
         placement=placement,
         tensors=tuple(_row(index, item) for index, item in enumerate(items, start=1)),
         missing=model.missing,

@@ -25,7 +25,7 @@ from gguftool.model.opening import ModelLike, StrPath, as_model, open_model
 from gguftool.record import record
 from gguftool.storage.plan import Receipt
 from gguftool.storage.sources.digest import Progress, digest_all, digest_once, no_progress
-from gguftool.storage.sources.locate import open_source
+from gguftool.storage.sources.locate import base_name, open_source
 from gguftool.storage.sources.source import Extent, whole
 
 _MAX_MANIFEST = 64 << 20  # bytes
@@ -37,6 +37,9 @@ class Hash:
 
     name: str
     sha256: str
+
+
+_NOT_NAMED = "is not in the manifest"
 
 
 @record
@@ -175,7 +178,9 @@ def _verify_lines(
     """Check the lines of files and those of tensors; the output of a writer's --hash has both."""
     sums = [line for line in lines if is_sums(line)]
     others = [line for line in lines if not is_sums(line)]
-    of_files = _verify_sums(manifest, sums, jobs, progress) if sums else ()
+    of_files = _verify_sums(manifest, sums, model, jobs, progress) if sums else ()
+    if model is not None and others:  # the manifest of another layout of the model names other files
+        of_files = tuple(verdict for verdict in of_files if verdict.detail != _NOT_NAMED)
     return (*of_files, *(_verify_tensors(manifest, others, model, jobs, progress) if others else ()))
 
 
@@ -203,9 +208,13 @@ def _with_missing(entries: Iterable[MapEntry], verdicts: tuple[Verdict, ...]) ->
     return (*verdicts, *gaps)
 
 
-def _verify_sums(manifest: str, lines: Sequence[str], jobs: int | None, progress: Progress) -> tuple[Verdict, ...]:
-    """Check files by name: beside the manifest, else relative to the working folder, as sha256sum does."""
+def _verify_sums(
+    manifest: str, lines: Sequence[str], model: Model | None, jobs: int | None, progress: Progress
+) -> tuple[Verdict, ...]:
+    """Check the files of `model`, else those named: beside the manifest, or in the working folder as sha256sum does."""
     wanted = parse_sums(lines, manifest)
+    if model is not None:
+        return _verify_files_of(model, wanted, jobs, progress)
     present, verdicts = {}, []
     for name in wanted:
         beside = os.path.join(os.path.dirname(manifest), name)
@@ -215,6 +224,28 @@ def _verify_sums(manifest: str, lines: Sequence[str], jobs: int | None, progress
             verdicts.append(Verdict(name=name, ok=False, detail=error.message))
     digests = digest_all([[whole(source)] for source in present.values()], jobs, progress)
     return (*verdicts, *_compared(wanted, dict(zip(present, digests, strict=True))))
+
+
+def _verify_files_of(
+    model: Model, wanted: Mapping[str, str], jobs: int | None, progress: Progress
+) -> tuple[Verdict, ...]:
+    """Check the files of `model` against the lines with their names; one file needs no name if there is one line."""
+    by_name = {os.path.basename(name): sha256 for name, sha256 in wanted.items()}
+    promised: dict[str, str] = {}
+    verdicts = []
+    for file in model.files:
+        name = file.source.name
+        sha256 = by_name.get(base_name(name))
+        if sha256 is None and len(wanted) == len(model.files) == 1:
+            sha256 = next(iter(wanted.values()))
+        if sha256 is None:
+            verdicts.append(Verdict(name=name, ok=False, detail=_NOT_NAMED))
+        else:
+            promised[name] = sha256
+    sources = [file.source for file in model.files if file.source.name in promised]
+    digests = digest_all([[whole(source)] for source in sources], jobs, progress)
+    found = {source.name: sha256 for source, sha256 in zip(sources, digests, strict=True)}
+    return (*verdicts, *_compared(promised, found))
 
 
 def _verify_tensors(

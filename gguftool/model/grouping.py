@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from gguftool.errors import GGUFToolError, command_line, listed
 from gguftool.format.file_names import KEY_COUNT, KEY_NO, KEY_TENSORS, ShardName, parse_shard_name
-from gguftool.format.header import Header
-from gguftool.format.kv import INTEGERS, KV
+from gguftool.format.header import ARCHITECTURE_KEY, GENERAL_TYPE, Header
+from gguftool.format.kv import INTEGERS, KV, ValueType
 from gguftool.record import record, replace
 from gguftool.storage.sources.locate import (
     base_name,
@@ -30,6 +30,8 @@ from gguftool.storage.sources.source import Source
 
 SUFFIX = ".gguf"
 _NUMBERS = re.compile(r"-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})")
+_ACCESSORIES = frozenset({"mmproj", "imatrix", "adapter", "controlvector", "clip"})
+_ACCESSORY_NAME = re.compile(r"mmproj|imatrix")
 _MAX_LOOKED_INTO = 64  # files of any name beside a set with gaps; those with a shard's numbers are all looked into
 
 Reader = Callable[[Source], Header]
@@ -72,6 +74,13 @@ class Group:
         return self.members[0].source.name
 
     @property
+    def is_accessory(self) -> bool:
+        """Whether this is a file that goes with a model: a projector, an imatrix, an adapter, a control vector."""
+        head = self.members[0].header
+        texts = [_text(head.get(key)) for key in (GENERAL_TYPE, ARCHITECTURE_KEY)] if head else []
+        return bool(_ACCESSORIES.intersection(texts))
+
+    @property
     def misnamed(self) -> tuple[Member, ...]:
         """The shards that engines would not find, with the names that they would have to have as `shard`."""
         shard = self.members[0].shard
@@ -103,6 +112,33 @@ class Group:
         stem = base_name(shard.prefix if shard else self.name)
         output = unused_name(f"{stem or 'model'}-merged{SUFFIX}")
         return command_line("merge", (folder or ".") if whole_folder else self.name, "-o", output)
+
+
+def models_of(groups: Sequence[Group]) -> list[Group]:
+    """The complete groups; where there are models among them, without the files that go with these."""
+    complete = [group for group in groups if group.is_complete]
+    return [group for group in complete if not group.is_accessory] or complete
+
+
+def models_among(names: Sequence[str]) -> list[str]:
+    """The same by file names alone, for files that cost a request each."""
+    models = [name for name in names if not _ACCESSORY_NAME.search(base_name(name).lower())]
+    return models or list(names)
+
+
+def left_out(groups: Sequence[Group], model: Group) -> tuple[str, ...]:
+    """Say which files beside `model` were left out."""
+    others = [group for group in groups if group is not model]
+    texts = (("of incomplete sets", False), ("that go with a model", True))
+    found = (
+        (text, [one for group in others if group.is_complete == whole for one in group.members])
+        for text, whole in texts
+    )
+    return tuple(
+        f"left out {len(members)} file(s) {text} beside it: {listed([one.source.name for one in members], 3)}"
+        for text, members in found
+        if members
+    )
 
 
 def _base(name: ShardName) -> str:
@@ -284,6 +320,10 @@ def _are_one_model(members: Sequence[Member]) -> bool:
 
 def _total(head: Header | None) -> int | None:
     return _integer(head.get(KEY_TENSORS)) if head else None
+
+
+def _text(kv: KV | None) -> str:
+    return str(kv.value()) if kv is not None and kv.type is ValueType.STRING else ""
 
 
 def _integer(kv: KV | None) -> int | None:

@@ -19,7 +19,7 @@ from gguftool.format.cursor import MAX_HEAD, NeedMoreData
 from gguftool.format.file_names import KEY_COUNT, KEY_NO, KEY_TENSORS, ShardName, parse_shard_name
 from gguftool.format.header import ARCHITECTURE_KEY, Header, parse
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
-from gguftool.model.grouping import SUFFIX, Group, Grouper
+from gguftool.model.grouping import SUFFIX, Group, Grouper, left_out, models_among, models_of
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.record import replace
 from gguftool.storage.sources.locate import (
@@ -58,14 +58,12 @@ def open_model(*specs: StrPath, this_file_only: bool = False) -> Model:
     """
     groups = _groups([os.fspath(spec) for spec in specs], this_file_only, only_one=True)
     name = " ".join(without_secrets(os.fspath(spec)) for spec in specs)
-    complete = [group for group in groups if group.is_complete]
+    complete = models_of(groups)
     if len(complete) > 1:
         raise _several(name, [group.name for group in complete])
     if complete:
-        others = [one.source.name for group in groups if group is not complete[0] for one in group.members]
         model = _model_of_group(complete[0])
-        ignored = f"left out {len(others)} file(s) of incomplete sets beside it: {listed(others, 3)}"
-        return replace(model, remarks=(*model.remarks, ignored)) if others else model
+        return replace(model, remarks=(*model.remarks, *left_out(groups, complete[0])))
     if len(groups) == 1:
         return _model_of_group(groups[0])
     return _union(name, [_model_of_group(group) for group in groups])
@@ -166,7 +164,7 @@ def _refuse_several(spec: str, names: Iterable[str]) -> None:
     for name in names:
         shard = _shard_of(name) or ShardName(prefix=name, number=1, count=1)
         groups.setdefault((shard.prefix, shard.count), {})[shard.number] = name
-    complete = [found[1] for (_, count), found in groups.items() if len(found) == count]
+    complete = models_among([found[1] for (_, count), found in groups.items() if len(found) == count])
     if len(complete) > 1:
         raise _several(without_secrets(spec), complete)
 
@@ -374,7 +372,16 @@ def _union(name: str, models: list[Model]) -> Model:
         files=files,
         kvs=donor.kvs,
         tensors=MappingProxyType(tensors),
-        missing=() if complete else tuple(shard for model in models for shard in model.missing),
+        missing=() if complete else _in_no_set(models),
         expected_tensors=expected,
         remarks=(f"no complete set lies here; {len(models)} partial ones are read as one model by their tensors",),
     )
+
+
+def _in_no_set(models: Sequence[Model]) -> tuple[str, ...]:
+    """The shards that none of `models` has, if these are cut alike."""
+    shards = [file.shard for model in models for file in model.files if file.shard]
+    present = {shard.number for shard in shards}
+    if len({shard.count for shard in shards}) != 1 or len(present) == shards[0].count:
+        return tuple(shard for model in models for shard in model.missing)
+    return tuple(str(replace(shards[0], number=n)) for n in range(1, shards[0].count + 1) if n not in present)

@@ -120,7 +120,7 @@ def _sections(report: Report, by: ReportBy | None) -> Iterator[Table | Strip]:
         yield from _tables(report, ReportBy.ROLE)
     if by in (None, ReportBy.LAYER):
         yield from strips_of(report)
-    if by in (ReportBy.LAYER, ReportBy.TENSOR):
+    if by in (ReportBy.LAYER, ReportBy.TENSOR, ReportBy.FILE):
         yield from _tables(report, by)
     yield from _devices(report)
 
@@ -135,6 +135,8 @@ def _tables(report: Report, by: ReportBy) -> tuple[Table, ...]:
         return (share_table("by role", "role", model.by_role),)
     if by is ReportBy.LAYER:
         return tuple(map(layer_table, model.by_layer))
+    if by is ReportBy.FILE:
+        return (share_table("by file", "file", model.by_file),)
     return (tensor_table(model),)
 
 

@@ -24,6 +24,7 @@ class ReportBy(Enum):
     ROLE = "role"
     LAYER = "layer"
     TENSOR = "tensor"
+    FILE = "file"
 
 
 def label_text(label: Label) -> str:
@@ -142,6 +143,8 @@ def compared_tables(report: Report, by: ReportBy) -> tuple[Table, ...]:
         return _sorted_rows(tables, order.__getitem__)
     if by is ReportBy.LAYER:
         return tuple(table for stack in stacks(report) for table in _compared_layers(report, stack))
+    if by is ReportBy.FILE:
+        return compared("by file", "file", [model.by_file for model in models], _SIZE + _TYPES)
     return (_compared_tensors(report),)
 
 
@@ -214,6 +217,7 @@ _SUMS = ("tensors", "parameters", "bytes", "share", "bits_per_weight", "types")
 _FLAT: dict[ReportBy, tuple[tuple[str, ...], _Rows]] = {
     ReportBy.TYPE: (("type", *_SUMS), lambda model: map(_flat, model.by_type)),
     ReportBy.ROLE: (("role", *_SUMS), lambda model: map(_flat, model.by_role)),
+    ReportBy.FILE: (("file", *_SUMS), lambda model: map(_flat, model.by_file)),
     ReportBy.LAYER: (
         ("stack", "layer", "role", "tensors", "parameters", "bytes", "bits_per_weight", "types"),
         _flat_cells,

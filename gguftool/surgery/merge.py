@@ -221,6 +221,9 @@ def _scale_remarks(names: Sequence[str], reference: Model, selection: Selection)
 # --- problems --------------------------------------------------------------------------------------------------------
 
 
+_LIST_OF_TENSORS = "the model that gives the metadata says which tensors there are: --kv-from names another"
+
+
 def _problems(
     donor: Model, reference: Model | None, names: Sequence[str], sources: Sequence[Input], options: MergeOptions
 ) -> Iterator[str]:
@@ -232,7 +235,8 @@ def _problems(
     for source in sources:
         extra = [name for name in source.model.tensors if name not in known]
         if extra:
-            yield f"not in {reference.name if reference else 'the set'}, but in {source.name}: {listed(extra, 8)}"
+            where = reference.name if reference else "the set"
+            yield f"not in {where}, but in {source.name}: {listed(extra, 8)}; {_LIST_OF_TENSORS}"
         if source.model.byte_order is not donor.byte_order:
             yield f"{source.name} is {source.model.byte_order.name.lower()}-endian, {donor.name} is not"
     if reference is None and donor.expected_tensors is None:
@@ -243,11 +247,25 @@ def _problems(
         counts = [f"{len(source.model.tensors):,} in {source.name}" for source in sources]
         yield f"{len(names):,} tensors are there, {donor.expected_tensors:,} belong together: {listed(counts)}"
     elif reference is None and donor.expected_tensors != len(names):
-        missing = listed(list(donor.missing)) or "unknown"
-        yield f"{len(names):,} of {donor.expected_tensors:,} tensors are there; missing shards: {missing}"
+        yield f"{len(names):,} of {donor.expected_tensors:,} tensors are there; {_in_no_input(donor, sources)}"
     if reference is not None:
         yield from shape_conflicts(reference, names, sources)
     yield from contradictions(donor, sources, options.allowed_mismatches)
+
+
+def _in_no_input(donor: Model, sources: Sequence[Input]) -> str:
+    """Name the shards that no input has; inputs are sets of one model if their counts agree."""
+    shards = [file.shard for model in (donor, *(s.model for s in sources)) for file in model.files if file.shard]
+    counts = {shard.count for shard in shards}
+    if len(counts) != 1:
+        return f"missing shards: {listed(list(donor.missing)) or 'unknown'}"
+    (count,) = counts
+    gaps = sorted(set(range(1, count + 1)) - {shard.number for shard in shards})
+    if not gaps:
+        return "every shard number is there, so sets that are cut differently were mixed"
+    one_set = len({shard.prefix for shard in shards}) == 1
+    names = [str(replace(shards[0], number=number)) for number in gaps]
+    return f"in no input: shards {listed(names if one_set else [name[-19:-5] for name in names])}"
 
 
 def _refuse_problems(problems: Sequence[str], remarks: Sequence[str]) -> None:

@@ -99,7 +99,7 @@ def select_inputs(
             if scale is not None:
                 chosen[name] = scale
     if recipe is not None and rules is not None:
-        report_idle_rules(recipe, rules, notes)
+        report_idle_rules(recipe, rules, notes, [name for one in inputs for name in one.model.tensors])
     return Selection(chosen=chosen, remarks=grouped(notes.remarks), problems=grouped(notes.problems))
 
 
@@ -287,8 +287,12 @@ def _fallen_back(name: str, type_id: int, holders: Sequence[Input]) -> Input | N
     return None
 
 
-def report_idle_rules(recipe: Recipe, rules: Mapping[str, RecipeRule | None], notes: Notes) -> None:
+def report_idle_rules(
+    recipe: Recipe, rules: Mapping[str, RecipeRule | None], notes: Notes, elsewhere: Collection[str] = ()
+) -> None:
     """Report rules of `recipe` that decide nothing; `rules` maps each tensor to its rule.
+
+    `elsewhere`: tensors of the inputs, also those that the model with the metadata does not list.
 
     A rule that matches no tensor is a problem; if earlier rules take all the tensors that it matches, a remark.
     """
@@ -299,5 +303,11 @@ def report_idle_rules(recipe: Recipe, rules: Mapping[str, RecipeRule | None], no
         line = f"line {rule.line}: {rule.pattern}={rule.target}"
         if any(rule.matches(name) for name in rules):
             notes.remark("every tensor that this rule matches is taken by an earlier rule", line)
+        elif any(rule.matches(name) for name in elsewhere):
+            notes.problem(
+                "this rule matches only tensors that the model with the metadata does not have "
+                "(--kv-from names the model that says which tensors there are)",
+                line,
+            )
         else:
             notes.problem("this rule matches no tensor", line)

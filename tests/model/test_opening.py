@@ -410,3 +410,26 @@ def test_a_real_partial_set_opens(tmp_path: Path) -> None:
     assert len(model.missing) == 19
     assert model.expected_tensors == 21
     assert {tensor.sizing for tensor in model.tensors.values()} == {Sizing.EXACT}
+
+
+def test_the_model_is_found_among_its_projector_imatrix_and_adapter(folder: Path) -> None:
+    put(folder, {"model.gguf": b.small_model()})
+    for name, key, value in (
+        ("a-mmproj.gguf", "general.type", "mmproj"),
+        ("old-projector.gguf", "general.architecture", "clip"),
+        ("imatrix.gguf", "general.type", "imatrix"),
+        ("lora.gguf", "general.type", "adapter"),
+    ):
+        put(folder, {name: b.gguf((b.KV(key, b.STR, value),), TENSORS[:1])})
+    model = open_model(".")
+    assert contents(model) == WHOLE
+    assert "left out 4 file(s) that go with a model" in model.remarks[0]
+    os.remove("model.gguf")
+    with pytest.raises(SourceError, match="4 models"):
+        open_model(".")
+
+
+def test_missing_shards_of_several_partial_sets_are_those_that_none_has(folder: Path) -> None:
+    put_set(folder, "a", (1,))
+    put_set(folder, "b", (2,))
+    assert [os.path.basename(name) for name in open_model(".").missing] == ["a-00003-of-00003.gguf"]

@@ -10,7 +10,9 @@ import pytest
 
 import gguftool
 from gguftool.errors import GGUFToolError, PlanError
+from gguftool.format.recipe import parse_recipe
 from gguftool.surgery.inputs import find_inputs, open_inputs
+from gguftool.surgery.merge import MergeOptions, plan_merge
 from tests.support import builders as b
 from tests.support.command import run_gguftool
 from tests.support.mix_models import (
@@ -452,3 +454,30 @@ def test_a_label_that_the_user_gave_goes_before_one_of_a_file_name(given_first: 
     model = merged(arguments, tmp_path / "out.gguf", "norm=f32\n.*=q8_0")
     assert origin(model, "blk.0.attn_q.weight", [claimed, given]) == "other.gguf"
     assert [one.name for one in find_inputs(open_inputs(arguments), "q8_0")] == [given]
+
+
+def test_missing_shards_are_those_that_no_input_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tensors = b.llama_tensors()
+    files = b.shard_set("m", ((), *((tensor,) for tensor in tensors)))
+    for folder, numbers in (("x", (1, 2, 4)), ("y", (3, 5, 7))):
+        Path(folder).mkdir()
+        for number, (name, data) in enumerate(files.items(), 1):
+            if number in numbers:
+                Path(folder, name).write_bytes(data)
+    with pytest.raises(PlanError) as error:
+        plan_merge(["x", "y"], "out.gguf")
+    assert "in no input: shards 00006-of-00007" in str(error.value)
+    assert "00003-of" not in str(error.value)
+
+
+def test_a_rule_for_tensors_that_the_donor_lacks_names_kv_from(tmp_path: Path) -> None:
+    put = {"text.gguf": b.small_model(), "mm.gguf": b.gguf((), [b.tensor("mm.0.weight", "F32", (8,))])}
+    for name, data in put.items():
+        (tmp_path / name).write_bytes(data)
+    recipe = parse_recipe("^mm=@mm\n.*=@t\n")
+    with pytest.raises(PlanError) as error:
+        plan_merge([f"t={tmp_path}/text.gguf", f"mm={tmp_path}/mm.gguf"], "out.gguf", MergeOptions(recipe=recipe))
+    said = str(error.value)
+    assert "this rule matches only tensors that the model with the metadata does not have (--kv-from" in said
+    assert "matches no tensor" not in said

@@ -8,9 +8,9 @@ By default the meaning of a model is compared: its metadata, and its tensors' ty
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
-from gguftool.analysis.diff.data import DataDiff, DataOptions, data_size, diff_data
+from gguftool.analysis.diff.data import DataDiff, DataOptions, DataVerdict, data_size, diff_data
 from gguftool.analysis.diff.layout import LayoutChange, diff_layout
 from gguftool.analysis.diff.metadata import KVChange, diff_kvs
 from gguftool.analysis.diff.tensors import TensorChange, TensorGroup, diff_tensors, group_over_layers
@@ -20,6 +20,7 @@ from gguftool.format.pattern import compile_pattern
 from gguftool.model.model import Model
 from gguftool.model.opening import ModelLike, as_model
 from gguftool.record import record
+from gguftool.storage.sources.locate import base_name
 
 _LAYOUT_KEY = re.compile(rf"split\.|(?:{re.escape(ALIGNMENT_KEY)}|gguftool\.padding|gguftool\.tensor_order)\Z")
 
@@ -89,7 +90,12 @@ def diff_headers(a: ModelLike, b: ModelLike, options: DiffOptions | None = None)
         groups=group_over_layers(tensors),
         layout=layout,
         data=data,
-        remarks=(*_remarks("A", a), *_remarks("B", b), *_imatrix_remarks(a, options.data)),
+        remarks=(
+            *_remarks("A", a),
+            *_remarks("B", b),
+            *_imatrix_remarks(a, options.data),
+            *_shards_that_differ(a, b, tensors, data),
+        ),
     )
 
 
@@ -122,6 +128,19 @@ def _imatrix_remarks(a: Model, data: DataOptions | None) -> tuple[str, ...]:
     if not unmatched:
         return ()
     return (f"{len(unmatched):,} of the {len(entries):,} imatrix entries are no tensor of A: {listed(unmatched, 3)}",)
+
+
+def _shards_that_differ(a: Model, b: Model, changes: Sequence[TensorChange], data: DataDiff | None) -> Iterator[str]:
+    """Name the files of a set in which tensors differ: those are what a user fetches again, or exchanges."""
+    names = {change.name for change in changes}
+    if data is not None:
+        names |= {one.name for one in data.tensors if one.verdict is not DataVerdict.SAME}
+    for side, model in (("A", a), ("B", b)):
+        held = [model.tensors[name].padded_extent.source.name for name in model.tensors if name in names]
+        files = [base_name(name) for name in dict.fromkeys(held)]
+        if files and len(model.files) > 1:
+            count = f"{len(files):,} of {len(model.files):,} files"
+            yield f"{side}: the tensors that differ lie in {count}: {listed(files, 8)}"
 
 
 def _remarks(side: str, model: Model) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from gguftool.analysis.lint.target import LintTarget, target_of
 from gguftool.analysis.placement import PlacementRule
 from gguftool.errors import FormatError, SourceError, listed, without_secrets
 from gguftool.format.engine_facts.engines import ENGINES
-from gguftool.model.grouping import Group, Member
+from gguftool.model.grouping import Group, Member, left_out, models_of
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.opening import ModelLike, find_files, read_header
 from gguftool.record import record
@@ -153,15 +153,13 @@ def _unreadable(spec: str, diagnoses: tuple[Finding, ...], files: int, options: 
 
 def _choose(spec: str, groups: Sequence[Group]) -> tuple[list[Member], tuple[str, ...]]:
     """The members of the only complete group, else those of all groups, as `open_model` does."""
-    complete = [group for group in groups if group.is_complete]
+    complete = models_of(groups)
     if len(complete) > 1:
         names = listed([group.name for group in complete])
         raise SourceError(f"{len(complete)} models lie here; name one of them: {names}", source=spec)
     if not complete:
         return [member for group in groups for member in group.members], ()
-    others = sum(len(group.members) for group in groups) - len(complete[0].members)
-    left_out = (f"left out {others} file(s) of incomplete sets beside it",) if others else ()
-    return complete[0].members, (*complete[0].remarks, *left_out)
+    return complete[0].members, (*complete[0].remarks, *left_out(groups, complete[0]))
 
 
 def _read(members: Sequence[Member]) -> tuple[list[ModelFile], tuple[Finding, ...]]:

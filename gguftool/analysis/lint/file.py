@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import TypeVar
 
+from gguftool.analysis.lint.kinds import kind_in_words
 from gguftool.analysis.lint.rules import Hit, Severity, hits_by_message, rule
 from gguftool.analysis.lint.target import LintTarget, TensorView
 from gguftool.errors import printable
@@ -27,13 +28,6 @@ DATA_SAMPLES = 24  # tensors looked into in a whole model
 DATA_READ = 256  # bytes read at each of three places of one
 SMALLEST_SAMPLED = 64 << 10  # smaller tensors may well be zero: biases, scales
 TAIL_READ = 64 << 10  # bytes behind the data that are searched for another head
-
-NOT_MODELS = {
-    "imatrix": "an importance matrix for llama-quantize, not a model",
-    "mmproj": "a multimodal projector; it is loaded beside a model with --mmproj",
-    "adapter": "a LoRA adapter; it is loaded beside a model with --lora",
-    "vocab": "a vocabulary without weights",
-}
 
 
 def spread(items: Sequence[_T], count: int) -> list[_T]:
@@ -290,7 +284,7 @@ def _is_hostile(text: str) -> bool:
 def no_architecture(target: LintTarget) -> Iterator[Hit]:
     """The model does not say its architecture."""
     later_shard = (target.split_keys[0].number or 0) > 0
-    if target.has_metadata and not later_shard and not target.architecture and target.kind not in NOT_MODELS:
+    if target.has_metadata and not later_shard and not target.architecture and not kind_in_words(target):
         yield Hit(message="general.architecture is absent or no string", where=_shown(target.files[0]))
 
 
@@ -308,9 +302,10 @@ def big_endian(target: LintTarget) -> Iterator[Hit]:
 
 @rule("F27", Severity.INFO, way_out="give it to the tool or option that it is for")
 def not_a_model(target: LintTarget) -> Iterator[Hit]:
-    """The file is no model."""
-    if target.kind in NOT_MODELS:
-        yield Hit(message=f"general.type is {target.kind}: {NOT_MODELS[target.kind]}", where=_shown(target.files[0]))
+    """The file is no language model."""
+    kind = kind_in_words(target)
+    if kind:
+        yield Hit(message=printable(kind, 400), where=_shown(target.files[0]))
 
 
 # --- data ------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
 
-from gguftool.analysis.lint.file import NOT_MODELS
+from gguftool.analysis.lint.kinds import kind_in_words
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, hits_by_message, rule, undecided
 from gguftool.analysis.lint.target import LintTarget, integer_of
 from gguftool.errors import listed, printable
@@ -136,7 +136,7 @@ def _raw(name: str) -> bytes:
 @rule("S11", Severity.ERROR, engines=BOTH, way_out="fetch the missing tensors, or take them from the original model")
 def missing_tensors(target: LintTarget) -> Iterator[Hit]:
     """Layers that the metadata counts have no tensors, or there are more; or the token embedding is missing."""
-    if target.kind in NOT_MODELS:
+    if kind_in_words(target):
         return
     if not target.has_metadata or target.missing:
         raise CannotEvaluate("the set is not complete")

@@ -34,7 +34,7 @@ ByOption = Annotated[
     str | None,
     typer.Option(
         "--by",
-        metavar="type|role|layer|tensor",
+        metavar="type|role|layer|tensor|file",
         callback=_breakdown,
         help="Show this breakdown alone. Default: by type and role, and layers as a strip.",
         show_default=False,

@@ -55,6 +55,7 @@ def nested(depth_type: int) -> bytes:
     return struct.pack("<I", 9) + inner
 
 
+NO_TOKENS = struct.pack("<IIQ", 9, 8, 0)
 K_B, V_B, KV_B = ("attn_k_b", (128, 32, 2)), ("attn_v_b", (32, 128, 2)), ("attn_kv_b", (32, 64))
 NVFP4 = 40
 SCALE, BARE = T("blk.0.ffn_down.scale", (1,), 0), T("blk.0.ffn_up.weight", (256, 32), NVFP4)
@@ -655,3 +656,48 @@ def test_a_later_shard_alone_is_not_asked_for_an_architecture(tmp_path: Path) ->
     for only in (False, True):
         report = check(tmp_path / "odd.gguf", CheckOptions(this_file_only=only))
         assert "F15" not in {finding.code for finding in report.findings}
+
+
+def arch(name: str) -> list[tuple[Any, ...]]:
+    return [("general.architecture", "str", name)]
+
+
+def clip(*kvs: tuple[Any, ...]) -> File:
+    return File(
+        tensors=[T("v.blk.0.attn_q.weight"), T("mm.0.weight")], kvs=[("general.architecture", "str", "clip"), *kvs]
+    )
+
+
+KINDS = {
+    "vocabulary": (
+        File(kvs=[*arch("llama"), ("tokenizer.ggml.tokens", "raw", NO_TOKENS)]),
+        "vocabulary",
+    ),
+    "control vector": (
+        File(tensors=[T("direction.1", (32,), 0)], kvs=[("general.architecture", "str", "controlvector")]),
+        "--control-vector",
+    ),
+    "projector": (clip(("clip.projector_type", "str", "gemma3")), "gemma3"),
+    "old projector": (clip(), "names no type"),
+    "bare projector": (File(tensors=[T("v.blk.0.attn_q.weight"), T("mm.0.weight")]), "--mmproj"),
+    "LoRA": (File(tensors=[T("blk.0.attn_q.weight.lora_a"), T("blk.0.attn_q.weight.lora_b")]), "--lora"),
+    "stable-diffusion.cpp": (
+        File(tensors=[T("model.diffusion_model.out.0.weight"), T("first_stage_model.decoder.conv_in.weight")]),
+        "stable-diffusion.cpp",
+    ),
+    "ComfyUI": (
+        File(tensors=[T("double_blocks.0.x.weight")], kvs=[("general.architecture", "str", "flux")]),
+        "ComfyUI",
+    ),
+    "speech": (File(tensors=[T("kokoro.x.weight")], kvs=[("general.architecture", "str", "kokoro")]), "TTS.cpp"),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_files_are_named_and_not_asked_for_an_architecture(tmp_path: Path, kind: str) -> None:
+    file, said = KINDS[kind]
+    (tmp_path / "x.gguf").write_bytes(file.bytes())
+    report = check(tmp_path / "x.gguf")
+    (found,) = [finding for finding in report.findings if finding.code == "F27"]
+    assert said in found.message
+    assert not {"F15", "S11"} & {finding.code for finding in report.findings}

@@ -254,3 +254,16 @@ def test_hostile_names_are_escaped(tmp_path: Path) -> None:
 def test_neither_model_nor_manifest_is_bad_usage() -> None:
     done = run_gguftool("hash")
     assert (done.returncode, b"MODEL is needed" in done.stderr) == (2, True)
+
+
+def test_sums_are_checked_against_the_model_that_is_named(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "copy").mkdir()
+    copy = tmp_path / "copy" / model.name
+    copy.write_bytes(model.read_bytes())
+    sums = tmp_path / "SHA256SUMS"
+    sums.write_text(hashed(model, "--files") + f"{'0' * 64}  other.gguf\n")
+    assert "1 as promised, 0 not" in hashed(copy, "--check", sums)
+    _damage(copy)
+    assert "BAD" in hashed(copy, "--check", sums, code=1)
+    renamed = copy.rename(tmp_path / "copy" / "unknown.gguf")
+    assert "is not in the manifest" in hashed(renamed, "--check", sums, code=1)
