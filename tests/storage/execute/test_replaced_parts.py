@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gguftool.errors import ExecuteError
-from gguftool.storage.execute import consume, executor
+from gguftool.storage.execute import consume, executor, publish
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Copy, OutputFile, Plan
@@ -196,3 +196,31 @@ def test_no_source_is_removed_once_the_only_copy_or_its_journal_is_another_file(
     assert done.returncode == 0, done.stderr
     (tmp_path / "again").mkdir()
     assert (tmp_path / "out.gguf").read_bytes() == half_done(tmp_path / "again", monkeypatch)[0]
+
+
+# --- files that moved aside ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [NAMES[:1], NAMES], ids=["one file", "a set"])
+def test_what_takes_the_place_of_a_file_that_moved_aside_does_not_get_its_name(
+    names: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in names:
+        (folder / name).write_bytes(OLD)
+    old = helper_path(folder / names[0], "old")
+    moved = folder.parent / "kept"
+
+    def fail(folders: object) -> None:
+        if not old.exists():
+            return  # the journal of a set is made durable first
+        if not moved.exists():
+            os.rename(old, moved)
+            old.write_bytes(b"a stranger's")
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(publish, "sync_folders", fail)
+    with pytest.raises(ExecuteError, match="was replaced while"):
+        execute(plan_of(folder, *names), Options(force=True))
+    assert moved.read_bytes() == OLD
+    assert old.read_bytes() == b"a stranger's"
+    assert not (folder / names[0]).exists() or (folder / names[0]).read_bytes() != b"a stranger's"
