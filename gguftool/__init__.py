@@ -71,7 +71,7 @@ if TYPE_CHECKING:
     from gguftool.storage.sources.source import Extent, Source
     from gguftool.surgery.convert_imatrix import plan_convert_imatrix
     from gguftool.surgery.dequantized_source import FloatType
-    from gguftool.surgery.edit import Edits, plan_edit
+    from gguftool.surgery.edit.plan import Edits, plan_edit
     from gguftool.surgery.export import plan_export
     from gguftool.surgery.fetch import FetchOptions, plan_fetch, plan_fetch_files
     from gguftool.surgery.inputs import Donor, Input, open_donor, open_inputs
@@ -156,7 +156,7 @@ _MODULES = {
     "storage.sources.source": "Extent Source",
     "surgery.convert_imatrix": "plan_convert_imatrix",
     "surgery.dequantized_source": "FloatType",
-    "surgery.edit": "Edits plan_edit",
+    "surgery.edit.plan": "Edits plan_edit",
     "surgery.export": "plan_export",
     "surgery.fetch": "FetchOptions plan_fetch plan_fetch_files",
     "surgery.inputs": "Donor Input open_donor open_inputs",

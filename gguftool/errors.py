@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 # Cc control, Cf format (bidi marks, zero-width), Cs lone surrogate, Co private use, Zl/Zp line separators.
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _MAX_SHOWN = 200
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_@%+=:,./-]+", re.ASCII)
+_MAX_COMPARED = 10_000  # names that a typo is compared with: a tenth of a second
+_SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 # A URL's user and password, and its query, which may be a signature.
 _LOGIN = re.compile(r"(?<=://)[^/\s'\"@]*@")
 _QUERY = re.compile(r"(https?://[^\s'\"?#]*)[?#][^\s'\"]*", re.IGNORECASE)
@@ -132,6 +134,30 @@ def joined_problems(problems: list[str] | tuple[str, ...], limit: int = 20) -> s
     """Join whole sentences with semicolons; past `limit` only their number is given."""
     shown = "; ".join(problems[:limit])
     return shown if len(problems) <= limit else f"{shown}; and {len(problems) - limit:,} more"
+
+
+def did_you_mean(wanted: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name: those of `names` that look most like it, or an empty text."""
+    if len(wanted) > _MAX_SHOWN:
+        return ""
+    known = [name for name in dict.fromkeys(names) if len(name) <= _MAX_SHOWN][:_MAX_COMPARED]
+    near = [name for name in known if name.lower() == wanted.lower() or (wanted and name.endswith(f".{wanted}"))][:3]
+    if not near:
+        from difflib import get_close_matches  # noqa: PLC0415 - for typos alone
+
+        near = get_close_matches(wanted, known, n=3)
+    quoted = " or ".join(f"'{printable(name)}'" for name in near)
+    return f"; did you mean {quoted}?" if near else ""
+
+
+def edit_command(model: str, *arguments: str) -> str:
+    """The command that edits `model` into a new file beside it, or here if it is remote; ready to be pasted."""
+    from shlex import join  # noqa: PLC0415 - for messages alone
+
+    name = model.rpartition("/")[2] if "://" in model else model
+    whole, shards = _SHARD.subn("", name)
+    output = f"{whole.removesuffix('.gguf')}-edited{'' if shards else '.gguf'}"
+    return join(["gguftool", "edit", model, *arguments, "-o", output])
 
 
 class Notes:

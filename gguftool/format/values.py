@@ -9,11 +9,13 @@ Users write a value as one literal, an array as a JSON list.
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gguftool.format.kv import INTEGERS, KV, ByteOrder, ValueType, fixed_size
+from gguftool.errors import FormatError, printable
+from gguftool.format.kv import INTEGERS, KV, ByteOrder, ValueType, fixed_size, make_kv
 from gguftool.record import replace
 
 SHORT_NAMES = {
@@ -30,6 +32,12 @@ SHORT_NAMES = {
     "bool": ValueType.BOOL,
     "str": ValueType.STRING,
 }
+ANY_WIDTH = {  # spellings of llama.cpp's --override-kv -> the types that they may stand for
+    "int": INTEGERS,
+    "float": frozenset({ValueType.FLOAT32, ValueType.FLOAT64}),
+}
+_SPELLINGS = {kind: name for name, kind in SHORT_NAMES.items()}
+_FLOATS = ANY_WIDTH["float"]
 
 _ARRAY_HEAD = 12  # bytes before an array's first element: u32 element type, u64 count
 _CHUNK = 64 << 10  # bytes of numbers that are compared at once
@@ -131,7 +139,62 @@ def _end_of(raw: bytes, pos: int, kind: ValueType, order: str) -> int:
     return pos
 
 
+# --- one element of an array ------------------------------------------------------------------------------------------
+
+
+def with_elements(array: KV, elements: Mapping[int, bytes]) -> KV:
+    """Replace elements of `array`, index from 0 -> bytes; one pass, however many they are."""
+    raw, kind, order = array.raw, array.element_type, array.byte_order.value
+    size = fixed_size(kind)
+    if size is not None:
+        out = bytearray(raw)
+        for index, element in elements.items():
+            out[_ARRAY_HEAD + size * index : _ARRAY_HEAD + size * (index + 1)] = element
+        return replace(array, raw=bytes(out))
+    pieces, kept, pos = [], 0, _ARRAY_HEAD
+    for index in range(max(elements) + 1):
+        end = _end_of(raw, pos, kind, order)
+        if index in elements:
+            pieces += [raw[kept:pos], elements[index]]
+            kept = end
+        pos = end
+    return replace(array, raw=b"".join([*pieces, raw[kept:]]))
+
+
+def indices_of(array: KV, text: str) -> list[int]:
+    """Find every element of an array of strings that equals `text`."""
+    wanted = make_kv("", ValueType.STRING, text, byte_order=array.byte_order).raw
+    return [index for index, raw in enumerate(_entries(array)) if raw == wanted]
+
+
 # --- parsing text ----------------------------------------------------------------------------------------------------
+
+
+def split_type(text: str) -> tuple[str | None, str]:
+    """Split ``TYPE:VALUE``. Text without a type in front, such as ``https://...``, is a value as a whole."""
+    name, colon, rest = text.partition(":")
+    known = name in ANY_WIDTH or name.removesuffix("[]") in SHORT_NAMES
+    return (name, rest) if colon and known else (None, text)
+
+
+def type_spelling(kv: KV) -> str:
+    """Spell the type of `kv` as users do: ``u32``, ``str[]``."""
+    if kv.element_type is ValueType.ARRAY:
+        return "an array of arrays"
+    return _SPELLINGS[kv.element_type] + ("[]" if kv.type is ValueType.ARRAY else "")
+
+
+def parse_kv(key: str, spelling: str, text: str, byte_order: ByteOrder) -> KV:
+    """Make metadata of `text`, which is written as the type `spelling` is; raise `ValueError` with the reason."""
+    is_array = spelling.endswith("[]")
+    kind = SHORT_NAMES[spelling.removesuffix("[]")]
+    value = parse_value(text, kind, is_array=is_array)
+    try:
+        if is_array:
+            return make_kv(key, ValueType.ARRAY, value, element=kind, byte_order=byte_order)
+        return make_kv(key, kind, value, byte_order=byte_order)
+    except FormatError:  # half a surrogate pair, which JSON can spell
+        raise ValueError("the text cannot be stored as UTF-8") from None
 
 
 def parse_value(text: str, kind: ValueType, *, is_array: bool) -> Any:
@@ -139,7 +202,7 @@ def parse_value(text: str, kind: ValueType, *, is_array: bool) -> Any:
     if not is_array:
         return _parse_literal(text, kind)
     try:
-        values = json.loads(text)
+        values = json.loads(text.removeprefix("\ufeff"), parse_float=_parse_float)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"an array is written as a JSON list ({error})") from None
     if not isinstance(values, list):
@@ -151,18 +214,43 @@ def _parse_literal(text: str, kind: ValueType) -> Any:
     if kind is ValueType.STRING:
         return text
     if kind is ValueType.BOOL:
-        if text.lower() not in {"true", "false"}:
-            raise ValueError(f"'{text}' is not true or false")
-        return text.lower() == "true"
+        if text.strip().lower() not in {"true", "false"}:
+            raise ValueError(f"'{printable(text, 40)}' is not true or false")
+        return text.strip().lower() == "true"
     try:
-        return int(text, 0) if kind in INTEGERS else float(text)
+        value = int(text, 0) if kind in INTEGERS else _parse_float(text)
     except ValueError:
-        raise ValueError(f"'{text}' is not a number of type {kind.name}") from None
+        wanted = "a whole number" if kind in INTEGERS else "a number"
+        raise ValueError(f"'{printable(text, 40)}' is not {wanted} of type {_SPELLINGS[kind]}") from None
+    return _in_range(value, kind)
+
+
+def _parse_float(text: str) -> float:
+    value = float(text)
+    if math.isinf(value) and "inf" not in text.lower():
+        raise ValueError(f"{printable(text, 40)} is larger than any f64")
+    return value
 
 
 def _check_item(value: object, kind: ValueType) -> Any:
     expected = str if kind is ValueType.STRING else bool if kind is ValueType.BOOL else int
-    is_float = kind in {ValueType.FLOAT32, ValueType.FLOAT64} and type(value) in {int, float}
+    is_float = kind in _FLOATS and type(value) in {int, float}
     if not is_float and type(value) is not expected:
-        raise ValueError(f"{json.dumps(value)} in the list is not of type {kind.name}")
+        raise ValueError(f"{printable(json.dumps(value), 40)} in the list is not of type {_SPELLINGS[kind]}")
+    return _in_range(value, kind)
+
+
+def _in_range(value: Any, kind: ValueType) -> Any:
+    if kind in INTEGERS:
+        bits = 8 * (fixed_size(kind) or 0)
+        signed = _SPELLINGS[kind].startswith("i")
+        low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+        if not low <= value <= high:
+            shown = value if abs(value) < 1 << 128 else "the number"
+            raise ValueError(f"{shown} does not fit {_SPELLINGS[kind]}, which goes from {low} to {high}")
+    if kind in _FLOATS:
+        try:
+            struct.pack("<f" if kind is ValueType.FLOAT32 else "<d", value)
+        except OverflowError:
+            raise ValueError(f"the number is too large for {_SPELLINGS[kind]}") from None
     return value

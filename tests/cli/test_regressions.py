@@ -15,7 +15,7 @@ from gguftool.model.opening import open_model
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.sources.sidecars import helper_path, set_journal_path, undo_path
-from gguftool.surgery.edit import Edits, edited
+from gguftool.surgery.edit.plan import Edits, edited
 from gguftool.surgery.inputs import find_inputs, open_inputs
 from gguftool.surgery.split import plan_split
 from tests.support import builders as b

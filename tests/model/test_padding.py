@@ -22,7 +22,7 @@ from gguftool.storage.execute.executor import execute
 from gguftool.storage.plan import BLOCK, Copy, congruent_bytes
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.source import Extent
-from gguftool.surgery.edit import Edits, plan_edit
+from gguftool.surgery.edit.plan import Edits, plan_edit
 from gguftool.surgery.merge import MergeOptions, plan_merge
 from gguftool.surgery.split import SplitOptions, plan_split
 from gguftool.surgery.swap import plan_swap
@@ -166,14 +166,11 @@ def test_more_than_the_reserve_is_refused_and_nothing_changes(big: Path, tmp_pat
     assert path.read_bytes() == before
 
 
-def test_in_place_a_filler_is_added_only_where_asked(big: Path) -> None:
-    execute(plan_edit(open_model(big), set_("general.description", 500), big.with_name("more.gguf")))
+def test_in_place_a_head_that_shrank_gets_a_filler_unasked(big: Path) -> None:
     path = big.with_name("more.gguf")
-    removal = Edits(remove=("general.description",))
-    with pytest.raises(PlanError, match="cannot be changed in place"):
-        plan_edit(open_model(path), removal, None)
+    execute(plan_edit(open_model(big), set_("general.description", 500), path))
     size = path.stat().st_size
-    execute(plan_edit(open_model(path), removal, None, Filler(pad=True)))
+    execute(plan_edit(open_model(path), Edits(remove=("general.description",)), None))
     model = open_model(path)
     assert path.stat().st_size == size
     assert model.get("general.description") is None

@@ -13,7 +13,7 @@ from gguftool.model.opening import open_model
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Plan
-from gguftool.surgery.edit import Edits, plan_edit
+from gguftool.surgery.edit.plan import Edits, plan_edit
 from gguftool.surgery.export import plan_export
 from gguftool.surgery.inputs import open_donor
 from gguftool.surgery.merge import plan_merge

@@ -20,7 +20,7 @@ from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.sidecars import helper_path, set_journal_path
 from gguftool.storage.sources.source import Extent
-from gguftool.surgery.edit import Edits, plan_edit
+from gguftool.surgery.edit.plan import Edits, plan_edit
 from tests.support import builders as b
 from tests.support.command import one_error_line, run_gguftool
 from tests.support.syscalls import count_calls, killed_at

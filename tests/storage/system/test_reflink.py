@@ -25,7 +25,7 @@ from gguftool.storage.plan import Consume, Copy, OutputFile, Plan, Request, Step
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.source import Extent
 from gguftool.storage.system.reflink import own_bytes
-from gguftool.surgery.edit import Edits, plan_edit
+from gguftool.surgery.edit.plan import Edits, plan_edit
 from gguftool.surgery.inputs import open_donor, open_inputs
 from gguftool.surgery.merge import MergeOptions, plan_merge
 from gguftool.surgery.split import SplitOptions, plan_split

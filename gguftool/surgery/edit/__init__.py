@@ -1,0 +1,1 @@
+"""Edit: settings as users write them, special tokens by their text, and the plan."""
