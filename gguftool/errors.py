@@ -145,7 +145,7 @@ def did_you_mean(wanted: str, names: Iterable[str]) -> str:
     if not near:
         from difflib import get_close_matches  # noqa: PLC0415 - for typos alone
 
-        near = get_close_matches(wanted, known, n=3)
+        near = get_close_matches(wanted, known, n=1)
     quoted = " or ".join(f"'{printable(name)}'" for name in near)
     return f"; did you mean {quoted}?" if near else ""
 

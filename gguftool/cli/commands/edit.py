@@ -70,11 +70,12 @@ def edit(
     more beforehand); of a split set shard 1 is replaced. Keys of the layout (general.alignment, split.*) belong to
     other commands.
 
-    Examples:
-    gguftool edit model.gguf --set 'general.name=My mix' --set 'tokenizer.ggml.token_type[105]=3' -o new.gguf
+    Two ways to use it:
 
+    \b
+    gguftool edit model.gguf --set 'general.name=My mix' --set 'x.list[5]=3' -o new.gguf
     gguftool edit model.gguf --set-token 'eos=<|im_end|>' --in-place
-    """
+    """  # noqa: D301 - click keeps the lines of a paragraph after this character
     if recover:
         _recover(model)
         return

@@ -153,7 +153,7 @@ def test_the_last_of_several_settings_counts(model: Path) -> None:
 
 def test_renames_and_removals_of_unknown_keys_name_the_nearest(model: Path) -> None:
     for edits in (Edits(remove=("general.nam",)), Edits(remove=("name",)), Edits(rename=(("general.nmae", "y"),))):
-        with pytest.raises(PlanError, match="did you mean 'general.name'"):
+        with pytest.raises(PlanError, match=r"did you mean 'general\.name'"):
             gguftool.plan_edit(model, edits, model.with_name("out.gguf"))
     dumped = run_gguftool("dump", model, "--key", "general.nmae")
     assert "did you mean 'general.name'" in one_error_line(dumped.stderr)
