@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from gguftool.errors import PlanError, listed
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS
+from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.format.ggml import type_name
 from gguftool.format.header import TensorInfo
 from gguftool.format.imatrix import Imatrix, ImatrixEntry
@@ -33,12 +34,21 @@ class ImatrixTensor:
 
 
 @record
+class StandIn:
+    """For `tensor`, which has no entry of its own, `engine` takes that of `entry`."""
+
+    engine: str
+    tensor: str
+    entry: str
+
+
+@record
 class ModelCoverage:
     """A model's tensors that llama-quantize would quantize, sorted by their entries in an imatrix.
 
     `covered` counts those with an entry of the right size, `missing` names those without one, `misfits` describes those
     with one of another size; `embeddings` have none because they are looked up, not multiplied. `unmatched` are entries
-    without a tensor in the model.
+    without a tensor in the model. `stand_ins` are entries of other tensors that an engine takes for `missing` ones.
     """
 
     model: str
@@ -48,6 +58,7 @@ class ModelCoverage:
     misfits: tuple[str, ...]
     embeddings: tuple[str, ...]
     unmatched: tuple[str, ...]
+    stand_ins: tuple[StandIn, ...]
 
 
 @record
@@ -110,16 +121,28 @@ def coverage_of(model: ModelLike, imatrix: Imatrix) -> ModelCoverage:
     infos = [tensor.info for tensor in model.tensors.values() if _quantizable(tensor.info)]
     found = {info.name: imatrix.entries[info.name] for info in infos if info.name in imatrix.entries}
     without = [info.name for info in infos if info.name not in found]
+    missing = tuple(name for name in without if name not in EMBEDDINGS)
     misfits = tuple(_misfits(model, imatrix, lambda name: True))
     return ModelCoverage(
         model=model.name,
         tensors=len(infos),
         covered=sum(found[info.name].fits(info.dims) for info in infos if info.name in found),
-        missing=tuple(name for name in without if name not in EMBEDDINGS),
+        missing=missing,
         misfits=misfits,
         embeddings=tuple(name for name in without if name in EMBEDDINGS),
         unmatched=tuple(name for name in imatrix.entries if name not in model.tensors),
+        stand_ins=tuple(_stand_ins(missing, imatrix)),
     )
+
+
+def _stand_ins(missing: Sequence[str], imatrix: Imatrix) -> Iterator[StandIn]:
+    from gguftool.format.engine_facts.stand_ins import stand_in  # every dump imports this module
+
+    for engine in ENGINES:
+        for name in missing:
+            entry = stand_in(name, imatrix.entries, engine)
+            if entry is not None:
+                yield StandIn(engine=engine, tensor=name, entry=entry)
 
 
 def _quantizable(info: TensorInfo) -> bool:

@@ -148,9 +148,20 @@ def find_ftypes(name: str) -> tuple[FType, ...]:
     return tuple(ftype for ftype in _FTYPES if ftype.name.lower() == name.strip().lower())
 
 
+def all_ftypes(engine: str) -> tuple[FType, ...]:
+    """Return the file types of `engine`, by number."""
+    return tuple(ftype for ftype in _FTYPES if engine in ftype.engines)
+
+
 def ftype_of_majority(tensor_type: str, engine: str) -> FType | None:
-    """Return the file type that `engine` guesses for a file with mostly `tensor_type` tensors, or None."""
-    return next((f for f in _FTYPES if f.majority_of == tensor_type and engine in f.engines), None)
+    """Return the file type that `engine` guesses for a file with mostly `tensor_type` tensors, or None.
+
+    Where it guesses none, the only one that consists of the type by default (MXFP4 in llama.cpp).
+    """
+    ftypes = all_ftypes(engine)
+    guessed = next((ftype for ftype in ftypes if ftype.majority_of == tensor_type), None)
+    made = [ftype for ftype in ftypes if ftype.tensor_type == tensor_type]
+    return guessed or (made[0] if len(made) == 1 else None)
 
 
 def ftype_tensor_type(number: int) -> int | None:

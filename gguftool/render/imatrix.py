@@ -7,6 +7,7 @@ from itertools import groupby
 
 from gguftool.analysis.imatrix import ImatrixReport, ImatrixTensor, ModelCoverage
 from gguftool.errors import listed, printable
+from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.render.format import Format
 from gguftool.render.registry import renders
 from gguftool.render.table import Table, columns, markdown_text, render_csv, render_markdown
@@ -45,9 +46,23 @@ def _coverage_lines(found: ModelCoverage) -> Iterator[str]:
         yield f"  looked up, so without weights by nature: {listed(found.embeddings)}"
     if found.missing:
         yield f"  without an entry: {listed(found.missing)}"
+        yield from (f"  {text}" for text in _taken(found))
     if found.unmatched:
         yield f"  entries that are no tensor of the model: {listed(found.unmatched)}"
     yield from (f"  does not fit: {text}" for text in found.misfits)
+
+
+def _taken(found: ModelCoverage) -> Iterator[str]:
+    """What each engine's llama-quantize takes for the tensors without an entry."""
+    for engine in ENGINES:
+        taken = [f"{one.tensor} <- {one.entry}" for one in found.stand_ins if one.engine == engine]
+        if not taken:
+            yield f"{engine} quantizes these without weights"
+        else:
+            rest = len(found.missing) - len(taken)
+            yield f"{engine} takes the entry of another tensor for {len(taken):,} of these: {listed(taken)}" + (
+                f"; {rest:,} without weights" if rest else ""
+            )
 
 
 def imatrix_table(report: ImatrixReport) -> Table:

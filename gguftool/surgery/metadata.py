@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT
 from gguftool.format.engine_facts.engines import IK, IK_LLAMA_CPP, LLAMA_CPP
 from gguftool.format.file_names import SPLIT_KEYS
-from gguftool.format.ftypes import FILE_TYPE_KEY, ftype_name, ftype_of_majority, ftype_tensor_type
+from gguftool.format.ftypes import FILE_TYPE_KEY, FType, ftype_name, ftype_of_majority, ftype_tensor_type
 from gguftool.format.ggml import TYPES
 from gguftool.format.kv import INTEGERS, KV, ByteOrder, ValueType, find_kv, make_kv
 from gguftool.model.model import Model, Tensor
@@ -70,6 +70,14 @@ def output_metadata(donor: Model, chosen: Sequence[SelectedTensor], *, keep_file
     kvs = _with_quantization_version(kvs, donor.byte_order, chosen)
     kvs = _with_imatrix(kvs, donor, chosen, remarks)
     return OutputMetadata(kvs=kvs, remarks=tuple(remarks))
+
+
+def with_preset(metadata: OutputMetadata, preset: FType) -> OutputMetadata:
+    """Set what llama-quantize writes under `preset`: its file type, whatever the tensors are, and the version."""
+    kvs = _with(metadata.kvs, make_kv(FILE_TYPE_KEY, ValueType.UINT32, preset.id))
+    kvs = _with(kvs, make_kv(QUANTIZATION_VERSION_KEY, ValueType.UINT32, QUANTIZATION_VERSION))
+    remarks = tuple(text for text in metadata.remarks if not text.startswith(FILE_TYPE_KEY))
+    return OutputMetadata(kvs=kvs, remarks=remarks)
 
 
 def without_provenance(kvs: Iterable[KV]) -> tuple[KV, ...]:

@@ -16,7 +16,8 @@ from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
 from gguftool.engines.llama_quantize import find_llama_quantize
 from gguftool.errors import PlanError, printable
 from gguftool.format.engine_facts.engines import ENGINES
-from gguftool.format.ftypes import no_such_type
+from gguftool.format.engine_facts.presets.names import find_preset
+from gguftool.format.ftypes import FType, no_such_type
 from gguftool.format.pattern import literal
 from gguftool.format.recipe import Recipe, make_rule
 from gguftool.model.companions import read_imatrix
@@ -38,6 +39,10 @@ def quantize(
         str, typer.Argument(metavar="SOURCE", help="The model to quantize from: BF16, F16, F32, or what it can be.")
     ],
     output: OutputOption,
+    mix: Annotated[
+        str | None,
+        typer.Argument(metavar="[PRESET]", help="Short for --preset PRESET, as in llama-quantize.", show_default=False),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option("--recipe", metavar="FILE", help="Which tensor comes in which type.", show_default=False),
@@ -48,6 +53,15 @@ def quantize(
             "--tensor",
             metavar="PATTERN=TYPE",
             help="A tensor's name or a regular expression, and its type. Repeatable, the first that matches counts.",
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="NAME",
+            help="llama-quantize's mix of that name, such as Q4_K_M, for what no rule matches.",
+            show_default=False,
         ),
     ] = None,
     imatrix: Annotated[
@@ -64,7 +78,7 @@ def quantize(
         str, typer.Option("--engine", metavar="llama.cpp|ik_llama.cpp", help="By whose rules types fall back.")
     ] = "llama.cpp",
     pure: Annotated[
-        bool, typer.Option("--pure", help="No types of their own for token embeddings and output under a general rule.")
+        bool, typer.Option("--pure", help="Of the preset, take the main type for all tensors instead of the mix.")
     ] = False,
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Quantize also what is quantized in SOURCE.")
@@ -90,14 +104,20 @@ def quantize(
     layout: LayoutFlags,
     writing: Writing,
 ) -> None:
-    """Make only the tensors anew that a recipe changes.
+    """Make a mix by a recipe, by rules, or by a preset of llama-quantize such as Q4_K_M.
 
     What SOURCE or a model to reuse has in the wanted type is copied, the rest is quantized from SOURCE while it is
-    written, as llama-quantize would. Tensors that no rule matches stay as they are.
+    written, as llama-quantize would. A rule counts for all tensors that it matches; others get the preset's type, or
+    stay as they are.
     """
     _check_engine(engine)
-    if (recipe is None) == (tensor is None):
+    chosen = _preset(mix, preset, engine)
+    if recipe is not None and tensor is not None:
         raise typer.BadParameter("give either --recipe FILE or --tensor PATTERN=TYPE")
+    if chosen is None and recipe is None and tensor is None:
+        raise typer.BadParameter("give a preset such as Q4_K_M, --recipe FILE, or --tensor PATTERN=TYPE")
+    if pure and chosen is None:
+        raise typer.BadParameter("--pure is for a preset; a rule counts for every tensor that it matches")
     tool = find_llama_quantize(llama_quantize) if llama_quantize is not None else None
     model = open_model(source)
     if recipe is not None:
@@ -110,6 +130,7 @@ def quantize(
         requantize=allow_requantize,
         weights=weights,
         llama_quantize=tool,
+        preset=chosen,
         pure=pure,
         allowed_mismatches=tuple(allow_kv_mismatch or ()),
         output=output_options(layout, max_size=max_size, keep_file_type=keep_file_type),
@@ -138,6 +159,17 @@ def _make_externally(job: ExternalJob, decision: Decision, plan: Plan, writing: 
 def _check_engine(engine: str) -> None:
     if engine not in ENGINES:
         raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{engine}'")
+
+
+def _preset(positional: str | None, option: str | None, engine: str) -> FType | None:
+    """The preset that is given as an argument or by --preset."""
+    if positional is not None and option is not None:
+        raise typer.BadParameter(f"give the preset once: '{positional}' or --preset {option}")
+    name = positional if option is None else option
+    try:
+        return None if name is None else find_preset(name, engine)
+    except ValueError as error:
+        raise PlanError(str(error), source="--preset") from error
 
 
 def _rules(items: Collection[str], names: Collection[str]) -> Recipe:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from gguftool.format.kv import ValueType
 from gguftool.record import record
 
 LLAMA_CPP: Final = "llama.cpp"
@@ -25,17 +26,17 @@ class Engine:
     """What the llama-quantize of one engine does whatever the type.
 
     `second_fallback` is the type it writes if a row does not divide into the blocks of the fallback type either; empty
-    if it does not check that.  `output_multiple` must divide the rows of the output, or it writes Q8_0; 0 stands for
-    the block size of the type.  `custom_q`: it takes rules in one ``--custom-q``, not in ``--tensor-type`` options.
+    if it does not check that.  `custom_q`: it takes rules in one ``--custom-q``, not in ``--tensor-type`` options.
+    `imatrix_number`: the value type in which it counts an imatrix in the output's metadata.
     """
 
     second_fallback: str = ""
-    output_multiple: int = 0
     custom_q: bool = False
+    imatrix_number: ValueType = ValueType.UINT32
 
 
 # In the order in which reports name them.
 ENGINES: Final[dict[str, Engine]] = {
     LLAMA_CPP: Engine(second_fallback="F16"),
-    IK_LLAMA_CPP: Engine(output_multiple=256, custom_q=True),
+    IK_LLAMA_CPP: Engine(custom_q=True, imatrix_number=ValueType.INT32),
 }

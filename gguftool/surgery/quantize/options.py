@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gguftool.engines.llama_quantize import LlamaQuantize
 from gguftool.format.engine_facts.engines import LLAMA_CPP
+from gguftool.format.ftypes import FType
 from gguftool.format.imatrix import Imatrix
 from gguftool.model.layout import OutputOptions
 from gguftool.model.opening import ModelLike
@@ -25,8 +26,8 @@ class QuantizeOptions:
     `engine`: follow this engine's rules (kept tensors, fallbacks, types that it has); `requantize`: also quantize what
     is quantized in the source; `weights`: the imatrix to use; `llama_quantize`: an installed program that makes
     everything but plain floats, default: the best library installed; `reuse`: models to copy tensors from that have
-    the wanted type already; `pure`: no types of their own for embeddings and output; `allowed_mismatches`: keys in
-    which models to reuse may differ.
+    the wanted type already; `preset`: the mix for tensors that no rule matches, default: they stay as they are; `pure`:
+    of the preset, take its main type for all; `allowed_mismatches`: keys in which models to reuse may differ.
     """
 
     engine: str = LLAMA_CPP
@@ -34,6 +35,7 @@ class QuantizeOptions:
     weights: Weights | None = None
     llama_quantize: LlamaQuantize | None = None
     reuse: tuple[ModelLike, ...] = ()
+    preset: FType | None = None
     pure: bool = False
     allowed_mismatches: tuple[str, ...] = ()
     output: OutputOptions = OutputOptions()

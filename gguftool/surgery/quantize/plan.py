@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from gguftool.errors import Notes, PlanError, grouped
+from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.imatrix import ImatrixEntry
 from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
@@ -24,10 +25,13 @@ from gguftool.storage.plan import Plan
 from gguftool.surgery.compatibility import contradictions, refuse_not_computable, require_complete
 from gguftool.surgery.inputs import Input
 from gguftool.surgery.merge import lay_out
-from gguftool.surgery.metadata import IMATRIX_PREFIX, SelectedTensor, output_metadata
+from gguftool.surgery.metadata import IMATRIX_PREFIX, SelectedTensor, output_metadata, with_preset
 from gguftool.surgery.quantize.options import QuantizeOptions, Weights
+from gguftool.surgery.quantize.preset import PresetMix
 from gguftool.surgery.quantize.quantizer import Pending, TensorQuantizer
 from gguftool.surgery.quantize.target_types import EngineRules, target_types
+
+_STORED = 127  # bytes of a string: val_str of llama_model_kv_override has 128
 
 
 class TensorOrigin(Enum):
@@ -103,7 +107,7 @@ def decide(source: ModelLike, recipe: Recipe, options: QuantizeOptions) -> Decis
     if source.byte_order is not ByteOrder.LITTLE:
         raise PlanError("is big-endian: what is quantized here is little-endian", source=source.name)
     notes = Notes()
-    targets = target_types(source, recipe, EngineRules(engine=options.engine, pure=options.pure), notes)
+    targets = target_types(source, recipe, EngineRules(engine=options.engine, mix=_mix(options)), notes)
     quantizer = TensorQuantizer(source, options, notes)
     steps = []
     for name, tensor in source.tensors.items():
@@ -121,6 +125,12 @@ def decide(source: ModelLike, recipe: Recipe, options: QuantizeOptions) -> Decis
     return Decision(source=source, reuse=reuse, steps=tuple(steps), remarks=remarks)
 
 
+def _mix(options: QuantizeOptions) -> PresetMix | None:
+    if options.preset is None:
+        return None
+    return PresetMix(preset=options.preset, imatrix=options.weights is not None, pure=options.pure)
+
+
 def plan_decision(decision: Decision, output: StrPath, options: QuantizeOptions) -> Plan:
     """Plan the output of `decision`, which `decide` made with the same `options`."""
     source = decision.source
@@ -128,7 +138,7 @@ def plan_decision(decision: Decision, output: StrPath, options: QuantizeOptions)
     here = Model(
         name="what is quantized here",
         files=source.files,
-        kvs=_imatrix_kvs(options.weights) if options.weights is not None and weighed else (),
+        kvs=_imatrix_kvs(options.weights, options.engine) if options.weights is not None and weighed else (),
         tensors={},
     )
     chosen = [
@@ -139,6 +149,8 @@ def plan_decision(decision: Decision, output: StrPath, options: QuantizeOptions)
     kept = [step.tensor for step in decision.steps if step.origin is TensorOrigin.COPIED]
     created = [step.tensor for step in decision.steps if step.origin is not TensorOrigin.COPIED]
     warnings = refuse_not_computable(created, kept, anyway=options.output.anyway)
+    if options.preset is not None and not options.output.keep_file_type:
+        metadata = with_preset(metadata, options.preset)
     dialect = options.output.dialect_for(source)
     used = {id(step.model) for step in decision.steps}
     inputs = [source, *(model for model in decision.reuse if id(model) in used)]
@@ -195,15 +207,25 @@ def _keeps_scales(source: Model) -> bool:
     return kv is not None and kv.type is ValueType.STRING and kv.value() in SCALED_ARCHITECTURES
 
 
-def _imatrix_kvs(weights: Weights) -> tuple[KV, ...]:
-    """The metadata that llama-quantize writes about its imatrix. Source: llama.cpp tools/quantize/quantize.cpp."""
+def _imatrix_kvs(weights: Weights, engine: str) -> tuple[KV, ...]:
+    """The metadata that the llama-quantize of `engine` writes about its imatrix, in its types.
+
+    Sources: llama.cpp and ik_llama.cpp, quantize.cpp (kv_overrides) and llama-quant.cpp, llama-quantize.cpp
+    (kv_overrides: gguf_set_val_u32 there, gguf_set_val_i32 here).
+    """
     imatrix = weights.imatrix
+    number = ENGINES[engine].imatrix_number
     kvs = [
-        make_kv(f"{IMATRIX_PREFIX}file", ValueType.STRING, weights.name),
-        make_kv(f"{IMATRIX_PREFIX}entries_count", ValueType.UINT32, len(imatrix.entries)),
+        make_kv(f"{IMATRIX_PREFIX}file", ValueType.STRING, _cut(weights.name)),
+        make_kv(f"{IMATRIX_PREFIX}entries_count", number, len(imatrix.entries)),
     ]
     if imatrix.datasets:
-        kvs.insert(1, make_kv(f"{IMATRIX_PREFIX}dataset", ValueType.STRING, imatrix.datasets[0]))
+        kvs.insert(1, make_kv(f"{IMATRIX_PREFIX}dataset", ValueType.STRING, _cut(imatrix.datasets[0])))
     if imatrix.chunk_count:
-        kvs.append(make_kv(f"{IMATRIX_PREFIX}chunks_count", ValueType.UINT32, imatrix.chunk_count))
+        kvs.append(make_kv(f"{IMATRIX_PREFIX}chunks_count", number, imatrix.chunk_count))
     return tuple(kvs)
+
+
+def _cut(text: str) -> str:
+    """Cut `text` to the bytes that both engines store."""
+    return text.encode("utf-8", "surrogateescape")[:_STORED].decode("utf-8", "surrogateescape")

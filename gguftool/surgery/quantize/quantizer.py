@@ -6,12 +6,15 @@ The result is a tensor with a source that computes its bytes when they are read 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from gguftool.engines.llama_quantize import LlamaQuantize
 from gguftool.errors import Notes, PlanError, listed
 from gguftool.format.dequantize import Decoder, decoder_of
 from gguftool.format.engine_facts.embeddings import TOKEN_EMBD, may_lack_imatrix
+from gguftool.format.engine_facts.presets.llama_cpp import needs_imatrix
+from gguftool.format.engine_facts.stand_ins import stand_in
 from gguftool.format.engine_facts.types import ImatrixPolicy, type_facts
 from gguftool.format.ggml import EXTERNAL, GGUF, LIBGGUF, PLAIN, TYPES, nbytes, type_alias
 from gguftool.format.imatrix import ImatrixEntry
@@ -162,7 +165,7 @@ class TensorQuantizer:
     def _entry(self, tensor: Tensor, wanted: int) -> ImatrixEntry | None:
         """The imatrix entry of `tensor`, looked up as llama-quantize does."""
         name, weights = tensor.info.name, self.options.weights
-        entry = weights.imatrix.entries.get(name) if weights is not None and self.weighs else None
+        entry = self._found(name, weights.imatrix.entries) if weights is not None and self.weighs else None
         if entry is not None and not entry.fits(tensor.info.dims):
             if name != TOKEN_EMBD:
                 self.notes.problem(f"the imatrix is of another model: {entry.misfit(tensor.info.dims)}", name)
@@ -181,9 +184,20 @@ class TensorQuantizer:
             )
         return entry
 
+    def _found(self, name: str, entries: Mapping[str, ImatrixEntry]) -> ImatrixEntry | None:
+        """The entry under `name`, or the one that the engine takes in its place."""
+        other = None if name in entries else stand_in(name, entries, self.options.engine)
+        if other is not None:
+            part = other.rpartition(".weight")[0].rpartition(".")[2]
+            self.notes.remark(f"no entry in the imatrix, takes that of {part}, as {self.options.engine} does", name)
+        return entries.get(other or name)
+
     def _without_weights(self, name: str, wanted: int) -> None:
         rules = type_facts(wanted)
         policy = ImatrixPolicy.NO if rules is None else rules.imatrix_policy(self.options.engine)
+        preset = self.options.preset
+        if preset is not None and needs_imatrix(preset.name, TYPES[wanted].name):
+            policy = ImatrixPolicy.YES
         exempt = may_lack_imatrix(name, self.options.engine)
         if policy is ImatrixPolicy.ASSERTED or (policy is ImatrixPolicy.YES and not exempt):
             has = "--imatrix FILE gives one" if self.options.weights is None else "the given one has no entry for it"
@@ -196,8 +210,9 @@ class TensorQuantizer:
         weights, notes = self.options.weights, self.notes
         if weights is None:
             return
-        if not any(name in weights.imatrix.entries for name in self.source.tensors):
-            have = listed(list(weights.imatrix.entries), 3)
+        entries = weights.imatrix.entries
+        if not any(name in entries or stand_in(name, entries, self.options.engine) for name in self.source.tensors):
+            have = listed(list(entries), 3)
             notes.problem(f"the imatrix is of another model, it has {have} and no tensor of", self.source.name)
         elif self.unweighed and not self.weighs:
             notes.remark(

@@ -1,34 +1,31 @@
 """The target type of each tensor: what a recipe asks for, turned into what an engine's llama-quantize would write.
 
-A rule is followed as far as the engine can: some tensors are never quantized, rows may not divide into the type's
-blocks, and some types cannot be used for some tensors.  Every difference from the rule is reported with the tensor's
-name.
+An explicit rule is a rule for every tensor that it matches, also for embeddings and the output; only a preset gives
+these types of their own.  A rule is followed as far as the engine can: some tensors are never quantized, rows may not
+divide into the type's blocks, and some types cannot be used for some tensors.  Every difference from the rule is
+reported with the tensor's name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from gguftool.errors import Notes
-from gguftool.format.engine_facts.embeddings import EMBEDDINGS, OUTPUT, TOKEN_EMBD, default_type
+from gguftool.format.engine_facts.embeddings import EMBEDDINGS
 from gguftool.format.engine_facts.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
 from gguftool.format.ggml import TYPES, TypeTraits, find_type, type_alias, type_name
 from gguftool.format.recipe import Recipe, RecipeRule
 from gguftool.model.model import Model, Tensor
 from gguftool.model.scales import owner_of
 from gguftool.record import record
+from gguftool.surgery.quantize.preset import PresetMix, preset_types
 from gguftool.surgery.selection import report_idle_rules
-
-# A pattern that matches all of these is meant for the whole model, like the type on llama-quantize's command line.
-_PROBES = (TOKEN_EMBD, OUTPUT, "blk.0.attn_q.weight", "blk.7.ffn_down_exps.weight")
 
 
 @record
 class EngineRules:
-    """Which engine's rules to follow; `pure`: no types of their own for the embeddings and the output."""
+    """Which engine's rules to follow; `mix`: the preset for tensors that no rule matches, default: they stay."""
 
     engine: str
-    pure: bool = False
+    mix: PresetMix | None = None
 
 
 def target_types(model: Model, recipe: Recipe, rules: EngineRules, notes: Notes) -> dict[str, int]:
@@ -38,25 +35,28 @@ def target_types(model: Model, recipe: Recipe, rules: EngineRules, notes: Notes)
     """
     assigned = recipe.assign(model.tensors)
     report_idle_rules(recipe, assigned, notes)
-    chooser = _Chooser(tensors=model.tensors, rules=rules, notes=notes)
-    targets = {
-        # a scale follows its weight, whatever the rule
-        name: model.tensors[name].info.type
-        if rule is None or owner_of(model.tensors, name) is not None
-        else chooser.target(model.tensors[name], rule)
-        for name, rule in assigned.items()
-    }
-    left = sum(rule is None for rule in assigned.values())
-    if left:
+    chooser = _Chooser(rules=rules, notes=notes)
+    ruled = {name for name, rule in assigned.items() if rule is not None}
+    mixed = {} if rules.mix is None else preset_types(model, rules.mix, ruled)
+    targets = {}
+    for name, rule in assigned.items():
+        tensor = model.tensors[name]
+        if owner_of(model.tensors, name) is not None:  # a scale follows its weight, whatever the rule
+            targets[name] = tensor.info.type
+        elif rule is not None:
+            targets[name] = chooser.target(tensor, rule)
+        else:
+            targets[name] = chooser.mixed(tensor, mixed[name]) if name in mixed else tensor.info.type
+    left = len(assigned) - len(ruled)
+    if left and rules.mix is None:
         notes.remark("matched by no rule, kept as they are", "1 tensor" if left == 1 else f"{left:,} tensors")
     return targets
 
 
 @record
 class _Chooser:
-    """Applies recipe rules to the `tensors` of one model by an engine's `rules`, and reports to `notes`."""
+    """Applies recipe rules to tensors by an engine's `rules`, and reports to `notes`."""
 
-    tensors: Mapping[str, Tensor]
     rules: EngineRules
     notes: Notes
 
@@ -74,21 +74,16 @@ class _Chooser:
         elif engine not in traits.engines:
             notes.problem(f"{engine} has no {traits.alias}; --engine {traits.engines[0]} has", name)
         else:
-            return self._written(tensor, self._by_default(tensor, traits, rule))
+            return self._written(tensor, traits)
         return own
 
-    def _by_default(self, tensor: Tensor, traits: TypeTraits, rule: RecipeRule) -> TypeTraits:
-        """The engine's own type for embeddings and output, if the rule is meant for the whole model."""
-        if self.rules.pure or not all(map(rule.matches, _PROBES)):
-            return traits
-        name, engine = tensor.info.name, self.rules.engine
-        found = default_type(name, traits, tensor.info.dims[0], engine, tied=OUTPUT not in self.tensors)
-        if found.id != traits.id:
-            reason = (
-                f"{found.alias}, as {engine} takes it beside {traits.alias}; --pure or a rule of its own changes that"
-            )
-            self.notes.remark(reason, name)
-        return found
+    def mixed(self, tensor: Tensor, wanted: str) -> int:
+        """The type id that the preset's type `wanted` leads to; after a problem, the tensor's own."""
+        traits = find_type(wanted)
+        own = TYPES.get(tensor.info.type)
+        if traits is None or not tensor.info.elements or (own is not None and own.kind == "integer"):
+            return tensor.info.type
+        return self._written(tensor, traits)
 
     def _written(self, tensor: Tensor, traits: TypeTraits) -> int:
         """The type that llama-quantize writes: a fallback if rows do not divide by blocks or cannot be interleaved."""
