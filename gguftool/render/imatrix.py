@@ -46,7 +46,8 @@ def _coverage_lines(found: ModelCoverage) -> Iterator[str]:
         yield f"  looked up, so without weights by nature: {listed(found.embeddings)}"
     if found.missing:
         yield f"  without an entry: {listed(found.missing)}"
-        yield from (f"  {text}" for text in _taken(found))
+        if found.stand_ins:
+            yield from (f"  {text}" for text in _taken(found))
     if found.unmatched:
         yield f"  entries that are no tensor of the model: {listed(found.unmatched)}"
     yield from (f"  does not fit: {text}" for text in found.misfits)

@@ -16,7 +16,13 @@ from gguftool.record import record, replace
 from gguftool.storage.plan import Plan, Request
 from gguftool.surgery.compatibility import contradictions, refuse_not_computable, shape_conflicts
 from gguftool.surgery.inputs import Input, as_inputs
-from gguftool.surgery.metadata import PROVENANCE_PREFIX, SelectedTensor, output_metadata, without_provenance
+from gguftool.surgery.metadata import (
+    PROVENANCE_PREFIX,
+    SelectedTensor,
+    output_metadata,
+    with_true_file_type,
+    without_provenance,
+)
 from gguftool.surgery.selection import (
     Selection,
     SelectionOptions,
@@ -82,6 +88,8 @@ def plan_merge(
     _refuse_problems([*selection.problems, *_problems(donor, reference, names, sources, options)], remarks)
     chosen = [selection.chosen[name] for name in names if name in selection.chosen]
     metadata = output_metadata(donor, chosen, keep_file_type=options.output.keep_file_type)
+    if not options.output.keep_file_type:
+        metadata = with_true_file_type(metadata, chosen, donor.byte_order, wanted=options.output.true_file_type)
     kvs = metadata.kvs
     if options.provenance:
         kvs = (*without_provenance(kvs), *_provenance(chosen, donor.byte_order))

@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT
-from gguftool.format.engine_facts.engines import IK, IK_LLAMA_CPP, LLAMA_CPP
+from gguftool.format.engine_facts.engines import BOTH, IK, IK_LLAMA_CPP, LLAMA_CPP
+from gguftool.format.engine_facts.fallback import fallback_type
 from gguftool.format.file_names import SPLIT_KEYS
-from gguftool.format.ftypes import FILE_TYPE_KEY, FType, ftype_name, ftype_of_majority, ftype_tensor_type
-from gguftool.format.ggml import TYPES
+from gguftool.format.ftypes import FILE_TYPE_KEY, FType, ftype_name, ftype_of_majority, ftype_tensor_type, ftypes_of
+from gguftool.format.ggml import TYPES, TypeTraits, find_type, type_alias, type_name
 from gguftool.format.kv import INTEGERS, KV, ByteOrder, ValueType, find_kv, make_kv
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import ORDER_KEY
@@ -80,6 +81,61 @@ def with_preset(metadata: OutputMetadata, preset: FType) -> OutputMetadata:
     return OutputMetadata(kvs=kvs, remarks=remarks)
 
 
+def with_true_file_type(
+    metadata: OutputMetadata, chosen: Sequence[SelectedTensor], order: ByteOrder, *, wanted: bool
+) -> OutputMetadata:
+    """Set the file type by the majority of the `chosen` tensors if `wanted`; else warn if it contradicts them."""
+    old = find_kv(metadata.kvs, FILE_TYPE_KEY)
+    tensors = [choice.tensor for choice in chosen]
+    ftype = _true_file_type(tensors)
+    if not wanted:
+        if old is None or old.type not in INTEGERS or not contradicts(old.value(), tensors):
+            return metadata
+        writes = "leaves it out" if ftype is None else f"writes {ftype.id} ({ftype.name})"
+        said = f"{FILE_TYPE_KEY} says {old.value()} ({ftype_name(old.value())}), but most elements are "
+        said += f"{type_alias(majority_type(tensors) or 0)}; --true-file-type {writes}"
+        return OutputMetadata(kvs=metadata.kvs, remarks=(*metadata.remarks, said))
+    kvs = tuple(kv for kv in metadata.kvs if ftype is not None or kv.key != FILE_TYPE_KEY)
+    if ftype is not None:
+        kvs = _with(kvs, make_kv(FILE_TYPE_KEY, ValueType.UINT32, ftype.id, byte_order=order))
+    kvs = _with_quantization_version(kvs, order, chosen)
+    remarks = tuple(text for text in metadata.remarks if not text.startswith(FILE_TYPE_KEY))
+    return OutputMetadata(kvs=kvs, remarks=remarks)
+
+
+def contradicts(file_type: int, tensors: Sequence[Tensor]) -> bool:
+    """Whether no engine makes a file of these tensors under `file_type`.
+
+    It says floats, and most elements are quantized; or no tensor has the type that it stands for, or a fallback of it.
+    """
+    majority = majority_type(tensors)
+    if majority is None:
+        return False
+    kinds = {found for ftype in ftypes_of(file_type) if (found := find_type(ftype.tensor_type))}
+    if not kinds or majority in {kind.id for kind in kinds}:
+        return False
+    if all(kind.is_plain_float for kind in kinds):
+        return majority not in TYPES or TYPES[majority].is_quantized
+    if any(ftype.name == "MXFP4_MOE" for ftype in ftypes_of(file_type)) and type_name(majority) == "Q8_0":
+        return False  # a dense model under that preset
+    return not any(_made_as(tensor, kinds) for tensor in tensors if len(tensor.info.shape) > 1)
+
+
+def _made_as(tensor: Tensor, kinds: Iterable[TypeTraits]) -> bool:
+    """Whether the tensor has one of `kinds`, or what an engine falls back to for its rows."""
+    own = type_name(tensor.info.type)
+    wide = tensor.info.dims[0]
+    return any(own == kind.name or own == fallback_type(kind.name, wide, engine) for kind in kinds for engine in BOTH)
+
+
+def _true_file_type(tensors: Sequence[Tensor]) -> FType | None:
+    majority = majority_type(tensors)
+    if majority is None:
+        return None
+    ik_only = any(tensor.info.type in TYPES and TYPES[tensor.info.type].engines == IK for tensor in tensors)
+    return ftype_of_majority(type_name(majority), IK_LLAMA_CPP if ik_only else LLAMA_CPP)
+
+
 def without_provenance(kvs: Iterable[KV]) -> tuple[KV, ...]:
     """Leave out the keys that record where the tensors of an earlier merge came from."""
     return tuple(kv for kv in kvs if not kv.key.startswith(PROVENANCE_PREFIX))
@@ -93,10 +149,7 @@ def _with_file_type(
     if old is None or majority is None or majority == _donor_majority(donor, old):
         return kvs
     name = TYPES[majority].name if majority in TYPES else f"type#{majority}"
-    ik_only = any(
-        choice.tensor.info.type in TYPES and TYPES[choice.tensor.info.type].engines == IK for choice in chosen
-    )
-    ftype = ftype_of_majority(name, IK_LLAMA_CPP if ik_only else LLAMA_CPP)
+    ftype = _true_file_type([choice.tensor for choice in chosen])
     before = ftype_name(old.value()) if old.type in INTEGERS else "no number"
     if ftype is None:
         remarks.append(f"{FILE_TYPE_KEY} left out (it was {before}): no file type stands for a majority of {name}")

@@ -48,7 +48,7 @@ def models(tool: Run, tmp_path_factory: pytest.TempPathFactory) -> Models:
     """Every small model by its name."""
     made, source = tmp_path_factory.mktemp("made"), ENGINES / "tiny-qwen3moe-Q4_K.gguf"
     for name, kind in MADE.items():
-        options = ("--tensor", f".*={kind}", "--pure", "--allow-requantize", "--no-sync")
+        options = ("--tensor", f".*={kind}", "--allow-requantize", "--no-sync")
         tool("quantize", source, *options, "-o", made / f"{name}.gguf")
     return {path.stem: path for folder in (ENGINES, made) for path in sorted(folder.glob("*.gguf"))}
 

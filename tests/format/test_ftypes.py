@@ -55,3 +55,6 @@ def test_a_file_type_is_no_tensor_type_of_the_same_name() -> None:
     assert iq2_m == "IQ2_S"
     assert ftypes.find_ftypes("nonsense") == ()
     assert ftypes.ftype_of_majority("I32", "llama.cpp") is None
+    mxfp4 = ftypes.ftype_of_majority("MXFP4", "llama.cpp")  # no engine's guess, but the only one of that type
+    assert mxfp4 is not None
+    assert mxfp4.id == 38

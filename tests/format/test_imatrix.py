@@ -420,6 +420,16 @@ def test_dump_still_shows_the_head_of_a_damaged_imatrix(files: Path) -> None:
     assert (code, err.count("\n")) == (2, 1)
 
 
+def test_show_with_a_model_says_what_each_engine_takes_for_missing_entries(files: Path) -> None:
+    gate, up, other = (f"blk.0.{part}.weight" for part in ("ffn_gate_exps", "ffn_up_exps", "attn_q"))
+    model_of(files, (gate, (4, 8)), (up, (4, 8)), (other, (4, 8)))
+    (files / "i.dat").write_bytes(legacy([(up, 2, [2, 4, 6, 8])]))
+    lines = run(files, "imatrix", "show", "i.dat", "--model", "model.gguf")[1].splitlines()
+    assert "  llama.cpp quantizes these without weights" in lines
+    taken = f"ik_llama.cpp takes the entry of another tensor for 1 of these: {gate} <- {up}; 1 without weights"
+    assert f"  {taken}" in lines
+
+
 def test_show_with_a_model_names_what_is_covered_missing_and_unmatched(files: Path) -> None:
     model_of(files, (UP, (4, 8)), ("token_embd.weight", (4, 8)), ("blk.0.attn_q.weight", (4, 8)))
     (files / "i.dat").write_bytes(legacy([(UP, 2, [2, 4, 6, 8]), ("blk.7.x.weight", 1, [1])]))

@@ -64,7 +64,7 @@ def _make(model: Model, tensor: Tensor, target: str, engine: str, weights: objec
     wanted = next(traits for traits in TYPES.values() if spelling(traits.id, engine).lower() == target)
     rule = make_rule(f"^{re.escape(tensor.info.name)}$", wanted.name)
     given = Weights(imatrix=weights, name="w") if weights is not None else None  # type: ignore[arg-type]
-    options = QuantizeOptions(weights=given, requantize=requantize, pure=True)
+    options = QuantizeOptions(weights=given, requantize=requantize)
     one = Path(os.environ["FAKE_FOLDER"]) / f"{tensor.info.name}.gguf"
     execute(plan_quantize(model, Recipe(rules=(rule,)), one, options), Options(sync=False, force=True))
     return open_model(one).tensors[tensor.info.name]

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 import gguftool
+from gguftool.format.ggml import find_type, nbytes
+from gguftool.format.kv import ValueType
 from gguftool.surgery.metadata import majority_type
 from tests.support import builders as b
+from tests.support.command import run_gguftool
 from tests.support.mix_models import FILE_TYPE, QUANT_VERSION, SHAPES, merge_plan, merged, quant, value
 
 # Numbers of general.file_type, from include/llama.h of llama.cpp and ik_llama.cpp
@@ -213,3 +216,75 @@ def test_of_types_with_equally_many_elements_the_one_of_the_lower_number_is_the_
     shapes = {"a.weight": (256, 3), "b.weight": (256, 3)}
     model = gguftool.open_model(quant(tmp_path / "a.gguf", "Q8_0", types=types, shapes=shapes))
     assert majority_type(model.tensors.values()) == b.TYPES["Q4_K"][0] < b.TYPES["Q6_K"][0]
+
+
+# --- the true file type of one whole set ---
+
+
+def typed(name: str, kind: str, dims: tuple[int, ...]) -> b.Tensor:
+    """A tensor of any type; the data does not matter."""
+    traits = find_type(kind)
+    assert traits is not None
+    return b.Tensor(name, dims, traits.id, bytes(nbytes(traits.id, dims) or 0))
+
+
+def one_set(folder: Path, file_type: int, *tensors: b.Tensor) -> Path:
+    path = folder / "whole.gguf"
+    path.write_bytes(b.gguf(b.llama_kvs(b.KV("general.file_type", b.U32, file_type)), tensors))
+    return path
+
+
+MOSTLY_Q4_K = (
+    typed("blk.0.attn_q.weight", "Q4_K", (256, 8)),
+    typed("blk.0.ffn_up.weight", "BF16", (256, 1)),
+    typed("output.weight", "BF16", (256, 64)),
+)
+
+
+def test_a_file_type_that_contradicts_a_whole_set_gets_a_remark_with_the_option(tmp_path: Path) -> None:
+    path = one_set(tmp_path, 32, *MOSTLY_Q4_K)
+    plan = merge_plan([path], tmp_path / "out.gguf")
+    assert plan.remarks == (
+        "general.file_type says 32 (BF16), but most elements are q4_K; --true-file-type writes 15 (Q4_K_M)",
+    )
+    model = merged([path], tmp_path / "out.gguf")
+    assert value(model, FILE_TYPE) == 32
+
+
+def test_true_file_type_mends_it(tmp_path: Path) -> None:
+    done = run_gguftool("merge", one_set(tmp_path, 32, *MOSTLY_Q4_K), "--true-file-type", "-o", tmp_path / "out.gguf")
+    assert done.returncode == 0, done.stderr
+    model = gguftool.open_model(tmp_path / "out.gguf")
+    numbers = {kv.key: kv.value() for kv in model.kvs if kv.type is ValueType.UINT32}
+    assert (numbers[FILE_TYPE], numbers[QUANT_VERSION]) == (15, 2)
+
+
+@pytest.mark.parametrize(
+    ("file_type", "kind", "contradiction"),
+    [
+        (15, "Q4_K", False),
+        (14, "Q4_K", False),
+        (28, "IQ2_XS", False),
+        (38, "Q8_0", False),  # a dense model under MXFP4_MOE
+        (38, "MXFP4", False),
+        (15, "Q5_K", True),
+        (0, "Q8_0", True),
+        (32, "F16", False),
+        (7, "F16", True),
+        (999, "Q4_K", False),
+    ],
+)
+def test_contradictions(tmp_path: Path, file_type: int, kind: str, contradiction: bool) -> None:
+    path = one_set(tmp_path, file_type, typed("blk.0.attn_q.weight", kind, (256, 8)))
+    remarks = merge_plan([path], tmp_path / "out.gguf").remarks
+    assert any("--true-file-type" in remark for remark in remarks) is contradiction
+
+
+def test_fallbacks_are_no_contradiction(tmp_path: Path) -> None:
+    path = one_set(tmp_path, 15, typed("blk.0.attn_q.weight", "Q5_0", (96, 8)))
+    assert merge_plan([path], tmp_path / "out.gguf").remarks == ()
+
+
+def test_a_model_of_mostly_mxfp4_has_a_file_type(tmp_path: Path) -> None:
+    path = one_set(tmp_path, 32, typed("blk.0.attn_q.weight", "MXFP4", (256, 8)))
+    assert "--true-file-type writes 38 (MXFP4_MOE)" in merge_plan([path], tmp_path / "out.gguf").remarks[0]

@@ -78,6 +78,9 @@ def merge(
         int | None, size_option("--max-size", help="Write a set of files up to this size; OUT is their prefix.")
     ] = None,
     keep_file_type: KeepFileType = False,
+    true_file_type: Annotated[
+        bool, typer.Option("--true-file-type", help="Set general.file_type by the type of most elements.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Take a tensor in exactly the recipe's type or not.")
     ] = False,
@@ -118,7 +121,10 @@ def merge(
 
     if strict and allow_fallback:
         raise typer.BadParameter("--strict and --allow-fallback exclude each other")
+    if keep_file_type and true_file_type:
+        raise typer.BadParameter("--keep-file-type and --true-file-type exclude each other")
     request = _consume_request(context)
+    layout_options = output_options(layout, max_size=max_size, keep_file_type=keep_file_type)
 
     def plan_now() -> tuple[Plan, Sequence[Input]]:
         rules, read = _read_recipe(recipe)
@@ -128,7 +134,7 @@ def merge(
             kv_from=open_model(kv_from) if kv_from is not None else None,
             allowed_mismatches=tuple(allow_kv_mismatch or ()),
             provenance=provenance,
-            output=output_options(layout, max_size=max_size, keep_file_type=keep_file_type),
+            output=replace(layout_options, true_file_type=true_file_type),
             consume=request,
         )
         inputs = open_inputs(models)

@@ -116,8 +116,6 @@ def quantize(
         raise typer.BadParameter("give either --recipe FILE or --tensor PATTERN=TYPE")
     if chosen is None and recipe is None and tensor is None:
         raise typer.BadParameter("give a preset such as Q4_K_M, --recipe FILE, or --tensor PATTERN=TYPE")
-    if pure and chosen is None:
-        raise typer.BadParameter("--pure is for a preset; a rule counts for every tensor that it matches")
     tool = find_llama_quantize(llama_quantize) if llama_quantize is not None else None
     model = open_model(source)
     if recipe is not None:

@@ -16,9 +16,10 @@ import pytest
 from gguftool.engines.llama_quantize import LlamaQuantize
 from gguftool.errors import GGUFToolError, PlanError, SourceError
 from gguftool.format.dequantize import encode_floats
-from gguftool.format.engine_facts.embeddings import default_type
-from gguftool.format.ggml import find_type, type_alias, type_name
+from gguftool.format.engine_facts.presets.names import find_preset
+from gguftool.format.ggml import type_alias, type_name
 from gguftool.format.imatrix import Imatrix, ImatrixEntry
+from gguftool.format.kv import ValueType
 from gguftool.format.pattern import literal
 from gguftool.format.quantizers import best_quantizer
 from gguftool.format.recipe import Recipe, make_rule
@@ -173,7 +174,7 @@ def tiny_llama_f32(folder: Path) -> Model:
 @pytest.mark.parametrize("kind", ["Q4_K", "Q6_K", "Q8_0", "IQ4_XS", "BF16"])
 def test_the_small_llama_is_made_as_llama_quantize_made_it(tmp_path: Path, kind: str) -> None:
     theirs = open_model(FIXTURES / "engines" / f"tiny-llama-{kind}.gguf")
-    made = written(tmp_path, tiny_llama_f32(tmp_path), everything(kind), pure=True)
+    made = written(tmp_path, tiny_llama_f32(tmp_path), everything(kind))
     assert types_of(made) == types_of(theirs)
     assert all(made.tensors[name].extent.read() == each.extent.read() for name, each in theirs.tensors.items())
 
@@ -289,7 +290,7 @@ def test_only_what_changes_is_made(tmp_path: Path) -> None:
 
 def test_metadata_is_true_for_what_was_made(tmp_path: Path) -> None:
     old = b.KV("quantize.imatrix.file", b.STR, "other.dat")
-    made = written(tmp_path, opened(tmp_path, llama(kvs=(old,))), everything("q8_0"), pure=True)
+    made = written(tmp_path, opened(tmp_path, llama(kvs=(old,))), everything("q8_0"))
     said = {kv.key: kv.value() for kv in made.kvs}
     assert said["general.file_type"] == 7
     assert said["general.quantization_version"] == 2
@@ -333,7 +334,7 @@ def test_a_set_can_be_written(tmp_path: Path) -> None:
         opened(tmp_path, llama()),
         everything("q8_0"),
         tmp_path / "set",
-        QuantizeOptions(output=OutputOptions(max_size=4096), pure=True),
+        QuantizeOptions(output=OutputOptions(max_size=4096)),
     )
     execute(plan, Options(sync=False))
     made = open_model(plan.outputs[0].path)
@@ -344,13 +345,13 @@ def test_a_set_can_be_written(tmp_path: Path) -> None:
 def test_quantized_sources_are_quantized_again_only_when_asked(tmp_path: Path) -> None:
     path = tmp_path / "first.gguf"
     execute(
-        plan_quantize(opened(tmp_path, llama()), everything("q8_0"), path, QuantizeOptions(pure=True)),
+        plan_quantize(opened(tmp_path, llama()), everything("q8_0"), path, QuantizeOptions()),
         Options(sync=False),
     )
     first = open_model(path)
     with pytest.raises(PlanError, match=r"q8_0 here: quantizing again loses.*--allow-requantize"):
         written(tmp_path, first, everything("q4_K"))
-    made = written(tmp_path, first, everything("q4_K"), requantize=True, pure=True)
+    made = written(tmp_path, first, everything("q4_K"), requantize=True)
     import libgguf
 
     stored = first.tensors["output.weight"].extent.read()
@@ -378,7 +379,7 @@ def test_rows_that_do_not_divide_fall_back_as_the_engine_does(tmp_path: Path) ->
 
 def test_repacks_need_rows_that_divide_and_are_not_for_embeddings(tmp_path: Path) -> None:
     odd = tensor("blk.0.ffn_up.weight", floats(6, WIDTH))
-    types, _ = planned(opened(tmp_path, llama(odd)), everything("q4_k_r4"), engine="ik_llama.cpp", pure=True)
+    types, _ = planned(opened(tmp_path, llama(odd)), everything("q4_k_r4"), engine="ik_llama.cpp")
     assert types["blk.0.attn_q.weight"] == "q4_k_r4"
     assert types["blk.0.ffn_up.weight"] == "q4_K"
     assert types["token_embd.weight"] == "q4_K"
@@ -389,7 +390,7 @@ def test_norms_and_routers_stay(tmp_path: Path) -> None:
     router = tensor("blk.0.ffn_gate_inp.weight", floats(4, WIDTH))
     half_norm = tensor("blk.0.attn_norm.weight", floats(WIDTH), F16)
     model = opened(tmp_path, llama(router, half_norm))
-    types, remarks = planned(model, everything("q8_0"), pure=True)
+    types, remarks = planned(model, everything("q8_0"))
     assert types["blk.0.ffn_norm.weight"] == types["blk.0.ffn_gate_inp.weight"] == "f32"
     assert types["blk.0.attn_norm.weight"] == "f16"
     assert any("kept as f32, as llama.cpp does" in remark and "ffn_gate_inp" in remark for remark in remarks)
@@ -401,36 +402,100 @@ def test_norms_and_routers_stay(tmp_path: Path) -> None:
     )
 
 
-def test_embeddings_and_output_get_the_engines_types_under_a_general_rule(tmp_path: Path) -> None:
-    model = opened(tmp_path, llama())
-    assert planned(model, everything("q4_K"))[0]["output.weight"] == "q6_K"
-    assert planned(model, everything("q4_K"), pure=True)[0]["output.weight"] == "q4_K"
-    exception = Recipe(rules=(make_rule("^output", "q5_K"), make_rule(".*", "q4_K")))
-    assert planned(model, exception)[0]["output.weight"] == "q5_K"
+@pytest.mark.parametrize("engine", ["llama.cpp", "ik_llama.cpp"])
+def test_a_general_rule_is_a_rule_for_embeddings_and_output_too(tmp_path: Path, engine: str) -> None:
+    types, _ = planned(opened(tmp_path, llama()), everything("q4_K"), engine=engine)
+    assert types["output.weight"] == types["token_embd.weight"] == types["blk.0.attn_q.weight"] == "q4_K"
+
+
+def test_a_preset_gives_the_output_its_own_type_and_the_file_its_own_file_type(tmp_path: Path) -> None:
+    preset = find_preset("Q2_K_S", "llama.cpp")
+    rules = recipe(attn_q="q8_0")
+    made = written(tmp_path, opened(tmp_path, llama()), rules, preset=preset)
+    types = types_of(made)
+    assert types["output.weight"] == "q6_K"
+    assert types["token_embd.weight"] == "q2_K"
+    assert types["blk.0.attn_q.weight"] == "q8_0"
+    numbers = {kv.key: kv.value() for kv in made.kvs}
+    assert numbers["general.file_type"] == 21  # although most elements are Q8_0
+    assert numbers["general.quantization_version"] == 2
 
 
 @pytest.mark.parametrize(
-    ("engine", "name", "kind", "tied", "wanted"),
+    ("name", "engine", "wanted"),
     [
-        ("llama.cpp", "output.weight", "IQ2_XS", False, "Q5_K"),
-        ("llama.cpp", "output.weight", "Q8_0", False, "Q8_0"),
-        ("llama.cpp", "output.weight", "BF16", False, "BF16"),
-        ("llama.cpp", "token_embd.weight", "IQ1_S", False, "Q2_K"),
-        ("llama.cpp", "token_embd.weight", "Q4_K", False, "Q4_K"),
-        ("llama.cpp", "token_embd.weight", "Q4_K", True, "Q6_K"),
-        ("llama.cpp", "blk.0.attn_q.weight", "IQ1_S", False, "IQ1_S"),
-        ("ik_llama.cpp", "output.weight", "IQ2_K", False, "Q5_K"),
-        ("ik_llama.cpp", "token_embd.weight", "IQ2_K", True, "IQ4_K"),
-        ("ik_llama.cpp", "output.weight", "IQ4_KS", False, "Q6_K"),
-        ("ik_llama.cpp", "token_embd.weight", "IQ4_KS", True, "IQ5_K"),
-        ("ik_llama.cpp", "output.weight", "IQ6_K", False, "IQ6_K"),
-        ("ik_llama.cpp", "per_layer_token_embd.weight", "IQ3_XXS", False, "IQ3_S"),
+        ("Q4_KM", "llama.cpp", "did you mean Q4_K_M"),
+        ("xyz", "llama.cpp", "it offers"),
+        ("NVFP4", "llama.cpp", "has no preset 'NVFP4'"),
     ],
 )
-def test_default_types(engine: str, name: str, kind: str, tied: bool, wanted: str) -> None:
-    traits = find_type(kind)
-    assert traits is not None
-    assert default_type(name, traits, 512, engine, tied=tied).name == wanted
+def test_wrong_presets_are_refused_with_the_nearest(name: str, engine: str, wanted: str) -> None:
+    with pytest.raises(ValueError, match=wanted):
+        find_preset(name, engine)
+
+
+# --- entries that ik_llama.cpp takes in place of missing ones ---
+
+
+def matrix_of(*names: str, value: float = 3.0) -> Weights:
+    ramp = np.linspace(1, value, WIDTH, dtype=np.float32)[None, :]
+    one = np.ones(1, dtype=np.float32)
+    entries = {name: ImatrixEntry(name=name, sums=ramp * (n + 1) ** 2, counts=one) for n, name in enumerate(names)}
+    return Weights(imatrix=Imatrix(entries=entries, digest="d"), name="im.dat")
+
+
+@pytest.mark.parametrize(
+    ("name", "entries", "taken"),
+    [
+        ("ffn_gate_exps", ("ffn_gate_up_exps", "ffn_up_exps"), "ffn_gate_up_exps"),
+        ("ffn_gate_exps", ("ffn_up_exps",), "ffn_up_exps"),
+        ("ffn_up_exps", ("ffn_gate_exps", "ffn_gate_up_exps"), "ffn_gate_up_exps"),
+        ("ffn_gate_up_exps", ("ffn_up_exps",), "ffn_up_exps"),
+        ("ffn_gate", ("ffn_up",), "ffn_up"),
+        ("attn_v_b", ("attn_kv_b",), "attn_kv_b"),
+        ("attn_kv_b", ("attn_v_b",), "attn_v_b"),
+        ("ffn_up", ("ffn_gate",), None),
+        ("ffn_gate_shexp", ("ffn_up_shexp",), None),
+    ],
+)
+def test_ik_takes_the_entry_of_another_tensor(
+    tmp_path: Path, name: str, entries: tuple[str, ...], taken: str | None
+) -> None:
+    name = f"blk.0.{name}.weight"
+    weights = matrix_of("blk.0.attn_q.weight", *(f"blk.0.{each}.weight" for each in entries))
+    model = opened(tmp_path, llama(tensor(name, floats(4, WIDTH, seed=9))))
+    rules = Recipe(rules=(make_rule(literal(name), "q4_K"),))
+    for engine in ("llama.cpp", "ik_llama.cpp"):
+        decision = decide(model, rules, QuantizeOptions(weights=weights, engine=engine))
+        step = decision.made[0]
+        if engine == "ik_llama.cpp" and taken is not None:
+            assert step.entry is not None
+            assert step.entry.name == f"blk.0.{taken}.weight"
+            said = f"no entry in the imatrix, takes that of {taken}, as ik_llama.cpp does: {name}"
+            assert said in decision.remarks
+        else:
+            assert step.entry is None
+            assert any("not in the imatrix, quantized without" in remark for remark in decision.remarks)
+
+
+@pytest.mark.parametrize(("engine", "number"), [("llama.cpp", ValueType.UINT32), ("ik_llama.cpp", ValueType.INT32)])
+def test_the_imatrix_is_recorded_in_the_engines_types(tmp_path: Path, engine: str, number: ValueType) -> None:
+    weights = matrix_of("blk.0.attn_q.weight")
+    imatrix = Imatrix(entries=weights.imatrix.entries, digest="d", datasets=("some text",), chunk_count=7)
+    made = written(
+        tmp_path,
+        opened(tmp_path, llama()),
+        recipe(attn_q="q4_K"),
+        weights=Weights(imatrix=imatrix, name="x" * 200),
+        engine=engine,
+    )
+    found = {kv.key: (kv.type, kv.value()) for kv in made.kvs if kv.key.startswith("quantize.imatrix.")}
+    assert found == {
+        "quantize.imatrix.file": (ValueType.STRING, "x" * 127),
+        "quantize.imatrix.dataset": (ValueType.STRING, "some text"),
+        "quantize.imatrix.entries_count": (number, 1),
+        "quantize.imatrix.chunks_count": (number, 7),
+    }
 
 
 def test_types_of_the_other_engine_are_refused(tmp_path: Path) -> None:
@@ -623,7 +688,7 @@ def test_a_big_endian_source_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "give either --recipe FILE or --tensor"),
+        ((), "give a preset such as Q4_K_M, --recipe FILE, or --tensor"),
         (("--tensor", "a=q4_K", "--engine", "vllm"), "--engine takes llama.cpp or ik_llama.cpp"),
         (("--tensor", "attn_q"), "has no '='"),
         (("--tensor", "attn_q=q4_k_m"), "there is no tensor type 'q4_k_m'"),
