@@ -94,7 +94,8 @@ class Factor:
         factors, first = _read(self.tensor), start // self.elements
         for index in range(first, -(-(start + len(flat)) // self.elements)):
             begin = max(index * self.elements - start, 0)
-            flat[begin : (index + 1) * self.elements - start] *= factors[index]
+            with np.errstate(over="ignore", invalid="ignore"):  # what becomes an infinity is for the caller to judge
+                flat[begin : (index + 1) * self.elements - start] *= factors[index]
         return flat.reshape(numbers.shape)
 
 
