@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import pairwise
 
-from gguftool.errors import PlanError, listed, printable
+from gguftool.errors import PlanError, command_line, listed, printable
 from gguftool.format.engine_facts.engines import IK_LLAMA_CPP, LLAMA_CPP
 from gguftool.format.ftypes import no_such_type
 from gguftool.format.ggml import TYPES, find_type
@@ -230,7 +230,8 @@ def _decoded(text: str | bytes, source: str) -> str:
         except UnicodeDecodeError:
             raise PlanError("starts like UTF-16 text, but is none: not a recipe", source=source) from None
     if "\0" in text:
-        hint = "; 'gguftool recipe extract' makes a recipe of a model" if text.startswith("GGUF") else ""
+        extract = command_line("recipe", "extract", source) if source else "recipe extract"
+        hint = f"; {extract} makes a recipe of a model" if text.startswith("GGUF") else ""
         raise PlanError(f"is binary, not a recipe{hint}", source=source)
     return text.removeprefix("\ufeff")
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from gguftool.analysis.lint.rules import Finding, Severity, names_in_words
 from gguftool.analysis.lint.target import TensorView, out_of_file
-from gguftool.errors import FormatError, GGUFToolError, SourceError, printable, without_secrets
+from gguftool.errors import FormatError, GGUFToolError, SourceError, command_line, printable, without_secrets
 from gguftool.format.cursor import NeedMoreData
 from gguftool.format.header import MAGIC, parse, round_up
 from gguftool.format.imatrix import legacy_start
@@ -286,7 +286,8 @@ def _old_imatrix(source: Source, head: bytes, _: GGUFToolError) -> Finding | Non
     if start is None:
         return None
     message = f"{start[0]:,} entries, the first for {printable(start[1])}"
-    way_out = "'gguftool imatrix show' tells what is in it; llama-quantize takes it with --imatrix"
+    command = command_line("imatrix", "show", source.name)
+    way_out = f"{command} tells what is in it; llama-quantize takes it with --imatrix"
     return _finding("N12", source.name, message, way_out)
 
 

@@ -5,6 +5,7 @@ Sources: ggml docs/gguf.md. The limits of each loader are separate rules, in loa
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
@@ -13,10 +14,11 @@ from typing import TypeVar
 from gguftool.analysis.lint.kinds import kind_in_words
 from gguftool.analysis.lint.rules import Hit, Severity, hits_by_message, rule
 from gguftool.analysis.lint.target import LintTarget, TensorView
+from gguftool.analysis.lint.way_out import edit_command, value_text
 from gguftool.errors import printable
 from gguftool.format.ggml import layout_nbytes, other_meanings
-from gguftool.format.header import DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, round_up
-from gguftool.format.kv import KV, ByteOrder, ValueType
+from gguftool.format.header import ARCHITECTURE_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, round_up
+from gguftool.format.kv import KV, ByteOrder, ValueType, find_kv
 from gguftool.model.model import ModelFile
 
 _T = TypeVar("_T")
@@ -194,8 +196,7 @@ def _keys(kvs: Sequence[KV]) -> str:
 @rule(
     "F09",
     Severity.ERROR,
-    way_out="'gguftool edit FILE --remove KEY' and '--set' leave one of them; llama.cpp refuses the file, "
-    "ik_llama.cpp takes the first",
+    way_out="leave one of them; llama.cpp refuses the file, ik_llama.cpp takes the first",
 )
 def duplicate_keys(target: LintTarget) -> Iterator[Hit]:
     """A metadata key occurs twice."""
@@ -203,13 +204,24 @@ def duplicate_keys(target: LintTarget) -> Iterator[Hit]:
         twice = file.header.duplicate_keys()
         if twice:
             shown = ", ".join(f"'{printable(key, 80)}'" for key in twice[:4])
-            yield Hit(message=f"{len(twice)} key(s) occur more than once: {shown}", where=_shown(file))
+            message = f"{len(twice)} key(s) occur more than once: {shown}"
+            yield Hit(message=message, where=_shown(file), way_out=_leave_the_first(target, file, twice))
+
+
+def _leave_the_first(target: LintTarget, file: ModelFile, keys: Sequence[str]) -> str:
+    """The command that leaves the first of each of `keys`, or "" if a value is no single one."""
+    first = [file.header.get(key) for key in keys]
+    kvs = [kv for kv in first if kv is not None and kv.type is not ValueType.ARRAY]
+    if len(kvs) < len(keys) or file is not target.files[0]:
+        return ""
+    words = [word for kv in kvs for word in ("--remove", kv.key, "--set", f"{kv.key}={value_text(kv)}")]
+    return edit_command(target, *words, does="leaves the first")
 
 
 @rule(
     "F10",
     Severity.WARNING,
-    way_out="'gguftool edit FILE --rename OLD=NEW' gives it an ASCII name of at most 65,535 bytes",
+    way_out="give it an ASCII name of at most 65,535 bytes",
 )
 def odd_keys(target: LintTarget) -> Iterator[Hit]:
     """A metadata key is not as the specification wants it."""
@@ -218,10 +230,18 @@ def odd_keys(target: LintTarget) -> Iterator[Hit]:
         return not kv.key.isascii() or len(kv.key) > MAX_KEY
 
     for file, found in _places_of(target, odd):
-        yield Hit(message=f"not ASCII or longer than {MAX_KEY:,} bytes: {_keys(found)}", where=_shown(file))
+        message = f"not ASCII or longer than {MAX_KEY:,} bytes: {_keys(found)}"
+        short = [kv.key for kv in found if "=" not in kv.key]
+        words = [word for key in short for word in ("--rename", f"{key}={_ascii_name(key)}")]
+        way_out = edit_command(target, *words, does="gives ASCII names") if len(short) == len(found) else ""
+        yield Hit(message=message, where=_shown(file), way_out=way_out)
 
 
-@rule("F11", Severity.WARNING, way_out="'gguftool edit FILE --set KEY=bool:true' sets it")
+def _ascii_name(key: str) -> str:
+    return re.sub(r"[^!-~]", "_", key) or "unnamed"
+
+
+@rule("F11", Severity.WARNING, way_out="make the file anew with a writer that writes 0 and 1")
 def odd_bools(target: LintTarget) -> Iterator[Hit]:
     """A BOOL value is neither 0 nor 1."""
 
@@ -231,10 +251,13 @@ def odd_bools(target: LintTarget) -> Iterator[Hit]:
         return max(kv.raw[12:] if kv.type is ValueType.ARRAY else kv.raw, default=0) > 1
 
     for file, found in _places_of(target, odd):
-        yield Hit(message=f"bytes other than 0 and 1 in {_keys(found)}", where=_shown(file))
+        single = [kv for kv in found if kv.type is not ValueType.ARRAY]
+        words = [word for kv in single for word in ("--set", f"{kv.key}=bool:true")]
+        way_out = edit_command(target, *words, does="sets what engines read") if len(single) == len(found) else ""
+        yield Hit(message=f"bytes other than 0 and 1 in {_keys(found)}", where=_shown(file), way_out=way_out)
 
 
-@rule("F12", Severity.WARNING, way_out="engines show it broken: set it anew with 'gguftool edit'")
+@rule("F12", Severity.WARNING, way_out="engines show it broken: set it anew with --set KEY=str:TEXT of gguftool edit")
 def not_utf8(target: LintTarget) -> Iterator[Hit]:
     """Text is not UTF-8."""
 
@@ -279,13 +302,27 @@ def _is_hostile(text: str) -> bool:
 @rule(
     "F15",
     Severity.ERROR,
-    way_out="'gguftool edit FILE --set general.architecture=string:NAME', or take the metadata from the original model",
+    way_out="take the metadata from the original model",
 )
 def no_architecture(target: LintTarget) -> Iterator[Hit]:
     """The model does not say its architecture."""
     later_shard = (target.split_keys[0].number or 0) > 0
     if target.has_metadata and not later_shard and not target.architecture and not kind_in_words(target):
-        yield Hit(message="general.architecture is absent or no string", where=_shown(target.files[0]))
+        yield Hit(
+            message="general.architecture is absent or no string",
+            where=_shown(target.files[0]),
+            way_out=_set_architecture(target),
+        )
+
+
+def _set_architecture(target: LintTarget) -> str:
+    """The command that sets the architecture that the other keys are named for, or "" if they do not tell."""
+    names = {kv.key.removesuffix(".block_count") for kv in target.kvs if kv.key.endswith(".block_count")}
+    if len(names) != 1:
+        return ""
+    words = ("--remove", ARCHITECTURE_KEY) if find_kv(target.kvs, ARCHITECTURE_KEY) else ()
+    setting = f"{ARCHITECTURE_KEY}=str:{names.pop()}"
+    return edit_command(target, *words, "--set", setting, does="sets what its other keys are named for")
 
 
 @rule(
@@ -340,7 +377,7 @@ def trailing_bytes(target: LintTarget) -> Iterator[Hit]:
 @rule(
     "F18",
     Severity.ERROR,
-    way_out="gguf-split shards are no byte ranges: fetch them anew and load shard 1, or use 'gguftool merge'",
+    way_out="gguf-split shards are no byte ranges: fetch them anew and load shard 1, or merge them with gguftool",
 )
 def joined_files(target: LintTarget) -> Iterator[Hit]:
     """Another GGUF starts behind the data: shards were joined with cat."""

@@ -69,7 +69,7 @@ def _differ(roles: Mapping[str, TensorView], one: str, other: str, then: str) ->
     return None
 
 
-_SAME_TYPE = "give both the same type, by --custom-q, a recipe, or 'gguftool swap'"
+_SAME_TYPE = "give both the same type, by --custom-q, a recipe, or swap one of them"
 
 
 @rule("M01", Severity.WARNING, engines=IK, way_out=_SAME_TYPE)

@@ -13,10 +13,11 @@ from itertools import groupby
 from gguftool.analysis.lint.kinds import kind_in_words
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, hits_by_message, rule, undecided
 from gguftool.analysis.lint.target import LintTarget, integer_of
-from gguftool.errors import listed, printable
+from gguftool.analysis.lint.way_out import edit_command, model_name
+from gguftool.errors import command_line, listed, printable
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS_AND_OUTPUT
 from gguftool.format.engine_facts.engines import BOTH, IK, MAINLINE
-from gguftool.format.ftypes import FILE_TYPE_KEY, ftype_name, ftypes_of
+from gguftool.format.ftypes import FILE_TYPE_KEY, ftype_name, ftype_of_majority, ftypes_of
 from gguftool.format.header import ALIGNMENT_KEY, DEFAULT_ALIGNMENT
 from gguftool.format.kv import ValueType
 from gguftool.model.model import ModelFile
@@ -40,7 +41,7 @@ def version_1(target: LintTarget) -> Iterator[Hit]:
             yield Hit(message="the file is GGUF version 1", where=_shown(file))
 
 
-@rule("P02", Severity.ERROR, engines=MAINLINE, way_out="'gguftool edit FILE --remove \"\"' removes it")
+@rule("P02", Severity.ERROR, engines=MAINLINE, way_out="'gguftool edit FILE --remove \"\" -o NEW' removes it")
 def empty_key(target: LintTarget) -> Iterator[Hit]:
     """A metadata key is empty."""
     for file in target.files:
@@ -48,13 +49,15 @@ def empty_key(target: LintTarget) -> Iterator[Hit]:
             yield Hit(message="a metadata key is empty", where=_shown(file))
 
 
-@rule("P03", Severity.ERROR, engines=BOTH, way_out="'gguftool edit FILE --remove KEY' removes it")
+@rule("P03", Severity.ERROR, engines=BOTH, way_out="make the file anew without it")
 def nested_array(target: LintTarget) -> Iterator[Hit]:
     """A metadata value is an array of arrays: llama.cpp refuses the file, ik_llama.cpp aborts."""
     for file in target.files:
         for kv in file.header.kvs:
             if kv.type is ValueType.ARRAY and kv.element_type is ValueType.ARRAY:
-                yield Hit(message=f"'{printable(kv.key, 80)}' is an array of arrays", where=_shown(file))
+                way_out = edit_command(target, "--remove", kv.key, does="removes it")
+                message = f"'{printable(kv.key, 80)}' is an array of arrays"
+                yield Hit(message=message, where=_shown(file), way_out=way_out)
 
 
 @rule(
@@ -69,7 +72,12 @@ def too_many_dims(target: LintTarget) -> Iterator[Hit]:
     yield from hits_by_message(many, lambda t: f"{len(t.info.dims)} dimensions; ggml takes at most {GGML_MAX_DIMS}")
 
 
-@rule("S08", Severity.ERROR, engines=MAINLINE, way_out="'gguftool merge FILE -o NEW' writes dense offsets")
+@rule(
+    "S08",
+    Severity.ERROR,
+    engines=MAINLINE,
+    way_out="'gguftool merge FILE -o NEW --force-sizes type' writes dense offsets",
+)
 def offsets_not_dense(target: LintTarget) -> Iterator[Hit]:
     """Offsets are not what llama.cpp computes: dense, in header order, padded to the alignment."""
     for _, members in groupby(target.tensors, key=lambda tensor: tensor.file):
@@ -156,19 +164,22 @@ def missing_tensors(target: LintTarget) -> Iterator[Hit]:
         yield Hit(message=f"the metadata counts {count:,} layers, and there are tensors of more", tensors=extra)
 
 
-@rule("H02", Severity.ERROR, engines=BOTH, way_out="'gguftool edit FILE --set general.file_type=u32:N'")
+@rule("H02", Severity.ERROR, engines=BOTH, way_out="set it anew as u32")
 def file_type_not_u32(target: LintTarget) -> Iterator[Hit]:
     """general.file_type has another type than u32: llama.cpp refuses the file, ik_llama.cpp aborts."""
     kv = next((kv for kv in target.kvs if kv.key == FILE_TYPE_KEY), None)
     if kv is not None and kv.type is not ValueType.UINT32:
-        yield Hit(message=f"{FILE_TYPE_KEY} is {kv.type.name}", where=_shown(target.files[0]))
+        number = integer_of(kv)
+        words = ("--remove", FILE_TYPE_KEY, *(("--set", f"{FILE_TYPE_KEY}=u32:{number}") if number is not None else ()))
+        way_out = edit_command(target, *words, does="sets it anew" if number is not None else "removes it")
+        yield Hit(message=f"{FILE_TYPE_KEY} is {kv.type.name}", where=_shown(target.files[0]), way_out=way_out)
 
 
 @rule(
     "H03",
     Severity.INFO,
     engines=BOTH,
-    way_out="it is for display only; 'gguftool edit FILE --set general.file_type=u32:N'",
+    way_out="it is for display only",
 )
 def file_type_not_majority(target: LintTarget) -> Iterator[Hit]:
     """general.file_type is not that of the type that most weights have."""
@@ -186,4 +197,13 @@ def file_type_not_majority(target: LintTarget) -> Iterator[Hit]:
     claimed = {name for ftype in ftypes_of(number) for name in (ftype.tensor_type, ftype.majority_of)}
     if majority and not claimed & set(majority):
         message = f"{FILE_TYPE_KEY} {number} is {ftype_name(number)}, most weights are {majority[0]}"
-        yield Hit(message=message, where=_shown(target.files[0]))
+        yield Hit(message=message, where=_shown(target.files[0]), way_out=_true_file_type(target, majority[0]))
+
+
+def _true_file_type(target: LintTarget, majority: str) -> str:
+    """The command that sets the file type of `majority`; "" if there is none."""
+    found = next((ftype for engine in BOTH if (ftype := ftype_of_majority(majority, engine))), None)
+    if found is None:
+        return ""
+    command = command_line("edit", model_name(target), "--set", f"{FILE_TYPE_KEY}=u32:{found.id}", "--in-place")
+    return f"it is for display only; {command} sets it"

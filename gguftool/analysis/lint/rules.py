@@ -32,6 +32,7 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 
 from gguftool.analysis.lint.target import LintTarget, TensorView
+from gguftool.analysis.lint.way_out import filled
 from gguftool.errors import GGUFToolError, listed, printable
 from gguftool.record import record, replace
 
@@ -141,7 +142,7 @@ def run_rules(target: LintTarget, engines: tuple[str, ...], rules: Iterable[Lint
         concerned = tuple(engine for engine in each.engines if engine in engines)
         if each.engines and not concerned:
             continue
-        findings += (_finding(each, concerned, hit) for hit in _hits(each, target))
+        findings += (_finding(each, concerned, hit, target) for hit in _hits(each, target))
     return tuple(sorted(findings, key=lambda finding: -finding.severity))
 
 
@@ -176,7 +177,7 @@ def _merged(hits: Iterable[Hit]) -> list[Hit]:
     return kept
 
 
-def _finding(each: LintRule, engines: tuple[str, ...], hit: Hit) -> Finding:
+def _finding(each: LintRule, engines: tuple[str, ...], hit: Hit, target: LintTarget) -> Finding:
     severity = each.severity if hit.severity is None else hit.severity
     return Finding(
         code=each.code,
@@ -184,7 +185,7 @@ def _finding(each: LintRule, engines: tuple[str, ...], hit: Hit) -> Finding:
         message=hit.message,
         where=hit.where or names_in_words(hit.tensors),
         tensors=hit.tensors,
-        way_out="" if "could not be evaluated" in hit.message else hit.way_out or each.way_out,
+        way_out="" if "could not be evaluated" in hit.message else hit.way_out or filled(each.way_out, target),
         engines=engines,
     )
 

@@ -118,7 +118,7 @@ def renamed_shard(target: LintTarget) -> Iterator[Hit]:
         yield Hit(message=message, where=printable(member.source.name, 4096), way_out=out)
 
 
-_H01_OUT = "'gguftool merge' and 'gguftool split' write sets that both engines load"
+_H01_OUT = "'gguftool merge FILE -o NEW' makes one file that both engines load"
 
 
 @rule("H01", Severity.ERROR, engines=BOTH, way_out=_H01_OUT)
@@ -153,7 +153,7 @@ def later_shard_keys(target: LintTarget) -> Iterator[Hit]:
     "H01",
     Severity.ERROR,
     engines=IK,
-    way_out="'gguftool merge' makes one file; or build ik_llama.cpp with -DGGML_MAX_CONTEXTS=2048",
+    way_out="'gguftool merge FILE -o NEW' makes one file; or build ik_llama.cpp with -DGGML_MAX_CONTEXTS=2048",
 )
 def too_many_shards(target: LintTarget) -> Iterator[Hit]:
     """There are more shards than ik_llama.cpp opens."""

@@ -13,7 +13,7 @@ from gguftool.cli.shared.imatrices import describe_if_imatrix, imatrix_instead, 
 from gguftool.cli.shared.options import Csv, Json, Markdown, ModelArgument, ThisFileOnly, one_format
 from gguftool.cli.shared.patterns import check_patterns
 from gguftool.cli.shared.show import show
-from gguftool.errors import FormatError, PlanError, did_you_mean, printable
+from gguftool.errors import FormatError, PlanError, command_line, did_you_mean, printable
 from gguftool.format.kv import ValueType
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
@@ -86,7 +86,9 @@ def _print_value(model: Model, key: str, array_limit: int | None) -> None:
     kv = model.get(key)
     if kv is None:
         raise PlanError(
-            f"no metadata key '{printable(key)}'{did_you_mean(key, (kv.key for kv in model.kvs))}", source=model.name
+            f"no metadata key '{printable(key)}'{did_you_mean(key, (kv.key for kv in model.kvs))}; "
+            f"{command_line('dump', model.name, '--no-tensors')} lists them",
+            source=model.name,
         )
     value = kv.value(array_limit)
     if kv.type is ValueType.ARRAY:

@@ -83,7 +83,7 @@ def fetch(
         plan = _plan_repair(name, repair, output, check, writing)
     else:
         if check is not None:
-            raise typer.BadParameter("--check goes with --repair; 'gguftool hash --check' checks a file")
+            raise typer.BadParameter("--check goes with --repair; hash --check checks a file")
         if output is None:
             raise typer.BadParameter("-o OUT is needed, or --repair FILE")
         options = FetchOptions(patterns=tuple(tensor or ()), output=output_options(layout))
@@ -136,5 +136,5 @@ def _tensor_hashes(manifest: str) -> dict[str, str]:
     text = source.read_at(0, min(source.size, MAX_MANIFEST)).decode("utf-8", "surrogateescape")
     lines = [line for line in manifest_lines(text) if is_tensor_hashes(line)]  # sums of files may be among them
     if not lines:
-        raise FormatError("holds no hashes of tensors; 'gguftool hash MODEL' prints them", source=manifest)
+        raise FormatError("holds no hashes of tensors, as gguftool hash prints them", source=manifest)
     return hashes_of_tensors(parse_tensor_hashes(lines, manifest))

@@ -130,7 +130,7 @@ def report_html(report: Report, **_: Any) -> str:
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup
     except ImportError:
-        raise PlanError("a page needs jinja2; get it with: pip install 'gguftool[html]'") from None
+        raise PlanError("a page needs jinja2; get it with: pip install jinja2") from None
     css, js = _colour_rules() + _resource("report.css"), _resource("report.js")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, finalize=_shown, keep_trailing_newline=True

@@ -18,7 +18,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from gguftool.errors import ExecuteError, FormatError, SourceError
+from gguftool.errors import ExecuteError, FormatError, SourceError, command_line
 from gguftool.record import record
 from gguftool.storage.execute.copy_state import CopyState
 from gguftool.storage.execute.copying import check_sources, copy_all, copy_extent
@@ -87,7 +87,7 @@ def _sync_unlink(target: Path) -> None:
     except OSError as error:
         raise ExecuteError(
             f"is as wanted, and its undo journal is gone, but not durably: {error.strerror}; should the power fail, "
-            "the journal may be back, and 'gguftool edit FILE --recover' gives the old file back",
+            f"the journal may be back, and {command_line('edit', str(target), '--recover')} gives the old file back",
             source=str(target),
         ) from error
 
@@ -114,7 +114,7 @@ def _undo(target: Path, journal_fd: int) -> Journal:
     except OSError as error:
         raise ExecuteError(
             f"cannot be given back its old bytes: {error.strerror}; they are safe in {journal.source.name}, and "
-            "'gguftool edit FILE --recover' tries again",
+            f"{command_line('edit', str(target), '--recover')} tries again",
             source=str(target),
         ) from error
     return journal

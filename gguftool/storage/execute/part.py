@@ -281,6 +281,6 @@ def refuse_only_copies(targets: Iterable[Path]) -> None:
                 check_helper(path, target=target, twin=helper_path(path, PART))
                 raise ExecuteError(
                     f"an unfinished merge --consume lies here: {path.name} may be the only copy of tensors whose files "
-                    f"are gone; 'gguftool merge ... -o OUT --consume', as it was begun, goes on",
+                    f"are gone; the same merge with --consume, as it was begun, goes on",
                     source=str(target),
                 )

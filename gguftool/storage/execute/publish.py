@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gguftool.errors import ExecuteError
+from gguftool.errors import ExecuteError, command_line
 from gguftool.record import record
 from gguftool.storage.execute.part import (
     PartFile,
@@ -246,7 +246,7 @@ def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path | None, 
         except OSError as error:
             raise HalfwayError(
                 f"is complete, but its journal cannot be removed ({_reason(error)}): "
-                f"'gguftool edit {journal.first_shard.name} --recover' tries again",
+                f"{command_line('edit', str(journal.first_shard), '--recover')} tries again",
                 source=str(first_shard),
             ) from error
         _sync_quietly(first_shard.parent, sync=sync)
@@ -305,7 +305,7 @@ def _roll_back(
     except (OSError, ExecuteError) as second:
         raise HalfwayError(
             f"could be neither published ({_reason(error)}) nor taken back ({_reason(second)}); all new data is "
-            f"complete and safe: 'gguftool edit {journal.first_shard.name} --recover' finishes",
+            f"complete and safe: {command_line('edit', str(journal.first_shard), '--recover')} finishes",
             source=str(journal.first_shard),
         ) from error
 

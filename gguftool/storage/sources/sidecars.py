@@ -10,7 +10,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from gguftool.errors import SourceError
+from gguftool.errors import SourceError, command_line
 from gguftool.storage.system.ownership import distrust
 
 try:  # Python's own: hashlib loads OpenSSL, a thirtieth of the time of `gguftool dump` (docs/decisions.md)
@@ -98,12 +98,13 @@ def refuse_unfinished(path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             _trusted_status(stem + UNDO)
         raise SourceError(
-            "a change in place of this file did not finish; 'gguftool edit FILE --recover' gives the old file back",
+            "a change in place of this file did not finish; "
+            f"{command_line('edit', str(path), '--recover')} gives the old file back",
             source=str(path),
         )
     if _holds_something(stem + SET):
         raise SourceError(
             "the files of this set are half old, half new: publishing them did not finish; "
-            "'gguftool edit FILE --recover' finishes it",
+            f"{command_line('edit', str(path), '--recover')} finishes it",
             source=str(path),
         )

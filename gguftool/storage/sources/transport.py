@@ -35,7 +35,7 @@ _SLOWEST = 1 << 10  # bytes/s below which a chunked body is cut off: its framing
 _INTERIM = (102, 103)  # statuses; http.client takes such a first answer for the final one
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
-INSTALL = "install it with: pip install 'gguftool[hub]'"
+INSTALL = "install it with: pip install huggingface_hub"
 
 
 class Answer(Protocol):

@@ -215,9 +215,7 @@ class TensorQuantizer:
             have = listed(list(entries), 3)
             notes.problem(f"the imatrix is of another model, it has {have} and no tensor of", self.source.name)
         elif self.unweighed and not self.weighs:
-            notes.remark(
-                "gguf.quants heeds no imatrix, libgguf does (pip install 'gguftool[quantize]')", self.unweighed[0]
-            )
+            notes.remark("gguf.quants heeds no imatrix, libgguf does (pip install libgguf)", self.unweighed[0])
         else:
             for name in self.unweighed:
                 notes.remark("not in the imatrix, quantized without", name)
@@ -228,7 +226,7 @@ def _not_offered(wanted: int, quantizer: Quantizer, engine: str) -> str:
     ways = []
     makers = TYPES[wanted].quantized_by
     if quantizer.name == GGUF and LIBGGUF in makers:
-        ways.append("pip install 'gguftool[quantize]' brings libgguf, which makes it")
+        ways.append("pip install libgguf brings one that makes it")
     if engine_makes(wanted, engine):
         ways.append(f"--llama-quantize PATH drives one of {engine}")
     ways.append("--reuse MODEL takes it from a model that has it")

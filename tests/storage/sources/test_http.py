@@ -373,7 +373,7 @@ def test_without_the_extra_the_error_names_the_command(tmp_path: Path) -> None:
             timeout=60,
         )
         assert done.returncode == 2
-        assert "pip install 'gguftool[hub]'" in one_error_line(done.stderr)
+        assert "pip install huggingface_hub" in one_error_line(done.stderr)
 
 
 @pytest.mark.parametrize("patience", ["0", "-1", "soon", "nan", "1e9"])

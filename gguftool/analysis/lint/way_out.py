@@ -1,0 +1,65 @@
+"""Commands that findings print as ways out: with the real names of files and values, quoted for a shell."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from gguftool.analysis.lint.target import LintTarget
+from gguftool.errors import command_line, shell_word
+from gguftool.format.kv import KV, ValueType
+from gguftool.storage.sources.locate import base_name, is_url, unused_name
+
+_SPELLINGS = {
+    ValueType.UINT8: "u8",
+    ValueType.INT8: "i8",
+    ValueType.UINT16: "u16",
+    ValueType.INT16: "i16",
+    ValueType.UINT32: "u32",
+    ValueType.INT32: "i32",
+    ValueType.UINT64: "u64",
+    ValueType.INT64: "i64",
+    ValueType.FLOAT32: "f32",
+    ValueType.FLOAT64: "f64",
+    ValueType.BOOL: "bool",
+    ValueType.STRING: "str",
+}
+_MAX_WORDS = 1000  # characters that a command on a screen may have
+_TEMPLATE = re.compile(r"'gguftool [^']*'")
+
+
+def model_name(target: LintTarget) -> str:
+    """The file that a command on `target` names: the one with the metadata, which opens the whole set."""
+    return target.files[0].source.name
+
+
+def new_name(target: LintTarget) -> str:
+    """A free name for a new file beside the old one, or here if that is remote."""
+    name, shard = model_name(target), target.files[0].shard
+    stem = (shard.prefix if shard else name).removesuffix(".gguf")
+    stem = base_name(stem) if is_url(name) else stem
+    return unused_name(f"{stem}-new.gguf" if os.path.basename(stem) else f"{stem}model-new.gguf")
+
+
+def edit_command(target: LintTarget, *words: str, does: str) -> str:
+    """The command that makes a new file with these changes of metadata, and what it `does`; "" if it gets too long."""
+    if sum(map(len, words)) > _MAX_WORDS:
+        return ""
+    command = command_line("edit", model_name(target), *words, "-o", new_name(target))
+    return f"{command} {does}"
+
+
+def value_text(kv: KV) -> str:
+    """A single value as `edit --set` takes it: ``u32:7``."""
+    value = str(kv.value())
+    return f"{_SPELLINGS[kv.type]}:{value.lower() if kv.type is ValueType.BOOL else value}"
+
+
+def filled(way_out: str, target: LintTarget) -> str:
+    """Put the real names for FILE and NEW into the commands of a rule's way out."""
+
+    def fill(match: re.Match[str]) -> str:
+        names = {"FILE": shell_word(model_name(target)), "NEW": shell_word(new_name(target))}
+        return re.sub(r"\b(FILE|NEW)\b", lambda word: names[word[1]], match[0])
+
+    return _TEMPLATE.sub(fill, way_out)

@@ -1,0 +1,159 @@
+"""Every command that a message prints as a way out works as it stands, with odd names of files."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support import builders as b
+from tests.support.check_models import F32, Q8_0, File, T, model
+from tests.support.command import run_gguftool
+from tests.support.paths import FIXTURES, REPO
+
+COMMAND = re.compile(r"'(gguftool .+?)'(?=$|[ ,;:.])", re.MULTILINE)
+NAME = 'it is a $HOME "x".gguf'
+PACKAGE = REPO / "gguftool"
+
+
+def nested() -> bytes:
+    return struct.pack("<IIQIQI", 9, 9, 1, 4, 1, 7)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A file with a fault, and the code of the finding that has to go away in the file that the command makes."""
+
+    code: str
+    data: bytes
+    in_place: bool = False
+
+
+def weight(**more: object) -> T:
+    return T("blk.0.ffn_down.weight", (256, 32), Q8_0, **more)  # type: ignore[arg-type]
+
+
+CASES = (
+    Case("F03", model(weight(step=8704 + 64), T("blk.0.b.weight")).bytes()),
+    Case("F07", model(T("blk.0.x.weight", (9,), F32), T("blk.0.y.weight", (9,), F32), padding=b"\1").bytes()),
+    Case("F08", model(kvs=[("general.alignment", "u32", 4)], alignment=4).bytes()),
+    Case("F09", model(kvs=[("a.b", "u32", 1), ("a.b", "u32", 2)]).bytes()),
+    Case("F10", model(kvs=[("clé", "u32", 1)]).bytes()),
+    Case("F11", model(kvs=[("a.b", "bool", 2)]).bytes()),
+    Case("F15", File(tensors=[T("token_embd.weight")], kvs=[("llama.block_count", "u32", 0)]).bytes()),
+    Case("F17", model(tail=b"GGUX" * 16).bytes()),
+    Case("P02", model(kvs=[("", "u32", 1)]).bytes()),
+    Case("P03", model(kvs=[("a.b", "raw", nested())]).bytes()),
+    Case("S08", model(weight(step=8704 + 64), T("blk.0.b.weight")).bytes()),
+    Case("S09", model(kvs=[("general.alignment", "u32", 64)], alignment=64).bytes()),
+    Case("H02", model(kvs=[("general.file_type", "i32", 7)]).bytes()),
+    Case("H03", model(weight(), kvs=[("general.file_type", "u32", 2)]).bytes(), in_place=True),
+)
+
+
+def in_shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a printed command as pasted into a shell, in the folder where it was printed."""
+    prelude = f'gguftool() {{ PYTHONPATH="{REPO}" "{sys.executable}" -m gguftool "$@"; }}; '
+    return subprocess.run(
+        ["bash", "-c", prelude + command], cwd=folder, capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def commands_in(text: str) -> list[str]:
+    return list(dict.fromkeys(COMMAND.findall(text)))
+
+
+def codes_of(file: Path) -> set[str]:
+    return set(re.findall(r"^\w+ +([A-Z]\d\d)", run_gguftool("check", file).stdout.decode(), re.MULTILINE))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.code)
+def test_the_command_of_a_finding_mends_it(tmp_path: Path, case: Case) -> None:
+    (tmp_path / NAME).write_bytes(case.data)
+    shown = run_gguftool("check", NAME, "--select", case.code, cwd=tmp_path).stdout.decode()
+    assert case.code in shown
+    (command,) = commands_in(shown)
+    done = in_shell(command, tmp_path)
+    assert done.returncode == 0, (command, done.stderr)
+    (made,) = (path for path in tmp_path.iterdir() if case.in_place or path.name != NAME)
+    assert case.code not in codes_of(made)
+
+
+def odd_set(folder: Path) -> str:
+    for name, data in b.shard_set("m", ((), b.llama_tensors()[:3], b.llama_tensors()[3:])).items():
+        (folder / name.replace("00002-of-00003", "00002-of-00003 (1)")).write_bytes(data)
+    return "m-00001-of-00003.gguf"
+
+
+def old_imatrix(folder: Path) -> str:
+    shutil.copy(FIXTURES / "demo.imatrix.dat", folder / "i m.dat")
+    return "i m.dat"
+
+
+@pytest.mark.parametrize("put", [odd_set, old_imatrix])
+def test_the_commands_about_whole_files_work(tmp_path: Path, put: Callable[[Path], str]) -> None:
+    done = run_gguftool("check", put(tmp_path), cwd=tmp_path)
+    commands = commands_in((done.stdout + done.stderr).decode())
+    assert commands
+    for command in commands[:1]:
+        assert in_shell(command, tmp_path).returncode == 0, command
+
+
+def test_a_key_that_is_not_there_is_found_by_the_command(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b.small_model())
+    done = run_gguftool("dump", NAME, "--key", "nothing", cwd=tmp_path)
+    (command,) = commands_in(done.stderr.decode())
+    shown = in_shell(command, tmp_path)
+    assert (shown.returncode, "general.architecture" in shown.stdout) == (0, True)
+
+
+def test_a_model_instead_of_a_recipe_is_extracted_by_the_command(tmp_path: Path) -> None:
+    (tmp_path / NAME).write_bytes(b.small_model())
+    done = run_gguftool("recipe", "check", NAME, NAME, cwd=tmp_path)
+    (command,) = commands_in(done.stderr.decode())
+    shown = in_shell(command, tmp_path)
+    assert (shown.returncode, "=" in shown.stdout) == (0, True)
+
+
+# Where commands are made, and the tests above or elsewhere that run them.
+KNOWN = {
+    "analysis/lint/doctor.py",
+    "analysis/lint/loaders.py",
+    "analysis/lint/way_out.py",
+    "cli/commands/dump.py",
+    "errors.py",
+    "format/recipe.py",
+    "model/grouping.py",
+    "storage/execute/in_place.py",
+    "storage/execute/publish.py",
+    "storage/sources/sidecars.py",
+}
+
+
+def test_commands_are_made_in_known_places_only() -> None:
+    """A new way out needs a case above, and its module in the list."""
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        nodes = ast.walk(ast.parse(path.read_text("utf-8")))
+        names = {name.name for node in nodes if isinstance(node, ast.ImportFrom) for name in node.names}
+        if names & {"command_line", "shell_word"}:
+            found.add(path.relative_to(PACKAGE).as_posix())
+    assert found == KNOWN - {"errors.py"}
+
+
+def test_no_message_spells_out_a_command_with_a_stand_in() -> None:
+    """FILE, KEY and the like are filled in; rules' ways out may have FILE and NEW, which are filled in for them."""
+    stand_in = re.compile(r"'gguftool [^']*\b(KEY|OLD|N|NAME|VALUE|MODEL|OUT|PREFIX)\b[^']*'")
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not stand_in.search(node.value), (path, node.value)
+                assert "gguftool[" not in node.value, (path, node.value)
