@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gguftool.analysis.lint.kinds import GENERAL_TYPES
+from gguftool.analysis.lint.kinds import kind_in_words
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, hits_by_message, rule
 from gguftool.analysis.lint.target import LintTarget, TensorView
 from gguftool.format.engine_facts.engines import BOTH
@@ -66,7 +66,7 @@ def scale_missing(target: LintTarget) -> Iterator[Hit]:
 )
 def scale_without_weight(target: LintTarget) -> Iterator[Hit]:
     """A scale has no weight beside it: engines refuse a file with tensors that they did not ask for."""
-    if target.kind in GENERAL_TYPES or not target.architecture or target.missing or target.this_file_only:
+    if kind_in_words(target) or not target.architecture or target.missing or target.this_file_only:
         return
     orphans = (
         tensor

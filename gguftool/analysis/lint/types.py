@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from gguftool.analysis.lint.kinds import GENERAL_TYPES
+from gguftool.analysis.lint.kinds import kind_in_words
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, hits_by_message, rule, undecided
 from gguftool.analysis.lint.target import LintTarget, TensorView, formula_is_plain
 from gguftool.format.engine_facts.engines import BOTH, IK, IK_LLAMA_CPP, LLAMA_CPP, MAINLINE
@@ -55,7 +55,7 @@ def not_for_files(target: LintTarget) -> Iterator[Hit]:
 @rule("T06", Severity.ERROR, engines=BOTH, way_out="swap the tensors for ones in F32, or quantize the original again")
 def not_computable(target: LintTarget) -> Iterator[Hit]:
     """A norm, bias or scale is not F32, or a weight is F64 or an integer: engines abort or end with a fault."""
-    if target.kind in GENERAL_TYPES:
+    if kind_in_words(target):
         return
     found = (t for t in target.tensors if why_not_computable(t.name, t.info.type))
     yield from hits_by_message(found, lambda t: why_not_computable(t.name, t.info.type))
