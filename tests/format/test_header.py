@@ -279,3 +279,13 @@ def test_dims_are_a_count_within_a_bound(n_dims: int, is_read: bool) -> None:
     else:
         with pytest.raises(FormatError, match="at most 32"):
             parse(data, len(data))
+
+
+@pytest.mark.parametrize(("n_tensors", "n_kvs", "least"), [(0, 10, 130), (10, 0, 240), (3, 5, 137)])
+def test_counts_that_the_file_cannot_hold_are_refused_at_once(n_tensors: int, n_kvs: int, least: int) -> None:
+    """A KV takes 13 bytes at least, a tensor info 24."""
+    start = b"GGUF" + struct.pack("<IQQ", 3, n_tensors, n_kvs)
+    with pytest.raises(NeedMoreData):
+        parse(start, len(start) + least)
+    with pytest.raises(FormatError, match="counts"):
+        parse(start, len(start) + least - 1)

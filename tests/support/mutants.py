@@ -16,6 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import unified_diff
@@ -53,7 +54,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     "gguftool/surgery/metadata.py": ("tests/surgery/test_metadata.py",),
 }
 SAMPLE = 6  # mutants of a module
-TIME_LIMIT = 60  # seconds of one mutant; a mutant that hangs is noticed
+LEAST_LIMIT = 30  # seconds of one mutant, and four times what the tests take without a change
 
 # Operators that change no behaviour that a test could see (`x: int | None` is never evaluated, decorators are mypy's),
 # and two that need arguments.
@@ -128,26 +129,35 @@ def _change(old: str, new: str) -> str:
 
 
 def run(mutants: Iterable[Mutant]) -> Iterator[tuple[Mutant, bool]]:
-    """Run the tests of each mutant's module against it; yield whether one of them noticed it."""
+    """Run the tests of each mutant's module against it; yield whether one of them noticed it.
+
+    Raises `AssertionError` if the tests of a module fail without a change: then every mutant would seem noticed.
+    """
     with tempfile.TemporaryDirectory(prefix="gguftool-mutants-") as folder:
         copy = Path(folder) / "checkout"
-        ignored = shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__")
-        shutil.copytree(REPO, copy, ignore=ignored)
+        shutil.copytree(REPO, copy, ignore=shutil.ignore_patterns(".git", ".venv", ".*_cache", "__pycache__"))
+        limits: dict[str, float] = {}
         for mutant in mutants:
+            tests = TESTS[mutant.module]
+            if mutant.module not in limits:
+                start = time.monotonic()
+                assert _passes(copy, tests, None), f"the tests of {mutant.module} fail without a change"
+                limits[mutant.module] = LEAST_LIMIT + 4 * (time.monotonic() - start)
             original = (REPO / mutant.module).read_text()
             (copy / mutant.module).write_text(mutant.code)
             try:
-                yield mutant, not _passes(copy, TESTS[mutant.module])
+                yield mutant, not _passes(copy, tests, limits[mutant.module])
             finally:
                 (copy / mutant.module).write_text(original)
 
 
-def _passes(checkout: Path, tests: Iterable[str]) -> bool:
+def _passes(checkout: Path, tests: Iterable[str], limit: float | None) -> bool:
+    """Whether `tests` pass within `limit` seconds: a mutant that hangs is noticed."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", *tests]
     environment = {**os.environ, "PYTHONPATH": str(checkout), "PYTHONDONTWRITEBYTECODE": "1"}
     try:
         done = subprocess.run(  # pytest's exit code is the answer
-            command, check=False, cwd=checkout, env=environment, capture_output=True, timeout=TIME_LIMIT
+            command, check=False, cwd=checkout, env=environment, capture_output=True, timeout=limit
         )
     except subprocess.TimeoutExpired:
         return False
@@ -166,9 +176,10 @@ def main(arguments: list[str] | None = None) -> Outcome:
     chosen = (mutant for module in modules for mutant in mutants_of(module, options.sample, options.seed))
     for mutant, noticed in run(chosen):
         tried += 1
+        print("noticed" if noticed else "NOT NOTICED", mutant.module, flush=True)
         if not noticed:
             survivors.append(mutant)
-            print(f"{mutant.module}\n{mutant.change}\n", flush=True)
+            print(f"{mutant.change}\n", flush=True)
     outcome = Outcome(tried=tried, survivors=tuple(survivors))
     print(f"noticed {tried - len(survivors)} of {tried}: {outcome.rate:.1%} (at least {outcome.lower_bound:.1%})")
     return outcome
