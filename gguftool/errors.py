@@ -16,7 +16,6 @@ _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _MAX_SHOWN = 200
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_@%+=:,./-]+", re.ASCII)
 _MAX_COMPARED = 10_000  # names that a typo is compared with: a tenth of a second
-_SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 # A URL's user and password, and its query, which may be a signature.
 _LOGIN = re.compile(r"(?<=://)[^/\s'\"@]*@")
 _QUERY = re.compile(r"(https?://[^\s'\"?#]*)[?#][^\s'\"]*", re.IGNORECASE)
@@ -148,16 +147,6 @@ def did_you_mean(wanted: str, names: Iterable[str]) -> str:
         near = get_close_matches(wanted, known, n=1)
     quoted = " or ".join(f"'{printable(name)}'" for name in near)
     return f"; did you mean {quoted}?" if near else ""
-
-
-def edit_command(model: str, *arguments: str) -> str:
-    """The command that edits `model` into a new file beside it, or here if it is remote; ready to be pasted."""
-    from shlex import join  # noqa: PLC0415 - for messages alone
-
-    name = model.rpartition("/")[2] if "://" in model else model
-    whole, shards = _SHARD.subn("", name)
-    output = f"{whole.removesuffix('.gguf')}-edited{'' if shards else '.gguf'}"
-    return join(["gguftool", "edit", model, *arguments, "-o", output])
 
 
 class Notes:

@@ -26,7 +26,11 @@ COMMANDS = (
     ("merge", f"{_HERE}.merge:merge", "Put shards, or a mix of several quants, together."),
     ("swap", f"{_HERE}.swap:swap", "Replace tensors by a donor's."),
     ("edit", f"{_HERE}.edit:edit", "Change metadata."),
-    ("quantize", f"{_HERE}.quantize:quantize", "Make only the tensors anew that a recipe changes."),
+    (
+        "quantize",
+        f"{_HERE}.quantize:quantize",
+        "Make a mix by a recipe, by rules, or by a preset of llama-quantize such as Q4_K_M.",
+    ),
     ("export", f"{_HERE}.export:export", "Write tensors to a safetensors file."),
     ("fetch", f"{_HERE}.fetch:fetch", "Fetch a model or some of its tensors, or repair a download."),
     ("hash", f"{_HERE}.hash:hash_", "Print sha256 of each tensor's data, or check them."),

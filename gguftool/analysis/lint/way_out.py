@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 from gguftool.analysis.lint.target import LintTarget
 from gguftool.errors import command_line, shell_word
 from gguftool.format.kv import KV, ValueType
-from gguftool.storage.sources.locate import base_name, is_url, unused_name
+from gguftool.storage.sources.locate import new_name
 
 _SPELLINGS = {
     ValueType.UINT8: "u8",
@@ -33,20 +32,17 @@ def model_name(target: LintTarget) -> str:
     return target.files[0].source.name
 
 
-def new_name(target: LintTarget) -> str:
-    """A free name for a new file beside the old one, or here if that is remote."""
-    name, shard = model_name(target), target.files[0].shard
-    stem = (shard.prefix if shard else name).removesuffix(".gguf")
-    stem = base_name(stem) if is_url(name) else stem
-    return unused_name(f"{stem}-new.gguf" if os.path.basename(stem) else f"{stem}model-new.gguf")
-
-
 def edit_command(target: LintTarget, *words: str, does: str) -> str:
     """The command that makes a new file with these changes of metadata, and what it `does`; "" if it gets too long."""
     if sum(map(len, words)) > _MAX_WORDS:
         return ""
-    command = command_line("edit", model_name(target), *words, "-o", new_name(target))
+    command = command_line("edit", model_name(target), *words, "-o", _new_name(target))
     return f"{command} {does}"
+
+
+def _new_name(target: LintTarget) -> str:
+    shard = target.files[0].shard
+    return new_name(model_name(target), shard.prefix if shard else "")
 
 
 def value_text(kv: KV) -> str:
@@ -59,7 +55,7 @@ def filled(way_out: str, target: LintTarget) -> str:
     """Put the real names for FILE and NEW into the commands of a rule's way out."""
 
     def fill(match: re.Match[str]) -> str:
-        names = {"FILE": shell_word(model_name(target)), "NEW": shell_word(new_name(target))}
+        names = {"FILE": shell_word(model_name(target)), "NEW": shell_word(_new_name(target))}
         return re.sub(r"\b(FILE|NEW)\b", lambda word: names[word[1]], match[0])
 
     return _TEMPLATE.sub(fill, way_out)

@@ -311,6 +311,13 @@ def unused_name(name: str) -> str:
     return next((one for one in tries if not os.path.lexists(one)), name)
 
 
+def new_name(name: str, prefix: str = "") -> str:
+    """A free name for a new file made of `name`, beside it, or here if it is remote; `prefix`: that of its shards."""
+    stem = (prefix or name).removesuffix(".gguf")
+    stem = base_name(stem) if is_url(name) else stem
+    return unused_name(f"{stem}-new.gguf" if os.path.basename(stem) else f"{stem}model-new.gguf")
+
+
 def canonical(name: str) -> str:
     """The one spelling of `name`: pages of the Hub become its files, paths lose doubled slashes."""
     return backend_of(name).canonical(name)

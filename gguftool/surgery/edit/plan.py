@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from gguftool.errors import PlanError, did_you_mean, edit_command, printable
+from gguftool.errors import PlanError, command_line, did_you_mean, printable
 from gguftool.format.file_names import SPLIT_KEYS
 from gguftool.format.header import ALIGNMENT_KEY
 from gguftool.format.kv import KV, ByteOrder
@@ -16,6 +16,7 @@ from gguftool.model.opening import ModelLike, StrPath, as_model
 from gguftool.model.padding import PADDING_KEY, Filler
 from gguftool.record import record, replace
 from gguftool.storage.plan import NEW_FILE, OutputFile, Plan, congruent_bytes, in_place
+from gguftool.storage.sources.locate import new_name
 from gguftool.storage.sources.source import Source
 from gguftool.surgery.compatibility import require_complete
 from gguftool.surgery.edit.settings import Values, read_file_setting, read_setting
@@ -183,6 +184,6 @@ def _in_one_command(name: str, edits: Edits) -> str:
     )
     arguments = [argument for pair in given for argument in pair]
     arguments += ["--force-type"] if edits.force_type else []
-    command = edit_command(name, *arguments, "--reserve", "64KiB")
-    can_be_shown = not edits.values and len(command) <= _MAX_COMMAND and command.isprintable()
+    command = command_line("edit", name, *arguments, "--reserve", "64KiB", "-o", new_name(name))
+    can_be_shown = not edits.values and len(command) <= _MAX_COMMAND
     return f": {command}" if can_be_shown else ""

@@ -245,9 +245,9 @@ def test_a_shorter_value_goes_in_place(model: Path) -> None:
 def test_what_does_not_fit_in_place_names_the_command_that_does_it(model: Path) -> None:
     text = "it's " + "n" * 200
     refused = run_gguftool("edit", model, "--set", f"general.name={text}", "--set-token", "eos=</s>", "--in-place")
-    command = one_error_line(refused.stderr).partition("next edit in place: ")[2]
+    command = one_error_line(refused.stderr).partition("next edit in place: '")[2].rstrip("'\n")
     done = run_gguftool(*shlex.split(command)[1:])
     assert done.returncode == 0, done.stderr
-    edited_model = gguftool.open_model(model.with_name("m-edited.gguf"))
+    edited_model = gguftool.open_model(model.with_name("m-new.gguf"))
     assert edited_model["general.name"] == text
     assert edited_model["tokenizer.ggml.eos_token_id"] == 2
