@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from gguftool.engines.llama_quantize import LlamaQuantize
     from gguftool.errors import ExecuteError, FormatError, GGUFToolError, PlanError, SourceError
     from gguftool.format.cursor import NeedMoreData
+    from gguftool.format.engine_facts.presets.names import find_preset
     from gguftool.format.ggml import TYPES, TypeTraits, find_type, nbytes
     from gguftool.format.header import Header, TensorInfo, parse, serialize
     from gguftool.format.imatrix import Imatrix, ImatrixKind
@@ -102,8 +103,9 @@ __all__ = (
     "SelectionOptions", "Severity", "Sizing", "Source", "SourceError", "SplitOptions", "StrPath", "Tensor",
     "TensorInfo", "TypeRow", "TypeTraits", "ValueType", "Verdict", "Weights", "__version__", "check_codes",
     "check_imatrix", "check_model", "check_recipe", "compact_recipe", "decide_quantize", "describe_imatrix", "diff",
-    "distribution", "dump", "execute", "expand_recipe", "extract_recipe", "file_hashes", "find_damage", "find_type",
-    "hash_files", "hash_tensors", "imatrix_coverage", "made_externally", "make_kv", "nbytes", "open_donor",
+    "distribution", "dump", "execute", "expand_recipe", "extract_recipe", "file_hashes", "find_damage",
+    "find_preset", "find_type", "hash_files", "hash_tensors", "imatrix_coverage", "made_externally", "make_kv",
+    "nbytes", "open_donor",
     "open_imatrix", "open_inputs", "open_model", "open_models", "parse", "parse_any_recipe", "parse_placement",
     "parse_recipe", "plan_convert_imatrix", "plan_decision", "plan_edit", "plan_export", "plan_fetch",
     "plan_fetch_files", "plan_merge", "plan_quantize", "plan_repair", "plan_split", "plan_swap", "plan_tensors_map",
@@ -131,6 +133,7 @@ _MODULES = {
     "engines.llama_quantize": "LlamaQuantize",
     "errors": "ExecuteError FormatError GGUFToolError PlanError SourceError",
     "format.cursor": "NeedMoreData",
+    "format.engine_facts.presets.names": "find_preset",
     "format.ggml": "TYPES TypeTraits find_type nbytes",
     "format.header": "Header TensorInfo parse serialize",
     "format.imatrix": "Imatrix ImatrixKind",
