@@ -162,6 +162,11 @@ _ALL = (LIBGGUF, GGUF, EXTERNAL)
 # Integers, F64, run-time types, and leftovers that engines load but no longer make (ggml_quantize_chunk aborts).
 _NONE: tuple[str, ...] = ()
 
+
+def _old(name: str) -> tuple[tuple[str, str], ...]:
+    return ((IK_LLAMA_CPP, name),)
+
+
 # _type: id, name, kind, block, bytes, engines, decoded by, quantized by; then what only few types have.
 # _packed: id, name, kind, block, bytes, rows packed together, the types that `--repack` makes it of.
 _TYPES = (
@@ -195,13 +200,40 @@ _TYPES = (
     _type(29, "IQ1_M", "i", 256, 56, BOTH, "gguf", _NATIVE, needs_imatrix=True),
     _type(30, "BF16", "float", 1, 2, BOTH, "numpy", _FLOATS, dtype="u2"),
     _type(
-        31, "Q4_0_4_4", "legacy", 32, 18, IK, "", _NONE, interleaved_rows=4, other_names=((IK_LLAMA_CPP, "q4_0_4x4"),)
+        31,
+        "Q4_0_4_4",
+        "legacy",
+        32,
+        18,
+        IK,
+        "repack",
+        _NONE,
+        interleaved_rows=4,
+        other_names=((IK_LLAMA_CPP, "q4_0_4x4"),),
     ),
     _type(
-        32, "Q4_0_4_8", "legacy", 32, 18, IK, "", _NONE, interleaved_rows=4, other_names=((IK_LLAMA_CPP, "q4_0_4x8"),)
+        32,
+        "Q4_0_4_8",
+        "legacy",
+        32,
+        18,
+        IK,
+        "repack",
+        _NONE,
+        interleaved_rows=4,
+        other_names=((IK_LLAMA_CPP, "q4_0_4x8"),),
     ),
     _type(
-        33, "Q4_0_8_8", "legacy", 32, 18, IK, "", _NONE, interleaved_rows=8, other_names=((IK_LLAMA_CPP, "q4_0_8x8"),)
+        33,
+        "Q4_0_8_8",
+        "legacy",
+        32,
+        18,
+        IK,
+        "repack",
+        _NONE,
+        interleaved_rows=8,
+        other_names=((IK_LLAMA_CPP, "q4_0_8x8"),),
     ),
     _type(34, "TQ1_0", "ternary", 256, 54, MAINLINE, "gguf", _ALL),
     _type(35, "TQ2_0", "ternary", 256, 66, MAINLINE, "gguf", _ALL),

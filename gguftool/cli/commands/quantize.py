@@ -31,6 +31,7 @@ from gguftool.surgery.quantize.external import ExternalJob, made_externally
 from gguftool.surgery.quantize.options import QuantizeOptions, Weights
 from gguftool.surgery.quantize.plan import Decision, decide, plan_decision
 from gguftool.surgery.quantize.preview import preview_quantize
+from gguftool.surgery.quantize.relayout_source import plain_types
 
 
 @writer("align", "pad", "reserve", "force_sizes", "anyway")
@@ -80,6 +81,13 @@ def quantize(
     pure: Annotated[
         bool, typer.Option("--pure", help="Of the preset, take the main type for all tensors instead of the mix.")
     ] = False,
+    repack: Annotated[
+        bool,
+        typer.Option(
+            "--repack",
+            help="Only rearrange rows (Q4_K and Q4_K_R4, Q4_0_4_4 and Q4_0): no number changes. Default: to plain.",
+        ),
+    ] = False,
     allow_requantize: Annotated[
         bool, typer.Option("--allow-requantize", help="Quantize also what is quantized in SOURCE.")
     ] = False,
@@ -114,14 +122,15 @@ def quantize(
     chosen = _preset(mix, preset, engine)
     if recipe is not None and tensor is not None:
         raise typer.BadParameter("give either --recipe FILE or --tensor PATTERN=TYPE")
-    if chosen is None and recipe is None and tensor is None:
+    if chosen is None and recipe is None and tensor is None and not repack:
         raise typer.BadParameter("give a preset such as Q4_K_M, --recipe FILE, or --tensor PATTERN=TYPE")
     tool = find_llama_quantize(llama_quantize) if llama_quantize is not None else None
     model = open_model(source)
     if recipe is not None:
         rules, *read = read_recipe(recipe)
     else:
-        rules, read = _rules(tensor or (), model.tensors), []
+        plain = plain_types(model) if repack and chosen is None else ()
+        rules, read = _rules(tensor or plain, model.tensors), []
     weights, also = _weights(imatrix)
     options = QuantizeOptions(
         engine=engine,
@@ -130,6 +139,7 @@ def quantize(
         llama_quantize=tool,
         preset=chosen,
         pure=pure,
+        repack=repack,
         allowed_mismatches=tuple(allow_kv_mismatch or ()),
         output=output_options(layout, max_size=max_size, keep_file_type=keep_file_type),
         reuse=tuple(open_model(spec) for spec in reuse or ()),

@@ -98,7 +98,7 @@ class Move:
 class Repack:
     """How `rows` interleaved rows of one type become rows of `base`, with blocks of `base_bytes`.
 
-    `finish` rewrites base blocks with bits that are also scrambled.
+    `finish` rewrites base blocks with bits that are also scrambled, `start` undoes that before they are packed.
     """
 
     base: str
@@ -106,6 +106,18 @@ class Repack:
     base_bytes: int
     moves: tuple[Move, ...]
     finish: Callable[[Bytes], Bytes] | None = None
+    start: Callable[[Bytes], Bytes] | None = None
+
+    def pack(self, base: Bytes) -> Bytes:
+        """Convert plain blocks (groups x rows x `base_bytes`) to interleaved ones (groups x bytes): undoes `unpack`."""
+        import numpy as np
+
+        if (self.finish is None) != (self.start is None):
+            raise ValueError("only unpacking is known")
+        base = base if self.start is None else self.start(base.copy())
+        order = _bits_of(self)
+        bits = np.unpackbits(base, axis=2, bitorder="little").reshape(len(base), -1)
+        return np.packbits(bits.take(order, axis=1), axis=1, bitorder="little")
 
     def unpack(self, packed: Bytes) -> Bytes:
         """Convert interleaved blocks (groups x bytes) to plain ones (groups x rows x `base_bytes`)."""
@@ -158,6 +170,17 @@ class _Step:
         for number in range(1, each):
             whole |= atoms.take(places[..., number], axis=1) << np.uint8(number * self.width)
         return whole
+
+
+@cache
+def _bits_of(repack: Repack) -> NDArray[np.intp]:
+    """The bit of the plain blocks for each bit of the group's block."""
+    import numpy as np
+
+    order = repack.bit_order().ravel()
+    inverse = np.empty_like(order)
+    inverse[order] = np.arange(len(order))
+    return inverse
 
 
 @cache

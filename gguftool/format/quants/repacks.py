@@ -1,7 +1,8 @@
 """The interleaved types: the place of each field of the plain block in the block of a group of rows.
 
 Sources: the structs of ggml/src/ggml-common.h and the `repack_*` functions of ggml/src/iqk/iqk_quantize.cpp in
-ik_llama.cpp.  The plain layouts are those of llama.cpp's ggml-common.h and of `types` here.
+ik_llama.cpp; of Q4_0_4_4 to Q4_0_8_8 ggml/src/ggml-aarch64.c of both.
+The plain layouts are those of llama.cpp's ggml-common.h and of `types` here.
 """
 
 from __future__ import annotations
@@ -71,6 +72,48 @@ def _gray_words(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return words ^ ((words << np.uint32(1)) & np.uint32(sum(0x7E << 7 * field for field in range(4))))
 
 
+def _plain_words(words: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Undo `_gray_words`: each bit becomes the sum of those below it in its field."""
+    import numpy as np
+
+    for shift, field_mask in ((1, 0x7E), (2, 0x7C), (4, 0x70)):
+        mask = np.uint32(sum(field_mask << 7 * field for field in range(4)))
+        words = words ^ ((words << np.uint32(shift)) & mask)
+    return words
+
+
+def _flip_nibbles(blocks: Bytes) -> Bytes:
+    """Flip the highest bit of every code of Q4_0: the old interleaved forms store signed codes."""
+    import numpy as np
+
+    blocks[..., 2:] ^= np.uint8(0x88)
+    return blocks
+
+
+def _start_iq2_xxs(blocks: Bytes) -> Bytes:
+    import numpy as np
+
+    words = np.ascontiguousarray(blocks[..., 2:]).view("<u4")
+    words[..., 1::2] = _plain_words(words[..., 1::2])
+    return np.concatenate([blocks[..., :2], words.view(np.uint8)], axis=-1)
+
+
+def _start_iq3_xxs(blocks: Bytes) -> Bytes:
+    import numpy as np
+
+    words = np.ascontiguousarray(blocks[..., 66:]).view("<u4")
+    return np.concatenate([blocks[..., :66], _plain_words(words).view(np.uint8)], axis=-1)
+
+
+def _start_iq2_xs(blocks: Bytes) -> Bytes:
+    import numpy as np
+
+    words = np.ascontiguousarray(blocks[..., 2:66]).view("<u2")
+    for shift, mask in ((1, 0xFC00), (2, 0xF800), (4, 0xE000)):
+        words ^= (words << np.uint16(shift)) & np.uint16(mask)
+    return np.concatenate([blocks[..., :2], words.view(np.uint8), blocks[..., 66:]], axis=-1)
+
+
 def _finish_iq2_xxs(blocks: Bytes) -> Bytes:
     import numpy as np
 
@@ -138,6 +181,15 @@ _IQ5_BITS = _one_byte(0, 4, 1, 5, 2, 6, 3, 7)
 
 REPACKS: dict[str, Repack] = {
     "BF16_R16": _repack("BF16", 16, 4, _units(0, 0, 4)),
+    "Q4_0_4_4": replace(
+        _repack("Q4_0", 4, 18, _halves(0, 0), _units(2, 8, 4, 4)), finish=_flip_nibbles, start=_flip_nibbles
+    ),
+    "Q4_0_4_8": replace(
+        _repack("Q4_0", 4, 18, _halves(0, 0), _units(2, 8, 8, 2)), finish=_flip_nibbles, start=_flip_nibbles
+    ),
+    "Q4_0_8_8": replace(
+        _repack("Q4_0", 8, 18, _halves(0, 0), _units(2, 16, 8, 2)), finish=_flip_nibbles, start=_flip_nibbles
+    ),
     "Q4_0_R8": _repack("Q4_0", 8, 18, _halves(0, 0), _units(2, 16, 4, 4)),
     "Q5_0_R4": _repack(
         "Q5_0",
@@ -229,9 +281,12 @@ REPACKS: dict[str, Repack] = {
             ),
         ),
         finish=_finish_iq2_xxs,
+        start=_start_iq2_xxs,
     ),
     "IQ2_XS_R4": replace(
-        _repack("IQ2_XS", 4, 74, _halves(0, 0), _units(2, 8, 8, 8), _units(66, 264, 1, 8)), finish=_finish_iq2_xs
+        _repack("IQ2_XS", 4, 74, _halves(0, 0), _units(2, 8, 8, 8), _units(66, 264, 1, 8)),
+        finish=_finish_iq2_xs,
+        start=_start_iq2_xs,
     ),
     "IQ2_S_R4": _repack(
         "IQ2_S",
@@ -246,6 +301,7 @@ REPACKS: dict[str, Repack] = {
     "IQ3_XXS_R4": replace(
         _repack("IQ3_XXS", 4, 98, _halves(0, 0), _xxs_signs(tuple(range(66, 98, 4)), 8), _units(2, 136, 8, 8)),
         finish=_finish_iq3_xxs,
+        start=_start_iq3_xxs,
     ),
     "IQ3_S_R4": _repack(
         "IQ3_S",

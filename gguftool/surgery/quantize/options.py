@@ -27,7 +27,8 @@ class QuantizeOptions:
     is quantized in the source; `weights`: the imatrix to use; `llama_quantize`: an installed program that makes
     everything but plain floats, default: the best library installed; `reuse`: models to copy tensors from that have
     the wanted type already; `preset`: the mix for tensors that no rule matches, default: they stay as they are; `pure`:
-    of the preset, take its main type for all; `allowed_mismatches`: keys in which models to reuse may differ.
+    of the preset, take its main type for all; `repack`: only rearrange rows, so that no number changes;
+    `allowed_mismatches`: keys in which models to reuse may differ.
     """
 
     engine: str = LLAMA_CPP
@@ -37,5 +38,6 @@ class QuantizeOptions:
     reuse: tuple[ModelLike, ...] = ()
     preset: FType | None = None
     pure: bool = False
+    repack: bool = False
     allowed_mismatches: tuple[str, ...] = ()
     output: OutputOptions = OutputOptions()

@@ -26,12 +26,14 @@ from gguftool.format.quantizers import (
     engine_makes,
     plain_quantizer,
 )
+from gguftool.format.relayout import relayout_of
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.scales import Factor
 from gguftool.record import record, replace
 from gguftool.storage.sources.source import Extent, Source
 from gguftool.surgery.quantize.options import QuantizeOptions
 from gguftool.surgery.quantize.quantized_source import MAX_ROW, QuantizedSource
+from gguftool.surgery.quantize.relayout_source import RelayoutSource
 
 
 @record
@@ -83,6 +85,14 @@ class TensorQuantizer:
         If that cannot be done, `tensor` comes back as it is, and `notes` has the problem.
         """
         name = tensor.info.name
+        change = relayout_of(tensor.info.type, wanted, tensor.info.dims)
+        if change is not None and factor is None and tensor.sizing is Sizing.EXACT:
+            self.notes.remark(f"rows rearranged, from {type_alias(tensor.info.type)}: no number changes", name)
+            return self._tensor(tensor, wanted, RelayoutSource(tensor=tensor, change=change, wanted=wanted)), None
+        if self.options.repack:
+            own = type_alias(tensor.info.type)
+            self.notes.problem(f"{own} and {type_alias(wanted)} are not the same numbers, as --repack wants it", name)
+            return tensor, None
         problem, decoder = self._problem(tensor)
         if problem or decoder is None:
             self.notes.problem(problem, name)
