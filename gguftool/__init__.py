@@ -43,7 +43,7 @@ if TYPE_CHECKING:
         verify_manifest,
     )
     from gguftool.engines.llama_quantize import LlamaQuantize
-    from gguftool.errors import ExecuteError, FormatError, GGUFToolError, PlanError, SourceError
+    from gguftool.errors import ExecuteError, FormatError, GGUFToolError, LimitError, PlanError, SourceError
     from gguftool.format.cursor import NeedMoreData
     from gguftool.format.engine_facts.presets.names import find_preset
     from gguftool.format.ggml import TYPES, TypeTraits, find_type, nbytes
@@ -97,7 +97,7 @@ __all__ = (
     "DataOptions", "Decision", "DiffOptions", "Distribution", "Donor", "Dump", "Edits", "ExecuteError", "Extent",
     "ExternalJob", "FetchOptions", "Filler", "Finding", "FloatType", "ForceSizes", "Format", "FormatError",
     "GGUFToolError", "Hash", "Header", "HeaderDiff", "Imatrix", "ImatrixKind", "ImatrixReport", "Input",
-    "LlamaQuantize", "MapEntry", "MergeOptions", "Model", "ModelCoverage", "ModelFile", "ModelLike", "NeedMoreData",
+    "LimitError", "LlamaQuantize", "MapEntry", "MergeOptions", "Model", "ModelCoverage", "ModelFile", "ModelLike", "NeedMoreData",
     "Options", "OutputFile", "OutputOptions", "PlacementRule", "Plan", "PlanError", "Preview", "QuantizeOptions",
     "QuantizePreview", "Receipt", "Recipe", "RecipeFormat", "RecipeReport", "RecipeRule", "Report",
     "SelectionOptions", "Severity", "Sizing", "Source", "SourceError", "SplitOptions", "StrPath", "Tensor",
@@ -131,7 +131,7 @@ _MODULES = {
         "Hash Verdict file_hashes hash_files hash_tensors tensor_hashes verify_against_map verify_manifest"
     ),
     "engines.llama_quantize": "LlamaQuantize",
-    "errors": "ExecuteError FormatError GGUFToolError PlanError SourceError",
+    "errors": "ExecuteError FormatError GGUFToolError LimitError PlanError SourceError",
     "format.cursor": "NeedMoreData",
     "format.engine_facts.presets.names": "find_preset",
     "format.ggml": "TYPES TypeTraits find_type nbytes",

@@ -65,6 +65,10 @@ class FormatError(GGUFToolError):
     """The bytes are not valid GGUF: the file's fault."""
 
 
+class LimitError(FormatError):
+    """The file holds more than gguftool reads: a limit of this program, and no damage."""
+
+
 class SourceError(GGUFToolError):
     """An input cannot be read (missing, no permission, changed while it was read): the world's fault."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
-from gguftool.errors import FormatError
+from gguftool.errors import FormatError, LimitError
 from gguftool.format.kv import ByteOrder
 
 MAX_HEAD: Final = 256 << 20  # bytes; a 262k-token vocabulary with merges takes 15 MiB
@@ -112,7 +112,7 @@ class Cursor:
         start = self.pos
         value = self.length(where)
         if value > limit:
-            raise FormatError(f"the {where} is {value:,}; at most {limit:,} are accepted", where=where, offset=start)
+            raise LimitError(f"the {where} is {value:,}; at most {limit:,} are accepted", where=where, offset=start)
         return value
 
     def text(self, where: str) -> str:

@@ -21,7 +21,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final
 
-from gguftool.errors import FormatError, printable
+from gguftool.errors import FormatError, LimitError, printable
 from gguftool.format.cursor import MAX_HEAD, Cursor, NeedMoreData
 from gguftool.format.kv import (
     INTEGERS,
@@ -244,7 +244,7 @@ def _skip_value(cursor: Cursor, kind: ValueType, where: str) -> None:
             element = _value_type(cursor, where)
             count = cursor.length(where)
             if depth >= MAX_NESTING:
-                raise FormatError(
+                raise LimitError(
                     f"arrays are nested deeper than {MAX_NESTING}; llama.cpp accepts no nesting",
                     where=where,
                     offset=cursor.pos,
@@ -311,7 +311,7 @@ def _parse_placing(cursor: Cursor, name: str, where: str) -> TensorInfo:
     """Read what follows the name of a tensor: dims, type, offset."""
     n_dims = cursor.number("I", where)
     if n_dims > MAX_DIMS:
-        raise FormatError(
+        raise LimitError(
             f"{n_dims:,} dimensions; gguftool reads at most {MAX_DIMS}, ggml 4", where=where, offset=cursor.pos - 4
         )
     start = cursor.pos

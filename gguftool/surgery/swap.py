@@ -115,7 +115,7 @@ def _with_scales(model: Model, donor: Donor, taken: dict[str, Tensor], problems:
         if lost and not whole and tensor.type_name == "NVFP4":
             problems.append(
                 f"'{printable(name)}' is NVFP4 in the donor {donor.name} without {listed(lost)}: it needs the scale "
-                "that it was made with ('gguftool export MODEL --tensor NAME' takes both)"
+                "that it was made with (gguftool export takes both along)"
             )
         dropped.update(lost)
     return TensorChanges(taken={**taken, **scales}, added=added, dropped=frozenset(dropped))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shutil
 import struct
@@ -54,6 +55,7 @@ CASES = (
     Case("P03", model(kvs=[("a.b", "raw", nested())]).bytes()),
     Case("S08", model(weight(step=8704 + 64), T("blk.0.b.weight")).bytes()),
     Case("S09", model(kvs=[("general.alignment", "u32", 64)], alignment=64).bytes()),
+    Case("T01", model(T("blk.0.ffn_down.weight", (256, 32), 212)).bytes()),
     Case("H02", model(kvs=[("general.file_type", "i32", 7)]).bytes()),
     Case("H03", model(weight(), kvs=[("general.file_type", "u32", 2)]).bytes(), in_place=True),
 )
@@ -157,3 +159,31 @@ def test_no_message_spells_out_a_command_with_a_stand_in() -> None:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 assert not stand_in.search(node.value), (path, node.value)
                 assert "gguftool[" not in node.value, (path, node.value)
+
+
+def test_limits_are_not_called_damage(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b.gguf((), [b.Tensor("x", (1,) * 33, 0, bytes(4))]))
+    done = run_gguftool("check", tmp_path / "x.gguf")
+    assert done.returncode == 2
+    assert b"N16" in done.stdout
+    assert b"damaged" not in done.stdout
+
+
+def test_one_value_as_json_is_json(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b.small_model())
+    shown = run_gguftool("dump", tmp_path / "x.gguf", "--key", "general.architecture", "--json").stdout
+    assert json.loads(shown) == "llama"
+
+
+def test_export_says_that_its_output_is_no_gguf(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(b.small_model())
+    done = run_gguftool("export", tmp_path / "x.gguf", "--tensor", "attn_q", "-o", tmp_path / "y.gguf")
+    assert (done.returncode, b"becomes a safetensors file" in done.stderr) == (0, True)
+
+
+def test_notes_that_models_share_are_one(tmp_path: Path) -> None:
+    for name in ("x.gguf", "y.gguf"):
+        (tmp_path / name).write_bytes(b.small_model())
+    done = run_gguftool("report", tmp_path / "x.gguf", tmp_path / "y.gguf", "--place", "nothing=CPU")
+    assert done.stderr.count(b"took no tensor") == 1
+    assert b"2 models" in done.stderr

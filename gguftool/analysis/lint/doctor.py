@@ -17,7 +17,15 @@ from collections.abc import Sequence
 
 from gguftool.analysis.lint.rules import Finding, Severity, names_in_words
 from gguftool.analysis.lint.target import TensorView, out_of_file
-from gguftool.errors import FormatError, GGUFToolError, SourceError, command_line, printable, without_secrets
+from gguftool.errors import (
+    FormatError,
+    GGUFToolError,
+    LimitError,
+    SourceError,
+    command_line,
+    printable,
+    without_secrets,
+)
 from gguftool.format.cursor import NeedMoreData
 from gguftool.format.header import MAGIC, parse, round_up
 from gguftool.format.imatrix import legacy_start
@@ -51,6 +59,7 @@ DIAGNOSES = {
     "N13": "a GGUF version that nobody knows",
     "N14": "a damaged head",
     "N15": "no GGUF, and nothing that is known",
+    "N16": "more than gguftool reads",
 }
 
 
@@ -300,6 +309,9 @@ def _bad_head(source: Source, head: bytes, error: GGUFToolError) -> Finding | No
     if _is_cut(source):
         message = f"the file of {source.size:,} bytes ends inside its head ({place})"
         return _finding("N09", source.name, message, "resume the download, or copy it anew")
+    if isinstance(error, LimitError):
+        way_out = "this is a limit of gguftool, and the file may be sound; if its sha256 is right, please report it"
+        return _finding("N16", source.name, f"{place}: {error.message}", way_out)
     return _finding("N14", source.name, f"{place}: {error.message}", "fetch the file anew, and compare its sha256")
 
 

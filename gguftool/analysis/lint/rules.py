@@ -8,7 +8,7 @@ that: silence means that the rule passed.
 Where each code is:
 
     codes            module          about
-    N01-N15          doctor          what a file is that is not a readable GGUF; diagnoses, not rules
+    N01-N16          doctor          what a file is that is not a readable GGUF; diagnoses, not rules
     F01-F19 F27 T04  file            one file: sizes, offsets, padding, metadata, samples of data
     F20-F26 H01      shards          split sets: names, split keys, missing shards
     F28-F29          tensors_map     shards against the tensors.map files beside them

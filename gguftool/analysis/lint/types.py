@@ -11,9 +11,13 @@ from collections.abc import Iterator
 from gguftool.analysis.lint.kinds import kind_in_words
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, hits_by_message, rule, undecided
 from gguftool.analysis.lint.target import LintTarget, TensorView, formula_is_plain
+from gguftool.analysis.lint.way_out import filled
 from gguftool.format.engine_facts.engines import BOTH, IK, IK_LLAMA_CPP, LLAMA_CPP, MAINLINE
 from gguftool.format.engine_facts.operands import why_not_computable
 from gguftool.format.engine_facts.types import ImatrixPolicy, TypeFacts, type_facts
+from gguftool.format.ggml import find_type
+from gguftool.format.quants.repacks import REPACKS
+from gguftool.record import replace
 
 _SWAP_OUT = "swap the tensors for ones of a type that the engine knows"
 
@@ -29,11 +33,22 @@ def _ruled(target: LintTarget) -> Iterator[tuple[TensorView, TypeFacts]]:
 # --- T: types --------------------------------------------------------------------------------------------------------
 
 
+_PLAIN_AGAIN = "'gguftool quantize FILE --repack -o NEW' makes them plain, without loss"
+
+
 @rule("T01", Severity.ERROR, engines=MAINLINE, way_out=f"run it in ik_llama.cpp if that knows them, or {_SWAP_OUT}")
 def not_in_mainline(target: LintTarget) -> Iterator[Hit]:
     """llama.cpp refuses the tensor's type."""
     foreign = (t for t in target.tensors if t.traits is None or LLAMA_CPP not in t.traits.engines)
-    yield from hits_by_message(foreign, lambda t: f"{t.type} (id {t.info.type}) is no type of llama.cpp")
+    for hit in hits_by_message(foreign, lambda t: f"{t.type} (id {t.info.type}) is no type of llama.cpp"):
+        known = all(_is_plain_in_mainline(target.by_name[name].type) for name in hit.tensors)
+        yield replace(hit, way_out=filled(_PLAIN_AGAIN, target)) if known else hit
+
+
+def _is_plain_in_mainline(name: str) -> bool:
+    """Whether the type is an interleaved form of one that llama.cpp has."""
+    base = find_type(REPACKS[name].base) if name in REPACKS else None
+    return base is not None and LLAMA_CPP in base.engines
 
 
 @rule("T02", Severity.ERROR, engines=IK, way_out=f"run it in llama.cpp if that knows them, or {_SWAP_OUT}")

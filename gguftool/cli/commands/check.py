@@ -10,7 +10,7 @@ from gguftool.analysis.lint.check import CheckOptions, codes
 from gguftool.analysis.lint.check import check as make_report
 from gguftool.analysis.lint.rules import Severity
 from gguftool.analysis.placement import parse_rules
-from gguftool.cli.shared.console import remark
+from gguftool.cli.shared.console import remark_each
 from gguftool.cli.shared.options import Json, ModelArgument, ThisFileOnly, one_format
 from gguftool.cli.shared.show import show
 from gguftool.format.engine_facts.engines import ENGINES
@@ -67,8 +67,7 @@ def check(
         read_data=data,
     )
     report = make_report(model, options)
-    for text in report.remarks:
-        remark(text)
+    remark_each(report.remarks)
     show(report, one_format(json=json))
     if not report.readable:
         raise typer.Exit(2)

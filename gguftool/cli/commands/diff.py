@@ -8,7 +8,7 @@ import typer
 
 from gguftool.analysis.diff.data import By, DataOptions
 from gguftool.analysis.diff.models import DiffOptions, HeaderDiff, bytes_to_compare, diff_headers
-from gguftool.cli.shared.console import progress_bar, remark
+from gguftool.cli.shared.console import progress_bar, remark_each
 from gguftool.cli.shared.options import Json, ThisFileOnly, one_format
 from gguftool.cli.shared.patterns import check_patterns
 from gguftool.cli.shared.show import show
@@ -60,8 +60,7 @@ def diff(
     check_patterns(ignore or [])
     options = DiffOptions(layout=layout, ignore=tuple(ignore or ()))
     report = _compare(a, b, by or (By.TENSOR if data else None), imatrix, options, this_file_only)
-    for text in report.remarks:
-        remark(text)
+    remark_each(report.remarks)
     show(report, chosen)
     if report.differs:
         raise typer.Exit(1)

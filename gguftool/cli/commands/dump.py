@@ -69,7 +69,7 @@ def dump(
         show_imatrix(legacy, chosen, name_filter=name_filter)
         return
     if key is not None:
-        _print_value(opened, key, array_limit)
+        _print_value(opened, key, array_limit, as_json=chosen is Format.JSON)
         return
     if array_limit is None and chosen is not Format.JSON:
         array_limit = _TEXT_ARRAY_LIMIT
@@ -81,8 +81,11 @@ def dump(
     show(report, chosen, kvs=not no_kv, tensors=not no_tensors)
 
 
-def _print_value(model: Model, key: str, array_limit: int | None) -> None:
-    """Print one value: a string's own bytes into a pipe (escaped on a terminal), arrays as JSON, numbers as text."""
+def _print_value(model: Model, key: str, array_limit: int | None, *, as_json: bool) -> None:
+    """Print one value: a string's own bytes into a pipe (escaped on a terminal), arrays as JSON, numbers as text.
+
+    With `as_json` all are JSON.
+    """
     kv = model.get(key)
     if kv is None:
         raise PlanError(
@@ -91,7 +94,7 @@ def _print_value(model: Model, key: str, array_limit: int | None) -> None:
             source=model.name,
         )
     value = kv.value(array_limit)
-    if kv.type is ValueType.ARRAY:
+    if as_json or kv.type is ValueType.ARRAY:
         write(render(value, Format.JSON))
     elif kv.type is not ValueType.STRING:
         write(f"{value}\n")

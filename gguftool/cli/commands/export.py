@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gguftool.cli.shared.console import remark
 from gguftool.cli.shared.options import ModelArgument, Patterns, local_path
 from gguftool.cli.shared.running import carry_out
 from gguftool.cli.shared.writing import Writing, writer
@@ -35,4 +36,6 @@ def export(
     names = {kind.value: kind for kind in FloatType}
     if dtype != "raw" and dtype not in names:
         raise typer.BadParameter(f"--dtype takes raw, f32, f16 or bf16, not '{dtype}'")
+    if output.suffix.lower() != ".safetensors":
+        remark(f"{output.name} becomes a safetensors file, whatever its name says; for a GGUF: fetch --tensor")
     carry_out(plan_export(open_model(model), tensor, output, names.get(dtype)), writing)

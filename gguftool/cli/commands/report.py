@@ -91,13 +91,21 @@ def report(
         show_imatrix(imatrix, chosen)
         return
     made = make_report(opened, rules)
-    for model in made.models:
-        for text in model.remarks:
-            remark(f"{model.model}: {text}")
+    _say_remarks(made)
     if html is not None:
         _write_page(made, opened, html, force=force)
     else:
         show(made, chosen, by=breakdown)
+
+
+def _say_remarks(made: Report) -> None:
+    """Print the remarks about models; one that several models share is printed once."""
+    about: dict[str, list[str]] = {}
+    for model in made.models:
+        for text in dict.fromkeys(model.remarks):
+            about.setdefault(text, []).append(model.model)
+    for text, models in about.items():
+        remark(f"{models[0]}: {text}" if len(models) == 1 else f"{len(models):,} models: {text}")
 
 
 def _open(specs: list[str], this_file_only: bool) -> tuple[Model, ...]:

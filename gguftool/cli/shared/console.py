@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,6 +76,15 @@ def drop_stdout() -> None:
 def remark(text: str) -> None:
     """Print a note to the user on standard error."""
     _say(f"note: {printable(without_secrets(text), 4096)}")
+
+
+def remark_each(texts: Iterable[str]) -> None:
+    """Print notes; one that repeats is printed once, with its count."""
+    counts: dict[str, int] = {}
+    for text in texts:
+        counts[text] = counts.get(text, 0) + 1
+    for text, count in counts.items():
+        remark(text if count == 1 else f"{text} ({count:,} times)")
 
 
 def _say(line: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
-from gguftool.cli.shared.console import progress_bar, remark
+from gguftool.cli.shared.console import progress_bar, remark, remark_each
 from gguftool.cli.shared.options import one_format
 from gguftool.cli.shared.show import show, show_receipt
 from gguftool.cli.shared.signals import publishing
@@ -57,8 +57,7 @@ def carry_out(plan: Plan, writing: Writing, *, hash_files: bool = False) -> Rece
     `hash_files`: put the files' digests into the receipt returned; the user sees them only with --hash.
     """
     preview = plan.preview()
-    for text in preview.remarks:
-        remark(text)
+    remark_each(preview.remarks)
     if writing.dry_run:
         show(preview, one_format(json=writing.json))
         return None

@@ -14,7 +14,7 @@ import pytest
 from gguftool.analysis.lint.check import CheckOptions, CheckReport, check
 from gguftool.analysis.lint.doctor import DIAGNOSES
 from gguftool.errors import SourceError
-from tests.support.check_models import File, T, model, shards
+from tests.support.check_models import File, T, model
 from tests.support.paths import FIXTURES
 
 OID = "4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393"
@@ -54,6 +54,7 @@ CAUSES = {
     "version 4": (b"GGUF" + struct.pack("<IQQ", 4, 0, 0), "N13", "version 4"),
     "version 0": (b"GGUF" + struct.pack("<IQQ", 0, 1, 1) + bytes(100), "N13", "version 0"),
     "cut head": (model().bytes()[:150], "N09", "ends inside its head"),
+    "too many dims": (File(tensors=[T("x", (1,) * 33, 0)]).bytes(), "N16", "at most 32"),
     "damaged head": (model(kvs=[("a", "raw", struct.pack("<I", 99))]).bytes(), "N14", "value type 99"),
     "noise": (b"\x9c\xff\x1b[31m" + bytes(range(1, 200)), "N15", "expected 'GGUF'"),
 }
