@@ -14,7 +14,7 @@ import pytest
 from gguftool.analysis.lint.check import CheckOptions, CheckReport, check
 from gguftool.analysis.lint.doctor import DIAGNOSES
 from gguftool.errors import SourceError
-from tests.support.check_models import File, T, model
+from tests.support.check_models import File, T, model, shards
 from tests.support.paths import FIXTURES
 
 OID = "4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393"
