@@ -29,6 +29,7 @@ from gguftool.surgery.repair import Damage, DamageOptions, find_damage, plan_rep
 from gguftool.surgery.swap import plan_swap
 from tests.support import builders as b
 from tests.support.builders import filler
+from tests.support.command import run_gguftool
 from tests.support.faults import tree
 from tests.support.slow_source import SlowSource
 
@@ -321,3 +322,18 @@ def test_any_pages_lost_and_any_cut_are_repaired(
     if damage.found:
         execute(plan_repair(local, file, damage, None), Options(sync=False))
     assert (folder / "local.gguf").read_bytes() == BIG
+
+
+def test_a_set_is_repaired_shard_by_shard(tmp_path: Path) -> None:
+    right, broken = tmp_path / "right", tmp_path / "broken"
+    for folder in (right, broken):
+        folder.mkdir()
+        for name, data in b.shard_set("m", ((), b.llama_tensors()[:3], b.llama_tensors()[3:])).items():
+            (folder / name).write_bytes(data)
+    second, third = (broken / f"m-0000{number}-of-00003.gguf" for number in (2, 3))
+    second.write_bytes(second.read_bytes()[:-200])
+    third.unlink()
+    done = run_gguftool("fetch", "--repair", broken, "--from", right)
+    assert done.returncode == 0, done.stderr
+    for path in right.iterdir():
+        assert (broken / path.name).read_bytes() == path.read_bytes()

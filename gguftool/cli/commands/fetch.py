@@ -15,8 +15,9 @@ from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
 from gguftool.errors import FormatError
 from gguftool.format.manifests import is_tensor_hashes, manifest_lines, parse_tensor_hashes
 from gguftool.model.opening import open_model
+from gguftool.record import replace
 from gguftool.storage.plan import Plan, Receipt
-from gguftool.storage.sources.locate import open_source
+from gguftool.storage.sources.locate import base_name, open_source
 from gguftool.surgery.fetch import FetchOptions, plan_fetch, plan_fetch_files
 from gguftool.surgery.repair import MAX_MANIFEST, Damage, DamageOptions, find_damage, hashes_of_tensors, plan_repair
 
@@ -46,7 +47,7 @@ def fetch(
             "--repair",
             parser=local_path,
             metavar="FILE",
-            help="Fetch only what this file lacks.",
+            help="Fetch only what this file lacks, or what the files of a set in this folder lack.",
             show_default=False,
         ),
     ] = None,
@@ -80,6 +81,9 @@ def fetch(
     if repair is not None:
         if tensor or layout.any:
             raise typer.BadParameter("--repair makes FILE what MODEL is; it takes no option that changes the output")
+        if repair.is_dir():
+            _repair_set(name, repair, output, check, writing)
+            return
         plan = _plan_repair(name, repair, output, check, writing)
     else:
         if check is not None:
@@ -120,6 +124,24 @@ def _plan_repair(name: str, file: Path, output: Path | None, check: str | None, 
         _say_sound(file, damage, json=writing.json)
         return None
     return plan_repair(local, original, damage, output)
+
+
+def _repair_set(name: str, folder: Path, output: Path | None, check: str | None, writing: Writing) -> None:
+    """Repair the files of a set in `folder`, one after the other; one that is not there is fetched whole."""
+    if output is not None:
+        raise typer.BadParameter("the files of a set are repaired where they are; it takes no -o OUT")
+    model = open_model(name)
+    absent = [file for file in model.files if not (folder / base_name(file.source.name)).exists()]
+    if absent:
+        whole = plan_fetch_files(model, folder)
+        paths = {folder / base_name(file.source.name) for file in absent}
+        outputs = tuple(one for one in whole.outputs if one.path in paths)
+        carry_out(replace(whole, outputs=outputs), writing)
+    for file in model.files:
+        if file not in absent:
+            plan = _plan_repair(file.source.name, folder / base_name(file.source.name), None, check, writing)
+            if plan is not None:
+                carry_out(plan, writing)
 
 
 def _say_sound(file: Path, damage: Damage, *, json: bool) -> None:
