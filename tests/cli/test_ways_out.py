@@ -137,6 +137,7 @@ KNOWN = {
     "storage/execute/in_place.py",
     "storage/execute/publish.py",
     "storage/sources/sidecars.py",
+    "surgery/edit/plan.py",
 }
 
 
