@@ -17,10 +17,12 @@ from gguftool.model.model import Model
 from gguftool.model.opening import open_model
 from gguftool.surgery.quantize.preset import PresetMix
 from gguftool.surgery.quantize.target_types import EngineRules, target_types
+from tests.support import builders as b
 from tests.support import preset_heads
 from tests.support.command import run_gguftool
 from tests.support.engine_tools import tool
 from tests.support.paths import FIXTURES
+from tests.support.scaled_models import GATE, UP, floats, nvfp4, with_scales
 
 ENGINES = FIXTURES / "engines"
 PRESETS = [each.name for each in all_ftypes(LLAMA_CPP) if each.tensor_type]
@@ -212,3 +214,18 @@ def _predicted(report: bytes) -> int:
     import json
 
     return int(json.loads(report)["nbytes"])
+
+
+def test_the_tool_gets_weights_with_their_scales_multiplied_in(tmp_path: Path) -> None:
+    source = tmp_path / "m.gguf"
+    weights = [*with_scales(nvfp4(GATE), 7.0), *with_scales(floats(UP), 4.0)]
+    source.write_bytes(b.gguf(preset_heads.model_kvs("llama", layers=1), (floats("token_embd.weight"), *weights)))
+    made = []
+    for name, options in (("own", ()), ("tool", ("--llama-quantize", tool("llama-quantize")))):
+        output = tmp_path / f"{name}.gguf"
+        rules = ("--tensor", "ffn=q4_K", "--allow-requantize")
+        done = run_gguftool("quantize", source, *rules, *options, "-o", output)
+        assert done.returncode == 0, done.stderr
+        made.append(output.read_bytes())
+    assert made[0] == made[1]
+    assert list(open_model(output).tensors) == ["token_embd.weight", GATE, UP]

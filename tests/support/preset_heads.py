@@ -27,6 +27,19 @@ def model(
     more: Sequence[b.KV] = (),
 ) -> bytes:
     """A model with `parts` in each layer; `shared`: heads of K and V; `output`: with an output of its own."""
+    kvs = model_kvs(architecture, layers, heads=heads, shared=shared, experts=experts, width=width)
+    names = [f"blk.{layer}.{part}.weight" for layer in range(layers) for part in parts]
+    tensors = [_tensor("token_embd.weight", width, 0)]
+    tensors += [_tensor("output.weight", width, 0)] if output else []
+    # In the file as text sorts them, not as layers count: the engine sorts by layers.
+    tensors += [_tensor(name, width, experts if "_exps" in name else 0) for name in sorted(names)]
+    return b.gguf([*kvs, *more], tensors)
+
+
+def model_kvs(
+    architecture: str, layers: int, *, heads: int = 8, shared: int = 8, experts: int = 0, width: int = 256
+) -> list[b.KV]:
+    """The metadata without which llama-quantize does not begin."""
     numbers = {
         "block_count": layers,
         "context_length": 64,
@@ -39,15 +52,8 @@ def model(
         numbers |= {"expert_count": experts, "expert_used_count": 2}
     kvs = [b.KV("general.architecture", b.STR, architecture)]
     kvs += [b.KV(f"{architecture}.{key}", b.U32, number) for key, number in numbers.items()]
-    kvs += [
-        b.KV(f"{architecture}.attention.{key}", b.F32, 1e-5) for key in ("layer_norm_rms_epsilon", "layer_norm_epsilon")
-    ]
-    names = [f"blk.{layer}.{part}.weight" for layer in range(layers) for part in parts]
-    tensors = [_tensor("token_embd.weight", width, 0)]
-    tensors += [_tensor("output.weight", width, 0)] if output else []
-    # In the file as text sorts them, not as layers count: the engine sorts by layers.
-    tensors += [_tensor(name, width, experts if "_exps" in name else 0) for name in sorted(names)]
-    return b.gguf([*kvs, *more], tensors)
+    epsilons = ("layer_norm_rms_epsilon", "layer_norm_epsilon")
+    return kvs + [b.KV(f"{architecture}.attention.{key}", b.F32, 1e-5) for key in epsilons]
 
 
 def _tensor(name: str, width: int, experts: int) -> b.Tensor:
