@@ -13,6 +13,7 @@ from gguftool.surgery.quantize.options import QuantizeOptions
 from gguftool.surgery.quantize.plan import plan_quantize
 from gguftool.surgery.swap import plan_swap
 from tests.support import builders as b
+from tests.support.command import run_gguftool
 from tests.support.mix_models import merge_plan
 from tests.support.scaled_models import NORM, UP, WIDTH, f32, floats
 
@@ -64,3 +65,23 @@ def test_what_a_model_has_already_is_copied_with_a_warning(tmp_path: Path) -> No
             f"abort on F16, and engines take norms, biases and scales in F32 alone: {NORM}" in note
             for note in plan.remarks
         )
+
+
+@pytest.mark.parametrize("command", ["swap", "merge"])
+def test_a_command_refuses_and_anyway_writes_what_check_calls_an_error(tmp_path: Path, good: str, command: str) -> None:
+    other, out = bad(tmp_path, "F16"), tmp_path / "o.gguf"
+    (tmp_path / "r.recipe").write_text(f"{NORM}=@bad\n.*=@good\n")
+    words: list[object] = {
+        "swap": ["swap", good, "--from", other, "--tensor", NORM],
+        "merge": ["merge", f"good={good}", f"bad={other}", "--recipe", tmp_path / "r.recipe"],
+    }[command]
+    refused = run_gguftool(*words, "-o", out)
+    assert refused.returncode == 2
+    assert ABORTS.encode() in refused.stderr
+    assert not out.exists()
+    done = run_gguftool(*words, "-o", out, "--anyway")
+    assert done.returncode == 0, done.stderr
+    assert b"abort on F16" in done.stderr
+    checked = run_gguftool("check", out)
+    assert checked.returncode == 1
+    assert b"T06" in checked.stdout
