@@ -1,4 +1,4 @@
-"""Quantize: one tensor of a real model, two cores against one, and the memory for a large tensor.
+"""Quantize: a whole model against llama-quantize, one tensor, two cores against one, the memory for a large tensor.
 
     python -m benchmarks.quantize [FOLDER]
 
@@ -9,13 +9,16 @@ as in the end-to-end tests (its wheel in .cache, or $GGUFTOOL_SMOLLM2). The exit
 from __future__ import annotations
 
 import os
+import random
+import struct
 import sys
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
 from benchmarks.core import scratch
-from benchmarks.measure import MIB, PYTHON, Verdict, alternate, peak_of, run, wall
+from benchmarks.measure import MIB, PYTHON, REPO, Verdict, alternate, cpu_of, peak_of, run, wall
 from benchmarks.models import tensor_model
 
 ROUNDS = 5
@@ -117,17 +120,65 @@ def memory(folder: Path) -> Iterator[Verdict]:
     )
 
 
+def whole_model(folder: Path, model: Path, tool: Path) -> Iterator[Verdict]:
+    """Two models in F16 to one type by rule, against llama-quantize with the same rule: the same bytes."""
+    small, wide = folder / "small.gguf", folder / "wide.gguf"
+    run((*_GGUFTOOL, model, "--tensor", "(attn|ffn|embd).*=f16", "--allow-requantize", "--no-sync", "-o", small))
+    wide.write_bytes(_wide_model())
+    for what, source in (("SmolLM2", small), ("a model of width 1,024", wide)):
+        options = ("--tensor", f".*={TYPE}", "--jobs", "2", "--no-sync", "--force", "-o", folder / "ours.gguf")
+        ours = (*_GGUFTOOL, source, *options)
+        theirs = (tool, "--tensor-type", f".*={TYPE}", source, folder / "theirs.gguf", "Q8_0", "2")
+        for unit, timed in (("wall time", _wall), ("processor time", _cpu)):
+            mine, other, detail = alternate(partial(timed, ours), partial(timed, theirs), rounds=ROUNDS)
+            yield Verdict(
+                what=f"{what} in F16 to {TYPE}, {unit} of llama-quantize",
+                value=mine / other,
+                bar=1.05,
+                unit="x",
+                detail=f"median {mine:.2f} s against {other:.2f} s; {detail}",
+            )
+
+
+def _wall(command: tuple[str | Path, ...]) -> float:
+    return wall(lambda: run(command))
+
+
+def _cpu(command: tuple[str | Path, ...]) -> float:
+    return cpu_of(command, REPO, os.environ)
+
+
+def _wide_model() -> bytes:
+    """A llama of width 1,024 with noise in F16: 8 layers of 7 matrices."""
+    from tests.support import builders as b
+    from tests.support.preset_heads import DENSE, model_kvs
+
+    noise = random.Random(1)
+    matrix = b"".join(struct.pack("<e", noise.gauss(0, 0.02)) for _ in range(1 << 16)) * 16
+    parts = [part for part in DENSE if part != "attn_norm"]
+    names = ["token_embd.weight", *(f"blk.{layer}.{part}.weight" for layer in range(8) for part in parts)]
+    tensors = [b.Tensor(name, (1024, 1024), 1, matrix) for name in names]
+    return b.gguf(model_kvs("llama", layers=8, width=1024), tensors)
+
+
 def main() -> int:
     sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.support.engine_tools import BUILD
+    from tests.support.engine_tools import folder as tools
     from tests.support.smollm2 import SMOLLM2_COMMAND, find_smollm2
 
+    tool = tools() / "llama-quantize"
+    if not tool.is_file():
+        print(f"llama-quantize is not built; from the top of the checkout: {BUILD}", file=sys.stderr)
+        return 2
     model = find_smollm2()
     if model is None:
         print(f"SmolLM2 is not here; from the top of the checkout: {SMOLLM2_COMMAND}", file=sys.stderr)
         return 2
     with scratch(sys.argv[1:]) as folder:
         verdicts = []
-        for verdict in chain(one_tensor(folder, model), memory(folder), two_cores(folder)):
+        figures = (whole_model(folder, model, tool), one_tensor(folder, model), memory(folder), two_cores(folder))
+        for verdict in chain(*figures):
             print(verdict, flush=True)
             verdicts.append(verdict)
     return 0 if all(verdict.ok for verdict in verdicts) else 1
