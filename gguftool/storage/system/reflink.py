@@ -127,12 +127,12 @@ def clone_grid(target: int) -> int | None:
 
 def is_served(target: int) -> bool:
     """Whether `target` is on a file system that another machine or another process serves."""
-    return hasattr(os, "copy_file_range") and _file_system(os.fstat(target).st_dev).startswith(_SERVER_FILE_SYSTEMS)
+    return hasattr(os, "copy_file_range") and file_system_of(os.fstat(target).st_dev).startswith(_SERVER_FILE_SYSTEMS)
 
 
 @lru_cache(maxsize=64)
-def _file_system(device: int) -> str:
-    """The type of a device's file system from the table of mounts, or empty if it is not listed."""
+def file_system_of(device: int) -> str:
+    """Look up the type of a device's file system in the table of mounts; empty if it is not listed."""
     wanted = f"{os.major(device)}:{os.minor(device)}".encode()
     try:
         with open("/proc/self/mountinfo", "rb") as table:

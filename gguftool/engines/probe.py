@@ -1,0 +1,135 @@
+"""Find an engine to load models in: which program it is, of which engine, and which options it has.
+
+Options come from its `--help`: no two releases have the same, and ik_llama.cpp lacks many. A program that cannot even
+print its help is an engine all the same; loading the known-good model tells what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import sys
+from enum import Enum
+from pathlib import Path
+
+from gguftool.engines.child import Limits, run_child
+from gguftool.errors import PlanError, printable
+from gguftool.format.engine_facts.engines import IK_LLAMA_CPP, LLAMA_CPP
+from gguftool.record import record
+
+XLLAMACPP = "xllamacpp"
+_PROGRAM = re.compile(r"llama-(cli|completion|perplexity|server)(?![a-z])")
+_OPTION = re.compile(r"(?<![\w-])--?[a-zA-Z][\w-]*")
+_VERSION = re.compile(r"version: *(\d+[^\n]{0,60})")
+_LIMITS = Limits(seconds=30, anonymous=2 << 30)
+# What only one of the engines' programs offers.
+_IK_OPTION = "--run-time-repack"
+
+_CONTEXT, _BATCH = "64", "8"
+
+
+class Kind(Enum):
+    """What kind of program it is, which decides how it is told to do next to nothing."""
+
+    XLLAMACPP = "xllamacpp"
+    CLI = "llama-cli"
+    COMPLETION = "llama-completion"
+    PERPLEXITY = "llama-perplexity"
+    SERVER = "llama-server"
+
+
+@record
+class LoadEngine:
+    """A program that loads models; `engine` is the one that it was built from, `options` what its help lists."""
+
+    kind: Kind
+    engine: str
+    version: str
+    path: Path | None = None
+    options: frozenset[str] = frozenset()
+
+    @property
+    def title(self) -> str:
+        """How reports name it."""
+        return f"{self.kind.value} ({self.engine}{f' {self.version}' if self.version else ''})"
+
+
+def find_engine(name: str, folder: Path, *, tokens: int = 0) -> LoadEngine:
+    """Find the engine `name`: xllamacpp, or the path of a program of llama.cpp or ik_llama.cpp. It runs in `folder`.
+
+    Raises `PlanError` if there is no such program, or none that this can drive or have generate `tokens`.
+    """
+    if not sys.platform.startswith("linux"):
+        raise PlanError("engines are asked on Linux only: what they map and use is read from /proc", source=name)
+    if name == XLLAMACPP:
+        return _xllamacpp()
+    found = shutil.which(name)
+    if found is None:
+        raise PlanError("no such program, or it may not be run; give its path, or 'xllamacpp'", source=name)
+    path = Path(found).absolute()
+    match = _PROGRAM.search(path.name) or _PROGRAM.search(path.resolve().name)
+    if match is None:
+        kinds = ", ".join(kind.value for kind in Kind)
+        raise PlanError(f"is not one of {kinds} by its name; name one of them", source=name)
+    kind = Kind(match[0])
+    if tokens and kind is Kind.PERPLEXITY:
+        raise PlanError("llama-perplexity generates nothing: leave out --run, or name llama-completion", source=name)
+    options = frozenset(_OPTION.findall(_output_of(path, "--help", folder)))
+    version = _VERSION.search(_output_of(path, "--version", folder))
+    return LoadEngine(
+        kind=kind,
+        engine=IK_LLAMA_CPP if _IK_OPTION in options else LLAMA_CPP,
+        version=printable(version[1].strip()) if version else "",
+        path=path,
+        options=options,
+    )
+
+
+def _xllamacpp() -> LoadEngine:
+    if importlib.util.find_spec(XLLAMACPP) is None:
+        raise PlanError("is not installed: pip install xllamacpp", source=XLLAMACPP)
+    from importlib.metadata import version
+
+    # The last number is llama.cpp's build.
+    return LoadEngine(kind=Kind.XLLAMACPP, engine=LLAMA_CPP, version=f"b{version(XLLAMACPP).rpartition('.')[2]}")
+
+
+def _output_of(path: Path, option: str, folder: Path) -> str:
+    return run_child([str(path), option], folder, _LIMITS, marker="\n").log.text()
+
+
+def command_line(engine: LoadEngine, model: Path, tokens: int, text: Path) -> list[str]:
+    """Build the command line that loads `model` and generates `tokens`, if there are any.
+
+    `text` is for llama-perplexity, which wants something to read.
+    """
+    if engine.kind is Kind.XLLAMACPP:
+        program = Path(__file__).with_name("xllamacpp_child.py").read_text(encoding="utf-8")
+        return [sys.executable, "-c", program, str(model), str(tokens)]
+    words = [str(engine.path), "-m", str(model), "-c", _CONTEXT, "-b", _BATCH, "-ub", _BATCH]
+    # What holds no second copy of the weights, computes nothing, needs no device and asks nobody. Fit stays on: it
+    # builds the graph before anything is mapped.
+    wanted = (
+        ("--load-mode", "mmap"),
+        ("--no-repack",),
+        ("--no-warmup",),
+        ("--device", "none"),
+        ("--offline",),
+        ("--log-colors", "off"),
+    )
+    words += [word for option in wanted if option[0] in engine.options for word in option]
+    if "--device" not in engine.options:
+        words += ["-ngl", "0"]
+    return words + _task(engine, tokens, text)
+
+
+def _task(engine: LoadEngine, tokens: int, text: Path) -> list[str]:
+    """The options that differ by kind of program: what to do once the model is loaded."""
+    if engine.kind is Kind.SERVER:
+        return ["--host", "127.0.0.1", "--port", "0"]
+    if engine.kind is Kind.PERPLEXITY:
+        return ["-f", str(text)]
+    # Without a conversation, where there is a choice: a chat template is another question.
+    alone = "-st" if engine.kind is Kind.CLI and "-st" in engine.options else "-no-cnv"
+    return ["-p", "a", "-n", str(tokens), *([alone] if alone in engine.options else [])]

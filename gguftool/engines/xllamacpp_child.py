@@ -1,0 +1,46 @@
+"""The program that loads a model in xllamacpp: MODEL TOKENS, where 0 tokens means to load it only.
+
+It runs in a process of its own and imports nothing of gguftool. "loaded" and "generated" on standard output are what
+counts; the log of llama.cpp goes to standard error, written by a thread that needs a moment before the process ends.
+"""
+
+import os
+import sys
+import time
+
+LOADED = "xllamacpp: loaded"
+GENERATED = "xllamacpp: generated"
+_MOMENT = 0.2  # seconds
+
+
+def main(path: str, tokens: int) -> int:
+    """Load `path`, generate, and return the exit status."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = path
+    params.warmup = False
+    params.offline = True
+    params.no_extra_bufts = True  # repacked weights would be a copy in memory
+    params.n_ctx, params.n_batch, params.n_ubatch, params.n_parallel = 64, 8, 8, 1
+    params.n_gpu_layers = 0
+    try:
+        server = xllamacpp.Server(params)
+        print(LOADED, flush=True)
+        if tokens:
+            answer = server.handle_completions({"prompt": "a", "max_tokens": tokens, "temperature": 0})
+            if not isinstance(answer, dict) or "choices" not in answer:
+                raise RuntimeError(f"error: {answer}")
+            print(GENERATED, flush=True)
+    except Exception as error:
+        time.sleep(_MOMENT)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    status = main(sys.argv[1], int(sys.argv[2]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # a server that was asked nothing never ends by itself
