@@ -114,9 +114,7 @@ def _try_out(engine: LoadEngine, folder: Path, limits: Limits) -> Outcome | None
     return None
 
 
-def _ask(
-    engine: LoadEngine, path: Path, folder: Path, limits: Limits, *, tokens: int = 0, to_the_end: bool
-) -> Outcome:
+def _ask(engine: LoadEngine, path: Path, folder: Path, limits: Limits, *, tokens: int = 0, to_the_end: bool) -> Outcome:
     """Load the file at `path` once."""
     text = folder / "text.txt"
     text.write_text("a", encoding="ascii")
@@ -140,9 +138,7 @@ def _ask(
     return Outcome(verdict=verdict, how=how, lines=lines, seconds=ending.seconds, anonymous=ending.anonymous)
 
 
-def _judge(
-    engine: LoadEngine, ending: Ending, limits: Limits, tokens: int, failed: str
-) -> tuple[Verdict, str]:
+def _judge(engine: LoadEngine, ending: Ending, limits: Limits, tokens: int, failed: str) -> tuple[Verdict, str]:
     """The verdict on one run, and how it ended in words."""
     done = Verdict.RAN if tokens else Verdict.LOADED
     if ending.stop is Stop.MAPPED:

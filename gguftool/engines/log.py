@@ -23,7 +23,11 @@ _CAUSES = (
     re.compile(r"error:|\bERR\b|invalid argument|unknown (?:argument|option)", re.I),
 )
 _FAILURE = re.compile(r"\berror\b|\bfailed\b|\babort|terminate called|\bfatal\b|unsupported|cannot", re.I)
-_ECHO = re.compile(r"failed to load model|exiting due to|failed to init server|unable to (?:create context|load model)|encountered an error while trying to fit", re.I)
+_ECHO = re.compile(
+    r"failed to load model|exiting due to|failed to init server|unable to (?:create context|load model)"
+    r"|encountered an error while trying to fit",
+    re.I,
+)
 
 
 class Log:

@@ -7,14 +7,15 @@ counts; the log of llama.cpp goes to standard error, written by a thread that ne
 import os
 import sys
 import time
+from typing import NoReturn
 
 LOADED = "xllamacpp: loaded"
 GENERATED = "xllamacpp: generated"
 _MOMENT = 0.2  # seconds
 
 
-def main(path: str, tokens: int) -> int:
-    """Load `path`, generate, and return the exit status."""
+def main(path: str, tokens: int) -> NoReturn:
+    """Load `path`, generate, and end the process."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -32,15 +33,12 @@ def main(path: str, tokens: int) -> int:
             if not isinstance(answer, dict) or "choices" not in answer:
                 raise RuntimeError(f"error: {answer}")
             print(GENERATED, flush=True)
+        os._exit(0)  # with the server alive: to shut one down that was asked nothing may take forever
     except Exception as error:
         time.sleep(_MOMENT)
         print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
-    return 0
+        os._exit(1)
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1], int(sys.argv[2]))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)  # a server that was asked nothing never ends by itself
+    main(sys.argv[1], int(sys.argv[2]))

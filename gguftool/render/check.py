@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gguftool.analysis.lint.check import CheckReport
+from gguftool.analysis.lint.loading import LoadReport
 from gguftool.analysis.lint.rules import Finding, Severity
 from gguftool.errors import printable
 from gguftool.render.format import Format
@@ -44,7 +45,18 @@ def _summary(report: CheckReport) -> str:
         f"no errors for {' and '.join(report.able)}" if report.able else f"errors for {' and '.join(report.engines)}"
     )
     files = f"{report.files:,} files, " if report.files > 1 else ""
-    return f"{report.model}: {found}; {files}{report.tensors:,} tensors, {report.rules} rules; {verdict}"
+    asked = f"; {_engine_verdict(report.load)}" if report.load else ""
+    return f"{report.model}: {found}; {files}{report.tensors:,} tensors, {report.rules} rules; {verdict}{asked}"
+
+
+def _engine_verdict(load: LoadReport) -> str:
+    words = {
+        "accepted": "accepts the head, the vocabulary and the tensors; nothing was computed",
+        "loaded": "loads it, with zeros for data; nothing was computed",
+        "ran": f"loads it and generates {_number(load.tokens, 'token')}, with zeros for data",
+        "unusable": "was not of use",
+    }
+    return f"{load.engine} {words.get(load.verdict, 'does not load it')}"
 
 
 def _number(count: int, word: str) -> str:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 # Importing the rule modules registers their rules.
 from gguftool.analysis.lint import file, layers, loaders, scales, shards, tensors_map, types
 from gguftool.analysis.lint.doctor import DIAGNOSES, diagnose_absent, diagnose_truncation, diagnose_unreadable
-from gguftool.analysis.lint.rules import RULES, Finding, LintRule, Severity, judged, run_rules
+from gguftool.analysis.lint.rules import ENGINE_CODES, RULES, Finding, Severity, judged, run_rules
 from gguftool.analysis.lint.target import LintTarget, target_of
 from gguftool.analysis.placement import PlacementRule
 from gguftool.errors import FormatError, SourceError, listed, without_secrets
@@ -21,9 +22,12 @@ from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.model.grouping import Group, Member, left_out, models_of
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.opening import ModelLike, find_files, read_header
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.storage.sources.locate import for_each
 from gguftool.storage.sources.source import Source
+
+if TYPE_CHECKING:
+    from gguftool.analysis.lint.loading import LoadReport
 
 _RULE_MODULES = (layers, loaders, tensors_map, shards, file, types, scales)
 
@@ -34,7 +38,8 @@ _NOT_LOOKED = "remote, so nothing but heads was read: F07 and F19 look into data
 class CheckOptions:
     """What to look for; empty `engines` means both, and weighs findings, see docs/lint.md.
 
-    `select` and `ignore` hold codes or their beginnings (``S`` means all of S01 to S11).
+    `select` and `ignore` hold codes or their beginnings (``S`` means all of S01 to S11). `load` names an engine to ask,
+    xllamacpp or a program's path; it generates `run` tokens.
     """
 
     engines: tuple[str, ...] = ()
@@ -43,13 +48,15 @@ class CheckOptions:
     places: tuple[PlacementRule, ...] = ()
     this_file_only: bool = False
     read_data: bool = False
+    load: str = ""
+    run: int = 0
 
 
 @record
 class CheckReport:
     """The result; `diagnoses` are about files that are not a readable GGUF, and then no rule ran.
 
-    `engines` are those that rules ran for, `able` those without an error.
+    `engines` are those that rules ran for, `able` those without an error. `load` is what an engine did that was asked.
     """
 
     model: str
@@ -62,6 +69,7 @@ class CheckReport:
     diagnoses: tuple[Finding, ...]
     findings: tuple[Finding, ...]
     remarks: tuple[str, ...] = ()
+    load: LoadReport | None = None
 
     def count(self, severity: Severity) -> int:
         """The number of findings of `severity`."""
@@ -74,7 +82,7 @@ class CheckReport:
 
 def codes() -> tuple[str, ...]:
     """Every code: those of rules and those of diagnoses."""
-    return tuple(sorted({rule.code for rule in RULES} | set(DIAGNOSES)))
+    return tuple(sorted({rule.code for rule in RULES} | set(DIAGNOSES) | set(ENGINE_CODES)))
 
 
 def check(spec: ModelLike, options: CheckOptions | None = None) -> CheckReport:
@@ -109,11 +117,11 @@ def _check_files(
     if diagnoses or target is None:
         return _unreadable(spec, diagnoses, count, options)
     engines = options.engines or tuple(ENGINES)
-    rules = [rule for rule in RULES if _is_wanted(rule, options)]
+    rules = [rule for rule in RULES if _is_wanted(rule.code, options)]
     findings = run_rules(target, engines, rules)
     weighed, able = judged(findings, engines)
     sound = not any(finding.severity is Severity.ERROR and not finding.engines for finding in findings)
-    return CheckReport(
+    report = CheckReport(
         model=spec,
         files=len(files),
         tensors=len(target.tensors),
@@ -125,6 +133,19 @@ def _check_files(
         findings=findings if options.engines else weighed,
         remarks=remarks if target.looks_into_data else (*remarks, _NOT_LOOKED),
     )
+    return _asked(report, files, findings, options) if options.load else report
+
+
+def _asked(
+    report: CheckReport, files: Sequence[ModelFile], findings: tuple[Finding, ...], options: CheckOptions
+) -> CheckReport:
+    """Ask the engine that the options name, too; an engine that did not take the model is not able to run it."""
+    from gguftool.analysis.lint.loading import load_in  # child processes and HTTP, for --load alone
+
+    load, found, engine = load_in(options.load, files, options.run, findings)
+    wanted = tuple(finding for finding in found if _is_wanted(finding.code, options))
+    able = tuple(each for each in report.able if not (found and each == engine))
+    return replace(report, load=load, findings=(*wanted, *report.findings), able=able)
 
 
 def _target(spec: str, files: Sequence[ModelFile], options: CheckOptions) -> LintTarget:
@@ -193,7 +214,7 @@ def _diagnose(source: Source, error: FormatError | SourceError) -> Finding:
         return diagnose_unreadable(source, second)
 
 
-def _is_wanted(rule: LintRule, options: CheckOptions) -> bool:
-    if options.select and not rule.code.startswith(options.select):
+def _is_wanted(code: str, options: CheckOptions) -> bool:
+    if options.select and not code.startswith(options.select):
         return False
-    return not (options.ignore and rule.code.startswith(options.ignore))
+    return not (options.ignore and code.startswith(options.ignore))

@@ -21,6 +21,7 @@ Where each code is:
     M07-M09          scales          scales and the weights that they belong to
     D01-D04          layers          MLA attention
     G01-G03          layers          types on CUDA devices
+    E01-E04          loading         what an engine did that was asked itself; no rules
 
 To add a rule: write the function in the module, its code in this table, a section in docs/lint.md and a case in
 tests/analysis/lint/test_rules.py. A new module is imported by check.py, which registers its rules.
@@ -38,6 +39,8 @@ from gguftool.record import record, replace
 
 _NAMES_SHOWN = 4
 _HITS_KEPT = 100  # findings of one rule
+# What an engine did: it refuses the model, crashes, exceeds its limits; and it is itself broken.
+ENGINE_CODES = ("E01", "E02", "E03", "E04")
 
 
 class Severity(IntEnum):

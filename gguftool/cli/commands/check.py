@@ -50,6 +50,26 @@ def check(
     data: Annotated[
         bool, typer.Option("--data", help="Read all data too: hash shards that a tensors.map lies beside.")
     ] = False,
+    load: Annotated[
+        str,
+        typer.Option(
+            "--load",
+            metavar="ENGINE",
+            help="Ask this engine too: it loads the head, with holes for data. 'xllamacpp', or the path of a "
+            "llama-cli, llama-completion, llama-perplexity or llama-server.",
+            show_default=False,
+        ),
+    ] = "",
+    run: Annotated[
+        int | None,
+        typer.Option(
+            "--run",
+            metavar="N",
+            min=1,
+            help="With --load: also generate N tokens over zeros, for kernels that a type lacks.",
+            show_default=False,
+        ),
+    ] = None,
     this_file_only: ThisFileOnly = False,
     json: Json = False,
 ) -> None:
@@ -58,6 +78,8 @@ def check(
     Every finding has a code that docs/lint.md explains. Exit code 1 with findings, 2 with what is no readable GGUF.
     """
     threshold = _severity(fail_on)
+    if run and not load:
+        raise typer.BadParameter("--run needs an engine to run it in: --load ENGINE")
     options = CheckOptions(
         engines=_engines(engine or []),
         select=_codes("--select", select),
@@ -65,6 +87,8 @@ def check(
         places=parse_rules(place or []),
         this_file_only=this_file_only,
         read_data=data,
+        load=load,
+        run=run or 0,
     )
     report = make_report(model, options)
     remark_each(report.remarks)

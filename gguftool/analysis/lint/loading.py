@@ -1,0 +1,115 @@
+"""Ask an engine itself: load a model's skeleton there, and make findings of what comes of it.
+
+Each finding is joined to the rule that explains it: one that found something about a tensor or a key that the engine
+names, or about what the engine's words mean.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from gguftool.analysis.lint.rules import ENGINE_CODES, Finding, Severity
+from gguftool.engines.load import Outcome, Verdict, load
+from gguftool.engines.probe import LoadEngine, find_engine
+from gguftool.engines.skeleton import SkeletonFile, scratch_folder
+from gguftool.model.model import ModelFile
+from gguftool.record import record
+
+E01, E02, E03, E04 = ENGINE_CODES
+_CODES = {Verdict.REFUSED: E01, Verdict.CRASHED: E02, Verdict.EXCEEDED: E03, Verdict.UNUSABLE: E04}
+_WORDS = {Verdict.REFUSED: "refuses it", Verdict.CRASHED: "crashes", Verdict.EXCEEDED: "exceeds its limits"}
+_WAYS_OUT = {
+    E01: "no rule explains it; 'gguftool dump MODEL' shows what the engine's words name",
+    E02: "no rule explains it; a newer release of the engine may refuse it in words",
+    E03: "load it there by hand with more memory or time, or try a newer release",
+    E04: "nothing was learned about the model; run the program by hand: its libraries, device or options are wrong",
+}
+_NAMED = re.compile(r"'([^'\s]{3,})'|\"([^\"\s]{3,})\"")
+# Words of loaders that name neither a tensor nor a key, and the rules about what they mean.
+_MEANINGS = (
+    (re.compile(r"\boffset\b", re.I), ("S08", "S09")),
+    (re.compile(r"too long", re.I), ("S10",)),
+    (re.compile(r"(?:ggml|tensor|quantization) type", re.I), ("T01", "T02", "T03")),
+    (re.compile(r"\bsplits?\b|\bshards?\b", re.I), ("H01", "F20", "F21", "F22", "F23", "F24", "F25", "F26")),
+    (re.compile(r"version", re.I), ("P01",)),
+    (re.compile(r"alignment|GGML_PAD", re.I), ("S09",)),
+    (re.compile(r"wrong number of tensors|tensor count", re.I), ("S11",)),
+)
+
+
+@record
+class LoadReport:
+    """What an engine did with a model's skeleton; `verdict` is one of the words of docs/lint.md."""
+
+    engine: str
+    verdict: str
+    tokens: int
+    seconds: float
+    anonymous_bytes: int
+
+
+def load_in(
+    name: str, files: Sequence[ModelFile], tokens: int, findings: Iterable[Finding]
+) -> tuple[LoadReport, tuple[Finding, ...], str]:
+    """Load the skeleton of `files` in the engine `name`, and have it generate `tokens`.
+
+    Returns the report, its finding if the engine did not take the model, and the engine if it judged the model. Raises
+    `PlanError` for what is no engine, `ExecuteError` if it or the skeleton cannot be had.
+    """
+    with scratch_folder() as folder:
+        engine = find_engine(name, folder, tokens=tokens)
+        outcome = load(engine, [_skeleton(file) for file in files], folder, tokens=tokens)
+    report = LoadReport(
+        engine=engine.title,
+        verdict=outcome.verdict.value,
+        tokens=tokens,
+        seconds=round(outcome.seconds, 3),
+        anonymous_bytes=outcome.anonymous,
+    )
+    found = () if outcome.is_good else (finding_of(engine, outcome, findings),)
+    return report, found, "" if outcome.verdict is Verdict.UNUSABLE else engine.engine
+
+
+def _skeleton(file: ModelFile) -> SkeletonFile:
+    source = file.source
+    head = source.read_at(0, min(file.header.data_offset, source.size))
+    return SkeletonFile(head=head, size=source.size, shard=file.shard)
+
+
+def finding_of(engine: LoadEngine, outcome: Outcome, findings: Iterable[Finding]) -> Finding:
+    """The finding about an outcome that is not good, joined to the one of `findings` that explains it."""
+    code = _CODES[outcome.verdict]
+    said = " | ".join(outcome.lines)
+    what = f"{_WORDS[outcome.verdict]} ({outcome.how})" if outcome.verdict in _WORDS else outcome.how
+    cause = None if code == E04 else explanation(outcome.lines, findings)
+    explained = f"{cause.code} explains it{f': {cause.way_out}' if cause.way_out else ''}" if cause else ""
+    return Finding(
+        code=code,
+        severity=Severity.ERROR,
+        message=f"{what}: {said}" if said else what,
+        where=engine.title,
+        tensors=cause.tensors if cause else (),
+        way_out=explained or _WAYS_OUT[code],
+        engines=() if code == E04 else (engine.engine,),
+    )
+
+
+def explanation(lines: Sequence[str], findings: Iterable[Finding]) -> Finding | None:
+    """The finding that explains what an engine said: about the same name, else about what its words mean."""
+    errors = [each for each in findings if Severity.ERROR in (each.severity, each.severity_there)]
+    text = " ".join(lines)
+    names = {left or right for left, right in _NAMED.findall(text)}
+    for each in errors:
+        if any(_is_about(each, name) for name in names):
+            return each
+    for meaning, codes in _MEANINGS:
+        if meaning.search(text):
+            return next((each for each in errors if each.code in codes), None)
+    return None
+
+
+def _is_about(finding: Finding, name: str) -> bool:
+    if name in finding.tensors or (finding.where and name.startswith(f"{finding.where}.")):
+        return True
+    return re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", finding.message) is not None
