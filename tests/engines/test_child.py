@@ -20,7 +20,9 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="en
 GENEROUS = Limits(seconds=60, anonymous=4 << 30)
 
 
-def run(folder: Path, *words: str, limits: Limits = GENEROUS, marker: str = "no-such-file", **options: object) -> Ending:
+def run(
+    folder: Path, *words: str, limits: Limits = GENEROUS, marker: str = "no-such-file", **options: object
+) -> Ending:
     return run_child(words, folder, limits, marker=marker, **options)  # type: ignore[arg-type]
 
 

@@ -14,8 +14,8 @@ from tests.support.fake_engine import engine_script
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="engines are asked on Linux; run it there")
 
-MAINLINE = "--load-mode --no-repack --no-warmup --device --offline --log-colors -no-cnv -st".split()
-MODEL = Path("/tmp/model.gguf")
+MAINLINE = ["--load-mode", "--no-repack", "--no-warmup", "--device", "--offline", "--log-colors", "-no-cnv", "-st"]
+MODEL = Path("/m/model.gguf")
 
 
 def words(kind: Kind, options: list[str], tokens: int = 0) -> list[str]:
@@ -24,13 +24,11 @@ def words(kind: Kind, options: list[str], tokens: int = 0) -> list[str]:
 
 
 def test_options_are_those_that_its_help_lists() -> None:
-    assert words(Kind.COMPLETION, MAINLINE, 2) == (
-        "/x -m /tmp/model.gguf -c 64 -b 8 -ub 8 --load-mode mmap --no-repack --no-warmup --device none --offline "
+    assert " ".join(words(Kind.COMPLETION, MAINLINE, 2)) == (
+        "/x -m /m/model.gguf -c 64 -b 8 -ub 8 --load-mode mmap --no-repack --no-warmup --device none --offline "
         "--log-colors off -p a -n 2 -no-cnv"
-    ).split(" ")
-    assert words(Kind.CLI, ["-no-cnv"]) == (
-        "/x -m /tmp/model.gguf -c 64 -b 8 -ub 8 -ngl 0 -p a -n 0 -no-cnv".split(" ")
     )
+    assert " ".join(words(Kind.CLI, ["-no-cnv"])) == ("/x -m /m/model.gguf -c 64 -b 8 -ub 8 -ngl 0 -p a -n 0 -no-cnv")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +19,13 @@ from typer.testing import CliRunner, Result
 from gguftool.analysis.lint.check import check
 from gguftool.cli.app import app
 from gguftool.errors import PlanError
+from gguftool.model.opening import read_header
 from gguftool.storage.sources.local import LocalSource
+from gguftool.storage.sources.locate import open_source
 from tests.support.check_models import F32, Q4_K, File, T, model, shards
+from tests.support.command import environment
 from tests.support.counted_work import FACTOR, LINEAR, calls_of
+from tests.support.fake_engine import engine_script
 
 
 def run(*arguments: str | Path) -> Result:
@@ -174,3 +184,88 @@ def test_the_data_of_large_tensors_is_only_sampled(tmp_path: Path, monkeypatch: 
     assert [f.code for f in report.findings] == ["F19"]
     assert len(report.findings[0].tensors) == 4
     assert sum(reads) < 1 << 18
+
+
+# --- asking an engine ------------------------------------------------------------------------------------------------
+
+
+on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="engines are asked on Linux; run it there")
+
+
+@pytest.fixture
+def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "a good one.gguf"
+    path.write_bytes(model().bytes())
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    return path
+
+
+@on_linux
+def test_an_engine_that_loads_it_is_named_with_what_it_did(tmp_path: Path, good: Path) -> None:
+    done = run(good, "--load", engine_script(tmp_path, "exit 0"))
+    assert done.exit_code == 0
+    assert done.output.endswith(
+        "no errors for llama.cpp and ik_llama.cpp; llama-completion (llama.cpp 123 (abcdef)) loads it, with zeros for "
+        "data; nothing was computed\n"
+    )
+    done = run(good, "--load", engine_script(tmp_path, "exit 0"), "--run", 3, "--json")
+    report = json.loads(done.stdout)["load"]
+    assert (report["verdict"], report["tokens"]) == ("ran", 3)
+
+
+@on_linux
+def test_the_engine_gets_the_head_byte_for_byte_and_no_data(tmp_path: Path, good: Path) -> None:
+    program = engine_script(tmp_path, f'cp "$2" {tmp_path}/seen.gguf')
+    assert run(good, "--load", program).exit_code == 0
+    seen, whole = (tmp_path / "seen.gguf").read_bytes(), good.read_bytes()
+    head = read_header(open_source(str(good))).data_offset
+    assert seen == whole[:head].ljust(len(whole), b"\0")
+    assert seen != whole
+
+
+@on_linux
+def test_an_engine_that_refuses_it_is_an_error(tmp_path: Path, good: Path) -> None:
+    program = engine_script(tmp_path, "echo '0.00.000.001 E error loading model: bad \033[1mname' >&2; exit 1")
+    done = run(good, "--load", program)
+    assert done.exit_code == 1
+    assert (
+        "error   E01 [llama.cpp] llama-completion (llama.cpp 123 (abcdef)): refuses it (exit status 1)" in done.output
+    )
+    assert "\x1b" not in done.output
+    assert "no errors for ik_llama.cpp; " in done.output
+    assert run(good, "--load", program, "--ignore", "E01").exit_code == 0
+    assert [f["code"] for f in json.loads(run(good, "--load", program, "--json").stdout)["findings"]] == ["E01"]
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_run_needs_an_engine(good: Path) -> None:
+    assert run(good, "--run", 3).exit_code == 2
+
+
+@on_linux
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_engine_and_removes_the_skeleton(
+    tmp_path: Path, good: Path, number: signal.Signals, code: int
+) -> None:
+    program = engine_script(
+        tmp_path, f"sleep 500 & echo $! > {tmp_path}/pid.part; mv {tmp_path}/pid.part {tmp_path}/pid; wait"
+    )
+    command = [sys.executable, "-m", "gguftool", "check", str(good), "--load", str(program)]
+    with subprocess.Popen(
+        command, env={**environment(), "TMPDIR": str(tmp_path / "scratch")}, stderr=subprocess.PIPE
+    ) as process:
+        wait_for(lambda: (tmp_path / "pid").exists())
+        process.send_signal(number)
+        assert process.wait(30) == code
+    assert list((tmp_path / "scratch").iterdir()) == []
+    pid = int((tmp_path / "pid").read_text())
+    wait_for(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
