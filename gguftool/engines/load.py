@@ -8,6 +8,7 @@ end: engines touch every page of what they map.
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Sequence
 from enum import Enum
@@ -131,6 +132,7 @@ def _ask(engine: LoadEngine, path: Path, folder: Path, limits: Limits, *, tokens
     verdict, how = _judge(engine, ending, limits, tokens, failed)
     log = ending.log
     lines = () if verdict in (Verdict.ACCEPTED, Verdict.LOADED, Verdict.RAN) else log.errors()
+    lines = tuple(line.replace(f"{folder}{os.sep}", "") for line in lines)
     if failed:
         extra = Log()
         extra.add(f"error: {failed}".encode())
@@ -173,5 +175,5 @@ def _signal_of(status: int) -> signal.Signals | None:
 def _is_proven(engine: LoadEngine, ending: Ending, tokens: int) -> bool:
     """Whether there is more to show for success than an exit status 0."""
     if engine.kind is Kind.XLLAMACPP:
-        return (GENERATED if tokens else LOADED) in ending.log.lines()
+        return (GENERATED if tokens else LOADED) in ending.log.text()  # lines of the log may run into it
     return "error loading model" not in ending.log.text()

@@ -78,7 +78,7 @@ def _rank(text: str, *, is_error: bool, is_other: bool) -> int | None:
     """How well a line names the cause, 0 the best; None for a line that is about no failure."""
     if is_other:
         return None
-    if _ECHO.search(text) and "error loading model:" not in text:
+    if _ECHO.search(text.rpartition("error loading model:")[2]):
         return len(_CAUSES) + 1
     for rank, cause in enumerate(_CAUSES):
         if cause.search(text):

@@ -32,6 +32,11 @@ def test_the_cause_is_shown_once_without_timestamps() -> None:
         ("terminate called after throwing an instance of 'x'\n  what():  out of range", "what():  out of range"),
         ("error: unknown argument: --no-such", "unknown argument: --no-such"),
         ("x: error while loading shared libraries: liba.so", "liba.so"),
+        (
+            "0.00.000.001 E gguf_init: tensor 'a' has invalid ggml type 144\n"
+            "0.00.000.002 E llama_model_load: error loading model: llama_model_loader: failed to load model from x",
+            "tensor 'a' has invalid ggml type 144",
+        ),
         ("0.01.000.000 E cmn  failed to load model 'x'", "failed to load model 'x'"),
     ],
 )

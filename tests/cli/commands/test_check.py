@@ -256,7 +256,7 @@ def test_a_signal_ends_the_engine_and_removes_the_skeleton(
     with subprocess.Popen(
         command, env={**environment(), "TMPDIR": str(tmp_path / "scratch")}, stderr=subprocess.PIPE
     ) as process:
-        wait_for(lambda: (tmp_path / "pid").exists())
+        wait_for((tmp_path / "pid").exists)
         process.send_signal(number)
         assert process.wait(30) == code
     assert list((tmp_path / "scratch").iterdir()) == []
