@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from gguftool.cli.shared.console import write_version
+from gguftool.cli.shared.console import fail, fail_use, write_version
 
 _HERE = "gguftool.cli.commands"
 # Name, module and function (or the typer application of a group), and the first line of its help.
@@ -41,6 +41,8 @@ COMMANDS = (
 # How similar a command's name is to one that is suggested for it, by difflib. Its default of 0.6 suggests `split` for
 # `list` (0.67: l, i and t are in both); two swapped letters of a name of four, as in `dmup`, are 0.75.
 _SIMILAR = 0.7
+# Base of all errors in how a command is called; typer exports only some that derive from it.
+_USAGE_ERROR: Any = typer.BadParameter.__base__
 
 
 class LazyCommand(TyperCommand):
@@ -125,3 +127,25 @@ def _root(
     ] = False,
 ) -> None:
     """Take GGUF model files apart and put them together again, tensor by tensor."""
+
+
+def run() -> int:
+    """Run the command line and return its exit code; usage errors are printed like all other errors."""
+    try:
+        code = app(prog_name="gguftool", standalone_mode=False)
+    except _USAGE_ERROR as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its text is the help
+            error.show()
+        else:
+            _fail_use(error)
+        return 2
+    except typer.Abort:
+        fail("a question was not answered: standard input ended")
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+def _fail_use(error: Any) -> None:
+    context = error.ctx
+    hint = (context.get_usage(), f"Try '{context.command_path} -h' for help.") if context else ()
+    fail_use(" ".join(error.format_message().split()), hint)

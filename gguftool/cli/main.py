@@ -60,13 +60,9 @@ def _run() -> int:
     if sys.argv[1:] == ["--version"]:
         write_version()
         return 0
-    from gguftool.cli.app import app  # noqa: PLC0415 - imports typer, four fifths of the time that --version takes
+    from gguftool.cli.app import run  # noqa: PLC0415 - imports typer, four fifths of the time that --version takes
 
-    try:
-        app(prog_name="gguftool")
-    except SystemExit as done:
-        return done.code if isinstance(done.code, int) else 0 if done.code is None else 2
-    return 0
+    return run()
 
 
 def _flush(code: int) -> int:

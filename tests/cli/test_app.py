@@ -77,4 +77,54 @@ def test_a_typo_gets_the_command_that_was_meant(typo: str, meant: str) -> None:
 def test_another_word_gets_no_command_that_looks_a_little_like_it(word: str) -> None:
     done = run_gguftool(word)
     assert done.returncode == 2
-    assert done.stderr.decode().endswith(f"Error: No such command '{word}'.\n")
+    assert done.stderr.decode().endswith(f"gguftool: error: No such command '{word}'.\n")
+
+
+def _paths() -> list[tuple[str, ...]]:
+    """The words of every command, those in groups too."""
+    return [
+        path
+        for name, command in commands().items()
+        for path in ([(name, inner) for inner in command.commands] if hasattr(command, "commands") else [(name,)])
+    ]
+
+
+MISUSES = (("--no\x1b[31m-such-option",), (), ("a", "b", "c", "d", "--json", "--json=\x1bx"))
+
+
+@pytest.mark.parametrize(
+    ("path", "misuse"),
+    [(path, misuse) for path in _paths() for misuse in MISUSES if misuse or path != ("types",)],  # it needs no argument
+    ids=repr,
+)
+def test_misuse_is_an_error_like_every_other(path: tuple[str, ...], misuse: tuple[str, ...]) -> None:
+    done = run_gguftool(*path, *misuse)
+    lines = done.stderr.decode().splitlines()
+    assert (done.returncode, done.stdout) == (2, b""), lines
+    assert lines[-1].startswith("gguftool: error: "), lines
+    assert not any(line.startswith(("Error:", "Traceback")) for line in lines)
+    assert b"\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("nonsense", "No such command 'nonsense'."),
+        ("recipe nonsense", "No such command 'nonsense'."),
+        ("check x --engine nonsense", "--engine takes llama.cpp or ik_llama.cpp, not 'nonsense'"),
+        ("recipe convert x --to nonsense", "'nonsense' is not one of"),
+        ("split x y --max-tensors many", "'many' is not a valid"),
+        ("edit x --in-place -o y", "give either -o OUT or --in-place"),
+        ("--cache", "requires an argument"),
+    ],
+)
+def test_every_kind_of_misuse_has_the_one_prefix(line: str, said: str) -> None:
+    done = run_gguftool(*line.split())
+    last = done.stderr.decode().splitlines()[-1]
+    assert (done.returncode, last.startswith("gguftool: error: "), said in last) == (2, True, True), last
+
+
+def test_a_group_without_a_command_shows_its_help() -> None:
+    done = run_gguftool("recipe")
+    assert (done.returncode, b"gguftool: error" in done.stderr) == (2, False)
+    assert done.stderr.startswith(b"Usage: gguftool recipe")

@@ -104,6 +104,13 @@ def fail(text: str, problems: Sequence[str] = ()) -> None:
         _say(f"  - {printable(without_secrets(problem), 1 << 16)}")
 
 
+def fail_use(text: str, hint: Sequence[str]) -> None:
+    """Print how the command is called, then the error in how it was."""
+    for line in hint:
+        _say(printable(line, 1 << 16))
+    fail(text)
+
+
 @contextmanager
 def progress_bar(total: int, what: str | None = None) -> Iterator[Callable[[int], Any]]:
     """Yield a callback that takes the bytes done since its last call.
