@@ -289,3 +289,248 @@ def test_counts_that_the_file_cannot_hold_are_refused_at_once(n_tensors: int, n_
         parse(start, len(start) + least)
     with pytest.raises(FormatError, match="counts"):
         parse(start, len(start) + least - 1)
+
+
+@pytest.mark.parametrize(("n_tensors", "n_kvs", "least"), [(0, 10, 90), (10, 0, 200), (3, 5, 105)])
+def test_counts_of_version_1_need_less_room(n_tensors: int, n_kvs: int, least: int) -> None:
+    """Its lengths have four bytes: a KV takes 9 bytes at least, a tensor info 20."""
+    start = b"GGUF" + struct.pack("<III", 1, n_tensors, n_kvs)
+    with pytest.raises(NeedMoreData):
+        parse(start, len(start) + least)
+    with pytest.raises(FormatError, match="counts"):
+        parse(start, len(start) + least - 1)
+
+
+# --- what errors say, exactly ----------------------------------------------------------------------------------------
+
+
+def refusal(data: bytes, size: int | None = None) -> FormatError:
+    with pytest.raises(FormatError) as caught:
+        parse(data, len(data) if size is None else size)
+    return caught.value
+
+
+def placed(error: FormatError) -> tuple[str | None, int | None]:
+    return error.where, error.offset
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "place"),
+    [("number of tensors", 1_048_576, 8), ("number of metadata KV", 65_536, 16)],
+)
+def test_counts_up_to_a_limit_are_read(count: str, limit: int, place: int) -> None:
+    def start(number: int) -> bytes:
+        return b"GGUF" + struct.pack("<IQQ", 3, *((number, 0) if place == 8 else (0, number)))
+
+    with pytest.raises(NeedMoreData):
+        parse(start(limit), 1 << 30)
+    error = refusal(start(limit + 1), 1 << 30)
+    assert placed(error) == (count, place)
+    assert f"is {limit + 1:,}; at most {limit:,} are accepted" in str(error)
+
+
+def test_a_wrong_magic_is_at_the_start() -> None:
+    error = refusal(b"GGML" + bytes(100))
+    assert placed(error) == ("magic", 0)
+    assert "'GGML', expected 'GGUF'" in str(error)
+
+
+@pytest.mark.parametrize(("order", "number"), [("<", 4), (">", 4), ("<", 0), ("<", 0x10001), ("<", 0x8001)])
+def test_an_unknown_version_is_named_with_its_place(order: str, number: int) -> None:
+    error = refusal(b"GGUF" + struct.pack(f"{order}I", number) + bytes(100))
+    assert placed(error) == ("version", 4)
+    assert f"GGUF version {number} is not known" in str(error)
+
+
+_TWO = (b.KV("first", b.U8, 1), b.KV("second", b.U32, 5))
+
+
+def after(data: bytes, *words: bytes) -> int:
+    """The offset behind the last of `words`, which follow each other."""
+    at = 0
+    for word in words:
+        at = data.index(word, at) + len(word)
+    return at
+
+
+def test_an_unknown_value_type_has_the_place_of_its_number() -> None:
+    data = bytearray(b.gguf(_TWO))
+    at = after(data, b"second")
+    data[at] = 13
+    error = refusal(bytes(data))
+    assert placed(error) == ("metadata KV 1, 'second'", at)
+    assert "value type 13" in str(error)
+
+
+@pytest.mark.parametrize("alignment", [b.KV("general.alignment", b.U32, 33), b.KV("general.alignment", b.F32, 32.0)])
+def test_a_bad_alignment_has_the_place_of_its_entry(alignment: b.KV) -> None:
+    data = b.gguf((_TWO[0], alignment), alignment=32)
+    error = refusal(data)
+    assert placed(error) == ("metadata KV 1", data.index(b"general.alignment") - 8)
+    assert f"is {'33' if alignment.type == b.U32 else 'FLOAT32'}; expected a power of two" in str(error)
+
+
+def test_the_first_alignment_counts() -> None:
+    good, bad = (b.KV("general.alignment", b.U32, number) for number in (64, 3))
+    assert parsed(b.gguf((good, bad), alignment=64)).alignment == 64
+    with pytest.raises(FormatError):
+        parsed(b.gguf((bad, good), alignment=64))
+
+
+@pytest.mark.parametrize("alignment", [1, 2, 1 << 20])
+def test_any_power_of_two_is_an_alignment(alignment: int) -> None:
+    assert parsed(b.gguf((b.KV("general.alignment", b.U32, alignment),))).alignment == alignment
+
+
+def test_too_deep_nesting_has_the_place_where_it_is_too_deep() -> None:
+    item: Any = b.Array(b.U8, [7])
+    for _ in range(8):
+        item = b.Array(b.ARR, [item])
+    data = b.gguf([b.KV("deep", b.ARR, item)])
+    assert placed(refusal(data)) == ("metadata KV 0, 'deep'", after(data, b"deep") + 4 + 9 * 12)
+
+
+def test_a_name_that_stands_twice_names_both_places() -> None:
+    names = ("a", "b", "c", "b")
+    data = b.gguf((), [b.tensor(name, "F32", (8,)) for name in names])
+    error = refusal(data)
+    assert placed(error) == ("tensor info 3", data.rindex(b.string("b")))
+    assert "'b' stands twice (first as tensor info 1)" in str(error)
+
+
+def test_too_many_dims_have_the_place_of_their_count() -> None:
+    data = bytearray(b.gguf((), [b.tensor("x", "F32", (8,))]))
+    at = after(data, b.string("x"))
+    data[at] = 33
+    error = refusal(bytes(data))
+    assert placed(error) == ("tensor info 0, 'x'", at)
+    assert "33 dimensions" in str(error)
+
+
+_MOST = (1 << 63) - 1
+
+
+@pytest.mark.parametrize("dims", [(_MOST,), (_MOST, 1), (_MOST, 0), (1 << 62, 1), (7, _MOST // 7)])
+def test_as_many_elements_are_read_as_ggml_counts(dims: tuple[int, ...]) -> None:
+    assert parsed(b.head((), [b.Tensor("x", dims, 0)]) + bytes(64)).tensors[0].dims == dims
+
+
+@pytest.mark.parametrize("dims", [(_MOST + 1,), (1 << 62, 2), (_MOST + 1, 0), (0, _MOST + 1)])
+def test_more_elements_are_refused_at_the_first_dim(dims: tuple[int, ...]) -> None:
+    data = b.head((), [b.Tensor("x", dims, 0)]) + bytes(64)
+    error = refusal(data)
+    assert placed(error) == ("tensor info 0, 'x'", after(data, b.string("x")) + 4)
+    assert " x ".join(map(str, dims)) in str(error)
+
+
+@pytest.mark.parametrize("what", ["key", "name"])
+def test_long_names_are_cut_in_the_place_of_an_error(what: str) -> None:
+    name = "n" * 500
+    if what == "key":
+        data = b.head(n_kvs=1) + b.string(name) + struct.pack("<I", 99) + bytes(64)
+    else:
+        data = b.head(n_tensors=1) + b.string(name) + struct.pack("<I", 99) + bytes(64)
+    where = refusal(data).where or ""
+    assert "n" * 60 in where
+    assert "n" * 81 not in where
+
+
+# --- arrays at the end of a buffer or of the file --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("element", "least", "version"),
+    [(b.STR, 8, 3), (b.STR, 4, 1), (b.ARR, 12, 3), (b.ARR, 8, 1), (b.U16, 2, 3), (b.F64, 8, 1)],
+)
+def test_an_array_that_the_file_cannot_hold_is_refused_at_once(element: int, least: int, version: int) -> None:
+    """Its elements take `least` bytes each: a length, a type and a length, or a number."""
+    start = b.head(n_kvs=1, version=version) + b.string("k", version) + struct.pack("<II", b.ARR, element)
+    start += struct.pack("<I" if version == 1 else "<Q", 10)
+    with pytest.raises(NeedMoreData):
+        parse(start, len(start) + 10 * least)
+    assert refusal(start, len(start) + 10 * least - 1).offset == len(start)
+
+
+def test_strings_may_end_with_the_buffer_and_with_the_file() -> None:
+    data = b.head((b.KV("k", b.ARR, b.Array(b.STR, ["ab", "c", ""])),))
+    assert parse(data, len(data)).kvs[0].value() == ["ab", "c", ""]
+    assert parse(data, len(data) + 100).kvs[0].value() == ["ab", "c", ""]
+
+
+def strings_of_four(count: int) -> tuple[bytes, int]:
+    """A head that ends with an array of `count` strings of 12 bytes each, and where these start."""
+    data = b.head((b.KV("k", b.ARR, b.Array(b.STR, ["text"] * count)),))
+    return data, len(data) - 12 * count
+
+
+def test_strings_beyond_the_buffer_ask_for_the_first_that_is_cut() -> None:
+    data, start = strings_of_four(10)
+    for size, needed in ((46, 56), (36, 44), (41, 44), (47, 56), (56, 68), (0, 8), (119, 120)):
+        with pytest.raises(NeedMoreData) as signal:
+            parse(data[: start + size], len(data))
+        assert signal.value.needed == start + min(needed, 120), size
+
+
+def test_strings_beyond_the_file_are_refused_where_they_begin() -> None:
+    data, start = strings_of_four(10)
+    error = refusal(data[: start + 46])
+    assert error.offset is not None
+    assert error.offset <= start + 46
+    longer = bytearray(data)
+    longer[start + 12 * 9] = 5  # the last one
+    error = refusal(bytes(longer))
+    assert placed(error) == ("metadata KV 0, 'k'", start + 12 * 9 + 8)
+    assert "5 bytes expected here" in str(error)
+
+
+def likely_end(data: bytes, total: int = 1 << 20) -> tuple[int, int]:
+    with pytest.raises(NeedMoreData) as signal:
+        parse(data, total)
+    return signal.value.needed, signal.value.likely
+
+
+def test_the_rest_of_an_array_of_strings_is_guessed_by_what_was_read() -> None:
+    """Five of ten strings are known to take 56 bytes with the next length: the other five take as much and a fifth."""
+    data, start = strings_of_four(10)
+    assert likely_end(data[: start + 46]) == (start + 56, start + 56 + 56 + 11)
+
+
+def test_after_a_vocabulary_another_array_of_its_length_is_guessed() -> None:
+    many = b.head((b.KV("k", b.ARR, b.Array(b.U8, [1] * 999)),))
+    assert likely_end(many[:-1]) == (len(many), len(many))
+    many = b.head((b.KV("k", b.ARR, b.Array(b.U8, [1] * 1000)),))
+    assert likely_end(many[:-1]) == (len(many), len(many) + len(many) * 2 // 5)
+    wide = b.head((b.KV("k", b.ARR, b.Array(b.U64, [1] * 4000)),))
+    assert likely_end(wide[:-1]) == (len(wide), len(wide) + len(wide) * 2 // 5)
+
+
+def test_tensor_infos_to_come_are_guessed_by_their_number() -> None:
+    """72 bytes each; a vocabulary that was read before adds nothing now."""
+    vocabulary = b.KV("k", b.ARR, b.Array(b.U8, [1] * 2000))
+    tensors = [b.tensor(f"t{number}", "F32", (8,)) for number in range(4)]
+    data = b.head((vocabulary,), tensors)
+    before, third = data.index(b"t0") - 8, data.index(b"t2")
+    needed, likely = likely_end(data[: before + 4])
+    assert (needed, likely) == (before + 8, before + 8 + 4 * 72)
+    assert likely_end(data[: third + 1]) == (third + 2, third + 2 + 2 * 72)
+    assert likely_end(data[: third + 1], len(data) + 10) == (third + 2, len(data) + 10)
+
+
+@pytest.mark.parametrize(
+    ("entry", "answer"),
+    [
+        (b.KV("general.type", b.STR, "imatrix"), True),
+        (b.KV("general.type", b.STR, "model"), False),
+        (b.KV("general.name", b.STR, "imatrix"), False),
+        (b.KV("general.type", b.U32, 5), False),
+    ],
+)
+def test_an_imatrix_says_so_in_its_type(entry: b.KV, answer: bool) -> None:
+    assert h.is_imatrix(parsed(b.gguf((_TWO[0], entry, _TWO[1]))).kvs) is answer
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_the_length_ends_with_the_last_tensor_info(version: int) -> None:
+    tensors = [b.tensor("a", "F32", (8,)), b.tensor("größe", "F32", (8, 2))]
+    data = b.head((*_TWO, b.KV("größe", b.STR, "é")), tensors, version=version)
+    assert parse(data, len(data)).length == len(data)
