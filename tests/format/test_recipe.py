@@ -6,6 +6,7 @@ import json
 import re
 import timeit
 from collections import deque
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -396,3 +397,179 @@ def test_every_type_that_both_engines_know_passes_through_all_formats() -> None:
     for form in RecipeFormat:
         recipe = recipes.parse_any(recipes.render_any(recipe, form), "x", form)
     assert [rule.type_id for rule in recipe.rules] == [t.id for t in shared_types]
+
+
+# --- bounds and defaults ---------------------------------------------------------------------------------------------
+
+
+def test_ten_thousand_rules_are_read_and_one_more_is_one_problem() -> None:
+    assert len(parse_recipe("a=f32\n" * 10_000).rules) == 10_000
+    with pytest.raises(PlanError) as caught:
+        parse_recipe("a=f32\n" * 10_005)
+    assert str(caught.value) == "recipe: line 10001: more than 10,000 rules"
+    with pytest.raises(PlanError, match="and 9,981 more"):
+        parse_recipe("x\n" * 10_005)
+
+
+def test_sixteen_mib_are_read_and_one_more_character_is_not() -> None:
+    rule = "a=f32\n"
+    assert parse_recipe(rule + "#" * ((16 << 20) - len(rule))).rules
+    with pytest.raises(PlanError, match=re.escape("16,777,217 characters are more than a recipe may have (16,777,216")):
+        parse_recipe(rule + "#" * ((16 << 20) + 1 - len(rule)))
+
+
+def test_a_command_line_has_a_mebibyte_at_most() -> None:
+    words = "--tensor-type a=f32"
+    assert recipes.parse_tensor_type_options(words.ljust(1 << 20)).rules
+    with pytest.raises(PlanError, match="1,048,577 characters are no command line"):
+        recipes.parse_tensor_type_options(words.ljust((1 << 20) + 1))
+
+
+@pytest.mark.parametrize(
+    ("count", "start", "end"),
+    [(1, "line 1: 'x' has", "REGEX=TYPE"), (2, "2 problems: line 1", "REGEX=TYPE"), (20, "20 problems: ", "REGEX=TYPE")]
+    + [(21, "21 problems: ", "; and 1 more")],
+)
+def test_up_to_twenty_problems_are_listed(count: int, start: str, end: str) -> None:
+    message = problems("x\n" * count).removeprefix("mix.recipe: ")
+    assert message.startswith(start)
+    assert message.endswith(end)
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [("type#4294967295", 2**32 - 1), ("type#4294967296", None), ("type#0", 0), ("TYPE#777", 777), ("type#", None)]
+    + [("type#42949672950", None), ("no-such", None)],
+)
+def test_numbers_of_types_have_32_bits(written: str, number: int | None) -> None:
+    assert recipes.type_number(written) == number
+
+
+def test_an_unknown_type_is_kept_as_it_is_spelled() -> None:
+    rule = recipes.make_rule("a", "Q99_x", line=7, locked=True)
+    assert (rule.target, rule.type_id, rule.label, rule.line, rule.locked) == ("Q99_x", None, None, 7, True)
+    plain = recipes.make_rule("a", "@b")
+    assert (plain.line, plain.locked, plain.label, plain.type_id) == (0, False, "b", None)
+    assert recipes.make_rule("a", "f16").locked is False
+
+
+def test_where_a_rule_came_from_does_not_make_it_another() -> None:
+    one, two = (recipes.make_rule("a", "f16", line=line) for line in (1, 2))
+    assert one == two
+    assert hash(one) == hash(two)
+    assert Recipe(rules=(one,), name="x") == Recipe(rules=(two,), name="y")
+    assert one != recipes.make_rule("a", "f16", locked=True)
+    assert Recipe(rules=(one,)).name == ""
+    assert recipes.RecipeRule(pattern="a", target="b").line == 0
+
+
+def test_rules_are_values() -> None:
+    rule = recipes.make_rule("a", "f16")
+    for made, name in ((rule, "target"), (Recipe(rules=(rule,)), "rules")):
+        with pytest.raises(AttributeError):
+            setattr(made, name, ())
+        assert not hasattr(made, "__dict__")
+        with pytest.raises(TypeError):
+            type(made)("a", "b")  # type: ignore[call-arg]
+
+
+def test_items_are_counted_from_one() -> None:
+    assert [rule.line for rule in parse_custom_q("a=f32,,b=f16\nc=f32 # d, e").rules] == [1, 3, 4]
+    assert [rule.line for rule in parse_tensor_types([" a=f32 ", "b=f16"]).rules] == [1, 2]
+    with pytest.raises(PlanError, match=re.escape("--tensor-type: item 2: '' has no '='")):
+        parse_tensor_types(["a=f32", " "])
+
+
+@pytest.mark.parametrize(
+    "parse",
+    [
+        lambda text, lenient: parse_custom_q(text, lenient=lenient),
+        lambda text, lenient: parse_tensor_types([text], lenient=lenient),
+        lambda text, lenient: recipes.parse_tensor_type_file(text, lenient=lenient),
+        lambda text, lenient: recipes.parse_tensor_type_options(text, lenient=lenient),
+        lambda text, lenient: recipes.parse_any(text, "x", lenient=lenient),
+    ],
+)
+def test_only_lenient_parses_keep_unknown_types(parse: Callable[[str, bool], Recipe]) -> None:
+    assert parse("a=q99", True).rules[0].target == "q99"
+    with pytest.raises(PlanError, match="no tensor type 'q99'"):
+        parse("a=q99", False)
+
+
+@pytest.mark.parametrize(
+    "parse",
+    [parse_recipe, parse_custom_q, recipes.parse_tensor_type_file]
+    + [lambda text: recipes.parse_any(text, "x"), lambda text: recipes.parse_tensor_type_options(text)],
+)
+def test_no_parse_is_lenient_by_itself(parse: Callable[[str], Recipe]) -> None:
+    with pytest.raises(PlanError, match="no tensor type 'q99'"):
+        parse("a=q99")
+    with pytest.raises(PlanError, match="no tensor type 'q99'"):
+        parse_tensor_types(["a=q99"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_of_both_orders(encoding: str) -> None:
+    assert pairs(parse_recipe("\ufeffa=f16".encode(encoding))) == [("a", "f16")]
+
+
+@pytest.mark.parametrize(
+    ("data", "source", "message"),
+    [
+        (
+            b"GGUF\0",
+            "m.gguf",
+            "m.gguf: is binary, not a recipe; 'gguftool recipe extract m.gguf' makes a recipe of a model",
+        ),
+        (b"GGUF\0", "", "is binary, not a recipe; recipe extract makes a recipe of a model"),
+        (b"a=f16\0", "m", "m: is binary, not a recipe"),
+    ],
+)
+def test_binary_files_are_refused_with_a_hint_for_models(data: bytes, source: str, message: str) -> None:
+    with pytest.raises(PlanError) as caught:
+        parse_recipe(data, source)
+    assert str(caught.value) == message
+
+
+def test_a_long_item_is_cut_in_the_problem() -> None:
+    message = problems("x" * 500)
+    assert "x" * 70 in message
+    assert "x" * 81 not in message
+
+
+def test_a_chosen_format_is_not_detected() -> None:
+    assert pairs(recipes.parse_any("a=f16 b=f32", "x", RecipeFormat.TENSOR_TYPE)) == [("a", "f16"), ("b", "f32")]
+    assert pairs(recipes.parse_any("a=f16,b=f32", "x")) == [("a", "f16"), ("b", "f32")]
+    with pytest.raises(PlanError, match="no tensor type"):
+        recipes.parse_any("a=f16,b=f32", "x", RecipeFormat.RECIPE)
+
+
+def test_only_words_behind_the_flag_are_rules() -> None:
+    read = recipes.parse_tensor_type_options("a=f32 --tensor-type b=f16 c=f32")
+    assert pairs(read) == [("b", "f16")]
+    assert recipes.detect_format("--tensor-types a=f16") is RecipeFormat.RECIPE
+
+
+def test_what_cannot_be_written_is_named_with_its_recipe() -> None:
+    rules = tuple(recipes.make_rule(pattern, target) for pattern, target in (("a,b", "f16"), ("c", "f16")))
+    with pytest.raises(PlanError) as caught:
+        recipes.render_custom_q(Recipe(rules=rules, name="mix"))
+    assert str(caught.value) == "mix: --custom-q cannot say these patterns: 'a,b'"
+    assert caught.value.source == "mix"
+    with pytest.raises(PlanError) as caught:
+        recipes.render_custom_q(Recipe(rules=rules))
+    assert caught.value.source is None
+    strange = tuple(recipes.make_rule("a", target) for target in ("tq1_0", "tq1_0", "f16", "@x"))
+    with pytest.raises(PlanError) as caught:
+        recipes.render_custom_q(Recipe(rules=strange, name="mix"))
+    assert caught.value.source == "mix"
+    assert "has no type tq1_0, @x; write a .recipe file" in str(caught.value)
+
+
+def test_locked_is_written_where_it_can_be_said() -> None:
+    rules = (recipes.make_rule("a", "f16", locked=True), recipes.make_rule("b", "Q4_K"))
+    recipe = Recipe(rules=rules)
+    assert recipes.render_recipe(recipe) == "a=f16=locked\nb=q4_K\n"
+    assert recipes.render_custom_q(recipe) == "a=f16,b=q4_K"
+    assert recipes.render_tensor_type_file(recipe) == "a=f16\nb=q4_K\n"
+    assert recipes.render_tensor_types(recipe) == "--tensor-type a=f16 --tensor-type b=q4_K"
