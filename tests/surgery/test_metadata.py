@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import gguftool
+from gguftool.format.ftypes import ftypes_of
 from gguftool.format.ggml import find_type, nbytes
-from gguftool.format.kv import ValueType
-from gguftool.surgery.metadata import majority_type
+from gguftool.format.kv import ValueType, make_kv
+from gguftool.surgery.metadata import OutputMetadata, majority_type, with_preset
 from tests.support import builders as b
 from tests.support.command import run_gguftool
 from tests.support.mix_models import FILE_TYPE, QUANT_VERSION, SHAPES, merge_plan, merged, quant, value
@@ -288,3 +290,158 @@ def test_fallbacks_are_no_contradiction(tmp_path: Path) -> None:
 def test_a_model_of_mostly_mxfp4_has_a_file_type(tmp_path: Path) -> None:
     path = one_set(tmp_path, 32, typed("blk.0.attn_q.weight", "MXFP4", (256, 8)))
     assert "--true-file-type writes 38 (MXFP4_MOE)" in merge_plan([path], tmp_path / "out.gguf").remarks[0]
+
+
+def plan_remarks(*sources: str | Path, recipe: str, folder: Path, **options: Any) -> tuple[str, ...]:
+    return tuple(merge_plan([str(source) for source in sources], folder / "out.gguf", recipe, **options).remarks)
+
+
+BLOCKS_Q4_K = "norm=f32\nblk=q4_K\n.*=q8_0"
+
+
+# --- what the remarks say, exactly ---
+
+
+def test_the_reason_for_a_lost_imatrix_is_that_nothing_is_quantized(tmp_path: Path, pair: list[str]) -> None:
+    other = quant(tmp_path / "o.gguf", "BF16")
+    remarks = plan_remarks(pair[0], other, recipe="norm=f32\n.*=bf16", folder=tmp_path)
+    assert "quantize.imatrix.* left out: no tensor is quantized" in remarks
+
+
+def test_the_reason_for_a_lost_imatrix_is_that_the_other_model_has_none(tmp_path: Path, pair: list[str]) -> None:
+    other = quant(tmp_path / "o.gguf", "Q6_K")
+    remarks = plan_remarks(pair[0], other, recipe="norm=f32\n.*=q6_K", folder=tmp_path)
+    assert "quantize.imatrix.* left out: the model that the quantized tensors come from has none" in remarks
+
+
+def test_the_imatrix_of_an_input_that_is_not_the_donor_is_missed_too(tmp_path: Path, pair: list[str]) -> None:
+    donor = quant(tmp_path / "d.gguf", "Q8_0")
+    remarks = plan_remarks(donor, pair[1], recipe=BLOCKS_Q4_K, folder=tmp_path)
+    assert "quantize.imatrix.* left out: the quantized tensors come from 2 models" in remarks
+
+
+def test_nothing_is_said_of_an_imatrix_that_no_input_has(tmp_path: Path) -> None:
+    sources = [quant(tmp_path / f"{kind}.gguf", kind) for kind in ("Q8_0", "Q4_K")]
+    assert not any("imatrix" in remark for remark in plan_remarks(*sources, recipe=BLOCKS_Q4_K, folder=tmp_path))
+
+
+def test_models_of_one_imatrix_keep_it_in_whatever_order_their_keys_are(tmp_path: Path) -> None:
+    entries = (b.KV(IMATRIX, b.STR, "z.dat"), b.KV("quantize.imatrix.dataset", b.STR, "a.txt"))
+    sources = [
+        quant(tmp_path / "Q8_0.gguf", "Q8_0", *entries),
+        quant(tmp_path / "Q4_K.gguf", "Q4_K", *reversed(entries)),
+    ]
+    model = merged(sources, tmp_path / "out.gguf", BLOCKS_Q4_K)
+    assert [kv.key for kv in model.kvs if "imatrix" in kv.key] == [IMATRIX, "quantize.imatrix.dataset"]
+    assert value(model, IMATRIX) == "z.dat"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        (b.KV(IMATRIX, b.STR, "y.dat"),),
+        (b.KV(IMATRIX, b.I32, 5),),
+        (),
+        (b.KV(IMATRIX, b.STR, "z.dat"), b.KV("quantize.imatrix.chunks_count", b.I32, 128)),
+    ],
+)
+def test_models_of_different_imatrices_keep_none(tmp_path: Path, other: tuple[b.KV, ...]) -> None:
+    sources = [
+        quant(tmp_path / "Q8_0.gguf", "Q8_0", b.KV(IMATRIX, b.STR, "z.dat")),
+        quant(tmp_path / "Q4_K.gguf", "Q4_K", *other),
+    ]
+    assert merged(sources, tmp_path / "out.gguf", BLOCKS_Q4_K).get(IMATRIX) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "before"), [(b.KV(FILE_TYPE, b.STR, "Q8_0"), "no number"), (b.KV(FILE_TYPE, b.U64, 7), "Q8_0")]
+)
+def test_the_old_file_type_is_named(tmp_path: Path, pair: list[str], old: b.KV, before: str) -> None:
+    donor = quant(tmp_path / "d.gguf", "Q8_0", old)
+    remarks = plan_remarks(donor, pair[1], recipe=BLOCKS_Q4_K, folder=tmp_path)
+    assert f"{FILE_TYPE} is now 15 (Q4_K_M), it was {before}: most elements are Q4_K" in remarks
+
+
+def test_a_file_type_that_comes_true_is_not_remarked(tmp_path: Path, pair: list[str]) -> None:
+    donor = quant(tmp_path / "d.gguf", "Q8_0", ftype(Q4_K_M))
+    assert not any(FILE_TYPE in text for text in plan_remarks(donor, pair[1], recipe=BLOCKS_Q4_K, folder=tmp_path))
+    wide = quant(tmp_path / "w.gguf", "Q8_0", b.KV(FILE_TYPE, b.U64, Q4_K_M))
+    model = merged([wide, pair[1]], tmp_path / "out.gguf", BLOCKS_Q4_K)
+    kv = model.get(FILE_TYPE)
+    assert kv is not None
+    assert (kv.type, kv.value()) == (ValueType.UINT32, Q4_K_M)
+
+
+def test_without_matrices_the_file_type_stays(tmp_path: Path) -> None:
+    shapes = {"token_embd.weight": (256, 4), "output_norm.weight": (256,)}
+    sources = [quant(tmp_path / f"{kind}.gguf", kind, ftype(5), shapes=shapes) for kind in ("Q8_0", "Q4_K")]
+    model = merged(sources, tmp_path / "out.gguf", "norm=f32\n.*=q4_K")
+    assert value(model, FILE_TYPE) == 5
+
+
+def test_what_is_written_has_the_byte_order_of_the_donor(tmp_path: Path) -> None:
+    donor = quant(tmp_path / "d.gguf", "Q8_0", ftype(Q8_0), order=">")
+    other = quant(tmp_path / "o.gguf", "Q4_K", ftype(Q4_K_M), order=">")
+    model = merged([donor, other], tmp_path / "out.gguf", BLOCKS_Q4_K)
+    for key, number in ((FILE_TYPE, Q4_K_M), (QUANT_VERSION, 2)):
+        kv = model.get(key)
+        assert kv is not None
+        assert bytes(kv.raw) == number.to_bytes(4, "big")
+
+
+def test_where_the_tensors_of_an_earlier_merge_came_from_is_forgotten(tmp_path: Path, pair: list[str]) -> None:
+    records = (b.KV("gguftool.source.0.name", b.STR, "x"), b.KV("gguftool.sources", b.STR, "kept"))
+    donor = quant(tmp_path / "d.gguf", "Q8_0", *records)
+    model = merged([donor, pair[1]], tmp_path / "out.gguf", BLOCKS_Q4_K)
+    assert [kv.key for kv in model.kvs if kv.key.startswith("gguftool.")] == ["gguftool.sources"]
+
+
+# --- contradictions, at their edges ---
+
+
+@pytest.mark.parametrize(
+    ("file_type", "tensors", "contradiction"),
+    [
+        (15, (("a.weight", "Q5_K", (256, 8)), ("b.weight", "Q4_K", (256, 1))), True),  # one row is a vector
+        (15, (("a.weight", "Q5_K", (256, 8)), ("b.weight", "Q4_K", (256, 2))), False),
+        (15, (("a.weight", "Q5_K", (256, 8)), ("b.weight", "Q5_0", (32, 2))), False),  # its fallback
+        (15, (("a.weight", "Q5_K", (256, 8)), ("b.weight", "Q5_0", (256, 2))), True),  # no need to fall back
+        (38, (("a.weight", "Q4_K", (256, 8)),), True),
+        (7, (("a.weight", "Q4_K", (256, 8)), ("b.bias", "Q8_0", (256,))), True),
+        (0, (("a.weight", "F16", (256, 8)),), False),
+        (1, (("a.weight", "I32", (256, 8)),), False),
+        (15, (("output.weight", "Q8_0", (256, 8)),), False),
+    ],
+)
+def test_contradictions_at_their_edges(
+    tmp_path: Path, file_type: int, tensors: tuple[tuple[str, str, tuple[int, ...]], ...], contradiction: bool
+) -> None:
+    path = one_set(tmp_path, file_type, *(typed(*tensor) for tensor in tensors))
+    remarks = merge_plan([path], tmp_path / "out.gguf", None, anyway=True).remarks
+    assert any("--true-file-type" in remark for remark in remarks) is contradiction
+
+
+def test_a_number_is_needed_for_a_contradiction(tmp_path: Path) -> None:
+    path = tmp_path / "whole.gguf"
+    for old in ((), (b.KV(FILE_TYPE, b.STR, "BF16"),)):
+        path.write_bytes(b.gguf(b.llama_kvs(*old), MOSTLY_Q4_K))
+        assert merge_plan([path], tmp_path / "out.gguf").remarks == ()
+
+
+def test_without_a_true_file_type_the_remark_and_the_option_leave_it_out(tmp_path: Path) -> None:
+    path = one_set(tmp_path, 32, typed("blk.0.attn_q.weight", "Q8_K", (256, 8)))
+    plan = merge_plan([path], tmp_path / "out.gguf", None, anyway=True)
+    assert plan.remarks == (
+        "general.file_type says 32 (BF16), but most elements are q8_K; --true-file-type leaves it out",
+    )
+
+
+def test_a_preset_sets_its_file_type_and_the_version() -> None:
+    old = make_kv(FILE_TYPE, ValueType.UINT32, 1)
+    other = make_kv("general.name", ValueType.STRING, "x")
+    remarks = (f"{FILE_TYPE} says so", "quantize.imatrix.* left out")
+    metadata = OutputMetadata(kvs=(old, other), remarks=remarks)
+    preset = next(found for found in ftypes_of(15) if found.name == "Q4_K_M")
+    made = with_preset(metadata, preset)
+    assert [(kv.key, kv.value()) for kv in made.kvs] == [(FILE_TYPE, 15), ("general.name", "x"), (QUANT_VERSION, 2)]
+    assert made.remarks == ("quantize.imatrix.* left out",)
