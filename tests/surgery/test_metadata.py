@@ -434,6 +434,7 @@ def test_without_a_true_file_type_the_remark_and_the_option_leave_it_out(tmp_pat
     assert plan.remarks == (
         "general.file_type says 32 (BF16), but most elements are q8_K; --true-file-type leaves it out",
     )
+    assert merged([path], tmp_path / "out.gguf", None, anyway=True, true_file_type=True).get(FILE_TYPE) is None
 
 
 def test_a_preset_sets_its_file_type_and_the_version() -> None:

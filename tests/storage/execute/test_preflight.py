@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from gguftool.errors import SourceError
+from gguftool.errors import ExecuteError, SourceError
 from gguftool.model.opening import open_model
+from gguftool.storage.execute import preflight
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
+from gguftool.storage.execute.part import create_part
+from gguftool.storage.plan import OutputFile, Plan
+from gguftool.storage.sources.local import open_local
 from gguftool.surgery.merge import plan_merge
 from tests.support import builders as b
 from tests.support.command import environment, one_error_line, run_gguftool
@@ -229,3 +236,172 @@ def test_a_reader_sees_the_old_file_or_the_new_one(tmp_path: Path) -> None:
         assert run.returncode == 0
     assert True in seen
     assert out.read_bytes() == new
+
+
+# --- room, and what the refusals say ---------------------------------------------------------------------------------
+
+
+def plan_for(*paths: Path, size: int = 100, **options: Any) -> Plan:
+    outputs = tuple(OutputFile(path=path, head=b"", copies=(), size=size, **options) for path in paths)
+    return Plan(outputs=outputs, inputs=())
+
+
+@pytest.mark.parametrize(("count", "more"), [(1, ""), (2, " (and 1 more)"), (3, " (and 2 more)")])
+def test_outputs_that_exist_are_counted(tmp_path: Path, count: int, more: str) -> None:
+    paths = [tmp_path / f"{number}" for number in range(count)]
+    for path in paths:
+        path.touch()
+    with pytest.raises(ExecuteError) as caught:
+        preflight.check_targets(plan_for(*paths, tmp_path / "new"), force=False)
+    assert str(caught.value) == f"{paths[0]}: exists already{more}; --force replaces it"
+    preflight.check_targets(plan_for(*paths), force=True)
+
+
+@pytest.mark.parametrize("role", ["base", "replaces"])
+def test_another_file_in_the_place_of_the_one_to_change_is_refused(tmp_path: Path, role: str) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 100)
+    plan = plan_for(path, **{role: open_local(path)})
+    preflight.check_targets(plan, force=False)
+    path.rename(tmp_path / "b")
+    path.write_bytes(b"x" * 100)
+    with pytest.raises(ExecuteError, match="is a symbolic link or another file now"):
+        preflight.check_targets(plan, force=True)
+
+
+def test_a_file_with_two_names_is_not_changed_in_place_but_may_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 100)
+    (tmp_path / "b").hardlink_to(path)
+    with pytest.raises(ExecuteError, match=r"has 2 names \(hard links\)"):
+        preflight.check_targets(plan_for(path, base=open_local(path)), force=True)
+    preflight.check_targets(plan_for(path, replaces=open_local(path)), force=False)
+
+
+def test_outputs_must_fit_together_to_the_last_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_for(tmp_path / "a", tmp_path / "b", size=1000)
+    free: list[int | None] = [2000]
+    monkeypatch.setattr(preflight, "free_bytes", lambda folder: free[0])
+    preflight.check_space(plan)
+    free[0] = None
+    preflight.check_space(plan)
+    free[0] = 1999
+    with pytest.raises(ExecuteError) as caught:
+        preflight.check_space(plan)
+    assert str(caught.value).startswith(f"{tmp_path}: needs 2,000 bytes and 1,999 are free here")
+    monkeypatch.setattr(preflight, "_left_over_bytes", lambda path: 1 if path.name == "a" else 0)
+    preflight.check_space(plan)
+    free[0] = 1900
+    with pytest.raises(ExecuteError, match="needs 1,999 bytes and 1,900"):
+        preflight.check_space(plan)
+    monkeypatch.setattr(preflight, "shared_bytes", lambda copies, folder: 98)
+    with pytest.raises(ExecuteError, match="needs 1,901 bytes and 1,900"):
+        preflight.check_space(plan)
+    monkeypatch.setattr(preflight, "shared_bytes", lambda copies, folder: 99)
+    preflight.check_space(plan)
+
+
+def test_a_change_in_place_needs_room_twice_only_where_blocks_are_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"x" * 1000)
+    output = OutputFile(path=path, head=b"h" * 100, copies=(), size=1000, base=open_local(path))
+    free: list[int | None] = [199]
+    shared = 0
+    monkeypatch.setattr(preflight, "free_bytes", lambda folder: free[0])
+    monkeypatch.setattr(preflight, "shared_bytes", lambda copies, folder: shared)
+    monkeypatch.setattr(preflight, "overwrites", lambda path: False)
+    with pytest.raises(ExecuteError, match="needs 200 bytes for its journal .* 199 are free") as caught:
+        preflight.check_change(output)
+    assert caught.value.source == str(path)
+    shared = 1
+    preflight.check_change(output)
+    shared = 0
+    for enough in (200, None):
+        free[0] = enough
+        preflight.check_change(output)
+    free[0] = 0
+    monkeypatch.setattr(preflight, "overwrites", lambda path: True)
+    preflight.check_change(output)
+
+
+def test_free_space_is_what_users_may_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = SimpleNamespace(f_bavail=7, f_frsize=512, f_bfree=99, f_bsize=4096)
+    monkeypatch.setattr(os, "statvfs", lambda folder: answer)
+    assert preflight.free_bytes(tmp_path) == 7 * 512
+
+    def fails(number: int) -> Callable[[Path], None]:
+        def statvfs(folder: Path) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return statvfs
+
+    monkeypatch.setattr(os, "statvfs", fails(errno.ENOSYS))
+    assert preflight.free_bytes(tmp_path) is None
+    monkeypatch.setattr(os, "statvfs", fails(errno.EIO))
+    with pytest.raises(OSError, match="Input/output"):
+        preflight.free_bytes(tmp_path)
+
+
+def test_a_left_over_part_counts_unless_it_has_its_final_name(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    assert preflight._left_over_bytes(target) == 0
+    part = create_part(target, 1 << 16)
+    os.pwrite(part.fd, b"x" * (1 << 16), 0)
+    os.fsync(part.fd)
+    part.close()
+    assert preflight._left_over_bytes(target) == 1 << 16
+    os.link(part.path, target)
+    assert preflight._left_over_bytes(target) == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "the disk is full; make room and run it again"),
+        (errno.EDQUOT, "your disk quota is used up"),
+        (errno.EFBIG, "the file is larger than this file system"),
+        (errno.EROFS, "the file system is mounted read-only"),
+        (errno.EACCES, "permission denied"),
+        (errno.EIO, "Input/output error"),
+        (None, "odd"),
+    ],
+)
+def test_what_the_system_says_is_explained(tmp_path: Path, number: int | None, words: str) -> None:
+    plan = plan_for(tmp_path / "sub" / "a")
+    for name in (None, "/some/file"):
+        with pytest.raises(ExecuteError) as caught, preflight.translate_os_errors(plan):
+            raise OSError("odd") if number is None else OSError(number, os.strerror(number), name)
+        where = str(tmp_path / "sub") if name is None or number is None else name
+        assert str(caught.value).startswith(f"{where}: cannot write: {words}")
+        assert str(caught.value).endswith("; no output was made or changed")
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_made_folders_are_durable_only_with_sync(tmp_path: Path, sync: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(preflight, "sync_folders", synced.extend)
+    with preflight.folders(plan_for(tmp_path / "x" / "y" / "a", tmp_path / "x" / "z" / "b"), sync=sync):
+        pass
+    assert {path.name for path in (tmp_path / "x").iterdir()} == {"y", "z"}
+    assert synced == ([tmp_path, tmp_path / "x", tmp_path / "x"] if sync else [])
+
+
+def test_a_failed_run_leaves_folders_that_are_in_use(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    with pytest.raises(ZeroDivisionError), preflight.folders(
+        plan_for(tmp_path / "x" / "y" / "a", tmp_path / "old" / "b"), sync=False
+    ):
+        (tmp_path / "x" / "kept").touch()
+        raise ZeroDivisionError
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept", "old", "x"]
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "x").touch()
+    with pytest.raises(ExecuteError, match="cannot make this folder") as caught, preflight.folders(
+        plan_for(tmp_path / "x" / "y" / "a"), sync=False
+    ):
+        pass
+    assert caught.value.source == str(tmp_path / "x" / "y")
