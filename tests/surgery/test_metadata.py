@@ -128,6 +128,15 @@ def test_a_donor_of_metadata_alone_votes_by_its_file_type(tmp_path: Path, pair: 
     assert value(eight, FILE_TYPE) == Q8_0
 
 
+def test_a_donor_that_lacks_tensors_votes_by_its_file_type_too(tmp_path: Path, pair: list[str]) -> None:
+    """The few that it has say little of its set."""
+    head = (*b.llama_kvs(), ftype(14), *b.split_kvs(1, 8, len(SHAPES)))
+    donor = tmp_path / "D-00001-of-00008.gguf"
+    donor.write_bytes(b.gguf(head, (typed("blk.0.attn_q.weight", "Q8_0", (256, 6)),)))
+    four = merged(pair, tmp_path / "1.gguf", "norm=f32\nblk=q4_K\n.*=q8_0", kv_from=donor)
+    assert value(four, FILE_TYPE) == 14
+
+
 # --- general.quantization_version ---
 
 
@@ -321,7 +330,8 @@ def test_the_imatrix_of_an_input_that_is_not_the_donor_is_missed_too(tmp_path: P
 
 
 def test_nothing_is_said_of_an_imatrix_that_no_input_has(tmp_path: Path) -> None:
-    sources = [quant(tmp_path / f"{kind}.gguf", kind) for kind in ("Q8_0", "Q4_K")]
+    many = [b.KV(f"x.{number}", b.U8, 1) for number in range(300)]
+    sources = [quant(tmp_path / f"{kind}.gguf", kind, *many) for kind in ("Q8_0", "Q4_K")]
     assert not any("imatrix" in remark for remark in plan_remarks(*sources, recipe=BLOCKS_Q4_K, folder=tmp_path))
 
 

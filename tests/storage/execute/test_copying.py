@@ -434,3 +434,189 @@ def test_the_disk_is_started_early_but_not_for_little(monkeypatch: pytest.Monkey
     for number in range(8):
         write_back.start(0, number * step, step)
     assert started == [(number * step, step) for number in range(4, 8)]
+
+
+# --- how work is cut and shared out ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("offset", "length", "place", "wanted"),
+    [
+        (0, 8192, 0, (0, 8192)),
+        (0, 8191, 0, (0, 0)),  # below the least: one whole block
+        (0, 12287, 4096, (0, 8192)),
+        (100, 12288, 100, (3996, 8192)),
+        (100, 8192 + 3996, 4196, (3996, 8192)),
+        (100, 8191 + 3996, 4196, (0, 0)),
+        (1, 20000, 0, (0, 0)),
+        (0, 20000, 1, (0, 0)),
+        (4097, 20480 + 4095, 8193, (4095, 20480)),
+    ],
+)
+def test_whole_blocks_of_the_target_are_shared(
+    source: LocalSource, offset: int, length: int, place: int, wanted: tuple[int, int]
+) -> None:
+    assert copying._whole_blocks(one(source, offset, length, place), 4096, 8192) == wanted
+
+
+@pytest.mark.parametrize(
+    ("place", "length", "wanted"),
+    [
+        (0, 0, []),
+        (0, 99, [(0, 99)]),
+        (0, 100, [(0, 100)]),
+        (0, 101, [(0, 100), (100, 1)]),
+        (130, 200, [(130, 70), (200, 100), (300, 30)]),
+        (99, 2, [(99, 1), (100, 1)]),
+    ],
+)
+def test_segments_end_at_multiples_in_the_target(
+    source: LocalSource, place: int, length: int, wanted: list[tuple[int, int]]
+) -> None:
+    found = list(copying._segments(one(source, 7, length, place), 100))
+    assert [(piece.offset, piece.extent.length) for piece in found] == wanted
+    assert all(piece.extent.offset - 7 == piece.offset - place for piece in found)
+
+
+@pytest.mark.parametrize(("jobs", "helpers"), [(1, 0), (2, 1), (64, 63), (65, 63), (None, 6)])
+def test_the_calling_thread_is_one_of_the_jobs(
+    jobs: int | None, helpers: int, source: LocalSource, target: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    def start(work: Callable[[], None], count: int) -> list[threading.Thread]:
+        counts.append(count)
+        return []
+
+    monkeypatch.setattr(copying, "start", start)
+    monkeypatch.setattr(LocalSource, "parallelism", 7)
+    copy_small([one(source)], target, jobs=jobs)
+    assert counts == [helpers]
+    copy_small([one(source, 0, SEGMENT)], target, jobs=jobs)
+    assert counts == [helpers]  # one segment is not worth a thread
+    copy_small([one(source, 0, SEGMENT + 1)], target, jobs=jobs)
+    assert counts == [helpers] * 2
+    assert written(target) == SOURCE
+
+
+@pytest.mark.parametrize(("length", "sizes"), [(1000, {1000}), (1 << 20, {512 * KIB})])
+def test_buffers_are_as_large_as_the_work_but_bounded(
+    length: int, sizes: set[int], tmp_path: Path, target: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "large"
+    path.write_bytes(filler("large", length))
+    seen: list[int] = []
+
+    def read_into(fd: int, buffer: memoryview, offset: int) -> int:
+        seen.append(len(buffer))
+        return fileio.read_into(fd, buffer, offset)
+
+    monkeypatch.setattr(copying, "read_into", read_into)
+    copy_all([Copy(extent=Extent(source=open_local(path), offset=0, length=length), offset=0)], target)
+    assert set(seen) == sizes
+    assert sum(seen) == length
+    assert written(target) == path.read_bytes()
+
+
+@pytest.mark.parametrize(("length", "asked"), [(8 * KIB, 1), (8 * KIB - 1, 0)])
+def test_holes_are_looked_for_only_in_what_is_long_enough(
+    length: int, asked: int, source: LocalSource, target: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[int, int]] = []
+
+    def leading_hole(fd: int, offset: int, length: int) -> int:
+        calls.append((offset, length))
+        return 0
+
+    monkeypatch.setattr(copying, "leading_hole", leading_hole)
+    copy_small([one(source, 5, length)], target, fresh=True)
+    assert calls == [(5, length)] * asked
+    copy_small([one(source, 5, length)], target)
+    assert len(calls) == asked
+
+
+def test_shared_bytes_are_progress_but_not_copied(
+    source: LocalSource, target: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_clone(monkeypatch, by_blocks([]))
+    progress: list[int] = []
+    state = CopyState(sizes=SIZES, progress=progress.append)
+    work = copying.Work(copies=(one(source, 100, 20_000, 100),), target=target)
+    assert copying.copy_works([work], state) == 20_000 - 12_288
+    assert sum(progress) == 20_000
+
+
+def test_every_work_is_copied_into_its_own_target(source: LocalSource, tmp_path: Path) -> None:
+    fds = [os.open(tmp_path / name, os.O_RDWR | os.O_CREAT) for name in "ab"]
+    memory = MemorySource(label="m", data=SOURCE)
+    streamed = Copy(extent=Extent(source=memory, offset=10, length=50), offset=2000)
+    works = [
+        copying.Work(copies=(one(source, number, 1000), streamed), target=fd) for number, fd in enumerate(fds)
+    ]
+    assert copying.copy_works(works, CopyState(sizes=SIZES)) == 2 * 1050
+    for number, fd in enumerate(fds):
+        data = written(fd)
+        assert (data[:1000], data[2000:]) == (SOURCE[number : number + 1000], SOURCE[10:60])
+        os.close(fd)
+
+
+def test_what_was_copied_is_written_back_early(source: LocalSource, target: int) -> None:
+    class Recorder(WriteBack):
+        def start(self, target: int, offset: int, length: int) -> None:
+            seen.append((offset, length))
+
+    seen: list[tuple[int, int]] = []
+    copy_small([one(source, 0, 2 * SEGMENT, 100)], target, jobs=1, write_back=Recorder(0))
+    assert seen == [(100, SEGMENT - 100), (SEGMENT, SEGMENT), (2 * SEGMENT, 100)]
+    seen.clear()
+    memory = MemorySource(label="m", data=SOURCE)
+    copies = [Copy(extent=Extent(source=memory, offset=0, length=50), offset=7)]
+    copy_small(copies, target, jobs=1, write_back=Recorder(0))
+    assert seen == [(7, 50)]
+
+
+def test_all_changed_sources_are_named(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_bytes(b"old")
+    sources = tuple(open_local(path) for path in paths)
+    copying.check_sources(sources)
+    for path in paths[::2]:
+        path.write_bytes(b"newer")
+    with pytest.raises(SourceError) as caught:
+        copying.check_sources(sources)
+    message = str(caught.value)
+    assert message.startswith(str(paths[0]))
+    assert f"; {paths[2]}: changed" in message
+    assert str(paths[1]) not in message
+
+
+def test_a_source_that_lost_its_descriptor_is_an_error(
+    source: LocalSource, target: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = copying._Files([], CopyState(), fresh=False)
+    monkeypatch.setattr(LocalSource, "descriptor", lambda self: None)
+    with pytest.raises(SourceError, match="has lost its descriptor") as caught:
+        files._move(one(source), target, memoryview(bytearray(1)))
+    assert caught.value.source == source.name
+
+
+def test_what_would_be_shared_is_tried_with_one_block_of_each_copy(
+    source: LocalSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[tuple[int, int, int]] = []
+    use_clone(monkeypatch, by_blocks(tried))
+    memory = MemorySource(label="m", data=SOURCE)
+    copies = [
+        one(source, 100, 100_000, 100),
+        one(source, 0, 65_536, 131_072),
+        one(source, 0, 65_535, 262_144),  # shorter than what is worth it
+        one(source, 1, 100_000, 400_000),
+        Copy(extent=Extent(source=memory, offset=0, length=100_000), offset=600_000 // 4096 * 4096),
+    ]
+    assert copying.shared_bytes(copies, tmp_path) == 94_208 + 65_536
+    assert tried == [(4096, 0, 4096), (0, 0, 4096)]
+    monkeypatch.setattr(copying, "clone_grid", lambda target: None)
+    assert copying.shared_bytes(copies, tmp_path) == 0
+    assert list(tmp_path.iterdir()) == []
+    assert copying.shared_bytes(copies, tmp_path / "missing") == 0
