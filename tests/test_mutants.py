@@ -7,6 +7,7 @@ import os
 
 import pytest
 
+from tests.support.equivalent_mutants import EQUIVALENT, is_equivalent
 from tests.support.mutants import TESTS, Mutant, Outcome, mutants_of, run
 from tests.support.paths import REPO
 
@@ -27,6 +28,22 @@ def test_the_rate_and_its_bound() -> None:
     assert outcome.rate == 0.92
     assert 0.85 < outcome.lower_bound < 0.86
     assert Outcome(tried=10, survivors=()).lower_bound < Outcome(tried=1000, survivors=()).lower_bound < 1
+
+
+def test_equivalent_mutants_are_changes_of_todays_code() -> None:
+    for module, changes in EQUIVALENT.items():
+        lines = [line.strip() for line in (REPO / module).read_text().splitlines()]
+        for old, new, _ in changes:
+            assert old in lines, (module, old)
+            assert is_equivalent(module, old, new)
+            assert not is_equivalent(module, new, old)
+
+
+def test_identity_of_none_and_of_enums_alone_is_equality() -> None:
+    assert is_equivalent("m", "if a is None or b is not Kind.ONE:", "if a == None or b is not Kind.ONE:")
+    assert is_equivalent("m", "if a is None or b is not Kind.ONE:", "if a is None or b != Kind.ONE:")
+    assert not is_equivalent("m", "if a is None:", "if a != None:")
+    assert not is_equivalent("m", "if a is b:", "if a == b:")
 
 
 @needs_cosmic_ray

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from difflib import unified_diff
 from pathlib import Path
 
+from tests.support.equivalent_mutants import is_equivalent
 from tests.support.paths import REPO
 
 _EXECUTE = "gguftool/storage/execute"
@@ -31,23 +32,39 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     f"{_EXECUTE}/consume.py": ("tests/surgery/test_removable.py", f"{_IN_EXECUTE}/test_consume.py"),
     f"{_EXECUTE}/consume_journal.py": ("tests/surgery/test_removable.py", f"{_IN_EXECUTE}/test_consume.py"),
     f"{_EXECUTE}/consume_state.py": ("tests/surgery/test_removable.py", f"{_IN_EXECUTE}/test_consume.py"),
-    f"{_EXECUTE}/in_place.py": (f"{_IN_EXECUTE}/test_in_place.py", "tests/surgery/test_swap.py"),
+    f"{_EXECUTE}/copy_state.py": (f"{_IN_EXECUTE}/test_copy_state.py", f"{_IN_EXECUTE}/test_copying.py"),
+    f"{_EXECUTE}/copying.py": (f"{_IN_EXECUTE}/test_copying.py",),
+    f"{_EXECUTE}/executor.py": (
+        f"{_IN_EXECUTE}/test_executor.py",
+        f"{_IN_EXECUTE}/test_in_place.py",
+        f"{_IN_EXECUTE}/test_resume.py",
+        f"{_IN_EXECUTE}/test_strangers.py",
+        f"{_IN_EXECUTE}/test_output_digests.py",
+    ),
+    f"{_EXECUTE}/fill.py": (f"{_IN_EXECUTE}/test_fill.py",),
+    f"{_EXECUTE}/in_place.py": (f"{_IN_EXECUTE}/test_in_place.py", "tests/surgery/edit/test_edit.py"),
+    f"{_EXECUTE}/options.py": (f"{_IN_EXECUTE}/test_copy_state.py", f"{_IN_EXECUTE}/test_executor.py"),
     f"{_EXECUTE}/output_digests.py": (f"{_IN_EXECUTE}/test_output_digests.py",),
     f"{_EXECUTE}/part.py": (
         f"{_IN_EXECUTE}/test_resume.py",
         f"{_IN_EXECUTE}/test_replaced_parts.py",
         f"{_IN_EXECUTE}/test_executor.py",
+        f"{_IN_EXECUTE}/test_consume.py",
     ),
     f"{_EXECUTE}/preflight.py": (f"{_IN_EXECUTE}/test_preflight.py", f"{_IN_EXECUTE}/test_executor.py"),
     f"{_EXECUTE}/publish.py": (
         f"{_IN_EXECUTE}/test_in_place.py",
         f"{_IN_EXECUTE}/test_replaced_parts.py",
         f"{_IN_EXECUTE}/test_modes.py",
+        f"{_IN_EXECUTE}/test_executor.py",
     ),
     f"{_EXECUTE}/resume.py": (f"{_IN_EXECUTE}/test_resume.py", f"{_IN_EXECUTE}/test_streaming.py"),
-    f"{_EXECUTE}/run.py": (f"{_IN_EXECUTE}/test_resume.py", f"{_IN_EXECUTE}/test_streaming.py"),
-    f"{_EXECUTE}/copying.py": (f"{_IN_EXECUTE}/test_copying.py",),
-    f"{_EXECUTE}/streaming.py": (f"{_IN_EXECUTE}/test_streaming.py",),
+    f"{_EXECUTE}/run.py": (
+        f"{_IN_EXECUTE}/test_resume.py",
+        f"{_IN_EXECUTE}/test_streaming.py",
+        f"{_IN_EXECUTE}/test_executor.py",
+    ),
+    f"{_EXECUTE}/streaming.py": (f"{_IN_EXECUTE}/test_streaming.py", f"{_IN_EXECUTE}/test_copying.py"),
     "gguftool/format/header.py": ("tests/format/test_header.py",),
     "gguftool/format/cursor.py": ("tests/format/test_header.py",),
     "gguftool/format/recipe.py": ("tests/format/test_recipe.py",),
@@ -68,6 +85,13 @@ class Mutant:
     module: str
     code: str
     change: str
+
+    @property
+    def is_equivalent(self) -> bool:
+        """Whether the change is one of those that no test can notice."""
+        lines = self.change.splitlines()
+        old, new = ([line[1:] for line in lines if line.startswith(sign)] for sign in "-+")
+        return len(old) == len(new) == 1 and is_equivalent(self.module, old[0], new[0])
 
 
 @dataclass(frozen=True)
@@ -91,7 +115,7 @@ class Outcome:
 
 
 def mutants_of(module: str, size: int, seed: int) -> list[Mutant]:
-    """`size` random mutants of a module that change its code and still compile: the same for the same seed and code."""
+    """`size` random mutants of a module that compile and behave differently: the same for the same seed and code."""
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator, operator_names
@@ -111,7 +135,9 @@ def mutants_of(module: str, size: int, seed: int) -> list[Mutant]:
             break
         changed = mutate_code(code, operator, occurrence)
         if changed is not None and changed != code and _compiles(changed):
-            found[changed] = Mutant(module=module, code=changed, change=_change(code, changed))
+            mutant = Mutant(module=module, code=changed, change=_change(code, changed))
+            if not mutant.is_equivalent:
+                found[changed] = mutant
     return list(found.values())
 
 

@@ -1,0 +1,87 @@
+"""Mutants that no test can notice, because they behave as the code does: samples leave them out.
+
+Each entry holds the lines as `mutants_of` shows them, and why the two mean the same. An entry belongs here only if the
+reason covers every input; what is merely hard to test does not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+_EXECUTE = "gguftool/storage/execute"
+
+# Module -> (line of the code, line of the mutant, reason).
+EQUIVALENT: Mapping[str, tuple[tuple[str, str, str], ...]] = {
+    "gguftool/format/header.py": (
+        (
+            "return any(kv.key == GENERAL_TYPE and kv.type is ValueType.STRING and kv.value() == "
+            '"imatrix" for kv in kvs)',
+            "return any(kv.key == GENERAL_TYPE and kv.type >= ValueType.STRING and kv.value() == "
+            '"imatrix" for kv in kvs)',
+            "no value of another type equals a text",
+        ),
+        (
+            "raw = change_width(raw, kind, cursor.order, 4, 8)",
+            "raw = change_width(raw, kind, cursor.order, 4, 7)",
+            "any width but 4 is that of the later versions",
+        ),
+        (
+            "raw = change_width(raw, kind, cursor.order, 4, 8)",
+            "raw = change_width(raw, kind, cursor.order, 4, 9)",
+            "any width but 4 is that of the later versions",
+        ),
+        ("if first != index:", "if first is not index:", "`setdefault` returns the very object for a new name"),
+        ("if first != index:", "if first < index:", "an earlier index is always the smaller one"),
+        (
+            "if version & 0xFFFF == 0 and version != 0:",
+            "if version & 0xFFFF == 0 and version > 0:",
+            "an unsigned number is not negative",
+        ),
+    ),
+    "gguftool/surgery/metadata.py": (
+        (
+            "return sorted(entries, key=lambda entry: entry[0])",
+            "return sorted(entries, key=lambda entry: entry[ -1])",
+            "lists of the same entries are equal when sorted by any part that differs",
+        ),
+        (
+            "if theirs or len(rest) < len(kvs):",
+            "if theirs or len(rest) != len(kvs):",
+            "`rest` is a part of `kvs`",
+        ),
+    ),
+    f"{_EXECUTE}/copying.py": (
+        (
+            "worth = (copy.extent.offset - copy.offset) % grid == 0 and length >= least",
+            "worth = (copy.extent.offset ^ copy.offset) % grid == 0 and length >= least",
+            "the grid is a power of two",
+        ),
+        (
+            "worth = (copy.extent.offset - copy.offset) % grid == 0 and length >= least",
+            "worth = (copy.extent.offset - copy.offset) % grid <= 0 and length >= least",
+            "a remainder is not negative",
+        ),
+    ),
+}
+
+# `None` and the members of an enum are single objects without an `__eq__` of their own.
+_SINGLE = re.compile(r" (is not|is) (?=None\b|[A-Z]\w+\.[A-Z])")
+
+
+def is_equivalent(module: str, old: str, new: str) -> bool:
+    """Whether the change of one line of `module` changes no behaviour."""
+    old, new = _spaced(old), _spaced(new)
+    if new in _with_equality(old):
+        return True
+    return any((_spaced(line), _spaced(other)) == (old, new) for line, other, _ in EQUIVALENT.get(module, ()))
+
+
+def _with_equality(line: str) -> Iterator[str]:
+    for found in _SINGLE.finditer(line):
+        sign = "==" if found[1] == "is" else "!="
+        yield f"{line[: found.start()]} {sign} {line[found.end() :]}"
+
+
+def _spaced(line: str) -> str:
+    return " ".join(line.split())
