@@ -427,8 +427,12 @@ def test_a_command_line_has_a_mebibyte_at_most() -> None:
 
 @pytest.mark.parametrize(
     ("count", "start", "end"),
-    [(1, "line 1: 'x' has", "REGEX=TYPE"), (2, "2 problems: line 1", "REGEX=TYPE"), (20, "20 problems: ", "REGEX=TYPE")]
-    + [(21, "21 problems: ", "; and 1 more")],
+    [
+        (1, "line 1: 'x' has", "REGEX=TYPE"),
+        (2, "2 problems: line 1", "REGEX=TYPE"),
+        (20, "20 problems: ", "REGEX=TYPE"),
+        (21, "21 problems: ", "; and 1 more"),
+    ],
 )
 def test_up_to_twenty_problems_are_listed(count: int, start: str, end: str) -> None:
     message = problems("x\n" * count).removeprefix("mix.recipe: ")
@@ -438,8 +442,15 @@ def test_up_to_twenty_problems_are_listed(count: int, start: str, end: str) -> N
 
 @pytest.mark.parametrize(
     ("written", "number"),
-    [("type#4294967295", 2**32 - 1), ("type#4294967296", None), ("type#0", 0), ("TYPE#777", 777), ("type#", None)]
-    + [("type#42949672950", None), ("no-such", None)],
+    [
+        ("type#4294967295", 2**32 - 1),
+        ("type#4294967296", None),
+        ("type#0", 0),
+        ("TYPE#777", 777),
+        ("type#", None),
+        ("type#42949672950", None),
+        ("no-such", None),
+    ],
 )
 def test_numbers_of_types_have_32_bits(written: str, number: int | None) -> None:
     assert recipes.type_number(written) == number
@@ -498,8 +509,13 @@ def test_only_lenient_parses_keep_unknown_types(parse: Callable[[str, bool], Rec
 
 @pytest.mark.parametrize(
     "parse",
-    [parse_recipe, parse_custom_q, recipes.parse_tensor_type_file]
-    + [lambda text: recipes.parse_any(text, "x"), lambda text: recipes.parse_tensor_type_options(text)],
+    [
+        parse_recipe,
+        parse_custom_q,
+        recipes.parse_tensor_type_file,
+        lambda text: recipes.parse_any(text, "x"),
+        recipes.parse_tensor_type_options,
+    ],
 )
 def test_no_parse_is_lenient_by_itself(parse: Callable[[str], Recipe]) -> None:
     with pytest.raises(PlanError, match="no tensor type 'q99'"):

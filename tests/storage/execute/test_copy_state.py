@@ -106,7 +106,10 @@ def test_a_state_takes_what_the_options_say(sync: bool) -> None:
 def test_a_run_is_durable_and_careful_by_default() -> None:
     options = Options()
     assert (options.sync, options.resume) == (True, True)
-    assert not (options.force or options.private or options.hash_files or options.hash_parts)
+    assert not (options.force)
+    assert not (options.private)
+    assert not (options.hash_files)
+    assert not (options.hash_parts)
     assert (options.jobs, options.checkpoint) == (None, 1 << 30)
 
 

@@ -550,9 +550,7 @@ def test_every_work_is_copied_into_its_own_target(source: LocalSource, tmp_path:
     fds = [os.open(tmp_path / name, os.O_RDWR | os.O_CREAT) for name in "ab"]
     memory = MemorySource(label="m", data=SOURCE)
     streamed = Copy(extent=Extent(source=memory, offset=10, length=50), offset=2000)
-    works = [
-        copying.Work(copies=(one(source, number, 1000), streamed), target=fd) for number, fd in enumerate(fds)
-    ]
+    works = [copying.Work(copies=(one(source, number, 1000), streamed), target=fd) for number, fd in enumerate(fds)]
     assert copying.copy_works(works, CopyState(sizes=SIZES)) == 2 * 1050
     for number, fd in enumerate(fds):
         data = written(fd)

@@ -312,7 +312,7 @@ def test_a_change_in_place_needs_room_twice_only_where_blocks_are_shared(
     monkeypatch.setattr(preflight, "free_bytes", lambda folder: free[0])
     monkeypatch.setattr(preflight, "shared_bytes", lambda copies, folder: shared)
     monkeypatch.setattr(preflight, "overwrites", lambda path: False)
-    with pytest.raises(ExecuteError, match="needs 200 bytes for its journal .* 199 are free") as caught:
+    with pytest.raises(ExecuteError, match=r"needs 200 bytes for its journal .* 199 are free") as caught:
         preflight.check_change(output)
     assert caught.value.source == str(path)
     shared = 1
@@ -390,18 +390,23 @@ def test_made_folders_are_durable_only_with_sync(tmp_path: Path, sync: bool, mon
 
 def test_a_failed_run_leaves_folders_that_are_in_use(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
-    with pytest.raises(ZeroDivisionError), preflight.folders(
-        plan_for(tmp_path / "x" / "y" / "a", tmp_path / "old" / "b"), sync=False
-    ):
-        (tmp_path / "x" / "kept").touch()
-        raise ZeroDivisionError
+    plan = plan_for(tmp_path / "x" / "y" / "a", tmp_path / "old" / "b")
+
+    def fail_in_folders() -> None:
+        with preflight.folders(plan, sync=False):
+            (tmp_path / "x" / "kept").touch()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_in_folders()
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["kept", "old", "x"]
 
 
 def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "x").touch()
-    with pytest.raises(ExecuteError, match="cannot make this folder") as caught, preflight.folders(
-        plan_for(tmp_path / "x" / "y" / "a"), sync=False
+    with (
+        pytest.raises(ExecuteError, match="cannot make this folder") as caught,
+        preflight.folders(plan_for(tmp_path / "x" / "y" / "a"), sync=False),
     ):
         pass
     assert caught.value.source == str(tmp_path / "x" / "y")
