@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from gguftool.analysis.lint.check import CheckReport
-from gguftool.analysis.lint.loading import LoadReport
 from gguftool.analysis.lint.rules import Finding, Severity
 from gguftool.errors import printable
 from gguftool.render.format import Format
 from gguftool.render.registry import renders
+
+if TYPE_CHECKING:
+    from gguftool.analysis.lint.loading import LoadReport
 
 _LIMIT = 1 << 14
 
