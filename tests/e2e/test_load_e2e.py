@@ -29,6 +29,7 @@ pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="engines are asked on Linux; run it there"),
 ]
 
+_I16 = 25  # a type without kernels, as wide as BF16
 TINY = FIXTURES / "engines" / "tiny-llama-Q4_K.gguf"
 PROGRAMS = ("xllamacpp", "llama-completion", "llama-perplexity")
 
@@ -69,6 +70,19 @@ def test_a_type_of_the_other_engine_is_refused_and_the_rule_is_named(program: st
     assert "E01 [llama.cpp]" in text
     assert "-> T01 explains it" in text
     assert "errors for llama.cpp" in text
+
+
+def test_a_kernel_that_is_missing_shows_when_it_runs(tmp_path: Path) -> None:
+    """Weights of integers: nothing but computing with them fails."""
+    whole = (FIXTURES / "engines" / "tiny-llama-BF16.gguf").read_bytes()
+    old = parse(whole, len(whole))
+    path = tmp_path / "model.gguf"
+    path.write_bytes(serialize(with_tensor("blk.0.attn_q.weight", type=_I16)(old)) + whole[old.data_offset :])
+    program = str(engine_tool("llama-completion"))
+    assert report_of(path, program)["load"]["verdict"] == "loaded"
+    report = report_of(path, program, "--run", 1)
+    assert [finding["code"] for finding in report["findings"]] == ["E02"]
+    assert report["load"]["verdict"] == "crashed"
 
 
 def test_a_model_of_452_gb_is_answered_from_its_heads(program: str, tmp_path: Path) -> None:

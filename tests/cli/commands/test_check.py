@@ -26,6 +26,7 @@ from tests.support.check_models import F32, Q4_K, File, T, model, shards
 from tests.support.command import environment
 from tests.support.counted_work import FACTOR, LINEAR, calls_of
 from tests.support.fake_engine import engine_script
+from tests.support.rude_server import RudeServer
 
 
 def run(*arguments: str | Path) -> Result:
@@ -223,6 +224,18 @@ def test_the_engine_gets_the_head_byte_for_byte_and_no_data(tmp_path: Path, good
     head = read_header(open_source(str(good))).data_offset
     assert seen == whole[:head].ljust(len(whole), b"\0")
     assert seen != whole
+
+
+@on_linux
+@pytest.mark.usefixtures("good")
+def test_of_a_remote_model_the_heads_alone_are_read(tmp_path: Path) -> None:
+    whole = model(embd=T("token_embd.weight", (4096, 2048))).bytes()  # 9 MB
+    program = engine_script(tmp_path, f'cp "$2" {tmp_path}/seen.gguf')
+    with RudeServer({"m.gguf": whole}) as server:
+        done = run(server.url("honest", "m.gguf"), "--load", program, "--json")
+        assert json.loads(done.stdout)["load"]["verdict"] == "loaded"
+        assert 0 < sum(server.sent.values()) < 3 << 20 < len(whole)
+    assert (tmp_path / "seen.gguf").stat().st_size == len(whole)
 
 
 @on_linux
