@@ -253,6 +253,20 @@ def test_an_engine_that_refuses_it_is_an_error(tmp_path: Path, good: Path) -> No
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+def test_without_an_engine_nothing_is_imported_to_ask_one(good: Path) -> None:
+    script = "import sys; from gguftool.cli.main import main\ntry: main()\nfinally: print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "check", str(good)],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    assert "gguftool.render.check" in loaded
+    assert not loaded & {"gguftool.engines.load", "gguftool.analysis.lint.loading", "http.client"}
+
+
 def test_run_needs_an_engine(good: Path) -> None:
     assert run(good, "--run", 3).exit_code == 2
 
