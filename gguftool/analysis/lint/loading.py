@@ -26,6 +26,7 @@ _WAYS_OUT = {
     E04: "nothing was learned about the model; run the program by hand: its libraries, device or options are wrong",
 }
 _NAMED = re.compile(r"'([^'\s]{3,})'|\"([^\"\s]{3,})\"")
+_DOTTED = re.compile(r"\b[A-Za-z_]\w*(?:\.[\w-]+)+")  # a key or a tensor without quotes
 # Words of loaders that name neither a tensor nor a key, and the rules about what they mean.
 _MEANINGS = (
     (re.compile(r"\boffset\b", re.I), ("S08", "S09")),
@@ -99,7 +100,7 @@ def explanation(lines: Sequence[str], findings: Iterable[Finding]) -> Finding | 
     """The finding that explains what an engine said: about the same name, else about what its words mean."""
     errors = [each for each in findings if Severity.ERROR in (each.severity, each.severity_there)]
     text = " ".join(lines)
-    names = {left or right for left, right in _NAMED.findall(text)}
+    names = {left or right for left, right in _NAMED.findall(text)} | set(_DOTTED.findall(text))
     for each in errors:
         if any(_is_about(each, name) for name in names):
             return each

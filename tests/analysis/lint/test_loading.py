@@ -34,6 +34,7 @@ def finding(verdict: Verdict, *lines: str) -> Finding:
         ("error loading model: tensor 'blk.1.ffn_norm.weight' not found", "S11"),
         ("error loading model: tensor 'blk.10.ffn_norm.weight' not found", None),
         ("key 'general.file_type' has wrong type", "H02"),
+        ("error loading model: key not found in model: general.file_type", "H02"),
         ("key 'general.file_types' has wrong type", None),
         ("tensor 'y.weight' has offset 7, expected 8", "S08"),
         ("tensor name 70 is too long", None),  # the rule about that found nothing
