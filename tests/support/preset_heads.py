@@ -22,6 +22,7 @@ def model(
     shared: int = 8,
     experts: int = 0,
     width: int = 256,
+    rows: int = 2,
     parts: Sequence[str] = (),
     output: bool = True,
     more: Sequence[b.KV] = (),
@@ -29,10 +30,10 @@ def model(
     """A model with `parts` in each layer; `shared`: heads of K and V; `output`: with an output of its own."""
     kvs = model_kvs(architecture, layers, heads=heads, shared=shared, experts=experts, width=width)
     names = [f"blk.{layer}.{part}.weight" for layer in range(layers) for part in parts]
-    tensors = [_tensor("token_embd.weight", width, 0)]
-    tensors += [_tensor("output.weight", width, 0)] if output else []
+    tensors = [_tensor("token_embd.weight", width, rows, 0)]
+    tensors += [_tensor("output.weight", width, rows, 0)] if output else []
     # In the file as text sorts them, not as layers count: the engine sorts by layers.
-    tensors += [_tensor(name, width, experts if "_exps" in name else 0) for name in sorted(names)]
+    tensors += [_tensor(name, width, rows, experts if "_exps" in name else 0) for name in sorted(names)]
     return b.gguf([*kvs, *more], tensors)
 
 
@@ -56,11 +57,11 @@ def model_kvs(
     return kvs + [b.KV(f"{architecture}.attention.{key}", b.F32, 1e-5) for key in epsilons]
 
 
-def _tensor(name: str, width: int, experts: int) -> b.Tensor:
+def _tensor(name: str, width: int, rows: int, experts: int) -> b.Tensor:
     if name.endswith("norm.weight"):
         return b.Tensor(name, (width,), 0, bytes(4 * width))
-    dims = (width, 2, experts) if experts else (width, 2)
-    return b.Tensor(name, dims, 1, bytes(2 * width * 2 * max(experts, 1)))
+    dims = (width, rows, experts) if experts else (width, rows)
+    return b.Tensor(name, dims, 1, bytes(2 * width * rows * max(experts, 1)))
 
 
 DENSE = (

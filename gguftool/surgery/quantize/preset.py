@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 
 from gguftool.errors import PlanError
-from gguftool.format.engine_facts.presets.llama_cpp import is_70b, mix
+from gguftool.format.engine_facts.embeddings import OUTPUT
+from gguftool.format.engine_facts.engines import IK_LLAMA_CPP
+from gguftool.format.engine_facts.presets import ik_llama_cpp, llama_cpp
 from gguftool.format.engine_facts.presets.mix import ModelFacts
 from gguftool.format.ftypes import FType
 from gguftool.format.kv import INTEGERS, ValueType, find_kv
@@ -22,14 +25,17 @@ class PresetMix:
     pure: bool = False
 
 
-def preset_types(model: Model, chosen: PresetMix, ruled: Collection[str]) -> dict[str, str]:
+def preset_types(model: Model, chosen: PresetMix, ruled: Collection[str], engine: str) -> dict[str, str]:
     """Map names of tensors to type names, without those that stay as they are or that explicit rules took (`ruled`).
 
-    Raises `PlanError` where llama-quantize stops, as for a model without an architecture.
+    Raises `PlanError` where the llama-quantize of `engine` stops, as for a model without an architecture.
     """
     shapes = {name: tensor.info.dims for name, tensor in model.tensors.items()}
     try:
-        types = mix(chosen.preset, shapes, _facts(model, imatrix=chosen.imatrix), ruled)
+        if engine == IK_LLAMA_CPP:
+            types = ik_llama_cpp.mix(chosen.preset, shapes, _ik_facts(model, imatrix=chosen.imatrix), ruled)
+        else:
+            types = llama_cpp.mix(chosen.preset, shapes, _facts(model, imatrix=chosen.imatrix), ruled)
     except ValueError as error:
         raise PlanError(f"cannot be made {chosen.preset.name}: {error}", source=model.name) from error
     return dict.fromkeys(types, chosen.preset.tensor_type) if chosen.pure else types
@@ -49,9 +55,39 @@ def _facts(model: Model, *, imatrix: bool) -> ModelFacts:
         layers=layers,
         gqa=heads // shared if shared else 0,
         experts=experts,
-        is_70b=is_70b(architecture, layers, one_to_one=heads == shared, experts=experts),
+        is_70b=llama_cpp.is_70b(architecture, layers, one_to_one=heads == shared, experts=experts),
         imatrix=imatrix,
     )
+
+
+def _ik_facts(model: Model, *, imatrix: bool) -> ModelFacts:
+    """What ik_llama.cpp looks at; it goes on without numbers that it cannot read, and its mix is chance then."""
+    facts = _facts(model, imatrix=imatrix)
+    name = facts.architecture
+    missing = [key for key in ik_llama_cpp.needed_keys(name) if find_kv(model.kvs, key) is None]
+    if missing:
+        raise ValueError(f"it has no {' and no '.join(missing)}, which {IK_LLAMA_CPP} looks at")
+    width = _number(model, f"{name}.embedding_length")
+    heads = _number(model, f"{name}.attention.head_count")
+    rotated = _number(model, f"{name}.rope.dimension_count")
+    head = _number(model, f"{name}.attention.key_length", width // heads if heads else 0)
+    if ik_llama_cpp.rotates_whole_heads(name) and heads and rotated and rotated != head:
+        raise ValueError(f"{name}.rope.dimension_count is {rotated:,}, and {IK_LLAMA_CPP} wants the {head:,} of a head")
+    one_to_one = heads == _number(model, f"{name}.attention.head_count_kv", heads)
+    is_70b = ik_llama_cpp.is_70b(name, facts.layers, one_to_one=one_to_one, experts=facts.experts)
+    is_8b = ik_llama_cpp.is_8b(name, facts.layers, width=width, experts=facts.experts)
+    return replace(
+        facts,
+        is_70b=is_70b,
+        is_llama3=(is_70b or is_8b) and ik_llama_cpp.has_many_tokens(_tokens(model, name)),
+        tied=OUTPUT not in model.tensors,
+    )
+
+
+def _tokens(model: Model, architecture: str) -> int:
+    listed = find_kv(model.kvs, "tokenizer.ggml.tokens")
+    count = listed.count if listed is not None and listed.type is ValueType.ARRAY else 0
+    return _number(model, f"{architecture}.vocab_size", count)
 
 
 def _number(model: Model, key: str, default: int = 0) -> int:

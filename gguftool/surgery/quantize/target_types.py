@@ -37,7 +37,7 @@ def target_types(model: Model, recipe: Recipe, rules: EngineRules, notes: Notes)
     report_idle_rules(recipe, assigned, notes)
     chooser = _Chooser(rules=rules, notes=notes)
     ruled = {name for name, rule in assigned.items() if rule is not None}
-    mixed = {} if rules.mix is None else preset_types(model, rules.mix, ruled)
+    mixed = {} if rules.mix is None else preset_types(model, rules.mix, ruled, rules.engine)
     targets = {}
     for name, rule in assigned.items():
         tensor = model.tensors[name]

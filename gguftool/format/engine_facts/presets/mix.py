@@ -24,10 +24,13 @@ class Role(Enum):
     ATTN_V = "attn_v"  # also those that hold V beside others
     ATTN_K = "attn_k"
     ATTN_Q = "attn_q"
+    ATTN_QKV = "attn_qkv"  # where an engine tells it from ATTN_V
     ATTN_OUTPUT = "attn_output"
     FFN_UP = "ffn_up"
     FFN_GATE = "ffn_gate"
     FFN_DOWN = "ffn_down"
+    FIRST_FFN = "first_ffn"  # of layer 0, where an engine tells it from the others
+    SHARED_EXPERT = "shared_expert"  # the same
     OTHER = "other"
 
 
@@ -49,7 +52,8 @@ _PARTS = (
 class ModelFacts:
     """What mixes ask of a model; `gqa`: query heads that share one of K and V, 0 if unknown.
 
-    `is_70b`: the engine takes it for a model of 70B; `imatrix`: an importance matrix is given.
+    `is_70b`: the engine takes it for a model of 70B; `imatrix`: an importance matrix is given; `is_llama3`: it is of 8B
+    or 70B with as many tokens as Llama 3; `tied`: the output is the token embeddings.
     """
 
     architecture: str
@@ -58,6 +62,8 @@ class ModelFacts:
     experts: int
     is_70b: bool
     imatrix: bool
+    is_llama3: bool = False
+    tied: bool = False
 
 
 @record
