@@ -73,6 +73,11 @@ MOE = (
     *("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate_inp"),
     *("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"),
 )
+QKV_MOE = ("attn_qkv", "attn_output", "ffn_gate_exps", "ffn_up_exps", "ffn_down_exps")
+MLA = (
+    *("attn_q_a", "attn_q_b", "attn_kv_a_mqa", "attn_k_b", "attn_v_b", "attn_output"),
+    *("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps", "ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"),
+)
 SHARED_MOE = (*MOE, "ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp")
 GPT2 = ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
 
@@ -93,6 +98,27 @@ def heads() -> dict[str, bytes]:
         "qwen2moe": model("qwen2moe", 24, heads=16, shared=4, experts=6, parts=SHARED_MOE),
         "rows-of-96": model("llama", 8, heads=3, shared=1, width=96, parts=DENSE),
         "rows-of-72": model("llama", 8, heads=3, shared=3, width=72, parts=DENSE, output=False),
+    }
+
+
+def ik_heads() -> dict[str, bytes]:
+    """The same for what ik_llama.cpp looks at: rows that divide by all that it packs together, Llama 3, MLA."""
+    tokens = [b.KV("llama.vocab_size", b.U32, 128_256)]
+    return {
+        "llama": model("llama", 32, rows=16, parts=DENSE),
+        "llama-2-rows": model("llama", 12, parts=DENSE),
+        "llama-gqa": model("llama", 17, heads=32, shared=8, rows=16, parts=DENSE),
+        "llama-3-8b": model("llama", 32, heads=32, shared=8, rows=16, parts=DENSE, more=tokens),
+        "llama-3-70b": model("llama", 80, heads=64, shared=8, rows=16, parts=DENSE, more=tokens),
+        "tied": model("llama", 9, heads=6, shared=3, rows=16, parts=DENSE, output=False),
+        "falcon": model("falcon", 33, rows=16, parts=FALCON),
+        "gpt2": model("gpt2", 12, rows=16, parts=GPT2),
+        "mixtral": model("llama", 32, heads=32, shared=8, experts=8, rows=16, parts=MOE),
+        "two-experts": model("llama", 16, experts=2, rows=16, parts=MOE),
+        "qwen2moe": model("qwen2moe", 24, heads=16, shared=4, experts=6, rows=16, parts=SHARED_MOE),
+        "qkv-experts": model("dbrx", 10, experts=8, rows=16, parts=QKV_MOE),
+        "deepseek2": model("deepseek2", 11, experts=12, rows=16, parts=MLA),
+        "rows-of-96": model("llama", 8, heads=3, shared=1, width=96, rows=16, parts=DENSE),
     }
 
 

@@ -76,7 +76,7 @@ def quantize(
         ),
     ] = None,
     engine: Annotated[
-        str, typer.Option("--engine", metavar="llama.cpp|ik_llama.cpp", help="By whose rules types fall back.")
+        str, typer.Option("--engine", metavar="llama.cpp|ik_llama.cpp", help="By whose presets and rules.")
     ] = "llama.cpp",
     pure: Annotated[
         bool, typer.Option("--pure", help="Of the preset, take the main type for all tensors instead of the mix.")

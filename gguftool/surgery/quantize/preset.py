@@ -8,7 +8,7 @@ from dataclasses import replace
 from gguftool.errors import PlanError
 from gguftool.format.engine_facts.embeddings import OUTPUT
 from gguftool.format.engine_facts.engines import IK_LLAMA_CPP
-from gguftool.format.engine_facts.presets import ik_llama_cpp, llama_cpp
+from gguftool.format.engine_facts.presets import ik_llama_cpp, ik_models, llama_cpp
 from gguftool.format.engine_facts.presets.mix import ModelFacts
 from gguftool.format.ftypes import FType
 from gguftool.format.kv import INTEGERS, ValueType, find_kv
@@ -64,22 +64,27 @@ def _ik_facts(model: Model, *, imatrix: bool) -> ModelFacts:
     """What ik_llama.cpp looks at; it goes on without numbers that it cannot read, and its mix is chance then."""
     facts = _facts(model, imatrix=imatrix)
     name = facts.architecture
-    missing = [key for key in ik_llama_cpp.needed_keys(name) if find_kv(model.kvs, key) is None]
+    missing = [key for key in ik_models.needed_keys(name) if find_kv(model.kvs, key) is None]
     if missing:
-        raise ValueError(f"it has no {' and no '.join(missing)}, which {IK_LLAMA_CPP} looks at")
+        raise ValueError(
+            f"it has no {' and no '.join(missing)}, which {IK_LLAMA_CPP} looks at; --tensor PATTERN=TYPE works"
+        )
     width = _number(model, f"{name}.embedding_length")
     heads = _number(model, f"{name}.attention.head_count")
     rotated = _number(model, f"{name}.rope.dimension_count")
     head = _number(model, f"{name}.attention.key_length", width // heads if heads else 0)
-    if ik_llama_cpp.rotates_whole_heads(name) and heads and rotated and rotated != head:
-        raise ValueError(f"{name}.rope.dimension_count is {rotated:,}, and {IK_LLAMA_CPP} wants the {head:,} of a head")
+    if ik_models.rotates_whole_heads(name) and heads and rotated and rotated != head:
+        raise ValueError(
+            f"{name}.rope.dimension_count is {rotated:,}, and {IK_LLAMA_CPP} wants the {head:,} of a head; "
+            "--tensor PATTERN=TYPE works"
+        )
     one_to_one = heads == _number(model, f"{name}.attention.head_count_kv", heads)
-    is_70b = ik_llama_cpp.is_70b(name, facts.layers, one_to_one=one_to_one, experts=facts.experts)
-    is_8b = ik_llama_cpp.is_8b(name, facts.layers, width=width, experts=facts.experts)
+    is_70b = ik_models.is_70b(name, facts.layers, one_to_one=one_to_one, experts=facts.experts)
+    is_8b = ik_models.is_8b(name, facts.layers, width=width, experts=facts.experts)
     return replace(
         facts,
         is_70b=is_70b,
-        is_llama3=(is_70b or is_8b) and ik_llama_cpp.has_many_tokens(_tokens(model, name)),
+        is_llama3=(is_70b or is_8b) and ik_models.has_many_tokens(_tokens(model, name)),
         tied=OUTPUT not in model.tensors,
     )
 

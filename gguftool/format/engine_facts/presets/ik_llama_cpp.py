@@ -1,7 +1,6 @@
-"""The mixes of ik_llama.cpp's llama-quantize, at 8337e4cd (2026).
+"""The mixes of ik_llama.cpp's llama-quantize, at 8337e4cd.
 
-Source: src/llama-quantize.cpp (llama_tensor_get_type, llama_model_quantize_internal), src/llama-hparams.cpp (sizes),
-src/llama-arch.cpp (architectures).
+Source: src/llama-quantize.cpp (llama_tensor_get_type, llama_model_quantize_internal).
 """
 
 from __future__ import annotations
@@ -9,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Final
 
+from gguftool.errors import printable
 from gguftool.format.engine_facts.embeddings import OUTPUT, TOKEN_EMBD
 from gguftool.format.engine_facts.engines import IK_LLAMA_CPP
 from gguftool.format.engine_facts.fallback import keeps_type
+from gguftool.format.engine_facts.presets.ik_models import ARCHITECTURES
 from gguftool.format.engine_facts.presets.mix import (
     Choice,
     ModelFacts,
@@ -253,56 +254,6 @@ _FIRST_FFN: Final = tuple(f"blk.0.{part}" for part in ("ffn_down", "ffn_gate", "
 _COUNTED_PRESETS: Final = frozenset(_LOW.split())
 _NAMED_PRESETS: Final = frozenset(_BY_ONE_TABLE.split())
 _ANY_V_COUNT: Final = frozenset({"deci", "gemma4"})
-# Layers of models of 70B and of 8B, by architecture.
-_LAYERS_70B: Final = {"llama": {80}, "qwen2": {80}, "qwen2vl": {80}, "deci": {80}, "olmo": {80}}
-_LAYERS_8B: Final = {"llama": {32, 36}, "qwen3": {36}, "qwen3vl": {36}, "cohere2": {32}, "mistral3": {34}}
-_PLAIN_NORMS: Final = frozenset({"olmo", "cohere2"})
-_WHOLE_HEADS: Final = frozenset({"llama", "deci"})
-_MANY_TOKENS: Final = 127_999
-_ARCHITECTURES: Final = frozenset(
-    (
-        "llama llama4 deci falcon grok gpt2 gptj gptneox mpt baichuan starcoder refact bert nomic-bert jina-bert-v2 "
-        "bloom stablelm qwen qwen2 qwen2moe qwen2vl qwen3 qwen3moe qwen3next qwen3vl qwen3vlmoe qwen35moe qwen35 "
-        "mellum phi2 phi3 plamo codeshell orion internlm2 minicpm gemma gemma2 gemma3 starcoder2 mamba xverse "
-        "command-r dbrx olmo openelm arctic deepseek2 deepseek4 chatglm glm4 glm4moe bitnet bitnet-25 bitnet-b1.58 t5 "
-        "t5encoder jais granite granitemoe cohere2 cohere2_moe dots1 ernie4_5 ernie4_5-moe hunyuan-moe gpt-oss "
-        "bailingmoe2 bailingmoe3 minimax-m2 minimax-m3 smollm3 mistral3 mimo2 seed_oss step35 laguna glm-dsa mistral4 "
-        "gemma4 gemma4_mtp dflash dflash-draft gemma4-assistant openpangu muse-glimmer"
-    ).split()
-)
-
-
-def is_70b(architecture: str, layers: int, *, one_to_one: bool, experts: int) -> bool:
-    """Whether ik_llama.cpp takes a model for one of 70B; `one_to_one`: it has as many heads of K and V as of Q."""
-    if layers not in _LAYERS_70B.get(architecture, ()):
-        return False
-    return architecture != "llama" or not (one_to_one or experts == 8)
-
-
-def is_8b(architecture: str, layers: int, *, width: int, experts: int) -> bool:
-    """Whether ik_llama.cpp takes a model for one of 8B, if it has many tokens; `width`: the embedding length."""
-    if layers not in _LAYERS_8B.get(architecture, ()):
-        return False
-    return experts != 8 if architecture == "llama" else width != 2560 or not architecture.startswith("qwen3")
-
-
-def needed_keys(architecture: str) -> tuple[str, ...]:
-    """The metadata without which llama-quantize goes on and knows neither layers nor heads, or no size."""
-    keys = [f"{architecture}.{key}" for key in ("block_count", "context_length", "embedding_length")]
-    if architecture in _LAYERS_70B or architecture in _LAYERS_8B:
-        norm = "layer_norm_epsilon" if architecture in _PLAIN_NORMS else "layer_norm_rms_epsilon"
-        keys.append(f"{architecture}.attention.{norm}")
-    return tuple(keys)
-
-
-def rotates_whole_heads(architecture: str) -> bool:
-    """Whether llama-quantize knows no size of a model that rotates only parts of its heads."""
-    return architecture in _WHOLE_HEADS
-
-
-def has_many_tokens(tokens: int) -> bool:
-    """Whether a model has as many tokens as Llama 3."""
-    return tokens >= _MANY_TOKENS
 
 
 def mix(
@@ -334,8 +285,9 @@ def mix(
 
 def _count_of_v(shapes: Mapping[str, tuple[int, ...]], model: ModelFacts) -> int:
     """How many tensors hold V; llama-quantize aborts at a number that it does not expect."""
-    if model.architecture not in _ARCHITECTURES:
-        raise ValueError(f"{IK_LLAMA_CPP} does not know the architecture; --tensor PATTERN=TYPE works")
+    if model.architecture not in ARCHITECTURES:
+        name = printable(model.architecture, 80)
+        raise ValueError(f"{IK_LLAMA_CPP} does not know the architecture '{name}'; --tensor PATTERN=TYPE works")
     count = sum("attn_v.weight" in name or "attn_qkv.weight" in name for name in shapes)
     if count not in {0, model.layers, 3 * model.layers} and model.architecture not in _ANY_V_COUNT:
         raise ValueError(

@@ -40,4 +40,5 @@ def find_preset(name: str, engine: str) -> FType:
         return found
     near = difflib.get_close_matches(wanted, offered, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"it offers {', '.join(offered)}"
-    raise ValueError(f"the llama-quantize of {engine} makes no preset '{printable(name, 80)}'; {hint}")
+    verb = "makes" if wanted in _NOT_MADE.get(engine, ()) else "has"
+    raise ValueError(f"the llama-quantize of {engine} {verb} no preset '{printable(name, 80)}'; {hint}")
