@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
-from gguftool.errors import FormatError, GGUFToolError, printable
+from gguftool.errors import FormatError, GGUFToolError, LimitError, printable
 from gguftool.format.ggml import type_alias
 from gguftool.format.manifests import (
     is_sums,
@@ -162,7 +162,9 @@ def verify_manifest(
     manifest, model = os.fspath(manifest), None if model is None else as_model(model)
     source = open_source(manifest)
     if source.size > _MAX_MANIFEST:
-        raise FormatError(f"{source.size:,} bytes; a manifest has at most {_MAX_MANIFEST:,}", source=manifest)
+        raise LimitError(
+            f"{source.size:,} bytes; gguftool reads a manifest of at most {_MAX_MANIFEST:,}", source=manifest
+        )
     text = source.read_at(0, source.size).decode("utf-8", "surrogateescape")
     lines = manifest_lines(text)
     if not lines:

@@ -73,13 +73,11 @@ class Cursor:
 
     def too_short(self, size: int, where: str) -> FormatError:
         """Build the error for `size` bytes that the file cannot have here."""
-        limit = min(self.total, MAX_HEAD)
-        ends = "the file ends" if limit == self.total else "heads are limited"
-        return FormatError(
-            f"{size:,} bytes expected here, but {ends} at {limit:,}: truncated or damaged",
-            where=where,
-            offset=self.pos,
-        )
+        if self.pos + size > self.total:
+            message = f"{size:,} bytes expected here, but the file ends at {self.total:,}: truncated or damaged"
+            return FormatError(message, where=where, offset=self.pos)
+        message = f"{size:,} bytes expected here, but heads are limited to {MAX_HEAD:,}: a limit of gguftool"
+        return LimitError(message, where=where, offset=self.pos)
 
     def need(self, size: int, where: str) -> None:
         """Check that the next `size` bytes are in the buffer."""
@@ -108,11 +106,11 @@ class Cursor:
         return self.number("Q" if self.width == 8 else "I", where)
 
     def count(self, where: str, limit: int) -> int:
-        """Read a count; raise `FormatError` if it is above `limit`."""
+        """Read a count; raise `LimitError` if it is above `limit`."""
         start = self.pos
         value = self.length(where)
         if value > limit:
-            raise LimitError(f"the {where} is {value:,}; at most {limit:,} are accepted", where=where, offset=start)
+            raise LimitError(f"the {where} is {value:,}; gguftool reads at most {limit:,}", where=where, offset=start)
         return value
 
     def text(self, where: str) -> str:

@@ -245,7 +245,7 @@ def _skip_value(cursor: Cursor, kind: ValueType, where: str) -> None:
             count = cursor.length(where)
             if depth >= MAX_NESTING:
                 raise LimitError(
-                    f"arrays are nested deeper than {MAX_NESTING}; llama.cpp accepts no nesting",
+                    f"arrays are nested deeper than {MAX_NESTING}, a limit of gguftool; llama.cpp accepts no nesting",
                     where=where,
                     offset=cursor.pos,
                 )

@@ -24,7 +24,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from gguftool.errors import FormatError, GGUFToolError, PlanError, printable
+from gguftool.errors import FormatError, GGUFToolError, LimitError, PlanError, printable
 from gguftool.format.cursor import NeedMoreData
 from gguftool.format.header import MAGIC, Header, TensorInfo, is_imatrix, parse
 from gguftool.format.kv import INTEGERS, ByteOrder, ValueType
@@ -125,7 +125,7 @@ def expected_values(dims: Sequence[int]) -> int:
 def parse_imatrix(data: bytes, name: str) -> Imatrix:
     """Parse a file of either format; `name` is for errors. Raises `FormatError`."""
     if len(data) > MAX_IMATRIX:
-        raise FormatError(f"has {len(data):,} bytes; an imatrix of at most {MAX_IMATRIX:,} is read", source=name)
+        raise LimitError(f"has {len(data):,} bytes; gguftool reads an imatrix of at most {MAX_IMATRIX:,}", source=name)
     try:
         made = _parse_gguf(data) if data[:4] == MAGIC else _parse_legacy(data)
     except GGUFToolError as error:

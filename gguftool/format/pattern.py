@@ -87,7 +87,9 @@ def _bounds(repeats: int, ways: int) -> tuple[int | None, int]:
         steps = ways * math.comb(length + repeats + 1, repeats + 1)
         if steps <= MAX_STEPS:
             return (length if repeats or ways > 1 else None), steps
-    raise BadPatternError("has too many choices and parts of free length (| * + ?), which can take for ever")
+    raise BadPatternError(
+        "has too many choices and parts of free length (| * + ?), which can take for ever: a limit of gguftool"
+    )
 
 
 def _timed(pattern: str, search: Callable[[str], object]) -> Callable[[str], object]:
@@ -104,7 +106,7 @@ def _timed(pattern: str, search: Callable[[str], object]) -> Callable[[str], obj
             if spent > MAX_SECONDS:
                 raise PlanError(
                     f"the pattern '{printable(pattern)}' takes too long to search: over {MAX_SECONDS:.0f} s on these "
-                    "names. Use fewer parts of free length (* + ?)"
+                    "names, a limit of gguftool. Use fewer parts of free length (* + ?)"
                 )
         return found
 
@@ -118,7 +120,7 @@ def compile_pattern(pattern: str) -> NamePattern:
     Raises `BadPatternError`.
     """
     if len(pattern) > MAX_PATTERN:
-        raise BadPatternError(f"has {len(pattern):,} characters, more than {MAX_PATTERN:,}")
+        raise BadPatternError(f"has {len(pattern):,} characters, more than {MAX_PATTERN:,}, a limit of gguftool")
     translated, repeats, ways = _translate(pattern)
     bounds = _bounds(repeats, ways)
     try:
@@ -156,7 +158,9 @@ def _translate(pattern: str) -> tuple[str, int, int]:
     for token in _TOKEN.finditer(pattern):
         text, kind = token[0], token.lastgroup
         if kind == "repeat" and closed:
-            raise BadPatternError("repeats a group that holds a repeat or a choice, which can take for ever")
+            raise BadPatternError(
+                "repeats a group that holds a repeat or a choice, which can take for ever: a limit of gguftool"
+            )
         closed = False
         group = groups[-1]
         repeats += kind == "repeat" and not text[1:-1].isdigit()

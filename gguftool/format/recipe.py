@@ -181,7 +181,10 @@ def parse_tensor_type_options(text: str | bytes, source: str = "--tensor-type", 
     """
     decoded = _decoded(text, source)
     if len(decoded) > _MAX_COMMAND:
-        raise PlanError(f"{len(decoded):,} characters are no command line", source=source)
+        raise PlanError(
+            f"{len(decoded):,} characters; a limit of gguftool: a command line has {_MAX_COMMAND:,} at most",
+            source=source,
+        )
     try:
         words = shlex.split(decoded)
     except ValueError as error:
@@ -222,7 +225,9 @@ _PARSERS: dict[RecipeFormat, Callable[..., Recipe]] = {
 def _decoded(text: str | bytes, source: str) -> str:
     """Decode UTF-8 (surrogateescape keeps other bytes) or UTF-16 with a BOM; drop the BOM."""
     if len(text) > MAX_TEXT:
-        raise PlanError(f"{len(text):,} characters are more than a recipe may have ({MAX_TEXT:,})", source=source)
+        raise PlanError(
+            f"{len(text):,} characters; a limit of gguftool: a recipe has {MAX_TEXT:,} at most", source=source
+        )
     if isinstance(text, bytes):
         wide = text.startswith((b"\xff\xfe", b"\xfe\xff"))  # as a Windows shell writes on `>`
         try:
@@ -254,7 +259,7 @@ def _parse(
     problems: list[str] = []
     for number, item in items:
         if len(rules) + len(problems) >= MAX_RULES:
-            problems.append(f"{unit} {number}: more than {MAX_RULES:,} rules")
+            problems.append(f"{unit} {number}: more than {MAX_RULES:,} rules, a limit of gguftool")
             break
         try:
             rule = _rule(item, number, fold)

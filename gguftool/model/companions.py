@@ -6,7 +6,7 @@ import fnmatch
 import os
 from collections.abc import Iterable, Sequence
 
-from gguftool.errors import FormatError
+from gguftool.errors import LimitError
 from gguftool.format.file_names import parse_shard_name
 from gguftool.format.imatrix import MAX_IMATRIX, Imatrix, parse_imatrix
 from gguftool.format.tensors_map import MapEntry, parse_map
@@ -34,7 +34,7 @@ def read_map(name: str | os.PathLike[str]) -> tuple[MapEntry, ...]:
     name = os.fspath(name)
     source = open_source(name)
     if source.size > _MAX_MAP:
-        raise FormatError(f"{source.size:,} bytes; a tensors.map has at most {_MAX_MAP:,}", source=name)
+        raise LimitError(f"{source.size:,} bytes; gguftool reads a tensors.map of at most {_MAX_MAP:,}", source=name)
     return parse_map(source.read_at(0, source.size).decode("utf-8", "surrogateescape"), name)
 
 
@@ -80,7 +80,7 @@ def open_imatrix(spec: str | os.PathLike[str]) -> Imatrix:
 def read_imatrix(source: Source) -> Imatrix:
     """Read the imatrix in `source`; raises as `open_imatrix` does."""
     if source.size > MAX_IMATRIX:  # checked before reading
-        raise FormatError(
-            f"has {source.size:,} bytes; an imatrix of at most {MAX_IMATRIX:,} is read", source=source.name
+        raise LimitError(
+            f"has {source.size:,} bytes; gguftool reads an imatrix of at most {MAX_IMATRIX:,}", source=source.name
         )
     return parse_imatrix(source.read_at(0, source.size), source.name)

@@ -94,7 +94,7 @@ def padded_size(tensor: Tensor, dialect: Dialect) -> PaddedSize:
 def check_sizes(tensors: Iterable[Tensor], dialect: Dialect) -> None:
     """Raise one `PlanError` that names every tensor with a size in doubt, or if the alignment is too large."""
     if dialect.alignment > MAX_ALIGNMENT:
-        raise PlanError(f"an alignment of {dialect.alignment:,} bytes; at most {MAX_ALIGNMENT:,} is written")
+        raise PlanError(f"an alignment of {dialect.alignment:,} bytes; gguftool writes at most {MAX_ALIGNMENT:,}")
     if dialect.force_sizes is ForceSizes.GAP:
         _refuse_short_gaps(tensors)
     if dialect.force_sizes is not None:
@@ -150,7 +150,7 @@ def gguf_file(path: Path, kvs: Sequence[KV], tensors: Sequence[Tensor], dialect:
     ]
     head = serialize(filled(header, places, dialect.filler))
     if len(head) > MAX_HEAD:
-        raise PlanError(f"a head of {len(head):,} bytes; at most {MAX_HEAD:,} can be read back", source=str(path))
+        raise PlanError(f"a head of {len(head):,} bytes; gguftool reads back at most {MAX_HEAD:,}", source=str(path))
     copies = [replace(place, offset=len(head) + place.offset) for place in places]
     size = _file_size(head, tensors, sizes, dialect)
     marks = _marks(tensors, [len(head) + info.offset for info in infos], size)

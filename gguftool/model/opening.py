@@ -259,8 +259,8 @@ def _shards_beside(name: str, shard: ShardName) -> tuple[str, ...]:
     if not can_list(name):
         if shard.count > _MAX_REQUESTED:
             raise SourceError(
-                f"is by its name of {shard.count:,} shards; a web server cannot be asked which it has, and more "
-                f"than {_MAX_REQUESTED:,} are not tried: --this-file-only opens it alone",
+                f"is by its name of {shard.count:,} shards; a web server cannot be asked which it has, and "
+                f"gguftool asks for {_MAX_REQUESTED:,} at most: --this-file-only opens it alone",
                 source=without_secrets(name),
             )
         return tuple(renamed(name, str(replace(shard, number=number))) for number in range(1, shard.count + 1))

@@ -162,12 +162,73 @@ def test_no_message_spells_out_a_command_with_a_stand_in() -> None:
                 assert "gguftool[" not in node.value, (path, node.value)
 
 
-def test_limits_are_not_called_damage(tmp_path: Path) -> None:
-    (tmp_path / "x.gguf").write_bytes(b.gguf((), [b.Tensor("x", (1,) * 33, 0, bytes(4))]))
-    done = run_gguftool("check", tmp_path / "x.gguf")
-    assert done.returncode == 2
-    assert b"N16" in done.stdout
+def _far(count: int) -> bytes:
+    """A head with a text of `count` bytes."""
+    return b.head(n_kvs=1) + b.string("k") + struct.pack("<IQ", 8, count)
+
+
+LIMITED = {
+    "dims": b.gguf((), [b.Tensor("x", (1,) * 33, 0, bytes(4))]),
+    "tensors": b.head(n_tensors=(1 << 20) + 1),
+    "keys": b.head(n_kvs=(1 << 16) + 1),
+    "nesting": b.head(n_kvs=1) + b.string("k") + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 9,
+    "head": _far((256 << 20) + 1),
+}
+
+
+@pytest.mark.parametrize("kind", LIMITED)
+def test_limits_are_not_called_damage(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(LIMITED[kind])
+    with path.open("r+b") as file:
+        file.truncate(300 << 20)  # a hole: large enough for the claims
+    done = run_gguftool("check", path)
+    assert (done.returncode, b"N16" in done.stdout, b"N14" in done.stdout) == (2, True, False), done.stdout
     assert b"damaged" not in done.stdout
+    refused = run_gguftool("dump", path)
+    assert (refused.returncode, b"damaged" in refused.stderr) == (2, False)
+
+
+def test_a_length_beyond_the_end_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(_far(1 << 40))
+    with path.open("r+b") as file:
+        file.truncate(300 << 20)
+    assert b"N14" in run_gguftool("check", path).stdout
+
+
+RECIPES = {
+    "rules": "a=q4_K\n" * 10_001,
+    "text": "#" * ((16 << 20) + 1),
+    "pattern": "a" * 4097 + "=q4_K",
+    "choices": "(a|b)*" * 40 + "=q4_K",
+}
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_limits_of_recipes_are_called_so(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "x.recipe").write_text(RECIPES[kind])
+    (tmp_path / "x.gguf").write_bytes(b.small_model())
+    for command in (
+        ("recipe", "convert", "x.recipe", "--to", "recipe"),
+        ("quantize", "x.gguf", "--recipe", "x.recipe", "-o", "y.gguf"),
+    ):
+        done = run_gguftool(*command, cwd=tmp_path)
+        assert (done.returncode, b"a limit of gguftool" in done.stderr) == (2, True), done.stderr[:300]
+
+
+@pytest.mark.parametrize(
+    "command", [("hash", "x.gguf", "--check"), ("fetch", "x.gguf", "--repair", "y.gguf", "--check")]
+)
+def test_a_manifest_that_is_too_large_meets_a_limit(tmp_path: Path, command: tuple[str, ...]) -> None:
+    for name in ("x.gguf", "y.gguf"):
+        (tmp_path / name).write_bytes(b.small_model())
+    with (tmp_path / "sums").open("wb") as file:
+        file.truncate((64 << 20) + 1)
+    done = run_gguftool(*command, "sums", cwd=tmp_path)
+    assert (done.returncode, b"gguftool reads a manifest of at most 67,108,864" in done.stderr) == (2, True), (
+        done.stderr
+    )
 
 
 def test_one_value_as_json_is_json(tmp_path: Path) -> None:

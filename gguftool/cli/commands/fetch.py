@@ -12,7 +12,7 @@ from gguftool.cli.shared.options import OptionalOutput, ThisFileOnly, local_path
 from gguftool.cli.shared.running import carry_out, output_options, recover_first
 from gguftool.cli.shared.show import show_receipt
 from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
-from gguftool.errors import FormatError
+from gguftool.errors import FormatError, LimitError
 from gguftool.format.manifests import is_tensor_hashes, manifest_lines, parse_tensor_hashes
 from gguftool.model.opening import open_model
 from gguftool.record import replace
@@ -155,7 +155,11 @@ def _say_sound(file: Path, damage: Damage, *, json: bool) -> None:
 
 def _tensor_hashes(manifest: str) -> dict[str, str]:
     source = open_source(manifest)
-    text = source.read_at(0, min(source.size, MAX_MANIFEST)).decode("utf-8", "surrogateescape")
+    if source.size > MAX_MANIFEST:
+        raise LimitError(
+            f"{source.size:,} bytes; gguftool reads a manifest of at most {MAX_MANIFEST:,}", source=manifest
+        )
+    text = source.read_at(0, source.size).decode("utf-8", "surrogateescape")
     lines = [line for line in manifest_lines(text) if is_tensor_hashes(line)]  # sums of files may be among them
     if not lines:
         raise FormatError("holds no hashes of tensors, as gguftool hash prints them", source=manifest)

@@ -165,7 +165,9 @@ def _read(file: str, form: RecipeFormat | None, *, lenient: bool = False) -> tup
         source = open_source(file)
         sources = (source,)
         if source.size > MAX_TEXT:
-            raise PlanError(f"has {source.size:,} bytes; a recipe has {MAX_TEXT:,} at most", source=file)
+            raise PlanError(
+                f"has {source.size:,} bytes; a limit of gguftool: a recipe has {MAX_TEXT:,} at most", source=file
+            )
         data = source.read_at(0, source.size)
     return parse_any(data, file, form, lenient=lenient), sources
 

@@ -62,7 +62,9 @@ def read_file_setting(text: str, keys: Iterable[str] = ()) -> Setting:
     spelling, path = split_type(rest)
     source = open_source(path.removeprefix("@"))
     if source.size > MAX_HEAD:
-        raise PlanError(f"has {source.size:,} bytes; a whole head takes at most {MAX_HEAD:,}", source=source.name)
+        raise PlanError(
+            f"has {source.size:,} bytes; gguftool reads and writes heads of at most {MAX_HEAD:,}", source=source.name
+        )
     content = source.read_at(0, source.size).decode("utf-8", "surrogateescape")
     setting = Setting(target=target, spelling=spelling, text=content, source=source)
     _check_literal(setting)

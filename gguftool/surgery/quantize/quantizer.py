@@ -155,7 +155,7 @@ class TensorQuantizer:
         if decoder is None:
             return f"it is {own.alias} here, which cannot be dequantized; give a BF16 or F16 source", None
         if tensor.info.dims[0] > MAX_ROW:
-            return f"a row of more than {MAX_ROW:,} elements, which would have to be held in memory", None
+            return f"a row of more than {MAX_ROW:,} elements, a limit of gguftool: a row is held in memory", None
         if not own.is_plain_float:
             self.notes.remark(f"quantized again, from {own.alias}", tensor.info.name)
         return "", decoder
