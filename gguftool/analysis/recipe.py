@@ -12,16 +12,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from gguftool.analysis.lint.rules import Severity
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS
-from gguftool.format.engine_facts.engines import ENGINES, IK_LLAMA_CPP
+from gguftool.format.engine_facts.engines import ENGINES, IK_LLAMA_CPP, LLAMA_CPP
 from gguftool.format.engine_facts.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
 from gguftool.format.ftypes import no_such_type
 from gguftool.format.ggml import TYPES, TypeTraits, find_type, nbytes, type_name
 from gguftool.format.pattern import compile_pattern
 from gguftool.format.recipe import Recipe, RecipeRule
-from gguftool.model.model import Tensor
+from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import ModelLike, as_model
-from gguftool.record import record
+from gguftool.model.preset import PresetMix, preset_types
+from gguftool.model.scales import owner_of
+from gguftool.record import record, replace
 
+_NOBODY = {1: "the preset's engine does not make this mix:", 2: "no engine loads this mix:"}
 _UP_OR_GATE = re.compile(r"(?P<block>.*)ffn_(?P<part>up|gate)(?P<kind>_exps|_shexp|_chexps|)\.weight", re.DOTALL)
 
 
@@ -64,7 +67,7 @@ class RecipeReport:
 
     Fallbacks are those of `engine`: llama.cpp, or ik_llama.cpp if the recipe has a type that only it knows.
     `unpredicted` names tensors of unknown target type (no rule, a label, an unknown type); they count as they are in
-    the model.
+    the model.  `preset` is the one that types what no rule matches, or None.
     """
 
     recipe: str
@@ -80,6 +83,7 @@ class RecipeReport:
     rules: tuple[RecipeRuleUse, ...]
     findings: tuple[RecipeFinding, ...]
     unpredicted: tuple[str, ...]
+    preset: str | None = None
 
     def reaches(self, threshold: Severity) -> bool:
         """Whether a finding is at or above `threshold`."""
@@ -116,14 +120,16 @@ class _Fate:
         return self.tensor.nbytes if size is None else size
 
 
-def check(recipe: Recipe, model: ModelLike) -> RecipeReport:
+def check(recipe: Recipe, model: ModelLike, mix: PresetMix | None = None) -> RecipeReport:
     """Try `recipe` on every tensor of `model`, sizes in bytes; unknown types are findings if it was parsed leniently.
 
-    Raises for a path as `open_model` does; what is wrong with the recipe is a finding.
+    Tensors that no rule matches get the types of `mix`, as `quantize` gives them.  Raises for a path as `open_model`
+    does, and `PlanError` where the preset cannot be applied; what is wrong with the recipe is a finding.
     """
-    model, engine = as_model(model), _engine_of(recipe)
+    model = as_model(model)
+    engine = _engine_of(recipe) if mix is None else LLAMA_CPP
     assigned = recipe.assign(model.tensors)
-    fates = tuple(_fate(tensor, assigned[name], engine) for name, tensor in model.tensors.items())
+    fates = _fates(model, assigned, engine, mix)
     uses = _uses(recipe, assigned)
     elements = sum(fate.tensor.info.elements for fate in fates)
     size = sum(fate.nbytes for fate in fates)
@@ -140,8 +146,9 @@ def check(recipe: Recipe, model: ModelLike) -> RecipeReport:
         model_bits_per_weight=_bits(model_size, elements),
         types=_shares(fates),
         rules=uses,
-        findings=tuple(_findings(recipe, fates, uses, assigned)),
+        findings=tuple(_findings(recipe, fates, uses, assigned, (LLAMA_CPP,) if mix else tuple(ENGINES))),
         unpredicted=tuple(fate.name for fate in fates if fate.type_id is None),
+        preset=None if mix is None else mix.preset.name,
     )
 
 
@@ -153,6 +160,31 @@ def _engine_of(recipe: Recipe) -> str:
 
 def _bits(size: int, elements: int) -> float:
     return round(size * 8 / elements, 4) if elements else 0.0
+
+
+def _fates(
+    model: Model, assigned: Mapping[str, RecipeRule | None], engine: str, mix: PresetMix | None
+) -> tuple[_Fate, ...]:
+    if mix is None:
+        return tuple(_fate(tensor, assigned[name], engine) for name, tensor in model.tensors.items())
+    mixed = preset_types(model, mix, {name for name, rule in assigned.items() if rule is not None})
+    return tuple(
+        _mixed(tensor, None if owner_of(model.tensors, name) else mixed.get(name), engine)
+        if assigned[name] is None
+        else _fate(tensor, assigned[name], engine)
+        for name, tensor in model.tensors.items()
+    )
+
+
+def _mixed(tensor: Tensor, preset_type: str | None, engine: str) -> _Fate:
+    """The fate of a tensor that a preset gives `preset_type`, or leaves as it is."""
+    own = TYPES.get(tensor.info.type)
+    wanted = find_type(preset_type or "")
+    if wanted is None or not tensor.info.elements or (own is not None and own.kind == "integer"):
+        return _Fate(tensor=tensor, rule=None, wanted=None, kept=True, type_id=tensor.info.type)
+    fate = _Fate(tensor=tensor, rule=None, wanted=wanted, kept=False, type_id=None)
+    written = _written(fate, wanted, engine)
+    return replace(fate, type_id=None if written is None else written.id)
 
 
 def _fate(tensor: Tensor, rule: RecipeRule | None, engine: str) -> _Fate:
@@ -228,14 +260,18 @@ def _matched(rule: RecipeRule, names: Iterable[str]) -> list[str]:
 
 
 def _findings(
-    recipe: Recipe, fates: Sequence[_Fate], uses: Sequence[RecipeRuleUse], assigned: Mapping[str, RecipeRule | None]
+    recipe: Recipe,
+    fates: Sequence[_Fate],
+    uses: Sequence[RecipeRuleUse],
+    assigned: Mapping[str, RecipeRule | None],
+    engines: Sequence[str],
 ) -> Iterator[RecipeFinding]:
     yield from _unmatched(fates)
     yield from _unknown_types(recipe)
     for rule, use in zip(recipe.rules, uses, strict=True):
         if not use.tensors:
             yield _unused(rule, use, assigned)
-    yield from _engines(recipe)
+    yield from _engines(recipe, engines)
     yield from _undivided_rows(fates)
     yield from _undivided_interleave(fates)
     yield from _split_pairs(fates)
@@ -243,7 +279,7 @@ def _findings(
 
 
 def _unmatched(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
-    names = tuple(fate.name for fate in fates if fate.rule is None)
+    names = tuple(fate.name for fate in fates if fate.rule is None and fate.wanted is None and not fate.kept)
     if names:
         yield RecipeFinding(
             code="unmatched-tensor",
@@ -280,13 +316,13 @@ def _unused(rule: RecipeRule, use: RecipeRuleUse, assigned: Mapping[str, RecipeR
     )
 
 
-def _engines(recipe: Recipe) -> Iterator[RecipeFinding]:
-    """Report a mix that no engine loads, because none has all its types."""
+def _engines(recipe: Recipe, engines: Sequence[str]) -> Iterator[RecipeFinding]:
+    """Report a mix that none of `engines` loads: those that have the preset, or all."""
     types = {TYPES[rule.type_id].alias: TYPES[rule.type_id] for rule in recipe.rules if rule.type_id in TYPES}
-    lacking = [[alias for alias, traits in types.items() if engine not in traits.engines] for engine in ENGINES]
+    lacking = [[alias for alias, traits in types.items() if engine not in traits.engines] for engine in engines]
     if all(lacking):
-        lacks = "; ".join(f"{engine} lacks {', '.join(names)}" for engine, names in zip(ENGINES, lacking, strict=True))
-        yield RecipeFinding(code="no-engine", severity=Severity.WARNING, message=f"no engine loads this mix: {lacks}")
+        lacks = "; ".join(f"{engine} lacks {', '.join(names)}" for engine, names in zip(engines, lacking, strict=True))
+        yield RecipeFinding(code="no-engine", severity=Severity.WARNING, message=f"{_NOBODY[len(engines)]} {lacks}")
 
 
 def _undivided_rows(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:

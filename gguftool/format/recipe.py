@@ -182,7 +182,7 @@ def parse_tensor_type_options(text: str | bytes, source: str = "--tensor-type", 
     decoded = _decoded(text, source)
     if len(decoded) > _MAX_COMMAND:
         raise PlanError(
-            f"{len(decoded):,} characters; a limit of gguftool: a command line has {_MAX_COMMAND:,} at most",
+            f"{len(decoded):,} characters are no command line; more than {_MAX_COMMAND:,} is a limit of gguftool",
             source=source,
         )
     try:
@@ -225,9 +225,8 @@ _PARSERS: dict[RecipeFormat, Callable[..., Recipe]] = {
 def _decoded(text: str | bytes, source: str) -> str:
     """Decode UTF-8 (surrogateescape keeps other bytes) or UTF-16 with a BOM; drop the BOM."""
     if len(text) > MAX_TEXT:
-        raise PlanError(
-            f"{len(text):,} characters; a limit of gguftool: a recipe has {MAX_TEXT:,} at most", source=source
-        )
+        limit = f"({MAX_TEXT:,}), a limit of gguftool"
+        raise PlanError(f"{len(text):,} characters are more than a recipe may have {limit}", source=source)
     if isinstance(text, bytes):
         wide = text.startswith((b"\xff\xfe", b"\xfe\xff"))  # as a Windows shell writes on `>`
         try:

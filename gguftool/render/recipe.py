@@ -23,8 +23,9 @@ def recipe_parts(report: RecipeReport) -> Iterator[str | Table]:
 
 def _summary(report: RecipeReport) -> str:
     """The prediction and the findings, the gravest first."""
+    mix = "" if report.preset is None else f" and preset {report.preset}"
     lines = [
-        f"{printable(report.recipe, 4096)}: {len(report.rules):,} rules for {report.tensors:,} tensors of "
+        f"{printable(report.recipe, 4096)}: {len(report.rules):,} rules{mix} for {report.tensors:,} tensors of "
         f"{printable(report.model, 4096)}",
         f"predicted: {report.nbytes:,} bytes ({format_size(report.nbytes)}), {report.bits_per_weight:g} bits per "
         f"weight, with the fallbacks of {report.engine}; the model has {report.model_nbytes:,} bytes "

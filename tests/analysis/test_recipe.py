@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,18 @@ from hypothesis import strategies as st
 from gguftool.analysis.lint.rules import Severity
 from gguftool.analysis.recipe import RecipeReport, check
 from gguftool.analysis.recipe_compact import compact, expand, extract
-from gguftool.errors import PlanError
+from gguftool.errors import Notes, PlanError
 from gguftool.format.engine_facts.engines import IK_LLAMA_CPP, LLAMA_CPP
 from gguftool.format.engine_facts.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
+from gguftool.format.engine_facts.presets.names import find_preset
+from gguftool.format.ftypes import all_ftypes
 from gguftool.format.ggml import TYPES, type_name
 from gguftool.format.recipe import Recipe, RecipeFormat, parse_any, parse_recipe, render_any, render_recipe, spelling
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
-from tests.support import builders
+from gguftool.model.preset import PresetMix
+from gguftool.surgery.quantize.target_types import EngineRules, target_types
+from tests.support import builders, preset_heads
 from tests.support.paths import FIXTURES
 
 MODELS = [
@@ -292,3 +297,33 @@ def test_no_type_confuses_the_prediction(model: Model, type_id: int) -> None:
     assert predicted <= {"F32", "?", *(type_name(number) for number in TYPES)}
     assert sum(share.elements for share in report.types) == report.elements
     assert ("error run-time-type" in findings(report)) is not TYPES[type_id].in_files
+
+
+# --- with a preset ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(preset_heads.heads()))
+@pytest.mark.parametrize("rules", ["", "ffn_down=q3_K\nattn_(k|norm)=q6_K"], ids=["alone", "rules"])
+def test_a_preset_is_predicted_as_quantize_decides_it(tmp_path: Path, name: str, rules: str) -> None:
+    path = tmp_path / "x.gguf"
+    path.write_bytes(preset_heads.heads()[name])
+    opened = open_model(path)
+    recipe = parse_recipe(rules) if rules else Recipe(rules=())
+    for preset in (each for each in all_ftypes(LLAMA_CPP) if each.tensor_type):
+        for pure, imatrix in ((False, False), (False, True), (True, False)):
+            mix, notes = PresetMix(preset=preset, imatrix=imatrix, pure=pure), Notes()
+            made = target_types(opened, recipe, EngineRules(engine=LLAMA_CPP, mix=mix), notes)
+            refused = {tensor for reason in notes.problems.values() for tensor in reason}
+            report = check(recipe, opened, mix)
+            assert set(report.unpredicted) == refused & set(made)
+            counts = Counter(type_name(kind) for tensor, kind in made.items() if tensor not in refused)
+            assert {share.type: share.tensors for share in report.types if share.type != "?"} == counts, preset.name
+            assert "unmatched-tensor" not in {finding.code for finding in report.findings}
+
+
+def test_a_type_that_the_presets_engine_lacks_is_found(tmp_path: Path) -> None:
+    (tmp_path / "x.gguf").write_bytes(preset_heads.heads()["llama"])
+    mix = PresetMix(preset=find_preset("Q4_K_M", LLAMA_CPP), imatrix=False)
+    report = check(parse_recipe("attn_q=iq4_ks"), tmp_path / "x.gguf", mix)
+    (found,) = (finding for finding in report.findings if finding.code == "no-engine")
+    assert "iq4_ks" in found.message

@@ -9,6 +9,7 @@ import typer
 
 from gguftool.cli.shared.console import remark
 from gguftool.cli.shared.options import KeepFileType, OutputOption, one_format, size_option
+from gguftool.cli.shared.presets import PresetOption, Pure, named_preset
 from gguftool.cli.shared.recipes import read_recipe
 from gguftool.cli.shared.running import carry_out, output_options, with_inputs
 from gguftool.cli.shared.show import show
@@ -16,8 +17,7 @@ from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
 from gguftool.engines.llama_quantize import find_llama_quantize
 from gguftool.errors import PlanError, printable
 from gguftool.format.engine_facts.engines import ENGINES
-from gguftool.format.engine_facts.presets.names import find_preset
-from gguftool.format.ftypes import FType, no_such_type
+from gguftool.format.ftypes import no_such_type
 from gguftool.format.pattern import literal
 from gguftool.format.recipe import Recipe, make_rule
 from gguftool.model.companions import read_imatrix
@@ -56,15 +56,7 @@ def quantize(
             help="A tensor's name or a regular expression, and its type. Repeatable, the first that matches counts.",
         ),
     ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            "--preset",
-            metavar="NAME",
-            help="llama-quantize's mix of that name, such as Q4_K_M, for what no rule matches.",
-            show_default=False,
-        ),
-    ] = None,
+    preset: PresetOption = None,
     imatrix: Annotated[
         str | None,
         typer.Option("--imatrix", metavar="FILE", help="The importance matrix, legacy or GGUF.", show_default=False),
@@ -78,9 +70,7 @@ def quantize(
     engine: Annotated[
         str, typer.Option("--engine", metavar="llama.cpp|ik_llama.cpp", help="By whose presets and rules.")
     ] = "llama.cpp",
-    pure: Annotated[
-        bool, typer.Option("--pure", help="Of the preset, take the main type for all tensors instead of the mix.")
-    ] = False,
+    pure: Pure = False,
     repack: Annotated[
         bool,
         typer.Option(
@@ -119,7 +109,7 @@ def quantize(
     stay as they are.
     """
     _check_engine(engine)
-    chosen = _preset(mix, preset, engine)
+    chosen = named_preset(mix, preset, engine)
     if recipe is not None and tensor is not None:
         raise typer.BadParameter("give either --recipe FILE or --tensor PATTERN=TYPE")
     if chosen is None and recipe is None and tensor is None and not repack:
@@ -167,17 +157,6 @@ def _make_externally(job: ExternalJob, decision: Decision, plan: Plan, writing: 
 def _check_engine(engine: str) -> None:
     if engine not in ENGINES:
         raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{engine}'")
-
-
-def _preset(positional: str | None, option: str | None, engine: str) -> FType | None:
-    """The preset that is given as an argument or by --preset."""
-    if positional is not None and option is not None:
-        raise typer.BadParameter(f"give the preset once: '{positional}' or --preset {option}")
-    name = positional if option is None else option
-    try:
-        return None if name is None else find_preset(name, engine)
-    except ValueError as error:
-        raise PlanError(str(error), source="--preset") from error
 
 
 def _rules(items: Collection[str], names: Collection[str]) -> Recipe:

@@ -17,11 +17,15 @@ from gguftool.analysis.recipe_compact import expand as expand_recipe
 from gguftool.analysis.recipe_compact import extract as extract_recipe
 from gguftool.cli.shared.console import remark, write_exactly
 from gguftool.cli.shared.options import Force, Json, ModelArgument, local_path, one_format
+from gguftool.cli.shared.presets import PresetOption, Pure, named_preset
 from gguftool.cli.shared.show import show
 from gguftool.errors import PlanError, listed
+from gguftool.format.engine_facts.engines import LLAMA_CPP
 from gguftool.format.recipe import MAX_TEXT, Recipe, RecipeFormat, parse_any, render_any
+from gguftool.model.companions import open_imatrix
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
+from gguftool.model.preset import PresetMix
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import OutputFile, Plan
@@ -65,8 +69,20 @@ RecipeOutput = Annotated[
 
 @app.command()
 def check(
-    file: RecipeArgument,
-    model: ModelOption,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The recipe, or the model if there is a preset alone.")],
+    preset: Annotated[
+        str | None, typer.Argument(metavar="[PRESET]", help="The same as --preset PRESET.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", metavar="MODEL", help="The model whose tensors are meant.", show_default=False),
+    ] = None,
+    named: PresetOption = None,
+    imatrix: Annotated[
+        str | None,
+        typer.Option("--imatrix", metavar="FILE", help="That of quantize: mixes differ by it.", show_default=False),
+    ] = None,
+    pure: Pure = False,
     form: FromOption = None,
     fail_on: Annotated[
         FailOn, typer.Option("--fail-on", help="The severity of findings from which on the exit code is 1.")
@@ -76,10 +92,17 @@ def check(
     """Say what a recipe would do to a model, and what is wrong with it.
 
     Unmatched tensors, rules that match nothing or never apply, unknown types, rows that a type does not divide, up and
-    gate in different types, and the size that comes out. The exit code is 1 where there are errors among these.
+    gate in different types, and the size that comes out. The exit code is 1 where there are errors among these. With a
+    preset, what no rule matches gets its types, as 'gguftool quantize' gives them.
     """
-    recipe, _ = _read(file, form, lenient=True)
-    report = check_recipe(recipe, _open(model))
+    chosen = named_preset(preset, named, LLAMA_CPP)
+    if model is None and chosen is None:
+        raise typer.BadParameter("give --model MODEL, or a preset such as Q4_K_M for the model FILE")
+    recipe = Recipe(rules=(), name=file) if model is None else _read(file, form, lenient=True)[0]
+    if imatrix is not None:
+        open_imatrix(imatrix)
+    mix = None if chosen is None else PresetMix(preset=chosen, imatrix=imatrix is not None, pure=pure)
+    report = check_recipe(recipe, _open(file if model is None else model), mix)
     show(report, one_format(json=json))
     if report.reaches(Severity[fail_on.name]):
         raise typer.Exit(1)

@@ -19,6 +19,7 @@ from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
 from gguftool.format.recipe import Recipe
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import ModelLike, StrPath, as_model
+from gguftool.model.preset import PresetMix
 from gguftool.model.scales import SCALED_ARCHITECTURES, Factor, factor_of, owner_of, scales_of
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan
@@ -27,7 +28,6 @@ from gguftool.surgery.inputs import Input
 from gguftool.surgery.merge import lay_out
 from gguftool.surgery.metadata import IMATRIX_PREFIX, SelectedTensor, output_metadata, with_preset
 from gguftool.surgery.quantize.options import QuantizeOptions, Weights
-from gguftool.surgery.quantize.preset import PresetMix
 from gguftool.surgery.quantize.quantizer import Pending, TensorQuantizer
 from gguftool.surgery.quantize.target_types import EngineRules, target_types
 

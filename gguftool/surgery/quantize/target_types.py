@@ -14,9 +14,9 @@ from gguftool.format.engine_facts.fallback import explain_fallback, fallback_typ
 from gguftool.format.ggml import TYPES, TypeTraits, find_type, type_alias, type_name
 from gguftool.format.recipe import Recipe, RecipeRule
 from gguftool.model.model import Model, Tensor
+from gguftool.model.preset import PresetMix, preset_types
 from gguftool.model.scales import owner_of
 from gguftool.record import record
-from gguftool.surgery.quantize.preset import PresetMix, preset_types
 from gguftool.surgery.selection import report_idle_rules
 
 

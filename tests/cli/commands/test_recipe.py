@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
+from gguftool.format.ggml import type_name
+from gguftool.model.opening import open_model
 from tests.support import builders
 from tests.support.command import one_error_line
 from tests.support.paths import FIXTURES, REPO
@@ -182,3 +185,25 @@ def test_the_examples_of_the_docs_are_real(gguftool: Run, tmp_path: Path) -> Non
     for command, shown in examples:
         done = gguftool(*command.split(), cwd=tmp_path)
         assert (done.stdout + done.stderr).decode() == shown
+
+
+def test_check_with_a_preset_predicts_what_quantize_makes(gguftool: Run, tmp_path: Path) -> None:
+    model = FIXTURES / "engines" / "tiny-llama-BF16.gguf"
+    made = tmp_path / "made.gguf"
+    assert gguftool("quantize", model, "Q4_K_M", "-o", made).returncode == 0
+    counts = Counter(type_name(tensor.info.type) for tensor in open_model(made).tensors.values())
+    for words in (("Q4_K_M",), ("--preset", "q4_k_m")):
+        report = json.loads(gguftool("recipe", "check", model, *words, "--json").stdout)
+        assert report["preset"] == "Q4_K_M"
+        assert {share["type"]: share["tensors"] for share in report["types"]} == counts
+
+
+def test_check_needs_a_model_or_a_preset(gguftool: Run, recipe: Path) -> None:
+    done = gguftool("recipe", "check", recipe)
+    assert (done.returncode, b"give --model MODEL, or a preset" in done.stderr) == (2, True)
+
+
+def test_check_with_a_wrong_preset_names_the_nearest(gguftool: Run, model: Path) -> None:
+    done = gguftool("recipe", "check", model, "Q4_K_X")
+    assert done.returncode == 2
+    assert "Q4_K_M" in one_error_line(done.stderr)
