@@ -50,6 +50,16 @@ EQUIVALENT: Mapping[str, tuple[tuple[str, str, str], ...]] = {
             "if theirs or len(rest) != len(kvs):",
             "`rest` is a part of `kvs`",
         ),
+        (
+            "old is not None and old.type in INTEGERS and old.value() == QUANTIZATION_VERSION",
+            "old is not None and old.type in INTEGERS and old.value() is QUANTIZATION_VERSION",
+            "small numbers are single objects in CPython",
+        ),
+        (
+            "if len(records) == 1 and theirs:  # models quantized with the same imatrix carry the same keys",
+            "if len(records) <= 1 and theirs:  # models quantized with the same imatrix carry the same keys",
+            "without records there are no makers, and so no keys of theirs",
+        ),
     ),
     f"{_EXECUTE}/copying.py": (
         (

@@ -95,7 +95,9 @@ def test_a_majority_that_no_file_type_stands_for_leaves_the_key_out(tmp_path: Pa
     recipe = "norm=f32\nblk=i32\n.*=q8_0"
     plan = merge_plan([donor, other], tmp_path / "out.gguf", recipe, anyway=True)
     assert f"{FILE_TYPE} left out (it was Q8_0): no file type stands for a majority of I32" in plan.remarks
-    assert merged([donor, other], tmp_path / "out.gguf", recipe, anyway=True).get(FILE_TYPE) is None
+    model = merged([donor, other], tmp_path / "out.gguf", recipe, anyway=True)
+    kept = [kv.key for kv in gguftool.open_model(donor).kvs if kv.key != FILE_TYPE]
+    assert [kv.key for kv in model.kvs if kv.key != QUANT_VERSION] == kept
 
 
 def test_keep_file_type_keeps_it(tmp_path: Path, pair: list[str]) -> None:
@@ -417,6 +419,7 @@ def test_where_the_tensors_of_an_earlier_merge_came_from_is_forgotten(tmp_path: 
         (15, (("a.weight", "Q5_K", (256, 8)), ("b.weight", "Q5_0", (32, 2))), False),  # its fallback
         (15, (("a.weight", "Q5_K", (256, 8)), ("b.weight", "Q5_0", (256, 2))), True),  # no need to fall back
         (38, (("a.weight", "Q4_K", (256, 8)),), True),
+        (38, (("a.weight", "TQ1_0", (256, 8)),), True),
         (7, (("a.weight", "Q4_K", (256, 8)), ("b.bias", "Q8_0", (256,))), True),
         (0, (("a.weight", "F16", (256, 8)),), False),
         (1, (("a.weight", "I32", (256, 8)),), False),
@@ -444,7 +447,9 @@ def test_without_a_true_file_type_the_remark_and_the_option_leave_it_out(tmp_pat
     assert plan.remarks == (
         "general.file_type says 32 (BF16), but most elements are q8_K; --true-file-type leaves it out",
     )
-    assert merged([path], tmp_path / "out.gguf", None, anyway=True, true_file_type=True).get(FILE_TYPE) is None
+    model = merged([path], tmp_path / "out.gguf", None, anyway=True, true_file_type=True)
+    kept = [kv.key for kv in gguftool.open_model(path).kvs if kv.key != FILE_TYPE]
+    assert [kv.key for kv in model.kvs if kv.key != QUANT_VERSION] == kept
 
 
 def test_a_preset_sets_its_file_type_and_the_version() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -9,23 +10,37 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from gguftool.errors import ExecuteError
+from gguftool.errors import ExecuteError, SourceError
 from gguftool.record import replace
+from gguftool.storage.execute import resume
 from gguftool.storage.execute.executor import execute
-from gguftool.storage.execute.options import Options
+from gguftool.storage.execute.options import Options, Sizes
 from gguftool.storage.execute.part import create_part, take_over
-from gguftool.storage.execute.resume import Done, ResumeJournal, agrees, read_resume, resume_path
+from gguftool.storage.execute.resume import (
+    CompletedRanges,
+    Done,
+    ResumeJournal,
+    agrees,
+    believable,
+    is_streamed,
+    read_resume,
+    remove_resume,
+    resume_path,
+    worth_keeping,
+)
 from gguftool.storage.plan import Copy, OutputFile, Plan, bytes_below, chunks
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.sidecars import helper_path
-from gguftool.storage.sources.source import Extent
+from gguftool.storage.sources.source import ChangedError, Extent, Source
 from tests.support import builders as b
 from tests.support.command import environment, run_gguftool
 from tests.support.paths import REPO
 from tests.support.run_recorder import CHECKPOINT, Told
+from tests.support.slow_source import SlowSource
 from tests.support.syscalls import Injector, count_calls, killed_at
 from tests.support.writer_cases import CASES, Case, listing, run, set_up, visible
 
@@ -388,3 +403,246 @@ def test_a_part_that_has_its_final_name_already_is_not_taken_over(tmp_path: Path
     assert take_over(target, 11) is None
     os.link(part.path, target)
     assert take_over(target, 10) is None
+
+
+# --- the journal, line by line ---
+
+
+def journal_of(plan: Plan, **options: Any) -> ResumeJournal:
+    return ResumeJournal(plan, Done(ends={}, ranges={}), **{"step": 10, "sync_data": lambda: None, **options})
+
+
+def lines_of(plan: Plan) -> list[str]:
+    return resume_path(plan).read_text().splitlines()[1:]
+
+
+def test_a_checkpoint_is_due_after_a_step_of_written_bytes(tmp_path: Path) -> None:
+    plan = one_source_plan(tmp_path, b"x" * 100)
+    synced: list[int] = []
+    guarded: list[int] = []
+    journal = journal_of(plan, sync_data=lambda: synced.append(1), guard=lambda: guarded.append(1))
+    assert journal.is_kept is False
+    assert journal.gather({0: 5}, 5) is False
+    assert journal.gather({0: 9}, 4) is False
+    assert journal.gather({0: 10}, 1) is True
+    journal.checkpoint()
+    assert (synced, guarded, journal.is_kept) == ([1], [1], True)
+    assert journal.gather({0: 19}, 9) is False
+    journal.checkpoint()
+    journal.record_ranges(0, [(1, 2), (3, 4)])
+    journal.record_ranges(0, [])
+    assert len(guarded) == 3
+    journal.close()
+    assert journal.is_kept is False
+    assert lines_of(plan) == ["0 10", "0 19", "0 1 2", "0 3 4"]
+
+
+def test_only_what_an_earlier_run_recorded_is_forgotten_and_once(tmp_path: Path) -> None:
+    plan = one_source_plan(tmp_path, b"x" * 100)
+    done = Done(ends={0: 5, 3: 1}, ranges={1: [(0, 1)]})
+    journal = ResumeJournal(plan, done, step=10, sync_data=None)
+    for index in (0, 1, 2, 0, 1):
+        journal.forget(index)
+    journal.close()
+    assert lines_of(plan) == ["0 anew", "1 anew"]
+
+
+def test_a_journal_goes_on_behind_a_torn_line_and_is_removed_only_if_it_is_its_own(tmp_path: Path) -> None:
+    plan = one_source_plan(tmp_path, b"x" * 100)
+    journal = journal_of(plan)
+    journal.record_ranges(0, [(0, 10)])
+    journal.close()
+    with open(resume_path(plan), "ab") as file:
+        file.write(b"0 50 6")
+    again = journal_of(plan)
+    again.reopen()
+    again.record_ranges(0, [(20, 30)])
+    assert read_resume(plan).ranges == {0: [(0, 10), (20, 30)]}
+    foreign = tmp_path / "foreign"
+    foreign.write_bytes(b"")
+    os.rename(foreign, resume_path(plan))
+    again.remove()
+    assert resume_path(plan).exists()
+    resume_path(plan).unlink()
+    own = journal_of(plan)
+    own.record_ranges(0, [(0, 10)])
+    own.remove()
+    assert not resume_path(plan).exists()
+    assert own.is_kept is False
+
+
+def test_a_restart_forgets_what_stands_before_it(tmp_path: Path) -> None:
+    plan = one_source_plan(tmp_path, b"x" * 100)
+    journal = journal_of(plan)
+    journal.record_ranges(0, [(0, 10)])
+    journal.close()
+    with open(resume_path(plan), "ab") as file:
+        file.write(b"0 60\n0 40\n")
+    assert read_resume(plan) == Done(ends={0: 60}, ranges={0: [(0, 10)]})
+    with open(resume_path(plan), "ab") as file:
+        file.write(b"0 anew\n0 7 8\n0\n0 x\n0 1 2 3\n-1 5\n\n0 -1 5\n")
+    assert read_resume(plan) == Done(ends={}, ranges={0: [(7, 8)]})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"identity": "other"}, "changed since: "),
+        ({"name": "elsewhere"}, "its sources were elsewhere"),
+        ({"outputs": [["out", 1], ["b", 2]]}, "it was to write 2 file(s) of other names or sizes"),
+        ({}, "its options were others"),
+    ],
+)
+def test_how_another_plan_differs_is_said(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+    plan = one_source_plan(tmp_path, b"x" * 100)
+    source = plan.inputs[0]
+    header = {
+        "version": "gguftool resume 1",
+        "fingerprint": "another",
+        "sources": [[change.get("name", source.name), change.get("identity", source.identity)]],
+        "outputs": change.get("outputs", [[output.path.name, output.size] for output in plan.outputs]),
+    }
+    journal = journal_of(plan)
+    journal.record_ranges(0, [(0, 1)])
+    journal.close()
+    resume_path(plan).write_text(json.dumps(header) + "\n")
+    with pytest.raises(ExecuteError) as caught:
+        read_resume(plan)
+    assert f"part files of another plan here: {words}" in str(caught.value)
+    assert caught.value.source == str(plan.outputs[0].path)
+    for key, value in (("version", "gguftool resume 2"), ("fingerprint", 5), ("sources", [["a", 5]]), ("outputs", 5)):
+        resume_path(plan).write_text(json.dumps({**header, key: value}) + "\n")
+        assert read_resume(plan) == Done(ends={}, ranges={})
+
+
+# --- ranges ---
+
+
+class Recorder:
+    """Stands for a journal that records ranges."""
+
+    step = 100
+
+    def __init__(self) -> None:
+        self.recorded: list[list[tuple[int, int]]] = []
+
+    def record_ranges(self, index: int, ranges: list[tuple[int, int]]) -> None:
+        self.recorded.append(ranges)
+
+
+@pytest.mark.parametrize(("step", "due"), [(50, 50), (200, 100)])
+def test_ranges_are_recorded_after_a_step_and_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, due: int
+) -> None:
+    now = [1000.0]
+    synced: list[int] = []
+    monkeypatch.setattr(resume, "sync_file", synced.append)
+    monkeypatch.setattr(resume.time, "monotonic", lambda: now[0])
+    part = create_part(tmp_path / "out", 1000)
+    journal = Recorder()
+    sizes = Sizes(range_step=step, range_pause=0.25)
+    ranges = CompletedRanges(cast("ResumeJournal", journal), 0, part, sizes)
+    now[0] += 5
+    ranges.tick()
+    assert journal.recorded == []  # nothing was written
+    now[0] = 1000.25
+    ranges.on_written(0, due - 1)
+    ranges.tick()
+    assert journal.recorded == []
+    ranges.on_written(due - 1, 1)
+    ranges.on_written(500, 5)
+    now[0] = 1000.24
+    ranges.tick()
+    assert journal.recorded == []
+    now[0] = 1000.25
+    ranges.tick()
+    assert journal.recorded == [[(0, due), (500, 505)]]
+    assert synced == [part.fd]
+    ranges.on_written(505, 1)
+    now[0] = 1002.24
+    ranges.tick()
+    assert len(journal.recorded) == 1
+    now[0] = 1002.25  # two seconds: even a short range
+    ranges.tick()
+    assert journal.recorded[1:] == [[(505, 506)]]
+    ranges.on_written(600, 1)
+    ranges.record(durable=True)
+    assert (journal.recorded[2:], len(synced)) == ([[(600, 601)]], 2)
+    ranges.record()
+    assert len(synced) == 2
+    part.close()
+
+
+def test_the_last_recorded_range_is_compared_before_all_are_believed(tmp_path: Path) -> None:
+    data = bytes(range(1, 251))
+    plan = one_source_plan(tmp_path, data)
+    output = plan.outputs[0]
+    part = create_part(output.path, len(data))
+    os.pwrite(part.fd, data[100:150], 100)
+    os.pwrite(part.fd, data[200:210], 200)
+    assert believable(part, output, ()) == ()
+    assert believable(part, output, [(150, 180), (100, 150)]) == ((100, 180),)
+    assert believable(part, output, [(100, 150), (149, 180)]) == ()
+    assert believable(part, output, [(0, 5), (100, 150)]) == ((0, 5), (100, 150))
+    assert believable(part, output, [(200, 211)]) == ()
+    assert believable(part, output, [(199, 210)]) == ()
+    part.close()
+
+
+def test_parts_are_kept_after_signals_and_lost_sources_alone(tmp_path: Path) -> None:
+    path = tmp_path / "source"
+    path.write_bytes(b"x")
+    source = open_local(path)
+    assert worth_keeping(KeyboardInterrupt(), [source])
+    assert worth_keeping(SourceError("gone"), [source])
+    assert worth_keeping(SourceError("gone"), [])
+    assert not worth_keeping(ChangedError("changed"), [source])
+    assert not worth_keeping(ExecuteError("full"), [source])
+    assert not worth_keeping(ValueError(), [source])
+    path.write_bytes(b"another")
+    assert not worth_keeping(SourceError("gone"), [source])
+    remote = SlowSource(b"", fail_at=0)
+    assert worth_keeping(SourceError("gone"), [remote])  # a dead server is not asked
+
+
+def test_an_output_is_streamed_if_any_source_has_no_descriptor(tmp_path: Path) -> None:
+    path = tmp_path / "source"
+    path.write_bytes(b"x" * 100)
+    local, remote = open_local(path), SlowSource(b"x" * 100)
+
+    def output(*sources: Source) -> OutputFile:
+        copies = tuple(
+            Copy(extent=Extent(source=source, offset=0, length=10), offset=10 * at) for at, source in enumerate(sources)
+        )
+        return OutputFile(path=tmp_path / "out", head=b"", copies=copies, size=100)
+
+    assert not is_streamed(output())
+    assert not is_streamed(output(local, local))
+    assert is_streamed(output(remote))
+    assert is_streamed(output(local, local, remote))
+    assert is_streamed(output(remote, local))
+
+
+def test_a_journal_that_is_removed_takes_the_parts_that_it_names_and_no_others(tmp_path: Path) -> None:
+    plan = one_source_plan(tmp_path, b"x" * 100)
+    own = plan.outputs[0].path
+    sub = tmp_path / "sub"
+    sub.mkdir()
+    for target in (own, own.parent / "other", own.parent / "third", sub / "far"):
+        create_part(target, 5).close()
+    header = {
+        "version": "gguftool resume 1",
+        "fingerprint": "another",
+        "sources": [],
+        "outputs": [[own.name, 1], ["other", 1], ["sub/far", 1], ["../missing", 1]],
+    }
+    journal = journal_of(plan)
+    journal.record_ranges(0, [(0, 1)])
+    journal.close()
+    resume_path(plan).write_text(json.dumps(header) + "\n0 1\n")
+    remove_resume(plan)
+    assert not resume_path(plan).exists()
+    left = [helper_path(target, "part").exists() for target in (own, own.parent / "other", own.parent / "third")]
+    assert left == [True, False, True]
+    assert helper_path(sub / "far", "part").exists()
+    remove_resume(plan)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -15,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gguftool.errors import GGUFToolError, SourceError
+from gguftool.storage.execute import streaming
 from gguftool.storage.execute.copy_state import CopyState
 from gguftool.storage.execute.copying import copy_all
 from gguftool.storage.execute.executor import execute as execute_plan
 from gguftool.storage.execute.options import Options, Sizes
 from gguftool.storage.execute.resume import joined, without
-from gguftool.storage.execute.streaming import MAX_GAP, join_runs, requests
+from gguftool.storage.execute.streaming import MAX_GAP, Lane, join_runs, requests
 from gguftool.storage.plan import Copy, OutputFile, Plan, Receipt
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.sidecars import helper_path
@@ -290,3 +292,119 @@ def test_what_is_there_is_taken_out_of_what_is_wanted(
 
 def _span(copy: Copy) -> range:
     return range(copy.offset, copy.offset + copy.extent.length)
+
+
+# --- cuts, exactly ---
+
+
+def cut(*places: tuple[int, int, int], parallelism: int = 1, sizes: Sizes = SIZES) -> list[tuple[int, int]]:
+    source = SlowSource(b"")
+    runs = join_runs([copy_of(source, *place) for place in places])
+    return [(request.offset, request.length) for request in requests(runs, parallelism, sizes)]
+
+
+def test_copies_up_to_64_kib_apart_are_joined() -> None:
+    gap, sizes = 64 * KIB, Sizes(least_request=1 << 20)
+    assert cut((0, 10, 0), (10 + gap, 10, 100), sizes=sizes) == [(0, 20 + gap)]
+    assert cut((0, 10, 0), (11 + gap, 10, 100), sizes=sizes) == [(0, 10), (11 + gap, 10)]
+    assert cut((0, 10, 0), (10, 10, 100), sizes=sizes) == [(0, 20)]
+    assert cut((0, 10, 0), (9, 10, 100), sizes=sizes) == [(0, 10), (9, 10)]  # no request has overlapping copies
+    assert cut((0, 10, 0), (5, 0, 100), sizes=sizes) == [(0, 10)]
+    assert cut((5, 0, 100), sizes=sizes) == []
+
+
+def test_requests_shrink_from_most_to_least_and_end_at_pages_of_the_target() -> None:
+    """With one reader, each takes half of what is left; with two, a quarter."""
+    sizes = Sizes(least_request=8 * KIB, most_request=64 * KIB)
+    lengths = [length // KIB for _, length in cut((0, 256 * KIB, 0), sizes=sizes)]
+    assert lengths == [64, 64, 64, 32, 16, 8, 8]
+    lengths = [length // KIB for _, length in cut((0, 256 * KIB, 0), parallelism=2, sizes=sizes)]
+    assert lengths[:4] == [64, 48, 36, 24]
+    assert sum(lengths) == 256
+    assert cut((0, 256 * KIB, 0), parallelism=0, sizes=sizes)[0] == (0, 64 * KIB)
+    first, second, *_ = cut((0, 256 * KIB, 100), sizes=sizes)
+    assert first == (0, 64 * KIB - 100)
+    assert second[0] == first[1]
+    assert cut((0, 100 * KIB, 0), parallelism=100, sizes=sizes)[:2] == [(0, 8 * KIB), (8 * KIB, 8 * KIB)]
+
+
+def test_what_reaches_no_page_end_is_taken_whole() -> None:
+    sizes = Sizes(least_request=1000, most_request=1000)
+    assert cut((0, 3000, 0), sizes=sizes) == [(0, 3000)]
+    assert cut((0, 4097, 3096), sizes=sizes) == [(0, 1000), (1000, 3097)]
+    assert cut((0, 1000, 0), (1000, 500, 4096), sizes=sizes) == [(0, 1000), (1000, 500)]
+    assert cut((0, 999, 0), (999, 500, 4096), sizes=sizes) == [(0, 1499)]
+
+
+def test_a_source_that_computes_says_how_much_it_wants_at_once() -> None:
+    class Computing(SlowSource):
+        @property
+        def preferred_chunk(self) -> int:
+            return 128 * KIB
+
+    runs = join_runs([copy_of(Computing(b""), 0, 300 * KIB, 0)])
+    assert [request.length // KIB for request in requests(runs, 8, SIZES)] == [128, 128, 44]
+
+
+def test_gaps_that_are_read_too_are_not_written(tmp_path: Path) -> None:
+    source = SlowSource(DATA)
+    places = [(10, 100, 50), (300_000, 7, 200), (110, 5, 3000), (5000, 1, 9000)]
+    copies = [copy_of(source, *place) for place in places]
+    wanted = bytearray(9001)
+    for offset, length, place in places:
+        wanted[place : place + length] = DATA[offset : offset + length]
+    with (tmp_path / "out").open("w+b") as out:
+        copy_all(copies, out.fileno(), CopyState(jobs=1, sizes=SIZES))
+    assert (tmp_path / "out").read_bytes() == wanted
+    assert source.requests == [(10, 4991), (300_000, 7)]
+
+
+@pytest.mark.parametrize(("jobs", "length", "wanted"), [(1, 2 << 20, False), (2, 2 << 20, True), (2, 4096, False)])
+def test_one_thread_or_one_request_needs_no_threads(tmp_path: Path, jobs: int, length: int, wanted: bool) -> None:
+    with (tmp_path / "out").open("w+b") as out:
+        lane = Lane([copy_of(SlowSource(DATA), 0, length, 0)], out.fileno(), CopyState(jobs=jobs, sizes=SIZES))
+        assert lane.needs_threads is wanted
+        assert lane.needs_threads is wanted
+        lane.drain()
+        lane.close()
+        assert os.fstat(out.fileno()).st_size == length  # nothing that was looked at ahead is lost
+
+
+@pytest.mark.parametrize(("jobs", "most", "count"), [(None, 64, 8), (None, 3, 3), (2, 64, 2)])
+def test_a_lane_has_as_many_threads_as_jobs_or_as_its_source_likes(
+    tmp_path: Path, jobs: int | None, most: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+    monkeypatch.setattr(streaming, "start", lambda work, number: counts.append(number) or [])
+    with (tmp_path / "out").open("w+b") as out:
+        copies = [copy_of(SlowSource(DATA, connections=number), 0, 10, 0) for number in (1, 8)]
+        lane = Lane(copies, out.fileno(), CopyState(jobs=jobs, sizes=SIZES))
+        lane.start(most)
+        lane.close()
+    assert counts == [count]
+
+
+def test_the_descriptor_closes_with_the_last_user_and_nothing_is_written_after_the_stop(tmp_path: Path) -> None:
+    with (tmp_path / "out").open("w+b") as out:
+        state = CopyState(jobs=1, sizes=SIZES)
+        lane = Lane([copy_of(SlowSource(DATA), 0, 100, 0)], out.fileno(), state)
+        state.stop.set()
+        lane.drain()
+        assert lane._write(memoryview(b"late"), 0) is False
+        fd = lane._fd
+        os.fstat(fd)
+        lane.close()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+        lane._run_thread()  # a thread that starts late has nothing to do
+    assert (tmp_path / "out").read_bytes() == b""
+
+
+def test_sources_of_one_kind_share_a_lane() -> None:
+    class Other(SlowSource):
+        pass
+
+    a, b, c = SlowSource(b""), Other(b""), SlowSource(b"")
+    copies = [copy_of(source, 0, 1, place) for place, source in enumerate((a, b, c))]
+    assert streaming.lanes_of(copies) == ((copies[0], copies[2]), (copies[1],))
+    assert [run.source for run in join_runs(copies)] == [a, b, c]
