@@ -56,9 +56,21 @@ EQUIVALENT: Mapping[str, tuple[tuple[str, str, str], ...]] = {
             "small numbers are single objects in CPython",
         ),
         (
+            "if old.type is ValueType.UINT32 and old.value() == ftype.id:",
+            "if old.type is ValueType.UINT32 and old.value() is ftype.id:",
+            "small numbers are single objects in CPython",
+        ),
+        (
             "if len(records) == 1 and theirs:  # models quantized with the same imatrix carry the same keys",
             "if len(records) <= 1 and theirs:  # models quantized with the same imatrix carry the same keys",
             "without records there are no makers, and so no keys of theirs",
+        ),
+    ),
+    f"{_EXECUTE}/output_digests.py": (
+        (
+            "return max(0, min(place.length, self.ends.get(place.index, 0) - place.offset))",
+            "return max(0, min(place.length, self.ends.get(place.index, -1) - place.offset))",
+            "below 0 is 0",
         ),
     ),
     f"{_EXECUTE}/copying.py": (

@@ -46,6 +46,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     f"{_EXECUTE}/options.py": (f"{_IN_EXECUTE}/test_copy_state.py", f"{_IN_EXECUTE}/test_executor.py"),
     f"{_EXECUTE}/output_digests.py": (f"{_IN_EXECUTE}/test_output_digests.py",),
     f"{_EXECUTE}/part.py": (
+        f"{_IN_EXECUTE}/test_part.py",
         f"{_IN_EXECUTE}/test_resume.py",
         f"{_IN_EXECUTE}/test_replaced_parts.py",
         f"{_IN_EXECUTE}/test_executor.py",
@@ -57,6 +58,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         f"{_IN_EXECUTE}/test_replaced_parts.py",
         f"{_IN_EXECUTE}/test_modes.py",
         f"{_IN_EXECUTE}/test_executor.py",
+        f"{_IN_EXECUTE}/test_part.py",
     ),
     f"{_EXECUTE}/resume.py": (f"{_IN_EXECUTE}/test_resume.py", f"{_IN_EXECUTE}/test_streaming.py"),
     f"{_EXECUTE}/run.py": (

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from gguftool.errors import ExecuteError, PlanError, SourceError
+from gguftool.errors import ExecuteError, FormatError, PlanError, SourceError
 from gguftool.model.opening import open_model
 from gguftool.model.recovery import recover_model
+from gguftool.storage.execute import in_place
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.in_place import journal_lock
 from gguftool.storage.execute.options import Options
@@ -242,3 +243,123 @@ def test_a_part_of_another_size_than_the_set_journal_says_is_not_installed(size:
     assert (tmp_path / SHARDS[1]).read_bytes() == old
     assert part.read_bytes() == new
     assert set_journal_path(tmp_path / SHARDS[0]).exists()
+
+
+# --- the undo journal, field by field --------------------------------------------------------------------------------
+
+
+def undo_of(fields: object, old: bytes, *, magic: bytes = b"gguftool undo 1\n", length: int | None = None) -> bytes:
+    text = json.dumps(fields).encode()
+    return magic + struct.pack("<Q", len(text) if length is None else length) + text + old
+
+
+def put_undo(target: Path, data: bytes) -> None:
+    path = helper_path(target, "undo")
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
+    path.chmod(0o600)
+
+
+GOOD = {"target": "m.gguf", "size": 20, "ranges": [[0, 2], [5, 3], [19, 1]]}
+
+
+def test_recovery_writes_every_range_back_and_removes_the_journal(tmp_path: Path) -> None:
+    target = tmp_path / "m.gguf"
+    target.write_bytes(b"n" * 20)
+    put_undo(target, undo_of(GOOD, b"ABCDEF"))
+    journal = in_place.recover(target)
+    assert target.read_bytes() == b"ABnnnCDEnnnnnnnnnnnF"
+    assert (journal.ranges, journal.size, journal.target) == (((0, 2), (5, 3), (19, 1)), 20, target)
+    assert os.listdir(tmp_path) == ["m.gguf"]
+    with pytest.raises(SourceError, match="no unfinished change"):
+        in_place.recover(target)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "is not an undo journal"),
+        (b"gguftool undo 1\n", "is not an undo journal"),
+        (b"gguftool undo 1\n" + bytes(7), "is not an undo journal"),
+        (undo_of(GOOD, b"ABCDEF", magic=b"gguftool undo 2\n"), "is not an undo journal"),
+        (undo_of(GOOD, b"ABCDEF", length=0), "is not an undo journal"),
+        (undo_of(GOOD, b"", length=len(json.dumps(GOOD)) + 1), "is not an undo journal"),
+        (undo_of(GOOD, b"", length=1 << 63), "is not an undo journal"),
+        (undo_of(GOOD, b"ABCDE"), "does not belong to"),
+        (undo_of(GOOD, b"ABCDEFG"), "does not belong to"),
+        (undo_of({**GOOD, "target": "n.gguf"}, b"ABCDEF"), "does not belong to"),
+        (undo_of({**GOOD, "target": "l.gguf"}, b"ABCDEF"), "does not belong to"),
+        (undo_of({**GOOD, "size": 19}, b"ABCDEF"), "does not belong to"),
+        (undo_of({**GOOD, "size": 21}, b"ABCDEF"), "does not belong to"),
+        (undo_of({**GOOD, "ranges": []}, b""), "does not belong to"),
+        (undo_of({**GOOD, "ranges": [[-1, 3]]}, b"ABC"), "does not belong to"),
+        (undo_of({**GOOD, "ranges": [[19, 2]]}, b"AB"), "does not belong to"),
+        (undo_of({**GOOD, "ranges": [[5, 3], [4, -1]]}, b"AB"), "does not belong to"),
+        (undo_of({**GOOD, "ranges": 5}, b"ABCDEF"), "is damaged"),
+        (undo_of({**GOOD, "ranges": [[1]]}, b"A"), "is damaged"),
+        (undo_of({"target": "m.gguf"}, b"A"), "is damaged"),
+        (undo_of([], b"A"), "is damaged"),
+    ],
+)
+def test_a_damaged_undo_journal_changes_nothing(tmp_path: Path, data: bytes, words: str) -> None:
+    target = tmp_path / "m.gguf"
+    target.write_bytes(b"n" * 20)
+    put_undo(target, data)
+    with pytest.raises(FormatError, match=words) as caught:
+        in_place.recover(target)
+    assert caught.value.source == str(helper_path(target, "undo"))
+    assert target.read_bytes() == b"n" * 20
+    assert helper_path(target, "undo").read_bytes() == data
+
+
+def test_an_empty_text_of_a_range_at_the_end_is_read(tmp_path: Path) -> None:
+    target = tmp_path / "m.gguf"
+    target.write_bytes(b"n" * 20)
+    put_undo(target, undo_of({**GOOD, "ranges": [[20, 0], [18, 2]]}, b"XY"))
+    in_place.recover(target)
+    assert target.read_bytes() == b"n" * 18 + b"XY"
+
+
+def test_the_journal_holds_the_old_bytes_behind_each_other(tmp_path: Path) -> None:
+    target, donor = tmp_path / "m.gguf", tmp_path / "donor"
+    target.write_bytes(bytes(range(20)))
+    donor.write_bytes(b"new")
+    base, given = open_local(target), open_local(donor)
+    copies = tuple(
+        Copy(extent=Extent(source=given, offset=0, length=length), offset=at) for at, length in ((5, 3), (10, 1))
+    )
+    output = OutputFile(path=target, head=b"HH", copies=copies, size=20, base=base)
+    journal = in_place.journal_file(output)
+    begin = len(journal.head)
+    assert journal.head == undo_of({"target": "m.gguf", "size": 20, "ranges": [[0, 2], [5, 3], [10, 1]]}, b"")
+    assert [(copy.extent.offset, copy.extent.length, copy.offset - begin) for copy in journal.copies] == [
+        (0, 2, 0),
+        (5, 3, 2),
+        (10, 1, 5),
+    ]
+    assert journal.size == begin + 6
+    receipt = execute(Plan(outputs=(output,), inputs=(base, given)), Options())
+    assert target.read_bytes() == b"HH" + bytes([2, 3, 4]) + b"new" + bytes([8, 9]) + b"n" + bytes(range(11, 20))
+    assert (receipt.paths, receipt.nbytes) == ((target,), 6)
+    assert sorted(os.listdir(tmp_path)) == ["donor", "m.gguf"]
+    with pytest.raises(ExecuteError, match="has no base"):
+        in_place.journal_file(OutputFile(path=target, head=b"", copies=(), size=20))
+
+
+def test_a_file_that_cannot_get_its_old_bytes_back_is_named_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "m.gguf"
+    target.write_bytes(b"n" * 20)
+    put_undo(target, undo_of(GOOD, b"ABCDEF"))
+
+    def fails(fd: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(in_place, "sync_file", fails)
+    with pytest.raises(ExecuteError) as caught:
+        in_place.recover(target)
+    assert caught.value.source == str(target)
+    assert "cannot be given back its old bytes: Input/output error; they are safe in" in str(caught.value)
+    assert f"edit {target} --recover" in str(caught.value)
+    assert helper_path(target, "undo").exists()

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import signal
+import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,10 +21,13 @@ from gguftool.errors import ExecuteError
 from gguftool.format.ggml import TYPES
 from gguftool.model.layout import OutputOptions
 from gguftool.model.opening import open_model
+from gguftool.storage.execute import output_digests
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options, Sizes
+from gguftool.storage.execute.output_digests import OutputDigests
 from gguftool.storage.plan import Copy, Mark, OutputFile, Plan, Receipt
 from gguftool.storage.sources.source import Extent
+from gguftool.storage.system.threads import Background
 from gguftool.surgery.split import SplitOptions, plan_split
 from tests.support import builders as b
 from tests.support.command import run_gguftool
@@ -262,3 +269,124 @@ def test_a_signal_while_it_hashes_ends_it_cleanly(tmp_path: Path) -> None:
     done = run_gguftool("merge", tmp_path / "m.gguf", "-o", tmp_path / "x.gguf", "--hash", prefix=strace)
     assert done.returncode == 128 + signal.SIGINT, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "m.gguf"]
+
+
+# --- steps and ranges ------------------------------------------------------------------------------------------------
+
+
+def set_of(folder: Path, *sizes: int, marks: tuple[tuple[Mark, ...] | None, ...] | None = None, **options: Any) -> Plan:
+    outputs = tuple(
+        OutputFile(
+            path=folder / f"{index}",
+            head=b"",
+            copies=(),
+            size=size,
+            marks=None if marks is None else marks[index],
+        )
+        for index, size in enumerate(sizes)
+    )
+    return Plan(outputs=outputs, inputs=(), **options)
+
+
+def test_a_round_begins_when_a_step_of_new_bytes_is_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = set_of(tmp_path, 100, 100)
+    for output in plan.outputs:
+        output.path.write_bytes(output.path.name.encode() * 100)
+    digests = OutputDigests(plan, Options(hash_files=True, jobs=1, sizes=Sizes(hash_step=50)))
+    rounds: list[int] = []
+    begin = digests._start_round
+    monkeypatch.setattr(digests, "_start_round", lambda: rounds.append(1) or begin())
+    assert digests.step == 50
+    for index, end, count in ((0, 30, 0), (0, 49, 0), (1, 1, 1), (0, 60, 1), (0, 98, 1), (1, 1, 1), (1, 2, 2)):
+        digests.update(index, plan.outputs[index].path, end)
+        assert len(rounds) == count, (index, end)
+    for index in (0, 1):
+        digests.update(index, plan.outputs[index].path, 100)
+    found = digests.finish()
+    digests.close()
+    assert found is not None
+    assert [each.sha256 for each in found.files] == [sha256(b"0" * 100), sha256(b"1" * 100)]
+    assert (found.parts, found.whole) == ((), None)
+
+
+def test_ranges_are_hashed_alone_and_together_in_the_plans_sequence(tmp_path: Path) -> None:
+    first = (Mark(name="b", offset=10, length=20), Mark(name="empty", offset=30, length=0))
+    marks = (first, (Mark(name="a", offset=0, length=5), Mark(name="c", offset=90, length=10)))
+    plan = set_of(tmp_path, 100, 100, marks=marks, sequence=("a", "unknown", "b"))
+    data = [bytes(range(100)), bytes(range(100, 200))]
+    for output, content in zip(plan.outputs, data, strict=True):
+        output.path.write_bytes(content)
+    pieces = {"a": data[1][:5], "b": data[0][10:30], "empty": b"", "c": data[1][90:]}
+    for step in (1, 7, 1000):
+        digests = OutputDigests(plan, Options(hash_parts=True, sizes=Sizes(hash_step=step)))
+        for end in range(0, 101, 5):
+            for index, output in enumerate(plan.outputs):
+                digests.update(index, output.path, end)
+        found = digests.finish()
+        digests.close()
+        assert found is not None
+        assert {each.name: each.sha256 for each in found.parts} == {key: sha256(data) for key, data in pieces.items()}
+        assert [each.name for each in found.parts] == ["a", "b", "empty", "c"]
+        assert found.whole == sha256(b"".join(pieces[name] for name in ("a", "b", "empty", "c")))
+        assert found.files == ()
+
+
+def test_without_names_in_every_output_there_is_no_line_over_all(tmp_path: Path) -> None:
+    plan = set_of(tmp_path, 10, 10, marks=((Mark(name="a", offset=0, length=10),), None))
+    for output in plan.outputs:
+        output.path.write_bytes(b"x" * 10)
+    digests = OutputDigests(plan, Options(hash_parts=True))
+    for index, output in enumerate(plan.outputs):
+        digests.update(index, output.path, 10)
+    found = digests.finish()
+    digests.close()
+    assert found is not None
+    assert (len(found.parts), found.whole) == (1, None)
+
+
+def test_what_is_not_complete_has_no_digest(tmp_path: Path) -> None:
+    plan = set_of(tmp_path, 10)
+    plan.outputs[0].path.write_bytes(b"x" * 10)
+    digests = OutputDigests(plan, Options(hash_files=True))
+    digests.update(0, plan.outputs[0].path, 9)
+    with pytest.raises(ExecuteError, match="before it was complete"):
+        digests.finish()
+    digests.close()
+
+
+@pytest.mark.parametrize("change", ["missing", "short", "link"])
+def test_an_output_that_is_gone_or_short_or_a_link_is_named(tmp_path: Path, change: str) -> None:
+    plan = set_of(tmp_path, 10)
+    path = plan.outputs[0].path
+    if change == "short":
+        path.write_bytes(b"x" * 9)
+    elif change == "link":
+        (tmp_path / "elsewhere").write_bytes(b"x" * 10)
+        path.symlink_to(tmp_path / "elsewhere")
+    digests = OutputDigests(plan, Options(hash_files=True))
+    digests.update(0, path, 10)
+    with pytest.raises(ExecuteError, match="cannot be read back") as caught:
+        digests.finish()
+    assert caught.value.source == str(path)
+    digests.close()
+
+
+@pytest.mark.parametrize(("jobs", "wanted"), [(3, 3), (None, os.cpu_count() or 1)])
+def test_as_many_threads_hash_as_there_are_jobs(
+    tmp_path: Path, jobs: int | None, wanted: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    class Counting(Background[None]):
+        def __init__(self, calls: Sequence[Callable[[], None]], jobs: int, stop: threading.Event | None = None) -> None:
+            counts.append(jobs)
+            super().__init__(calls, jobs, stop)
+
+    monkeypatch.setattr(output_digests, "Background", Counting)
+    plan = set_of(tmp_path, 10)
+    plan.outputs[0].path.write_bytes(b"x" * 10)
+    digests = OutputDigests(plan, Options(hash_files=True, jobs=jobs))
+    digests.update(0, plan.outputs[0].path, 10)
+    digests.finish()
+    digests.close()
+    assert counts == [wanted]
