@@ -16,7 +16,7 @@ from gguftool.format.ggml import find_type, type_alias
 from gguftool.format.recipe import Recipe, make_rule
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
-from gguftool.surgery.quantize.preset import PresetMix
+from gguftool.model.preset import PresetMix
 from gguftool.surgery.quantize.target_types import EngineRules, target_types
 from tests.support import builders as b
 from tests.support import preset_heads
