@@ -167,7 +167,8 @@ def _fates(
 ) -> tuple[_Fate, ...]:
     if mix is None:
         return tuple(_fate(tensor, assigned[name], engine) for name, tensor in model.tensors.items())
-    mixed = preset_types(model, mix, {name for name, rule in assigned.items() if rule is not None})
+    ruled = {name for name, rule in assigned.items() if rule is not None}
+    mixed = preset_types(model, mix, ruled, engine)
     return tuple(
         _mixed(tensor, None if owner_of(model.tensors, name) else mixed.get(name), engine)
         if assigned[name] is None
