@@ -190,7 +190,7 @@ def test_a_storage_backend_is_a_class_and_a_row_of_schemes(copy: Copy, tmp_path:
     copy.append("storage/sources/gzip_source.py", GZIP_SOURCE)
     opened, plain = (json.loads(copy.run("dump", each, "--json")) for each in (name, model))
     assert (opened["metadata"], opened["tensors"]) == (plain["metadata"], plain["tensors"])
-    copy.run("check", name)
+    copy.run("check", name, "--ignore", "K,V,A")  # it is too small to be a model
     assert copy.run("hash", name).split()[0] == copy.run("hash", model).split()[0]
     copy.run("merge", name, "-o", tmp_path / "merged.gguf")
     assert (tmp_path / "merged.gguf").read_bytes() == model.read_bytes()

@@ -48,8 +48,11 @@ def _summary(report: CheckReport) -> str:
         f"no errors for {' and '.join(report.able)}" if report.able else f"errors for {' and '.join(report.engines)}"
     )
     files = f"{report.files:,} files, " if report.files > 1 else ""
+    by = f"; judged by {', '.join(report.judged_by)}" if report.judged_by else ""
+    gaps = f"; not judged: {', '.join(report.not_judged)}" if report.not_judged else ""
     asked = f"; {_engine_verdict(report.load)}" if report.load else ""
-    return f"{report.model}: {found}; {files}{report.tensors:,} tensors, {report.rules} rules; {verdict}{asked}"
+    judged = f"{report.tensors:,} tensors, {report.rules} rules{by}{gaps}"
+    return f"{report.model}: {found}; {files}{judged}; {verdict}{asked}"
 
 
 def _engine_verdict(load: LoadReport) -> str:

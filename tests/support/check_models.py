@@ -115,14 +115,47 @@ def model(
     embd: T | None = None,
     output: bool = True,
     filler: bool = True,
+    whole: bool = False,
     **head: Any,
 ) -> File:
-    """A model without faults: one token embedding, an output, a tensor in each layer that has none."""
+    """A model without faults of its file: one token embedding, an output, a tensor in each layer that has none.
+
+    No engine would load it, unless it is `whole`: then everything is there that both engines ask for.
+    """
+    if whole:
+        more_kvs, more = whole_llama(tensors, (embd or T("token_embd.weight")).dims[0])
+        kvs, tensors, filler = [*kvs, *more_kvs], (*tensors, *more), False
     keys = [("general.architecture", "str", arch), (f"{arch}.block_count", "u32", layers)] if arch else []
     own = [embd or T("token_embd.weight")] + ([T("output.weight")] if output else [])
     named = {tensor.name.split(".")[1] for tensor in tensors}
     fill = [T(f"blk.{n}.attn_norm.weight", (32,), F32) for n in range(layers) if filler and str(n) not in named]
     return File(tensors=[*own, *fill, *tensors], kvs=[*keys, *kvs], **head)
+
+
+def whole_llama(given: Sequence[T], width: int) -> tuple[list[tuple[Any, ...]], list[T]]:
+    """The keys and tensors that a llama of one layer lacks; its experts, if any, are as many as `given` has."""
+    up = next((tensor for tensor in given if "ffn_up_exps" in str(tensor.name)), None)
+    length, experts = (up.dims[1], up.dims[2]) if up else (width, 0)
+    kvs: list[tuple[Any, ...]] = [
+        ("llama.context_length", "u32", 64),
+        ("llama.embedding_length", "u32", width),
+        ("llama.feed_forward_length", "u32", length),
+        ("llama.attention.head_count", "u32", 1),
+        ("llama.attention.layer_norm_rms_epsilon", "f32", 1e-5),
+        ("llama.vocab_size", "u32", 32),
+        ("tokenizer.ggml.model", "str", "no_vocab"),
+    ]
+    square = ((role, (width, width)) for role in ("attn_q", "attn_k", "attn_v", "attn_output"))
+    dims: dict[str, tuple[int, ...]] = {"attn_norm": (width,), "ffn_norm": (width,), **dict(square)}
+    if experts:
+        kvs += [("llama.expert_count", "u32", experts), ("llama.expert_used_count", "u32", 1)]
+        dims |= {"ffn_gate_inp": (width, experts), "ffn_down_exps": (length, width, experts)}
+    else:
+        dims |= {"ffn_gate": (width, length), "ffn_up": (width, length), "ffn_down": (length, width)}
+    names = {str(tensor.name) for tensor in given}
+    layer = [T(f"blk.0.{role}.weight", shape, F32) for role, shape in dims.items()]
+    missing = [tensor for tensor in layer if tensor.name not in names]
+    return kvs, [T("output_norm.weight", (width,), F32), *missing]
 
 
 def shards(folder: Path, count: int = 3, prefix: str = "m", first: File | None = None) -> list[Path]:

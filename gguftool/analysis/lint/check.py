@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING
 # Importing the rule modules registers their rules.
 from gguftool.analysis.lint import file, layers, loaders, scales, shards, tensors_map, types
 from gguftool.analysis.lint.doctor import DIAGNOSES, diagnose_absent, diagnose_truncation, diagnose_unreadable
-from gguftool.analysis.lint.rules import ENGINE_CODES, RULES, Finding, Severity, judged, run_rules
+from gguftool.analysis.lint.heads import keys, tensor_set, vocabulary
+from gguftool.analysis.lint.heads.hyperparameters import has_head
+from gguftool.analysis.lint.rules import ENGINE_CODES, RULES, Finding, LintRule, Severity, judged, run_rules
 from gguftool.analysis.lint.target import LintTarget, target_of
 from gguftool.analysis.placement import PlacementRule
 from gguftool.errors import FormatError, SourceError, listed, without_secrets
 from gguftool.format.engine_facts.engines import ENGINES
+from gguftool.format.engine_facts.heads import head_facts
 from gguftool.model.grouping import Group, Member, left_out, models_of
 from gguftool.model.model import Model, ModelFile
 from gguftool.model.opening import ModelLike, find_files, read_header
@@ -29,8 +32,9 @@ from gguftool.storage.sources.source import Source
 if TYPE_CHECKING:
     from gguftool.analysis.lint.loading import LoadReport
 
-_RULE_MODULES = (layers, loaders, tensors_map, shards, file, types, scales)
+_RULE_MODULES = (layers, loaders, tensors_map, shards, file, types, scales, keys, vocabulary, tensor_set)
 
+_PARTS = {"K": "metadata", "V": "vocabulary", "A": "tensor names and dims"}  # by the letter of their rules
 _NOT_LOOKED = "remote, so nothing but heads was read: F07 and F19 look into data; --data lets them"
 
 
@@ -56,7 +60,9 @@ class CheckOptions:
 class CheckReport:
     """The result; `diagnoses` are about files that are not a readable GGUF, and then no rule ran.
 
-    `engines` are those that rules ran for, `able` those without an error. `load` is what an engine did that was asked.
+    `engines` are those that rules ran for, `able` those without an error. `judged_by` names their releases.
+    `not_judged` is what was not looked at: groups of rules that were not run, codes that could not be evaluated.
+    `load` is what an engine did that was asked.
     """
 
     model: str
@@ -66,6 +72,8 @@ class CheckReport:
     engines: tuple[str, ...]
     able: tuple[str, ...]
     rules: int
+    judged_by: tuple[str, ...] = ()
+    not_judged: tuple[str, ...] = ()
     diagnoses: tuple[Finding, ...]
     findings: tuple[Finding, ...]
     remarks: tuple[str, ...] = ()
@@ -129,6 +137,8 @@ def _check_files(
         engines=engines,
         able=able if sound else (),
         rules=len({rule.code for rule in rules}),
+        judged_by=tuple(facts.shown for facts in map(head_facts, engines) if facts is not None),
+        not_judged=_not_judged(target, findings, rules),
         diagnoses=(),
         findings=findings if options.engines else weighed,
         remarks=remarks if target.looks_into_data else (*remarks, _NOT_LOOKED),
@@ -146,6 +156,19 @@ def _asked(
     wanted = tuple(finding for finding in found if _is_wanted(finding.code, options))
     able = tuple(each for each in report.able if not (found and each == engine))
     return replace(report, load=load, findings=(*wanted, *report.findings), able=able)
+
+
+def _not_judged(target: LintTarget, findings: Sequence[Finding], rules: Sequence[LintRule]) -> tuple[str, ...]:
+    """What no rule looked at: groups of rules that were not asked for, and codes that could not be evaluated."""
+    run = {rule.code for rule in rules}
+    left_out = {rule.code for rule in RULES} - run
+    letters = {code[0] for code in left_out}
+    if not has_head(target):
+        letters |= set(_PARTS)
+    if any(finding.code == "K01" for finding in findings):  # what the architecture asks for is not known either
+        letters |= {"K", "A"}
+    undecided = sorted({finding.code for finding in findings if finding.undecided and finding.code in run})
+    return (*(words for letter, words in _PARTS.items() if letter in letters), *undecided)
 
 
 def _target(spec: str, files: Sequence[ModelFile], options: CheckOptions) -> LintTarget:

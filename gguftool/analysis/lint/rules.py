@@ -21,6 +21,9 @@ Where each code is:
     M07-M09          scales          scales and the weights that they belong to
     D01-D04          layers          MLA attention
     G01-G03          layers          types on CUDA devices
+    K01-K06          keys            metadata that loaders read: types, required keys, counts
+    V01-V05          vocabulary      the tokenizer, its tokens, the chat template
+    A01-A04          tensor_set      tensors that the architecture asks for, their dims, and surplus ones
     E01-E04          loading         what an engine did that was asked itself; no rules
 
 To add a rule: write the function in the module, its code in this table, a section in docs/lint.md and a case in
@@ -67,6 +70,11 @@ class Finding:
     way_out: str = ""
     engines: tuple[str, ...] = ()
     severity_there: Severity | None = None
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the rule could not be evaluated."""
+        return "could not be evaluated" in self.message
 
 
 @record
@@ -146,7 +154,15 @@ def run_rules(target: LintTarget, engines: tuple[str, ...], rules: Iterable[Lint
         if each.engines and not concerned:
             continue
         findings += (_finding(each, concerned, hit, target) for hit in _hits(each, target))
-    return tuple(sorted(findings, key=lambda finding: -finding.severity))
+    return tuple(sorted(_of_all_engines(findings), key=lambda finding: -finding.severity))
+
+
+def _of_all_engines(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Join findings that differ in the engine only."""
+    groups: dict[Finding, list[str]] = {}
+    for finding in findings:
+        groups.setdefault(replace(finding, engines=()), []).extend(finding.engines)
+    yield from (replace(finding, engines=tuple(dict.fromkeys(engines))) for finding, engines in groups.items())
 
 
 def _hits(each: LintRule, target: LintTarget) -> list[Hit]:

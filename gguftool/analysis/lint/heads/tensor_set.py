@@ -1,0 +1,168 @@
+"""Rules about the set of tensors: what the architecture asks for, in which dims, and what nothing asks for.
+
+Sources: llama.cpp src/models/*.cpp (load_arch_tensors) and src/llama-model-loader.cpp (check_tensor_dims,
+done_getting_tensors: every tensor of the file must have been asked for), as data in format/engine_facts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from gguftool.analysis.lint.heads.hyperparameters import (
+    ALLOW_RESHAPE,
+    DUPLICATED,
+    NOT_REQUIRED,
+    SKIP_IF_VIRTUAL,
+    Hyperparameters,
+    hyperparameters,
+    per_engine,
+)
+from gguftool.analysis.lint.heads.keys import MAX_BLOCKS
+from gguftool.analysis.lint.layers import layers_in_words
+from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity
+from gguftool.analysis.lint.target import LintTarget
+from gguftool.format.engine_facts.engines import MAINLINE
+from gguftool.format.engine_facts.heads import TensorFact
+
+_NUMBER = re.compile(r"\.([0-9]{1,6})(?=\.)")
+_SCALE = re.compile(r"\.(?:input_)?scale$")
+_FETCH_OUT = "convert or fetch the model anew, or take the tensor from another file with 'gguftool merge'"
+_DIFF_OUT = "metadata and tensors are of different models: 'gguftool diff FILE ORIGINAL' shows which"
+_DROP_OUT = "convert or fetch the model anew, or correct the key that would have these tensors read"
+_MTP_OUT = "set nextn_predict_layers to 0 and lower block_count, or add the tensors from a file that has them"
+
+
+def _values(target: LintTarget, engine: str) -> Iterator[Hyperparameters]:
+    """The values by which the tensors of a complete set can be judged, if the layers can be counted."""
+    for values in hyperparameters(target, engine):
+        if target.missing:
+            raise CannotEvaluate("the set is not complete")
+        if values.named("n_layer_all") is not None:  # rules about keys report that it is absent
+            yield values
+
+
+def _layers(values: Hyperparameters) -> range:
+    blocks = values.named("n_layer_all") or 0
+    return range(min(max(blocks, 0), MAX_BLOCKS))
+
+
+def _wanted(values: Hyperparameters) -> Iterator[tuple[str, int, TensorFact]]:
+    """Every name that may be asked for, with its layer and the place."""
+    for fact in values.architecture.tensors:
+        if fact.name.count("%d") == 1:
+            yield from ((fact.name.replace("%d", str(layer)), layer, fact) for layer in _layers(values))
+        elif "%d" not in fact.name:
+            yield fact.name, 0, fact
+
+
+def _asked(values: Hyperparameters, fact: TensorFact, layer: int) -> bool | None:
+    """Whether the tensor is asked for in `layer`; None if that is not known."""
+    if fact.fused and fact.fused.replace("%d", str(layer)) in values.target.by_name:
+        return False
+    return values.holds(fact.conditions, layer)
+
+
+def _grouped(found: dict[str, list[tuple[str, int]]]) -> Iterator[Hit]:
+    """One hit for each message, with its tensors and layers."""
+    for message, places in found.items():
+        numbered = sorted({layer for name, layer in places if name.startswith("blk.")})
+        where = layers_in_words(numbered) if len(places) > 1 and numbered else places[0][0]
+        yield Hit(message=message, where=where, tensors=tuple(name for name, _ in places))
+
+
+@per_engine("A01", Severity.ERROR, way_out=_FETCH_OUT)
+def tensor_missing(target: LintTarget, engine: str) -> Iterator[Hit]:
+    """A tensor that the architecture cannot do without is not there."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for values in _values(target, engine):
+        for name, layer, fact in _wanted(values):
+            if name in target.by_name or _asked(values, fact, layer) is not True:
+                continue
+            flags = values.value(fact.flags, layer)
+            if flags is not None and not flags & (NOT_REQUIRED | DUPLICATED | SKIP_IF_VIRTUAL):
+                found.setdefault(f"{fact.name.replace('blk.%d.', '')} is missing", []).append((name, layer))
+    yield from _grouped(found)
+
+
+@per_engine("A02", Severity.ERROR, way_out=_DIFF_OUT)
+def wrong_dims(target: LintTarget, engine: str) -> Iterator[Hit]:
+    """A tensor has other dims than the metadata says."""
+    found: dict[str, list[tuple[str, int]]] = {}
+    for values in _values(target, engine):
+        readings: dict[tuple[str, int], list[TensorFact]] = {}
+        for name, layer, fact in _wanted(values):
+            if name in target.by_name and _asked(values, fact, layer) is not False:
+                readings.setdefault((name, layer), []).append(fact)
+        for (name, layer), facts in readings.items():
+            if (message := _dims_against(values, name, layer, facts)) is not None:
+                found.setdefault(message, []).append((name, layer))
+    yield from _grouped(found)
+
+
+def _dims_against(values: Hyperparameters, name: str, layer: int, facts: list[TensorFact]) -> str | None:
+    """A message if no place that asks for the tensor takes its dims; None if one may."""
+    dims = values.target.by_name[name].info.dims
+    shown: list[str] = []
+    for fact in facts:
+        flags = values.value(fact.flags, layer)
+        if (flags or 0) & DUPLICATED:  # it is asked for elsewhere, too
+            continue
+        wanted = [values.value(dim, layer) for dim in fact.dims]
+        if values.holds(fact.conditions, layer) is None or None in wanted:
+            return None
+        if (flags or 0) & ALLOW_RESHAPE or (flags is None and "RESHAPE" in fact.flags):
+            return None
+        numbers = [number for number in wanted if number is not None]
+        if _padded(numbers) == _padded(list(dims)):
+            return None
+        shown.append(" x ".join(f"{number:,}" for number in numbers))
+    if not shown:
+        return None
+    role = facts[0].name.replace("blk.%d.", "")
+    found = " x ".join(f"{dim:,}" for dim in dims)
+    return f"{role} is {found}; by the metadata it is {' or '.join(dict.fromkeys(shown))}"
+
+
+def _padded(dims: list[int]) -> list[int]:
+    return [*dims, *[1] * (4 - len(dims))]
+
+
+@per_engine("A03", Severity.ERROR, way_out=_DROP_OUT)
+def tensor_unknown(target: LintTarget, engine: str) -> Iterator[Hit]:
+    """Nothing in the architecture asks for a tensor: the engine stops with "wrong number of tensors"."""
+    for values in _values(target, engine):
+        if not values.architecture.complete:
+            raise CannotEvaluate(f"some tensors of {target.architecture} are asked for in ways that were not read")
+        by_name: dict[str, list[TensorFact]] = {}
+        for fact in values.architecture.tensors:
+            by_name.setdefault(fact.name, []).append(fact)
+        blocks = len(_layers(values))
+        surplus = tuple(name for name in target.by_name if not _is_known(values, by_name, name, blocks))
+        if surplus:
+            yield Hit(message=f"nothing in the architecture {target.architecture} asks for this", tensors=surplus)
+
+
+def _is_known(values: Hyperparameters, by_name: dict[str, list[TensorFact]], name: str, blocks: int) -> bool:
+    number = _NUMBER.search(name)
+    layer = int(number[1]) if number else 0
+    pattern = _NUMBER.sub(".%d", name)
+    if number and layer >= blocks:
+        return False
+    if pattern in values.facts.scales and pattern not in by_name:
+        return f"{_SCALE.sub('', name)}.weight" in values.target.by_name
+    return any(_asked(values, fact, layer) is not False for fact in by_name.get(pattern, ()))
+
+
+@per_engine("A04", Severity.WARNING, engines=MAINLINE, way_out=_MTP_OUT)
+def mtp_promised(target: LintTarget, engine: str) -> Iterator[Hit]:
+    """The metadata promises layers for multi-token prediction (MTP), and their tensors are not there."""
+    for values in _values(target, engine):
+        nextn, blocks = values.field("n_layer_nextn"), values.field("n_layer_all")
+        if not nextn or blocks is None or nextn > blocks:
+            continue
+        last = range(blocks - nextn, blocks)
+        bare = [layer for layer in last if not any("nextn" in role for role in target.layers.get(layer, ()))]
+        if bare:
+            message = f"nextn_predict_layers is {nextn:,}, and no nextn tensor is there: real layers may be skipped"
+            yield Hit(message=message, where=layers_in_words(bare))
