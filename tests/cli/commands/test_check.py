@@ -196,7 +196,7 @@ on_linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="engi
 @pytest.fixture
 def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "a good one.gguf"
-    path.write_bytes(model().bytes())
+    path.write_bytes(model(whole=True).bytes())
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
