@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import subprocess
 import sys
@@ -465,6 +466,7 @@ def verdict_of(path: Path) -> dict[str, Any]:
         return {"loads": True, "said": ""}
     log = [line for line in (done.stdout + done.stderr).splitlines() if "error" in line.lower() or "ASSERT" in line]
     said = next((line for line in log if "error loading" in line or "ASSERT" in line), log[0] if log else "")
+    said = re.sub(r"\S*/llama\.cpp/", "", said)  # where it was built
     said = said.replace(str(path), "MODEL").replace(str(path.parent), "")
     return {"loads": False, "said": said.split("error loading model: ")[-1].strip()[-160:], "status": done.returncode}
 
