@@ -35,6 +35,8 @@ from gguftool.render.diff import (
 )
 from gguftool.render.format import Format
 from gguftool.render.registry import parts_of, render
+from tests.support import builders
+from tests.support.command import run_gguftool
 from tests.support.counted_work import LINEAR, growth
 from tests.support.diff_models import ARRAY, BOOL, F32, F64, I32, STRING, U32, Memory, f32, gguf, made, model
 from tests.support.paths import FIXTURES, GOLDEN, REPO
@@ -587,3 +589,44 @@ def test_missing_shards_are_said(tmp_path: Path) -> None:
     assert [change.change for change in report.tensors] == [Change.REMOVED]
     assert "B is not complete" in report.remarks[0]
     assert shards[-1].name in report.remarks[0]
+
+
+# --- which files of a set differ -------------------------------------------------------------------------------------
+
+
+def _set_of_three(folder: Path, *, layer: int | None = None) -> Path:
+    """A set with one tensor in each of shards 2 and 3; that of `layer` has another shape."""
+    folder.mkdir()
+    tensors = [builders.tensor(f"blk.{n}.x.weight", "F32", (8, 4 if n == layer else 2)) for n in (0, 1)]
+    for name, data in builders.shard_set("m", ((), tensors[:1], tensors[1:])).items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def test_the_shards_in_which_tensors_differ_are_named(tmp_path: Path) -> None:
+    a, b = _set_of_three(tmp_path / "a"), _set_of_three(tmp_path / "b", layer=1)
+    found = diff_headers(a, b)
+    shard = "m-00003-of-00003.gguf"
+    assert found.remarks == tuple(f"{side}: the tensors that differ lie in 1 of 3 files: {shard}" for side in "AB")
+
+
+def test_no_shard_is_named_where_nothing_differs_or_there_is_one_file(tmp_path: Path) -> None:
+    a, b = _set_of_three(tmp_path / "a"), _set_of_three(tmp_path / "b")
+    assert diff_headers(a, b).remarks == ()
+    one, other = (
+        made(tensors=[("x", (8, rows), 0, bytes(32 * rows))])  # 0: F32
+        for rows in (2, 4)
+    )
+    found = diff_headers(one, other)
+    assert (found.differs, found.remarks) == (True, ())
+
+
+def test_shards_with_other_bytes_are_named_under_data(tmp_path: Path) -> None:
+    a, b = _set_of_three(tmp_path / "a"), _set_of_three(tmp_path / "b")
+    path = b / "m-00002-of-00003.gguf"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    done = run_gguftool("diff", a, b, "--data")
+    assert done.returncode == 1
+    assert b"lie in 1 of 3 files: m-00002-of-00003.gguf" in done.stdout + done.stderr
