@@ -120,14 +120,14 @@ class _Fate:
         return self.tensor.nbytes if size is None else size
 
 
-def check(recipe: Recipe, model: ModelLike, mix: PresetMix | None = None) -> RecipeReport:
+def check(recipe: Recipe, model: ModelLike, mix: PresetMix | None = None, engine: str | None = None) -> RecipeReport:
     """Try `recipe` on every tensor of `model`, sizes in bytes; unknown types are findings if it was parsed leniently.
 
-    Tensors that no rule matches get the types of `mix`, as `quantize` gives them.  Raises for a path as `open_model`
-    does, and `PlanError` where the preset cannot be applied; what is wrong with the recipe is a finding.
+    Tensors that no rule matches get the types of `mix`, as `quantize` gives them by the rules of `engine`.  Raises for
+    a path as `open_model` does, and `PlanError` where the preset cannot be applied; what is wrong with the recipe is a finding.
     """
     model = as_model(model)
-    engine = _engine_of(recipe) if mix is None else LLAMA_CPP
+    engine = engine or (LLAMA_CPP if mix else _engine_of(recipe))
     assigned = recipe.assign(model.tensors)
     fates = _fates(model, assigned, engine, mix)
     uses = _uses(recipe, assigned)
@@ -146,7 +146,7 @@ def check(recipe: Recipe, model: ModelLike, mix: PresetMix | None = None) -> Rec
         model_bits_per_weight=_bits(model_size, elements),
         types=_shares(fates),
         rules=uses,
-        findings=tuple(_findings(recipe, fates, uses, assigned, (LLAMA_CPP,) if mix else tuple(ENGINES))),
+        findings=tuple(_findings(recipe, fates, uses, assigned, (engine,) if mix else tuple(ENGINES))),
         unpredicted=tuple(fate.name for fate in fates if fate.type_id is None),
         preset=None if mix is None else mix.preset.name,
     )

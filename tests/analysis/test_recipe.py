@@ -16,8 +16,7 @@ from gguftool.analysis.recipe_compact import compact, expand, extract
 from gguftool.errors import Notes, PlanError
 from gguftool.format.engine_facts.engines import IK_LLAMA_CPP, LLAMA_CPP
 from gguftool.format.engine_facts.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
-from gguftool.format.engine_facts.presets.names import find_preset
-from gguftool.format.ftypes import all_ftypes
+from gguftool.format.engine_facts.presets.names import find_preset, presets_of
 from gguftool.format.ggml import TYPES, type_name
 from gguftool.format.recipe import Recipe, RecipeFormat, parse_any, parse_recipe, render_any, render_recipe, spelling
 from gguftool.model.model import Model
@@ -302,19 +301,20 @@ def test_no_type_confuses_the_prediction(model: Model, type_id: int) -> None:
 # --- with a preset ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(preset_heads.heads()))
+@pytest.mark.parametrize("name", ["llama-gqa", "tied", "mixtral", "qwen2moe", "rows-of-96"])
+@pytest.mark.parametrize("engine", [LLAMA_CPP, IK_LLAMA_CPP])
 @pytest.mark.parametrize("rules", ["", "ffn_down=q3_K\nattn_(k|norm)=q6_K"], ids=["alone", "rules"])
-def test_a_preset_is_predicted_as_quantize_decides_it(tmp_path: Path, name: str, rules: str) -> None:
+def test_a_preset_is_predicted_as_quantize_decides_it(tmp_path: Path, name: str, rules: str, engine: str) -> None:
     path = tmp_path / "x.gguf"
     path.write_bytes(preset_heads.heads()[name])
     opened = open_model(path)
     recipe = parse_recipe(rules) if rules else Recipe(rules=())
-    for preset in (each for each in all_ftypes(LLAMA_CPP) if each.tensor_type):
-        for pure, imatrix in ((False, False), (False, True), (True, False)):
+    for preset in presets_of(engine).values():
+        for pure, imatrix in ((False, bool(rules)), (True, False)) if name == "tied" else ((False, bool(rules)),):
             mix, notes = PresetMix(preset=preset, imatrix=imatrix, pure=pure), Notes()
-            made = target_types(opened, recipe, EngineRules(engine=LLAMA_CPP, mix=mix), notes)
+            made = target_types(opened, recipe, EngineRules(engine=engine, mix=mix), notes)
             refused = {tensor for reason in notes.problems.values() for tensor in reason}
-            report = check(recipe, opened, mix)
+            report = check(recipe, opened, mix, engine)
             assert set(report.unpredicted) == refused & set(made)
             counts = Counter(type_name(kind) for tensor, kind in made.items() if tensor not in refused)
             assert {share.type: share.tensors for share in report.types if share.type != "?"} == counts, preset.name

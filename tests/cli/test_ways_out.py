@@ -259,6 +259,7 @@ MADE = {
     "cli/commands/dump.py": 1,
     "cli/commands/fetch.py": 1,
     "engines/llama_quantize.py": 1,
+    "engines/load.py": 1,
     "errors.py": 1,
     "format/ftypes.py": 1,
     "format/recipe.py": 1,

@@ -20,7 +20,7 @@ E01, E02, E03, E04 = ENGINE_CODES
 _CODES = {Verdict.REFUSED: E01, Verdict.CRASHED: E02, Verdict.EXCEEDED: E03, Verdict.UNUSABLE: E04}
 _WORDS = {Verdict.REFUSED: "refuses it", Verdict.CRASHED: "crashes", Verdict.EXCEEDED: "exceeds its limits"}
 _WAYS_OUT = {
-    E01: "no rule explains it; 'gguftool dump MODEL' shows what the engine's words name",
+    E01: "no rule explains it; gguftool dump shows what the engine's words name",
     E02: "no rule explains it; a newer release of the engine may refuse it in words",
     E03: "load it there by hand with more memory or time, or try a newer release",
     E04: "nothing was learned about the model; run the program by hand: its libraries, device or options are wrong",

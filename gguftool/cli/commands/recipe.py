@@ -20,7 +20,7 @@ from gguftool.cli.shared.options import Force, Json, ModelArgument, local_path, 
 from gguftool.cli.shared.presets import PresetOption, Pure, named_preset
 from gguftool.cli.shared.show import show
 from gguftool.errors import PlanError, listed
-from gguftool.format.engine_facts.engines import LLAMA_CPP
+from gguftool.format.engine_facts.engines import ENGINES, LLAMA_CPP
 from gguftool.format.recipe import MAX_TEXT, Recipe, RecipeFormat, parse_any, render_any
 from gguftool.model.companions import open_imatrix
 from gguftool.model.model import Model
@@ -49,6 +49,15 @@ class FailOn(str, Enum):
 
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="FILE", help="The recipe; - reads standard input.")]
+PresetEngine = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        metavar="llama.cpp|ik_llama.cpp",
+        help="By whose rules types fall back, and whose preset. Default: llama.cpp, or the one with all types.",
+        show_default=False,
+    ),
+]
 ModelOption = Annotated[str, typer.Option("--model", metavar="MODEL", help="The model whose tensors are meant.")]
 FromOption = Annotated[
     RecipeFormat | None,
@@ -83,6 +92,7 @@ def check(
         typer.Option("--imatrix", metavar="FILE", help="That of quantize: mixes differ by it.", show_default=False),
     ] = None,
     pure: Pure = False,
+    engine: PresetEngine = None,
     form: FromOption = None,
     fail_on: Annotated[
         FailOn, typer.Option("--fail-on", help="The severity of findings from which on the exit code is 1.")
@@ -95,14 +105,16 @@ def check(
     gate in different types, and the size that comes out. The exit code is 1 where there are errors among these. With a
     preset, what no rule matches gets its types, as 'gguftool quantize' gives them.
     """
-    chosen = named_preset(preset, named, LLAMA_CPP)
+    if engine is not None and engine not in ENGINES:
+        raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{engine}'")
+    chosen = named_preset(preset, named, engine or LLAMA_CPP)
     if model is None and chosen is None:
         raise typer.BadParameter("give --model MODEL, or a preset such as Q4_K_M for the model FILE")
     recipe = Recipe(rules=(), name=file) if model is None else _read(file, form, lenient=True)[0]
     if imatrix is not None:
         open_imatrix(imatrix)
     mix = None if chosen is None else PresetMix(preset=chosen, imatrix=imatrix is not None, pure=pure)
-    report = check_recipe(recipe, _open(file if model is None else model), mix)
+    report = check_recipe(recipe, _open(file if model is None else model), mix, engine)
     show(report, one_format(json=json))
     if report.reaches(Severity[fail_on.name]):
         raise typer.Exit(1)
