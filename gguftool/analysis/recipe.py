@@ -124,7 +124,8 @@ def check(recipe: Recipe, model: ModelLike, mix: PresetMix | None = None, engine
     """Try `recipe` on every tensor of `model`, sizes in bytes; unknown types are findings if it was parsed leniently.
 
     Tensors that no rule matches get the types of `mix`, as `quantize` gives them by the rules of `engine`.  Raises for
-    a path as `open_model` does, and `PlanError` where the preset cannot be applied; what is wrong with the recipe is a finding.
+    a path as `open_model` does, and `PlanError` where the preset cannot be applied; what is wrong with the
+    recipe is a finding.
     """
     model = as_model(model)
     engine = engine or (LLAMA_CPP if mix else _engine_of(recipe))
