@@ -72,8 +72,31 @@ EQUIVALENT: Mapping[str, tuple[tuple[str, str, str], ...]] = {
             "return max(0, min(place.length, self.ends.get(place.index, -1) - place.offset))",
             "below 0 is 0",
         ),
+        (
+            "while self._left and self._left[0].index == index and self._take(fd, grown):",
+            "while self._left and self._left[0].index is index and self._take(fd, grown):",
+            "ranges of one output share the number; else the file would only be opened once more",
+        ),
+    ),
+    f"{_EXECUTE}/resume.py": (
+        *(
+            (
+                "while at < len(ranges) and ranges[at][1] <= here:",
+                f"while at < len(ranges) and ranges[at][1] {sign} here:",
+                "ranges that are not skipped here take nothing from the copy below; it only takes longer",
+            )
+            for sign in ("is", "==", "<")
+        ),
     ),
     f"{_EXECUTE}/copying.py": (
+        *(
+            (
+                "self._parallelism = max((source.parallelism for source in sources), default=1)",
+                f"self._parallelism = max((source.parallelism for source in sources), default= {number})",
+                "without sources there are no segments, and so no threads",
+            )
+            for number in (0, 2)
+        ),
         (
             "worth = (copy.extent.offset - copy.offset) % grid == 0 and length >= least",
             "worth = (copy.extent.offset ^ copy.offset) % grid == 0 and length >= least",

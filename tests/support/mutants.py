@@ -29,9 +29,21 @@ _EXECUTE = "gguftool/storage/execute"
 _IN_EXECUTE = "tests/storage/execute"
 # The tests that notice most mutants, those that take least time first.
 TESTS: Mapping[str, tuple[str, ...]] = {
-    f"{_EXECUTE}/consume.py": ("tests/surgery/test_removable.py", f"{_IN_EXECUTE}/test_consume.py"),
-    f"{_EXECUTE}/consume_journal.py": ("tests/surgery/test_removable.py", f"{_IN_EXECUTE}/test_consume.py"),
-    f"{_EXECUTE}/consume_state.py": ("tests/surgery/test_removable.py", f"{_IN_EXECUTE}/test_consume.py"),
+    f"{_EXECUTE}/consume.py": (
+        f"{_IN_EXECUTE}/test_consume_state.py",
+        "tests/surgery/test_removable.py",
+        f"{_IN_EXECUTE}/test_consume.py",
+    ),
+    f"{_EXECUTE}/consume_journal.py": (
+        f"{_IN_EXECUTE}/test_consume_journal.py",
+        "tests/surgery/test_removable.py",
+        f"{_IN_EXECUTE}/test_consume.py",
+    ),
+    f"{_EXECUTE}/consume_state.py": (
+        f"{_IN_EXECUTE}/test_consume_state.py",
+        "tests/surgery/test_removable.py",
+        f"{_IN_EXECUTE}/test_consume.py",
+    ),
     f"{_EXECUTE}/copy_state.py": (f"{_IN_EXECUTE}/test_copy_state.py", f"{_IN_EXECUTE}/test_copying.py"),
     f"{_EXECUTE}/copying.py": (f"{_IN_EXECUTE}/test_copying.py",),
     f"{_EXECUTE}/executor.py": (
@@ -50,7 +62,6 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         f"{_IN_EXECUTE}/test_resume.py",
         f"{_IN_EXECUTE}/test_replaced_parts.py",
         f"{_IN_EXECUTE}/test_executor.py",
-        f"{_IN_EXECUTE}/test_consume.py",
     ),
     f"{_EXECUTE}/preflight.py": (f"{_IN_EXECUTE}/test_preflight.py", f"{_IN_EXECUTE}/test_executor.py"),
     f"{_EXECUTE}/publish.py": (

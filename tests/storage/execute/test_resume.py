@@ -428,6 +428,7 @@ def test_a_checkpoint_is_due_after_a_step_of_written_bytes(tmp_path: Path) -> No
     journal.checkpoint()
     assert (synced, guarded, journal.is_kept) == ([1], [1], True)
     assert journal.gather({0: 19}, 9) is False
+    assert journal.gather({0: 19}, 1) is True
     journal.checkpoint()
     journal.record_ranges(0, [(1, 2), (3, 4)])
     journal.record_ranges(0, [])
