@@ -124,7 +124,9 @@ def test_a_part_file_begins_as_planned_or_is_blank_in_places(
 ) -> None:
     path = put_part(begun, data)
     with open(path, "rb") as file:
-        found = [consume_state._begins_as_planned(file.fileno(), begun.outputs[0], exact=exact) for exact in (False, True)]
+        found = [
+            consume_state._begins_as_planned(file.fileno(), begun.outputs[0], exact=exact) for exact in (False, True)
+        ]
     assert found == [blank_is_good, exact_is_good]
     with opened(begun) as run:
         if blank_is_good:
@@ -321,7 +323,10 @@ def test_two_runs_do_not_remove_files_of_one_folder(begun: Plan) -> None:
     hold: Callable[..., None] = consume.hold_folders
     with contextlib.ExitStack() as cleanup:
         hold(begun.inputs, cleanup)
-        with pytest.raises(ExecuteError, match="another merge --consume is removing files here"), contextlib.ExitStack() as more:
+        with (
+            pytest.raises(ExecuteError, match="another merge --consume is removing files here"),
+            contextlib.ExitStack() as more,
+        ):
             hold(begun.inputs, more)
     with contextlib.ExitStack() as cleanup:
         hold(begun.inputs, cleanup)

@@ -317,11 +317,12 @@ def test_ranges_are_hashed_alone_and_together_in_the_plans_sequence(tmp_path: Pa
     for output, content in zip(plan.outputs, data, strict=True):
         output.path.write_bytes(content)
     pieces = {"a": data[1][:5], "b": data[0][10:30], "empty": b"", "c": data[1][90:]}
-    for step in (1, 7, 1000):
+    in_turn = [(index, end) for end in range(0, 101, 5) for index in (0, 1)]
+    one_by_one = [(0, 50), (0, 100), (1, 100)]  # the first range is in the second output
+    for step, ends in ((1, in_turn), (7, in_turn), (1000, in_turn), (1, one_by_one)):
         digests = OutputDigests(plan, Options(hash_parts=True, sizes=Sizes(hash_step=step)))
-        for end in range(0, 101, 5):
-            for index, output in enumerate(plan.outputs):
-                digests.update(index, output.path, end)
+        for index, end in ends:
+            digests.update(index, plan.outputs[index].path, end)
         found = digests.finish()
         digests.close()
         assert found is not None
