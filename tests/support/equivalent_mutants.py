@@ -78,6 +78,13 @@ EQUIVALENT: Mapping[str, tuple[tuple[str, str, str], ...]] = {
             "ranges of one output share the number; else the file would only be opened once more",
         ),
     ),
+    f"{_EXECUTE}/fill.py": (
+        (
+            "error.filename = str(path if len(parts) == 1 else path.parent)",
+            "error.filename = str(path if len(parts) <= 1 else path.parent)",
+            "there is at least one part",
+        ),
+    ),
     f"{_EXECUTE}/resume.py": (
         *(
             (

@@ -46,6 +46,19 @@ def test_progress_is_reported_by_the_owner_alone() -> None:
     assert listener.written == [(0, 5), (5, 7), (12, 100)]
 
 
+def test_no_thread_but_the_owner_reports_whatever_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    progress: list[int] = []
+    state = CopyState(progress=progress.append)
+    own = threading.get_ident()
+    for other in (own - 1, own + 1):
+        monkeypatch.setattr(threading, "get_ident", lambda other=other: other)
+        state.written(0, 1)
+        monkeypatch.undo()
+    assert progress == []
+    state.written(0, 1)
+    assert progress == [3]
+
+
 def test_the_first_error_is_kept_and_stops_all() -> None:
     state = CopyState()
     assert state.error is None

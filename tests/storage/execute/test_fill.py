@@ -26,7 +26,8 @@ Pair = tuple[PartFile, OutputFile]
 def pairs(tmp_path: Path) -> Iterator[list[Pair]]:
     source = MemorySource(label="m", data=b"0123456789")
     found = []
-    for name, head in (("a", b"head"), ("b", b"other")):
+    (tmp_path / "sub").mkdir()
+    for name, head in (("a", b"head"), ("sub/b", b"other")):
         copy = Copy(extent=Extent(source=source, offset=2, length=6), offset=10)
         output = OutputFile(path=tmp_path / name, head=head, copies=(copy,), size=20)
         found.append((create_part(output.path, 20), output))
@@ -40,6 +41,14 @@ def test_heads_and_copies_are_written_and_counted(pairs: list[Pair]) -> None:
     for (part, _), head in zip(pairs, (b"head", b"other"), strict=True):
         assert part.path.read_bytes() == head.ljust(10, b"\0") + b"234567" + bytes(4)
     check_sizes(pairs)
+
+
+def test_parts_are_fresh_unless_it_is_said(pairs: list[Pair], monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    monkeypatch.setattr(fill, "copy_works", lambda works, state, *, fresh: asked.append(fresh) or 0)
+    write_outputs(pairs, CopyState())
+    write_outputs(pairs, CopyState(), fresh=False)
+    assert asked == [True, False]
 
 
 @pytest.mark.parametrize("size", [19, 21])
@@ -59,7 +68,7 @@ def test_errors_without_a_name_get_that_of_the_output_or_the_folder(
         raise OSError(5, "Input/output error", name[0])
 
     monkeypatch.setattr(fill, "sync_file", fails)
-    for parts, wanted in ((pairs, tmp_path), (pairs[:1], tmp_path / "a"), (pairs[1:], tmp_path / "b")):
+    for parts, wanted in ((pairs, tmp_path), (pairs[:1], tmp_path / "a"), (pairs[1:], tmp_path / "sub" / "b")):
         with pytest.raises(OSError, match="Input/output") as caught:
             fill.sync_parts(parts)
         assert caught.value.filename == str(wanted)

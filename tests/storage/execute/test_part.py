@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from gguftool.errors import ExecuteError
+from gguftool.record import replace
 from gguftool.storage.execute import part as part_module
 from gguftool.storage.execute.part import (
     create_part,
@@ -93,6 +94,15 @@ def test_a_closed_part_is_known_by_its_time_too(target: Path) -> None:
     part.remove_quietly()
     assert not part.path.exists()
     part.remove_quietly()
+
+
+def test_an_open_part_of_any_descriptor_is_known_whatever_its_time(target: Path) -> None:
+    part = create_part(target, 10)
+    status = os.stat(part.path)
+    assert replace(part, fd=0, mtime=5).is_file(status)
+    assert not replace(part, fd=-1, mtime=5).is_file(status)
+    assert replace(part, fd=-1, mtime=None).is_file(status)
+    part.close()
 
 
 def test_on_served_file_systems_times_do_not_count(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
