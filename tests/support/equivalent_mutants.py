@@ -78,6 +78,25 @@ EQUIVALENT: Mapping[str, tuple[tuple[str, str, str], ...]] = {
             "ranges of one output share the number; else the file would only be opened once more",
         ),
     ),
+    f"{_EXECUTE}/consume_journal.py": (
+        *(
+            (
+                "copied, complete = _parse_lines(data[end + _DIGEST + 1 :], "
+                'len(content["sources"]), len(content["outputs"]))',
+                f"copied, complete = _parse_lines(data[end + _DIGEST {rest} :], "
+                'len(content["sources"]), len(content["outputs"]))',
+                "the digest, or its end, reads as a line that is no record",
+            )
+            for rest in ("% 1", "- 1", "* 1", "// 1", "& 1", ">> 1", "** 1", "| 1", "^ 1", "+ 0")
+        ),
+    ),
+    f"{_EXECUTE}/consume_state.py": (
+        (
+            "if status.st_size > output.size:",
+            "if status.st_size >= output.size:",
+            "equal sizes do not come here",
+        ),
+    ),
     f"{_EXECUTE}/fill.py": (
         (
             "error.filename = str(path if len(parts) == 1 else path.parent)",

@@ -249,3 +249,8 @@ def test_what_cannot_be_recorded_is_refused(begun: Plan, tmp_path: Path, monkeyp
     monkeypatch.setattr(consume_journal, "_MAX_JOURNAL", file.size - 1)
     with pytest.raises(ExecuteError, match="damaged"):
         read_unfinished(tmp_path / "out")
+
+
+def test_a_journal_has_room_for_a_gibibyte_of_plan_and_a_line_for_each_file() -> None:
+    assert consume_journal._MAX_PLAN == 1 << 30
+    assert 800_000 < (consume_journal._MAX_JOURNAL - consume_journal._MAX_PLAN) // 80 < 900_000
