@@ -159,6 +159,23 @@ def test_a_part_file_gets_its_size_but_is_never_cut(begun: Plan, tmp_path: Path)
             pass
 
 
+def test_a_second_name_that_comes_while_it_is_opened_is_noticed(
+    begun: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put_part(begun, bytes(20480))
+
+    def open_helper(path: Path, **_: object) -> int:
+        fd = os.open(path, os.O_RDWR)
+        os.link(path, tmp_path / "second")
+        return fd
+
+    with opened(begun) as run:
+        monkeypatch.setattr(consume_state, "open_helper", open_helper)
+        with pytest.raises(ExecuteError, match="is not the part file that was written here") as caught, run.part(0):
+            pass
+    assert caught.value.source == str(path)
+
+
 def test_nothing_is_removed_without_the_journal(begun: Plan) -> None:
     with opened(begun) as run:
         run.check_before_removal()
