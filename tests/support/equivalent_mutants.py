@@ -46,6 +46,13 @@ EQUIVALENT: Mapping[str, tuple[tuple[str, str, str], ...]] = {
             "lists of the same entries are equal when sorted by any part that differs",
         ),
         (
+            "return any(own == kind.name or own == fallback_type(kind.name, wide, engine) "
+            "for kind in kinds for engine in BOTH)",
+            "return any(own == kind.name or own is fallback_type(kind.name, wide, engine) "
+            "for kind in kinds for engine in BOTH)",
+            "names of types are constants, which CPython interns",
+        ),
+        (
             "if theirs or len(rest) < len(kvs):",
             "if theirs or len(rest) != len(kvs):",
             "`rest` is a part of `kvs`",
@@ -102,6 +109,16 @@ EQUIVALENT: Mapping[str, tuple[tuple[str, str, str], ...]] = {
             "error.filename = str(path if len(parts) == 1 else path.parent)",
             "error.filename = str(path if len(parts) <= 1 else path.parent)",
             "there is at least one part",
+        ),
+    ),
+    f"{_EXECUTE}/preflight.py": (
+        *(
+            (
+                "if free is None or needed <= free:",
+                f"if free is None or needed {sign} free:",
+                "what fits is looked at once more below, without the shared bytes",
+            )
+            for sign in ("is", "==", "<")
         ),
     ),
     f"{_EXECUTE}/resume.py": (

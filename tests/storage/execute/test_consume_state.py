@@ -216,7 +216,7 @@ def test_outputs_are_published_when_they_are_the_complete_files(begun: Plan, tmp
         assert run.is_published() is False
     with opened(begun, good) as run:
         assert run.is_published() is True
-    for data in (HEAD.ljust(20479, b"\0"), HEAD.ljust(20481, b"\0"), b"x" + HEAD[1:].ljust(20479, b"\0")):
+    for data in (HEAD.ljust(20479, b"\0"), HEAD.ljust(20481, b"\0"), b"x" + HEAD[1:].ljust(20479, b"\0"), bytes(20480)):
         out.write_bytes(data)
         with opened(begun, good) as run, pytest.raises(ExecuteError, match="was complete and got its name"):
             run.is_published()

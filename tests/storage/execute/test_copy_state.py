@@ -59,6 +59,11 @@ def test_no_thread_but_the_owner_reports_whatever_its_number(monkeypatch: pytest
     assert progress == [3]
 
 
+def test_what_a_state_is_made_of_is_named() -> None:
+    with pytest.raises(TypeError):
+        CopyState(3)  # type: ignore[misc]
+
+
 def test_the_first_error_is_kept_and_stops_all() -> None:
     state = CopyState()
     assert state.error is None
