@@ -308,16 +308,17 @@ def test_a_change_in_place_needs_room_twice_only_where_blocks_are_shared(
     path.write_bytes(b"x" * 1000)
     output = OutputFile(path=path, head=b"h" * 100, copies=(), size=1000, base=open_local(path))
     free: list[int | None] = [199]
-    shared = 0
+    shared = [0]
     monkeypatch.setattr(preflight, "free_bytes", lambda folder: free[0])
-    monkeypatch.setattr(preflight, "shared_bytes", lambda copies, folder: shared)
+    monkeypatch.setattr(preflight, "shared_bytes", lambda copies, folder: shared[0])
     monkeypatch.setattr(preflight, "overwrites", lambda path: False)
     with pytest.raises(ExecuteError, match=r"needs 200 bytes for its journal .* 199 are free") as caught:
         preflight.check_change(output)
     assert caught.value.source == str(path)
-    for shared in (1, 2):
+    for some in (1, 2):
+        shared[0] = some
         preflight.check_change(output)
-    shared = 0
+    shared[0] = 0
     for enough in (200, None):
         free[0] = enough
         preflight.check_change(output)
