@@ -46,6 +46,11 @@ def test_identity_of_none_and_of_enums_alone_is_equality() -> None:
     assert not is_equivalent("m", "if a is b:", "if a == b:")
 
 
+def test_the_bare_star_of_a_signature_is_no_product() -> None:
+    assert is_equivalent("m", "def f(a: int, *, b: int) -> int:", "def f(a: int, /, b: int) -> int:")
+    assert not is_equivalent("m", "return a * b, 1", "return a / b, 1")
+
+
 @needs_cosmic_ray
 def test_mutants_differ_from_the_code_and_are_the_same_for_one_seed() -> None:
     module = "gguftool/surgery/metadata.py"

@@ -182,6 +182,8 @@ def test_imatrix_stays_where_all_quantized_tensors_are_the_donors(tmp_path: Path
     bf16 = quant(tmp_path / "b.gguf", "BF16")
     model = merged([pair[0], bf16], tmp_path / "out.gguf", "norm=f32\nblk=q8_0\n.*=bf16")
     assert value(model, IMATRIX) == "eight.dat"
+    donor = [kv.key for kv in gguftool.open_model(pair[0]).kvs]
+    assert [kv.key for kv in model.kvs] == [*donor, QUANT_VERSION]
 
 
 def test_imatrix_of_a_mix_is_dropped_and_it_is_said(tmp_path: Path, pair: list[str]) -> None:

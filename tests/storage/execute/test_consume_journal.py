@@ -151,6 +151,7 @@ def remade(content: bytes, change: tuple[bytes, bytes]) -> bytes:
         (b"[0, 50, 50, 10]", b"[0, 50, 50]", False),
         (b'["m", 10, 80]', b'["m", 11, 79]', True),
         (b'["m", 10, 80]', b'["m", 11, 80]', False),
+        (b'["m", 10, 80]', b'["m", 31, 60]', False),
         (b'["m", 10, 80]', b'["m", -1, 80]', False),
         (b'"out-2"', b'"out-3"', True),
         (b'"out-2"', b'"ouz-2"', False),
