@@ -146,7 +146,8 @@ def required_key(target: LintTarget, engine: str) -> Iterator[Hit]:
             key = values.name_of(fact)
             absent = fact.required and key not in values.kvs and not _is_given(values, fact)
             if absent and values.reads(fact):
-                yield Hit(message=f"{_shown(key)} is absent ({fact.type})", where=printable(key, 80))
+                kind = f" ({fact.type})" if fact.type else ""
+                yield Hit(message=f"{_shown(key)} is absent{kind}", where=printable(key, 80))
 
 
 def _is_given(values: Hyperparameters, absent: KeyFact) -> bool:
