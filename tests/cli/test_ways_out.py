@@ -251,9 +251,7 @@ def test_tensors_that_the_donor_of_metadata_lacks_come_by_the_option(tmp_path: P
 MADE = {
     "analysis/lint/doctor.py": 1,
     "analysis/lint/file.py": 10,
-    "analysis/lint/heads/keys.py": 4,
-    "analysis/lint/heads/tensor_set.py": 2,
-    "analysis/lint/heads/vocabulary.py": 3,
+    "analysis/lint/heads/keys.py": 1,
     "analysis/lint/loaders.py": 6,
     "analysis/lint/scales.py": 1,
     "analysis/lint/shards.py": 3,

@@ -50,8 +50,8 @@ FIXED: Final = {
 _ALWAYS_READ: Final = ("general.name", "split.count", "tokenizer.ggml.model", "tokenizer.ggml.pre")
 
 _SPELLINGS: Final = {"UINT32": "u32", "UINT16": "u16", "FLOAT32": "f32"}
-_TYPE_OUT = "'gguftool edit FILE --set KEY=TYPE:VALUE -o NEW' writes it with the type that is asked for"
-_SET_OUT = "'gguftool edit FILE --set KEY=TYPE:VALUE -o NEW', with the value of the original model"
+_TYPE_OUT = "edit --set with --force-type writes it with the type that is asked for"
+_SET_OUT = "edit --set writes it; the original model has the value"
 
 
 def _shown(text: str) -> str:
@@ -156,7 +156,7 @@ def _is_given(values: Hyperparameters, absent: KeyFact) -> bool:
     return any(values.name_of(fact) in values.kvs for fact in others)
 
 
-@per_engine("K04", Severity.ERROR, way_out="'gguftool edit FILE --set KEY=TYPE[]:[...] -o NEW'")
+@per_engine("K04", Severity.ERROR, way_out="edit --set writes one entry for each layer; the original model has them")
 def length_of_array(target: LintTarget, engine: str) -> Iterator[Hit]:
     """An array with an entry for each layer has another number of entries than there are layers."""
     for values in hyperparameters(target, engine):

@@ -27,8 +27,8 @@ from gguftool.format.engine_facts.heads import TensorFact
 
 _NUMBER = re.compile(r"\.([0-9]{1,6})(?=\.)")
 _SCALE = re.compile(r"\.(?:input_)?scale$")
-_FETCH_OUT = "convert or fetch the model anew, or take the tensor from another file with 'gguftool merge'"
-_DIFF_OUT = "metadata and tensors are of different models: 'gguftool diff FILE ORIGINAL' shows which"
+_FETCH_OUT = "convert or fetch the model anew, or take the tensor from another file with merge"
+_DIFF_OUT = "metadata and tensors are of different models: diff with the original model shows which"
 _DROP_OUT = "convert or fetch the model anew, or correct the key that would have these tensors read"
 _MTP_OUT = "set nextn_predict_layers to 0 and lower block_count, or add the tensors from a file that has them"
 

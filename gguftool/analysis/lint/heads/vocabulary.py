@@ -31,7 +31,7 @@ _ELEMENTS: Final = {
 # Tags of Hugging Face's own around what an assistant says: they change nothing.
 _GENERATION: Final = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
 MAX_TEMPLATE: Final = 1 << 20  # characters; the longest seen have some 20,000
-_TAKE_OUT = "take the tokenizer of the original model: 'gguftool merge FILE --kv-from ORIGINAL -o NEW'"
+_TAKE_OUT = "take the tokenizer of the original model: merge with --kv-from takes its metadata"
 
 
 def _facts(target: LintTarget, engine: str) -> HeadFacts | None:
@@ -103,7 +103,7 @@ def token_twice(target: LintTarget, engine: str) -> Iterator[Hit]:
     yield Hit(message=f"{message} ({more:,} doubles in all)", where=TOKENS)
 
 
-@per_engine("V04", Severity.WARNING, way_out="'gguftool edit FILE --set KEY=u32:ID -o NEW'")
+@per_engine("V04", Severity.WARNING, way_out="edit --set-token takes a token of the vocabulary by its text")
 def special_token_out_of_range(target: LintTarget, engine: str) -> Iterator[Hit]:
     """The id of a special token is beyond the vocabulary: the engine takes a default instead."""
     facts, tokens = _facts(target, engine), _array(target, TOKENS)
@@ -115,7 +115,9 @@ def special_token_out_of_range(target: LintTarget, engine: str) -> Iterator[Hit]
             yield Hit(message=f"{key} is {number:,}, the vocabulary has {tokens.count:,} tokens", where=key)
 
 
-@per_engine("V05", Severity.ERROR, way_out="'gguftool edit FILE --set-file tokenizer.chat_template=PATH -o NEW'")
+@per_engine(
+    "V05", Severity.ERROR, way_out="edit --set-file writes a template that parses, such as the original model's"
+)
 def template_not_parsed(target: LintTarget, engine: str) -> Iterator[Hit]:
     """The chat template has an error in its syntax: llama-server and what is built on it refuse the model."""
     if judged_by(target, engine) is None or not (text := target.string(TEMPLATE)):
