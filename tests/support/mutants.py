@@ -65,6 +65,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     ),
     f"{_EXECUTE}/preflight.py": (f"{_IN_EXECUTE}/test_preflight.py", f"{_IN_EXECUTE}/test_executor.py"),
     f"{_EXECUTE}/publish.py": (
+        f"{_IN_EXECUTE}/test_publish.py",
         f"{_IN_EXECUTE}/test_in_place.py",
         f"{_IN_EXECUTE}/test_replaced_parts.py",
         f"{_IN_EXECUTE}/test_modes.py",

@@ -319,8 +319,8 @@ def test_a_change_in_place_needs_room_twice_only_where_blocks_are_shared(
         shared[0] = some
         preflight.check_change(output)
     shared[0] = 0
-    for enough in (200, None):
-        free[0] = enough
+    for room in (200, None):
+        free[0] = room
         preflight.check_change(output)
     free[0] = 0
     monkeypatch.setattr(preflight, "overwrites", lambda path: True)
