@@ -26,7 +26,7 @@ from gguftool.format.quantizers import (
     engine_makes,
     plain_quantizer,
 )
-from gguftool.format.relayout import relayout_of
+from gguftool.format.quants.relayout import relayout_of
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.scales import Factor
 from gguftool.record import record, replace

@@ -1,4 +1,4 @@
-"""A source that rearranges rows while it is read: a tensor in another interleaving, see `format/relayout`."""
+"""A source that rearranges rows while it is read: a tensor in another interleaving, see `format/quants/relayout`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gguftool.format.ggml import TYPES, type_alias, type_name
+from gguftool.format.quants.relayout import Relayout
 from gguftool.format.quants.repacks import REPACKS
-from gguftool.format.relayout import Relayout
 from gguftool.model.model import Model, Tensor
 from gguftool.storage.sources.source import Source
 

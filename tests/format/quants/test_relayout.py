@@ -9,8 +9,8 @@ import pytest
 from gguftool.format.dequantize import decoder_of
 from gguftool.format.ggml import find_type
 from gguftool.format.kv import ByteOrder
+from gguftool.format.quants.relayout import Relayout, relayout_of
 from gguftool.format.quants.repacks import REPACKS
-from gguftool.format.relayout import Relayout, relayout_of
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import open_model
 from tests.support import builders as b
