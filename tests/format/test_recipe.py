@@ -406,7 +406,7 @@ def test_ten_thousand_rules_are_read_and_one_more_is_one_problem() -> None:
     assert len(parse_recipe("a=f32\n" * 10_000).rules) == 10_000
     with pytest.raises(PlanError) as caught:
         parse_recipe("a=f32\n" * 10_005)
-    assert str(caught.value) == "recipe: line 10001: more than 10,000 rules"
+    assert str(caught.value) == "recipe: line 10001: more than 10,000 rules, a limit of gguftool"
     with pytest.raises(PlanError, match="and 9,981 more"):
         parse_recipe("x\n" * 10_005)
 

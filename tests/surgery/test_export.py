@@ -185,11 +185,13 @@ def read_by_safetensors_any(path: Path) -> tuple[dict[str, list[int]], None]:
         return {name: list(file.get_slice(name).get_shape()) for name in file.keys()}, None  # noqa: SIM118
 
 
-@pytest.mark.parametrize(("kind", "type_id"), [("Q4_0_4_4", 31), ("Q4_0_8_8", 33)])
-def test_types_that_cannot_be_dequantized_are_refused_by_name(tmp_path: Path, kind: str, type_id: int) -> None:
+@pytest.mark.parametrize(("kind", "type_id", "size"), [("I2_S", 36, 96), ("Q8_0_X4", 97, 272)])
+def test_types_that_cannot_be_dequantized_are_refused_by_name(
+    tmp_path: Path, kind: str, type_id: int, size: int
+) -> None:
     tensors = (
-        b.Tensor("blk.0.attn_q.weight", (32, 8), type_id, bytes(144)),
-        b.Tensor("output.weight", (32, 8), 32, bytes(144)),
+        b.Tensor("blk.0.attn_q.weight", (32, 8), type_id, bytes(size)),
+        b.Tensor("output.weight", (32, 8), 9, bytes(288)),
         b.Tensor("token_embd.weight", (32,), 0, bytes(128)),
     )
     path = tmp_path / "m.gguf"
@@ -199,7 +201,7 @@ def test_types_that_cannot_be_dequantized_are_refused_by_name(tmp_path: Path, ki
         plan_export(model, ["."], tmp_path / "x", FloatType.F32)
     said = str(caught.value)
     assert f"'blk.0.attn_q.weight' is {kind}, which cannot be dequantized" in said
-    assert "'output.weight' is Q4_0_4_8, which cannot be dequantized" in said
+    assert "'output.weight' is Q8_1, which cannot be dequantized" in said
     assert "--dtype raw" in said
     assert "token_embd" not in said
 
@@ -283,10 +285,10 @@ def test_streaming_a_gibibyte_takes_little_memory(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    data = bytes(144)
+    data = bytes(288)
     names = ("blk.0.attn_q.weight", "blk.0.attn_k.weight", "output.weight")
     path = tmp_path / "m.gguf"
-    path.write_bytes(b.gguf(b.llama_kvs(), tuple(b.Tensor(name, (32, 8), 31, data) for name in names)))
+    path.write_bytes(b.gguf(b.llama_kvs(), tuple(b.Tensor(name, (32, 8), 9, data) for name in names)))
     out = tmp_path / "x.safetensors"
     bad = run_gguftool("export", path, "--tensor", "attn", "--dtype", "f32", "-o", out)
     assert bad.returncode == 2

@@ -91,8 +91,8 @@ def test_dump_and_check_of_a_url_read_its_head_alone(nginx: Start, tmp_path: Pat
     big = b.tensor("output.weight", "Q8_0", (32, 200_000))
     (tmp_path / "m.gguf").write_bytes(b.gguf(b.llama_kvs(), (*b.llama_tensors(), big)))
     server = nginx(tmp_path)
-    for command in ("dump", "report", "check"):
-        done = run_gguftool(command, server.url("m.gguf"))
+    for command in (["dump"], ["report"], ["check", "--ignore", "K,V,A"]):  # small models lack what engines need
+        done = run_gguftool(*command, server.url("m.gguf"))
         assert done.returncode == 0, done.stderr
         assert [line.body for line in server.log()] == [MIB]
         server.forget()

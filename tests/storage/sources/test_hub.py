@@ -239,7 +239,8 @@ def test_refusals_say_what_to_do(
 
 @pytest.mark.slow
 def test_signed_urls_are_never_shown(hub: HubServer) -> None:
-    for command in (["dump", "--json"], ["check"], ["check", "--json"], ["report"], ["hash", "--files"]):
+    check = ["check", "--ignore", "K,V,A"]  # small models lack what engines need
+    for command in (["dump", "--json"], [*check], [*check, "--json"], ["report"], ["hash", "--files"]):
         done = run_gguftool(*command, "hf://org/gated/m-Q8_0.gguf")
         assert done.returncode == 0, done.stderr
         for secret in (SIGNATURE, TOKEN, "Key=k"):
