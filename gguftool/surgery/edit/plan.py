@@ -19,7 +19,7 @@ from gguftool.storage.plan import NEW_FILE, OutputFile, Plan, congruent_bytes, i
 from gguftool.storage.sources.locate import new_name
 from gguftool.storage.sources.source import Source
 from gguftool.surgery.compatibility import require_complete
-from gguftool.surgery.edit.settings import Values, read_file_setting, read_setting
+from gguftool.surgery.edit.settings import Setting, Values, read_file_setting, read_setting
 from gguftool.surgery.edit.tokens import token_key, token_value
 from gguftool.surgery.metadata import LAYOUT_KEYS
 from gguftool.surgery.shards import NO_CHANGES, recorded_sequence, replace_shards, rewrite_set
@@ -74,10 +74,11 @@ def edited(kvs: Sequence[KV], edits: Edits, byte_order: ByteOrder = ByteOrder.LI
     before = [kv.key for kv in kvs]
     renamed = dict(edits.rename)
     keys = [renamed.get(key, key) for key in before]
-    settings = [read_setting(text, keys) for text in edits.settings]
-    settings += [read_file_setting(text, keys) for text in edits.file_settings]
+    files = [read_file_setting(text, keys) for text in edits.file_settings]
+    settings = files + [read_setting(text, keys) for text in edits.settings]  # an element may change a list of a file
     targets = (*(setting.target for setting in settings), *(kv.key for kv in edits.values))
     problems = [*_layout_problems(edits, targets), *_missing(edits, before), *_rename_problems(edits, before)]
+    problems += _two_sources(files, settings[len(files) :])
     if problems:
         raise PlanError("; ".join(problems))
     left = [replace(kv, key=key) for kv, key in zip(kvs, keys, strict=True) if key not in edits.remove]
@@ -114,6 +115,12 @@ def _rename_problems(edits: Edits, keys: Sequence[str]) -> list[str]:
         twice = sorted({key for key in side if side.count(key) > 1})
         problems += [f"'{printable(key)}' stands in two renames" for key in twice]
     return problems
+
+
+def _two_sources(files: Sequence[Setting], settings: Sequence[Setting]) -> list[str]:
+    given = {setting.target for setting in settings}
+    twice = dict.fromkeys(setting.target for setting in files if setting.target in given)
+    return [f"'{printable(target)}' is given by --set and by --set-file; leave one out" for target in twice]
 
 
 def plan_edit(model: ModelLike, edits: Edits, output: StrPath | None, filler: Filler = _NO_FILLER) -> Plan:

@@ -118,6 +118,9 @@ class Values:
         elif old.count != new.count:
             self.remarks.append(f"'{printable(new.key)}' had {old.count:,} element(s) and has {new.count:,} now")
         at = next(index for index, kv in enumerate(self.kvs) if kv.key == new.key)
+        times = sum(kv.key == new.key for kv in self.kvs)
+        if times > 1:
+            self.remarks.append(f"'{printable(new.key)}' stood {times} times in the metadata and stands once now")
         self.kvs = [kv for kv in self.kvs if kv.key != new.key]
         self.kvs.insert(at, new)
 

@@ -189,6 +189,26 @@ def test_a_file_does_not_change_a_type(model: Path) -> None:
         after(model, file_settings=(f"x=str:@{file}",))
 
 
+def test_an_element_changes_a_list_from_a_file(model: Path) -> None:
+    file = model.with_name("value")
+    file.write_bytes(b"[7, 8, 9]")
+    assert after(model, "x[0]=1", file_settings=(f"x=@{file}",))["x"].value() == [1, 8, 9]
+
+
+def test_a_value_comes_from_one_place(model: Path) -> None:
+    file = model.with_name("value")
+    file.write_bytes(b"[7, 8, 9]")
+    with pytest.raises(PlanError, match="'x' is given by --set and by --set-file"):
+        after(model, "x=[1]", file_settings=(f"x=@{file}",))
+
+
+def test_keys_that_stand_more_than_once_are_not_dropped_without_a_remark() -> None:
+    twice = [make_kv("x", ValueType.STRING, value) for value in ("first", "second")]
+    result = edited(twice, Edits(settings=("x=new",)))
+    assert [kv.value() for kv in result.kvs] == ["new"]
+    assert result.remarks == ("'x' stood 2 times in the metadata and stands once now",)
+
+
 def test_a_special_token_is_set_by_its_text(model: Path) -> None:
     now = after(model, tokens=(("eos", "<|im_end|>"), ("pad", "<unk>")))
     assert now["tokenizer.ggml.eos_token_id"].value() == 5
