@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from gguftool.errors import FormatError, printable
 
-_LLAMA_LINE = re.compile(r"(?P<algorithm>[a-z0-9]+)\s+(?P<hex>[0-9a-f-]+)\s\s(?P<name>.+)")
+_LLAMA_LINE = re.compile(r"(?P<algorithm>[a-z0-9]+)\s+(?P<hex>[0-9a-fA-F-]+)\s\s(?P<name>.+)")
 _SUM_LINE = re.compile(r"(?P<escaped>\\?)(?P<hex>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
 _ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r"}
 _UNESCAPES = {escape: char for char, escape in _ESCAPES.items()}
@@ -42,33 +42,43 @@ def render_sum(name: str, sha256: str) -> str:
 
 
 def parse_sums(lines: Sequence[str], source: str) -> dict[str, str]:
-    """Parse lines of sha256sum to name -> sha256; raise `FormatError` for any other line."""
-    expected = {}
+    """Parse lines of sha256sum to name -> sha256; raise `FormatError` for any other line, and if two differ."""
+    expected: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         match = _SUM_LINE.fullmatch(line) or _no_line(line, number, source)
         name = match["name"]
         if match["escaped"]:
             name = re.sub(r"\\[\\nr]", lambda found: _UNESCAPES[found[0]], name)
-        expected[name] = match["hex"].lower()
+        _promise(expected, name, match["hex"], number, source)
     return expected
 
 
 def parse_tensor_hashes(lines: Sequence[str], source: str) -> Mapping[str, str]:
     """Parse lines of llama-gguf-hash to name -> sha256; skip those of other algorithms.
 
-    Raises `FormatError` for any other line, and if no line has a sha256.
+    Raises `FormatError` for any other line, if two differ about a name, and if no line has a sha256.
     """
-    expected, others = {}, {}
+    expected: dict[str, str] = {}
+    others = {}
     for number, line in enumerate(lines, start=1):
         match = _LLAMA_LINE.fullmatch(line) or _no_line(line, number, source)
         if match["algorithm"] == "sha256":
-            expected[match["name"]] = match["hex"]
+            _promise(expected, match["name"], match["hex"], number, source)
         else:
             others[match["algorithm"]] = True
     if not expected:
         names = printable(", ".join(others), 80)
         raise FormatError(f"its hashes are {names}; only sha256 is checked (llama-gguf-hash --sha256)", source=source)
     return expected
+
+
+def _promise(expected: dict[str, str], name: str, sha256: str, number: int, source: str) -> None:
+    if expected.setdefault(name, sha256.lower()) != sha256.lower():
+        raise FormatError(
+            f"another hash of '{printable(name, 80)}' than in a line before; remove the wrong one",
+            source=source,
+            where=f"line {number}",
+        )
 
 
 def _no_line(line: str, number: int, source: str) -> re.Match[str]:

@@ -91,6 +91,29 @@ def test_a_tensor_that_is_not_there_is_bad(tmp_path: Path, model: Path) -> None:
     assert "BAD  m.gguf:none.weight: is not in" in hashed("--check", manifest, code=1)
 
 
+def test_a_manifest_that_contradicts_itself_is_refused(tmp_path: Path, model: Path) -> None:
+    """Otherwise the last line would count, and the others would be promises that nobody checks."""
+    manifest, zeros = tmp_path / "m.manifest", "0" * 64
+    whole = sha256(model.read_bytes())
+    for good, bad in (
+        (hashed(model), f"sha256    {zeros}  m.gguf:output.weight\n"),
+        (f"{whole}  m.gguf\n", f"{zeros}  m.gguf\n"),
+    ):
+        manifest.write_text(bad + good)
+        done = run_gguftool("hash", "--check", manifest)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert b"another hash of 'm.gguf" in done.stderr
+        manifest.write_text(good + good)
+        hashed("--check", manifest)
+
+
+def test_hashes_in_capitals_are_the_same_hashes(tmp_path: Path, model: Path) -> None:
+    manifest = tmp_path / "m.manifest"
+    digest = hashed(model).split()[1]
+    manifest.write_text(hashed(model).replace(digest, digest.upper()))
+    assert hashed("--check", manifest) == "8 as promised, 0 not, 0 without a hash to compare\n"
+
+
 @pytest.mark.parametrize("algorithm", ["xxh64", "sha1", "uuid"])
 def test_other_algorithms_are_refused_by_name(tmp_path: Path, model: Path, algorithm: str) -> None:
     manifest = tmp_path / "m.manifest"
