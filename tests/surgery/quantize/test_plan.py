@@ -421,6 +421,14 @@ def test_a_preset_gives_the_output_its_own_type_and_the_file_its_own_file_type(t
     assert numbers["general.quantization_version"] == 2
 
 
+def test_a_preset_takes_names_that_are_not_utf8(tmp_path: Path) -> None:
+    hostile = tensor("blk.0.\udcff\udcfe.weight", floats(8, WIDTH))
+    made = written(
+        tmp_path, opened(tmp_path, llama(hostile)), Recipe(rules=()), preset=find_preset("Q8_0", "llama.cpp")
+    )
+    assert types_of(made)["blk.0.\udcff\udcfe.weight"] == "q8_0"
+
+
 @pytest.mark.parametrize(
     ("name", "engine", "wanted"),
     [

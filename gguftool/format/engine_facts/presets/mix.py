@@ -117,7 +117,12 @@ def layer_of(name: str) -> int | None:
 
 def in_engine_order(names: Iterable[str]) -> list[str]:
     """Sort names as llama.cpp's loader does: by layer, what has none first. Source: src/llama-model-loader.h."""
-    return sorted(names, key=lambda name: (-1 if (layer := layer_of(name)) is None else layer, name.encode()))
+
+    def place(name: str) -> tuple[int, bytes]:
+        layer = layer_of(name)
+        return -1 if layer is None else layer, name.encode("utf-8", "surrogateescape")
+
+    return sorted(names, key=place)
 
 
 # --- conditions ---
