@@ -15,6 +15,8 @@ from gguftool.cli.shared.options import Json, ModelArgument, ThisFileOnly, one_f
 from gguftool.cli.shared.show import show
 from gguftool.format.engine_facts.engines import ENGINES
 
+_MAX_TOKENS = 50  # with the prompt they fit into the context of 64 tokens that engines are asked with
+
 
 def check(
     model: ModelArgument,
@@ -51,7 +53,7 @@ def check(
         bool, typer.Option("--data", help="Read all data too: hash shards that a tensors.map lies beside.")
     ] = False,
     load: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--load",
             metavar="ENGINE",
@@ -59,13 +61,14 @@ def check(
             "llama-cli, llama-completion, llama-perplexity or llama-server.",
             show_default=False,
         ),
-    ] = "",
+    ] = None,
     run: Annotated[
         int | None,
         typer.Option(
             "--run",
             metavar="N",
             min=1,
+            max=_MAX_TOKENS,
             help="With --load: also generate N tokens over zeros, for kernels that a type lacks.",
             show_default=False,
         ),
@@ -78,6 +81,8 @@ def check(
     Every finding has a code that docs/lint.md explains. Exit code 1 with findings, 2 with what is no readable GGUF.
     """
     threshold = _severity(fail_on)
+    if load == "":
+        raise typer.BadParameter("--load needs the name of an engine: xllamacpp, or the path of a program")
     if run and not load:
         raise typer.BadParameter("--run needs an engine to run it in: --load ENGINE")
     options = CheckOptions(
@@ -87,7 +92,7 @@ def check(
         places=parse_rules(place or []),
         this_file_only=this_file_only,
         read_data=data,
-        load=load,
+        load=load or "",
         run=run or 0,
     )
     report = make_report(model, options)

@@ -271,6 +271,18 @@ def test_run_needs_an_engine(good: Path) -> None:
     assert run(good, "--run", 3).exit_code == 2
 
 
+def test_an_engine_without_a_name_is_not_left_out(good: Path) -> None:
+    """As from a shell variable that is not set."""
+    done = run(good, "--load", "")
+    assert (done.exit_code, done.stdout) == (2, "")
+
+
+def test_more_tokens_than_fit_are_not_the_models_fault(good: Path, tmp_path: Path) -> None:
+    done = run(good, "--load", engine_script(tmp_path, "exit 1"), "--run", 51)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "51 is not in the range 1<=x<=50" in done.stderr
+
+
 @on_linux
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_the_engine_and_removes_the_skeleton(
