@@ -268,7 +268,8 @@ def not_utf8(target: LintTarget) -> Iterator[Hit]:
         yield Hit(message=f"bytes that are not UTF-8 in {_keys(found)}", where=_shown(file))
     names = tuple(tensor.name for tensor in target.tensors if not _is_utf8(tensor.name))
     if names:
-        yield Hit(message="bytes that are not UTF-8 in tensor names", tensors=names)
+        way_out = "edit does not rename tensors: convert or fetch the model anew"
+        yield Hit(message="bytes that are not UTF-8 in tensor names", tensors=names, way_out=way_out)
 
 
 def _is_utf8(text: str) -> bool:

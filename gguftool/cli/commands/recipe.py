@@ -19,7 +19,7 @@ from gguftool.cli.shared.console import remark, write_exactly
 from gguftool.cli.shared.options import Force, Json, ModelArgument, local_path, one_format
 from gguftool.cli.shared.presets import PresetOption, Pure, named_preset
 from gguftool.cli.shared.show import show
-from gguftool.errors import PlanError, listed
+from gguftool.errors import FormatError, PlanError, listed
 from gguftool.format.engine_facts.engines import ENGINES, LLAMA_CPP
 from gguftool.format.recipe import MAX_TEXT, Recipe, RecipeFormat, parse_any, render_any
 from gguftool.model.companions import open_imatrix
@@ -114,7 +114,7 @@ def check(
     if imatrix is not None:
         open_imatrix(imatrix)
     mix = None if chosen is None else PresetMix(preset=chosen, imatrix=imatrix is not None, pure=pure)
-    report = check_recipe(recipe, _open(file if model is None else model), mix, engine)
+    report = check_recipe(recipe, _open_alone(file) if model is None else _open(model), mix, engine)
     show(report, one_format(json=json))
     if report.reaches(Severity[fail_on.name]):
         raise typer.Exit(1)
@@ -179,6 +179,14 @@ def convert(
     """
     recipe, sources = _read(file, form)
     _write(recipe, to, output, sources, force=force)
+
+
+def _open_alone(file: str) -> Model:
+    """Open FILE, which is the model if there is no --model; say so if it is no GGUF but perhaps a recipe."""
+    try:
+        return _open(file)
+    except FormatError as error:
+        raise PlanError(f"{error}; without --model, FILE is the model: a recipe needs --model MODEL") from error
 
 
 def _open(spec: str) -> Model:

@@ -653,6 +653,13 @@ def test_hostile_names_are_never_raw(tmp_path: Path, name: str | bytes) -> None:
     assert max(map(len, text.splitlines())) < 2000
 
 
+def test_tensor_names_that_are_not_utf8_are_not_sent_to_edit(tmp_path: Path) -> None:
+    file = model()
+    file.tensors.append(T(b"blk.0.\xff\xfe", (32, 6)))
+    [hit] = hits(written(tmp_path, file), "F12")
+    assert "edit does not rename tensors" in hit.way_out
+
+
 def test_lengths_of_the_table_are_those_of_the_types() -> None:
     from gguftool.format.ggml import TYPES
 

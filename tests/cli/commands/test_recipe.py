@@ -203,6 +203,12 @@ def test_check_needs_a_model_or_a_preset(gguftool: Run, recipe: Path) -> None:
     assert (done.returncode, b"give --model MODEL, or a preset" in done.stderr) == (2, True)
 
 
+def test_a_recipe_with_a_preset_alone_is_asked_for_its_model(gguftool: Run, recipe: Path) -> None:
+    done = gguftool("recipe", "check", recipe, "Q4_K_M")
+    assert done.returncode == 2
+    assert "a recipe needs --model MODEL" in one_error_line(done.stderr)
+
+
 def test_check_with_a_wrong_preset_names_the_nearest(gguftool: Run, model: Path) -> None:
     done = gguftool("recipe", "check", model, "Q4_K_X")
     assert done.returncode == 2
