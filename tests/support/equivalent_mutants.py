@@ -116,6 +116,13 @@ EQUIVALENT: Mapping[str, tuple[tuple[str, str, str], ...]] = {
             "there is at least one part",
         ),
     ),
+    f"{_EXECUTE}/publish.py": (
+        (
+            "if journal.suffix != PART:",
+            "if journal.suffix is not PART:",
+            "a journal to write has one of the two constants",
+        ),
+    ),
     f"{_EXECUTE}/preflight.py": (
         *(
             (
