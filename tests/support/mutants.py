@@ -80,7 +80,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     ),
     f"{_EXECUTE}/streaming.py": (f"{_IN_EXECUTE}/test_streaming.py", f"{_IN_EXECUTE}/test_copying.py"),
     "gguftool/format/header.py": ("tests/format/test_header.py",),
-    "gguftool/format/cursor.py": ("tests/format/test_header.py",),
+    "gguftool/format/cursor.py": ("tests/format/test_cursor.py", "tests/format/test_header.py"),
     "gguftool/format/recipe.py": ("tests/format/test_recipe.py",),
     "gguftool/surgery/metadata.py": ("tests/surgery/test_metadata.py",),
 }

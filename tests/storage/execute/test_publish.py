@@ -118,6 +118,27 @@ def test_a_shard_1_that_does_not_change_gets_its_name_back_last(tmp_path: Path, 
     assert state(tmp_path) == {NAMES[0]: b"new", NAMES[1]: b"1st" if there else b"one"}
 
 
+def test_what_recovery_names_is_durable_before_the_journal_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = journal(tmp_path)
+    for name in NAMES:
+        put(helper_path(tmp_path / name, "part"), b"new")
+    syncs = Syncs(monkeypatch, tmp_path)
+    assert finish_set(first) is not None
+    assert [{name: found.get(name) for name in NAMES} for found in syncs.states] == [dict.fromkeys(NAMES, b"new")]
+    assert set_journal_path(first).name in syncs.states[0]
+
+
+@pytest.mark.parametrize("aside", [True, False])
+def test_recovery_gives_the_mode_of_the_old_file_wherever_it_lies(tmp_path: Path, aside: bool) -> None:
+    first = journal(tmp_path, replace=True)
+    put(helper_path(first, "part"), b"new")
+    put(helper_path(first, "old") if aside else first, b"old").chmod(0o640)
+    assert finish_set(first) is not None
+    assert first.stat().st_mode & 0o777 == 0o640
+
+
 # --- while nothing fails, and when something does --------------------------------------------------------------------
 
 
@@ -345,6 +366,81 @@ def test_a_set_in_two_folders_is_refused(tmp_path: Path, written: Callable[..., 
         part.require()
 
 
+@pytest.mark.parametrize("fail_at", [None, 1])
+@pytest.mark.parametrize("names", [[NAMES[0], "s-00003-of-00003.gguf", NAMES[1]], NAMES[:1]])
+def test_shard_1_never_stands_between_old_and_new(
+    tmp_path: Path,
+    written: Callable[..., list[PartFile]],
+    monkeypatch: pytest.MonkeyPatch,
+    fail_at: int | None,
+    names: list[str],
+) -> None:
+    for name in {*names, NAMES[1]}:
+        put(tmp_path / name, b"old")
+    parts = written(*names)
+    Syncs(monkeypatch, tmp_path, fail_at=fail_at)
+    moments = []
+
+    def watch(real: Callable[..., None]) -> Callable[..., None]:
+        def call(*args: object, **options: object) -> None:
+            real(*args, **options)
+            now = state(tmp_path)
+            if NAMES[1] in now:
+                moments.append([now.get(name) for name in names])
+
+        return call
+
+    for name in ("link", "rename", "unlink"):
+        monkeypatch.setattr(os, name, watch(getattr(os, name)))
+    expected = contextlib.nullcontext() if fail_at is None else pytest.raises(OSError, match="Input/output error")
+    with expected:
+        publish_set(plan(tmp_path, *names), parts, None, replace=True, sync=True)
+    assert moments
+    assert all(moment in ([b"old"] * len(names), [b"new"] * len(names)) for moment in moments)
+
+
+def test_an_interrupt_right_after_a_shard_got_its_name_takes_it_back(
+    tmp_path: Path, written: Callable[..., list[PartFile]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = written(*NAMES)
+    before = state(tmp_path)
+    real = publish.publish
+
+    def interrupted(*args: object) -> None:
+        real(*args)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publish, "publish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish_set(plan(tmp_path, *NAMES), parts, None, replace=False, sync=True)
+    assert state(tmp_path) == before
+
+
+def test_an_incomplete_set_is_refused_before_anything_moves(
+    tmp_path: Path, written: Callable[..., list[PartFile]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in NAMES:
+        put(tmp_path / name, b"old")
+    parts = written(*NAMES)
+    parts[0].path.unlink()
+    before = state(tmp_path)
+    syncs = Syncs(monkeypatch, tmp_path)
+    with pytest.raises(ExecuteError, match="is not the file that was written here"):
+        publish_set(plan(tmp_path, *NAMES), parts, None, replace=True, sync=True)
+    assert (syncs.states, state(tmp_path)) == ([], before)
+
+
+def test_a_journal_that_another_run_locked_first_stops_this_run(
+    tmp_path: Path, written: Callable[..., list[PartFile]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = written(*NAMES)
+    before = state(tmp_path)
+    monkeypatch.setattr(publish, "lock", lambda fd: False)
+    with pytest.raises(ExecuteError, match="another gguftool is writing this file"):
+        publish_set(plan(tmp_path, *NAMES), parts, None, replace=False, sync=True)
+    assert state(tmp_path) == before
+
+
 # --- one file --------------------------------------------------------------------------------------------------------
 
 
@@ -398,3 +494,21 @@ def test_only_journals_keep_the_mode_of_helpers(
     plain.write_bytes(b"")
     publish_one(part, replace=False, sync=False, private=private)
     assert (tmp_path / "a").stat().st_mode & 0o777 == (0o600 if private else plain.stat().st_mode & 0o777)
+
+
+def test_an_interrupt_right_after_a_file_got_its_name_gives_the_old_one_back(
+    tmp_path: Path, written: Callable[..., list[PartFile]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "a", b"old")
+    (part,) = written("a")
+    before = state(tmp_path)
+    real = os.replace
+
+    def interrupted(old: Path, new: Path) -> None:
+        real(old, new)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publish_one(part, replace=True, sync=True)
+    assert state(tmp_path) == before
