@@ -39,6 +39,16 @@ EQUIVALENT: Mapping[str, tuple[tuple[str, str, str], ...]] = {
             "an unsigned number is not negative",
         ),
     ),
+    "gguftool/format/cursor.py": (
+        *(
+            (
+                "if self.pos + size > self.ready:",
+                f"if self.pos + size {sign} self.ready:",
+                "`need` checks the same bounds once more, exactly; this only saves the call",
+            )
+            for sign in (">=", "!=", "is not")
+        ),
+    ),
     "gguftool/surgery/metadata.py": (
         (
             "return sorted(entries, key=lambda entry: entry[0])",

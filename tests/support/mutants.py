@@ -74,6 +74,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
     ),
     f"{_EXECUTE}/resume.py": (f"{_IN_EXECUTE}/test_resume.py", f"{_IN_EXECUTE}/test_streaming.py"),
     f"{_EXECUTE}/run.py": (
+        f"{_IN_EXECUTE}/test_run.py",
         f"{_IN_EXECUTE}/test_resume.py",
         f"{_IN_EXECUTE}/test_streaming.py",
         f"{_IN_EXECUTE}/test_executor.py",

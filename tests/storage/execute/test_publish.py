@@ -356,12 +356,15 @@ def test_another_runs_journal_stays(tmp_path: Path, written: Callable[..., list[
     assert state(tmp_path) == before
 
 
-def test_a_set_in_two_folders_is_refused(tmp_path: Path, written: Callable[..., list[PartFile]]) -> None:
-    (tmp_path / "sub").mkdir()
-    names = [f"sub/{NAMES[0]}", NAMES[1]]
+@pytest.mark.parametrize("other", ["a", "z"])
+def test_a_set_in_two_folders_is_refused(tmp_path: Path, written: Callable[..., list[PartFile]], other: str) -> None:
+    for name in ("m", other):
+        (tmp_path / name).mkdir()
+    names = [f"{other}/{NAMES[0]}", f"m/{NAMES[1]}"]
     parts = written(*names)
+    whole = changed(plan(tmp_path, *names), first_shard=tmp_path / "m" / NAMES[1])
     with pytest.raises(ExecuteError, match="must lie in one folder"):
-        publish_set(plan(tmp_path, *names), parts, None, replace=False, sync=True)
+        publish_set(whole, parts, None, replace=False, sync=True)
     for part in parts:
         part.require()
 
@@ -483,6 +486,18 @@ def test_a_file_that_cannot_be_published_leaves_the_old_one(
         publish_one(part, replace=True, sync=True)
     assert state(tmp_path) == before
     assert not old or (tmp_path / "a").stat().st_ino == inode
+
+
+def test_an_old_file_that_a_killed_run_kept_is_not_taken_for_the_old_one(
+    tmp_path: Path, written: Callable[..., list[PartFile]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "a", b"old")
+    put(helper_path(tmp_path / "a", "old"), b"older")
+    (part,) = written("a")
+    Syncs(monkeypatch, tmp_path, fail_at=0)
+    with pytest.raises(OSError, match="Input/output error"):
+        publish_one(part, replace=True, sync=True)
+    assert state(tmp_path) == {"a": b"old", part.path.name: b"new"}
 
 
 @pytest.mark.parametrize("private", [True, False])
