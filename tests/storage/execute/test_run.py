@@ -11,6 +11,7 @@ from gguftool.errors import SourceError
 from gguftool.record import replace as changed
 from gguftool.storage.execute import run as module
 from gguftool.storage.execute.options import Options
+from gguftool.storage.execute.part import create_part
 from gguftool.storage.execute.run import Run
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.sources.local import open_local
@@ -152,3 +153,41 @@ def test_parts_of_an_earlier_run_are_not_this_runs_until_it_begins(tmp_path: Pat
         run.write()
         run.publish()
     assert tree(tmp_path) == wanted(plan)
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_a_part_of_another_runs_journal_is_not_to_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bool
+) -> None:
+    plan = plan_of(tmp_path, 10, 10)
+    if old:
+        create_part(plan.outputs[0].path, 10).close()
+    monkeypatch.setattr(module, "read_resume", lambda plan: 1 / 0)
+    with Run(plan, Options()) as run:
+        with pytest.raises(ZeroDivisionError):
+            run.begin()
+        assert run.is_begun == (not old)
+
+
+def test_the_first_part_is_empty_until_the_journal_is_read(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 10, 10)
+    part = helper_path(plan.outputs[0].path, "part")
+    with Run(plan, Options()) as run:
+        assert part.stat().st_size == 0
+        run.begin()
+        assert part.stat().st_size == 10
+
+
+def test_parts_that_an_earlier_run_left_go_too_when_nothing_can_be_kept(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 10, 10, 10)
+    create_part(plan.outputs[2].path, 10).close()
+    with Run(plan, Options()) as run:
+        run.begin()
+        run.abandon(OSError(28, "full"))
+    assert tree(tmp_path) == {}
+
+
+def test_a_private_output_is_published_as_one(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, 10)
+    carry_out(plan, Options(private=True))
+    assert plan.outputs[0].path.stat().st_mode & 0o777 == 0o600
