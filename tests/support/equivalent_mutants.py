@@ -133,6 +133,13 @@ EQUIVALENT: Mapping[str, tuple[tuple[str, str, str], ...]] = {
             "a journal to write has one of the two constants",
         ),
     ),
+    f"{_EXECUTE}/run.py": (
+        (
+            "if is_streamed(opened[0].output):",
+            "if is_streamed(opened[ -1].output):",
+            "a streamed output is written alone",
+        ),
+    ),
     f"{_EXECUTE}/preflight.py": (
         *(
             (

@@ -76,7 +76,7 @@ def test_more_than_eight_outputs_are_made_durable_at_once(
     asked: list[list[Path]] = []
     complete: list[bool] = []
     singly: list[Path] = []
-    plan = plan_of(tmp_path, *[10] * count)
+    plan = plan_of(tmp_path, *[1000] * count)
 
     def sync_data() -> None:
         complete.append(all(helper_path(output.path, "part").read_bytes() == output.head for output in plan.outputs))
