@@ -151,7 +151,7 @@ def parse(buffer: bytes | bytearray | memoryview, total_size: int) -> Header:
     magic = cursor.take(4, "magic")
     if magic != MAGIC:
         raise FormatError(
-            f"not a GGUF file: the first bytes are {printable(magic.decode('latin-1'))!r}, expected 'GGUF'",
+            f"not a GGUF file: the first bytes are '{printable(magic.decode('latin-1'))}', expected 'GGUF'",
             where="magic",
             offset=0,
         )

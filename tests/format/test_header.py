@@ -333,6 +333,7 @@ def test_a_wrong_magic_is_at_the_start() -> None:
     error = refusal(b"GGML" + bytes(100))
     assert placed(error) == ("magic", 0)
     assert "'GGML', expected 'GGUF'" in str(error)
+    assert r"'a\x00bc', expected" in str(refusal(b"a\0bc" + bytes(100)))
 
 
 @pytest.mark.parametrize(("order", "number"), [("<", 4), (">", 4), ("<", 0), ("<", 0x10001), ("<", 0x8001)])
