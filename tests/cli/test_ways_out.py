@@ -17,7 +17,7 @@ import pytest
 
 from gguftool.model.opening import open_model
 from gguftool.storage.execute.executor import execute
-from gguftool.storage.sources.sidecars import helper_path
+from gguftool.storage.sources.sidecars import PART, RESUME, helper_path
 from gguftool.surgery.edit.plan import Edits, plan_edit
 from tests.storage.execute.test_in_place import SHARDS, half_way
 from tests.support import builders as b
@@ -245,6 +245,22 @@ def test_tensors_that_the_donor_of_metadata_lacks_come_by_the_option(tmp_path: P
     made = run_gguftool(*words, "--kv-from", "b.gguf", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     assert tensors[-1].name in open_model(tmp_path / "y.gguf").tensors
+
+
+def test_an_unfinished_run_of_another_command_is_discarded_by_the_option(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b.small_model())
+    words = ("merge", "a.gguf", "-o", "y.gguf")
+    part, journal = (helper_path(tmp_path / "y.gguf", suffix) for suffix in (PART, RESUME))
+    begun = {"version": "gguftool resume 1", "fingerprint": "another", "sources": [], "outputs": [["y.gguf", 100]]}
+    for path, content in ((part, b"x" * 100), (journal, json.dumps(begun).encode() + b"\n")):
+        path.write_bytes(content)
+        path.chmod(0o600)
+    done = run_gguftool(*words, cwd=tmp_path)
+    assert (done.returncode, b"--no-resume removes them" in done.stderr) == (2, True), done.stderr
+    made = run_gguftool(*words, "--no-resume", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"a.gguf", "y.gguf"}
+    assert (tmp_path / "y.gguf").read_bytes() == (tmp_path / "a.gguf").read_bytes()
 
 
 # Commands by module: a call that makes one, or a text that spells one out. The tests above or elsewhere run them.
