@@ -19,10 +19,10 @@ from gguftool.model.opening import open_model
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.sources.sidecars import PART, RESUME, helper_path
 from gguftool.surgery.edit.plan import Edits, plan_edit
-from tests.storage.execute.test_in_place import SHARDS, half_way
 from tests.support import builders as b
 from tests.support.check_models import F32, Q8_0, File, T, model
 from tests.support.command import run_gguftool
+from tests.support.half_way import SHARDS, half_way
 from tests.support.paths import FIXTURES, REPO
 from tests.support.syscalls import count_calls, killed_at
 

@@ -24,11 +24,8 @@ from gguftool.storage.sources.source import Extent
 from gguftool.surgery.edit.plan import Edits, plan_edit
 from tests.support import builders as b
 from tests.support.command import one_error_line, run_gguftool
-from tests.support.syscalls import count_calls, killed_at
-from tests.support.writer_cases import CASES, listing, set_up, visible
-
-SHARDS = [b.shard_name("set", number, 3) for number in (1, 2, 3)]
-SET_SWAP = next(case for case in CASES if case.name == "swap --in-place, set")
+from tests.support.half_way import SET_SWAP, SHARDS, half_way
+from tests.support.writer_cases import listing, set_up, visible
 
 
 def inodes(folder: Path) -> dict[str, int]:
@@ -85,21 +82,6 @@ def test_a_shard_that_is_a_symbolic_link_is_not_replaced(tmp_path: Path) -> None
     assert done.returncode == 2
     assert "symbolic link" in one_error_line(done.stderr)
     assert listing(folder) == before
-
-
-def half_way(folder: Path) -> dict[str, bytes]:
-    """Leave the set between old and new, its shard 1 without its name; return what it will be."""
-    set_up(SET_SWAP, folder)
-    plan = SET_SWAP.plan(folder)
-    calls = count_calls(lambda: execute(plan))
-    wanted = listing(folder)
-    for at in reversed(range(len(calls))):
-        set_up(SET_SWAP, folder)
-        plan = SET_SWAP.plan(folder)
-        assert killed_at(at, lambda plan=plan: execute(plan))  # type: ignore[misc]
-        if set_journal_path(folder / SHARDS[0]).exists() and not (folder / SHARDS[0]).exists():
-            return wanted
-    raise AssertionError("shard 1 kept its name all the time")
 
 
 def test_readers_refuse_a_set_between_old_and_new_by_any_shard(tmp_path: Path) -> None:
