@@ -33,6 +33,7 @@ DecodedBy = Literal["", "numpy", "gguf", "lookup", "repack"]
 # Back ends that quantize, see `format/quantizers.py`.
 PLAIN: Final = "gguftool"  # rounds floats
 LIBGGUF: Final = "libgguf"
+XLLAMACPP: Final = "xllamacpp"  # in libgguf's place, if it is installed
 GGUF: Final = "gguf"
 EXTERNAL: Final = "llama-quantize"  # of each engine that has the type
 

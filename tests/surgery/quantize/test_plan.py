@@ -514,7 +514,7 @@ def test_types_of_the_other_engine_are_refused(tmp_path: Path) -> None:
 
 def test_types_without_a_maker_say_who_has_one(tmp_path: Path) -> None:
     model = opened(tmp_path, llama())
-    with pytest.raises(PlanError, match="libgguf does not make iq4_ks; --llama-quantize PATH drives one of ik_llama"):
+    with pytest.raises(PlanError, match="xllamacpp does not make iq4_ks; --llama-quantize PATH drives one of ik_llama"):
         written(tmp_path, model, recipe(attn_q="iq4_ks"), engine="ik_llama.cpp")
     without = "gguf does not make iq4_xs; pip install libgguf brings one that makes it"
     with libgguf_missing(), pytest.raises(PlanError, match=f"[^b]{without}"):
@@ -523,9 +523,10 @@ def test_types_without_a_maker_say_who_has_one(tmp_path: Path) -> None:
 
 @contextmanager
 def libgguf_missing() -> Iterator[None]:
-    """As without the extra 'quantize': an import of libgguf fails."""
+    """As with neither the extra 'quantize' nor xllamacpp: their imports fail."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "libgguf", None)
+        patch.setitem(sys.modules, "xllamacpp", None)
         best_quantizer.cache_clear()
         try:
             yield
