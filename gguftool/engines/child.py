@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 import select
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 from gguftool.engines.log import Log
 from gguftool.errors import ExecuteError
 from gguftool.record import record
+from gguftool.storage.system.processes import forbid_core, kill_tree
 
 _STEP = 0.004  # seconds between two looks; an engine that populates a mapping takes about 4 MB of page cache in them
 _READ = 1 << 16
@@ -124,7 +124,7 @@ def _started(words: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[by
     except OSError as error:
         raise ExecuteError(f"cannot be run: {error.strerror}", source=words[0]) from error
     try:
-        _no_core(process.pid)
+        forbid_core(process.pid)
         yield process
     finally:
         _kill(process)
@@ -132,22 +132,9 @@ def _started(words: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[by
             process.stdout.close()
 
 
-def _no_core(pid: int) -> None:
-    import resource
-
-    with contextlib.suppress(OSError, ValueError):
-        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
-
-
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """Kill the child's group and whatever it started, and wait for it."""
-    members = family(process.pid) if process.returncode is None else []
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)  # the number stays the group's while a member lives
-    for pid in members:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
+    kill_tree(process, family(process.pid) if process.returncode is None else None)
 
 
 def _read(output: int, log: Log) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 from gguftool.errors import ExecuteError, PlanError, printable
 from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.record import record
+from gguftool.storage.system.processes import kill_tree
 
 _DEFAULT = "Q8_0"  # for tensors without a rule; a quantized type, or llama-quantize ignores the rules
 _LOG_TAIL = 6  # last lines of the program's output that an error shows
@@ -103,11 +103,7 @@ def _killed_on_error(process: subprocess.Popen[bytes]) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if hasattr(os, "killpg"):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
-        process.wait()
+        kill_tree(process)
         raise
 
 

@@ -22,6 +22,7 @@ from gguftool.engines.skeleton import PREFIX, SkeletonFile, write_skeleton, writ
 from gguftool.engines.tiny_model import bad_model, good_model
 from gguftool.engines.xllamacpp_child import GENERATED, LOADED
 from gguftool.record import record, replace
+from gguftool.storage.system.processes import FROM_OUTSIDE
 
 _SECONDS = 60.0  # for what takes an engine one
 _BYTES_PER_SECOND = 250e6  # of a skeleton that is loaded to the end; seen: 760e6
@@ -30,7 +31,6 @@ _SECONDS_PER_TOKEN = 20.0
 # before it says why (one run of five on a quiet machine). It is asked again.
 _ASKED = 8
 _SHELL_SIGNALS = range(129, 129 + 64)  # exit status of a shell for a command that was stopped by a signal
-_NO_FAULT = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # sent from outside
 
 
 class Verdict(Enum):
@@ -152,7 +152,7 @@ def _judge(engine: LoadEngine, ending: Ending, limits: Limits, tokens: int, fail
     if ending.stop is Stop.MEMORY:
         return Verdict.EXCEEDED, f"it took more than {limits.anonymous / 1e9:,.1f} GB of memory of its own"
     number = _signal_of(ending.status)
-    if number in _NO_FAULT:
+    if number is not None and number in FROM_OUTSIDE:
         return Verdict.EXCEEDED, f"something else ended it with {number.name}, as systems do that are out of memory"
     if number is not None:
         return Verdict.CRASHED, number.name

@@ -18,6 +18,7 @@ from gguftool.errors import ExecuteError, joined_problems
 from gguftool.format.file_names import ShardName
 from gguftool.record import record
 from gguftool.storage.system.reflink import file_system_of
+from gguftool.storage.system.space import allocated_bytes
 
 PREFIX = "model"  # of the names of a skeleton's files
 _IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"})
@@ -81,7 +82,7 @@ def _objection(folder: Path) -> str:
         return f"{kind}, where holes that an engine touches are memory"
     tried = folder / "hole"
     write_sparse(tried, b"\1", _TRIED)
-    room = tried.stat().st_blocks * 512
+    room = allocated_bytes(tried.stat())
     tried.unlink()
     return "" if room <= _SLACK else "its file system keeps no holes, so that files would have their full size"
 
@@ -100,7 +101,7 @@ def write_skeleton(folder: Path, files: Sequence[SkeletonFile]) -> Path:
                 message = f"this file system takes no file of {file.size:,} bytes; {_FREE_ANYWAY}"
                 raise ExecuteError(message, source=str(folder)) from None
             raise ExecuteError(f"cannot write: {error.strerror}", source=str(path)) from error
-        if path.stat().st_blocks * 512 > len(file.head) + _SLACK:
+        if allocated_bytes(path.stat()) > len(file.head) + _SLACK:
             raise ExecuteError(f"holes take room here; {_FREE_ANYWAY}", source=str(folder))
     return folder / files[0].name
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ pytestmark = pytest.mark.slow
 COUNTS: collections.Counter[str] = collections.Counter()
 INJECTED: set[str] = set()
 MODEL_OF = {"m.gguf", "set-00001-of-00003.gguf"}
+forks = pytest.mark.skipif(sys.platform == "win32", reason="forks: tests/windows kills whole processes instead")
 in_every_case = pytest.mark.parametrize("case", CASES, ids=str)
 
 
@@ -133,6 +135,7 @@ def error_of_run(case: Case, folder: Path, injector: Injector, where: str) -> st
     """Run with a fault; return the error's message, empty where there was none."""
     plan = case.plan(folder)
     said = ""
+    held = open_files()
     try:
         with injector.active():
             execute_plan(case, plan)
@@ -141,7 +144,13 @@ def error_of_run(case: Case, folder: Path, injector: Injector, where: str) -> st
     except BaseException as error:
         raise AssertionError(f"{where}: {error!r} is no error for a user") from error
     assert "Errno" not in said, where
+    assert open_files() == held, f"{where}: leaves a file open"
     return said
+
+
+def open_files() -> int:
+    """The number of descriptors of this process, where the system lists them."""
+    return len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
 
 
 def refused_by_readers(case: Case, folder: Path) -> bool:
@@ -239,6 +248,7 @@ def test_every_kind_of_call_was_failed() -> None:
 # --- kill -9 ---------------------------------------------------------------------------------------------------------
 
 
+@forks
 @in_every_case
 def test_killed_at_any_call_the_next_run_makes_it_right(case: Case, folder: Path) -> None:
     wanted, calls = after_an_unbroken_run(case, folder)
@@ -266,7 +276,3 @@ def assert_nothing_wrong_is_named(case: Case, folder: Path, before: dict[str, by
     gate = gate_of(case, wanted)
     if gate is not None and gate in now:
         assert now in (before, wanted)
-
-
-if os.name != "posix":
-    pytest.skip("the calls of POSIX systems are failed here", allow_module_level=True)

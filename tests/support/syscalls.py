@@ -1,16 +1,16 @@
 """Faults for writers: count every system call of a run, then fail each of them, or kill the run there.
 
-The calls are replaced where Python code finds them (`os`, `fcntl`, `fileio.syncfs`), so the faults hit what the
-executor does, in its order. Calls that only make data durable do nothing here; real runs under strace show that they
-are made, and in which order.
+The calls are replaced where Python code finds them (`os`, `fcntl`, `fileio.syncfs`, or `windows`), so the faults hit
+what the executor does, in its order. Calls that only make data durable do nothing here; real runs under strace show
+that they are made, and in which order.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections import Counter
@@ -20,6 +20,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gguftool.storage.system import fileio
+
+if sys.platform == "win32":
+    from gguftool.storage.system import windows
+
+    # Where Windows does what these calls do elsewhere.
+    _OWN = {
+        "open_file": "open",
+        "read_into": "preadv",
+        "write_some": "pwrite",
+        "set_size": "ftruncate",
+        "move": "rename",
+        "lock": "flock",
+    }
+    _PLACES: list[tuple[Any, str, str]] = [(windows, attribute, name) for attribute, name in _OWN.items()]
+else:
+    import fcntl
+
+    _PLACES = [(fcntl, "flock", "flock"), (fcntl, "ioctl", "ioctl"), (fileio, "syncfs", "fsync")]
 
 _ERRORS = ("EIO", "ENOSPC", "EPERM")
 # Call -> the ways it can fail. "short": fewer bytes than requested; "zero": no bytes, as at the end of a file.
@@ -55,6 +73,7 @@ FAULTS: dict[str, tuple[str, ...]] = {
     "listdir": ("EIO",),
     "scandir": ("EIO",),
 }
+KILLED = 137  # exit status of a process that killed itself, on Windows
 _SYNCS = {"fsync", "fdatasync"}  # called by fileio, without an effect that a test in this process can see
 
 
@@ -69,8 +88,9 @@ class _Boundary:
             view = memoryview(args[1])
             cut[1] = view[: max(1, len(view) // 2)]
         elif name in ("preadv", "pwritev"):
-            view = memoryview(args[1][0])
-            cut[1] = [view[: max(1, len(view) // 2)]]
+            view = memoryview(args[1][0] if isinstance(args[1], list) else args[1])
+            half = view[: max(1, len(view) // 2)]
+            cut[1] = [half] if isinstance(args[1], list) else half
         else:
             cut[at] = max(1, args[at] // 2)
         return real(*cut, **kwargs)
@@ -105,6 +125,8 @@ class Injector:
             position, number = len(self.calls), self.calls.count(name)
             self.calls.append(name)
         if position == self.kill_at:
+            if sys.platform == "win32":
+                os._exit(KILLED)  # no handler runs, no buffer is written
             os.kill(os.getpid(), signal.SIGKILL)
         if name != self.name or number < self.nth or (number > self.nth and not self.persistent):
             return None if name in _SYNCS else real(*args, **kwargs)
@@ -120,8 +142,7 @@ class Injector:
     @contextmanager
     def active(self) -> Iterator[Injector]:
         """Replace the system calls while the block runs."""
-        places: list[tuple[Any, str, str]] = [(os, name, name) for name in FAULTS if hasattr(os, name)]
-        places += [(fcntl, "flock", "flock"), (fcntl, "ioctl", "ioctl"), (fileio, "syncfs", "fsync")]
+        places = [(os, name, name) for name in FAULTS if hasattr(os, name)] + _PLACES
         saved = [(module, attribute, getattr(module, attribute)) for module, attribute, _ in places]
         try:
             for (module, attribute, name), (_, _, real) in zip(places, saved, strict=True):

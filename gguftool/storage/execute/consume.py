@@ -21,16 +21,19 @@ from gguftool.storage.execute.copy_state import CopyState
 from gguftool.storage.execute.copying import check_sources, shared_bytes
 from gguftool.storage.execute.fill import check_sizes, digests_of, sync_parts, write_outputs
 from gguftool.storage.execute.options import Options
-from gguftool.storage.execute.part import PartFile, lock, refuse_busy, refuse_only_copies, remove_quietly
-from gguftool.storage.execute.preflight import check_targets, folders, free_bytes
+from gguftool.storage.execute.part import PartFile, refuse_busy, refuse_only_copies, remove_quietly
+from gguftool.storage.execute.preflight import check_targets, folders
 from gguftool.storage.execute.publish import HalfwayError, finish_set, publish_one, publish_set
 from gguftool.storage.plan import Consume, Copy, Digests, OutputFile, Plan
 from gguftool.storage.sources.local import FileStamp, LocalSource
 from gguftool.storage.sources.sidecars import MODE, OLD, helper_path, only_copy_path
 from gguftool.storage.sources.source import Source
-from gguftool.storage.system.fileio import WriteBack, close_quietly, read_fully, sync_folders
+from gguftool.storage.system.fileio import WriteBack, close_quietly, drop_cached, read_fully, sync_folders
+from gguftool.storage.system.locks import lock
+from gguftool.storage.system.names import HAVE_FOLDER_DESCRIPTORS, unlink
 from gguftool.storage.system.ownership import check_helper, require_owners
 from gguftool.storage.system.reflink import own_bytes
+from gguftool.storage.system.space import allocated_bytes, free_bytes
 
 _READ = 1 << 20  # bytes
 
@@ -194,9 +197,12 @@ def _keep_or_discard(run: Consuming, error: BaseException, options: Options) -> 
 
 
 def hold_folders(sources: Iterable[Source], cleanup: contextlib.ExitStack) -> None:
-    """Lock the folders of `sources`: two runs must not each take a part of one set into their part files."""
+    """Lock the folders of `sources`: two runs must not each take a part of one set into their part files.
+
+    Windows cannot lock folders: there each file is compared again before it is removed, and that is all.
+    """
     folders = {real_path(source.path).parent for source in sources if isinstance(source, LocalSource)}
-    for folder in sorted(folders) if os.name != "nt" else ():
+    for folder in sorted(folders) if HAVE_FOLDER_DESCRIPTORS else ():
         fd = os.open(folder, os.O_RDONLY)
         cleanup.callback(close_quietly, fd)
         if not lock(fd):
@@ -211,7 +217,7 @@ def read_back(copies: Iterable[Copy], part: PartFile, digest: hashlib._Hash) -> 
 
     Raises `ExecuteError` if they differ.
     """
-    _drop_cached(part.fd)
+    drop_cached(part.fd)
     for copy in copies:
         place = copy.offset
         for data in copy.extent.source.stream(copy.extent.offset, copy.extent.length):
@@ -236,13 +242,6 @@ def _read_part(part: PartFile, offset: int, length: int) -> bytes:
     return data
 
 
-def _drop_cached(fd: int) -> None:
-    """Drop cached pages, if the system can, so that the comparison reads what is on the disk."""
-    if hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-
-
 def free(source: Source) -> None:
     """Remove the file of `source`, durably; raise `SourceError` if it is another file now, or has hard links."""
     if not isinstance(source, LocalSource):
@@ -256,7 +255,7 @@ def free(source: Source) -> None:
         raise SourceError("is another file than was copied, and stays; put back the one that was", source=str(path))
     if status.st_nlink > 1:
         raise SourceError("has several names (hard links) now, and stays; remove it, or the others", source=str(path))
-    os.unlink(path)
+    unlink(path)
     sync_folders([path.parent])
 
 
@@ -265,8 +264,6 @@ def free(source: Source) -> None:
 
 def check_room(run: Consuming) -> None:
     """Refuse, before any write, a run that would not fit at some point, counting the space freed by then."""
-    if not hasattr(os, "statvfs"):
-        return
     lacking = _folders_without_space(run, sharing=False)
     if lacking and (lacking := _folders_without_space(run, sharing=True)):
         folder, nbytes, free = lacking[0]
@@ -296,7 +293,7 @@ def _folders_without_space(run: Consuming, *, sharing: bool) -> list[tuple[Path,
             peak[device] = max(peak.get(device, nbytes), nbytes)
         if step.frees and isinstance(step.source, LocalSource):
             status = os.stat(step.source.path)
-            need.add(status.st_dev, stays - min(status.st_blocks * 512, status.st_size))
+            need.add(status.st_dev, stays - min(allocated_bytes(status), status.st_size))
     found = ((folder, max(peak.get(device, 0), need.get(device, 0))) for device, folder in places.items())
     room = ((folder, nbytes, free_bytes(folder)) for folder, nbytes in found)
     return [(folder, nbytes, free) for folder, nbytes, free in room if free is not None and nbytes > free]

@@ -11,12 +11,14 @@ from pathlib import Path
 
 from gguftool.errors import ExecuteError, SourceError, listed
 from gguftool.storage.execute.consume_journal import FreedSource, Unfinished, read_unfinished, real_path, stamp_if_same
-from gguftool.storage.execute.part import PartFile, busy, lock, replaced
+from gguftool.storage.execute.part import PartFile, busy, replaced
 from gguftool.storage.plan import Copy, OutputFile, Plan, Request, Step
 from gguftool.storage.sources.local import LocalSource
 from gguftool.storage.sources.sidecars import PART, consume_path, helper_path, only_copy_path
 from gguftool.storage.sources.source import Source
 from gguftool.storage.system.fileio import close_quietly, open_path, read_fully, read_some, sync_file, sync_folders
+from gguftool.storage.system.locks import lock
+from gguftool.storage.system.names import unlink
 from gguftool.storage.system.ownership import create_helper, open_helper
 
 _PAGE = 4096  # bytes
@@ -237,7 +239,7 @@ class Consuming:
         with contextlib.suppress(OSError):
             for path in (helper_path(self.path, PART), *parts, self.path):
                 with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
+                    unlink(path)
             sync_folders([self.path.parent])
 
     def discard(self) -> bool:

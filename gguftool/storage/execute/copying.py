@@ -11,7 +11,6 @@ Memory use is one buffer per thread, whatever the extents' lengths.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -25,6 +24,7 @@ from gguftool.storage.execute.streaming import Lane, lanes_of, part_of
 from gguftool.storage.plan import Copy
 from gguftool.storage.sources.source import Extent, Source
 from gguftool.storage.system.fileio import close_quietly, leading_hole, read_into, write_fully
+from gguftool.storage.system.names import open_unnamed
 from gguftool.storage.system.reflink import CLONE, SERVER_COPY, KernelCopies, clone_grid, is_served
 from gguftool.storage.system.threads import join_all, start
 
@@ -246,10 +246,9 @@ def shared_bytes(copies: Iterable[Copy], folder: Path) -> int:
 
     This is tried: the first block of each copy is shared with an unnamed temporary file.
     """
-    try:
-        fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC)
-    except (AttributeError, OSError):  # not Linux, or no unnamed files: count nothing as shared
-        return 0
+    fd = open_unnamed(folder)
+    if fd is None:
+        return 0  # count nothing as shared
     try:
         grid = clone_grid(fd)
         kernel = KernelCopies()

@@ -24,13 +24,15 @@ from gguftool.storage.execute.copy_state import CopyState
 from gguftool.storage.execute.copying import check_sources, copy_all, copy_extent
 from gguftool.storage.execute.fill import digests_of, verify_checksum
 from gguftool.storage.execute.options import Options
-from gguftool.storage.execute.part import busy, lock
+from gguftool.storage.execute.part import busy
 from gguftool.storage.execute.preflight import check_change
 from gguftool.storage.plan import Copy, OutputFile, Plan, Receipt
 from gguftool.storage.sources.local import FileStamp, LocalSource, open_local_even_unfinished
 from gguftool.storage.sources.sidecars import MODE, PART, helper_path, undo_path
 from gguftool.storage.sources.source import Extent
 from gguftool.storage.system.fileio import close_quietly, sync_file, sync_folders, write_fully
+from gguftool.storage.system.locks import lock
+from gguftool.storage.system.names import open_file, unlink
 from gguftool.storage.system.ownership import open_helper, require_owners
 
 
@@ -54,7 +56,7 @@ def change_in_place(plan: Plan, options: Options, write: Callable[[Plan, Options
             check_sources(tuple(source for source in plan.inputs if source != output.base))
             digests = digests_of(plan, options)
             options.publishing()
-            os.unlink(journal.path)
+            unlink(journal.path)
         except BaseException:
             _undo(output.path, lock_fd)
             raise
@@ -73,7 +75,7 @@ def _write_changes(output: OutputFile, options: Options) -> None:
 @contextlib.contextmanager
 def _open_to_change(path: Path) -> Iterator[int]:
     """Open a file for writing in place, never through a symbolic link, and make it durable at the end."""
-    fd = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0))
+    fd = open_file(path, os.O_RDWR, follow=False)
     try:
         yield fd
         sync_file(fd)
@@ -109,7 +111,7 @@ def _undo(target: Path, journal_fd: int) -> Journal:
             for (offset, length), place in zip(journal.ranges, journal.old, strict=True):
                 old = Extent(source=journal.source, offset=place, length=length)
                 copy_extent(old, fd, offset)
-        os.unlink(journal.source.path)
+        unlink(journal.source.path)
         sync_folders([target.parent])
     except OSError as error:
         raise ExecuteError(

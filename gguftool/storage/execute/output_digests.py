@@ -25,9 +25,8 @@ from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Digest, Digests, Plan
 from gguftool.storage.sources.digest import update
 from gguftool.storage.system.fileio import close_quietly
+from gguftool.storage.system.names import open_file
 from gguftool.storage.system.threads import Background, CancelledError
-
-_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 class OutputDigests(NullDigests):
@@ -143,7 +142,7 @@ class _GrownOutputs:
         """Open an output, for one use: a set may have thousands."""
         path = self.paths[index]
         try:
-            fd = os.open(path, _FLAGS)
+            fd = open_file(path, os.O_RDONLY, follow=False)
         except OSError as error:
             raise ExecuteError(f"cannot be read back: {error.strerror}", source=str(path)) from error
         try:

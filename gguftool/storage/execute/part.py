@@ -19,16 +19,11 @@ from pathlib import Path
 from gguftool.errors import ExecuteError, printable
 from gguftool.record import record, replace
 from gguftool.storage.sources.sidecars import PART, consume_path, helper_path, only_copy_path
-from gguftool.storage.system.fileio import close_quietly, open_path
+from gguftool.storage.system.fileio import close_quietly, open_path, set_size
+from gguftool.storage.system.locks import lock
+from gguftool.storage.system.names import RENAME_NEVER_REPLACES, rename, unlink
 from gguftool.storage.system.ownership import check_helper, create_helper, open_helper, remove_helper
 from gguftool.storage.system.reflink import is_served
-
-try:
-    import fcntl
-except ImportError:  # Windows: only O_EXCL keeps two runs on one target apart
-    HAVE_LOCKS = False
-else:
-    HAVE_LOCKS = True
 
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL})
 
@@ -95,7 +90,7 @@ class PartFile:
         """Remove it, unless another run's file has its path, or it cannot be removed."""
         with contextlib.suppress(OSError):
             if self.is_file(os.lstat(self.path)):
-                os.unlink(self.path)
+                unlink(self.path)
 
     def _place_now(self, beside: PartFile | None) -> str | None:
         """Where the written file is now, if the system can tell: its folder may have been renamed."""
@@ -134,7 +129,7 @@ def create_part(target: Path, size: int, *, is_sized: bool = True) -> PartFile:
         raise
     try:
         if is_sized:
-            os.ftruncate(fd, size)
+            set_size(fd, size)
     except BaseException:
         remove_quietly(path)
         close_quietly(fd)
@@ -202,20 +197,35 @@ def publish(part: Path, target: Path, is_written: Callable[[Path], bool]) -> Non
     """
     if not is_written(part):
         raise replaced(part, None)
+    if not _link(part, target):
+        if os.path.lexists(target):
+            raise exists_already(target) from None
+        try:
+            rename(part, target)
+        except FileExistsError:
+            raise exists_already(target) from None
+        _check_named(part, target, is_written, lambda: rename(target, part))
+        return
+    _check_named(part, target, is_written, lambda: unlink(target))
+    remove_quietly(part)  # harmless if it stays: the next run removes this second name
+
+
+def _link(part: Path, target: Path) -> bool:
+    """Give the file a second name; return False if that is no way to publish here.
+
+    Linking never replaces a file, renaming does, but for systems where it does not.
+    """
+    if RENAME_NEVER_REPLACES:
+        return False
     try:
-        os.link(part, target)  # link never replaces a file; rename does
+        os.link(part, target)
     except FileExistsError:
         raise exists_already(target) from None
     except OSError as error:
         if error.errno not in _NO_LINKS:
             raise
-        if os.path.lexists(target):
-            raise exists_already(target) from None
-        os.rename(part, target)
-        _check_named(part, target, is_written, lambda: os.rename(target, part))
-        return
-    _check_named(part, target, is_written, lambda: os.unlink(target))
-    remove_quietly(part)  # harmless if it stays: the next run removes this second name
+        return False
+    return True
 
 
 def _check_named(part: Path, target: Path, is_written: Callable[[Path], bool], take_back: Callable[[], object]) -> None:
@@ -230,25 +240,12 @@ def _check_named(part: Path, target: Path, is_written: Callable[[Path], bool], t
 def remove_quietly(path: Path) -> None:
     """Unlink `path`, or leave it if that fails."""
     with contextlib.suppress(OSError):
-        os.unlink(path)
+        unlink(path)
 
 
 def exists_already(target: Path) -> ExecuteError:
     """Make the error for an output with a final name that is taken."""
     return ExecuteError("exists already; --force replaces it", source=str(target))
-
-
-def lock(fd: int) -> bool:
-    """Take the exclusive lock of an open file; return False if another run holds it."""
-    if not HAVE_LOCKS:
-        return True
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True  # a file system without locks: O_EXCL must suffice
-    return True
 
 
 def busy(target: Path) -> ExecuteError:

@@ -19,17 +19,16 @@ from gguftool.storage.execute.copying import shared_bytes
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.sources.sidecars import PART, helper_path
 from gguftool.storage.system.fileio import sync_folders
+from gguftool.storage.system.names import IGNORES_CASE, NAMES_HAVE_RULES, name_problem
 from gguftool.storage.system.ownership import check_helper
 from gguftool.storage.system.reflink import overwrites, own_bytes
-
-# Errors of statvfs on file systems that do not count their space: there, writing fails when the disk is full.
-_NO_ANSWER = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP})
+from gguftool.storage.system.space import free_bytes
 
 
 def check_targets(plan: Plan, *, force: bool) -> None:
     """Refuse outputs that are inputs, symlinks, not regular files, or exist already: one error for all problems."""
     inputs = {source.file_id: source.name for source in plan.inputs if source.file_id is not None}
-    problems: list[str] = []
+    problems: list[str] = list(_name_problems(plan))
     taken: list[str] = []
     for output in plan.outputs:
         try:
@@ -58,6 +57,17 @@ def check_targets(plan: Plan, *, force: bool) -> None:
     if taken:
         more = f" (and {len(taken) - 1:,} more)" if len(taken) > 1 else ""
         raise ExecuteError(f"exists already{more}; --force replaces it", source=taken[0])
+
+
+def _name_problems(plan: Plan) -> Iterator[str]:
+    """Yield what is wrong with the names on this system: devices of Windows, names that differ in case alone."""
+    names = [output.path.name for output in plan.outputs]
+    if NAMES_HAVE_RULES:
+        for output in plan.outputs:
+            if reason := name_problem(output.path.name):
+                yield f"{output.path}: {reason}"
+    if IGNORES_CASE and len({name.casefold() for name in names}) < len(names):
+        yield f"{plan.outputs[0].path}: file names differ in case alone, which this system does not tell apart"
 
 
 def _replaced_problems(output: OutputFile, file_id: tuple[int, int]) -> Iterator[str]:
@@ -104,8 +114,6 @@ def _make_folder(path: Path) -> None:
 
 def check_space(plan: Plan) -> None:
     """Refuse, before any write, outputs that do not fit on their file system; shared blocks need no space."""
-    if not hasattr(os, "statvfs"):
-        return
     by_device: dict[int, list[OutputFile]] = {}
     for output in plan.outputs:
         by_device.setdefault(os.stat(output.path.parent).st_dev, []).append(output)
@@ -130,7 +138,7 @@ def check_change(output: OutputFile) -> None:
     """
     changed = sum(length for _, length in output.changed_ranges)
     folder = output.path.parent
-    free = free_bytes(folder) if hasattr(os, "statvfs") else None
+    free = free_bytes(folder)
     if free is None or 2 * changed <= free or overwrites(output.path):
         return
     needed = 2 * changed - shared_bytes(output.copies, folder)
@@ -140,17 +148,6 @@ def check_change(output: OutputFile) -> None:
             f"{free:,} are free here; make room, or write a new file elsewhere with -o",
             source=str(output.path),
         )
-
-
-def free_bytes(folder: Path) -> int | None:
-    """Free bytes on the file system of `folder`, or None if it does not count them."""
-    try:
-        space = os.statvfs(folder)
-    except OSError as error:
-        if error.errno not in _NO_ANSWER:
-            raise
-        return None
-    return space.f_bavail * space.f_frsize
 
 
 def _left_over_bytes(target: Path) -> int:

@@ -24,14 +24,15 @@ from gguftool.storage.execute.part import (
     PartFile,
     busy,
     exists_already,
-    lock,
     publish,
     remove_quietly,
     replaced,
 )
 from gguftool.storage.plan import Plan
 from gguftool.storage.sources.sidecars import MODE, OLD, ONLY_COPY, PART, helper_path, set_journal_path
-from gguftool.storage.system.fileio import close_quietly, sync_file, sync_folders
+from gguftool.storage.system.fileio import close_quietly, set_size, sync_file, sync_folders
+from gguftool.storage.system.locks import lock
+from gguftool.storage.system.names import rename, replace_file, unlink
 from gguftool.storage.system.ownership import (
     check_helper,
     create_helper,
@@ -67,7 +68,7 @@ def publish_one(part: PartFile, *, replace: bool, sync: bool, private: bool = Fa
     try:
         part.require()
         if replace:
-            os.replace(part.path, part.target)
+            replace_file(part.path, part.target)
         else:
             publish(part.path, part.target, part.is_at)
         is_named = True
@@ -164,17 +165,17 @@ def _give_back(old: Path, target: Path, kept: os.stat_result | None) -> None:
         raise ExecuteError(
             f"was replaced while {target.name} was moved aside to it, and does not get that name", source=str(old)
         )
-    os.rename(old, target)
+    rename(old, target)
 
 
 def _unpublish(part: PartFile) -> None:
     """Make a published file a part file again, unless another run's part file has its path: then remove it."""
     if os.path.lexists(part.path) and not part.is_at(part.path):
-        os.unlink(part.target)
+        unlink(part.target)
         return
-    os.rename(part.target, part.path)
+    rename(part.target, part.path)
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(part.target)  # if both are names of one file, rename does nothing
+        unlink(part.target)  # if both are names of one file, rename does nothing
 
 
 # --- a set -----------------------------------------------------------------------------------------------------------
@@ -255,9 +256,9 @@ def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path | None, 
 def _remove_journal(journal: SetJournal, fd: int) -> None:
     """Remove the journal; if that fails, empty it, which means the same."""
     try:
-        os.unlink(journal.path)
+        unlink(journal.path)
     except OSError:
-        os.ftruncate(fd, 0)
+        set_size(fd, 0)
 
 
 def _rename_all(
@@ -278,7 +279,7 @@ def _rename_all(
     for path in aside:
         with contextlib.suppress(FileNotFoundError):
             kept[path] = _status(path)
-            os.rename(path, helper_path(path, OLD))
+            rename(path, helper_path(path, OLD))
     modes = _Modes(journal.first_shard)
     for part in parts:
         modes.give_written(part, old=helper_path(part.target, OLD) if journal.replace else None)
@@ -315,7 +316,7 @@ def _move_back(
 ) -> None:
     if done and journal.replace and journal.first_shard not in journal.targets:
         with contextlib.suppress(FileNotFoundError):
-            os.rename(journal.first_shard, helper_path(journal.first_shard, OLD))
+            rename(journal.first_shard, helper_path(journal.first_shard, OLD))
     for part in reversed(parts):
         if part in done or part.is_published():
             _unpublish(part)
@@ -389,7 +390,7 @@ def finish_set(first_shard: Path) -> SetJournal | None:
         if journal is not None:
             _roll_forward(journal)
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(set_journal_path(first_shard))
+            unlink(set_journal_path(first_shard))
     finally:
         close_quietly(fd)
     return journal
@@ -445,7 +446,7 @@ def _roll_forward(journal: SetJournal) -> None:
     old_first = helper_path(journal.first_shard, OLD)
     if journal.first_shard not in journal.targets and _exists(old_first) and not _exists(journal.first_shard):
         check_helper(old_first)
-        os.rename(old_first, journal.first_shard)
+        rename(old_first, journal.first_shard)
     for path in journal.aside if journal.replace else ():
         remove_quietly(helper_path(path, OLD))
     sync_folders([journal.first_shard.parent])
@@ -461,10 +462,10 @@ def _finish_part(part: Path, target: Path, size: int, modes: _Modes, *, replace:
 
     there = os.lstat(target) if _exists(target) else None
     if there is not None and os.path.samestat(there, status):
-        os.unlink(part)
+        unlink(part)
     elif replace:
         modes.give(part, target, old=helper_path(target, OLD) if there is None else target)
-        os.replace(part, target)
+        replace_file(part, target)
         if not is_written(target):
             raise replaced(part, None)
     elif there is None:

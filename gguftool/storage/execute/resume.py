@@ -36,6 +36,7 @@ from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.sidecars import RESUME, helper_path
 from gguftool.storage.sources.source import ChangedError
 from gguftool.storage.system.fileio import close_quietly, read_fully, sync_file, sync_folders
+from gguftool.storage.system.names import unlink
 from gguftool.storage.system.ownership import create_helper, open_helper, remove_helper
 
 _VERSION = "gguftool resume 1"
@@ -146,7 +147,7 @@ class ResumeJournal:
         if self._fd is not None:
             with contextlib.suppress(OSError):
                 if os.path.samestat(os.fstat(self._fd), os.lstat(resume_path(self.plan))):
-                    os.unlink(resume_path(self.plan))
+                    unlink(resume_path(self.plan))
             self.close()
 
 

@@ -16,11 +16,13 @@ from pathlib import Path
 
 from gguftool.errors import SourceError
 from gguftool.record import record
+from gguftool.storage.system.names import open_file, replace_file
+from gguftool.storage.system.ownership import is_own
 
 VARIABLE = "GGUFTOOL_CACHE"  # the environment variable that names the folder
 _VERSION = "gguftool head 1"
 _MAX_ENTRY = 257 << 20  # bytes; no larger head is parsed
-_FLAGS = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
 
 
 @record
@@ -37,9 +39,9 @@ def load(name: str) -> CachedHead | None:
     if not folder:
         return None
     try:
-        with open(os.open(_entry_path(folder, name), _FLAGS), "rb") as file:
+        with open(open_file(path := _entry_path(folder, name), _FLAGS, follow=False), "rb") as file:
             status = os.fstat(file.fileno())
-            if not _is_ours(status) or status.st_size > _MAX_ENTRY:
+            if not (stat.S_ISREG(status.st_mode) and is_own(path, status)) or status.st_size > _MAX_ENTRY:
                 return None
             entry, head = json.loads(file.readline()), file.read()
         good = entry["version"] == _VERSION and entry["name"] == name
@@ -68,15 +70,10 @@ def store(name: str, identity: str, head: bytes) -> None:
         try:
             with open(fd, "wb") as file:
                 file.write(json.dumps(entry).encode() + b"\n" + head)
-            os.replace(made, _entry_path(folder, name))
+            replace_file(made, _entry_path(folder, name))
         except BaseException:
             os.unlink(made)
             raise
-
-
-def _is_ours(status: os.stat_result) -> bool:
-    """Whether a file is a regular one of this user: another user's may describe any head."""
-    return stat.S_ISREG(status.st_mode) and (not hasattr(os, "geteuid") or status.st_uid == os.geteuid())
 
 
 def _entry_path(folder: str, name: str) -> Path:

@@ -19,8 +19,9 @@ from gguftool.record import record
 from gguftool.storage.sources.sidecars import refuse_unfinished
 from gguftool.storage.sources.source import Source
 from gguftool.storage.system.fileio import read_some
+from gguftool.storage.system.names import open_file
 
-_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
 
 
 class FileStamp(NamedTuple):
@@ -144,7 +145,7 @@ def open_local_even_unfinished(path: Path) -> LocalSource:
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, _OPEN_FLAGS)
+        return open_file(path, _OPEN_FLAGS)
     except (OSError, ValueError) as error:
         raise _cannot_open(path, error) from error
 

@@ -1,7 +1,7 @@
 """File I/O on every system: reads and writes at offsets, early write-back, durability.
 
-Positional I/O: with `preadv` and `pwrite` no file position is involved and threads need no lock. On systems without
-them (Windows), one lock guards each seek and transfer: slower with several threads, but correct.
+Positional I/O: with `preadv` and `pwrite`, and on Windows with the offset in each call, no file position is involved
+and threads need no lock.
 
 Write-back: `WriteBack` starts writing to disk while the copy runs, with Linux's `sync_file_range`.
 
@@ -14,33 +14,37 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import threading
+import sys
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
+from gguftool.storage.system.names import HAVE_FOLDER_DESCRIPTORS
+from gguftool.storage.system.space import allocated_bytes
 
-_SEEK_LOCK = threading.Lock()
+if sys.platform == "win32":
+    from gguftool.storage.system import windows
+
+_MAX_READ = 1 << 24  # bytes that one call reads on Windows, where a buffer is made for them
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h: start, do not wait
 
 
 def read_into(fd: int, buffer: memoryview, offset: int) -> int:
     """Read up to ``len(buffer)`` bytes at `offset`; return the number of bytes read, 0 at the end of the file."""
-    if hasattr(os, "preadv"):
+    if sys.platform == "win32":
+        return windows.read_into(fd, buffer, offset)
+    else:
         return os.preadv(fd, [buffer], offset)
-    data = read_some(fd, len(buffer), offset)
-    buffer[: len(data)] = data
-    return len(data)
 
 
 def read_some(fd: int, length: int, offset: int) -> bytes:
     """Read up to `length` bytes at `offset` in one call; empty at the end of the file."""
-    if hasattr(os, "pread"):
+    if sys.platform == "win32":
+        buffer = bytearray(min(length, _MAX_READ))
+        return bytes(buffer[: windows.read_into(fd, memoryview(buffer), offset)])
+    else:
         return os.pread(fd, length, offset)
-    with _SEEK_LOCK:
-        os.lseek(fd, offset, os.SEEK_SET)
-        return os.read(fd, length)
 
 
 def read_fully(fd: int, length: int, offset: int) -> bytes:
@@ -56,11 +60,18 @@ def read_fully(fd: int, length: int, offset: int) -> bytes:
 
 def write_some(fd: int, data: memoryview, offset: int) -> int:
     """Write `data` at `offset` in one call; return the number of bytes written."""
-    if hasattr(os, "pwrite"):
+    if sys.platform == "win32":
+        return windows.write_some(fd, data, offset)
+    else:
         return os.pwrite(fd, data, offset)
-    with _SEEK_LOCK:
-        os.lseek(fd, offset, os.SEEK_SET)
-        return os.write(fd, data)
+
+
+def set_size(fd: int, size: int) -> None:
+    """Give an open file its size; what is beyond its old end reads as zeros, and takes no room where that can be."""
+    if sys.platform == "win32":
+        windows.set_size(fd, size)
+    else:
+        os.ftruncate(fd, size)
 
 
 def write_fully(fd: int, data: bytes | memoryview, offset: int, stopped: Callable[[], bool] = lambda: False) -> None:
@@ -87,7 +98,7 @@ def leading_hole(fd: int, offset: int, length: int) -> int:
     looks like a hole too, so the range must lie inside the file.
     """
     status = os.fstat(fd)
-    if not hasattr(os, "SEEK_DATA") or status.st_blocks * 512 >= status.st_size or status.st_size < offset + length:
+    if not hasattr(os, "SEEK_DATA") or allocated_bytes(status) >= status.st_size or status.st_size < offset + length:
         return 0
     try:
         return min(length, os.lseek(fd, offset, os.SEEK_DATA) - offset)
@@ -133,11 +144,11 @@ def _sync_file_range() -> Callable[[int, int, int, int], int] | None:
 # --- durability ------------------------------------------------------------------------------------------------------
 
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    _FULL_SYNC = None
+if sys.platform == "win32":
+    _FULL_SYNC: int | None = None
 else:
+    import fcntl
+
     _FULL_SYNC = getattr(fcntl, "F_FULLFSYNC", None)  # macOS only: its fsync leaves data in the drive's cache
 
 # Errors of F_FULLFSYNC on file systems that do not support it (network ones, some external disks).
@@ -148,7 +159,7 @@ _NO_FOLDER_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errn
 
 def sync_file(fd: int) -> None:
     """Make the bytes of an open file durable; raise `OSError` if the disk reports a failure."""
-    if _FULL_SYNC is not None:
+    if sys.platform != "win32" and _FULL_SYNC is not None:
         try:
             fcntl.fcntl(fd, _FULL_SYNC)
         except OSError as error:
@@ -161,8 +172,8 @@ def sync_file(fd: int) -> None:
 
 def sync_folders(folders: Iterable[Path]) -> None:
     """Make the names in `folders` durable; raise `OSError` if the disk reports a failure."""
-    if os.name == "nt":
-        return  # Windows cannot open folders
+    if not HAVE_FOLDER_DESCRIPTORS:
+        return  # its renames are durable by themselves
     for folder in dict.fromkeys(folders):
         fd = os.open(folder, os.O_RDONLY)
         try:
@@ -172,6 +183,13 @@ def sync_folders(folders: Iterable[Path]) -> None:
                 raise
         finally:
             close_quietly(fd)
+
+
+def drop_cached(fd: int) -> None:
+    """Drop cached pages of an open file, if the system can, so that the next read is from the disk."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def close_quietly(fd: int) -> None:
@@ -185,10 +203,10 @@ def open_path(fd: int) -> str | None:
     try:
         if not os.fstat(fd).st_nlink:
             return None
-        if hasattr(fcntl, "F_GETPATH"):  # macOS
+        if sys.platform == "darwin":
             return os.fsdecode(fcntl.fcntl(fd, fcntl.F_GETPATH, bytes(1024)).rstrip(b"\0"))
         return os.readlink(f"/proc/self/fd/{fd}")
-    except (OSError, NameError):
+    except OSError:
         return None
 
 
@@ -197,7 +215,7 @@ def bulk_sync(folders: Iterable[Path], cleanup: contextlib.ExitStack) -> Callabl
 
     Call this before the first write: syncfs reports write-back errors since its descriptor was opened.
     """
-    if os.name == "nt" or _syncfs() is None:
+    if not HAVE_FOLDER_DESCRIPTORS or _syncfs() is None:
         return None
     fds = []
     for folder in dict.fromkeys(folders):

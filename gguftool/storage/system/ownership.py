@@ -11,8 +11,9 @@ belongs to the user and that nobody else can write.
 A file system that keeps no owners and modes shows what was just made as somebody else's. New outputs can be written
 there: the run knows its files by device and inode. A change in place, `--consume`, resume and recovery are refused.
 
-Platforms: without POSIX owners (Windows) kind, links and number of names are compared; who may write a file there is
-decided by the access list that it inherits from its folder.
+Windows: the owner of the file must be this user, or the group that owns what an elevated process makes; volumes that
+keep no access lists (FAT) keep no owners. Modes mean nothing there: the access list that a helper inherits from its
+folder decides who may write it.
 
 What gets its final name gets the mode of a file that is created there in the plain way, or of the file it replaces.
 """
@@ -22,14 +23,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from gguftool.errors import ExecuteError, printable
+from gguftool.storage.system.names import open_file, unlink
 
-_SAFE = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | _SAFE
-_REOPEN = _SAFE | getattr(os, "O_NONBLOCK", 0)
+if sys.platform == "win32":
+    from gguftool.storage.system import windows
+
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL
+_REOPEN = getattr(os, "O_NONBLOCK", 0)
 _PRIVATE = 0o600
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _KINDS = {
@@ -49,7 +54,7 @@ def create_helper(path: Path, *, append: bool = False) -> int:
 
     Raises `FileExistsError` if something has this name.
     """
-    return os.open(path, _CREATE | (os.O_APPEND if append else 0), _PRIVATE)
+    return open_file(path, _CREATE | (os.O_APPEND if append else 0), _PRIVATE, follow=False)
 
 
 def open_helper(
@@ -61,7 +66,7 @@ def open_helper(
     """
     flags = _REOPEN | (os.O_RDWR if writable else os.O_RDONLY) | (os.O_APPEND if append else 0)
     try:
-        fd = os.open(path, flags)
+        fd = open_file(path, flags, follow=False)
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -69,7 +74,7 @@ def open_helper(
         raise
     try:
         reason = distrust(path, os.fstat(fd), target=target, twin=twin)
-        if reason is None and not hasattr(os, "O_NOFOLLOW") and not os.path.samestat(os.fstat(fd), os.lstat(path)):
+        if reason is None and sys.platform == "win32" and not os.path.samestat(os.fstat(fd), os.lstat(path)):
             reason = distrust(path, os.lstat(path), target=target, twin=twin) or "was replaced just now; run it again"
         if reason is not None:
             raise ExecuteError(reason, source=str(path))
@@ -97,11 +102,15 @@ def reopen_written(path: Path, is_written: Callable[[os.stat_result], bool]) -> 
     It is known by `is_written`, not by owner and mode: some file systems keep none.
     """
     try:
-        fd = os.open(path, _REOPEN | os.O_RDWR)
+        fd = open_file(path, _REOPEN | os.O_RDWR, follow=False)
     except OSError:
         return None
-    if is_written(os.fstat(fd)):
-        return fd
+    try:
+        if is_written(os.fstat(fd)):
+            return fd
+    except BaseException:
+        os.close(fd)
+        raise
     os.close(fd)
     return None
 
@@ -118,7 +127,7 @@ def require_owners(probe: Path, way_out: str) -> None:
         reason = distrust(probe, os.fstat(fd))
     finally:
         os.close(fd)
-        os.unlink(probe)
+        unlink(probe)
     if reason is not None:
         raise ExecuteError(
             f"this file system keeps no owners or no modes, and others can write this folder: {way_out}",
@@ -129,7 +138,7 @@ def require_owners(probe: Path, way_out: str) -> None:
 def remove_helper(path: Path) -> None:
     """Remove a helper file, if there is one; say whose it is if that is why it cannot be removed."""
     try:
-        os.unlink(path)
+        unlink(path)
     except FileNotFoundError:
         return
     except OSError as error:
@@ -157,13 +166,13 @@ def distrust(path: Path, status: os.stat_result, *, target: Path | None = None, 
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "not a regular file")
         return _refusal(path, status, f"is {kind}, where gguftool keeps a helper file")
-    if status.st_nlink > 1 and _is_other_name(target, status) and _is_own(status):
+    if status.st_nlink > 1 and _is_other_name(target, status) and is_own(path, status):
         return None
     if status.st_nlink > 1 and not (status.st_nlink == 2 and _is_other_name(twin, status)):
         return _refusal(path, status, f"has {status.st_nlink} names (hard links), and could be written under another")
-    if not _is_own(status):
+    if not is_own(path, status):
         return _refusal(path, status, "is a helper file of another user")
-    if status.st_mode & _OTHERS_WRITE and not is_private(path.parent):
+    if _is_open_to_others(status) and not is_private(path.parent):
         mode = f"mode {stat.S_IMODE(status.st_mode):04o}"
         return _refusal(path, status, f"is a helper file that others can write ({mode}), and so is its folder")
     return None
@@ -172,11 +181,20 @@ def distrust(path: Path, status: os.stat_result, *, target: Path | None = None, 
 def is_private(folder: Path) -> bool:
     """Whether `folder` belongs to this user and nobody else can write it."""
     status = os.stat(folder)
-    return _is_own(status) and not status.st_mode & _OTHERS_WRITE
+    return is_own(folder, status) and not _is_open_to_others(status)
 
 
-def _is_own(status: os.stat_result) -> bool:
-    return not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+def is_own(path: Path, status: os.stat_result) -> bool:
+    """Whether the file at `path`, with this `status`, belongs to the effective user."""
+    if sys.platform == "win32":
+        return windows.is_own(path)
+    else:
+        return status.st_uid == os.geteuid()
+
+
+def _is_open_to_others(status: os.stat_result) -> bool:
+    """Whether the mode lets others write; on Windows modes say nothing."""
+    return sys.platform != "win32" and bool(status.st_mode & _OTHERS_WRITE)
 
 
 def _is_other_name(path: Path | None, status: os.stat_result) -> bool:
@@ -201,12 +219,12 @@ def plain_mode(probe: Path) -> int:
     It is measured: a file is created at `probe` and removed.
     """
     remove_helper(probe)  # left by a run that was killed here
-    fd = os.open(probe, _CREATE, 0o666)
+    fd = open_file(probe, _CREATE, 0o666, follow=False)
     try:
         return stat.S_IMODE(os.fstat(fd).st_mode)
     finally:
         os.close(fd)
-        os.unlink(probe)
+        unlink(probe)
 
 
 def own_mode(path: Path) -> int | None:
@@ -215,12 +233,12 @@ def own_mode(path: Path) -> int | None:
         status = os.lstat(path)
     except FileNotFoundError:
         return None
-    return status.st_mode & 0o777 if stat.S_ISREG(status.st_mode) and _is_own(status) else None
+    return status.st_mode & 0o777 if stat.S_ISREG(status.st_mode) and is_own(path, status) else None
 
 
 def set_mode(fd: int, mode: int) -> None:
     """Give an open file its mode, if its file system keeps modes."""
-    if not hasattr(os, "fchmod") or stat.S_IMODE(os.fstat(fd).st_mode) == mode:
+    if sys.platform == "win32" or stat.S_IMODE(os.fstat(fd).st_mode) == mode:
         return
     try:
         os.fchmod(fd, mode)
@@ -237,11 +255,13 @@ def _refusal(path: Path, status: os.stat_result, reason: str) -> str:
 
 
 def _owner(status: os.stat_result) -> str:
-    try:
-        import pwd
+    if sys.platform == "win32":
+        return "another account"
+    import pwd
 
+    try:
         return f"{printable(pwd.getpwuid(status.st_uid).pw_name)} (user {status.st_uid})"
-    except (ImportError, KeyError):
+    except KeyError:
         return f"user {status.st_uid}"
 
 
@@ -260,11 +280,11 @@ def _way_out(path: Path, status: os.stat_result) -> str:
             f"only its owner can take it away ('{command}'); or write to a folder that nobody else can write "
             "('mkdir -m 700 FOLDER')"
         )
-    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and _is_own(status):
+    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and is_own(path, status):
         return f"if nobody else wrote to it: {printable(f'chmod 600 {name}', 4096)}; if nobody needs it: {command}"
     if suffix in _REPLACEABLE or not stat.S_ISREG(status.st_mode):
         return f"if nobody needs it: {command}"
-    if not _is_own(status):
+    if not is_own(path, status):
         return f"its owner can run the same command to finish; if nobody needs it: {command}"
     return f"if nobody needs it: {command}"
 
@@ -275,5 +295,6 @@ def _may_remove(path: Path, status: os.stat_result) -> bool:
         folder = os.stat(path.parent)
     except OSError:
         return True
-    is_root = hasattr(os, "geteuid") and os.geteuid() == 0
-    return not folder.st_mode & stat.S_ISVTX or is_root or _is_own(status) or _is_own(folder)
+    if not folder.st_mode & stat.S_ISVTX or is_own(path, status) or is_own(path.parent, folder):
+        return True
+    return sys.platform != "win32" and os.geteuid() == 0

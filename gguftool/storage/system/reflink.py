@@ -14,6 +14,7 @@ other file shares, and writing to shared blocks takes new ones.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -24,17 +25,18 @@ from functools import lru_cache
 from pathlib import Path
 
 from gguftool.record import record
+from gguftool.storage.system.names import open_file
+from gguftool.storage.system.space import allocated_bytes
 
-try:
+if sys.platform == "linux":
     import fcntl
-except ImportError:  # Windows
-    HAVE_IOCTL = False
-else:
-    HAVE_IOCTL = sys.platform == "linux"
+elif sys.platform == "win32":
+    from gguftool.storage.system import windows
 
 # linux/fs.h: _IOW(0x94, 13, struct file_clone_range). The few architectures that number ioctls differently fail with
 # ENOTTY, and extents are copied.
 _FICLONERANGE = 0x4020940D
+_REFS_CLUSTER = 1 << 16  # bytes, the larger of the two sizes that ReFS formats with
 
 # These two file systems never support it: remembered for the pair.
 NEVER_HERE = frozenset({errno.EXDEV, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY})
@@ -59,12 +61,20 @@ class Way:
 
 
 def _clone(source: int, offset: int, target: int, place: int, length: int) -> int:
-    fcntl.ioctl(target, _FICLONERANGE, struct.pack("=qQQQ", source, offset, length, place))
-    return length
+    if sys.platform == "linux":
+        fcntl.ioctl(target, _FICLONERANGE, struct.pack("=qQQQ", source, offset, length, place))
+        return length
+    elif sys.platform == "win32":
+        return windows.clone(source, offset, target, place, length)
+    else:
+        return 0
 
 
 def _copy_file_range(source: int, offset: int, target: int, place: int, length: int) -> int:
-    return os.copy_file_range(source, target, length, offset, place)
+    if sys.platform == "linux":
+        return os.copy_file_range(source, target, length, offset, place)
+    else:
+        return 0
 
 
 # Ctrl-C waits for one chunk: cloning a GiB of fragmented extents takes some milliseconds.
@@ -111,28 +121,36 @@ class KernelCopies:
 
 def _pair(source: int, target: int) -> tuple[int, int, int]:
     """Identify the two file systems; the file system id tells apart mounts that reuse a device number."""
-    identity = os.fstatvfs(target).f_fsid if hasattr(os, "fstatvfs") else 0
+    if sys.platform == "win32":
+        identity = 0
+    else:
+        identity = os.fstatvfs(target).f_fsid
     return os.fstat(source).st_dev, os.fstat(target).st_dev, identity
 
 
 def clone_grid(target: int) -> int | None:
     """The block size in bytes to which cloned ranges of `target` must be aligned, or None if it cannot clone."""
-    if not HAVE_IOCTL:
-        return None
-    try:
-        return max(os.fstatvfs(target).f_frsize, 512)
-    except OSError:  # a file system without statvfs shares no blocks either
+    if sys.platform == "linux":
+        try:
+            return max(os.fstatvfs(target).f_frsize, 512)
+        except OSError:  # a file system without statvfs shares no blocks either
+            return None
+    elif sys.platform == "win32":
+        return _REFS_CLUSTER if windows.shares_blocks(target) else None
+    else:
         return None
 
 
 def is_served(target: int) -> bool:
     """Whether `target` is on a file system that another machine or another process serves."""
-    return hasattr(os, "copy_file_range") and file_system_of(os.fstat(target).st_dev).startswith(_SERVER_FILE_SYSTEMS)
+    return file_system_of(os.fstat(target).st_dev).startswith(_SERVER_FILE_SYSTEMS)
 
 
 @lru_cache(maxsize=64)
 def file_system_of(device: int) -> str:
-    """Look up the type of a device's file system in the table of mounts; empty if it is not listed."""
+    """Look up the type of a device's file system in Linux's table of mounts; empty if it is not listed."""
+    if sys.platform == "win32":
+        return ""
     wanted = f"{os.major(device)}:{os.minor(device)}".encode()
     try:
         with open("/proc/self/mountinfo", "rb") as table:
@@ -148,9 +166,6 @@ def file_system_of(device: int) -> str:
 # --- which blocks a file shares --------------------------------------------------------------------------------------
 
 
-if HAVE_IOCTL:
-    import fcntl
-
 # linux/fiemap.h: _IOWR('f', 11, struct fiemap), with its request and reply. Dirty data has no extent yet, so the
 # request has the kernel write it first (FIEMAP_FLAG_SYNC).
 _FIEMAP = 0xC020660B
@@ -158,7 +173,7 @@ _HEADER = struct.Struct("=QQIIII")  # start, length, flags, extents found, capac
 _EXTENT = struct.Struct("=QQQ16xI12x")  # offset in the file, on the disk, length, flags
 _FLAG_SYNC, _EXTENT_LAST, _EXTENT_SHARED = 1, 1, 0x2000
 _EXTENTS_PER_CALL = 512
-_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
 
 _BTRFS_INFO = 0x8400941F  # linux/btrfs.h: _IOR(0x94, 31, struct btrfs_ioctl_fs_info_args)
 
@@ -166,14 +181,14 @@ _BTRFS_INFO = 0x8400941F  # linux/btrfs.h: _IOR(0x94, 31, struct btrfs_ioctl_fs_
 def own_bytes(path: Path) -> int:
     """Bytes on disk that the file at `path` shares with no other file; 0 if there is no such regular file."""
     try:
-        fd = os.open(path, _OPEN_FLAGS)
+        fd = open_file(path, _OPEN_FLAGS, follow=False)
     except FileNotFoundError:
         return 0
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
             return 0
-        return max(0, status.st_blocks * 512 - sum(_shared_extents(fd)))
+        return max(0, allocated_bytes(status) - sum(_shared_extents(fd)))
     finally:
         os.close(fd)
 
@@ -181,23 +196,28 @@ def own_bytes(path: Path) -> int:
 def _shared_extents(fd: int) -> Iterator[int]:
     """Yield the lengths of extents that an open file shares; nothing if the file system cannot list extents."""
     start, flags = 0, 0
-    while HAVE_IOCTL and not flags & _EXTENT_LAST:
-        answer = bytearray(
-            _HEADER.pack(start, (1 << 64) - 1 - start, _FLAG_SYNC, 0, _EXTENTS_PER_CALL, 0)
-            + bytes(_EXTENTS_PER_CALL * _EXTENT.size)
-        )
-        try:
-            fcntl.ioctl(fd, _FIEMAP, answer)
-        except OSError:
+    while not flags & _EXTENT_LAST:
+        found = _extents_from(fd, start)
+        if not found:
             return
-        count = _HEADER.unpack_from(answer)[3]
-        if not count:
-            return
-        for number in range(count):
-            offset, _, length, *_, flags = _EXTENT.unpack_from(answer, _HEADER.size + number * _EXTENT.size)
-            if flags & _EXTENT_SHARED:
-                yield length
+        yield from (length for _, length, flags in found if flags & _EXTENT_SHARED)
+        offset, length, flags = found[-1]
         start = offset + length
+
+
+def _extents_from(fd: int, start: int) -> list[tuple[int, int, int]]:
+    """The next extents of an open file: offset, length and flags; none if the system cannot list them."""
+    answer = bytearray(
+        _HEADER.pack(start, (1 << 64) - 1 - start, _FLAG_SYNC, 0, _EXTENTS_PER_CALL, 0)
+        + bytes(_EXTENTS_PER_CALL * _EXTENT.size)
+    )
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(fd, _FIEMAP, answer)
+            count = _HEADER.unpack_from(answer)[3]
+            rows = (_EXTENT.unpack_from(answer, _HEADER.size + number * _EXTENT.size) for number in range(count))
+            return [(offset, length, flags) for offset, _, length, *_, flags in rows]
+    return []
 
 
 def overwrites(path: Path) -> bool:
@@ -205,7 +225,7 @@ def overwrites(path: Path) -> bool:
 
     False if the file shares blocks with another, and for every file on btrfs: exempt files there are not detected.
     """
-    fd = os.open(path, _OPEN_FLAGS)
+    fd = open_file(path, _OPEN_FLAGS, follow=False)
     try:
         return not _is_btrfs(fd) and not any(_shared_extents(fd))
     finally:
@@ -214,7 +234,7 @@ def overwrites(path: Path) -> bool:
 
 def _is_btrfs(fd: int) -> bool:
     """Detect btrfs by an ioctl of its own: the device numbers of its files are not in the table of mounts."""
-    try:
-        return HAVE_IOCTL and fcntl.ioctl(fd, _BTRFS_INFO, bytearray(1024)) == 0
-    except OSError:
-        return False
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            return bool(fcntl.ioctl(fd, _BTRFS_INFO, bytearray(1024)) == 0)
+    return False

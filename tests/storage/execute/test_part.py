@@ -13,7 +13,6 @@ from gguftool.record import replace
 from gguftool.storage.execute import part as part_module
 from gguftool.storage.execute.part import (
     create_part,
-    lock,
     publish,
     refuse_busy,
     refuse_only_copies,
@@ -181,24 +180,6 @@ def test_other_errors_of_a_link_are_errors(target: Path, monkeypatch: pytest.Mon
         publish(part.path, target, part.is_at)
     assert not target.exists()
     part.close()
-
-
-def test_a_lock_is_exclusive_where_there_are_locks(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    target.write_bytes(b"")
-    one, two = (os.open(target, os.O_RDWR) for _ in range(2))
-    assert lock(one) is True
-    assert lock(two) is False
-
-    def flock(fd: int, how: int) -> None:
-        raise OSError(errno.ENOLCK, "none")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(part_module.fcntl, "flock", flock)
-        assert lock(two) is True
-    monkeypatch.setattr(part_module, "HAVE_LOCKS", False)
-    assert lock(two) is True
-    os.close(one)
-    os.close(two)
 
 
 def test_a_part_that_lost_its_name_while_it_was_locked_is_another_runs(target: Path) -> None:

@@ -1,0 +1,38 @@
+"""Child processes that are ended together with everything that they started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+
+# Signals that come from outside a program, not from a fault of its own.
+_FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")
+FROM_OUTSIDE = tuple(getattr(signal, name) for name in _FROM_OUTSIDE if hasattr(signal, name))
+
+
+def kill_tree(process: subprocess.Popen[bytes], members: list[int] | None = None) -> None:
+    """Kill a process that leads a session of its own, what it started, and `members`, and wait for it."""
+    if sys.platform == "win32":
+        # taskkill knows the tree by its parents; the process itself is killed whether or not that works.
+        with contextlib.suppress(OSError):
+            subprocess.run(["taskkill", "/F", "/T", "/PID", str(process.pid)], capture_output=True, check=False)
+        process.kill()
+    else:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # the number stays the group's while a member lives
+        for pid in members or ():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
+def forbid_core(pid: int) -> None:
+    """Have a process leave no core file, where the system can be told for another process."""
+    if sys.platform == "linux":
+        import resource
+
+        with contextlib.suppress(OSError, ValueError):
+            resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
