@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from gguftool.model.opening import ModelLike, StrPath, open_model, open_models
     from gguftool.model.padding import Filler
     from gguftool.model.recovery import recover_model
+    from gguftool.model.views import cat
     from gguftool.render.format import Format
     from gguftool.render.registry import render as render_report
     from gguftool.render.types import TypeRow, type_rows
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from gguftool.storage.plan import Copy, OutputFile, Plan, Preview, Receipt
     from gguftool.storage.plan import Request as ConsumeRequest
     from gguftool.storage.sources.source import Extent, Source
+    from gguftool.surgery.alter.views import plan_views
     from gguftool.surgery.convert_imatrix import plan_convert_imatrix
     from gguftool.surgery.dequantized_source import FloatType
     from gguftool.surgery.edit.plan import Edits, plan_edit
@@ -102,7 +104,7 @@ __all__ = (
     "Options", "OutputFile", "OutputOptions", "PlacementRule", "Plan", "PlanError", "Preview", "QuantizeOptions",
     "QuantizePreview", "Receipt", "Recipe", "RecipeFormat", "RecipeReport", "RecipeRule", "Report",
     "SelectionOptions", "Severity", "Sizing", "Source", "SourceError", "SplitOptions", "StrPath", "Tensor",
-    "TensorInfo", "TypeRow", "TypeTraits", "ValueType", "Verdict", "Weights", "__version__", "check_codes",
+    "TensorInfo", "TypeRow", "TypeTraits", "ValueType", "Verdict", "Weights", "__version__", "cat", "check_codes",
     "check_imatrix", "check_model", "check_recipe", "compact_recipe", "decide_quantize", "describe_imatrix", "diff",
     "distribution", "dump", "execute", "expand_recipe", "extract_recipe", "file_hashes", "find_damage",
     "find_preset", "find_type", "hash_files", "hash_tensors", "imatrix_coverage", "made_externally", "make_kv",
@@ -110,9 +112,9 @@ __all__ = (
     "open_imatrix", "open_inputs", "open_model", "open_models", "parse", "parse_any_recipe", "parse_placement",
     "parse_recipe", "plan_convert_imatrix", "plan_decision", "plan_edit", "plan_export", "plan_fetch",
     "plan_fetch_files", "plan_merge", "plan_quantize", "plan_repair", "plan_split", "plan_swap", "plan_tensors_map",
-    "plan_tensors_map_of_split", "preview_quantize", "read_tensors_map", "recover_model", "render_any_recipe",
-    "render_recipe", "render_report", "report", "serialize", "tensor_hashes", "type_rows", "verify_against_map",
-    "verify_manifest",
+    "plan_tensors_map_of_split", "plan_views", "preview_quantize", "read_tensors_map", "recover_model",
+    "render_any_recipe", "render_recipe", "render_report", "report", "serialize", "tensor_hashes", "type_rows",
+    "verify_against_map", "verify_manifest",
 )  # fmt: skip
 
 # Module -> its public names, as ``NAME`` or ``NAME=PUBLIC_NAME``. A module is loaded on the first use of a name:
@@ -151,6 +153,7 @@ _MODULES = {
     "model.opening": "ModelLike StrPath open_model open_models",
     "model.padding": "Filler",
     "model.recovery": "recover_model",
+    "model.views": "cat",
     "render.format": "Format",
     "render.registry": "render=render_report",
     "render.types": "TypeRow type_rows",
@@ -158,6 +161,7 @@ _MODULES = {
     "storage.execute.options": "Options",
     "storage.plan": "Copy OutputFile Plan Preview Receipt Request=ConsumeRequest",
     "storage.sources.source": "Extent Source",
+    "surgery.alter.views": "plan_views",
     "surgery.convert_imatrix": "plan_convert_imatrix",
     "surgery.dequantized_source": "FloatType",
     "surgery.edit.plan": "Edits plan_edit",

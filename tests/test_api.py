@@ -227,6 +227,7 @@ TAKES: dict[str, Take] = {
     "plan_tensors_map_of_split": lambda model, out: gguftool.plan_tensors_map_of_split(
         model, gguftool.plan_split(model, out), ["0" * 64] * 22
     ),
+    "plan_views": lambda model, out: gguftool.plan_views((), (), out, like=model),
     "report": lambda model, out: (gguftool.report(model), gguftool.report([model])),
     "verify_manifest": lambda model, out: gguftool.verify_manifest(_manifest(out), model),
 }

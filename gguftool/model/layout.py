@@ -20,8 +20,8 @@ from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.padding import Filler, filled
 from gguftool.record import record, replace
-from gguftool.storage.plan import Copy, Mark, OutputFile, coalesce
-from gguftool.storage.sources.source import Extent
+from gguftool.storage.plan import Mark, OutputFile, coalesce, copies_of
+from gguftool.storage.sources.virtual import cut, parts_of
 
 
 class ForceSizes(Enum):
@@ -142,11 +142,9 @@ def gguf_file(path: Path, kvs: Sequence[KV], tensors: Sequence[Tensor], dialect:
         offset += padded.total
     header = Header(version=dialect.version, byte_order=dialect.byte_order, kvs=tuple(kvs), tensors=tuple(infos))
     places = [
-        Copy(
-            extent=Extent(source=tensor.padded_extent.source, offset=tensor.padded_extent.offset, length=padded.copied),
-            offset=info.offset,
-        )
+        copy
         for tensor, padded, info in zip(tensors, sizes, infos, strict=True)
+        for copy in copies_of(cut(tensor.padded_extent, 0, padded.copied), info.offset)
     ]
     head = serialize(filled(header, places, dialect.filler))
     if len(head) > MAX_HEAD:
@@ -175,9 +173,8 @@ def _file_size(head: bytes, tensors: Sequence[Tensor], sizes: Sequence[PaddedSiz
     if not tensors:
         return size
     last, padded = tensors[-1], sizes[-1]
-    unpadded_in_source = (
-        last.alignment == dialect.alignment and last.padded_extent.end == last.padded_extent.source.size
-    )
+    end = parts_of(last.padded_extent)[-1]
+    unpadded_in_source = last.alignment == dialect.alignment and end.end == end.source.size
     return size - (padded.total - padded.copied) if unpadded_in_source else size
 
 

@@ -43,6 +43,9 @@ class Tensor:
     `padded_extent` reaches from its first byte to the next tensor; of the last tensor in the file, to the end of its
     padding, or of the file if its size is unknown. `type_nbytes` is its size by the type, None if that is unknown;
     `alignment` and `byte_order` are those of its file. All sizes in bytes.
+
+    `take`, `reshape` and `named` make *views*: tensors made of parts of others, without reading a byte. Of a view of
+    several extents, `padded_extent` is one extent of a source that joins them.
     """
 
     info: TensorInfo
@@ -81,6 +84,13 @@ class Tensor:
         return Extent(source=self.padded_extent.source, offset=self.padded_extent.offset, length=self.nbytes)
 
     @property
+    def extents(self) -> tuple[Extent, ...]:
+        """The data without padding, as extents of its files: one, or of a view also more, in order."""
+        from gguftool.storage.sources.virtual import parts_of
+
+        return parts_of(self.extent)
+
+    @property
     def bits_per_weight(self) -> float:
         """True bits per element, row meta included; 0 for a tensor without elements."""
         return self.nbytes * 8 / self.info.elements if self.info.elements else 0.0
@@ -100,6 +110,33 @@ class Tensor:
         from gguftool.model.arrays import read_array  # numpy takes longer to load than a head to read
 
         return read_array(self)
+
+    def take(self, axis: int, indices: Sequence[int]) -> Tensor:
+        """A view of the slices `indices` of `axis`, in that order; they may repeat. Axis 0, `dims[0]`, is a row.
+
+        Axes 2 and 3 can be cut for all types of the engines but I2_S, axis 1 between groups of rows that are packed
+        together (one row of most types), axis 0 of lists of plain numbers. All indices in order give this tensor.
+
+        Raises `PlanError` if an index is out of range, or this axis of this type cannot be cut.
+        """
+        from gguftool.model.views import take  # opening a model needs none of it
+
+        return take(self, axis, indices)
+
+    def reshape(self, dims: Sequence[int]) -> Tensor:
+        """A view with other `dims` (ggml order: row length first) of as many elements, in rows as long as they are.
+
+        Raises `PlanError` if rows or the number of elements would differ.
+        """
+        from gguftool.model.views import reshape
+
+        return reshape(self, dims)
+
+    def named(self, name: str) -> Tensor:
+        """A view under another name."""
+        from gguftool.model.views import named
+
+        return named(self, name)
 
 
 @record
@@ -212,6 +249,11 @@ class Model:
     def is_complete(self) -> bool:
         """Whether, as far as the files tell, no shard and no tensor is missing."""
         return not self.missing and self.expected_tensors in (None, len(self.tensors))
+
+
+def shape_text(shape: Sequence[int]) -> str:
+    """Format a shape, or dims, as people write it: ``256 x 6``."""
+    return " x ".join(map(str, shape)) or "a scalar"
 
 
 def _shown(text: str, limit: int) -> str:

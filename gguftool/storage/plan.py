@@ -14,6 +14,7 @@ from pathlib import Path
 from gguftool.errors import PlanError
 from gguftool.record import record, replace
 from gguftool.storage.sources.source import Extent, Source
+from gguftool.storage.sources.virtual import parts_of
 
 # Bytes. XFS and btrfs share whole blocks of this size, the default of both on all common machines.
 BLOCK = 4096
@@ -208,6 +209,13 @@ class Plan:
 
     def _freed(self) -> tuple[Source, ...]:
         return self.consume.freed if self.consume is not None else ()
+
+
+def copies_of(extent: Extent, offset: int) -> Iterator[Copy]:
+    """Copy `extent` to `offset`: one copy, or one for each piece of an extent that is joined from several."""
+    for part in parts_of(extent):
+        yield Copy(extent=part, offset=offset)
+        offset += part.length
 
 
 def coalesce(copies: Iterable[Copy]) -> tuple[Copy, ...]:

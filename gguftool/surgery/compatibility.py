@@ -10,7 +10,7 @@ from gguftool.format.engine_facts.operands import why_not_computable
 from gguftool.format.file_names import KEY_TENSORS
 from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.kv import KV, ValueType, find_kv
-from gguftool.model.model import Model, Tensor
+from gguftool.model.model import Model, Tensor, shape_text
 
 if TYPE_CHECKING:
     from gguftool.surgery.inputs import Input
@@ -122,8 +122,3 @@ def _shown(kv: KV) -> str:
 
 def _text(value: object) -> str:
     return printable(str(value), 60)
-
-
-def shape_text(shape: tuple[int, ...]) -> str:
-    """Format a shape as people write it: ``256 x 6``."""
-    return " x ".join(map(str, shape)) or "a scalar"

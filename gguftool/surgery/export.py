@@ -12,7 +12,8 @@ from gguftool.format.safetensors import SafeTensor, serialize_safetensors
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.opening import ModelLike, StrPath, as_model
 from gguftool.model.scales import factor_of, owner_of, scales_of
-from gguftool.storage.plan import Copy, OutputFile, Plan
+from gguftool.record import replace
+from gguftool.storage.plan import Copy, OutputFile, Plan, copies_of
 from gguftool.storage.sources.source import Extent, Source
 from gguftool.surgery.dequantized_source import FloatType, dequantized
 from gguftool.surgery.selection import select_tensors
@@ -29,7 +30,8 @@ def plan_export(model: ModelLike, patterns: Sequence[str], output: StrPath, dtyp
     model = as_model(model)
     names, remarks = _with_scales(select_tensors(patterns, tuple(model.tensors)), model, raw=dtype is None)
     contents = _contents([model.tensors[name] for name in names], model, dtype)
-    entries, copies, offset = [], [], 0
+    entries, offset = [], 0
+    copies: list[Copy] = []
     for name, extent in zip(names, contents, strict=True):
         info = model.tensors[name].info
         entries.append(
@@ -44,7 +46,7 @@ def plan_export(model: ModelLike, patterns: Sequence[str], output: StrPath, dtyp
             )
         )
         if extent.length:
-            copies.append((extent, offset))
+            copies += copies_of(extent, offset)
         offset += extent.length
     _refuse_odd_names(names)
     head = serialize_safetensors(entries)
@@ -53,7 +55,7 @@ def plan_export(model: ModelLike, patterns: Sequence[str], output: StrPath, dtyp
             OutputFile(
                 path=Path(output),
                 head=head,
-                copies=tuple(Copy(extent=extent, offset=len(head) + place) for extent, place in copies),
+                copies=tuple(replace(copy, offset=len(head) + copy.offset) for copy in copies),
                 size=len(head) + offset,
             ),
         ),

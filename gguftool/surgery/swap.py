@@ -9,13 +9,13 @@ from gguftool.errors import PlanError, listed, printable
 from gguftool.format.ggml import type_alias
 from gguftool.format.kv import KV
 from gguftool.model.layout import Dialect, OutputOptions, check_sizes, gguf_file, padded_size, with_alignment
-from gguftool.model.model import Model, Tensor
+from gguftool.model.model import Model, Tensor, shape_text
 from gguftool.model.opening import ModelLike, StrPath, as_model
 from gguftool.model.padding import PADDING_KEY, Filler
 from gguftool.model.scales import owner_of, scales_of
 from gguftool.record import replace
 from gguftool.storage.plan import OutputFile, Plan, in_place
-from gguftool.surgery.compatibility import refuse_not_computable, require_complete, shape_text
+from gguftool.surgery.compatibility import refuse_not_computable, require_complete
 from gguftool.surgery.inputs import Donor, as_donor
 from gguftool.surgery.metadata import OutputMetadata, SelectedTensor, output_metadata
 from gguftool.surgery.selection import scales_remark, select_tensors

@@ -1,0 +1,249 @@
+"""Views: tensors made of parts of others. No byte is decoded, computed or moved; a view is a tensor like any other.
+
+A tensor is rows; a row is its own metadata, if its type has that, and its blocks. Along axis 1, 2 and 3 a range of
+indices is therefore a range of bytes, in each of the slices of the axes behind it: whatever the type, if groups of rows
+that are packed together stay whole. Within a row blocks share scales, so axis 0 is left alone. Types whose bytes do not
+follow row after row are moved as a whole.
+
+A view that ends where its tensor ends keeps the padding behind it: parts that are put together again are the tensor
+that they were taken from, byte for byte.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable, Iterator, Sequence
+
+from gguftool.errors import PlanError, listed, printable
+from gguftool.format.ggml import TYPES, Formula, TypeTraits, type_alias
+from gguftool.model.model import Sizing, Tensor, shape_text
+from gguftool.record import replace
+from gguftool.storage.sources.source import Extent
+from gguftool.storage.sources.virtual import cut, joined
+
+MAX_PIECES = 1 << 20  # of a tensor: bounds the memory of a plan, however small the pieces; vocabularies have 262,144
+_AXES = 4  # of ggml (GGML_MAX_DIMS); files leave out trailing ones
+
+_Range = tuple[Tensor, int, int]  # a tensor, and offset and length in its data
+
+
+def take(tensor: Tensor, axis: int, indices: Sequence[int]) -> Tensor:
+    """`tensor` with the slices `indices` of `axis` alone, in that order; axis 0 runs along a row.
+
+    Indices may repeat. All of them in order give `tensor` itself. Raises `PlanError` if an index is out of range, or
+    the tensor cannot be cut there: see the head of this module.
+    """
+    if not isinstance(indices, range):
+        indices = tuple(map(operator.index, indices))
+    dims = _padded(tensor.info.dims, axis)
+    length = dims[axis] if 0 <= axis < len(dims) else -1
+    if len(indices) == length and all(index == place for place, index in enumerate(indices)):
+        return tensor
+    traits = _refuse_axis(tensor, axis, len(dims))
+    _refuse_indices(tensor, axis, length, indices)
+    runs = tuple(_runs(indices))
+    _refuse_split_groups(tensor, axis, runs, traits.interleaved_rows)
+    starts, size = _blocks(tensor, dims, axis), _slice_bytes(tensor, dims, axis)
+    _refuse_many(tensor, len(starts) * len(runs))
+    ranges = ((tensor, block + start * size, (stop - start) * size) for block in starts for start, stop in runs)
+    made = (*dims[:axis], len(indices), *dims[axis + 1 :])
+    return _view(tensor, _shortened(made, len(tensor.info.dims)), ranges)
+
+
+def reshape(tensor: Tensor, dims: Sequence[int]) -> Tensor:
+    """`tensor` with other `dims` (row length first) of as many elements; rows stay as long as they are.
+
+    Raises `PlanError` if rows or the number of elements would differ, or rows that are packed together would be parted.
+    """
+    dims, old = tuple(dims), tensor.info.dims
+    if _shortened(dims, 1) != _shortened(old, 1):
+        traits = _traits(tensor, f"reshaped to {shape_text(dims)}")
+        if not dims or min(dims) < 0 or math.prod(dims) != math.prod(old) or dims[:1] != old[:1]:
+            raise PlanError(
+                f"{_shown(tensor)} cannot be reshaped to {shape_text(dims)}: dims[0], the length of a row, and the "
+                "number of elements must stay"
+            )
+        rows = dims[1] if len(dims) > 1 else 1
+        _refuse_split_groups(tensor, 1, ((0, rows),), traits.interleaved_rows)
+    return tensor if dims == old else replace(tensor, info=replace(tensor.info, dims=dims))
+
+
+def named(tensor: Tensor, name: str) -> Tensor:
+    """`tensor` under another name."""
+    return tensor if name == tensor.name else replace(tensor, info=replace(tensor.info, name=name))
+
+
+def cat(axis: int, tensors: Sequence[Tensor]) -> Tensor:
+    """One tensor of `tensors` along `axis`, with the name of the first; `axis` may be one more than they have.
+
+    Raises one `PlanError` with everything that does not fit: types, byte orders and the other dims must be equal, and
+    each tensor must be one that can be cut along `axis`.
+    """
+    if not tensors:
+        raise PlanError("no tensors to put together; give at least one")
+    if len(tensors) == 1:
+        return tensors[0]
+    first, every = tensors[0], [_padded(tensor.info.dims, axis) for tensor in tensors]
+    _refuse_unequal(axis, tensors, every)
+    for tensor, dims in zip(tensors, every, strict=True):
+        rows = _refuse_axis(tensor, axis, len(dims)).interleaved_rows
+        _refuse_split_groups(tensor, axis, ((0, dims[axis]),), rows)
+    starts = [_blocks(tensor, dims, axis) for tensor, dims in zip(tensors, every, strict=True)]
+    most = max(len(blocks) for blocks in starts)
+    _refuse_many(first, most * len(tensors))
+    ranges = (
+        (tensor, blocks[number], blocks.step)
+        for number in range(most)
+        for tensor, blocks in zip(tensors, starts, strict=True)
+        if blocks
+    )
+    made = (*every[0][:axis], sum(dims[axis] for dims in every), *every[0][axis + 1 :])
+    longest = max(len(tensor.info.dims) for tensor in tensors)
+    return _view(first, _shortened(made, longest), ranges)
+
+
+# --- dims ------------------------------------------------------------------------------------------------------------
+
+
+def _padded(dims: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """`dims` with the trailing ones that files leave out, as far as `axis`."""
+    return (*dims, *(1 for _ in range(len(dims), min(axis + 1, _AXES))))
+
+
+def _shortened(dims: tuple[int, ...], least: int) -> tuple[int, ...]:
+    """`dims` without trailing ones, but at least `least` of them."""
+    end = len(dims)
+    while end > least and dims[end - 1] == 1:
+        end -= 1
+    return dims[:end]
+
+
+def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Cut `indices` into ranges (start, stop) that grow by one."""
+    if isinstance(indices, range) and indices.step == 1:
+        yield indices.start, indices.stop
+        return
+    start = stop = indices[0]
+    for index in indices:
+        if index != stop:
+            yield start, stop
+            start = index
+        stop = index + 1
+    yield start, stop
+
+
+# --- bytes -----------------------------------------------------------------------------------------------------------
+
+
+def _slice_bytes(tensor: Tensor, dims: tuple[int, ...], axis: int) -> int:
+    """Bytes of one index of `axis`; the size is that of the type, so this divides."""
+    return tensor.nbytes // math.prod(dims[axis:]) if tensor.nbytes else 0
+
+
+def _blocks(tensor: Tensor, dims: tuple[int, ...], axis: int) -> range:
+    """Where the slices of the axes behind `axis` start in the data; none if there is no data, whatever the dims."""
+    size = dims[axis] * _slice_bytes(tensor, dims, axis)
+    return range(0, tensor.nbytes, size) if size else range(0)
+
+
+def _view(tensor: Tensor, dims: tuple[int, ...], ranges: Iterable[_Range]) -> Tensor:
+    """A tensor like `tensor`, of `dims` and the bytes of `ranges`; with the padding behind them, if they end there."""
+    extents: list[Extent] = []
+    size = padding = 0
+    for owner, start, length in ranges:
+        extents.append(cut(owner.padded_extent, start, length))
+        size, padding = size + length, owner.padded_extent.length - owner.nbytes
+        padding *= start + length == owner.nbytes
+    if padding:
+        extents[-1] = cut(extents[-1], 0, extents[-1].length + padding)
+    return replace(
+        tensor,
+        info=replace(tensor.info, dims=dims),
+        padded_extent=joined(extents) if extents else cut(tensor.padded_extent, 0, 0),
+        type_nbytes=size,
+        sizing=Sizing.EXACT,
+    )
+
+
+def _refuse_many(tensor: Tensor, count: int) -> None:
+    if count > MAX_PIECES:
+        raise PlanError(
+            f"{_shown(tensor)} would be made of {count:,} pieces; gguftool takes at most {MAX_PIECES:,} a tensor"
+        )
+
+
+# --- what cannot be done ---------------------------------------------------------------------------------------------
+
+
+def _traits(tensor: Tensor, what: str) -> TypeTraits:
+    """The type of a tensor that can be cut; raises `PlanError` if its bytes do not follow row after row."""
+    traits, why = TYPES.get(tensor.info.type), ""
+    if traits is None:
+        why = "of a type that gguftool does not know"
+    elif tensor.sizing is Sizing.CONFLICT:
+        why = f"of {tensor.nbytes:,} bytes by its type, but its place has {tensor.padded_extent.length:,}"
+    elif tensor.type_nbytes is None:
+        why = f"not made of whole blocks of {traits.block_size} elements"
+    elif traits.formula is not Formula.STD:
+        why = "of a type that has one scale behind all data"
+    if traits is None or why:
+        raise PlanError(f"{_shown(tensor)} cannot be {what}: it is {why}. It can be renamed, moved and left out")
+    return traits
+
+
+def _refuse_axis(tensor: Tensor, axis: int, n_dims: int) -> TypeTraits:
+    """Raise `PlanError` if `tensor` cannot be cut along `axis`."""
+    if not 0 <= axis < n_dims:
+        raise PlanError(f"{_shown(tensor)} has no axis {axis}; its axes are 0 (along a row) to {n_dims - 1}")
+    traits = _traits(tensor, f"cut along axis {axis}")
+    is_list = len(_shortened(tensor.info.dims, 1)) == 1 and traits.block_size == 1 and traits.interleaved_rows == 1
+    if axis == 0 and not (is_list and traits.dtype):
+        why = "rows of blocks share scales" if traits.block_size > 1 else "it has more than one row"
+        raise PlanError(
+            f"{_shown(tensor)} cannot be cut along axis 0, within its rows: {why}. Axis 0 is for lists of plain numbers"
+        )
+    return traits
+
+
+def _refuse_indices(tensor: Tensor, axis: int, length: int, indices: Sequence[int]) -> None:
+    if not indices:
+        raise PlanError(f"{_shown(tensor)}: no index of axis {axis} is left; leave the tensor out instead")
+    ends = (indices[0], indices[-1]) if isinstance(indices, range) else indices
+    outside = [str(index) for index in dict.fromkeys(ends) if not 0 <= index < length]
+    if outside:
+        raise PlanError(f"{_shown(tensor)}: axis {axis} has the indices 0 to {length - 1:,}, not {listed(outside, 8)}")
+
+
+def _refuse_split_groups(tensor: Tensor, axis: int, runs: Iterable[tuple[int, int]], rows: int) -> None:
+    """Raise `PlanError` if a run of rows would part `rows` rows that are packed together."""
+    parted = next((run for run in runs if run[0] % rows or run[1] % rows), None) if axis == 1 else None
+    if parted is not None:
+        raise PlanError(
+            f"{_shown(tensor)} packs {rows} rows together: rows {parted[0]:,} to {parted[1] - 1:,} are not whole "
+            f"groups of {rows}. Quantized to its plain type, it can be cut between any rows"
+        )
+
+
+def _refuse_unequal(axis: int, tensors: Sequence[Tensor], every: Sequence[tuple[int, ...]]) -> None:
+    first, problems = tensors[0], []
+    for tensor, dims in zip(tensors[1:], every[1:], strict=True):
+        if tensor.info.type != first.info.type:
+            problems.append(f"{_shown(tensor)} is of another type than {_shown(first)}")
+        if tensor.byte_order is not first.byte_order:
+            problems.append(f"{_shown(tensor)} is of another byte order than {_shown(first)}")
+        if _without(dims, axis) != _without(every[0], axis):
+            problems.append(f"{_shown(tensor)} differs from {_shown(first)} in more than axis {axis}")
+    if len(problems) == 1:
+        raise PlanError(problems[0])
+    if problems:
+        raise PlanError(f"cannot put {len(tensors):,} tensors together", problems=problems)
+
+
+def _without(dims: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    """The dims but that of `axis`, without trailing ones."""
+    return _shortened((*dims[:axis], *dims[axis + 1 :]), 0)
+
+
+def _shown(tensor: Tensor) -> str:
+    return f"'{printable(tensor.name)}' ({type_alias(tensor.info.type)}, {shape_text(tensor.info.dims)})"

@@ -1,0 +1,64 @@
+"""Plan a file of given metadata and tensors, which may be views: tensors made of parts of others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from gguftool.errors import PlanError, listed
+from gguftool.format.file_names import SPLIT_KEYS
+from gguftool.format.kv import KV, find_kv
+from gguftool.model.layout import OutputOptions
+from gguftool.model.model import Model, Tensor
+from gguftool.model.opening import ORDER_KEY, ModelLike, StrPath, as_model
+from gguftool.model.padding import PADDING_KEY
+from gguftool.record import replace
+from gguftool.storage.plan import OutputFile, Plan
+from gguftool.storage.sources.source import Source
+from gguftool.surgery.merge import lay_out
+
+
+def plan_views(
+    kvs: Sequence[KV],
+    tensors: Sequence[Tensor],
+    output: StrPath,
+    options: OutputOptions | None = None,
+    *,
+    like: ModelLike,
+    remarks: Sequence[str] = (),
+) -> Plan:
+    """Plan the file `output` with the metadata `kvs` and `tensors` in this order; with `options.max_size` a set.
+
+    `like` gives version, byte order, alignment and room in the head; its files and those of the tensors are the inputs.
+    Keys that say how a model is split are left out. All tensors of a model in one file, and its metadata, give that
+    file byte for byte. Raises one `PlanError` for names that stand twice and byte orders that differ, another one for
+    sizes in doubt.
+    """
+    options, output, like = options or OutputOptions(), Path(output), as_model(like)
+    _refuse_problems(tensors, like)
+    dialect = options.dialect_for(like)
+    if find_kv(kvs, PADDING_KEY) is not None:
+        dialect = replace(dialect, filler=replace(dialect.filler, at_least=like.files[0].header.data_offset))
+    kvs = tuple(kv for kv in kvs if kv.key not in SPLIT_KEYS and kv.key != ORDER_KEY)
+    plan = lay_out(output, kvs, tuple(tensors), dialect, options.max_size, (like,), remarks)
+    return replace(plan, inputs=_inputs(like, plan.outputs))
+
+
+def _inputs(like: Model, outputs: Sequence[OutputFile]) -> tuple[Source, ...]:
+    """The files of `like`, and all others that bytes are taken from."""
+    used = (copy.extent.source for output in outputs for copy in output.copies)
+    return tuple(dict.fromkeys((*like.sources, *used)))
+
+
+def _refuse_problems(tensors: Sequence[Tensor], like: Model) -> None:
+    twice = [name for name, count in Counter(tensor.name for tensor in tensors).items() if count > 1]
+    other = [tensor.name for tensor in tensors if tensor.byte_order is not like.byte_order]
+    problems = [f"several tensors are called {listed(twice)}; a file holds a name once"] if twice else []
+    if other:
+        order = like.byte_order.name.lower()
+        problems.append(f"the output is {order}-endian, as {like.name} is, and these tensors are not: {listed(other)}")
+    if len(problems) == 1:
+        raise PlanError(problems[0])
+    if problems:
+        raise PlanError(f"cannot lay out {len(tensors):,} tensors", problems=problems)
