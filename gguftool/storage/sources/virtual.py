@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from itertools import accumulate
 
-from gguftool.errors import SourceError, printable
+from gguftool.errors import SourceError
 from gguftool.record import record
 from gguftool.storage.sources.source import Extent, Source
 
@@ -114,7 +114,7 @@ class JoinedSource(Source):
 def _refuse_beyond(source: Source, offset: int, length: int) -> None:
     if offset + length > source.size:
         raise SourceError(
-            f"has {source.size:,} bytes, and {length:,} were to be read from {offset:,}", source=printable(source.name)
+            f"has {source.size:,} bytes, and {length:,} were to be read from {offset:,}", source=source.name
         )
 
 

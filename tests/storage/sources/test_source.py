@@ -17,6 +17,7 @@ from gguftool.errors import SourceError
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.locate import expand, open_source
 from gguftool.storage.sources.source import Extent, Source
+from gguftool.storage.sources.virtual import BytesSource, joined
 from tests.support.memory_source import MemorySource
 from tests.support.rude_server import RudeServer
 
@@ -66,10 +67,23 @@ def _fsspec(folder: Path, data: bytes) -> Source:
     return open_source(name)
 
 
+def _joined(folder: Path, data: bytes) -> Source:
+    """Pieces of all lengths of a file in which they lie in the opposite order, with a byte between them."""
+    cuts = [0, 1, 2, 5, 4000, 30_000, 30_001, len(data)]
+    pieces = [data[start:stop] for start, stop in itertools.pairwise(cuts)]
+    file, end, extents = _local(folder, b"|".join(pieces[::-1])), 0, []
+    for piece in pieces[::-1]:
+        extents.append(Extent(source=file, offset=end, length=len(piece)))
+        end += len(piece) + 1
+    return joined(extents[::-1]).source
+
+
 MAKERS: dict[str, Callable[[Path, bytes], Source]] = {
     "local": _local,
     "through a symlink": _symlink,
     "memory": lambda folder, data: MemorySource("memory.bin", data),
+    "bytes": lambda folder, data: BytesSource(label="list.bin", data=data),
+    "joined": _joined,
     "http": _http,
     "http, redirected": _redirected,
     "fsspec": _fsspec,
