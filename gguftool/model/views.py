@@ -15,12 +15,13 @@ import math
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 
-from gguftool.errors import PlanError, listed, printable
+from gguftool.errors import PlanError, command_line, listed, printable
 from gguftool.format.ggml import TYPES, Formula, TypeTraits, type_alias
 from gguftool.model.model import Sizing, Tensor, shape_text
 from gguftool.record import replace
+from gguftool.storage.sources.locate import new_name
 from gguftool.storage.sources.source import Extent
-from gguftool.storage.sources.virtual import cut, joined
+from gguftool.storage.sources.virtual import cut, joined, parts_of
 
 MAX_PIECES = 1 << 20  # of a tensor: bounds the memory of a plan, however small the pieces; vocabularies have 262,144
 _AXES = 4  # of ggml (GGML_MAX_DIMS); files leave out trailing ones
@@ -36,7 +37,7 @@ def take(tensor: Tensor, axis: int, indices: Sequence[int]) -> Tensor:
     """
     if not isinstance(indices, range):
         indices = tuple(map(operator.index, indices))
-    dims = _padded(tensor.info.dims, axis)
+    dims = _padded(tensor.info.dims, min(axis + 1, _AXES))
     length = dims[axis] if 0 <= axis < len(dims) else -1
     if len(indices) == length and all(index == place for place, index in enumerate(indices)):
         return tensor
@@ -84,7 +85,8 @@ def cat(axis: int, tensors: Sequence[Tensor]) -> Tensor:
         raise PlanError("no tensors to put together; give at least one")
     if len(tensors) == 1:
         return tensors[0]
-    first, every = tensors[0], [_padded(tensor.info.dims, axis) for tensor in tensors]
+    longest = max(len(tensor.info.dims) for tensor in tensors)
+    first, every = tensors[0], [_padded(tensor.info.dims, max(longest, min(axis + 1, _AXES))) for tensor in tensors]
     _refuse_unequal(axis, tensors, every)
     for tensor, dims in zip(tensors, every, strict=True):
         rows = _refuse_axis(tensor, axis, len(dims)).interleaved_rows
@@ -99,16 +101,15 @@ def cat(axis: int, tensors: Sequence[Tensor]) -> Tensor:
         if blocks
     )
     made = (*every[0][:axis], sum(dims[axis] for dims in every), *every[0][axis + 1 :])
-    longest = max(len(tensor.info.dims) for tensor in tensors)
     return _view(first, _shortened(made, longest), ranges)
 
 
 # --- dims ------------------------------------------------------------------------------------------------------------
 
 
-def _padded(dims: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    """`dims` with the trailing ones that files leave out, as far as `axis`."""
-    return (*dims, *(1 for _ in range(len(dims), min(axis + 1, _AXES))))
+def _padded(dims: tuple[int, ...], length: int) -> tuple[int, ...]:
+    """At least `length` dims: with the trailing ones that files leave out."""
+    return (*dims, *(1 for _ in range(len(dims), length)))
 
 
 def _shortened(dims: tuple[int, ...], least: int) -> tuple[int, ...]:
@@ -221,8 +222,19 @@ def _refuse_split_groups(tensor: Tensor, axis: int, runs: Iterable[tuple[int, in
     if parted is not None:
         raise PlanError(
             f"{_shown(tensor)} packs {rows} rows together: rows {parted[0]:,} to {parted[1] - 1:,} are not whole "
-            f"groups of {rows}. Quantized to its plain type, it can be cut between any rows"
+            f"groups of {rows}{_way_out(tensor)}"
         )
+
+
+def _way_out(tensor: Tensor) -> str:
+    """How to get rows that are not packed together, if the type is another order of a plain one."""
+    from gguftool.format.quants.repacks import REPACKS
+
+    if tensor.type_name not in REPACKS:
+        return ""
+    name = parts_of(tensor.padded_extent)[0].source.name
+    command = command_line("quantize", name, "--repack", "-o", new_name(name))
+    return f". This takes them apart and changes no number: {command}"
 
 
 def _refuse_unequal(axis: int, tensors: Sequence[Tensor], every: Sequence[tuple[int, ...]]) -> None:
