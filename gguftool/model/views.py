@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import math
 import operator
+import struct
 from collections.abc import Iterable, Iterator, Sequence
 
 from gguftool.errors import PlanError, command_line, listed, printable
-from gguftool.format.ggml import TYPES, Formula, TypeTraits, type_alias
+from gguftool.format.ggml import TYPES, Formula, TypeTraits, find_type, type_alias
+from gguftool.format.header import TensorInfo
+from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Sizing, Tensor, shape_text
 from gguftool.record import replace
 from gguftool.storage.sources.locate import new_name
-from gguftool.storage.sources.source import Extent
-from gguftool.storage.sources.virtual import cut, joined, parts_of
+from gguftool.storage.sources.source import Extent, whole
+from gguftool.storage.sources.virtual import BytesSource, cut, joined, parts_of
 
 MAX_PIECES = 1 << 20  # of a tensor: bounds the memory of a plan, however small the pieces; vocabularies have 262,144
 _AXES = 4  # of ggml (GGML_MAX_DIMS); files leave out trailing ones
@@ -102,6 +105,33 @@ def cat(axis: int, tensors: Sequence[Tensor]) -> Tensor:
     )
     made = (*every[0][:axis], sum(dims[axis] for dims in every), *every[0][axis + 1 :])
     return _view(first, _shortened(made, longest), ranges)
+
+
+def number_list(
+    name: str, numbers: Sequence[int], kind: str = "I64", *, byte_order: ByteOrder = ByteOrder.LITTLE
+) -> Tensor:
+    """A tensor of one row that holds `numbers` as integers of type `kind` (I8 to I64), from memory.
+
+    For lists that go with a view and must be computed, such as the `d2t` of a draft's vocabulary. Raises `PlanError` if
+    `kind` is no integer type, or a number does not fit.
+    """
+    traits = find_type(kind)
+    if traits is None or traits.kind != "integer":
+        raise PlanError(f"'{printable(name)}' as {printable(kind)}: integers are stored as I8, I16, I32 or I64")
+    code = {1: "b", 2: "h", 4: "i", 8: "q"}[traits.type_size]
+    try:
+        data = struct.pack(f"{byte_order.value}{len(numbers)}{code}", *numbers)
+    except struct.error as error:
+        raise PlanError(f"'{printable(name)}' cannot be stored as {traits.name}: {error}") from error
+    source = BytesSource(label=f"numbers of '{printable(name)}'", data=data)
+    return Tensor(
+        info=TensorInfo(name=name, dims=(len(numbers),), type=traits.id, offset=0),
+        padded_extent=whole(source),
+        type_nbytes=len(data),
+        sizing=Sizing.EXACT,
+        alignment=1,
+        byte_order=byte_order,
+    )
 
 
 # --- dims ------------------------------------------------------------------------------------------------------------

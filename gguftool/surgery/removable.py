@@ -72,6 +72,8 @@ def _why_needed(file: ModelFile, taken: dict[str, Tensor], donor: Model) -> str 
         return "no tensor is used" if len(missing) == len(names) else "only a part of the tensors is used"
     if any(tensor.sizing is Sizing.CONFLICT for tensor in taken.values()):
         return "sizes of tensors are in doubt"
+    if any(taken[own.name].extent != own.extent for own in tensors_of(file.source, file.header)):
+        return "only a part of a tensor is used"
     return None
 
 
@@ -228,9 +230,15 @@ class _Held:
         return cls(output=output, header=header, infos={info.name: info for info in header.tensors}, starts=starts)
 
     def is_filled(self, info: TensorInfo) -> bool:
-        """Whether copies fill the data of a tensor of this output."""
+        """Whether copies fill the data of a tensor of this output: one, or several without a gap."""
         length = nbytes(info.type, info.dims)
-        return length == 0 or self._copy_at(info, 1 if length is None else length) is not None
+        place = self.header.data_offset + info.offset
+        end = place + (1 if length is None else length)
+        for copy in self.output.copies[max(bisect_right(self.starts, place) - 1, 0) :]:
+            if not copy.offset <= place < end:
+                break
+            place = max(place, copy.offset + copy.extent.length)
+        return place >= end
 
     def holds(self, tensor: Tensor) -> bool:
         """Whether this output has `tensor`, copied from where it is."""

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from gguftool.format.kv import ValueType, make_kv
 from gguftool.model.opening import open_model
+from gguftool.model.views import cat
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Plan
+from gguftool.surgery.alter.views import plan_views
 from gguftool.surgery.edit.plan import Edits, plan_edit
 from gguftool.surgery.export import plan_export
 from gguftool.surgery.inputs import open_donor
@@ -98,6 +100,15 @@ def _export(folder: Path) -> Plan:
     return plan_export(open_model(folder / "m.gguf"), ["."], folder / "out.safetensors")
 
 
+def _views(folder: Path) -> Plan:
+    """Parts of two files, in another order."""
+    model, donor = (open_model(folder / name) for name in ("m.gguf", "donor.gguf"))
+    rows = cat(1, [model.tensors["blk.0.attn_q.weight"].take(1, [6, 0, 1]), donor.tensors["blk.0.attn_q.weight"]])
+    kept = [tensor for name, tensor in model.tensors.items() if name != rows.name]
+    tensors = [*kept[:1], rows, *(tensor.take(1, [0]) for tensor in kept[1:])]
+    return plan_views(model.kvs, tensors, folder / "views.gguf", like=model)
+
+
 _ONE = {"m.gguf": MODEL}
 _MANY = {"many.gguf": b.gguf(b.llama_kvs(), b.llama_tensors(2))}
 _WITH_DONORS = {**_ONE, "donor.gguf": DONOR, "other.gguf": OTHER_TYPE_DONOR}
@@ -127,6 +138,7 @@ CASES = (
     Case("edit --in-place, set", SET, _edit(None, "Long" * 20, "set-00001-of-00003.gguf"), changes_inputs=True),
     Case("edit -o, set with holes", _LARGE, _edit("new", "Other", "set-00001-of-00002.gguf")),
     Case("export", _ONE, _export),
+    Case("views, checkpoints", _WITH_DONORS, _views, checkpoint=300),
     Case("split, hashed", _ONE, _split, hash=True),
     Case("merge, hashed, checkpoints", SET, _merge, hash=True, checkpoint=300),
 )  # fmt: skip

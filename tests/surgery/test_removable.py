@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from gguftool.errors import PlanError
 from gguftool.format.header import parse, serialize
 from gguftool.format.kv import ValueType, make_kv
+from gguftool.model.opening import open_model
 from gguftool.record import replace
 from gguftool.storage.execute import consume
 from gguftool.storage.execute.consume_journal import FreedSource, consume_file
@@ -22,8 +24,10 @@ from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import Copy, OutputFile, Plan, Request, Step
 from gguftool.storage.sources.local import open_local
+from gguftool.surgery.alter.views import plan_views
 from gguftool.surgery.inputs import open_inputs
 from gguftool.surgery.merge import MergeOptions, plan_merge
+from gguftool.surgery.removable import _Held
 from tests.support import builders as b
 from tests.support.command import one_error_line, run_gguftool
 from tests.support.faults import helper_path, tree
@@ -346,3 +350,33 @@ def planned_from(folder: Path) -> Plan:
     assert begun is not None
     assert any(isinstance(source, FreedSource) for source in begun.inputs)
     return begun
+
+
+# --- tensors that are made of parts of others ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [range(3), [3, 2, 1, 0]], ids=["the first rows", "rows in another order"])
+def test_a_file_stays_whose_tensors_are_only_used_in_part(rows: list[int], tmp_path: Path) -> None:
+    path = tmp_path / "in.gguf"
+    path.write_bytes(b.gguf(b.llama_kvs(), [b.tensor("a.weight", "F32", (64, 4)), b.tensor("b.weight", "F32", (64,))]))
+    model = open_model(path)
+    model = replace(model, tensors={**model.tensors, "a.weight": model.tensors["a.weight"].take(1, rows)})
+    with pytest.raises(PlanError, match="can remove none") as error:
+        plan_merge([model], tmp_path / "out.gguf", MergeOptions(consume=Request()))
+    assert "only a part of " in error.value.problems[0]
+
+
+def test_a_journal_may_fill_a_tensor_piece_by_piece_but_not_with_a_gap(tmp_path: Path) -> None:
+    """What fills a tensor may be several copies; what a source loses is judged by whole tensors all the same."""
+    path = tmp_path / "in.gguf"
+    path.write_bytes(b.gguf(b.llama_kvs(), [b.tensor("a.weight", "F32", (64, 4))]))
+    model = open_model(path)
+    view = model.tensors["a.weight"].take(1, [3, 2, 1, 0])
+    output = plan_views(model.kvs, [view], tmp_path / "out.gguf", like=model).outputs[0]
+    held = _Held.of(output)
+    info = held.infos["a.weight"]
+    assert held.is_filled(info)
+    assert not held.holds(model.tensors["a.weight"])
+    for missing in range(4):
+        copies = tuple(copy for index, copy in enumerate(output.copies) if index != missing)
+        assert not _Held.of(replace(output, copies=copies)).is_filled(info)
