@@ -42,20 +42,20 @@ print(seconds, experts)
 """
 
 
-def planning(folder: Path) -> Iterator[Verdict]:
+def planning(folder: Path, rounds: int = ROUNDS) -> Iterator[Verdict]:
     """Time and memory of a plan for a head of Qwen3-30B-A3B's size."""
     path = folder / "sparse.gguf"
     moe_model(path)
     for kept, what in ((128, "reordering 128 experts"), (96, "pruning 128 experts to 96")):
         command = (PYTHON, "-c", _PRUNE, path, folder / "out.gguf", str(kept), "plan")
-        results = [run(command).split() for _ in range(ROUNDS)]
-        seconds = sorted(float(result[0]) for result in results)[ROUNDS // 2]
+        results = [run(command).split() for _ in range(rounds)]
+        seconds = sorted(float(result[0]) for result in results)[rounds // 2]
         yield Verdict(
             what=f"planning: {what} in 48 layers",
             value=seconds,
             bar=2,
             unit=" s",
-            detail=f"{int(results[0][1]):,} extents of experts; median of {ROUNDS}",
+            detail=f"{int(results[0][1]):,} extents of experts; median of {rounds}",
         )
         yield Verdict(
             what=f"peak memory of that process ({what})",

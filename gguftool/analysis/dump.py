@@ -14,6 +14,8 @@ from gguftool.record import record
 if TYPE_CHECKING:
     from gguftool.analysis.imatrix import ImatrixReport  # a twentieth of the start-up of `gguftool dump`
 
+NO_FILE = -1  # in place of an index: a tensor of parts is in no one file
+
 
 @record
 class FileEntry:
@@ -44,6 +46,8 @@ class KVEntry:
 @record
 class TensorEntry:
     """One tensor; `offset` is absolute in its `file` (an index into the files), `nbytes` is without padding.
+
+    Of a view of several extents, which only a model made in Python has, `file` is -1 and `offset` 0.
 
     `sizing` tells whether `nbytes` is certain ("by type") or the gap to the next tensor ("by gap", unknown types).
     """
@@ -108,7 +112,7 @@ def dump(
             if kvs and wanted.search(kv.key)
         ),
         tensors=tuple(
-            _tensor_entry(index, tensor, places[tensor.padded_extent.source.identity])
+            _tensor_entry(index, tensor, places.get(tensor.padded_extent.source.identity, NO_FILE))
             for index, tensor in enumerate(model.tensors.values(), start=1)
             if tensors and wanted.search(tensor.info.name)
         ),

@@ -154,7 +154,8 @@ class Model:
 
     ``model[key]`` is the value of a metadata key, ``model.tensors[name]`` a tensor; ``len`` counts the tensors, and
     ``in`` finds keys and tensor names. `missing` names shards that the set lacks; `expected_tensors` is
-    `split.tensors.count`; `remarks` say what opening left out or decided.
+    `split.tensors.count`; `remarks` say what opening left out or decided; `donors` are sources of tensors besides the
+    files, see `with_tensors`.
     """
 
     name: str
@@ -164,6 +165,7 @@ class Model:
     missing: tuple[str, ...] = ()
     expected_tensors: int | None = None
     remarks: tuple[str, ...] = ()
+    donors: tuple[Source, ...] = ()
 
     __iter__ = None  # over keys or over tensors? `kvs` and `tensors` say which
 
@@ -238,12 +240,22 @@ class Model:
 
     @property
     def sources(self) -> tuple[Source, ...]:
-        """The sources of all files."""
-        return tuple(file.source for file in self.files)
+        """The sources of all files, and of tensors from elsewhere."""
+        return (*(file.source for file in self.files), *self.donors)
 
     def get(self, key: str) -> KV | None:
         """Return the first metadata entry under `key`, or None."""
         return find_kv(self.kvs, key)
+
+    def with_tensors(self, tensors: Iterable[Tensor]) -> Model:
+        """This model with `tensors` in place of its own, in this order: views, or tensors of other models.
+
+        So views can be compared, hashed, exported and reported on before they are written. Metadata stay as they are,
+        but for what says how a set is split. Raises `PlanError` for names that stand twice.
+        """
+        from gguftool.model.views import with_tensors
+
+        return with_tensors(self, tensors)
 
     @property
     def is_complete(self) -> bool:

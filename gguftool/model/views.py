@@ -14,13 +14,16 @@ from __future__ import annotations
 import math
 import operator
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from gguftool.errors import PlanError, command_line, listed, printable
+from gguftool.format.file_names import SPLIT_KEYS
 from gguftool.format.ggml import TYPES, Formula, TypeTraits, find_type, type_alias
 from gguftool.format.header import TensorInfo
-from gguftool.format.kv import ByteOrder
-from gguftool.model.model import Sizing, Tensor, shape_text
+from gguftool.format.kv import KV, ByteOrder
+from gguftool.model.model import Model, Sizing, Tensor, shape_text
+from gguftool.model.opening import ORDER_KEY
 from gguftool.record import replace
 from gguftool.storage.sources.locate import new_name
 from gguftool.storage.sources.source import Extent, whole
@@ -132,6 +135,36 @@ def number_list(
         alignment=1,
         byte_order=byte_order,
     )
+
+
+def with_tensors(model: Model, tensors: Iterable[Tensor]) -> Model:
+    """`model` with other tensors, as one file; see `Model.with_tensors`."""
+    tensors, first = tuple(tensors), model.files[0]
+    if problems := name_problems(tensors):
+        raise PlanError(problems[0])
+    kvs = without_split_keys(model.kvs) if len(model.files) > 1 else model.kvs
+    sources = dict.fromkeys(part.source for tensor in tensors for part in parts_of(tensor.padded_extent))
+    sources.pop(first.source, None)
+    return replace(
+        model,
+        files=(first,),
+        kvs=kvs,
+        tensors={tensor.name: tensor for tensor in tensors},
+        missing=(),
+        expected_tensors=None,
+        donors=tuple(sources),
+    )
+
+
+def without_split_keys(kvs: Iterable[KV]) -> tuple[KV, ...]:
+    """Leave out the keys that say how a model lies in several files."""
+    return tuple(kv for kv in kvs if kv.key not in SPLIT_KEYS and kv.key != ORDER_KEY)
+
+
+def name_problems(tensors: Iterable[Tensor]) -> list[str]:
+    """At most one problem: names that stand twice."""
+    twice = [name for name, count in Counter(tensor.name for tensor in tensors).items() if count > 1]
+    return [f"several tensors are called {listed(twice)}; a file holds a name once"] if twice else []
 
 
 # --- dims ------------------------------------------------------------------------------------------------------------

@@ -86,7 +86,7 @@ def _plan_part(model: Model, names: Sequence[str], output: Path, options: FetchO
     total = model.expected_tensors or len(model.tensors)
     count = make_kv(KEY_TENSORS, ValueType.INT32, total, byte_order=model.byte_order)
     kvs = with_alignment((*without_layout_keys(model.kvs), count), dialect.alignment, dialect.byte_order)
-    used = {tensor.padded_extent.source for tensor in tensors} | {model.files[0].source}
+    used = {part.source for tensor in tensors for part in tensor.extents} | {model.files[0].source}
     return Plan(
         outputs=(gguf_file(output, kvs, tensors, dialect),),
         inputs=tuple(source for source in model.sources if source in used),

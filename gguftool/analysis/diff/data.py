@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,6 @@ from gguftool.format.dequantize import Decoder, decoder_of, item_size
 from gguftool.format.ggml import type_name
 from gguftool.format.header import DEFAULT_ALIGNMENT
 from gguftool.format.imatrix import Imatrix, ImatrixEntry
-from gguftool.format.kv import ByteOrder
 from gguftool.model.model import Model, Tensor
 from gguftool.model.roles import tensor_place
 from gguftool.model.scales import Factor, factor_of
@@ -128,14 +127,13 @@ class DataOptions:
 @record
 class _Side:
     tensor: Tensor
-    order: ByteOrder
     factor: Factor | None
 
     @property
     def decoder(self) -> Decoder | None:
         if self.tensor.type_nbytes is None:
             return None
-        return decoder_of(self.tensor.info.type, self.order, self.tensor.info.dims)
+        return decoder_of(self.tensor.info.type, self.tensor.byte_order, self.tensor.info.dims)
 
     def read(self, offset: int, length: int) -> bytes:
         extent = self.tensor.extent
@@ -177,8 +175,7 @@ def diff_data(a: Model, b: Model, wanted: Callable[[str], bool], options: DataOp
     names = [name for name in a.tensors if name in b.tensors and wanted(name)]
     if options.imatrix is not None:
         check_imatrix(options.imatrix, a, options.imatrix_name, frozenset(names).__contains__)
-    orders = [{file.source.identity: file.header.byte_order for file in model.files} for model in (a, b)]
-    pairs = [(name, _side(a, name, orders[0]), _side(b, name, orders[1])) for name in names]
+    pairs = [(name, _side(a, name), _side(b, name)) for name in names]
     measured = _in_threads(pairs, options)
     return DataDiff(
         by=options.by,
@@ -189,9 +186,8 @@ def diff_data(a: Model, b: Model, wanted: Callable[[str], bool], options: DataOp
     )
 
 
-def _side(model: Model, name: str, orders: Mapping[str, ByteOrder]) -> _Side:
-    tensor, factor = model.tensors[name], factor_of(model.tensors, name)
-    return _Side(tensor=tensor, order=orders[tensor.padded_extent.source.identity], factor=factor)
+def _side(model: Model, name: str) -> _Side:
+    return _Side(tensor=model.tensors[name], factor=factor_of(model.tensors, name))
 
 
 def _in_threads(pairs: Sequence[tuple[str, _Side, _Side]], options: DataOptions) -> list[_Measured]:
@@ -253,7 +249,7 @@ def _verdict(old: _Side, new: _Side, progress: _Progress, chunk: int) -> tuple[D
         return DataVerdict.NOT_COMPARED, "shapes differ"
     if x.type != y.type:
         return DataVerdict.OTHER_TYPE, ""
-    word = item_size(x.type) if old.order is not new.order else 1
+    word = item_size(x.type) if old.tensor.byte_order is not new.tensor.byte_order else 1
     if word is None:
         return (
             DataVerdict.NOT_COMPARED,

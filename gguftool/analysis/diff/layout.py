@@ -47,7 +47,13 @@ def _of_entries(a: Model, b: Model, wanted: Callable[[str], bool]) -> Iterator[L
     in_a, in_b = ({file.source.identity: number for number, file in enumerate(m.files, start=1)} for m in (a, b))
     yield _first(
         "file number",
-        ((n, in_a[x.padded_extent.source.identity], in_b[y.padded_extent.source.identity]) for n, x, y in pairs),
+        (
+            (n, in_a[here], in_b[there])
+            for n, here, there in (
+                (n, x.padded_extent.source.identity, y.padded_extent.source.identity) for n, x, y in pairs
+            )
+            if here in in_a and there in in_b  # views of several extents are in no one file
+        ),
     )
     yield _first("offset in the data", ((n, x.info.offset, y.info.offset) for n, x, y in pairs))
 

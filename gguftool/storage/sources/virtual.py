@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from hashlib import sha256
 from itertools import accumulate
 
 from gguftool.errors import SourceError
@@ -36,6 +35,8 @@ class BytesSource(Source):
     @property
     def identity(self) -> str:
         """The label and a digest: the same bytes are the same source, also for a run that resumes."""
+        from hashlib import sha256  # loads OpenSSL, which most commands do not need
+
         return f"{self.label} {sha256(self.data).hexdigest()}"
 
     def read_at(self, offset: int, length: int) -> bytes:
@@ -70,6 +71,8 @@ class JoinedSource(Source):
     @property
     def identity(self) -> str:
         """The identities of the sources, and a digest of the places of the pieces."""
+        from hashlib import sha256
+
         numbers = {source: number for number, source in enumerate(self.sources)}
         places = (f"{numbers[piece.source]} {piece.offset} {piece.length}" for piece in self.pieces)
         digest = sha256("\n".join(places).encode()).hexdigest()

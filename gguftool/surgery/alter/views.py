@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from gguftool.errors import PlanError, listed
-from gguftool.format.file_names import SPLIT_KEYS
 from gguftool.format.kv import KV, find_kv
 from gguftool.model.layout import OutputOptions
 from gguftool.model.model import Model, Tensor
-from gguftool.model.opening import ORDER_KEY, ModelLike, StrPath, as_model
+from gguftool.model.opening import ModelLike, StrPath, as_model
 from gguftool.model.padding import PADDING_KEY
+from gguftool.model.views import name_problems, without_split_keys
 from gguftool.record import replace
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.sources.source import Source
@@ -40,8 +39,7 @@ def plan_views(
     dialect = options.dialect_for(like)
     if find_kv(kvs, PADDING_KEY) is not None:
         dialect = replace(dialect, filler=replace(dialect.filler, at_least=like.files[0].header.data_offset))
-    kvs = tuple(kv for kv in kvs if kv.key not in SPLIT_KEYS and kv.key != ORDER_KEY)
-    plan = lay_out(output, kvs, tuple(tensors), dialect, options.max_size, (like,), remarks)
+    plan = lay_out(output, without_split_keys(kvs), tuple(tensors), dialect, options.max_size, (like,), remarks)
     return replace(plan, inputs=_inputs(like, plan.outputs))
 
 
@@ -52,9 +50,8 @@ def _inputs(like: Model, outputs: Sequence[OutputFile]) -> tuple[Source, ...]:
 
 
 def _refuse_problems(tensors: Sequence[Tensor], like: Model) -> None:
-    twice = [name for name, count in Counter(tensor.name for tensor in tensors).items() if count > 1]
+    problems = name_problems(tensors)
     other = [tensor.name for tensor in tensors if tensor.byte_order is not like.byte_order]
-    problems = [f"several tensors are called {listed(twice)}; a file holds a name once"] if twice else []
     if other:
         order = like.byte_order.name.lower()
         problems.append(f"the output is {order}-endian, as {like.name} is, and these tensors are not: {listed(other)}")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np  # noqa: TID253 - slices are compared with its own
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import gguftool
 from gguftool.analysis.verify import hash_tensors, tensor_hashes
 from gguftool.errors import ExecuteError, PlanError, SourceError
 from gguftool.format.kv import ByteOrder
@@ -18,10 +20,12 @@ from gguftool.model.layout import OutputOptions
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import _model_of_group, open_model
 from gguftool.model.padding import Filler
+from gguftool.model.scales import factor_of
 from gguftool.model.views import cat, number_list
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options, Sizes
 from gguftool.storage.execute.streaming import MAX_GAP
+from gguftool.storage.plan import Plan
 from gguftool.storage.sources.virtual import BytesSource
 from gguftool.surgery.alter.views import plan_views
 from gguftool.surgery.edit.plan import Edits, plan_edit
@@ -273,6 +277,108 @@ def test_a_broken_download_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     assert came > 0
     assert source.served <= size - came + 2 * MAX_GAP  # the end of what is there is read again, to be compared
     assert [each.raw() for each in open_model(tmp_path / "out.gguf").tensors.values()] == [each.raw() for each in views]
+
+
+# --- models of views -------------------------------------------------------------------------------------------------
+
+ORDER = [3, 1, 2, 0]
+IK = FIXTURES / "engines" / "tiny-qwen3moe-IQ4_KS.gguf"
+
+
+def reordered(model: Model) -> list[Tensor]:
+    """The tensors with the experts of every layer in `ORDER`."""
+    axes = {"_exps.": 2, ".ffn_gate_inp.": 1}
+    wanted = {name: axis for name in model.tensors for part, axis in axes.items() if part in name}
+    return [tensor.take(wanted[name], ORDER) if name in wanted else tensor for name, tensor in model.tensors.items()]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Model, Model]:
+    """A model of views, and the file of the same tensors."""
+    model = open_model(IK)
+    altered = model.with_tensors(reordered(model))
+    return altered, written(tuple(altered.tensors.values()), tmp_path_factory.mktemp("both") / "m.gguf", model)
+
+
+WRITERS: dict[str, Callable[[Model, Path], Plan]] = {
+    "export": lambda model, out: gguftool.plan_export(model, ["."], out),
+    "export as floats": lambda model, out: gguftool.plan_export(model, ["exps"], out, gguftool.FloatType.F16),
+    "quantize": lambda model, out: gguftool.plan_quantize(
+        model, gguftool.parse_recipe("_down_exps=q8_0"), out, gguftool.QuantizeOptions(requantize=True)
+    ),
+    "repack": lambda model, out: gguftool.plan_quantize(
+        model,
+        gguftool.parse_recipe("exps=iq4_ks_r4"),
+        out,
+        gguftool.QuantizeOptions(repack=True, engine="ik_llama.cpp"),
+    ),
+    "merge": gguftool.plan_merge,
+    "swap": lambda model, out: gguftool.plan_swap(IK, model, ["exps"], out),
+    "edit": lambda model, out: gguftool.plan_edit(model, Edits(), out),
+    "fetch": lambda model, out: gguftool.plan_fetch(model, out, gguftool.FetchOptions(patterns=("exps",))),
+    "split": lambda model, out: gguftool.plan_split(model, out, gguftool.SplitOptions(max_tensors=100)),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_writer_takes_views_like_the_tensors_they_become(
+    name: str, both: tuple[Model, Model], tmp_path: Path
+) -> None:
+    made = []
+    for model, place in zip(both, ("views", "file"), strict=True):
+        receipt = execute(WRITERS[name](model, tmp_path / place / "out"))
+        made.append([path.read_bytes() for path in receipt.paths])
+    assert made[0] == made[1]
+
+
+def test_every_reader_sees_views_like_the_tensors_they_become(both: tuple[Model, Model]) -> None:
+    views, file = both
+    data = gguftool.DiffOptions(data=gguftool.DataOptions(), layout=True)
+    assert not gguftool.diff(views, file, data).differs
+    changed = gguftool.diff(IK, views, data)
+    assert changed.data is not None
+    different = {one.name for one in changed.data.tensors if one.verdict.name != "SAME"}
+    assert different == {name for name in views.tensors if "_exps." in name or ".ffn_gate_inp." in name}
+    assert [one.sha256 for one in hash_tensors(views)] == [one.sha256 for one in hash_tensors(file)]
+    entries = [(each.name, each.dims, each.nbytes) for each in gguftool.dump(views).tensors]
+    assert entries == [(each.name, each.dims, each.nbytes) for each in gguftool.dump(file).tensors]
+    assert {each.file for each in gguftool.dump(views).tensors} == {0, -1}
+    for model in both:
+        np.testing.assert_array_equal(
+            model.tensors["blk.1.ffn_up_exps.weight"].numpy(),
+            open_model(IK).tensors["blk.1.ffn_up_exps.weight"].numpy()[ORDER],
+        )
+
+
+def test_a_model_of_views_of_a_set_is_one_file_with_its_donors(tmp_path: Path) -> None:
+    """Inputs are guarded and checked, donors too; the metadata says nothing of shards."""
+    (tmp_path / "donor.gguf").write_bytes(b.small_model())
+    model, donor = open_model(FIXTURES / "shards-00001-of-00003.gguf"), open_model(tmp_path / "donor.gguf")
+    row = donor.tensors["blk.0.attn_q.weight"].take(1, [0, 2]).named("more")
+    views = model.with_tensors([*model.tensors.values(), row])
+    assert views.is_complete
+    assert len(views.files) == 1
+    assert not [kv.key for kv in views.kvs if kv.key.startswith("split.")]
+    assert {source.name for source in views.sources} == {source.name for source in (*model.sources, *donor.sources)}
+    with pytest.raises(ExecuteError, match="is an input"):
+        execute(gguftool.plan_merge(views, tmp_path / "donor.gguf"), Options(force=True))
+    execute(gguftool.plan_merge(views, tmp_path / "out.gguf"))
+    assert open_model(tmp_path / "out.gguf").tensors["more"].raw() == row.raw()
+    with pytest.raises(PlanError, match="several tensors are called more"):
+        model.with_tensors([row, row])
+
+
+def test_scales_that_are_views_are_multiplied_in() -> None:
+    model = open_model(FIXTURES / "demo.gguf")
+    weight = model.tensors["blk.0.attn_q.weight"].named("x.weight")
+    stack = cat(2, [weight, weight.take(1, range(31, -1, -1))])
+    scale = model.tensors["blk.0.attn_norm.weight"].take(0, [5, 0]).named("x.scale")
+    scaled = model.with_tensors([stack, scale])
+    factor = factor_of(scaled.tensors, "x.weight")
+    assert factor is not None
+    numbers = stack.numpy()
+    wanted = numbers * scale.numpy()[:, None, None]
+    np.testing.assert_array_equal(factor.times(numbers, 0), wanted)
 
 
 # --- what cannot be laid out -----------------------------------------------------------------------------------------
