@@ -25,6 +25,7 @@ from gguftool.storage.plan import Consume, Copy, OutputFile, Plan, Request, Step
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.source import Extent
 from gguftool.storage.system.reflink import own_bytes
+from gguftool.surgery.alter.views import plan_views
 from gguftool.surgery.edit.plan import Edits, plan_edit
 from gguftool.surgery.inputs import open_donor, open_inputs
 from gguftool.surgery.merge import MergeOptions, plan_merge
@@ -128,6 +129,20 @@ def test_bytes_of_its_own_are_those_that_a_file_shares_with_no_other(folder: Pat
     os.close(fd)
     assert size <= own_bytes(folder / "half") < 2 * size  # XFS counts where its extents are noted
     assert own_bytes(folder / "none") == 0
+
+
+def test_pieces_of_a_tensor_share_blocks_too(folder: Path) -> None:
+    """Experts of 2 MiB stay congruent, whichever of them are left and in whatever order."""
+    (folder / "model.gguf").write_bytes(
+        gguf(llama_kvs(), [tensor("blk.0.ffn_up_exps.weight", "F16", (1024, 1024, 10))])
+    )
+    model = open_model(folder / "model.gguf")
+    experts = model.tensors["blk.0.ffn_up_exps.weight"].take(2, [7, 2, 3, 9, 0])
+    before = free(folder)
+    options = OutputOptions(filler=Filler(pad=True))
+    execute(plan_views(model.kvs, [experts], folder / "out.gguf", options, like=model))
+    assert before - free(folder) < MIB
+    assert tensors_of(folder / "out.gguf") == [experts.raw()]
 
 
 def test_edit_with_pad_takes_almost_no_space(model: Path, folder: Path) -> None:
