@@ -45,7 +45,7 @@ def take(tensor: Tensor, axis: int, indices: Sequence[int]) -> Tensor:
         indices = tuple(map(operator.index, indices))
     dims = _padded(tensor.info.dims, min(axis + 1, _AXES))
     length = dims[axis] if 0 <= axis < len(dims) else -1
-    if len(indices) == length and all(index == place for place, index in enumerate(indices)):
+    if _are_all(indices, length):
         return tensor
     traits = _refuse_axis(tensor, axis, len(dims))
     _refuse_indices(tensor, axis, length, indices)
@@ -181,6 +181,13 @@ def _shortened(dims: tuple[int, ...], least: int) -> tuple[int, ...]:
     while end > least and dims[end - 1] == 1:
         end -= 1
     return dims[:end]
+
+
+def _are_all(indices: Sequence[int], length: int) -> bool:
+    """Whether `indices` are all below `length`, in order."""
+    if isinstance(indices, range):  # it may be longer than `len` can say
+        return indices == range(length)
+    return len(indices) == length and all(index == place for place, index in enumerate(indices))
 
 
 def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -314,7 +314,7 @@ def test_indices_out_of_range(indices: Sequence[int], shown: str) -> None:
 
 def test_an_endless_range_is_refused_at_once() -> None:
     with pytest.raises(PlanError, match="axis 2 has the indices 0 to 3"):
-        tensor_of("Q4_0", (32, 2, 4)).take(2, range(1 << 60))
+        tensor_of("Q4_0", (32, 2, 4)).take(2, range(1 << 70))
 
 
 def test_no_index_and_no_such_axis() -> None:
