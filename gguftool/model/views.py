@@ -266,7 +266,8 @@ def _traits(tensor: Tensor, what: str) -> TypeTraits:
 def _refuse_axis(tensor: Tensor, axis: int, n_dims: int) -> TypeTraits:
     """Raise `PlanError` if `tensor` cannot be cut along `axis`."""
     if not 0 <= axis < n_dims:
-        raise PlanError(f"{_shown(tensor)} has no axis {axis}; its axes are 0 (along a row) to {n_dims - 1}")
+        last = max(n_dims, _AXES) - 1
+        raise PlanError(f"{_shown(tensor)} has no axis {axis}; its axes are 0 (along a row) to {last}")
     traits = _traits(tensor, f"cut along axis {axis}")
     is_list = len(_shortened(tensor.info.dims, 1)) == 1 and traits.block_size == 1 and traits.interleaved_rows == 1
     if axis == 0 and not (is_list and traits.dtype):
