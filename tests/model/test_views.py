@@ -363,6 +363,13 @@ def test_all_that_does_not_fit_is_said_at_once() -> None:
     )
 
 
+@pytest.mark.parametrize("kinds", [("Q8_0", "Q4_0"), ("Q4_0", "Q8_0"), ("F16", "BF16")])
+def test_types_are_never_mixed(kinds: tuple[str, str]) -> None:
+    """Whichever comes first, and also where both take as many bytes."""
+    with pytest.raises(PlanError, match="is of another type than"):
+        cat(1, [tensor_of(kind, (32, 2)) for kind in kinds])
+
+
 def test_pieces_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     tensor = tensor_of("F32", (1, 4, 8))
     monkeypatch.setattr(views, "MAX_PIECES", 15)
