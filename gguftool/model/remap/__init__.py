@@ -1,0 +1,1 @@
+"""Metadata that follows tensors when layers, experts, tokens or names change."""

@@ -1,0 +1,121 @@
+"""Rewrite the metadata for a selection of experts: how many there are, are used, and form a group."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+from gguftool.format.engine_facts.engines import ENGINES
+from gguftool.format.engine_facts.layer_rules import count_rules
+from gguftool.format.kv import KV, ByteOrder
+from gguftool.model.remap.head_values import HeadValues, Remapped, Rewrite, runs
+from gguftool.model.remap.periods import other_count
+
+_COUNT: Final = "expert_count"
+_USED: Final = "expert_used_count"
+_GROUPS: Final = "expert_group_count"
+_PER_GROUP: Final = "experts_per_group"  # grovemoe
+
+
+def expert_keys(
+    kvs: Sequence[KV],
+    kept: Mapping[int, Sequence[int]],
+    *,
+    engines: Sequence[str] = tuple(ENGINES),
+    byte_order: ByteOrder = ByteOrder.LITTLE,
+    given: Collection[str] = (),
+) -> Remapped:
+    """Rewrite `kvs` for models in which each MoE layer keeps these experts, in this order: layer -> old numbers.
+
+    `given` names keys that the caller sets or removes afterwards: they are not judged here.
+    """
+    out = Rewrite(kvs, byte_order)
+    values = HeadValues(kvs)
+    prefix = values.architecture
+    old = values.number(_COUNT, 0)
+    if not _possible(out, prefix, old, kept):
+        return out.result()
+    new = len(next(iter(kept.values())))
+    if new != old:
+        out.number(f"{prefix}.{_COUNT}", new)
+    _lower_used(out, values, new, given)
+    _check_groups(out, values, kept, given)
+    _check_chunks(out, values, kept)
+    after = HeadValues(out.kvs)
+    for rule in count_rules(prefix, engines):
+        if values.evaluate(rule.rule, rule.names) != after.evaluate(rule.rule, rule.names):
+            out.refusals.append(other_count(rule))
+    return out.result()
+
+
+def _possible(out: Rewrite, prefix: str, old: int, kept: Mapping[int, Sequence[int]]) -> bool:
+    counts = {len(experts) for experts in kept.values()}
+    if not old:
+        out.problems.append(f"{prefix}.{_COUNT} is absent or 0: the model has no experts to select")
+    for layer, experts in kept.items():
+        wrong = [expert for expert in experts if not 0 <= expert < old]
+        if old and wrong:
+            out.problems.append(f"layer {layer}: experts {runs(wrong)} are out of range; there are {old:,}")
+    if len(counts) > 1:
+        found = ", ".join(f"{count:,}" for count in sorted(counts))
+        out.problems.append(
+            f"layers would keep {found} experts; {prefix}.{_COUNT} is one number: keep as many in every layer"
+        )
+    if not kept or 0 in counts:
+        out.problems.append("no expert is left; keep at least one in each layer")
+    return not out.problems
+
+
+def _lower_used(out: Rewrite, values: HeadValues, new: int, given: Collection[str]) -> None:
+    """Use no more experts than there are."""
+    key = f"{values.architecture}.{_USED}"
+    kv = values.kvs.get(key)
+    if kv is None or key in given:
+        return
+    used = values.value(kv)
+    if isinstance(used, list):
+        if any(number > new for number in used):
+            out.array(key, [min(number, new) for number in used], kv.element_type)
+    elif used > new:
+        out.number(key, new)
+
+
+def _check_groups(out: Rewrite, values: HeadValues, kept: Mapping[int, Sequence[int]], given: Collection[str]) -> None:
+    """Engines route by groups of neighbouring experts: each group must stay whole, and in its place."""
+    key = f"{values.architecture}.{_GROUPS}"
+    groups, old = values.number(_GROUPS, 1), values.number(_COUNT, 0)
+    if groups <= 1 or key in given:
+        return
+    new = len(next(iter(kept.values())))
+    way_out = f"keep equal numbers of each group of {max(old // groups, 1)}, in the order of the groups"
+    way_out = f"{way_out}, or route without groups: --set {key}=u32:1"
+    if new % groups or new <= groups:
+        out.problems.append(f"{key} is {groups}, and {new} experts do not divide into that many groups: {way_out}")
+        return
+    size, old_size = new // groups, old // groups
+    mixed = [
+        layer
+        for layer, experts in kept.items()
+        if any(expert // old_size != index // size for index, expert in enumerate(experts))
+    ]
+    if mixed:
+        out.refusals.append(
+            f"experts of layers {runs(sorted(mixed))} leave their groups ({key} is {groups}): {way_out}"
+        )
+
+
+def _check_chunks(out: Rewrite, values: HeadValues, kept: Mapping[int, Sequence[int]]) -> None:
+    """Grovemoe's chunk experts serve neighbouring experts: those stay together."""
+    size = values.number(_PER_GROUP, 0)
+    if size <= 1:
+        return
+    for layer, experts in kept.items():
+        if any(expert // size * size + index % size != expert for index, expert in enumerate(experts)):
+            out.problems.append(
+                f"layer {layer}: {size} neighbouring experts share a chunk expert; keep all {size} of them, or none"
+            )
+
+
+def kept_chunks(experts: Sequence[int], size: int) -> tuple[int, ...]:
+    """The chunk experts that go with `experts`, which keeps whole groups of `size`."""
+    return tuple(expert // size for expert in experts[::size])

@@ -1,0 +1,67 @@
+"""A new list of layers, each with the model that it comes from: what every rewriting of layer keys works on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from gguftool.errors import printable
+from gguftool.format.engine_facts.layer_keys import LayerKey, full_key
+from gguftool.format.kv import KV, ByteOrder
+from gguftool.model.remap.head_values import HeadValues, Rewrite
+from gguftool.record import record
+
+
+@record
+class LayerFrom:
+    """Where a layer of the output comes from: `layer` of the model with the metadata `kvs`."""
+
+    kvs: tuple[KV, ...]
+    layer: int
+
+
+class NewLayers:
+    """The layers of the output as (model, layer) pairs; `trunk` of them come before the MTP layers.
+
+    `base` is the model with the metadata that is rewritten, `models` are all models, it first.
+    """
+
+    def __init__(
+        self, kvs: tuple[KV, ...], mapping: Sequence[LayerFrom], engines: Sequence[str], byte_order: ByteOrder
+    ) -> None:
+        self.base = HeadValues(kvs)
+        known = {id(kvs): self.base}
+        self.layers = [(known.setdefault(id(one.kvs), HeadValues(one.kvs)), one.layer) for one in mapping]
+        self.models = tuple(known.values())
+        self.trunk = sum(layer < model.trunk for model, layer in self.layers)
+        self.engines = tuple(engines)
+        self.architecture = self.base.architecture
+        self.out = Rewrite(kvs, byte_order)
+
+    def problems(self) -> Iterator[str]:
+        """Say why the layers cannot stand in this order at all."""
+        if not self.architecture:
+            yield "general.architecture is absent, so the keys that count layers are not known; edit --set adds it"
+        if not self.trunk:
+            yield "no layer is left; keep at least one"
+        for model in self.models:
+            if model.architecture != self.architecture:
+                found, wanted = printable(model.architecture, 40), printable(self.architecture, 40)
+                yield f"a donor of layers has architecture '{found}', the model has '{wanted}'; use one of the same"
+        for index, (model, layer) in enumerate(self.layers):
+            if not 0 <= layer < model.layers:
+                yield f"layer {layer} is out of range: there are {model.layers:,}, numbered from 0"
+            elif (layer < model.trunk) != (index < self.trunk):
+                yield f"MTP layer {layer} would stand before other layers; put MTP layers last"
+
+    def key(self, row: LayerKey) -> str:
+        """The whole key of `row`."""
+        return full_key(row, self.architecture)
+
+    def shown(self, row: LayerKey) -> str:
+        """The whole key, fit for a message."""
+        return printable(self.key(row), 80)
+
+    @property
+    def anchor(self) -> str:
+        """The key behind which new keys go."""
+        return f"{self.architecture}.block_count"

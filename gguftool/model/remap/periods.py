@@ -1,0 +1,86 @@
+"""What engines derive from a layer's number: keep each layer's kind, by its phase or by an array, and check it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gguftool.format.engine_facts.engines import ENGINES
+from gguftool.format.engine_facts.heads import Value
+from gguftool.format.engine_facts.layer_rules import CountRule, LayerRule, count_rules, layer_rules
+from gguftool.format.kv import ValueType
+from gguftool.model.remap.head_values import HeadValues, runs
+from gguftool.model.remap.new_layers import NewLayers
+
+_PERIODS = ("period", "step", "every", "block")  # names of periods in rules
+
+
+def pattern_keys(architecture: str) -> frozenset[str]:
+    """The keys, without the architecture, of arrays that replace a rule of one of the engines."""
+    return frozenset(rule.array for rule in layer_rules(architecture, ENGINES) if rule.array)
+
+
+def rule_value(rule: LayerRule, model: HeadValues, layer: int) -> Value:
+    """What the engine gives `layer` of `model`: the entry of its array, or what the rule computes; None if unknown."""
+    kv = model.kvs.get(f"{model.architecture}.{rule.array}") if rule.array else None
+    if kv is not None and kv.type is ValueType.ARRAY:
+        entries = model.value(kv)
+        return int(bool(entries[layer])) if layer < len(entries) else 0
+    found = model.evaluate(rule.rule, rule.names, layer)
+    return int(bool(found)) if rule.array and found is not None else found
+
+
+def write_patterns(new: NewLayers) -> None:
+    """Write the array in place of a period that no longer fits; an array that is there already gets its new entries."""
+    for key in sorted(pattern_keys(new.architecture)):
+        rules = [rule for rule in layer_rules(new.architecture, new.engines) if rule.array == key]
+        rules = rules or [rule for rule in layer_rules(new.architecture, ENGINES) if rule.array == key]
+        wanted = [rule_value(rules[0], model, layer) for model, layer in new.layers]
+        old = new.base.kvs.get(f"{new.architecture}.{key}")
+        is_array = old is not None and old.type is ValueType.ARRAY
+        if None in wanted or (not is_array and not any(_wrong(new, rule) for rule in rules)):
+            continue
+        element = old.element_type if old is not None and is_array else ValueType.BOOL
+        new.out.array(f"{new.architecture}.{key}", wanted, element, after=_beside(new, rules))
+
+
+def _beside(new: NewLayers, rules: Sequence[LayerRule]) -> str:
+    """The key of the period, behind which the array goes."""
+    keys = [f"{new.architecture}.{key}" for rule in rules for name, (key, _) in rule.names.items() if name in _PERIODS]
+    return next((key for key in keys if key in new.base.kvs), new.anchor)
+
+
+def _wrong(new: NewLayers, rule: LayerRule) -> list[int]:
+    """The new layers that the engine would treat otherwise than in their own model, by the metadata so far."""
+    planned = HeadValues(new.out.kvs)
+    pairs = (
+        (rule_value(rule, model, layer), rule_value(rule, planned, index))
+        for index, (model, layer) in enumerate(new.layers)
+    )
+    return [index for index, (old, now) in enumerate(pairs) if old is None or old != now]
+
+
+def check_rules(new: NewLayers) -> None:
+    """Report what an engine would treat otherwise: single layers (a problem) or the whole model (a refusal)."""
+    for rule in layer_rules(new.architecture, new.engines):
+        wrong = _wrong(new, rule)
+        if wrong:
+            new.out.problems.append(_out_of_phase(rule, wrong))
+    planned = HeadValues(new.out.kvs)
+    for count in count_rules(new.architecture, new.engines):
+        before = {model.evaluate(count.rule, count.names) for model in new.models}
+        if before != {planned.evaluate(count.rule, count.names)}:
+            new.out.refusals.append(other_count(count))
+
+
+def _out_of_phase(rule: LayerRule, wrong: list[int]) -> str:
+    period = next((default for name, (_, default) in rule.names.items() if name in _PERIODS), 0)
+    way_out = f"move layers by whole periods of {period}" if period > 1 else "leave these layers at their places"
+    way_out = f"{way_out}, or plan for another engine (--engine)"
+    return (
+        f"{rule.engine} would give new layers {runs(wrong)} another {rule.what} ({rule.rule}; {rule.source}): {way_out}"
+    )
+
+
+def other_count(rule: CountRule) -> str:
+    """What changes if the value of `rule` does."""
+    return f"{rule.engine} would change the {rule.what}: it goes by a count ({rule.rule}; {rule.source})"

@@ -1,0 +1,148 @@
+"""Rewrite the metadata for a selection of tokens: texts, scores, types, merges, and every key with a token's number."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final, TypeGuard
+
+from gguftool.errors import printable
+from gguftool.format.kv import INTEGERS, KV, ByteOrder, ValueType
+from gguftool.model.remap.head_values import HeadValues, Remapped, Rewrite
+
+_TOKENS: Final = "tokenizer.ggml.tokens"
+_SCORES: Final = "tokenizer.ggml.scores"
+_TYPES: Final = "tokenizer.ggml.token_type"
+_MERGES: Final = "tokenizer.ggml.merges"
+_BY_TOKEN: Final = (_TOKENS, _SCORES, _TYPES)
+_IDS: Final = re.compile(r"token_ids?(?:_\w+)?$", re.ASCII)  # tokenizer.ggml.eos_token_id, adapters.token_ids_activate
+_UNUSED: Final = 5  # LLAMA_TOKEN_TYPE_UNUSED, llama.h
+_BYTE: Final = 6  # LLAMA_TOKEN_TYPE_BYTE
+_PAD_SCORE: Final = -1000.0  # what convert_hf_to_gguf.py gives tokens that it adds
+
+
+def vocab_keys(
+    kvs: Sequence[KV],
+    kept: Sequence[int],
+    added: int = 0,
+    *,
+    byte_order: ByteOrder = ByteOrder.LITTLE,
+) -> Remapped:
+    """Rewrite `kvs` for the tokens `kept` (old numbers, in their new order) and `added` unused ones behind them."""
+    out = Rewrite(kvs, byte_order)
+    values = HeadValues(kvs)
+    _Vocabulary(out, values, kept, added).rewrite()
+    return out.result()
+
+
+class _Vocabulary:
+    """The old tokens, and where each goes."""
+
+    def __init__(self, out: Rewrite, values: HeadValues, kept: Sequence[int], added: int) -> None:
+        self.out = out
+        self.values = values
+        self.kept = kept
+        self.added = added
+        self.new_numbers = {old: new for new, old in enumerate(kept)}
+        listed = values.kvs.get(_TOKENS)
+        self.texts: list[str] = listed.value() if _is_text_list(listed) else []
+        self.old = len(self.texts) or values.tokens or 0
+
+    def rewrite(self) -> None:
+        """Write every key that knows tokens."""
+        if not self._possible():
+            return
+        size = f"{self.values.architecture}.vocab_size"
+        if size in self.values.kvs:
+            self.out.number(size, len(self.kept) + self.added)
+        for kv in self.out.kvs:
+            if kv.key in _BY_TOKEN:
+                self._entries(kv)
+            elif kv.key == _MERGES:
+                self._merges(kv)
+            elif _IDS.search(kv.key):
+                self._ids(kv)
+            elif kv.type is ValueType.ARRAY and kv.count == self.old and self.old:
+                message = f"{printable(kv.key, 80)} has {kv.count:,} entries, as many as there are tokens"
+                self.out.problems.append(
+                    f"{message}, and gguftool does not know what it means; edit --remove, if it may go"
+                )
+            elif kv.key == "tokenizer.huggingface.json":
+                self.out.warnings.append(f"{kv.key} still lists the old vocabulary; edit --remove takes it out")
+
+    def _possible(self) -> bool:
+        wrong = [number for number in self.kept if not 0 <= number < self.old]
+        if not self.old:
+            self.out.problems.append(f"{_TOKENS} is absent: there is no vocabulary to change")
+        elif wrong:
+            self.out.problems.append(f"token {wrong[0]} is out of range; there are {self.old:,} tokens")
+        if len(self.new_numbers) != len(self.kept):
+            twice = next(number for index, number in enumerate(self.kept) if self.new_numbers[number] != index)
+            self.out.problems.append(f"token {twice} is listed twice: llama.cpp aborts on two tokens with one text")
+        if not len(self.kept) + self.added:
+            self.out.problems.append("no token is left; keep at least one")
+        return not self.out.problems
+
+    def _entries(self, kv: KV) -> None:
+        """Select the entries of an array with one for each token, and add those of new tokens."""
+        if kv.type is not ValueType.ARRAY or kv.count != self.old:
+            self.out.problems.append(f"{kv.key} has {kv.count:,} entries; there are {self.old:,} tokens")
+            return
+        old = self.texts if kv.key == _TOKENS else kv.value()
+        new = [old[number] for number in self.kept]
+        if kv.key == _TYPES and _BYTE in (set(old) - set(new)):
+            self.out.warnings.append("no token for single bytes is left: text outside the vocabulary cannot be encoded")
+        self.out.array(kv.key, new + self._new_entries(kv.key, set(new)), kv.element_type)
+
+    def _new_entries(self, key: str, there: set[Any]) -> list[Any]:
+        if key == _SCORES:
+            return [_PAD_SCORE] * self.added
+        if key == _TYPES:
+            return [_UNUSED] * self.added
+        texts: list[str] = []
+        number = len(self.kept)
+        while len(texts) < self.added:
+            if (text := f"[PAD{number}]") not in there:
+                texts.append(text)
+            number += 1
+        return texts
+
+    def _merges(self, kv: KV) -> None:
+        """Leave out merges of, or into, tokens that are gone."""
+        if not _is_text_list(kv):
+            return
+        gone = {text for number, text in enumerate(self.texts) if number not in self.new_numbers}
+        merges = kv.value()
+        left = [merge for merge in merges if not gone.intersection(_merged(merge))] if gone else merges
+        if len(left) != len(merges):
+            self.out.array(kv.key, left, ValueType.STRING)
+
+    def _ids(self, kv: KV) -> None:
+        """Give the new numbers of the tokens that a key names."""
+        kind = kv.element_type
+        if kind not in INTEGERS:
+            return
+        old = kv.value() if kv.type is ValueType.ARRAY else [kv.value()]
+        gone = [number for number in old if number not in self.new_numbers and 0 <= number < self.old]
+        if gone:
+            text = printable(self.texts[gone[0]], 40) if self.texts else ""
+            self.out.problems.append(
+                f"{printable(kv.key, 80)} names token {gone[0]} '{text}', which would be gone; keep it"
+            )
+            return
+        new = [self.new_numbers.get(number, number) for number in old]
+        if kv.type is ValueType.ARRAY:
+            self.out.array(kv.key, new, kind)
+        else:
+            self.out.number(kv.key, new[0])
+
+
+def _is_text_list(kv: KV | None) -> TypeGuard[KV]:
+    return kv is not None and kv.type is ValueType.ARRAY and kv.element_type is ValueType.STRING
+
+
+def _merged(merge: str) -> tuple[str, str, str]:
+    """The two texts of a merge, and the one that it makes; the first character may be a space of the text itself."""
+    space = merge.find(" ", 1)
+    left, right = (merge, "") if space < 0 else (merge[:space], merge[space + 1 :])
+    return left, right, left + right
