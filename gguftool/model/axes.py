@@ -17,10 +17,13 @@ from enum import Enum
 from functools import cache, lru_cache
 from typing import Any, Final
 
+from gguftool.errors import PlanError, printable
 from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.format.engine_facts.heads import head_facts
+from gguftool.format.header import TensorInfo
 from gguftool.model.model import Model
 from gguftool.model.roles import tensor_place
+from gguftool.model.scales import SUFFIXES
 from gguftool.record import record
 
 
@@ -176,6 +179,24 @@ def _axes(base: str, architecture: str) -> Axes:
         if architecture not in row.but and (not row.only or architecture in row.only):
             return row.axes
     return _NOTHING
+
+
+def axis_of(info: TensorInfo, architecture: str, kind: AxisKind, count: int) -> int | None:
+    """The axis of a tensor along which `count` experts, tokens or layers lie; None if there is none.
+
+    Raises `PlanError` if the table gives it such an axis and its length does not fit.
+    """
+    axis = tensor_axes(info.name, architecture).of(kind)
+    if axis is None:
+        return None
+    length = info.dims[axis] if axis < len(info.dims) else 1
+    if length == 1 and info.name.endswith(SUFFIXES):  # one scale for all experts
+        return None
+    fits = length == count or (kind is AxisKind.LAYERS and count > 0 and length % count == 0)
+    if not fits:
+        message = f"axis {axis} of '{printable(info.name, 80)}' has {length:,} entries, not one for each of the"
+        raise PlanError(f"{message} {count:,} {kind.value} that the metadata counts; repair the file first")
+    return axis
 
 
 @cache
