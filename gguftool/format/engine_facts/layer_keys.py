@@ -44,6 +44,7 @@ class LayerKey:
     """One row: `beside` is the list that goes entry by entry with a list of layer numbers.
 
     `absent` is the value of an entry if the key is absent; None if an absent key is not the same as any value.
+    `period`: one number under the key, in place of an array, is a period.
     `ordered`: the layers that are counted must stay the same ones. `exactly` is the length that a list must have.
     """
 
@@ -53,6 +54,7 @@ class LayerKey:
     length: Length = Length.ALL
     beside: str = ""
     absent: int | float | None = None
+    period: bool = False
     ordered: bool = False
     exactly: int = 0
     only: frozenset[str] = frozenset()
@@ -77,7 +79,13 @@ LAYER_KEYS: Final[tuple[LayerKey, ...]] = (
     _row("feed_forward_length", _PER, _HPARAMS),
     _row("expert_feed_forward_length", _PER, f"{_MODELS}/deepseek2.cpp", absent=0),
     _row("expert_used_count", _PER, _HPARAMS),
-    _row("attention.sliding_window_pattern", _PER, "llama.cpp src/llama-model.cpp, load_swa_pattern", length=_ANY),
+    _row(
+        "attention.sliding_window_pattern",
+        _PER,
+        "llama.cpp src/llama-model.cpp, load_swa_pattern",
+        length=_ANY,
+        period=True,
+    ),
     _row("attention.recurrent_layers", _PER, f"{_MODELS}/qwen35.cpp"),
     _row("attention.rope_pattern", _PER, f"{_MODELS}/granite-swa.cpp", length=_ANY),
     _row("attention.indexer.types", _PER, f"{_MODELS}/glm-dsa.cpp", length=_TRUNK),

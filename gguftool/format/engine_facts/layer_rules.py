@@ -301,7 +301,14 @@ COUNT_RULES: Final[tuple[CountRule, ...]] = (
         )
         for engine in _BOTH
     ),
-    _count("number of MTP layers", IK_LLAMA_CPP, ("deepseek4",), "n_layer_all == 43", f"{_IK}:1746"),
+    _count(
+        "number of MTP layers, which it takes for 0",
+        IK_LLAMA_CPP,
+        ("deepseek4",),
+        "n_layer_all == 43 and mtp > 0",
+        f"{_IK}:1746",
+        mtp=("nextn_predict_layers", 0),
+    ),
 )
 
 

@@ -6,10 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from gguftool.format.engine_facts.engines import ENGINES
-from gguftool.format.engine_facts.layer_rules import count_rules
 from gguftool.format.kv import KV, ByteOrder
 from gguftool.model.remap.head_values import HeadValues, Remapped, Rewrite, runs
-from gguftool.model.remap.periods import other_count
+from gguftool.model.remap.periods import check_counts
 
 _COUNT: Final = "expert_count"
 _USED: Final = "expert_used_count"
@@ -41,10 +40,7 @@ def expert_keys(
     _lower_used(out, values, new, given)
     _check_groups(out, values, kept, given)
     _check_chunks(out, values, kept)
-    after = HeadValues(out.kvs)
-    for rule in count_rules(prefix, engines):
-        if values.evaluate(rule.rule, rule.names) != after.evaluate(rule.rule, rule.names):
-            out.refusals.append(other_count(rule))
+    check_counts(out, values, engines)
     return out.result()
 
 

@@ -14,10 +14,10 @@ from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.format.engine_facts.heads import head_facts
 from gguftool.format.engine_facts.layer_keys import LAYER_KEYS, KeyKind, LayerKey, Length, layer_key
 from gguftool.format.engine_facts.layer_rules import ONE_MTP_LAYER
-from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
+from gguftool.format.kv import INTEGERS, KV, ByteOrder, ValueType, make_kv
 from gguftool.model.remap.head_values import HeadValues, Remapped, runs
 from gguftool.model.remap.new_layers import LayerFrom, NewLayers
-from gguftool.model.remap.periods import check_rules, pattern_keys, write_patterns
+from gguftool.model.remap.periods import check_rules, pattern_keys, ruled_keys, write_patterns
 
 
 def remap_layers(
@@ -46,9 +46,9 @@ def remap_layers(
 
 
 def _is_identity(kvs: tuple[KV, ...], mapping: Sequence[LayerFrom]) -> bool:
-    if [source.layer for source in mapping] != list(range(HeadValues(kvs).layers)):
+    if len(mapping) != HeadValues(kvs).layers:
         return False
-    return all(source.kvs is kvs or source.kvs == kvs for source in mapping)
+    return all(one.layer == index and (one.kvs is kvs or one.kvs == kvs) for index, one in enumerate(mapping))
 
 
 def _write_counts(new: NewLayers) -> None:
@@ -87,6 +87,9 @@ _ABSENT: Final = object()  # no key, and no value that stands for it
 
 
 def _write_entries(new: NewLayers, row: LayerKey) -> None:
+    if row.period and any((kv := model.of(row)) is not None and kv.type in INTEGERS for model in new.used):
+        _check_phase(new, row)
+        return
     wrong = list(dict.fromkeys(_wrong_lengths(new, row)))
     if wrong:
         new.out.problems += wrong
@@ -233,6 +236,18 @@ def _list(model: HeadValues, key: str) -> list[Any]:
     return list(model.value(kv)) if kv is not None and kv.type is ValueType.ARRAY else []
 
 
+def _check_phase(new: NewLayers, row: LayerKey) -> None:
+    """A period that no rule explains in this architecture: each layer must keep its place in it."""
+    if row.key in ruled_keys(new.architecture):
+        return
+    periods = {model.number(row.key, 0) for model in new.used}
+    period = max(periods)
+    moved = [index for index, (_, layer) in enumerate(new.layers) if period and (index - layer) % period]
+    if len(periods) > 1 or moved:
+        message = f"{new.shown(row)} is a period of layers, and how this architecture uses it is not known"
+        new.out.problems.append(f"{message}: move layers by multiples of {period} only")
+
+
 def _keep_targets(new: NewLayers, row: LayerKey) -> None:
     new.out.warnings.append(f"{new.shown(row)} numbers layers of the target model; it stays as it is")
 
@@ -242,6 +257,7 @@ _WRITERS: Final[dict[KeyKind, Callable[[NewLayers, LayerKey], None]]] = {
     KeyKind.COUNT_FRONT: _write_front,
     KeyKind.COUNT_BACK: _write_back,
     KeyKind.LAYER_NUMBERS: _write_numbers,
+    KeyKind.PERIODIC: _check_phase,
     KeyKind.TARGET_LAYERS: _keep_targets,
 }
 

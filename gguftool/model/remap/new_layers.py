@@ -22,7 +22,7 @@ class LayerFrom:
 class NewLayers:
     """The layers of the output as (model, layer) pairs; `trunk` of them come before the MTP layers.
 
-    `base` is the model with the metadata that is rewritten, `models` are all models, it first.
+    `base` is the model with the metadata that is rewritten, `models` are all models, it first; `used` gives layers.
     """
 
     def __init__(
@@ -30,8 +30,12 @@ class NewLayers:
     ) -> None:
         self.base = HeadValues(kvs)
         known = {id(kvs): self.base}
-        self.layers = [(known.setdefault(id(one.kvs), HeadValues(one.kvs)), one.layer) for one in mapping]
-        self.models = tuple(known.values())
+        for one in mapping:
+            if id(one.kvs) not in known:
+                known[id(one.kvs)] = self.base if one.kvs == kvs else HeadValues(one.kvs)
+        self.layers = [(known[id(one.kvs)], one.layer) for one in mapping]
+        self.models = tuple(dict.fromkeys(known.values()))
+        self.used = tuple(dict.fromkeys(model for model, _ in self.layers))
         self.trunk = sum(layer < model.trunk for model, layer in self.layers)
         self.engines = tuple(engines)
         self.architecture = self.base.architecture
@@ -47,10 +51,11 @@ class NewLayers:
             if model.architecture != self.architecture:
                 found, wanted = printable(model.architecture, 40), printable(self.architecture, 40)
                 yield f"a donor of layers has architecture '{found}', the model has '{wanted}'; use one of the same"
+        last = max((index for index, (model, layer) in enumerate(self.layers) if layer < model.trunk), default=-1)
         for index, (model, layer) in enumerate(self.layers):
             if not 0 <= layer < model.layers:
                 yield f"layer {layer} is out of range: there are {model.layers:,}, numbered from 0"
-            elif (layer < model.trunk) != (index < self.trunk):
+            elif layer >= model.trunk and index < last:
                 yield f"MTP layer {layer} would stand before other layers; put MTP layers last"
 
     def key(self, row: LayerKey) -> str:

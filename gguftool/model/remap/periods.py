@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.format.engine_facts.heads import Value
+from gguftool.format.engine_facts.layer_keys import Length, layer_key
 from gguftool.format.engine_facts.layer_rules import CountRule, LayerRule, count_rules, layer_rules
 from gguftool.format.kv import ValueType
-from gguftool.model.remap.head_values import HeadValues, runs
+from gguftool.model.remap.head_values import HeadValues, Rewrite, runs
 from gguftool.model.remap.new_layers import NewLayers
 
 _PERIODS = ("period", "step", "every", "block")  # names of periods in rules
@@ -17,6 +18,11 @@ _PERIODS = ("period", "step", "every", "block")  # names of periods in rules
 def pattern_keys(architecture: str) -> frozenset[str]:
     """The keys, without the architecture, of arrays that replace a rule of one of the engines."""
     return frozenset(rule.array for rule in layer_rules(architecture, ENGINES) if rule.array)
+
+
+def ruled_keys(architecture: str) -> frozenset[str]:
+    """The keys, without the architecture, that rules of the engines go by."""
+    return frozenset(key for rule in layer_rules(architecture, ENGINES) for key, _ in rule.names.values())
 
 
 def rule_value(rule: LayerRule, model: HeadValues, layer: int) -> Value:
@@ -39,8 +45,19 @@ def write_patterns(new: NewLayers) -> None:
         is_array = old is not None and old.type is ValueType.ARRAY
         if None in wanted or (not is_array and not any(_wrong(new, rule) for rule in rules)):
             continue
+        if _is_trunk_only(new, key):
+            wanted = wanted[: new.trunk]
         element = old.element_type if old is not None and is_array else ValueType.BOOL
         new.out.array(f"{new.architecture}.{key}", wanted, element, after=_beside(new, rules))
+
+
+def _is_trunk_only(new: NewLayers, key: str) -> bool:
+    """Whether the array under `key` has no entries for MTP layers: by the engines, or as the model has it."""
+    row = layer_key(f"{new.architecture}.{key}", new.architecture)
+    old = new.base.kvs.get(f"{new.architecture}.{key}")
+    if row is None or row.length is Length.TRUNK:
+        return True
+    return row.length is Length.ANY and old is not None and old.count == new.base.trunk < new.base.layers
 
 
 def _beside(new: NewLayers, rules: Sequence[LayerRule]) -> str:
@@ -67,9 +84,9 @@ def check_rules(new: NewLayers) -> None:
             new.out.problems.append(_out_of_phase(rule, wrong))
     planned = HeadValues(new.out.kvs)
     for count in count_rules(new.architecture, new.engines):
-        before = {model.evaluate(count.rule, count.names) for model in new.models}
+        before = {model.evaluate(count.rule, count.names) for model in new.used}
         if before != {planned.evaluate(count.rule, count.names)}:
-            new.out.refusals.append(other_count(count))
+            new.out.refusals.append(_other_count(count))
 
 
 def _out_of_phase(rule: LayerRule, wrong: list[int]) -> str:
@@ -81,6 +98,14 @@ def _out_of_phase(rule: LayerRule, wrong: list[int]) -> str:
     )
 
 
-def other_count(rule: CountRule) -> str:
+def check_counts(out: Rewrite, before: HeadValues, engines: Sequence[str]) -> None:
+    """Report what an engine would decide otherwise for the whole model, by the number of experts or tokens."""
+    planned = HeadValues(out.kvs)
+    for rule in count_rules(before.architecture, engines):
+        if before.evaluate(rule.rule, rule.names) != planned.evaluate(rule.rule, rule.names):
+            out.refusals.append(_other_count(rule))
+
+
+def _other_count(rule: CountRule) -> str:
     """What changes if the value of `rule` does."""
     return f"{rule.engine} would change the {rule.what}: it goes by a count ({rule.rule}; {rule.source})"

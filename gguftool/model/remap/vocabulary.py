@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeGuard
 
 from gguftool.errors import printable
+from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.format.kv import INTEGERS, KV, ByteOrder, ValueType
 from gguftool.model.remap.head_values import HeadValues, Remapped, Rewrite
+from gguftool.model.remap.periods import check_counts
 
 _TOKENS: Final = "tokenizer.ggml.tokens"
 _SCORES: Final = "tokenizer.ggml.scores"
@@ -26,12 +28,15 @@ def vocab_keys(
     kept: Sequence[int],
     added: int = 0,
     *,
+    engines: Sequence[str] = tuple(ENGINES),
     byte_order: ByteOrder = ByteOrder.LITTLE,
 ) -> Remapped:
     """Rewrite `kvs` for the tokens `kept` (old numbers, in their new order) and `added` unused ones behind them."""
     out = Rewrite(kvs, byte_order)
     values = HeadValues(kvs)
     _Vocabulary(out, values, kept, added).rewrite()
+    if not out.problems:
+        check_counts(out, values, engines)
     return out.result()
 
 
