@@ -153,16 +153,20 @@ class Rewrite:
             self.remarks.append(f"{printable(key, 80)}: {shown(self._kvs[index])} (removed)")
             del self._kvs[index]
 
-    def rename(self, old: str, new: str) -> None:
-        """Give the entry under `old` the key `new`, at its place."""
-        index = self._index(old)
-        if index is None:
+    def rekey(self, keys: Mapping[str, Sequence[str]]) -> None:
+        """Give entries new keys, all at once: no new key removes an entry, several copy it to its place."""
+        changed = {old: new for old, new in keys.items() if tuple(new) != (old,) and self._index(old) is not None}
+        if not changed:
             return
-        if self._index(new) is not None:
-            self.problems.append(f"{printable(new, 80)} would be there twice")
-            return
-        self._kvs[index] = replace(self._kvs[index], key=new)
-        self.remarks.append(f"{printable(old, 80)} -> {printable(new, 80)}")
+        found: dict[str, KV] = {}
+        for kv in self._kvs:
+            for key in changed.get(kv.key, (kv.key,)):
+                other = found.setdefault(key, replace(kv, key=key))
+                if (other.type, other.raw) != (kv.type, kv.raw):
+                    self.problems.append(f"{printable(key, 80)} would be there twice, with different values")
+        self._kvs = list(found.values())
+        for old, new in changed.items():
+            self.remarks.append(f"{printable(old, 80)} -> {', '.join(printable(key, 80) for key in new) or 'removed'}")
 
     def _index(self, key: str) -> int | None:
         return next((index for index, kv in enumerate(self._kvs) if kv.key == key), None)

@@ -12,7 +12,6 @@ from typing import Final
 from gguftool.errors import printable
 from gguftool.format.kv import KV, ByteOrder, ValueType
 from gguftool.model.remap.head_values import Remapped, Rewrite
-from gguftool.record import replace
 
 _EXTRA: Final = "general.tensor_extra."
 _NAMES: Final = f"{_EXTRA}name"
@@ -59,16 +58,4 @@ def _rename_listed(out: Rewrite, renames: Mapping[str, Sequence[str]]) -> None:
 
 
 def _rename_keys(out: Rewrite, renames: Mapping[str, Sequence[str]]) -> None:
-    for kv in out.kvs:
-        old = kv.key.removeprefix(_SHAPE)
-        if old == kv.key or old not in renames:
-            continue
-        new = renames[old]
-        if len(new) == 1 and new[0] != old:
-            out.rename(kv.key, _SHAPE + new[0])
-            continue
-        if old not in new:
-            out.remove(kv.key)
-        for name in new:
-            if name != old:
-                out.put(replace(kv, key=_SHAPE + name), after=kv.key)
+    out.rekey({_SHAPE + old: [_SHAPE + name for name in new] for old, new in renames.items()})

@@ -1,0 +1,119 @@
+"""Metadata for a selection of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gguftool.format.engine_facts.engines import LLAMA_CPP
+from gguftool.format.kv import KV, ValueType, make_kv
+from gguftool.model.remap.head_values import Remapped
+from gguftool.model.remap.vocabulary import vocab_keys
+
+U32 = ValueType.UINT32
+TEXTS = ["<s>", "a", "b", "ab", "c", "abc"]
+
+
+def head(*more: KV) -> tuple[KV, ...]:
+    return (
+        make_kv("general.architecture", ValueType.STRING, "llama"),
+        make_kv("llama.vocab_size", U32, 6),
+        make_kv("tokenizer.ggml.tokens", ValueType.ARRAY, TEXTS, element=ValueType.STRING),
+        make_kv("tokenizer.ggml.scores", ValueType.ARRAY, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], element=ValueType.FLOAT32),
+        make_kv("tokenizer.ggml.token_type", ValueType.ARRAY, [3, 1, 1, 1, 1, 6], element=ValueType.INT32),
+        make_kv("tokenizer.ggml.merges", ValueType.ARRAY, ["a b", "ab c"], element=ValueType.STRING),
+        make_kv("tokenizer.ggml.bos_token_id", U32, 0),
+        *more,
+    )
+
+
+HEAD = head()
+
+
+def values(found: Remapped) -> Mapping[str, Any]:
+    assert (found.problems, found.refusals) == ((), ())
+    return {kv.key.rsplit(".", 1)[1]: kv.value() for kv in found.kvs}
+
+
+def test_all_tokens_are_the_same_bytes() -> None:
+    assert vocab_keys(HEAD, range(6)) == Remapped(kvs=HEAD)
+
+
+def test_arrays_size_merges_and_ids_follow() -> None:
+    found = values(vocab_keys(HEAD, [1, 0, 2, 3]))
+    assert found["tokens"] == ["a", "<s>", "b", "ab"]
+    assert found["scores"] == [1.0, 0.0, 2.0, 3.0]
+    assert found["token_type"] == [1, 3, 1, 1]
+    assert (found["vocab_size"], found["bos_token_id"], found["merges"]) == (4, 1, ["a b"])
+
+
+def test_a_merge_goes_with_any_of_its_three_texts() -> None:
+    for gone in (1, 2, 3):
+        kept = [number for number in range(6) if number != gone]
+        assert "a b" not in values(vocab_keys(HEAD, kept))["merges"]
+
+
+def test_new_tokens_are_unused_and_have_names_of_their_own() -> None:
+    named = make_kv("tokenizer.ggml.tokens", ValueType.ARRAY, [*TEXTS[:5], "[PAD6]"], element=ValueType.STRING)
+    kvs = tuple(named if kv.key == named.key else kv for kv in HEAD)
+    found = values(vocab_keys(kvs, range(6), added=2))
+    assert found["tokens"][5:] == ["[PAD6]", "[PAD7]", "[PAD8]"]
+    assert (found["scores"][6:], found["token_type"][6:]) == ([-1000.0, -1000.0], [5, 5])
+    assert found["vocab_size"] == 8
+
+
+@given(first=st.permutations(range(6)), second=st.permutations(range(6)))
+def test_two_orders_one_after_the_other_are_their_composition(first: Sequence[int], second: Sequence[int]) -> None:
+    once = vocab_keys(HEAD, first).kvs
+    assert vocab_keys(once, second).kvs == vocab_keys(HEAD, [first[number] for number in second]).kvs
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ([0, 6], "token 6 is out of range; there are 6 tokens"),
+        ([0, 1, 1], "token 1 is listed twice"),
+        ([], "no token is left"),
+        ([1, 2], "tokenizer.ggml.bos_token_id names token 0 '<s>', which would be gone"),
+    ],
+)
+def test_wrong_lists(kept: Sequence[int], said: str) -> None:
+    assert said in vocab_keys(HEAD, kept).problems[0]
+
+
+def test_lists_of_ids_follow_and_unknown_arrays_stop() -> None:
+    ids = make_kv("llama.adapters.token_ids_activate", ValueType.ARRAY, [3, 0], element=ValueType.INT32)
+    assert values(vocab_keys(head(ids), [0, 1, 2, 3][::-1]))["token_ids_activate"] == [0, 3]
+    novel = make_kv("tokenizer.ggml.novel", ValueType.ARRAY, [0] * 6, element=U32)
+    assert (
+        "tokenizer.ggml.novel has 6 entries, as many as there are tokens" in vocab_keys(head(novel), [0, 1]).problems[0]
+    )
+
+
+def test_an_id_that_stands_for_none_stays() -> None:
+    none = make_kv("tokenizer.ggml.padding_token_id", U32, 2**32 - 1)
+    assert values(vocab_keys(head(none), [1, 0]))["padding_token_id"] == 2**32 - 1
+
+
+def test_warnings() -> None:
+    blob = make_kv("tokenizer.huggingface.json", ValueType.STRING, "{}")
+    found = vocab_keys(head(blob), range(5))
+    assert any("tokenizer.huggingface.json" in text for text in found.warnings)
+    assert any("single bytes" in text for text in found.warnings)
+
+
+def test_a_model_without_a_vocabulary() -> None:
+    assert "there is no vocabulary" in vocab_keys(HEAD[:1], [0]).problems[0]
+
+
+def test_an_engine_that_goes_by_the_number_of_tokens() -> None:
+    kvs = (
+        make_kv("general.architecture", ValueType.STRING, "deepseek2"),
+        make_kv("deepseek2.block_count", U32, 48),
+        make_kv("deepseek2.vocab_size", U32, 128256),
+    )
+    assert "Lite" in vocab_keys(kvs, range(128000), engines=[LLAMA_CPP]).refusals[0]
