@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from gguftool.errors import printable
-from gguftool.format.engine_facts.heads import head_facts
+from gguftool.format.engine_facts.engines import IK_LLAMA_CPP
+from gguftool.format.engine_facts.heads import TensorFact, head_facts
 from gguftool.format.kv import KV
 from gguftool.model.model import Tensor
 from gguftool.model.remap.head_values import HeadValues
@@ -55,31 +56,55 @@ FUSIONS: Final[dict[str, Fusion]] = {
 }
 
 
+# The stacks of experts, and the base of a tensor of one expert: `blk.0.ffn_up.3.weight` is row 3 of `ffn_up_exps`.
+STACKS: Final = {"ffn_gate_exps": "ffn_gate", "ffn_up_exps": "ffn_up", "ffn_down_exps": "ffn_down"}
+
+# Read in ways that the facts of heads do not show. Source: ik_llama.cpp src/llama-load-tensors.cpp:4262.
+_READ_ELSEWHERE: Final = frozenset({("gate_up", "gpt-oss", IK_LLAMA_CPP)})
+
+
 def reads_fused(kind: str, architecture: str, engine: str) -> bool | None:
-    """Whether `engine` reads the fused form of `kind` where it also reads the parts; None if nothing is known."""
-    fusion = FUSIONS[kind]
+    """Whether `engine` takes the fused tensor of `kind`; None if nothing is known of the architecture there.
+
+    `kind` is a key of `FUSIONS`, or "experts" for one stack of all experts.
+    """
     asked = _asked(architecture, engine)
     if asked is None:
         return None
-    part, fused = f"blk.%d.{fusion.parts[0]}.weight", f"blk.%d.{fusion.fused}.weight"
-    return fused in asked.get(part, ()) or (fused in asked and part in asked)
+    part, fused = _names(kind)
+    if kind == "experts" or fused not in asked or part not in asked:
+        return fused in asked or (kind, architecture, engine) in _READ_ELSEWHERE
+    return any(one.fused == fused or _is_alternative(asked[fused], one) for one in asked[part])
 
 
 def reads_parts(kind: str, architecture: str, engine: str) -> bool | None:
-    """Whether `engine` reads the parts of `kind` one by one; None if nothing is known."""
+    """Whether `engine` takes the parts of `kind` one by one; None if nothing is known of the architecture there."""
     asked = _asked(architecture, engine)
-    return None if asked is None else f"blk.%d.{FUSIONS[kind].parts[0]}.weight" in asked
+    return None if asked is None else _names(kind)[0] in asked
 
 
-def _asked(architecture: str, engine: str) -> dict[str, set[str]] | None:
-    """The tensors that are asked for, each with those that may stand for it."""
+def _names(kind: str) -> tuple[str, str]:
+    """A part and the fused tensor of `kind`, as the facts name them."""
+    if kind == "experts":
+        return "blk.%d.ffn_up.%d.weight", "blk.%d.ffn_up_exps.weight"
+    fusion = FUSIONS[kind]
+    return f"blk.%d.{fusion.parts[0]}.weight", f"blk.%d.{fusion.fused}.weight"
+
+
+def _is_alternative(fused: Sequence[TensorFact], part: TensorFact) -> bool:
+    """Whether the part is asked for in the same layers as the fused tensor; hybrids have one form in each kind."""
+    return any(frozenset(one.conditions) <= frozenset(part.conditions) for one in fused)
+
+
+def _asked(architecture: str, engine: str) -> dict[str, list[TensorFact]] | None:
+    """The tensors that are asked for, by name."""
     facts = head_facts(engine)
     known = facts.architectures.get(architecture) if facts is not None else None
     if known is None:
         return None
-    asked: dict[str, set[str]] = {}
+    asked: dict[str, list[TensorFact]] = {}
     for tensor in known.tensors:
-        asked.setdefault(tensor.name, set()).add(tensor.fused)
+        asked.setdefault(tensor.name, []).append(tensor)
     return asked
 
 

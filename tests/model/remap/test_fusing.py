@@ -10,7 +10,7 @@ from gguftool.format.engine_facts.engines import ENGINES, IK_LLAMA_CPP, LLAMA_CP
 from gguftool.format.engine_facts.heads import head_facts
 from gguftool.format.kv import KV, ValueType, make_kv
 from gguftool.model.opening import open_model
-from gguftool.model.remap.fusing import FUSIONS, is_fusible, qkv_rows, reads_fused, reads_parts, scales_problem
+from gguftool.model.remap.fusing import FUSIONS, STACKS, is_fusible, qkv_rows, reads_fused, reads_parts, scales_problem
 from tests.support.scaled_models import f32, floats, write
 
 
@@ -27,9 +27,14 @@ def test_the_order_of_the_parts() -> None:
         ("gate_up", "deepseek2", True, True),
         ("gate_up", "qwen3moe", False, True),
         ("gate_up", "qwen35moe", True, True),
-        ("gate_up", "gpt-oss", False, False),
+        ("gate_up", "gpt-oss", False, True),
+        ("gate_up", "gemma4", True, True),
         ("qkv", "llama", True, False),
         ("qkv", "qwen3moe", True, False),
+        ("qkv", "qwen35", True, False),
+        ("qkv", "phi2", True, True),
+        ("qkv", "phi3", True, True),
+        ("qkv", "falcon", True, True),
         ("qkv", "no-such-architecture", None, None),
     ],
 )
@@ -40,7 +45,7 @@ def test_who_reads_the_fused_form(kind: str, architecture: str, mainline: bool |
 
 def test_who_reads_the_parts() -> None:
     assert reads_parts("qkv", "llama", IK_LLAMA_CPP)
-    assert reads_parts("qkv", "gpt2", LLAMA_CPP) is not None
+    assert reads_parts("qkv", "falcon", LLAMA_CPP) is False
     assert reads_parts("qkv", "no-such-architecture", LLAMA_CPP) is None
 
 
@@ -50,6 +55,14 @@ def test_counts_of_architectures(kind: str, engine: str, count: int) -> None:
     assert facts is not None
     assert engine in ENGINES
     assert sum(bool(reads_fused(kind, name, engine)) for name in facts.architectures) >= count
+
+
+def test_who_reads_experts_one_by_one() -> None:
+    assert (reads_parts("experts", "llama", LLAMA_CPP), reads_parts("experts", "llama", IK_LLAMA_CPP)) == (False, True)
+    assert reads_fused("experts", "llama", LLAMA_CPP)
+    assert reads_fused("experts", "llama", IK_LLAMA_CPP)
+    assert reads_parts("experts", "qwen3moe", IK_LLAMA_CPP) is False
+    assert set(STACKS.values()) == {"ffn_gate", "ffn_up", "ffn_down"}
 
 
 def test_linear_attention_has_an_attn_qkv_of_another_kind() -> None:
