@@ -183,7 +183,13 @@ LAYER_RULES: Final[tuple[LayerRule, ...]] = (
         {"window": ("attention.sliding_window", 0)},
     ),
     # shared keys and values, indexers
-    _rule("own keys and values", LLAMA_CPP, ("gemma3n",), "i < 20", "src/models/gemma3n.cpp"),
+    _rule(  # layers from 20 on take those of 18 and 19
+        "keys and values",
+        LLAMA_CPP,
+        ("gemma3n",),
+        "i - 16 if i == 18 or i == 19 else i < 20",
+        "src/models/gemma3n.cpp, src/llama-model.cpp",
+    ),
     LayerRule(
         what="indexer",
         engine=LLAMA_CPP,
@@ -214,7 +220,6 @@ LAYER_RULES: Final[tuple[LayerRule, ...]] = (
     # the first layer
     _rule("first layer's value projection", LLAMA_CPP, ("rwkv7", "arwkv7"), "i == 0", "src/models/rwkv7.cpp"),
     _rule("first layer without a norm", LLAMA_CPP, ("modern-bert",), "i == 0", "src/models/modern-bert.cpp"),
-    *(_rule("relative position bias", engine, ("t5", "t5encoder"), "i == 0", "src/models/t5.cpp") for engine in _BOTH),
 )
 
 
@@ -288,19 +293,7 @@ COUNT_RULES: Final[tuple[CountRule, ...]] = (
         window=("attention.sliding_window", -1),
     ),
     _count("slope of the attention", LLAMA_CPP, ("minimax-01",), "n_layer", "src/models/minimax-01.cpp:288"),
-    _count("number of stacks", LLAMA_CPP, ("hrm_text",), "n_layer", "src/models/hrm-text.cpp"),
     _count("number of layers of a draft", LLAMA_CPP, ("eagle3",), "n_layer == 1", "src/models/eagle3.cpp:156"),
-    *(
-        _count(
-            "number of the decoder's layers",
-            engine,
-            ("t5",),
-            "0 if decoder > 0 else n_layer",
-            "src/models/t5.cpp",
-            decoder=("decoder_block_count", 0),
-        )
-        for engine in _BOTH
-    ),
     _count(
         "number of MTP layers, which it takes for 0",
         IK_LLAMA_CPP,
@@ -311,6 +304,15 @@ COUNT_RULES: Final[tuple[CountRule, ...]] = (
     ),
 )
 
+
+# Architectures without one list of layers `blk.N` that runs once from first to last, and why.
+NO_LAYER_LIST: Final[dict[str, str]] = {
+    "clip": "a projector counts its layers by clip.vision.block_count and clip.audio.block_count",
+    "hrm_text": "its layers run several times, and block_count counts the runs",
+    "t5": "it has layers of an encoder and of a decoder",
+    "t5encoder": "its layers are those of an encoder, enc.blk.N",
+    "wavtokenizer-dec": "it has layers of a posnet and of a convnext",
+}
 
 # Architectures that load with more than one MTP layer, and abort when they run it. Source: graph_mtp in src/models.
 ONE_MTP_LAYER: Final = frozenset(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from gguftool.errors import printable
 from gguftool.format.engine_facts.layer_keys import LayerKey, full_key
+from gguftool.format.engine_facts.layer_rules import NO_LAYER_LIST
 from gguftool.format.kv import KV, ByteOrder
 from gguftool.model.remap.head_values import HeadValues, Rewrite
 from gguftool.record import record
@@ -45,6 +46,9 @@ class NewLayers:
         """Say why the layers cannot stand in this order at all."""
         if not self.architecture:
             yield "general.architecture is absent, so the keys that count layers are not known; edit --set adds it"
+        if self.architecture in NO_LAYER_LIST:
+            yield f"layers of '{self.architecture}' cannot be listed: {NO_LAYER_LIST[self.architecture]}"
+            return
         if not self.trunk:
             yield "no layer is left; keep at least one"
         for model in self.models:

@@ -9,6 +9,7 @@ from gguftool.format.engine_facts.heads import ArchitectureFacts, evaluate, head
 from gguftool.format.engine_facts.layer_rules import (
     COUNT_RULES,
     LAYER_RULES,
+    NO_LAYER_LIST,
     ONE_MTP_LAYER,
     CountRule,
     LayerRule,
@@ -74,6 +75,13 @@ def test_rules_are_by_engine() -> None:
     assert {rule.engine for rule in layer_rules("gemma3", [IK_LLAMA_CPP])} == {IK_LLAMA_CPP}
     assert {rule.engine for rule in count_rules("gemma3", [LLAMA_CPP, IK_LLAMA_CPP])} == {LLAMA_CPP, IK_LLAMA_CPP}
     assert layer_rules("llama", [LLAMA_CPP, IK_LLAMA_CPP]) == ()
+
+
+def test_architectures_without_a_list_of_layers_are_known_and_have_no_rules() -> None:
+    facts = head_facts(LLAMA_CPP)
+    assert facts is not None
+    assert frozenset(facts.architectures) >= frozenset(NO_LAYER_LIST)
+    assert not any(NO_LAYER_LIST.keys() & set(rule.architectures) for rule in RULES)
 
 
 def test_architectures_with_one_mtp_layer_are_known() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gguftool.format.engine_facts.engines import IK_LLAMA_CPP, LLAMA_CPP
 from gguftool.format.engine_facts.layer_keys import LAYER_KEYS, KeyKind, Length, full_key
+from gguftool.format.engine_facts.layer_rules import NO_LAYER_LIST
 from gguftool.format.kv import KV, ValueType, make_kv
 from gguftool.model.remap.head_values import Remapped
 from gguftool.model.remap.layers import remap_layers
@@ -235,6 +236,13 @@ def test_an_unknown_array_as_long_as_the_layers_stops_the_run(length: int) -> No
     found = remapped(head("deepseek32", 4, 1, novel=[7] * length), [0, 1])
     assert "deepseek32.novel" in found.problems[0]
     assert remapped(head("deepseek32", 4, 1, novel=[7, 7]), [0, 1]).problems == ()
+
+
+@pytest.mark.parametrize("architecture", sorted(NO_LAYER_LIST))
+def test_an_architecture_with_other_lists_of_layers_is_left_alone(architecture: str) -> None:
+    kvs = head(architecture, 4)
+    assert f"layers of '{architecture}' cannot be listed" in remapped(kvs, [0, 1]).problems[0]
+    assert remapped(kvs, [0, 1, 2, 3]).problems == ()
 
 
 # --- donors ----------------------------------------------------------------------------------------------------------
