@@ -145,13 +145,14 @@ def _put_entries(new: NewLayers, row: LayerKey, entries: list[Any]) -> None:
 
 
 def reads_array(engine: str, architecture: str, row: LayerKey) -> bool:
-    """Whether `engine` takes an array under the key of `row`; true if nothing is known of the architecture there."""
+    """Whether `engine` takes an array under the key of `row`; true if it does not read the key, as far as is known."""
     facts = head_facts(engine)
     known = facts.architectures.get(architecture) if facts is not None else None
     if facts is None or known is None:
         return True
     name = row.key[1:] if row.key.startswith(".") else f"%s.{row.key}"
-    return any(fact.name == name and fact.form != "scalar" for fact in (*known.keys, *facts.general))
+    read = [fact for fact in (*known.keys, *facts.general) if fact.name == name]
+    return not read or any(fact.form != "scalar" for fact in read)
 
 
 # --- counts ----------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Final
 from gguftool.errors import printable
 from gguftool.format.kv import KV, ByteOrder, ValueType
 from gguftool.model.remap.head_values import Remapped, Rewrite
+from gguftool.record import replace
 
 _EXTRA: Final = "general.tensor_extra."
 _NAMES: Final = f"{_EXTRA}name"
@@ -35,26 +36,65 @@ def rename_in_keys(
     return out.result()
 
 
+def bring_named(
+    kvs: Sequence[KV],
+    donor: Sequence[KV],
+    names: Mapping[str, Sequence[str]],
+    *,
+    byte_order: ByteOrder = ByteOrder.LITTLE,
+) -> Remapped:
+    """Add to `kvs` what the metadata of `donor` says of the tensors `names` (its name -> the new ones)."""
+    out = Rewrite(kvs, byte_order)
+    brought = {old: tuple(new) for old, new in names.items() if new}
+    own, other = _Extras(out.kvs), _Extras(donor)
+    entries = {new: other.entries[old] for old in brought if old in other.entries for new in brought[old]}
+    if entries and own.names is not None and own.keys != other.keys:
+        out.problems.append(f"{_EXTRA}*: the donor says other things of its tensors than the model does")
+    elif entries:
+        _put_listed(out, own.entries | entries, other)
+    for kv in donor:
+        for new in brought.get(kv.key.removeprefix(_SHAPE), ()) if kv.key.startswith(_SHAPE) else ():
+            out.put(replace(kv, key=_SHAPE + new))
+    return out.result()
+
+
+class _Extras:
+    """What the lists of ``general.tensor_extra`` say: name -> one entry for each of `keys`, in their order."""
+
+    def __init__(self, kvs: Sequence[KV]) -> None:
+        self.names = next((kv for kv in kvs if kv.key == _NAMES and _is_texts(kv)), None)
+        beside = [kv for kv in kvs if kv.key.startswith(_EXTRA) and kv.key != _NAMES and kv.type is ValueType.ARRAY]
+        self.keys = {kv.key: kv.element_type for kv in beside if self.names is not None}
+        rows = [kv.value() for kv in beside]
+        texts = self.names.value() if self.names is not None else []
+        self.fits = all(len(row) == len(texts) for row in rows)
+        self.entries = dict(zip(texts, zip(*rows, strict=True), strict=True)) if self.fits and rows else {}
+
+
+def _is_texts(kv: KV) -> bool:
+    return kv.type is ValueType.ARRAY and kv.element_type is ValueType.STRING
+
+
 def _rename_listed(out: Rewrite, renames: Mapping[str, Sequence[str]]) -> None:
-    listed = next((kv for kv in out.kvs if kv.key == _NAMES), None)
-    if listed is None or listed.type is not ValueType.ARRAY or listed.element_type is not ValueType.STRING:
+    extras = _Extras(out.kvs)
+    if not extras.fits:
+        out.problems.append(f"{_EXTRA}* have different lengths, so nothing tells which entry is of which tensor")
         return
-    names = listed.value()
-    if not any(name in renames for name in names):
-        return
-    beside = [kv for kv in out.kvs if kv.key.startswith(_EXTRA) and kv.key != _NAMES and kv.type is ValueType.ARRAY]
-    rows = [kv.value() for kv in beside]
-    if any(len(row) != len(names) for row in rows):
-        out.problems.append(f"{_EXTRA}* have different lengths: which entry belongs to which tensor is not known")
+    if not any(name in renames for name in extras.entries):
         return
     found: dict[str, tuple[object, ...]] = {}
-    for name, *entries in zip(names, *rows, strict=True):
+    for name, entries in extras.entries.items():
         for new in renames.get(name, (name,)):
-            if found.setdefault(new, tuple(entries)) != tuple(entries):
+            if found.setdefault(new, entries) != entries:
                 out.problems.append(f"{_EXTRA}*: the tensors that become '{printable(new, 80)}' have different values")
-    out.array(_NAMES, list(found), ValueType.STRING)
-    for position, kv in enumerate(beside):
-        out.array(kv.key, [entries[position] for entries in found.values()], kv.element_type)
+    _put_listed(out, found, extras)
+
+
+def _put_listed(out: Rewrite, entries: Mapping[str, tuple[object, ...]], like: _Extras) -> None:
+    """Write the lists, those of properties in the types of `like`."""
+    out.array(_NAMES, list(entries), ValueType.STRING)
+    for position, (key, element) in enumerate(like.keys.items()):
+        out.array(key, [values[position] for values in entries.values()], element, after=_NAMES)
 
 
 def _rename_keys(out: Rewrite, renames: Mapping[str, Sequence[str]]) -> None:

@@ -273,6 +273,11 @@ def test_numbers_that_differ_are_a_problem_where_an_engine_reads_one() -> None:
     assert "ik_llama.cpp read one number" in mixed(base, donor, *layers).problems[0]
 
 
+def test_an_engine_that_does_not_read_a_key_does_not_mind() -> None:
+    base, donor = head("llama", 2, swiglu_clamp_exp=1.0), head("llama", 2, swiglu_clamp_exp=2.0)
+    assert fine(mixed(base, donor, (base, 0), (donor, 1)))["swiglu_clamp_exp"] == [1.0, 2.0]
+
+
 def test_a_key_that_only_some_models_have_is_a_problem() -> None:
     base, donor = head("llama", 2), head("llama", 2, feed_forward_length=96)
     found = mixed(base, donor, (base, 0), (donor, 1))

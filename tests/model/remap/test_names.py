@@ -7,7 +7,7 @@ from typing import Any
 
 from gguftool.format.kv import KV, ValueType, make_kv
 from gguftool.model.remap.head_values import Remapped
-from gguftool.model.remap.names import rename_in_keys
+from gguftool.model.remap.names import bring_named, rename_in_keys
 
 NAMES, PREC = "general.tensor_extra.name", "general.tensor_extra.prec_a4"
 SHAPE = "comfy.gguf.orig_shape."
@@ -65,3 +65,27 @@ def test_parts_that_are_fused_need_the_same_values() -> None:
 def test_lists_of_different_lengths_are_a_problem() -> None:
     found = rename_in_keys(head(["a", "b"], [True]), {"a": ("x",)})
     assert "different lengths" in found.problems[0]
+
+
+def test_what_a_donor_says_of_its_tensors_comes_along() -> None:
+    donor = head(["x", "y"], [False, True], x=[7])
+    found = values(bring_named(HEAD, donor, {"x": ("d", "e"), "z": ("f",), "y": ()}))
+    assert dict(zip(found[NAMES], found[PREC], strict=True))["e"] is False
+    assert found[NAMES] == ["a", "b", "c", "d", "e"]
+    assert (found[f"{SHAPE}d"], found[f"{SHAPE}e"]) == ([7], [7])
+
+
+def test_a_model_without_such_keys_gets_those_of_the_donor() -> None:
+    found = bring_named((), HEAD, {"b": ("d",)})
+    assert values(found) == {NAMES: ["d"], PREC: [False], f"{SHAPE}d": [3]}
+    assert [kv.element_type for kv in found.kvs[:2]] == [ValueType.STRING, ValueType.BOOL]
+
+
+def test_nothing_said_nothing_brought() -> None:
+    assert bring_named(HEAD, HEAD, {"z": ("d",)}) == Remapped(kvs=HEAD)
+    assert bring_named(HEAD, (), {"a": ("d",)}) == Remapped(kvs=HEAD)
+
+
+def test_a_donor_with_other_properties_is_a_problem() -> None:
+    other = make_kv("general.tensor_extra.novel", ValueType.ARRAY, [1, 2, 3], element=ValueType.UINT32)
+    assert "says other things" in bring_named(HEAD, (HEAD[0], other), {"a": ("d",)}).problems[0]
