@@ -43,8 +43,8 @@ class Axes:
     `expert` is the number of the expert in the name of a tensor of one expert (``blk.0.ffn_up.3.weight``).
     `chunks`: the axis of experts counts groups of neighbouring experts, ``experts_per_group`` each.
     `draft`: in a file with `d2t` the axis of tokens counts the draft's own, shorter vocabulary.
-    `holds` says what the numbers in the tensor refer to ("expert ids", "token ids"): cutting the rows is not enough.
-    `reason` says why an axis cannot be cut, empty if it can.
+    `holds` says what the numbers in the tensor are ("expert ids", "token ids"): where those change, cutting the tensor
+    is not enough. `reason` says why that, or cutting the axis of layers, is impossible; empty if it is not.
     """
 
     experts: int | None = None

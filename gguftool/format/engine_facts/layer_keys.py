@@ -36,7 +36,7 @@ class Length(Enum):
 
     ALL = "all layers"  # MTP layers too
     TRUNK = "layers without MTP"
-    ANY = "either"  # the engines take what is there
+    ANY = "either"  # the engines take what is there, also more
 
 
 @record
@@ -101,6 +101,7 @@ LAYER_KEYS: Final[tuple[LayerKey, ...]] = (
         _row(f".xielu.{name}", _PER, f"{_MODELS}/apertus.cpp", length=_TRUNK)
         for name in ("alpha_n", "alpha_p", "beta", "eps")
     ),
+    _row("activation_sparsity_scale", _PER, "gguf-py gguf_writer.py, for gemma3n; no engine reads it"),
     # counts
     _row("leading_dense_block_count", KeyKind.COUNT_FRONT, f"{_MODELS}/deepseek2.cpp"),
     _row("hash_layer_count", KeyKind.COUNT_FRONT, f"{_MODELS}/deepseek4.cpp"),

@@ -17,6 +17,8 @@ _SCORES: Final = "tokenizer.ggml.scores"
 _TYPES: Final = "tokenizer.ggml.token_type"
 _MERGES: Final = "tokenizer.ggml.merges"
 _BY_TOKEN: Final = (_TOKENS, _SCORES, _TYPES)
+_SUPPRESSED: Final = "tokenizer.ggml.suppress_tokens"  # never sampled; those that are gone need no entry
+_HASHED: Final = "ple.layers"  # qwen4exp looks up n-grams by a hash of tokens' numbers
 _IDS: Final = re.compile(r"token_ids?(?:_\w+)?$", re.ASCII)  # tokenizer.ggml.eos_token_id, adapters.token_ids_activate
 _UNUSED: Final = 5  # LLAMA_TOKEN_TYPE_UNUSED, llama.h
 _BYTE: Final = 6  # LLAMA_TOKEN_TYPE_BYTE
@@ -65,6 +67,8 @@ class _Vocabulary:
                 self._entries(kv)
             elif kv.key == _MERGES:
                 self._merges(kv)
+            elif kv.key == _SUPPRESSED:
+                self._suppressed(kv)
             elif _IDS.search(kv.key):
                 self._ids(kv)
             elif kv.type is ValueType.ARRAY and kv.count == self.old and self.old:
@@ -84,6 +88,9 @@ class _Vocabulary:
         if len(self.new_numbers) != len(self.kept):
             twice = next(number for index, number in enumerate(self.kept) if self.new_numbers[number] != index)
             self.out.problems.append(f"token {twice} is listed twice: llama.cpp aborts on two tokens with one text")
+        hashed = f"{self.values.architecture}.{_HASHED}"
+        if hashed in self.values.kvs and any(old != new for old, new in self.new_numbers.items()):
+            self.out.problems.append(f"{hashed}: n-grams are found by tokens' numbers; keep tokens 0 to N, in order")
         if not len(self.kept) + self.added:
             self.out.problems.append("no token is left; keep at least one")
         return not self.out.problems
@@ -121,6 +128,11 @@ class _Vocabulary:
         left = [merge for merge in merges if not gone.intersection(_merged(merge))] if gone else merges
         if len(left) != len(merges):
             self.out.array(kv.key, left, ValueType.STRING)
+
+    def _suppressed(self, kv: KV) -> None:
+        if kv.type is ValueType.ARRAY and kv.element_type in INTEGERS:
+            there = [self.new_numbers[number] for number in kv.value() if number in self.new_numbers]
+            self.out.array(kv.key, there, kv.element_type)
 
     def _ids(self, kv: KV) -> None:
         """Give the new numbers of the tokens that a key names."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Iterator
 
@@ -14,8 +15,8 @@ from gguftool.format.engine_facts.layer_keys import LAYER_KEYS, KeyKind, Length,
 # Words in the names of keys that depend on layers; what matches and does not is in the table as NO_LAYERS.
 ABOUT_LAYERS = re.compile(r"layer|block|interval|every|pattern|_step\b", re.ASCII)
 LENGTHS = {"h_n_layer_all": Length.ALL, "h_n_layer": Length.ALL, "h_n_layer_": Length.TRUNK}
-# Read in the sources by other means than the facts were read.
-ELSEWHERE = {"swa_layers", "sliding_window_list", "dflash.target_layer_ids"}
+# Written by gguf-py and read by nobody; read in the sources by other means than the facts were read.
+ELSEWHERE = {"activation_sparsity_scale", "swa_layers", "sliding_window_list", "dflash.target_layer_ids"}
 
 
 def all_facts() -> list[HeadFacts]:
@@ -52,6 +53,25 @@ def test_every_key_with_a_word_for_layers_is_in_the_table() -> None:
     keys = {(name, fact.name) for name, fact in read_keys() if ABOUT_LAYERS.search(fact.name)}
     assert len({key for _, key in keys}) > 30
     assert [pair for pair in sorted(keys) if layer_key(pair[1].replace("%s", pair[0]), pair[0]) is None] == []
+
+
+def arrays_of_gguf_py() -> set[str]:
+    """The keys of the architecture that gguf-py's writer takes a sequence for."""
+    writer = pytest.importorskip("gguf.gguf_writer", reason="pip install gguf")
+    constants = pytest.importorskip("gguf.constants", reason="pip install gguf")
+    found = set()
+    for function in re.findall(
+        r"def add_\w+\(self[^)]*Sequence[^)]*\).*?(?=\n    def )", inspect.getsource(writer), re.DOTALL
+    ):
+        for path in re.findall(r"Keys\.(\w+)\.(\w+)", function):
+            found.add(getattr(getattr(constants.Keys, path[0]), path[1]))
+    return {key for key in found if key.startswith("{arch}.")}
+
+
+def test_every_array_that_gguf_py_writes_is_in_the_table() -> None:
+    arrays = arrays_of_gguf_py()
+    assert len(arrays) >= 8
+    assert [key for key in sorted(arrays) if layer_key(key.format(arch="llama"), "llama") is None] == []
 
 
 def test_every_row_is_a_key_that_an_engine_reads() -> None:

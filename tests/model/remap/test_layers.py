@@ -176,6 +176,12 @@ def test_arrays_keep_their_type() -> None:
     assert fine(found)["swiglu_clamp_exp"] == [2.5, 1.5]
 
 
+def test_entries_of_layers_that_are_not_there_are_left_out() -> None:
+    kvs = head("deepseek4", 4, attention__compress_ratios=[0, 4, 128, 4, 0])
+    assert fine(remapped(kvs, [0, 3], [LLAMA_CPP]))["attention.compress_ratios"] == [0, 4]
+    assert remapped(kvs, [0, 1, 2, 3]).kvs == kvs
+
+
 def test_arrays_without_entries_for_mtp_layers_stay_so() -> None:
     kvs = head("glm5-next", 4, 1, attention__head_count_kv=[1, 2, 3])
     assert fine(remapped(kvs, [2, 0, 3]))["attention.head_count_kv"] == [3, 1]

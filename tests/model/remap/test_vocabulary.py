@@ -94,6 +94,17 @@ def test_lists_of_ids_follow_and_unknown_arrays_stop() -> None:
     )
 
 
+def test_suppressed_tokens_may_be_gone() -> None:
+    kvs = head(make_kv("tokenizer.ggml.suppress_tokens", ValueType.ARRAY, [5, 2], element=ValueType.INT32))
+    assert values(vocab_keys(kvs, [2, 0]))["suppress_tokens"] == [0]
+
+
+def test_tokens_that_are_hashed_keep_their_numbers() -> None:
+    kvs = head(make_kv("llama.ple.layers", ValueType.ARRAY, [1], element=U32))
+    assert vocab_keys(kvs, range(4), added=1).problems == ()
+    assert "n-grams are found by tokens' numbers" in vocab_keys(kvs, [0, 2]).problems[0]
+
+
 def test_an_id_that_stands_for_none_stays() -> None:
     none = make_kv("tokenizer.ggml.padding_token_id", U32, 2**32 - 1)
     assert values(vocab_keys(head(none), [1, 0]))["padding_token_id"] == 2**32 - 1
