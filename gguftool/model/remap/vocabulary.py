@@ -24,6 +24,19 @@ _UNUSED: Final = 5  # LLAMA_TOKEN_TYPE_UNUSED, llama.h
 _BYTE: Final = 6  # LLAMA_TOKEN_TYPE_BYTE
 _PAD_SCORE: Final = -1000.0  # what convert_hf_to_gguf.py gives tokens that it adds
 
+# The tokens that engines take where no key names one, by tokenizer. Source: src/llama-vocab.cpp (load) of llama.cpp
+# b11434 (2026-10) and ik_llama.cpp 8337e4cd (2026-08-15), which agree.
+_GPT_2: Final = {"bos": 11, "eos": 11}
+DEFAULT_IDS: Final[dict[str, dict[str, int]]] = {
+    "llama": {"bos": 1, "eos": 2, "unknown": 0},
+    "bert": {"bos": 101, "unknown": 100, "seperator": 102, "padding": 0, "mask": 103},
+    "gpt2": _GPT_2,
+    "hybriddna": _GPT_2,
+    "whitespace": _GPT_2,
+    "t5": {"eos": 1, "unknown": 2, "padding": 0},
+    "plamo2": {"bos": 1, "eos": 2, "unknown": 0, "padding": 3},
+}
+
 
 def vocab_keys(
     kvs: Sequence[KV],
@@ -78,6 +91,21 @@ class _Vocabulary:
                 )
             elif kv.key == "tokenizer.huggingface.json":
                 self.out.warnings.append(f"{kv.key} still lists the old vocabulary; edit --remove takes it out")
+
+        self._name_defaults()
+
+    def _name_defaults(self) -> None:
+        """Write the key of a special token that engines know by its old number alone."""
+        model = self.values.kvs.get("tokenizer.ggml.model")
+        kind = str(model.value()) if model is not None and model.type is ValueType.STRING else ""
+        for word, number in DEFAULT_IDS.get(kind, {}).items():
+            key = f"tokenizer.ggml.{word}_token_id"
+            if key in self.values.kvs or number >= self.old:
+                continue
+            if number not in self.new_numbers:
+                self.out.warnings.append(f"{key} is absent: engines will take token {number}, which is another one now")
+            elif self.new_numbers[number] != number:
+                self.out.number(key, self.new_numbers[number], after=_TOKENS)
 
     def _possible(self) -> bool:
         wrong = [number for number in self.kept if not 0 <= number < self.old]

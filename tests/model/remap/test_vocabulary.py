@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gguftool.format.engine_facts.engines import LLAMA_CPP
+from gguftool.format.engine_facts.engines import ENGINES, LLAMA_CPP
+from gguftool.format.engine_facts.heads import head_facts
 from gguftool.format.kv import KV, ValueType, make_kv
 from gguftool.model.remap.head_values import Remapped
-from gguftool.model.remap.vocabulary import vocab_keys
+from gguftool.model.remap.vocabulary import DEFAULT_IDS, vocab_keys
 
 U32 = ValueType.UINT32
 TEXTS = ["<s>", "a", "b", "ab", "c", "abc"]
@@ -92,6 +93,29 @@ def test_lists_of_ids_follow_and_unknown_arrays_stop() -> None:
     assert (
         "tokenizer.ggml.novel has 6 entries, as many as there are tokens" in vocab_keys(head(novel), [0, 1]).problems[0]
     )
+
+
+def test_special_tokens_that_no_key_names_get_one_if_they_move() -> None:
+    kvs = head(make_kv("tokenizer.ggml.model", ValueType.STRING, "llama"))
+    found = vocab_keys(kvs, [1, 0, 2, 3])
+    assert values(found)["unknown_token_id"] == 1
+    assert "eos_token_id" not in values(found)  # token 2 has kept its number
+    assert "tokenizer.ggml.unknown_token_id: 1 (new)" in found.remarks
+    gone = vocab_keys(kvs, [0, 1, 3])
+    assert any("eos_token_id is absent: engines will take token 2" in text for text in gone.warnings)
+
+
+def test_every_special_token_of_the_engines_follows() -> None:
+    for engine in ENGINES:
+        facts = head_facts(engine)
+        assert facts is not None
+        assert len(facts.special_tokens) > 10
+        for key in facts.special_tokens:
+            kvs = tuple(kv for kv in HEAD if kv.key != key)
+            found = vocab_keys((*kvs, make_kv(key, U32, 3)), [3, 2, 1, 0])
+            assert values(found)[key.rsplit(".", 1)[1]] == 0
+    named = {key.removeprefix("tokenizer.ggml.").removesuffix("_token_id") for key in facts.special_tokens}
+    assert {word for words in DEFAULT_IDS.values() for word in words} <= named
 
 
 def test_suppressed_tokens_may_be_gone() -> None:
