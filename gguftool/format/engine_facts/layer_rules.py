@@ -203,12 +203,12 @@ LAYER_RULES: Final[tuple[LayerRule, ...]] = (
         what="indexer",
         engine=LLAMA_CPP,
         architectures=("glm-dsa",),
-        rule="context < 1048576 or i <= 1 or (i < 78 and i % 4 == 2)",
+        rule="i < n_layer and (context < 1048576 or i <= 1 or (i < 78 and i % 4 == 2))",
         names={"context": ("context_length", 0)},
         array="attention.indexer.types",
         source="src/models/glm-dsa.cpp",
     ),
-    _rule("indexer", IK_LLAMA_CPP, ("glm-dsa",), "i <= 1 or i % 4 == 2", _IK),
+    _rule("indexer", IK_LLAMA_CPP, ("glm-dsa",), "i < n_layer and (i <= 1 or i % 4 == 2)", _IK),
     # other periods
     _rule(
         "halved activations",

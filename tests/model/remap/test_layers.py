@@ -313,6 +313,10 @@ def test_all_problems_at_once() -> None:
         assert part in problem
 
 
+def test_the_number_behind_the_last_layer_is_out_of_range() -> None:
+    assert remapped(head("llama", 3), [0, 3]).problems == ("layer 3 is out of range: there are 3, numbered from 0",)
+
+
 def test_no_layers_and_no_architecture() -> None:
     assert remapped(head("llama", 3), []).problems == ("no layer is left; keep at least one",)
     assert "general.architecture is absent" in remapped(head("llama", 3)[1:], [0]).problems[0]

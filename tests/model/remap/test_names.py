@@ -89,3 +89,9 @@ def test_nothing_said_nothing_brought() -> None:
 def test_a_donor_with_other_properties_is_a_problem() -> None:
     other = make_kv("general.tensor_extra.novel", ValueType.ARRAY, [1, 2, 3], element=ValueType.UINT32)
     assert "says other things" in bring_named(HEAD, (HEAD[0], other), {"a": ("d",)}).problems[0]
+
+
+def test_names_that_are_no_list_of_texts_are_left_alone() -> None:
+    odd = (make_kv(NAMES, ValueType.ARRAY, [1, 2], element=ValueType.UINT32), make_kv(PREC, ValueType.STRING, "a"))
+    assert rename_in_keys(odd, {"a": ("x",)}) == Remapped(kvs=odd)
+    assert rename_in_keys(odd[1:], {"a": ("x",)}) == Remapped(kvs=odd[1:])

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from gguftool.format.engine_facts.engines import ENGINES, IK_LLAMA_CPP, LLAMA_CPP
 from gguftool.format.engine_facts.layer_rules import COUNT_RULES, LAYER_RULES, LayerRule
-from gguftool.format.kv import KV, ValueType, make_kv
-from gguftool.model.remap.head_values import HeadValues, Remapped
+from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
+from gguftool.model.remap.head_values import HeadValues, Remapped, Rewrite
 from gguftool.model.remap.layers import remap_layers
 from gguftool.model.remap.new_layers import LayerFrom
-from gguftool.model.remap.periods import rule_value
+from gguftool.model.remap.periods import check_counts, rule_value
 
 BOTH = tuple(ENGINES)
 RULED = sorted({name for rule in LAYER_RULES for name in rule.architectures})
@@ -95,6 +95,7 @@ def test_a_scalar_pattern_becomes_an_array_at_its_place() -> None:
     assert found.problems == ()
     assert value(found, "gemma3.attention.sliding_window_pattern") == [True, True, True, False]
     assert [kv.key for kv in found.kvs] == [kv.key for kv in kvs]
+    assert [kv.element_type for kv in found.kvs if kv.type is ValueType.ARRAY] == [ValueType.BOOL]
 
 
 def test_no_window_no_pattern() -> None:
@@ -108,6 +109,32 @@ def test_an_array_that_is_there_follows_the_layers() -> None:
     )
     found = remapped(kvs, [2, 3], [LLAMA_CPP])
     assert value(found, "muse-glimmer.attention.sliding_window_pattern") == [False, True]
+
+
+def test_an_array_that_ends_before_the_mtp_layers_still_does() -> None:
+    pattern = [True, True, False, True]
+    kvs = head(
+        "exaone-moe", 5, nextn_predict_layers=1, attention__sliding_window=9, attention__sliding_window_pattern=pattern
+    )
+    found = remapped(kvs, [2, 3, 4], [LLAMA_CPP])
+    assert found.problems == ()
+    assert value(found, "exaone-moe.attention.sliding_window_pattern") == [False, True]
+    whole = head(
+        "exaone-moe", 4, nextn_predict_layers=1, attention__sliding_window=9, attention__sliding_window_pattern=pattern
+    )
+    found = remapped(whole, [2, 3], [LLAMA_CPP])
+    assert value(found, "exaone-moe.attention.sliding_window_pattern") == [False, True]
+
+
+def test_types_of_indexers_never_have_entries_of_mtp_layers() -> None:
+    kvs = head("glm-dsa", 11, nextn_predict_layers=1, context_length=1 << 20)
+    found = remapped(kvs, [0, 1, 2, 3, 2, 3, 10], [LLAMA_CPP])
+    assert found.problems == ()
+    assert value(found, "glm-dsa.attention.indexer.types") == [True, True, True, False, True, False]
+
+
+def test_a_layer_without_a_period_has_another_way_out() -> None:
+    assert "leave these layers at their places" in remapped(head("rwkv7", 4), [1, 2], [LLAMA_CPP]).problems[0]
 
 
 @pytest.mark.parametrize(
@@ -173,6 +200,14 @@ def test_an_mtp_layer_may_join_43_layers() -> None:
     base, donor = head("deepseek4", 43), head("deepseek4", 44, nextn_predict_layers=1)
     layers = [LayerFrom(kvs=base, layer=layer) for layer in range(43)]
     assert remap_layers(base, [*layers, LayerFrom(kvs=donor, layer=43)], engines=[IK_LLAMA_CPP]).refusals == ()
+
+
+def test_counts_of_experts_are_checked_the_same_way() -> None:
+    before = head("llama4", 2, expert_count=128)
+    same, other = Rewrite(before, ByteOrder.LITTLE), Rewrite(head("llama4", 2, expert_count=96), ByteOrder.LITTLE)
+    check_counts(same, HeadValues(before), BOTH)
+    check_counts(other, HeadValues(before), BOTH)
+    assert (len(same.refusals), len(other.refusals)) == (0, 2)
 
 
 # --- property --------------------------------------------------------------------------------------------------------

@@ -129,9 +129,16 @@ def test_tokens_that_are_hashed_keep_their_numbers() -> None:
     assert "n-grams are found by tokens' numbers" in vocab_keys(kvs, [0, 2]).problems[0]
 
 
+def test_a_default_token_outside_the_vocabulary_is_nobodys() -> None:
+    found = vocab_keys(head(make_kv("tokenizer.ggml.model", ValueType.STRING, "gpt2")), [1, 0])
+    assert not any("eos" in text for text in (*found.warnings, *found.remarks))
+
+
 def test_an_id_that_stands_for_none_stays() -> None:
     none = make_kv("tokenizer.ggml.padding_token_id", U32, 2**32 - 1)
     assert values(vocab_keys(head(none), [1, 0]))["padding_token_id"] == 2**32 - 1
+    behind = make_kv("tokenizer.ggml.padding_token_id", U32, 6)
+    assert values(vocab_keys(head(behind), [1, 0]))["padding_token_id"] == 6
 
 
 def test_warnings() -> None:
