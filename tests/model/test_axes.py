@@ -109,6 +109,28 @@ def test_an_axis_of_another_length_than_the_count_is_an_error_that_names_both() 
         axis_of(router, "qwen3moe", AxisKind.EXPERTS, 8)
 
 
+def test_an_axis_that_the_tensor_lacks_has_length_1() -> None:
+    with pytest.raises(PlanError, match="1 entries, not one for each of the 8 experts"):
+        axis_of(info("blk.0.ffn_up_exps.weight", 32, 8), "qwen3moe", AxisKind.EXPERTS, 8)
+
+
+def test_each_layer_may_have_several_rows() -> None:
+    projection = info("per_layer_model_proj.weight", 64, 12)
+    assert axis_of(projection, "gemma4", AxisKind.LAYERS, 4) == 1
+    for layers in (5, 0):
+        with pytest.raises(PlanError, match="layers that the metadata counts"):
+            axis_of(projection, "gemma4", AxisKind.LAYERS, layers)
+    with pytest.raises(PlanError, match="experts"):
+        axis_of(info("blk.0.ffn_gate_inp.weight", 32, 16), "qwen3moe", AxisKind.EXPERTS, 8)
+
+
+def test_chunks_of_experts_and_the_vocabularies_of_drafts() -> None:
+    assert tensor_axes("blk.0.ffn_up_chexps.weight", "grovemoe").chunks
+    assert not tensor_axes("blk.0.ffn_up_exps.weight", "grovemoe").chunks
+    drafts = ("d2t", "output.weight", "markov_w1.weight", "markov_w2.weight", "token_embd.weight")
+    assert [tensor_axes(name, "dflash").draft for name in drafts] == [True, True, False, True, False]
+
+
 def test_a_scale_of_one_number_has_no_experts() -> None:
     assert axis_of(info("blk.0.ffn_up_exps.scale", 8), "qwen3moe", AxisKind.EXPERTS, 8) == 0
     assert axis_of(info("blk.0.ffn_up_exps.scale", 1), "qwen3moe", AxisKind.EXPERTS, 8) is None
@@ -122,11 +144,13 @@ def test_only_names_that_nobody_knows_stop_a_run(tmp_path: Path) -> None:
         b.tensor("blk.0.ffn_up_exps.input_scale", "F32", (8,)),
         b.tensor("blk.0.ffn_novel_exps.weight", "F32", (32, 8, 8)),
         b.tensor("blk.0.novel.weight", "F32", (32, 16)),
+        b.tensor("blk.0.attn_q.scale", "F32", (1,)),
+        b.tensor("blk.0.attn_q.novel", "F32", (8,)),
     ]
     path = tmp_path / "m.gguf"
     path.write_bytes(b.gguf([b.KV("general.architecture", b.STR, "qwen3moe")], tensors))
     model = open_model(path)
-    assert unknown_with_axis(model, AxisKind.EXPERTS, 8) == ("blk.0.ffn_novel_exps.weight",)
+    assert unknown_with_axis(model, AxisKind.EXPERTS, 8) == ("blk.0.ffn_novel_exps.weight", "blk.0.attn_q.novel")
     assert unknown_with_axis(model, AxisKind.VOCABULARY, 16) == ("blk.0.novel.weight",)
     assert unknown_with_axis(model, AxisKind.LAYERS, 8) == ()
 

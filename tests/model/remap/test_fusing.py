@@ -95,6 +95,7 @@ def head(**keys: int | list[int]) -> tuple[KV, ...]:
           "attention__value_length": 8, "attention__key_length_swa": 4, "attention__value_length_swa": 4}, 0, 64,
          (32, 16, 16)),
         ({"embedding_length": 64, "attention__head_count": 4}, 0, 100, None),
+        ({"embedding_length": 64, "attention__head_count": 4, "attention__head_count_kv": 0}, 0, 64, None),
         ({}, 0, 192, None),
     ],
 )  # fmt: skip
