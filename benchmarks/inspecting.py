@@ -47,7 +47,7 @@ text = render(diff_headers(model, model, DiffOptions()), Format.TEXT)
 """,
     "check": """
 from gguftool.analysis.lint.check import check
-from gguftool.render.check import check_text
+from gguftool.render.findings.text import check_text
 start = time.perf_counter()
 text = check_text(check(sys.argv[1]))
 """,

@@ -20,7 +20,7 @@ from pathlib import Path
 from gguftool.engines.log import Log
 from gguftool.errors import ExecuteError
 from gguftool.record import record
-from gguftool.storage.system.processes import forbid_core, kill_tree
+from gguftool.storage.system.processes import forbid_core, kill_tree, signals_held
 
 _STEP = 0.004  # seconds between two looks; an engine that populates a mapping takes about 4 MB of page cache in them
 _READ = 1 << 16
@@ -111,25 +111,29 @@ def _started(words: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[by
     """Start the child in its own session, without input and core files; kill it at the end of the block."""
     environment = {name: value for name, value in os.environ.items() if not _DROPPED.match(name)}
     environment["GGML_NO_BACKTRACE"] = "1"  # or an abort starts a debugger
-    try:
-        process = subprocess.Popen(
-            list(words),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env=environment,
-            start_new_session=True,
-        )
-    except OSError as error:
-        raise ExecuteError(f"cannot be run: {error.strerror}", source=words[0]) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        with signals_held():  # one that came between the start and the promise to kill it would leave it running
+            try:
+                process = subprocess.Popen(
+                    list(words),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    cwd=folder,
+                    env=environment,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise ExecuteError(f"cannot be run: {error.strerror}", source=words[0]) from error
+            stack.callback(_end, process)
         forbid_core(process.pid)
         yield process
-    finally:
-        _kill(process)
-        if process.stdout is not None:
-            process.stdout.close()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    _kill(process)
+    if process.stdout is not None:
+        process.stdout.close()
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

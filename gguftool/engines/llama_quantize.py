@@ -16,7 +16,7 @@ from pathlib import Path
 from gguftool.errors import ExecuteError, PlanError, printable
 from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.record import record
-from gguftool.storage.system.processes import kill_tree
+from gguftool.storage.system.processes import kill_tree, signals_held
 
 _DEFAULT = "Q8_0"  # for tensors without a rule; a quantized type, or llama-quantize ignores the rules
 _LOG_TAIL = 6  # last lines of the program's output that an error shows
@@ -80,16 +80,17 @@ def run_llama_quantize(run: LlamaQuantizeRun) -> None:
     """
     words = command_line(run)
     log = run.target.parent / "log.txt"
-    with open(log, "wb") as out:
-        try:
-            # In a new session: the program may be a script, and the processes that it starts must end with it.
-            process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-            )
-        except OSError as error:
-            raise ExecuteError(f"cannot be run: {error.strerror}", source=words[0]) from error
-        with _killed_on_error(process):
-            code = process.wait()
+    with open(log, "wb") as out, contextlib.ExitStack() as stack:
+        with signals_held():  # one that came between the start and the promise to kill it would leave it running
+            try:
+                # In a new session: the program may be a script, and the processes that it starts must end with it.
+                process = subprocess.Popen(
+                    words, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+                )
+            except OSError as error:
+                raise ExecuteError(f"cannot be run: {error.strerror}", source=words[0]) from error
+            stack.enter_context(_killed_on_error(process))
+        code = process.wait()
     if code:
         how = f"ended with {code}" if code > 0 else f"was stopped by signal {-code}"
         raise ExecuteError(f"{how}; it said last: {_tail(log) or 'nothing'}", source=words[0])

@@ -12,6 +12,8 @@ _LINE = 400  # characters shown of a line
 _LINES = 4  # error lines shown
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
+# llama-cli turns a spinner, which its log runs into.
+_SPINNER = re.compile(r"Loading model\.\.\. ?[-|/\\]?|(?:[-|/\\ ]?\x08)+(?: \x08)*")
 # llama.cpp since 2026: "0.00.009.093 E text"; ik_llama.cpp's server: "ERR [function] text | tid="..." timestamp=1"
 _STAMP = re.compile(r"^(?:\d+\.\d\d\.\d{3}\.\d{3} )?(?:(?P<level>[EWIDT]) )?")
 _TRAILER = re.compile(r" \| tid=.*$| timestamp=\d+.*$")
@@ -25,7 +27,7 @@ _CAUSES = (
 _FAILURE = re.compile(r"\berror\b|\bfailed\b|\babort|terminate called|\bfatal\b|unsupported|cannot", re.I)
 _ECHO = re.compile(
     r"failed to load model|exiting due to|failed to init server|unable to (?:create context|load model)"
-    r"|encountered an error while trying to fit",
+    r"|encountered an error while trying to fit|server exited before becoming ready",
     re.I,
 )
 
@@ -52,8 +54,8 @@ class Log:
         return (bytes(self._head) + bytes(self._tail)).decode("utf-8", "replace")
 
     def lines(self) -> list[str]:
-        """Lines without colors and without line ends."""
-        return [_COLOR.sub("", line).strip() for line in re.split(r"[\r\n]+", self.text())]
+        """Lines without colors, spinners and line ends."""
+        return [_SPINNER.sub("", _COLOR.sub("", line)).strip() for line in re.split(r"[\r\n]+", self.text())]
 
     def errors(self) -> tuple[str, ...]:
         """Lines that tell why it failed, the cause first: without timestamps, each once, safe to print."""

@@ -16,7 +16,7 @@ from gguftool.errors import PlanError, joined_problems, listed, printable
 from gguftool.format.cursor import MAX_HEAD
 from gguftool.format.ggml import type_name
 from gguftool.format.header import ALIGNMENT_KEY, MAX_ALIGNMENT, Header, alignment_of, round_up, serialize
-from gguftool.format.kv import KV, ByteOrder, ValueType, make_kv
+from gguftool.format.kv import KV, ByteOrder, ValueType, find_kv, make_kv
 from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.padding import Filler, filled
 from gguftool.record import record, replace
@@ -179,8 +179,12 @@ def _file_size(head: bytes, tensors: Sequence[Tensor], sizes: Sequence[PaddedSiz
 
 
 def with_alignment(kvs: Sequence[KV], alignment: int, byte_order: ByteOrder) -> tuple[KV, ...]:
-    """Set `alignment` in `kvs`, as u32 in the key's old place; unchanged if they have it already."""
-    if alignment_of(kvs) == alignment:
+    """Set `alignment` in `kvs`, as u32 in the key's old place; unchanged if they have it already, as u32 or by default.
+
+    Loaders refuse the key in any other type.
+    """
+    found = find_kv(kvs, ALIGNMENT_KEY)
+    if alignment_of(kvs) == alignment and (found is None or found.type is ValueType.UINT32):
         return tuple(kvs)
     key = make_kv(ALIGNMENT_KEY, ValueType.UINT32, alignment, byte_order=byte_order)
     if any(kv.key == ALIGNMENT_KEY for kv in kvs):

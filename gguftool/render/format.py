@@ -13,3 +13,4 @@ class Format(str, Enum):
     MARKDOWN = "markdown"
     CSV = "csv"
     HTML = "html"
+    SARIF = "sarif"

@@ -17,13 +17,13 @@ _MODULES = {
     "gguftool.analysis.diff.models": "diff",
     "gguftool.analysis.dump": "dump",
     "gguftool.analysis.imatrix": "imatrix",
-    "gguftool.analysis.lint.check": "check",
+    "gguftool.analysis.lint.check": "findings.text",
     "gguftool.analysis.recipe": "recipe",
     "gguftool.analysis.report": "report",
     "gguftool.storage.plan": "plan",
     "gguftool.surgery.quantize.preview": "quantize",
 }
-_OF_FORMATS = {Format.JSON: "json_text", Format.HTML: "page.page"}
+_OF_FORMATS = {Format.JSON: "json_text", Format.HTML: "page.page", Format.SARIF: "findings.sarif"}
 _RENDERERS: dict[tuple[type, Format], Callable[..., Any]] = {}
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +68,23 @@ def test_a_hang_ends_with_everything_that_it_started(tmp_path: Path) -> None:
     time.sleep(0.1)
     assert not is_running(int((tmp_path / "pid").read_text()))
     assert not is_running(int((tmp_path / "other").read_text()))
+
+
+def test_a_signal_while_it_starts_does_not_leave_it_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[subprocess.Popen[bytes]] = []
+    popen = subprocess.Popen
+
+    def interrupted(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*words, **options))
+        os.kill(os.getpid(), signal.SIGINT)  # Python's handler runs as soon as it is let
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        shell(tmp_path, "sleep 500")
+    (process,) = started
+    assert process.returncode == -signal.SIGKILL
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()  # and signals come through again
 
 
 def test_anonymous_memory_is_limited_and_reserved_memory_is_not(tmp_path: Path) -> None:

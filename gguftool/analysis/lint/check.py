@@ -14,12 +14,22 @@ from typing import TYPE_CHECKING
 # Importing the rule modules registers their rules.
 from gguftool.analysis.lint import file, layers, loaders, scales, shards, tensors_map, types
 from gguftool.analysis.lint.doctor import DIAGNOSES, diagnose_absent, diagnose_truncation, diagnose_unreadable
+from gguftool.analysis.lint.groups import FindingGroup, grouped
 from gguftool.analysis.lint.heads import keys, tensor_set, vocabulary
 from gguftool.analysis.lint.heads.hyperparameters import has_head
-from gguftool.analysis.lint.rules import ENGINE_CODES, RULES, Finding, LintRule, Severity, judged, run_rules
+from gguftool.analysis.lint.rules import (
+    ENGINE_CODES,
+    RULES,
+    Finding,
+    LintRule,
+    Severity,
+    judged,
+    run_rules,
+    worst_first,
+)
 from gguftool.analysis.lint.target import LintTarget, target_of
 from gguftool.analysis.placement import PlacementRule
-from gguftool.errors import FormatError, SourceError, listed, without_secrets
+from gguftool.errors import FormatError, PlanError, SourceError, listed, without_secrets
 from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.format.engine_facts.heads import head_facts
 from gguftool.model.grouping import Group, Member, left_out, models_of
@@ -35,6 +45,7 @@ if TYPE_CHECKING:
 _RULE_MODULES = (layers, loaders, tensors_map, shards, file, types, scales, keys, vocabulary, tensor_set)
 
 _PARTS = {"K": "metadata", "V": "vocabulary", "A": "tensor names and dims"}  # by the letter of their rules
+MAX_TOKENS = 50  # with the prompt they fit into the context of 64 tokens that engines are asked with
 _NOT_LOOKED = "remote, so nothing but heads was read: F07 and F19 look into data; --data lets them"
 
 
@@ -43,7 +54,7 @@ class CheckOptions:
     """What to look for; empty `engines` means both, and weighs findings, see docs/lint.md.
 
     `select` and `ignore` hold codes or their beginnings (``S`` means all of S01 to S11). `load` names an engine to ask,
-    xllamacpp or a program's path; it generates `run` tokens.
+    xllamacpp or a program's path; it generates `run` tokens, at most `MAX_TOKENS`.
     """
 
     engines: tuple[str, ...] = ()
@@ -55,6 +66,12 @@ class CheckOptions:
     load: str = ""
     run: int = 0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.run <= MAX_TOKENS:
+            raise PlanError(f"--run of {self.run:,} tokens: it must be 1 to {MAX_TOKENS}, or 0 to run nothing")
+        if self.run and not self.load:
+            raise PlanError("--run needs an engine to run it in: --load ENGINE")
+
 
 @record
 class CheckReport:
@@ -62,7 +79,8 @@ class CheckReport:
 
     `engines` are those that rules ran for, `able` those without an error. `judged_by` names their releases.
     `not_judged` is what was not looked at: groups of rules that were not run, codes that could not be evaluated.
-    `load` is what an engine did that was asked.
+    `load` is what an engine did that was asked. `groups` are the diagnoses, or else the findings, by cause.
+    `paths` are the names of the files that could be read, as they were opened.
     """
 
     model: str
@@ -78,14 +96,23 @@ class CheckReport:
     findings: tuple[Finding, ...]
     remarks: tuple[str, ...] = ()
     load: LoadReport | None = None
+    groups: tuple[FindingGroup, ...] = ()
+    paths: tuple[str, ...] = ()
 
     def count(self, severity: Severity) -> int:
-        """The number of findings of `severity`."""
-        return sum(finding.severity is severity for finding in self.findings)
+        """The number of problems of `severity`: findings with one cause count once."""
+        return sum(group.severity is severity for group in self.groups)
 
     def reaches(self, threshold: Severity) -> bool:
         """Whether a finding is at or above `threshold`."""
         return any(finding.severity >= threshold for finding in self.findings)
+
+
+@record
+class CheckReports:
+    """The results for several models, in order."""
+
+    reports: tuple[CheckReport, ...]
 
 
 def codes() -> tuple[str, ...]:
@@ -109,6 +136,18 @@ def check(spec: ModelLike, options: CheckOptions | None = None) -> CheckReport:
         return _unreadable(spec, (diagnose_absent(given, error),), 0, options)
     members, remarks = _choose(spec, groups)
     return _check_files(spec, *_read(members), remarks, len(members), options)
+
+
+def check_each(specs: Sequence[str], options: CheckOptions | None = None) -> CheckReports:
+    """Check several models; one of which a file was looked at already, as another shard of its set, is left out."""
+    reports: list[CheckReport] = []
+    seen: set[str] = set()
+    for spec in specs:
+        if spec in seen or (os.path.isfile(spec) and os.path.realpath(spec) in seen):
+            continue
+        reports.append(check(spec, options))
+        seen.update(os.path.realpath(path) if os.path.isfile(path) else path for path in (spec, *reports[-1].paths))
+    return CheckReports(reports=tuple(reports))
 
 
 def _check_files(
@@ -143,7 +182,8 @@ def _check_files(
         findings=findings if options.engines else weighed,
         remarks=remarks if target.looks_into_data else (*remarks, _NOT_LOOKED),
     )
-    return _asked(report, files, findings, options) if options.load else report
+    asked = _asked(report, files, findings, options) if options.load else report
+    return replace(asked, groups=grouped(asked.findings), paths=tuple(file.source.name for file in files))
 
 
 def _asked(
@@ -155,7 +195,7 @@ def _asked(
     load, found, engine = load_in(options.load, files, options.run, findings)
     wanted = tuple(finding for finding in found if _is_wanted(finding.code, options))
     able = tuple(each for each in report.able if not (found and each == engine))
-    return replace(report, load=load, findings=(*wanted, *report.findings), able=able)
+    return replace(report, load=load, findings=worst_first((*wanted, *report.findings)), able=able)
 
 
 def _not_judged(target: LintTarget, findings: Sequence[Finding], rules: Sequence[LintRule]) -> tuple[str, ...]:
@@ -192,6 +232,7 @@ def _unreadable(spec: str, diagnoses: tuple[Finding, ...], files: int, options: 
         rules=0,
         diagnoses=diagnoses,
         findings=(),
+        groups=grouped(diagnoses),
     )
 
 

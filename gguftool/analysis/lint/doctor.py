@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from gguftool.analysis.lint.rules import Finding, Severity, names_in_words
 from gguftool.analysis.lint.target import TensorView, out_of_file
+from gguftool.analysis.lint.way_out import command_in
 from gguftool.errors import (
     FormatError,
     GGUFToolError,
@@ -227,6 +228,8 @@ def _finding(code: str, name: str, message: str, way_out: str, tensors: tuple[st
         where=printable(name, 4096),
         tensors=tensors,
         way_out=way_out,
+        command=command_in(way_out),
+        file=name,
     )
 
 

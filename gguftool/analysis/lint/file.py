@@ -11,14 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import TypeVar
 
+from gguftool.analysis.lint.heads.causes import named_for
 from gguftool.analysis.lint.kinds import kind_in_words
 from gguftool.analysis.lint.rules import Hit, Severity, hits_by_message, rule
 from gguftool.analysis.lint.target import LintTarget, TensorView
 from gguftool.analysis.lint.way_out import edit_command, value_text
 from gguftool.errors import printable
 from gguftool.format.ggml import layout_nbytes, other_meanings
-from gguftool.format.header import ARCHITECTURE_KEY, DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, round_up
-from gguftool.format.kv import KV, ByteOrder, ValueType, find_kv
+from gguftool.format.header import DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, round_up
+from gguftool.format.kv import KV, ByteOrder, ValueType
 from gguftool.model.model import ModelFile
 
 _T = TypeVar("_T")
@@ -312,18 +313,8 @@ def no_architecture(target: LintTarget) -> Iterator[Hit]:
         yield Hit(
             message="general.architecture is absent or no string",
             where=_shown(target.files[0]),
-            way_out=_set_architecture(target),
+            way_out=named_for(target),
         )
-
-
-def _set_architecture(target: LintTarget) -> str:
-    """The command that sets the architecture that the other keys are named for, or "" if they do not tell."""
-    names = {kv.key.removesuffix(".block_count") for kv in target.kvs if kv.key.endswith(".block_count")}
-    if len(names) != 1:
-        return ""
-    words = ("--remove", ARCHITECTURE_KEY) if find_kv(target.kvs, ARCHITECTURE_KEY) else ()
-    setting = f"{ARCHITECTURE_KEY}=str:{names.pop()}"
-    return edit_command(target, *words, "--set", setting, does="sets what its other keys are named for")
 
 
 @rule(

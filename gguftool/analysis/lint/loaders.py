@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
 
+from gguftool.analysis.lint.heads.causes import set_layers
 from gguftool.analysis.lint.kinds import kind_in_words
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, hits_by_message, rule, undecided
 from gguftool.analysis.lint.target import LintTarget, integer_of
@@ -155,13 +156,18 @@ def missing_tensors(target: LintTarget) -> Iterator[Hit]:
     count = target.integer(f"{target.architecture}.block_count")
     if count is None:
         raise CannotEvaluate(f"{printable(target.architecture)}.block_count is absent")
+    key = f"{target.architecture}.block_count"
+    command = set_layers(target)
+    out = f"fetch the missing tensors; if there are no more layers, {command}" if command else ""
     gaps = [layer for layer in range(min(count, MAX_LAYERS)) if layer not in target.layers]
     if gaps and target.architecture != "clip":
         layers = listed([str(layer) for layer in gaps])
-        yield Hit(message=f"{len(gaps):,} of {count:,} layers have no tensor: {layers}", where=f"blk.{gaps[0]}")
+        message = f"{len(gaps):,} of {count:,} layers have no tensor: {layers}"
+        yield Hit(message=message, where=f"blk.{gaps[0]}", way_out=out, cause=key)
     extra = tuple(t.name for t in target.tensors if t.layer is not None and t.layer >= count)
     if extra:
-        yield Hit(message=f"the metadata counts {count:,} layers, and there are tensors of more", tensors=extra)
+        message = f"the metadata counts {count:,} layers, and there are tensors of more"
+        yield Hit(message=message, tensors=extra, way_out=command, cause=key)
 
 
 @rule("H02", Severity.ERROR, engines=BOTH, way_out="set it anew as u32")

@@ -35,7 +35,11 @@ _MEANINGS = (
     (re.compile(r"\bsplits?\b|\bshards?\b", re.I), ("H01", "F20", "F21", "F22", "F23", "F24", "F25", "F26")),
     (re.compile(r"version", re.I), ("P01",)),
     (re.compile(r"alignment|GGML_PAD", re.I), ("S09",)),
-    (re.compile(r"wrong number of tensors|tensor count", re.I), ("S11",)),
+    (re.compile(r"wrong number of tensors|tensor count", re.I), ("S11", "A03")),
+    (re.compile(r"unknown model architecture"), ("K01",)),
+    (re.compile(r"unknown (?:pre-)?tokenizer"), ("V01",)),
+    (re.compile(r"id_to_token\.size\(\) == token_to_id"), ("V03",)),
+    (re.compile(r"n_expert|n_group"), ("K05",)),
 )
 
 
@@ -68,7 +72,7 @@ def load_in(
         seconds=round(outcome.seconds, 3),
         anonymous_bytes=outcome.anonymous,
     )
-    found = () if outcome.is_good else (finding_of(engine, outcome, findings),)
+    found = () if outcome.is_good else (finding_of(engine, outcome, findings, files[0].source.name),)
     return report, found, "" if outcome.verdict is Verdict.UNUSABLE else engine.engine
 
 
@@ -78,8 +82,11 @@ def _skeleton(file: ModelFile) -> SkeletonFile:
     return SkeletonFile(head=head, size=source.size, shard=file.shard)
 
 
-def finding_of(engine: LoadEngine, outcome: Outcome, findings: Iterable[Finding]) -> Finding:
-    """The finding about an outcome that is not good, joined to the one of `findings` that explains it."""
+def finding_of(engine: LoadEngine, outcome: Outcome, findings: Iterable[Finding], file: str = "") -> Finding:
+    """The finding about an outcome that is not good, joined to the one of `findings` that explains it.
+
+    `file` is the name of the file that the engine was given.
+    """
     code = _CODES[outcome.verdict]
     said = " | ".join(outcome.lines)
     what = f"{_WORDS[outcome.verdict]} ({outcome.how})" if outcome.verdict in _WORDS else outcome.how
@@ -93,6 +100,8 @@ def finding_of(engine: LoadEngine, outcome: Outcome, findings: Iterable[Finding]
         tensors=cause.tensors if cause else (),
         way_out=explained or _WAYS_OUT[code],
         engines=() if code == E04 else (engine.engine,),
+        command=cause.command if cause else "",
+        file=file,
     )
 
 

@@ -26,8 +26,9 @@ Where each code is:
     A01-A04          tensor_set      tensors that the architecture asks for, their dims, and surplus ones
     E01-E04          loading         what an engine did that was asked itself; no rules
 
-To add a rule: write the function in the module, its code in this table, a section in docs/lint.md and a case in
-tests/analysis/lint/test_rules.py. A new module is imported by check.py, which registers its rules.
+To add a rule: write the function in the module, its code in this table, a section in docs/lint.md with its title in
+titles.py, and a case in tests/analysis/lint/test_rules.py. A new module is imported by check.py, which registers its
+rules.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 
 from gguftool.analysis.lint.target import LintTarget, TensorView
-from gguftool.analysis.lint.way_out import filled
+from gguftool.analysis.lint.titles import effect_of
+from gguftool.analysis.lint.way_out import command_in, filled
 from gguftool.errors import GGUFToolError, listed, printable
 from gguftool.record import record, replace
 
@@ -59,7 +61,8 @@ class Finding:
     """One problem: `where` is the place in words, `tensors` all names that it concerns, `way_out` what to do.
 
     `engines` are those that it is about, empty for the file itself. If the severity was lowered because another engine
-    can run the file, `severity_there` is the severity for `engines`.
+    can run the file, `severity_there` is the severity for `engines`. `cause` is the key behind it, or "" if each tensor
+    is a problem by itself. `command` is the one that mends it, ready to paste, or "". `file` is the name of the file.
     """
 
     code: str
@@ -70,6 +73,9 @@ class Finding:
     way_out: str = ""
     engines: tuple[str, ...] = ()
     severity_there: Severity | None = None
+    cause: str = ""
+    command: str = ""
+    file: str = ""
 
     @property
     def undecided(self) -> bool:
@@ -81,7 +87,8 @@ class Finding:
 class Hit:
     """A problem that a rule function found.
 
-    `where` defaults to the tensors' names, `severity` and `way_out` to those of the rule.
+    `where` defaults to the tensors' names, `severity` and `way_out` to those of the rule. `cause` is the key that is
+    behind it; reports join what has one cause.
     """
 
     message: str
@@ -89,6 +96,7 @@ class Hit:
     where: str = ""
     severity: Severity | None = None
     way_out: str = ""
+    cause: str = ""
 
 
 class CannotEvaluate(Exception):
@@ -154,7 +162,12 @@ def run_rules(target: LintTarget, engines: tuple[str, ...], rules: Iterable[Lint
         if each.engines and not concerned:
             continue
         findings += (_finding(each, concerned, hit, target) for hit in _hits(each, target))
-    return tuple(sorted(_of_all_engines(findings), key=lambda finding: -finding.severity))
+    return worst_first(_of_all_engines(findings))
+
+
+def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Sort findings: errors, warnings, info; of each, what crashes an engine, then what one refuses, then the rest."""
+    return tuple(sorted(findings, key=lambda finding: (-finding.severity, effect_of(finding.code))))
 
 
 def _of_all_engines(findings: Iterable[Finding]) -> Iterator[Finding]:
@@ -180,13 +193,10 @@ def _hits(each: LintRule, target: LintTarget) -> list[Hit]:
 
 def _merged(hits: Iterable[Hit]) -> list[Hit]:
     """Join hits that differ in their tensors only; all beyond a limit become one hit, so that reports stay short."""
-    groups: dict[tuple[str, str, Severity | None, str], list[str]] = {}
+    groups: dict[Hit, list[str]] = {}
     for hit in hits:
-        groups.setdefault((hit.message, hit.where, hit.severity, hit.way_out), []).extend(hit.tensors)
-    merged = [
-        Hit(message=message, where=where, severity=severity, tensors=tuple(names), way_out=way_out)
-        for (message, where, severity, way_out), names in groups.items()
-    ]
+        groups.setdefault(replace(hit, tensors=()), []).extend(hit.tensors)
+    merged = [replace(hit, tensors=tuple(names)) for hit, names in groups.items()]
     kept, rest = merged[:_HITS_KEPT], merged[_HITS_KEPT:]
     if rest:
         worst = max((hit.severity for hit in rest if hit.severity is not None), default=None)
@@ -198,15 +208,26 @@ def _merged(hits: Iterable[Hit]) -> list[Hit]:
 
 def _finding(each: LintRule, engines: tuple[str, ...], hit: Hit, target: LintTarget) -> Finding:
     severity = each.severity if hit.severity is None else hit.severity
+    way_out = "" if "could not be evaluated" in hit.message else hit.way_out or filled(each.way_out, target)
     return Finding(
         code=each.code,
         severity=severity,
         message=hit.message,
         where=hit.where or names_in_words(hit.tensors),
         tensors=hit.tensors,
-        way_out="" if "could not be evaluated" in hit.message else hit.way_out or filled(each.way_out, target),
+        way_out=way_out,
         engines=engines,
+        cause=hit.cause,
+        command=command_in(way_out),
+        file=_file_of(hit, target),
     )
+
+
+def _file_of(hit: Hit, target: LintTarget) -> str:
+    """The name of the file that a hit is in: the one that it names, else that of its first tensor or of the keys."""
+    named = next((file.source.name for file in target.files if hit.where == printable(file.source.name, 4096)), None)
+    first = target.by_name.get(hit.tensors[0]) if hit.tensors else None
+    return named or target.files[first.file if first else 0].source.name
 
 
 def names_in_words(names: tuple[str, ...]) -> str:
@@ -229,7 +250,7 @@ def judged(findings: Iterable[Finding], engines: tuple[str, ...]) -> tuple[tuple
     if not able:
         return found, able
     weighed = (_lowered(finding) if not _decides(finding, able) else finding for finding in found)
-    return tuple(sorted(weighed, key=lambda finding: -finding.severity)), able
+    return worst_first(weighed), able
 
 
 def _decides(finding: Finding, able: tuple[str, ...]) -> bool:

@@ -5,13 +5,16 @@ Source: llama.cpp src/llama-model.cpp (which scales it loads), src/llama-graph.c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gguftool.analysis.lint.kinds import kind_in_words
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, hits_by_message, rule
 from gguftool.analysis.lint.target import LintTarget, TensorView
+from gguftool.analysis.lint.way_out import MAX_COMMAND, model_name, new_file_name
+from gguftool.errors import command_line
 from gguftool.format.engine_facts.engines import BOTH
 from gguftool.model.scales import SCALED_ARCHITECTURES, is_scale_of, scale_names, weight_name
+from gguftool.record import replace
 
 _NVFP4 = "NVFP4"
 
@@ -27,8 +30,7 @@ def _scaled(target: LintTarget) -> Iterator[tuple[TensorView, TensorView]]:
 @rule(
     "M07",
     Severity.WARNING,
-    way_out="'gguftool quantize FILE --allow-requantize --tensor WEIGHT=TYPE -o NEW' multiplies it in; if the weight "
-    "was swapped without its scale, merge or swap again from the originals",
+    way_out="if the weight was swapped without its scale, merge or swap again from the originals",
 )
 def scale_beside_other_type(target: LintTarget) -> Iterator[Hit]:
     """A scale lies beside a weight that is not NVFP4: llama.cpp multiplies by it, whatever the weight's type."""
@@ -36,7 +38,19 @@ def scale_beside_other_type(target: LintTarget) -> Iterator[Hit]:
         return
     odd = {id(scale): weight for scale, weight in _scaled(target) if weight.type != _NVFP4}
     found = (tensor for tensor in target.tensors if id(tensor) in odd and tensor.name.endswith(".scale"))
-    yield from hits_by_message(found, lambda t: f"beside a weight of type {odd[id(t)].type}")
+    for hit in hits_by_message(found, lambda t: f"beside a weight of type {odd[id(t)].type}"):
+        weights = [odd[id(target.by_name[name])] for name in hit.tensors]
+        yield replace(hit, way_out=_multiplied_in(target, weights))
+
+
+def _multiplied_in(target: LintTarget, weights: Sequence[TensorView]) -> str:
+    """The command that multiplies the scales of `weights` into them: they take another type, or they are copied."""
+    rules = (f"{weight.name}={'F32' if weight.type == 'F16' else 'F16'}" for weight in weights)
+    words = [word for rule in rules for word in ("--tensor", rule)]
+    if sum(map(len, words)) > MAX_COMMAND:
+        return ""
+    words = ["quantize", model_name(target), "--allow-requantize", *words, "-o", new_file_name(target)]
+    return f"{command_line(*words)} multiplies it in; if it was lost in a swap, merge again from the originals"
 
 
 @rule("M08", Severity.WARNING, way_out="merge or swap again from the originals: scales come with their weights")

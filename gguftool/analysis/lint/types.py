@@ -6,12 +6,14 @@ iqk_quantize.cpp, src/llama-quantize.cpp. The numbers are in format/ggml.py and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
 from gguftool.analysis.lint.kinds import kind_in_words
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity, hits_by_message, rule, undecided
 from gguftool.analysis.lint.target import LintTarget, TensorView, formula_is_plain
-from gguftool.analysis.lint.way_out import filled
+from gguftool.analysis.lint.way_out import MAX_COMMAND, filled, model_name, new_file_name
+from gguftool.errors import command_line
 from gguftool.format.engine_facts.engines import BOTH, IK, IK_LLAMA_CPP, LLAMA_CPP, MAINLINE
 from gguftool.format.engine_facts.operands import why_not_computable
 from gguftool.format.engine_facts.types import ImatrixPolicy, TypeFacts, type_facts
@@ -19,6 +21,7 @@ from gguftool.format.ggml import find_type
 from gguftool.format.quants.repacks import REPACKS
 from gguftool.record import replace
 
+_HALVES = ("F16", "BF16")
 _SWAP_OUT = "swap the tensors for ones of a type that the engine knows"
 
 
@@ -43,6 +46,11 @@ def not_in_mainline(target: LintTarget) -> Iterator[Hit]:
     for hit in hits_by_message(foreign, lambda t: f"{t.type} (id {t.info.type}) is no type of llama.cpp"):
         known = all(_is_plain_in_mainline(target.by_name[name].type) for name in hit.tensors)
         yield replace(hit, way_out=filled(_PLAIN_AGAIN, target)) if known else hit
+
+
+def _plain_again(target: LintTarget, tensor: TensorView) -> str:
+    """The command that makes an interleaved tensor plain; "" if it is of another type."""
+    return filled(_PLAIN_AGAIN, target) if tensor.type in REPACKS else ""
 
 
 def _is_plain_in_mainline(name: str) -> bool:
@@ -73,7 +81,20 @@ def not_computable(target: LintTarget) -> Iterator[Hit]:
     if kind_in_words(target):
         return
     found = (t for t in target.tensors if why_not_computable(t.name, t.info.type))
-    yield from hits_by_message(found, lambda t: why_not_computable(t.name, t.info.type))
+    for hit in hits_by_message(found, lambda t: why_not_computable(t.name, t.info.type)):
+        yield replace(hit, way_out=_as_f32(target, [target.by_name[name] for name in hit.tensors]))
+
+
+def _as_f32(target: LintTarget, tensors: Sequence[TensorView]) -> str:
+    """The command that writes half-precision `tensors` as F32, without loss; "" for other types."""
+    if any(tensor.type not in _HALVES for tensor in tensors):
+        return ""
+    patterns = {t.name if t.layer is None else rf"\.{re.escape(t.role)}$": None for t in tensors}
+    words = [word for pattern in patterns for word in ("--tensor", f"{pattern}=F32")]
+    if sum(map(len, words)) > MAX_COMMAND:
+        return ""
+    command = command_line("quantize", model_name(target), *words, "-o", new_file_name(target))
+    return f"{command} writes them as F32, without loss"
 
 
 @rule("T05", Severity.WARNING, engines=IK, way_out="quantize these tensors anew with a current ik_llama.cpp")
@@ -171,10 +192,11 @@ def rows_too_odd_for_kernel_groups(target: LintTarget) -> Iterator[Hit]:
             continue
         if tensor.ne1 % rules.kernel_ne1:
             message = f"{tensor.ne1:,} rows; the {tensor.type} kernel takes {rules.kernel_ne1} at once"
-            yield Hit(message=message, tensors=(tensor.name,))
+            yield Hit(message=message, tensors=(tensor.name,), way_out=_plain_again(target, tensor))
         elif tensor.ne1 % rules.avx512_ne1:
             message = f"{tensor.ne1:,} rows; on CPUs with AVX-512 the {tensor.type} kernel takes {rules.avx512_ne1}"
-            yield Hit(message=message, tensors=(tensor.name,), severity=Severity.WARNING)
+            out = _plain_again(target, tensor)
+            yield Hit(message=message, tensors=(tensor.name,), severity=Severity.WARNING, way_out=out)
 
 
 @rule("S05", Severity.ERROR, engines=IK, way_out="give the token embedding a plain type, such as Q8_0 or IQ4_K")
@@ -185,7 +207,8 @@ def embedding_type(target: LintTarget) -> Iterator[Hit]:
         if tensor.is_embedding and rules is not None and IK_LLAMA_CPP in rules.no_token_embd:
             packed = tensor.traits is not None and tensor.traits.interleaved_rows > 1
             why = "packs several rows together" if packed else "has no working conversion of single rows"
-            yield Hit(message=f"{tensor.type} {why}", tensors=(tensor.name,))
+            out = _plain_again(target, tensor)
+            yield Hit(message=f"{tensor.type} {why}", tensors=(tensor.name,), way_out=out)
 
 
 @rule("S07", Severity.ERROR, engines=IK, way_out="leave the tensor out, or make the file anew")

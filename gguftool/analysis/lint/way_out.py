@@ -23,8 +23,9 @@ _SPELLINGS = {
     ValueType.BOOL: "bool",
     ValueType.STRING: "str",
 }
-_MAX_WORDS = 1000  # characters that a command on a screen may have
+MAX_COMMAND = 1000  # characters that a command on a screen may have
 _TEMPLATE = re.compile(r"'gguftool [^']*'")
+_COMMAND = re.compile(r"'(gguftool (?:[^'$]|\$'[^']*'|\$)*)'(?=$|[ ,;:.)])")  # $'...' is a word with escapes
 
 
 def model_name(target: LintTarget) -> str:
@@ -34,13 +35,14 @@ def model_name(target: LintTarget) -> str:
 
 def edit_command(target: LintTarget, *words: str, does: str) -> str:
     """The command that makes a new file with these changes of metadata, and what it `does`; "" if it gets too long."""
-    if sum(map(len, words)) > _MAX_WORDS:
+    if sum(map(len, words)) > MAX_COMMAND:
         return ""
-    command = command_line("edit", model_name(target), *words, "-o", _new_name(target))
+    command = command_line("edit", model_name(target), *words, "-o", new_file_name(target))
     return f"{command} {does}"
 
 
-def _new_name(target: LintTarget) -> str:
+def new_file_name(target: LintTarget) -> str:
+    """A name that no file has, for what a command makes of `target`."""
     shard = target.files[0].shard
     return new_name(model_name(target), shard.prefix if shard else "")
 
@@ -55,7 +57,23 @@ def filled(way_out: str, target: LintTarget) -> str:
     """Put the real names for FILE and NEW into the commands of a rule's way out."""
 
     def fill(match: re.Match[str]) -> str:
-        names = {"FILE": shell_word(model_name(target)), "NEW": shell_word(_new_name(target))}
+        names = {"FILE": shell_word(model_name(target)), "NEW": shell_word(new_file_name(target))}
         return re.sub(r"\b(FILE|NEW)\b", lambda word: names[word[1]], match[0])
 
     return _TEMPLATE.sub(fill, way_out)
+
+
+def split_way_out(way_out: str) -> tuple[str, str]:
+    """Split a way out into its words, in which "this command" stands for the command, and the command without quotes.
+
+    Without a command, the second part is "".
+    """
+    match = _COMMAND.search(way_out)
+    if match is None:
+        return way_out, ""
+    return f"{way_out[: match.start()]}this command{way_out[match.end() :]}", match[1]
+
+
+def command_in(way_out: str) -> str:
+    """The command in a way out, ready to paste, or ""."""
+    return split_way_out(way_out)[1]

@@ -6,20 +6,17 @@ from typing import Annotated
 
 import typer
 
-from gguftool.analysis.lint.check import CheckOptions, codes
-from gguftool.analysis.lint.check import check as make_report
+from gguftool.analysis.lint.check import MAX_TOKENS, CheckOptions, check_each, codes
 from gguftool.analysis.lint.rules import Severity
 from gguftool.analysis.placement import parse_rules
 from gguftool.cli.shared.console import remark_each
-from gguftool.cli.shared.options import Json, ModelArgument, ThisFileOnly, one_format
+from gguftool.cli.shared.options import Json, ModelsArgument, ThisFileOnly, one_format
 from gguftool.cli.shared.show import show
 from gguftool.format.engine_facts.engines import ENGINES
 
-_MAX_TOKENS = 50  # with the prompt they fit into the context of 64 tokens that engines are asked with
-
 
 def check(
-    model: ModelArgument,
+    models: ModelsArgument,
     engine: Annotated[
         list[str] | None,
         typer.Option(
@@ -68,17 +65,21 @@ def check(
             "--run",
             metavar="N",
             min=1,
-            max=_MAX_TOKENS,
+            max=MAX_TOKENS,
             help="With --load: also generate N tokens over zeros, for kernels that a type lacks.",
             show_default=False,
         ),
     ] = None,
     this_file_only: ThisFileOnly = False,
     json: Json = False,
+    sarif: Annotated[
+        bool, typer.Option("--sarif", help="Print SARIF 2.1.0, which GitHub's code scanning shows.")
+    ] = False,
 ) -> None:
     """Find what is wrong: whether it is a GGUF, whether it is sound, whether it will run there.
 
-    Every finding has a code that docs/lint.md explains. Exit code 1 with findings, 2 with what is no readable GGUF.
+    Findings are grouped by cause, the worst first, each with the command that mends it where there is one. Their codes
+    are explained in docs/lint.md. Exit code 1 with findings, 2 with what is no readable GGUF.
     """
     threshold = _severity(fail_on)
     if load == "":
@@ -95,12 +96,14 @@ def check(
         load=load or "",
         run=run or 0,
     )
-    report = make_report(model, options)
-    remark_each(report.remarks)
-    show(report, one_format(json=json))
-    if not report.readable:
+    checked = check_each(models, options)
+    reports = checked.reports
+    for report in reports:
+        remark_each(report.remarks)
+    show(reports[0] if len(reports) == 1 else checked, one_format(json=json, sarif=sarif))
+    if not all(report.readable for report in reports):
         raise typer.Exit(2)
-    if report.reaches(threshold):
+    if any(report.reaches(threshold) for report in reports):
         raise typer.Exit(1)
 
 

@@ -22,7 +22,7 @@ from gguftool.analysis.lint.target import LintTarget
 from gguftool.analysis.placement import parse_rules
 from gguftool.format.engine_facts.engines import BOTH, IK, IK_LLAMA_CPP, LLAMA_CPP, MAINLINE
 from gguftool.model.opening import open_model
-from gguftool.render.check import check_text
+from gguftool.render.findings.text import check_text
 from gguftool.storage.execute.executor import execute
 from gguftool.surgery.tensors_map import plan_tensors_map
 from tests.support import builders as b

@@ -13,7 +13,7 @@ from gguftool.analysis.lint.check import CheckOptions, check
 from gguftool.analysis.lint.rules import Finding
 from gguftool.format.engine_facts.engines import BOTH, LLAMA_CPP, MAINLINE
 from gguftool.format.engine_facts.heads import head_facts
-from gguftool.render.check import check_text
+from gguftool.render.findings.text import check_text
 from tests.support.head_corpus import VERDICTS, corpus, llama, verdict_of
 
 AGREEMENT = 0.97
@@ -66,7 +66,9 @@ def test_the_installed_llama_cpp_says_what_is_recorded(tmp_path: Path, recorded:
 
 
 def last_line(path: Path, **options: Any) -> str:
-    return check_text(check(str(path), CheckOptions(**options))).splitlines()[-1]
+    """The summary, which is wrapped, as one line."""
+    text = check_text(check(str(path), CheckOptions(**options)))
+    return " ".join(text[text.rindex(f"{path}: ") :].split())
 
 
 def test_the_last_line_names_the_releases(tmp_path: Path) -> None:

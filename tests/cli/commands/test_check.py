@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from gguftool.analysis.lint.check import CheckOptions, check
 from gguftool.cli.app import app
+from gguftool.engines import load
 from gguftool.errors import PlanError
 from gguftool.model.opening import read_header
 from gguftool.storage.sources.local import LocalSource
@@ -31,6 +32,11 @@ from tests.support.rude_server import RudeServer
 
 def run(*arguments: str | Path) -> Result:
     return CliRunner().invoke(app, ["check", *map(str, arguments)])
+
+
+def one_line(text: str) -> str:
+    """Text of 80 columns without its line breaks."""
+    return " ".join(text.split())
 
 
 @pytest.fixture
@@ -85,7 +91,7 @@ def test_text(mixed: Path) -> None:
     text = run(mixed, "--engine", "ik_llama.cpp").stdout
     assert "warning M01 [ik_llama.cpp] blk.0: ffn_up_exps is Q8_0, ffn_gate_exps is Q4_K" in text
     assert "        -> give both the same type" in text
-    assert text.endswith("no errors for ik_llama.cpp\n")
+    assert one_line(text).endswith("no errors for ik_llama.cpp")
     assert "info    M01 [ik_llama.cpp] (warning there) blk.0" in run(mixed).stdout
 
 
@@ -121,7 +127,22 @@ def test_json_of_a_hostile_file(tmp_path: Path) -> None:
     assert answer.exit_code == 1
 
 
-def test_several_models_are_refused(tmp_path: Path) -> None:
+def test_several_models_are_checked_one_by_one_and_a_set_once(tmp_path: Path, mixed: Path) -> None:
+    names = shards(tmp_path, 3)
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(model().bytes()[:-40])
+    quiet = ("--ignore", "K,V,A,S11")
+    answer = json.loads(run(*names, mixed, *names, *quiet, "--json").stdout)["reports"]
+    assert [(report["files"], Path(report["model"])) for report in answer] == [(3, names[0]), (1, mixed)]
+    assert {Path(path) for path in answer[0]["paths"]} == set(names)
+    assert run(*names, "--json", *quiet).stdout == run(names[0], "--json", *quiet).stdout  # one model, one report
+    assert (run(names[0], mixed, *quiet).exit_code, run(mixed, cut).exit_code) == (0, 2)
+    assert run(mixed, names[0]).exit_code == 1
+    assert len(json.loads(run(mixed, cut, "--sarif").stdout)["runs"]) == 1
+    assert run(mixed, cut).stdout == run(mixed).stdout + run(cut).stdout
+
+
+def test_a_folder_of_several_models_is_refused(tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(model().bytes())
     result = run(tmp_path)
@@ -207,9 +228,9 @@ def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_engine_that_loads_it_is_named_with_what_it_did(tmp_path: Path, good: Path) -> None:
     done = run(good, "--load", engine_script(tmp_path, "exit 0"))
     assert done.exit_code == 0
-    assert done.output.endswith(
+    assert one_line(done.output).endswith(
         "no errors for llama.cpp and ik_llama.cpp; llama-completion (llama.cpp 123 (abcdef)) loads it, with zeros for "
-        "data; nothing was computed\n"
+        "data; nothing was computed"
     )
     done = run(good, "--load", engine_script(tmp_path, "exit 0"), "--run", 3, "--json")
     report = json.loads(done.stdout)["load"]
@@ -243,11 +264,10 @@ def test_an_engine_that_refuses_it_is_an_error(tmp_path: Path, good: Path) -> No
     program = engine_script(tmp_path, "echo '0.00.000.001 E error loading model: bad \033[1mname' >&2; exit 1")
     done = run(good, "--load", program)
     assert done.exit_code == 1
-    assert (
-        "error   E01 [llama.cpp] llama-completion (llama.cpp 123 (abcdef)): refuses it (exit status 1)" in done.output
-    )
+    text = one_line(done.output)
+    assert "error E01 [llama.cpp] llama-completion (llama.cpp 123 (abcdef)): refuses it (exit status 1)" in text
     assert "\x1b" not in done.output
-    assert "no errors for ik_llama.cpp; " in done.output
+    assert "no errors for ik_llama.cpp; " in text
     assert run(good, "--load", program, "--ignore", "E01").exit_code == 0
     assert [f["code"] for f in json.loads(run(good, "--load", program, "--json").stdout)["findings"]] == ["E01"]
     assert list((tmp_path / "scratch").iterdir()) == []
@@ -263,7 +283,7 @@ def test_without_an_engine_nothing_is_imported_to_ask_one(good: Path) -> None:
         check=True,
     )
     loaded = set(done.stdout.split())
-    assert "gguftool.render.check" in loaded
+    assert "gguftool.render.findings.text" in loaded
     assert not loaded & {"gguftool.engines.load", "gguftool.analysis.lint.loading", "http.client"}
 
 
@@ -284,12 +304,38 @@ def test_more_tokens_than_fit_are_not_the_models_fault(good: Path, tmp_path: Pat
 
 
 @on_linux
+@pytest.mark.parametrize(
+    ("body", "code", "said"),
+    [
+        ("echo 'x.cpp:1: GGML_ASSERT(n) failed' >&2; kill -ABRT $$", "E02", "GGML_ASSERT(n) failed"),
+        ("sleep 500", "E03", "it was not done after 1 seconds"),
+        (r"printf 'error: \033]0;title\007\033[2J\342\200\256name\n' >&2; exit 1", "E01", "error: "),
+        ("head -c 1000000000 /dev/zero; echo; echo 'error: at the end'; exit 1", "E01", "error: at the end"),
+    ],
+    ids=["crash", "hang", "escapes", "a gigabyte of log"],
+)
+def test_whatever_an_engine_does_is_one_finding_and_leaves_nothing(
+    tmp_path: Path, good: Path, monkeypatch: pytest.MonkeyPatch, body: str, code: str, said: str
+) -> None:
+    monkeypatch.setattr(load, "_SECONDS", 1.0 if code == "E03" else 60.0)
+    monkeypatch.setattr(load, "_BYTES_PER_SECOND", 1e12)
+    done = run(good, "--load", engine_script(tmp_path, body), "--json")
+    assert done.exit_code == 1
+    (finding,) = json.loads(done.stdout)["findings"]
+    assert (finding["code"], said in finding["message"]) == (code, True)
+    assert finding["message"].isprintable()
+    assert done.stdout.replace("\n", "").isprintable()
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@on_linux
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("then", ["wait", "yes"], ids=["hangs", "floods"])
 def test_a_signal_ends_the_engine_and_removes_the_skeleton(
-    tmp_path: Path, good: Path, number: signal.Signals, code: int
+    tmp_path: Path, good: Path, number: signal.Signals, code: int, then: str
 ) -> None:
     program = engine_script(
-        tmp_path, f"sleep 500 & echo $! > {tmp_path}/pid.part; mv {tmp_path}/pid.part {tmp_path}/pid; wait"
+        tmp_path, f"sleep 500 & echo $! > {tmp_path}/pid.part; mv {tmp_path}/pid.part {tmp_path}/pid; {then}"
     )
     command = [sys.executable, "-m", "gguftool", "check", str(good), "--load", str(program)]
     with subprocess.Popen(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, wraps
+from types import MappingProxyType
 from typing import Any, Final
 
 from gguftool.analysis.lint.rules import Check, Hit, Severity, rule
@@ -52,13 +53,22 @@ _EXPRESSIONS: Final = {
 }
 _DEEPSTACK: Final = "n_deepstack_layers"  # ik_llama.cpp divides embedding_length by it, and one
 _MOST_LAYERS: Final = 1024  # entries of an array that are decoded; engines take 512 layers
+TOKENS: Final = "tokenizer.ggml.tokens"
 MAX_DEPTH = 40  # of values that are computed from values
 
 
 class Hyperparameters:
     """The values of one model, for one engine."""
 
-    def __init__(self, target: LintTarget, facts: HeadFacts, architecture: ArchitectureFacts) -> None:
+    def __init__(
+        self,
+        target: LintTarget,
+        facts: HeadFacts,
+        architecture: ArchitectureFacts,
+        assumed: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """Compute values of `target`; `assumed` are values of keys, or numbers of elements, that count instead."""
+        self.assumed = assumed
         self.facts = facts
         self.architecture = architecture
         self.target = target
@@ -68,6 +78,10 @@ class Hyperparameters:
         self._locals: Mapping[str, str] = architecture.values
         self._decoded: dict[str, Any] = {}
         self._depth = 0
+
+    def assuming(self, assumed: Mapping[str, int]) -> Hyperparameters:
+        """The values of the same model with other values of some keys."""
+        return Hyperparameters(self.target, self.facts, self.architecture, {**self.assumed, **assumed})
 
     @cached_property
     def key_facts(self) -> tuple[KeyFact, ...]:
@@ -141,6 +155,8 @@ class Hyperparameters:
         if fact is None:
             return None
         kv = self.kvs.get(self.name_of(fact))
+        if kv is not None and kv.key in self.assumed:
+            return self.assumed[kv.key]
         if kv is None:
             return None if fact.required else 0 if fact.form == "either" else self.facts.defaults.get(name)
         if kv.key not in self._decoded:
@@ -202,7 +218,9 @@ class Hyperparameters:
     def _vocabulary(self) -> Value:
         if self.target.string("tokenizer.ggml.model") in _NO_VOCABULARY:
             return self.target.integer(f"{self.target.architecture}.vocab_size") or 0
-        tokens = self.kvs.get("tokenizer.ggml.tokens")
+        tokens = self.kvs.get(TOKENS)
+        if TOKENS in self.assumed:
+            return self.assumed[TOKENS]
         return tokens.count if tokens is not None and tokens.type is ValueType.ARRAY else None
 
 

@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterator
 from typing import Final
 
+from gguftool.analysis.lint.heads.causes import named_for, set_layers
 from gguftool.analysis.lint.heads.hyperparameters import (
     ROPE_SCALINGS,
     Hyperparameters,
@@ -19,11 +20,13 @@ from gguftool.analysis.lint.heads.hyperparameters import (
 )
 from gguftool.analysis.lint.rules import Hit, Severity
 from gguftool.analysis.lint.target import LintTarget
-from gguftool.analysis.lint.way_out import edit_command
+from gguftool.analysis.lint.way_out import edit_command, filled
 from gguftool.errors import printable
 from gguftool.format.engine_facts.engines import IK_LLAMA_CPP, LLAMA_CPP
 from gguftool.format.engine_facts.heads import KeyFact
-from gguftool.format.kv import INTEGERS, KV, ValueType
+from gguftool.format.file_names import SPLIT_KEYS
+from gguftool.format.header import ARCHITECTURE_KEY
+from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 
 MAX_BLOCKS: Final = 512  # LLAMA_MAX_LAYERS, llama-hparams.h
 WHOLE_HEAD_ROPE: Final = {  # n_rot must be the head length
@@ -50,6 +53,12 @@ FIXED: Final = {
 _ALWAYS_READ: Final = ("general.name", "split.count", "tokenizer.ggml.model", "tokenizer.ggml.pre")
 
 _SPELLINGS: Final = {"UINT32": "u32", "UINT16": "u16", "FLOAT32": "f32"}
+_COUNTED: Final = {  # keys with a number that is a dim: of which tensor, and which
+    "embedding_length": ("token_embd.weight", 0),
+    "feed_forward_length": ("ffn_up.weight", 1),
+    "expert_count": ("ffn_up_exps.weight", 2),
+    "expert_feed_forward_length": ("ffn_up_exps.weight", 1),
+}
 _TYPE_OUT = "edit --set with --force-type writes it with the type that is asked for"
 _SET_OUT = "edit --set writes it; the original model has the value"
 
@@ -67,7 +76,7 @@ def unknown_architecture(target: LintTarget, engine: str) -> Iterator[Hit]:
     near = difflib.get_close_matches(target.architecture, facts.architectures, n=1)
     hint = f"; the nearest name is '{near[0]}'" if near else ""
     message = f"general.architecture is {_shown(target.architecture)}, which {engine} {facts.release} does not know"
-    yield Hit(message=message + hint, where="general.architecture")
+    yield Hit(message=message + hint, where=ARCHITECTURE_KEY, way_out=named_for(target), cause=ARCHITECTURE_KEY)
 
 
 # --- types -----------------------------------------------------------------------------------------------------------
@@ -128,7 +137,9 @@ def _wrong(target: LintTarget, kv: KV, wanted: list[str]) -> Hit:
     if not number or spelling is None or (spelling != "f32" and kv.type not in INTEGERS):
         return Hit(message=message, where=printable(kv.key, 80))
     value = float(kv.value()) if spelling == "f32" else int(kv.value())
-    command = edit_command(target, "--set", f"{kv.key}={spelling}:{value}", does="writes it so")
+    command = edit_command(target, "--set", f"{kv.key}={spelling}:{value}", "--force-type", does="writes it so")
+    if kv.key in SPLIT_KEYS:  # edit leaves them to merge
+        command = filled("'gguftool merge FILE -o NEW' writes one file without it", target)
     return Hit(message=message, where=printable(kv.key, 80), way_out=command)
 
 
@@ -141,13 +152,30 @@ def required_key(target: LintTarget, engine: str) -> Iterator[Hit]:
     facts = judged_by(target, engine)
     if facts is not None and "tokenizer.ggml.model" not in {kv.key for kv in target.kvs}:
         yield Hit(message="'tokenizer.ggml.model' is absent", where="tokenizer.ggml.model")
+    renamed = named_for(target)
     for values in hyperparameters(target, engine):
         for fact in values.key_facts:
             key = values.name_of(fact)
             absent = fact.required and key not in values.kvs and not _is_given(values, fact)
             if absent and values.reads(fact):
                 kind = f" ({fact.type})" if fact.type else ""
-                yield Hit(message=f"{_shown(key)} is absent{kind}", where=printable(key, 80))
+                message, where = f"{_shown(key)} is absent{kind}", printable(key, 80)
+                cause = ARCHITECTURE_KEY if renamed else ""
+                yield Hit(message=message, where=where, way_out=renamed or _counted(target, key), cause=cause)
+
+
+def _counted(target: LintTarget, key: str) -> str:
+    """The command that sets a key of which the tensors tell the value; "" if they do not."""
+    name = key.removeprefix(f"{target.architecture}.")
+    if name == "block_count":
+        layers = len(target.layers)
+        found = {layers} if layers and max(target.layers) == layers - 1 else set()
+    else:
+        role, axis = _COUNTED.get(name, ("", 0))
+        found = {dims[axis] for t in target.tensors if t.role == role and len(dims := t.info.dims) > axis}
+    if len(found) != 1:
+        return ""
+    return edit_command(target, "--set", f"{key}=u32:{found.pop()}", does="sets what the tensors are made for")
 
 
 def _is_given(values: Hyperparameters, absent: KeyFact) -> bool:
@@ -170,7 +198,9 @@ def length_of_array(target: LintTarget, engine: str) -> Iterator[Hit]:
             if wanted is not None and kv.count != wanted and key not in seen:
                 seen.add(key)
                 message = f"{_shown(key)} has {kv.count:,} entries; the metadata counts {wanted:,} layers"
-                yield Hit(message=message, where=printable(key, 80))
+                fits = kv.count == len(target.layers)  # then block_count is what contradicts
+                cause = f"{target.architecture}.block_count" if fits else ""
+                yield Hit(message=message, where=printable(key, 80), cause=cause)
 
 
 @per_engine("K05", Severity.ERROR, way_out=_SET_OUT)
@@ -186,14 +216,19 @@ def numbers_of_experts(target: LintTarget, engine: str) -> Iterator[Hit]:
             yield Hit(message=message, where="expert_count")
         every = [values.named("n_expert_used", layer) for layer in range(min(max(blocks, 1), MAX_BLOCKS))]
         if None not in every:
-            yield from _use_hits(experts, max(one or 0 for one in every))
+            yield from _use_hits(target, experts, max(one or 0 for one in every))
         groups = values.field("n_expert_groups")
         if engine == LLAMA_CPP and groups is not None:
             yield from _group_hits(experts, groups, values.field("n_group_used"))
 
 
-def _use_hits(experts: int, used: int) -> Iterator[Hit]:
-    if used > experts:
+def _use_hits(target: LintTarget, experts: int, used: int) -> Iterator[Hit]:
+    key = f"{target.architecture}.expert_count"
+    if used > experts == 0:
+        message = f"expert_used_count is {used:,}, and expert_count is absent or 0"
+        out = "" if find_kv(target.kvs, key) else _counted(target, key)
+        yield Hit(message=message, where=key, way_out=out, cause=key)
+    elif used > experts:
         yield Hit(message=f"expert_used_count is {used:,}, expert_count {experts:,}", where="expert_used_count")
     elif experts and not used:
         message = f"expert_count is {experts:,}, and expert_used_count is absent or 0"
@@ -216,7 +251,8 @@ def value_out_of_range(target: LintTarget, engine: str) -> Iterator[Hit]:
     for values in hyperparameters(target, engine):
         arch, blocks, nextn = target.architecture, values.named("n_layer_all"), values.field("n_layer_nextn")
         if engine == LLAMA_CPP and blocks is not None and not 0 < blocks <= MAX_BLOCKS:
-            yield Hit(message=f"{arch}.block_count is {blocks:,}; it must be 1 to {MAX_BLOCKS}", where="block_count")
+            message, key = f"{arch}.block_count is {blocks:,}; it must be 1 to {MAX_BLOCKS}", f"{arch}.block_count"
+            yield Hit(message=message, where="block_count", way_out=set_layers(target), cause=key)
         if engine == LLAMA_CPP and blocks is not None and nextn is not None and nextn > blocks:
             yield Hit(message=f"nextn_predict_layers is {nextn:,} of {blocks:,} layers", where="nextn_predict_layers")
         scaling = target.string(f"{arch}.rope.scaling.type")

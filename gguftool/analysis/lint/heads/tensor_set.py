@@ -7,13 +7,25 @@ done_getting_tensors: every tensor of the file must have been asked for), as dat
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from gguftool.analysis.lint.heads.causes import (
+    MAX_KEYS,
+    Blame,
+    Contradiction,
+    Judgement,
+    Place,
+    Wanted,
+    absent_cause,
+    blamed,
+    set_number,
+)
 from gguftool.analysis.lint.heads.hyperparameters import (
     ALLOW_RESHAPE,
     DUPLICATED,
     NOT_REQUIRED,
     SKIP_IF_VIRTUAL,
+    TOKENS,
     Hyperparameters,
     hyperparameters,
     per_engine,
@@ -22,9 +34,13 @@ from gguftool.analysis.lint.heads.keys import MAX_BLOCKS
 from gguftool.analysis.lint.layers import layers_in_words
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity
 from gguftool.analysis.lint.target import LintTarget
+from gguftool.errors import listed
 from gguftool.format.engine_facts.engines import MAINLINE
 from gguftool.format.engine_facts.heads import TensorFact
+from gguftool.record import replace
 
+_ROUNDS = 4  # keys that can be wrong at once
+_NAMED = 4  # tensors that speak against a key
 _NUMBER = re.compile(r"\.([0-9]{1,6})(?=\.)")
 _SCALE = re.compile(r"\.(?:input_)?scale$")
 _FETCH_OUT = "convert or fetch the model anew, or take the tensor from another file with merge"
@@ -47,7 +63,7 @@ def _layers(values: Hyperparameters) -> range:
     return range(min(max(blocks, 0), MAX_BLOCKS))
 
 
-def _wanted(values: Hyperparameters) -> Iterator[tuple[str, int, TensorFact]]:
+def _wanted(values: Hyperparameters) -> Iterator[Wanted]:
     """Every name that may be asked for, with its layer and the place."""
     for fact in values.architecture.tensors:
         if fact.name.count("%d") == 1:
@@ -75,35 +91,83 @@ def _grouped(found: dict[str, list[tuple[str, int]]]) -> Iterator[Hit]:
 def tensor_missing(target: LintTarget, engine: str) -> Iterator[Hit]:
     """A tensor that the architecture cannot do without is not there."""
     found: dict[str, list[tuple[str, int]]] = {}
+    bare: list[tuple[str, int]] = []  # of layers that have no tensor at all
     for values in _values(target, engine):
         for name, layer, fact in _wanted(values):
             if name in target.by_name or _asked(values, fact, layer) is not True:
                 continue
             flags = values.value(fact.flags, layer)
-            if flags is not None and not flags & (NOT_REQUIRED | DUPLICATED | SKIP_IF_VIRTUAL):
+            if flags is None or flags & (NOT_REQUIRED | DUPLICATED | SKIP_IF_VIRTUAL):
+                continue
+            if "%d" in fact.name and layer not in target.layers:
+                bare.append((name, layer))
+            else:
                 found.setdefault(f"{fact.name.replace('blk.%d.', '')} is missing", []).append((name, layer))
     yield from _grouped(found)
+    if bare:
+        layers = sorted({layer for _, layer in bare})
+        message = f"{len(bare):,} tensors of layers without any are missing"
+        names = tuple(name for name, _ in bare)
+        yield Hit(message=message, where=layers_in_words(layers), tensors=names, cause=_block_count(target))
 
 
 @per_engine("A02", Severity.ERROR, way_out=_DIFF_OUT)
 def wrong_dims(target: LintTarget, engine: str) -> Iterator[Hit]:
     """A tensor has other dims than the metadata says."""
-    found: dict[str, list[tuple[str, int]]] = {}
     for values in _values(target, engine):
-        readings: dict[tuple[str, int], list[TensorFact]] = {}
-        for name, layer, fact in _wanted(values):
-            if name in target.by_name and _asked(values, fact, layer) is not False:
-                readings.setdefault((name, layer), []).append(fact)
-        for (name, layer), facts in readings.items():
-            if (message := _dims_against(values, name, layer, facts)) is not None:
-                found.setdefault(message, []).append((name, layer))
-    yield from _grouped(found)
+        wanted = tuple(_wanted(values))
+        wrong = dict(_judge(values, wanted).wrong)
+        assumed: dict[str, int] = {}
+        for _ in range(_ROUNDS):
+            blames = blamed(values.assuming(assumed), wanted, wrong, _judge) if wrong else ()
+            if not blames:
+                break
+            yield _blame_hit(target, blames)
+            assumed[blames[0].key] = blames[0].fitting
+            for place in blames[0].places:
+                wrong.pop(place, None)
+        cause = absent_cause(values.assuming(assumed), wrong)
+        found: dict[str, list[tuple[str, int]]] = {}
+        for place, each in wrong.items():
+            found.setdefault(each.message, []).append(place)
+        yield from (replace(hit, cause=cause) for hit in _grouped(found))
 
 
-def _dims_against(values: Hyperparameters, name: str, layer: int, facts: list[TensorFact]) -> str | None:
-    """A message if no place that asks for the tensor takes its dims; None if one may."""
+def _blame_hit(target: LintTarget, blames: tuple[Blame, ...]) -> Hit:
+    """One hit for the key that tensors contradict; if several keys would explain it, with all of them."""
+    first, tensors = blames[0], tuple(name for name, _ in blames[0].places)
+    more = " ..." if len(tensors) > _NAMED else ""
+    shown = f"{len(tensors):,} tensors have dims for {{}}: {listed(tensors[:_NAMED])}{more}"
+    if len(blames) == 1:
+        where = first.key
+        message = f"{first.value:,}{' entries' if where == TOKENS else ''}, but {shown.format(f'{first.fitting:,}')}"
+        command = set_number(target, first.key, first.fitting, does="makes the key fit the tensors")
+    else:
+        where = " or ".join(each.key for each in blames[:MAX_KEYS])
+        values, fitting = (
+            " or ".join(f"{number:,}" for number in numbers)
+            for numbers in zip(*((each.value, each.fitting) for each in blames[:MAX_KEYS]), strict=True)
+        )
+        message, command = f"{values}, but {shown.format(fitting)}", ""
+    way_out = f"if the tensors are right, {command}" if command else ""
+    return Hit(message=message, where=where, tensors=tensors, way_out=way_out, cause=first.key)
+
+
+def _judge(values: Hyperparameters, wanted: Sequence[Wanted]) -> Judgement:
+    """Compare the tensors that are there, of those that may be wanted, with the metadata."""
+    readings: dict[Place, list[TensorFact]] = {}
+    for name, layer, fact in wanted:
+        if name in values.target.by_name and _asked(values, fact, layer) is not False:
+            readings.setdefault((name, layer), []).append(fact)
+    judged = ((place, _dims_against(values, *place, facts)) for place, facts in readings.items())
+    wrong = {place: each for place, each in judged if each is not None}
+    return Judgement(places=frozenset(readings), wrong=wrong)
+
+
+def _dims_against(values: Hyperparameters, name: str, layer: int, facts: list[TensorFact]) -> Contradiction | None:
+    """The contradiction if no place that asks for the tensor takes its dims; None if one may."""
     dims = values.target.by_name[name].info.dims
-    shown: list[str] = []
+    asked: list[tuple[int, ...]] = []
     for fact in facts:
         flags = values.value(fact.flags, layer)
         if (flags or 0) & DUPLICATED:  # it is asked for elsewhere, too
@@ -116,12 +180,17 @@ def _dims_against(values: Hyperparameters, name: str, layer: int, facts: list[Te
         numbers = [number for number in wanted if number is not None]
         if _padded(numbers) == _padded(list(dims)):
             return None
-        shown.append(" x ".join(f"{number:,}" for number in numbers))
-    if not shown:
+        asked.append(tuple(numbers))
+    if not asked:
         return None
     role = facts[0].name.replace("blk.%d.", "")
-    found = " x ".join(f"{dim:,}" for dim in dims)
-    return f"{role} is {found}; by the metadata it is {' or '.join(dict.fromkeys(shown))}"
+    right = " or ".join(dict.fromkeys(map(_dims_in_words, asked)))
+    message = f"{role} is {_dims_in_words(dims)}; by the metadata it is {right}"
+    return Contradiction(found=tuple(dims), wanted=asked[0], message=message)
+
+
+def _dims_in_words(dims: Sequence[int]) -> str:
+    return " x ".join(f"{dim:,}" for dim in dims)
 
 
 def _padded(dims: list[int]) -> list[int]:
@@ -138,9 +207,17 @@ def tensor_unknown(target: LintTarget, engine: str) -> Iterator[Hit]:
         for fact in values.architecture.tensors:
             by_name.setdefault(fact.name, []).append(fact)
         blocks = len(_layers(values))
-        surplus = tuple(name for name in target.by_name if not _is_known(values, by_name, name, blocks))
-        if surplus:
-            yield Hit(message=f"nothing in the architecture {target.architecture} asks for this", tensors=surplus)
+        surplus = [name for name in target.by_name if not _is_known(values, by_name, name, blocks)]
+        behind = tuple(name for name in surplus if (target.by_name[name].layer or 0) >= blocks)
+        if behind:
+            message = f"block_count is {blocks:,}: nothing asks for tensors of later layers"
+            yield Hit(message=message, tensors=behind, cause=_block_count(target))
+        if others := tuple(name for name in surplus if name not in set(behind)):
+            yield Hit(message=f"nothing in the architecture {target.architecture} asks for this", tensors=others)
+
+
+def _block_count(target: LintTarget) -> str:
+    return f"{target.architecture}.block_count"
 
 
 def _is_known(values: Hyperparameters, by_name: dict[str, list[TensorFact]], name: str, blocks: int) -> bool:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from gguftool.analysis.lint.heads.hyperparameters import judged_by, per_engine
+from gguftool.analysis.lint.heads.hyperparameters import TOKENS, judged_by, per_engine
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity
 from gguftool.analysis.lint.target import LintTarget
 from gguftool.errors import printable
@@ -17,7 +17,7 @@ from gguftool.format.engine_facts.engines import LLAMA_CPP
 from gguftool.format.engine_facts.heads import HeadFacts
 from gguftool.format.kv import KV, ValueType, find_kv
 
-MODEL, PRE, TOKENS = "tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.tokens"
+MODEL, PRE = "tokenizer.ggml.model", "tokenizer.ggml.pre"
 SCORES, TYPES, MERGES = "tokenizer.ggml.scores", "tokenizer.ggml.token_type", "tokenizer.ggml.merges"
 TEMPLATE = "tokenizer.chat_template"
 _PAIRED: Final = ("gpt2", "hybriddna", "whitespace", "gemma4")  # tokenizers of byte pairs, which need merges
@@ -53,10 +53,10 @@ def unknown_tokenizer(target: LintTarget, engine: str) -> Iterator[Hit]:
         return
     by = f"which {engine} {facts.release} does not know"
     if model not in facts.tokenizers:
-        yield Hit(message=f"{MODEL} is '{printable(model, 80)}', {by}", where=MODEL)
+        yield Hit(message=f"{MODEL} is '{printable(model, 80)}', {by}", where=MODEL, cause=MODEL)
     pre = target.string(PRE)
     if model in _PAIRED and model != "gemma4" and pre not in ("", *facts.pre_tokenizers):
-        yield Hit(message=f"{PRE} is '{printable(pre, 80)}', {by}", where=PRE)
+        yield Hit(message=f"{PRE} is '{printable(pre, 80)}', {by}", where=PRE, cause=PRE)
 
 
 @per_engine("V02", Severity.ERROR, way_out=_TAKE_OUT)

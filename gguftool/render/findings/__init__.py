@@ -1,0 +1,1 @@
+"""What `check` finds, as text and as SARIF."""
