@@ -225,7 +225,7 @@ def _examples(page: Path) -> list[tuple[str, str]]:
 def _pattern(shown: str) -> str:
     """A line of dots alone stands for any lines; how many rules check has is not what a page is about."""
     any_lines = re.escape(shown).replace(re.escape("...\n"), "(?:.*\n)*")
-    return re.sub(r"\d+(\\ rules;)", r"\\d+\1", any_lines)
+    return re.sub(r"\d+((?:\\ |\\\n)+rules;)", r"\\d+\1", any_lines)
 
 
 def _run(command: str, *, merged: bool = True) -> str:
