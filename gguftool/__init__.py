@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gguftool.analysis.lint.check import CheckOptions, CheckReport
     from gguftool.analysis.lint.check import check as check_model
     from gguftool.analysis.lint.check import codes as check_codes
+    from gguftool.analysis.lint.groups import FindingGroup
     from gguftool.analysis.lint.rules import Finding, Severity
     from gguftool.analysis.placement import PlacementRule
     from gguftool.analysis.placement import parse_rules as parse_placement
@@ -97,7 +98,8 @@ __all__ = (
     "KV", "TYPES", "BadPatternError", "ByteOrder", "CheckOptions", "CheckReport", "ConsumeRequest", "Copy", "Damage",
     "DamageOptions",
     "DataOptions", "Decision", "DiffOptions", "Distribution", "Donor", "Dump", "Edits", "ExecuteError", "Extent",
-    "ExternalJob", "FetchOptions", "Filler", "Finding", "FloatType", "ForceSizes", "Format", "FormatError",
+    "ExternalJob", "FetchOptions", "Filler", "Finding", "FindingGroup", "FloatType", "ForceSizes", "Format",
+    "FormatError",
     "GGUFToolError", "Hash", "Header", "HeaderDiff", "Imatrix", "ImatrixKind", "ImatrixReport", "Input",
     "LimitError",
     "LlamaQuantize", "MapEntry", "MergeOptions", "Model", "ModelCoverage", "ModelFile", "ModelLike", "NeedMoreData",
@@ -125,6 +127,7 @@ _MODULES = {
     "analysis.dump": "Dump dump",
     "analysis.imatrix": "ImatrixReport ModelCoverage check_imatrix coverage_of=imatrix_coverage describe_imatrix",
     "analysis.lint.check": "CheckOptions CheckReport check=check_model codes=check_codes",
+    "analysis.lint.groups": "FindingGroup",
     "analysis.lint.rules": "Finding Severity",
     "analysis.placement": "PlacementRule parse_rules=parse_placement",
     "analysis.recipe": "RecipeReport check=check_recipe",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 from gguftool.analysis.lint.check import CheckOptions, check
@@ -27,6 +29,7 @@ from tests.support.check_models import F32, Q4_K, File, T, model, shards
 from tests.support.command import environment
 from tests.support.counted_work import FACTOR, LINEAR, calls_of
 from tests.support.fake_engine import engine_script
+from tests.support.paths import REPO
 from tests.support.rude_server import RudeServer
 
 
@@ -155,6 +158,22 @@ def test_a_set_beside_leftovers_of_another(tmp_path: Path) -> None:
     result = run(tmp_path, "--ignore", "K,V,A")  # what it lacks to be a model
     assert result.exit_code == 0
     assert "left out 2 file(s)" in result.stderr
+
+
+def test_the_hooks_of_pre_commit_run_as_it_runs_them(tmp_path: Path, mixed: Path) -> None:
+    """pre-commit adds the names of the commit's files that match to the words of `entry`."""
+    hooks = yaml.safe_load((REPO / ".pre-commit-hooks.yaml").read_text("utf-8"))
+    assert [hook["id"] for hook in hooks] == ["gguftool-check", "gguftool-check-llama-cpp"]
+    good, bad, text = tmp_path / "a good one.gguf", tmp_path / "bad.gguf", tmp_path / "x.gguf.md"
+    good.write_bytes(model(whole=True).bytes())
+    bad.write_bytes(model(kvs=[("a", "u32", 1), ("a", "u32", 1)], whole=True).bytes())
+    for hook in hooks:
+        assert hook["language"] == "python"  # pre-commit installs what pyproject.toml declares
+        program, *words = hook["entry"].split()
+        assert f"{program} =" in (REPO / "pyproject.toml").read_text("utf-8").partition("[project.scripts]")[2]
+        assert [bool(re.search(hook["files"], str(path))) for path in (good, text)] == [True, False]
+        for files, code in (((good, mixed), 0), ((good, bad), 1), ((text, good), 2)):
+            assert CliRunner().invoke(app, [*words, *map(str, files)]).exit_code == code, (hook["id"], files)
 
 
 @pytest.mark.slow
