@@ -49,8 +49,8 @@ class OutputOptions:
     `alignment`: of tensor data, default: that of the model that gives the metadata; `force_sizes`: what to copy where
     a tensor's type and its extent disagree, default: refuse; `filler`: what `gguftool.padding` is for; `max_size`:
     write a set of files up to this size, default: one file; `keep_file_type`: leave `general.file_type` as it is;
-    `anyway`: also write types on which the engines abort; `true_file_type`: set it by the type of most elements, also
-    where all tensors come from one model.
+    `engines`: those that the output is for, default: both; `anyway`: also write what they do not load, and types on
+    which they abort; `true_file_type`: set it by the type of most elements, also where all tensors come from one model.
     """
 
     alignment: int | None = None
@@ -58,6 +58,7 @@ class OutputOptions:
     filler: Filler = Filler()
     max_size: int | None = None
     keep_file_type: bool = False
+    engines: tuple[str, ...] = ()
     anyway: bool = False
     true_file_type: bool = False
 

@@ -6,10 +6,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gguftool.errors import PlanError, grouped, listed, printable
+from gguftool.format.engine_facts.engines import BOTH
 from gguftool.format.engine_facts.operands import why_not_computable
 from gguftool.format.file_names import KEY_TENSORS
 from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.kv import KV, ValueType, find_kv
+from gguftool.model.layout import OutputOptions
 from gguftool.model.model import Model, Tensor, shape_text
 
 if TYPE_CHECKING:
@@ -32,18 +34,18 @@ def require_complete(model: Model) -> None:
     raise PlanError(f"the model is incomplete{count}{gaps}", source=model.name)
 
 
-def refuse_not_computable(created: Iterable[Tensor], kept: Iterable[Tensor], *, anyway: bool) -> tuple[str, ...]:
-    """Refuse `created` tensors of types on which engines abort, or with `anyway` warn of them; warn of `kept` ones.
+def refuse_not_computable(created: Iterable[Tensor], kept: Iterable[Tensor], options: OutputOptions) -> tuple[str, ...]:
+    """Refuse `created` tensors of types on which engines abort; with `options.anyway` warn of them, as of `kept` ones.
 
-    Returns the warnings; raises one `PlanError` that names all refused tensors.
+    Both engines abort on the same; `options.engines` names those that the output is for. Returns the warnings; raises
+    one `PlanError` that names all refused tensors.
     """
     refused = grouped(_not_computable(created))
-    if refused and not anyway:
-        raise PlanError(
-            "llama.cpp and ik_llama.cpp would abort on the output; --anyway writes it for other programs",
-            problems=refused,
-        )
-    return tuple(f"llama.cpp and ik_llama.cpp abort on {each}" for each in (*refused, *grouped(_not_computable(kept))))
+    named = " and ".join(options.engines or BOTH)
+    if refused and not options.anyway:
+        raise PlanError(f"{named} would abort on the output; --anyway writes it for other programs", problems=refused)
+    abort = "abort" if len(options.engines) != 1 else "aborts"
+    return tuple(f"{named} {abort} on {each}" for each in (*refused, *grouped(_not_computable(kept))))
 
 
 def _not_computable(tensors: Iterable[Tensor]) -> dict[str, list[str]]:

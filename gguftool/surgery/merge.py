@@ -23,6 +23,7 @@ from gguftool.surgery.metadata import (
     with_true_file_type,
     without_provenance,
 )
+from gguftool.surgery.planned_head import judge_planned
 from gguftool.surgery.selection import (
     Selection,
     SelectionOptions,
@@ -69,7 +70,8 @@ def plan_merge(
     Each tensor must be in exactly one input, or `options.recipe` selects it by type or label. Metadata, order and
     spelling of dims come from one input; what the metadata says about quantization is made true for the output.
     Raises one `PlanError` with all problems: missing, extra and ambiguous tensors, shapes and metadata that contradict
-    each other, rules that match nothing, types that no input has, sizes in doubt.
+    each other, rules that match nothing, types that no input has, sizes in doubt; and another one with every reason why
+    the output would not load (`planned_head.judge_planned`).
     """
     output, options = Path(output), options or MergeOptions()
     sources = as_inputs(inputs)
@@ -97,17 +99,19 @@ def plan_merge(
     dialect, max_size = options.output.dialect_for(donor), options.output.max_size
     created, kept = _by_origin(chosen, reference or donor)
     remarks += [
-        *refuse_not_computable(created, kept, anyway=options.output.anyway),
+        *refuse_not_computable(created, kept, options.output),
         *_scale_remarks(names, reference or donor, selection),
         *selection.remarks,
         *metadata.remarks,
     ]
     plan = lay_out(output, kvs, tensors, dialect, max_size, _plan_inputs(donor, sources), remarks)
+    models = [source.model for source in sources]
+    judged = [donor, *(model for model in models if model is not donor)]
+    plan = judge_planned(plan, judged, engines=options.output.engines, anyway=options.output.anyway)
     if options.consume is None:
         return plan
     from gguftool.surgery.removable import consuming
 
-    models = [source.model for source in sources]
     return consuming(plan, merge_anchor(output, max_size), options.consume, chosen, donor, models)
 
 

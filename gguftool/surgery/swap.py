@@ -44,7 +44,7 @@ def plan_swap(
         _refuse_other_count(model, changes)
     metadata = _metadata(model, donor, changes, keep_file_type=options.keep_file_type)
     check_sizes(changes.applied(model.tensors.values()), dialect)
-    warnings = _refuse_not_computable(model, changes, anyway=options.anyway)
+    warnings = _refuse_not_computable(model, changes, options)
     first_shard = None
     if output is None and len(model.files) > 1:
         outputs, first_shard = replace_shards(model, metadata.kvs, changes, dialect)
@@ -152,11 +152,11 @@ def _outputs(
     return (in_place(gguf_file(Path(base.name), kvs, tensors, dialect), base),)
 
 
-def _refuse_not_computable(model: Model, changes: TensorChanges, *, anyway: bool) -> tuple[str, ...]:
+def _refuse_not_computable(model: Model, changes: TensorChanges, options: OutputOptions) -> tuple[str, ...]:
     new = [*changes.taken.values(), *(scale for scales in changes.added.values() for scale in scales)]
     had = {name: tensor.info.type for name, tensor in model.tensors.items()}
     created = [tensor for tensor in new if had.get(tensor.info.name) != tensor.info.type]
-    return refuse_not_computable(created, model.tensors.values(), anyway=anyway)
+    return refuse_not_computable(created, model.tensors.values(), options)
 
 
 def _refuse_other_count(model: Model, changes: TensorChanges) -> None:

@@ -22,6 +22,7 @@ from gguftool.surgery.compatibility import require_complete
 from gguftool.surgery.edit.settings import Setting, Values, read_file_setting, read_setting
 from gguftool.surgery.edit.tokens import token_key, token_value
 from gguftool.surgery.metadata import LAYOUT_KEYS
+from gguftool.surgery.planned_head import judge_planned
 from gguftool.surgery.shards import NO_CHANGES, recorded_sequence, replace_shards, rewrite_set
 
 # Key -> the command that changes it.
@@ -123,16 +124,30 @@ def _two_sources(files: Sequence[Setting], settings: Sequence[Setting]) -> list[
     return [f"'{printable(target)}' is given by --set and by --set-file; leave one out" for target in twice]
 
 
-def plan_edit(model: ModelLike, edits: Edits, output: StrPath | None, filler: Filler = _NO_FILLER) -> Plan:
+def plan_edit(
+    model: ModelLike,
+    edits: Edits,
+    output: StrPath | None,
+    filler: Filler = _NO_FILLER,
+    *,
+    engines: Sequence[str] = (),
+    anyway: bool = False,
+) -> Plan:
     """Plan `model` with `edits` as `output`, the prefix if it is a set; `output` None changes the model in place.
 
     Of a set only shard 1 is rewritten. `filler` pads the head for sharing or later edits; a filler that is there
     already is resized. A head that shrank gets one in place, so that it ends where the old one did. Raises `PlanError`
-    if an edit is impossible, or if in place the head of a single file cannot end there.
+    if an edit is impossible, or if in place the head of a single file cannot end there; and, unless `anyway`, one with
+    every reason why one of `engines` (default: both) would no longer load the model (`planned_head.judge_planned`).
     """
     model, output = as_model(model), None if output is None else Path(output)
     require_complete(model)
     result = edited(model.kvs, edits, model.byte_order)
+    plan = _laid_out(model, result, edits, output, filler)
+    return judge_planned(plan, [model], engines=engines, anyway=anyway)
+
+
+def _laid_out(model: Model, result: Edited, edits: Edits, output: Path | None, filler: Filler) -> Plan:
     kvs, dialect = result.kvs, OutputOptions(filler=_kept(model, filler)).dialect_for(model)
     inputs, remarks = (*model.sources, *result.sources), (*model.remarks, *result.remarks)
     if len(model.files) > 1:

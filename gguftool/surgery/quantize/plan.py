@@ -148,7 +148,7 @@ def plan_decision(decision: Decision, output: StrPath, options: QuantizeOptions)
     metadata = output_metadata(source, chosen, keep_file_type=options.output.keep_file_type)
     kept = [step.tensor for step in decision.steps if step.origin is TensorOrigin.COPIED]
     created = [step.tensor for step in decision.steps if step.origin is not TensorOrigin.COPIED]
-    warnings = refuse_not_computable(created, kept, anyway=options.output.anyway)
+    warnings = refuse_not_computable(created, kept, options.output)
     if options.preset is not None and not options.output.keep_file_type:
         metadata = with_preset(metadata, options.preset)
     dialect = options.output.dialect_for(source)

@@ -1,0 +1,212 @@
+"""Judge the head that a plan would write, by the rules of `check`: a plan that would not load is refused.
+
+Only what the plan makes worse refuses it. An error that an input has already is not the plan's fault: people mend a
+broken file with two edits in a row, and a type that one engine lacks is no reason against a file for the other. So the
+plan's errors are compared, place by place, with those of its inputs.
+
+Nothing is imported and no rule is run if all that the rules look at is as in one of the inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from gguftool.errors import PlanError, listed
+from gguftool.format.engine_facts.engines import BOTH
+from gguftool.format.header import ALIGNMENT_KEY, ARCHITECTURE_KEY, Header, TensorInfo, parse
+from gguftool.format.kv import KV, ValueType, find_kv
+from gguftool.model.model import Model
+from gguftool.record import record, replace
+from gguftool.storage.plan import OutputFile, Plan
+
+if TYPE_CHECKING:
+    from gguftool.analysis.lint.heads.planned import HeadOf, Place
+    from gguftool.analysis.lint.rules import Finding
+
+# Keys that no rule about loading looks at, or whose type alone matters, if they begin so and are not in `_READ`.
+_UNREAD = ("gguftool.", "split.", "quantize.")
+_SHOWN_ONLY = "general."
+_READ = frozenset({ARCHITECTURE_KEY, ALIGNMENT_KEY, "general.type"})
+_NOTED = ("K", "V", "A")  # codes of which new warnings are worth a note
+# Errors about keys keep other rules from being evaluated: once they are mended, more may come to light.
+_WITH_ARCHITECTURE = ("K", "V", "A", "S11", "M", "D")
+_WITH_KEYS = ("K03", "K04", "K05", "K06", "A", "S11", "D")
+_HIDDEN_BY: dict[str, tuple[str, ...]] = {
+    "F15": _WITH_ARCHITECTURE,
+    "K01": _WITH_ARCHITECTURE,
+    "K02": _WITH_KEYS,
+    "K03": _WITH_KEYS,
+}
+
+
+def judge_planned(plan: Plan, inputs: Sequence[Model], *, engines: Sequence[str] = (), anyway: bool = False) -> Plan:
+    """Judge the head that `plan` writes, as a reader of its outputs will see it; return it with notes as remarks.
+
+    `inputs`: the models that the plan is made of, the one that gives the metadata first. `engines`: those that the
+    output is for, default: both. Raises one `PlanError` with every error that no input has, for an engine that loads
+    one of the inputs (for any, if none loads one), and if no engine is left that loads the output; with `anyway` these
+    become notes.
+    """
+    heads = _heads(plan, inputs[0])
+    if not heads or any(_looks_alike(heads, model) for model in inputs):
+        return plan
+    verdict = _judged(heads, inputs, tuple(engines) or BOTH)
+    if verdict.refused and not anyway:
+        named = dict.fromkeys(engine for each in verdict.refused for engine in each.engines) or engines or BOTH
+        raise PlanError(
+            f"what this would write does not load in {' and '.join(named)}; --anyway writes it",
+            problems=verdict.lines,
+        )
+    notes = (*(f"does not load: {line}" for line in verdict.lines), *verdict.notes)
+    return replace(plan, remarks=(*plan.remarks, *notes)) if notes else plan
+
+
+# --- what the plan writes --------------------------------------------------------------------------------------------
+
+
+def _heads(plan: Plan, model: Model) -> tuple[tuple[Header, int], ...]:
+    """The heads of the model that `plan` leaves behind, each with its file's size; shards that stay are of `model`."""
+    if any(output.replaces is not None for output in plan.outputs):
+        new = {output.replaces: output for output in plan.outputs}
+        return tuple(
+            _head(new[file.source], model) if file.source in new else (file.header, file.source.size)
+            for file in model.files
+        )
+    return tuple(_head(output, model) for output in plan.outputs)
+
+
+def _head(output: OutputFile, model: Model) -> tuple[Header, int]:
+    """The head that is written, or that of the shard which is copied whole."""
+    if output.head:
+        return parse(output.head, output.size), output.size
+    source = output.copies[0].extent.source
+    return next(file.header for file in model.files if file.source is source), output.size
+
+
+def _looks_alike(heads: Sequence[tuple[Header, int]], model: Model) -> bool:
+    """Whether nothing that rules look at differs from a complete `model`."""
+    infos = [info for header, _ in heads for info in header.tensors]
+    if not model.is_complete or len(infos) != len(model.tensors):
+        return False
+    if not all(_is_same(info, model) for info in infos):
+        return False
+    return _read_by_rules(_metadata(heads)) == _read_by_rules(model.kvs)
+
+
+def _is_same(info: TensorInfo, model: Model) -> bool:
+    known = model.tensors.get(info.name)
+    return known is not None and (known.info.dims, known.info.type) == (info.dims, info.type)
+
+
+def _metadata(heads: Sequence[tuple[Header, int]]) -> tuple[KV, ...]:
+    kvs = (header.kvs for header, _ in heads)
+    return next((found for found in kvs if find_kv(found, ARCHITECTURE_KEY)), heads[0][0].kvs)
+
+
+def _read_by_rules(kvs: Iterable[KV]) -> list[tuple[str, ValueType, bytes]]:
+    """The entries that rules look at, sorted by key; of those for people only what is no text, by its type."""
+    found = []
+    for kv in kvs:
+        if kv.key.startswith(_UNREAD):
+            continue
+        by_type = kv.key.startswith(_SHOWN_ONLY) and kv.key not in _READ
+        if not by_type or kv.type is not ValueType.STRING:
+            found.append((kv.key, kv.type, bytes([kv.element_type]) if by_type else kv.raw))
+    return sorted(found, key=lambda entry: entry[0])
+
+
+# --- judging ---------------------------------------------------------------------------------------------------------
+
+
+@record
+class _Verdict:
+    """The findings for which a plan is refused, those that only came to light, and notes on what else there is."""
+
+    refused: tuple[Finding, ...] = ()
+    lines: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@record
+class _Before:
+    """What the inputs have already: places of errors, those of the input with the metadata, and engines that load one.
+
+    `warnings` are places of warnings.
+    """
+
+    errors: frozenset[Place]
+    first: frozenset[Place]
+    able: tuple[str, ...]
+    warnings: frozenset[Place]
+
+
+def _judged(heads: Sequence[tuple[Header, int]], inputs: Sequence[Model], engines: tuple[str, ...]) -> _Verdict:
+    from gguftool.analysis.lint.heads import planned  # the rules and their facts take 0.1 s: for changed heads alone
+
+    name = inputs[0].files[0].source.name  # commands that findings print start from the input with the metadata
+    made = [planned.HeadOf(header=header, size=size) for header, size in heads]
+    found = planned.judge_head(planned.head_target(name, made), engines)
+    errors = planned.errors_among(found)
+    warnings = tuple(each for each in planned.warnings_among(found) if each.code.startswith(_NOTED))
+    if not errors and not warnings:
+        return _Verdict()
+    before = _before(name, inputs, engines)
+    judged = before.able or engines
+    places = planned.places_of(errors)
+    new = planned.only_at(errors, frozenset(place for place in places - before.errors if place[1] in ("", *judged)))
+    shown = tuple(each for each in new if _was_hidden(each, before.first - places))
+    refused = tuple(each for each in new if each not in shown)
+    able = planned.able_engines(errors, judged)
+    if before.able and not able and not new:  # each input loads somewhere, and the output nowhere
+        refused = planned.only_at(errors, frozenset(place for place in places if place[1] in ("", *judged)))
+    notes = [f"comes to light: {planned.in_words(each)}" for each in shown]
+    fresh = planned.only_at(warnings, planned.places_of(warnings) - before.warnings)
+    notes += [f"warning {planned.in_words(each)}" for each in fresh]
+    if not able and not new and not refused:
+        notes.append(_staying(errors))
+    return _Verdict(refused=refused, lines=tuple(map(planned.in_words, refused)), notes=tuple(notes))
+
+
+def _staying(errors: Sequence[Finding]) -> str:
+    codes = listed(sorted({each.code for each in errors}))
+    return f"{len(errors):,} error(s) of the input stay ({codes}): 'gguftool check' says more"
+
+
+def _was_hidden(finding: Finding, mended: frozenset[Place]) -> bool:
+    """Whether `finding` could not be seen before an error about keys was mended."""
+    for code, engine, _ in mended:
+        if engine and finding.engines and engine not in finding.engines:
+            continue
+        if finding.code.startswith(_HIDDEN_BY.get(code, ())):
+            return True
+    return False
+
+
+def _before(name: str, inputs: Sequence[Model], engines: tuple[str, ...]) -> _Before:
+    """Judge the inputs, each by itself; if none is complete, also what they hold together."""
+    from gguftool.analysis.lint.heads import planned
+
+    complete = [model.is_complete and bool(model.kvs) for model in inputs]
+    findings = [planned.judge_head(planned.head_target(name, _heads_of(model)), engines) for model in inputs]
+    whole = [each for each, is_whole in zip(findings, complete, strict=True) if is_whole]
+    if not whole:
+        together = [replace(head, shard=None) for model in inputs for head in _heads_of(model)]
+        whole = [planned.judge_head(planned.head_target(name, together), engines)]
+        findings = [*whole, *findings]
+    able = {engine for each in whole for engine in planned.able_engines(planned.errors_among(each), engines)}
+    return _Before(
+        errors=planned.places_of(planned.errors_among(each for all_of in findings for each in all_of)),
+        first=planned.places_of(planned.errors_among(findings[0])),
+        able=tuple(engine for engine in engines if engine in able),
+        warnings=planned.places_of(planned.warnings_among(each for all_of in findings for each in all_of)),
+    )
+
+
+def _heads_of(model: Model) -> list[HeadOf]:
+    from gguftool.analysis.lint.heads.planned import HeadOf
+
+    return [
+        HeadOf(header=file.header, size=file.source.size, shard=None if model.is_complete else file.shard)
+        for file in model.files
+    ]
