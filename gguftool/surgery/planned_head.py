@@ -170,7 +170,7 @@ def _judged(heads: Sequence[tuple[Header, int]], inputs: Sequence[Model], engine
 
 def _staying(errors: Sequence[Finding]) -> str:
     codes = listed(sorted({each.code for each in errors}))
-    return f"{len(errors):,} error(s) of the input stay ({codes}): 'gguftool check' says more"
+    return f"errors that were there before stay ({codes}); check lists them"
 
 
 def _was_hidden(finding: Finding, mended: frozenset[Place]) -> bool:

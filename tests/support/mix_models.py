@@ -78,7 +78,7 @@ def per_tensor(folder: Path, prefix: str, kind: str, *, only: Sequence[int] = ()
 
 def output_options(options: dict[str, Any]) -> OutputOptions:
     """Take the fields of `OutputOptions` out of `options`."""
-    fields = ("alignment", "force_sizes", "filler", "max_size", "keep_file_type", "anyway", "true_file_type")
+    fields = ("alignment", "force_sizes", "filler", "max_size", "keep_file_type", "engines", "anyway", "true_file_type")
     return OutputOptions(**{key: options.pop(key) for key in fields if key in options})
 
 

@@ -74,7 +74,9 @@ def test_offsets_are_dense_and_in_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize("alignment", [8, 64, 4096])
 def test_align_moves_every_tensor_and_changes_none(tmp_path: Path, alignment: int) -> None:
     model = open_model(FIXTURES / "mixed-ik.gguf")
-    execute(plan_merge([model], tmp_path / "out.gguf", MergeOptions(output=OutputOptions(alignment=alignment))))
+    # At 8, data may start where engines with mmap abort.
+    options = MergeOptions(output=OutputOptions(alignment=alignment, anyway=alignment < 32))
+    execute(plan_merge([model], tmp_path / "out.gguf", options))
     merged = open_model(tmp_path / "out.gguf")
     assert merged.alignment == alignment
     assert all(tensor.padded_extent.offset % alignment == 0 for tensor in merged.tensors.values())

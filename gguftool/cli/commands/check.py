@@ -10,9 +10,8 @@ from gguftool.analysis.lint.check import MAX_TOKENS, CheckOptions, check_each, c
 from gguftool.analysis.lint.rules import Severity
 from gguftool.analysis.placement import parse_rules
 from gguftool.cli.shared.console import remark_each
-from gguftool.cli.shared.options import Json, ModelsArgument, ThisFileOnly, one_format
+from gguftool.cli.shared.options import Json, ModelsArgument, ThisFileOnly, engines_named, one_format
 from gguftool.cli.shared.show import show
-from gguftool.format.engine_facts.engines import ENGINES
 
 
 def check(
@@ -87,7 +86,7 @@ def check(
     if run and not load:
         raise typer.BadParameter("--run needs an engine to run it in: --load ENGINE")
     options = CheckOptions(
-        engines=_engines(engine or []),
+        engines=engines_named(engine),
         select=_codes("--select", select),
         ignore=_codes("--ignore", ignore),
         places=parse_rules(place or []),
@@ -112,13 +111,6 @@ def _severity(text: str) -> Severity:
         return Severity[text.upper()]
     except KeyError:
         raise typer.BadParameter(f"--fail-on takes error, warning or info, not '{text}'") from None
-
-
-def _engines(names: list[str]) -> tuple[str, ...]:
-    for name in names:
-        if name not in ENGINES:
-            raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{name}'")
-    return tuple(engine for engine in ENGINES if engine in names)
 
 
 def _codes(option: str, text: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from gguftool.surgery.edit.plan import Edits, check_settings, plan_edit
 from gguftool.surgery.edit.settings import split_assignment
 
 
-@writer("pad", "reserve")
+@writer("pad", "reserve", "engine", "anyway")
 def edit(
     model: ModelArgument,
     set_: Annotated[
@@ -66,9 +66,9 @@ def edit(
     """Change metadata.
 
     Renames first, then removals, then values, each in its old place. A key keeps its type unless --force-type is given.
-    A single file can be changed in place where the new head is no longer than the old one (--reserve leaves room for
-    more beforehand); of a split set shard 1 is replaced. Keys of the layout (general.alignment, split.*) belong to
-    other commands.
+    What an engine would no longer load is refused, unless --anyway is given. A single file can be changed in place
+    where the new head is no longer than the old one (--reserve leaves room for more beforehand); of a split set shard 1
+    is replaced. Keys of the layout (general.alignment, split.*) belong to other commands.
 
     Two ways to use it:
 
@@ -80,7 +80,7 @@ def edit(
         _recover(model)
         return
     output = one_target(output, in_place=in_place)
-    filler = output_options(layout, in_place=in_place).filler
+    options = output_options(layout, in_place=in_place)
     edits = Edits(
         rename=_renames(rename or [], ()),
         remove=tuple(remove or ()),
@@ -98,7 +98,8 @@ def edit(
         recover_first(model, dry_run=writing.dry_run)
     opened = open_model(model)
     edits = replace(edits, rename=_renames(rename or [], [kv.key for kv in opened.kvs]))
-    carry_out(plan_edit(opened, edits, output, filler), writing)
+    plan = plan_edit(opened, edits, output, options.filler, engines=options.engines, anyway=options.anyway)
+    carry_out(plan, writing)
 
 
 def _renames(texts: Sequence[str], keys: Sequence[str]) -> tuple[tuple[str, str], ...]:

@@ -37,6 +37,7 @@ _OF_A_RUN = frozenset(
         "consume",
         "yes",
         "no_verify",
+        "engine",
         "jobs",
         "dry_run",
         "force",
@@ -50,7 +51,7 @@ _OF_A_RUN = frozenset(
 _PATHS = frozenset({"recipe", "kv_from"})
 
 
-@writer("align", "pad", "reserve", "force_sizes", "anyway")
+@writer("align", "pad", "reserve", "force_sizes", "engine", "anyway")
 def merge(
     context: typer.Context,
     models: Annotated[

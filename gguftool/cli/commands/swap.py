@@ -14,7 +14,7 @@ from gguftool.surgery.inputs import open_donor
 from gguftool.surgery.swap import plan_swap
 
 
-@writer("align", "pad", "reserve", "force_sizes", "anyway")
+@writer("align", "pad", "reserve", "force_sizes", "engine", "anyway")
 def swap(
     model: ModelArgument,
     donor: Annotated[

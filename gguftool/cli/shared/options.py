@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -124,12 +125,33 @@ Reserve = Annotated[
 KeepFileType = Annotated[
     bool, typer.Option("--keep-file-type", help="Keep general.file_type whatever the tensors are.")
 ]
-Anyway = Annotated[bool, typer.Option("--anyway", help="Write also tensors on which llama.cpp and ik_llama.cpp abort.")]
+Anyway = Annotated[
+    bool, typer.Option("--anyway", help="Write also what the engines do not load, and tensors on which they abort.")
+]
+Engines = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine",
+        metavar="NAME",
+        help="The engine that the output is for: llama.cpp or ik_llama.cpp. Default: both. Repeatable.",
+        show_default=False,
+    ),
+]
 OptionalOutput = Annotated[
     Path | None,
     typer.Option("-o", "--output", parser=local_path, metavar="OUT", help="The file to write.", show_default=False),
 ]
 InPlace = Annotated[bool, typer.Option("--in-place", help="Change the file itself, with an undo journal.")]
+
+
+def engines_named(names: Sequence[str] | None) -> tuple[str, ...]:
+    """The engines that --engine names, in the order of docs; empty if the option is not given."""
+    from gguftool.format.engine_facts.engines import ENGINES  # noqa: PLC0415 - not for --help
+
+    for name in names or ():
+        if name not in ENGINES:
+            raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{name}'")
+    return tuple(engine for engine in ENGINES if engine in (names or ()))
 
 
 def one_target(output: Path | None, *, in_place: bool) -> Path | None:

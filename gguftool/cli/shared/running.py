@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import typer
 
 from gguftool.cli.shared.console import progress_bar, remark, remark_each
-from gguftool.cli.shared.options import one_format
+from gguftool.cli.shared.options import engines_named, one_format
 from gguftool.cli.shared.show import show, show_receipt
 from gguftool.cli.shared.signals import publishing
 from gguftool.cli.shared.writing import LayoutFlags, Writing
@@ -30,6 +30,7 @@ def output_options(
         filler=_filler(layout, in_place=in_place),
         max_size=max_size,
         keep_file_type=keep_file_type,
+        engines=engines_named(layout.engine),
         anyway=layout.anyway,
     )
 

@@ -14,6 +14,7 @@ from gguftool.cli.shared.options import (
     Align,
     Anyway,
     DryRun,
+    Engines,
     Force,
     ForceSizesOption,
     HashOption,
@@ -42,12 +43,13 @@ class Writing:
 
 @record
 class LayoutFlags:
-    """How to lay out tensors in the output, by --align, --pad, --reserve and --force-sizes, and --anyway."""
+    """How to lay out tensors, by --align, --pad, --reserve and --force-sizes, and for whom: --engine and --anyway."""
 
     align: int | None = None
     pad: bool = False
     reserve: int = 0
     force_sizes: str | None = None
+    engine: list[str] | None = None
     anyway: bool = False
 
     @property
@@ -62,6 +64,7 @@ _LAYOUT: dict[str, tuple[Any, Any]] = {
     "pad": (Pad, False),
     "reserve": (Reserve, 0),
     "force_sizes": (ForceSizesOption, None),
+    "engine": (Engines, None),
     "anyway": (Anyway, False),
 }
 _WRITING: dict[str, tuple[Any, Any]] = {

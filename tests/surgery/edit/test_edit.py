@@ -29,6 +29,7 @@ KVS = (
     b.KV("general.architecture", b.STR, "llama"),
     b.KV("general.name", b.STR, "A long enough name for a demo"),
     b.KV("llama.block_count", b.U32, 2),
+    b.KV("llama.context_length", b.U32, 2),
     b.KV("x.small", b.U8, 1),
     b.KV("x.wide", b.I64, 1),
     b.KV("x.eps", b.F32, 0.5),
@@ -70,8 +71,8 @@ def after(model: Path, *settings: str, **edits: Any) -> dict[str, KV]:
         ("general.name=", "general.name", ValueType.STRING, ""),
         ("general.name=a=b\nc", "general.name", ValueType.STRING, "a=b\nc"),
         ("x.a=b=d", "x.a=b", ValueType.STRING, "d"),
-        ("llama.block_count=7", "llama.block_count", ValueType.UINT32, 7),
-        ("llama.block_count=int:7", "llama.block_count", ValueType.UINT32, 7),
+        ("llama.context_length=7", "llama.context_length", ValueType.UINT32, 7),
+        ("llama.context_length=int:7", "llama.context_length", ValueType.UINT32, 7),
         ("x.wide=int:-7", "x.wide", ValueType.INT64, -7),
         ("x.small=255", "x.small", ValueType.UINT8, 255),
         ("x.eps=1", "x.eps", ValueType.FLOAT32, 1.0),
@@ -137,9 +138,10 @@ def test_what_does_not_fit_is_refused(model: Path, setting: str, words: str) -> 
 
 
 def test_a_forced_type_and_a_new_length_are_remarks(model: Path) -> None:
-    edits = Edits(settings=("llama.block_count=str:2", "x=[1]"), force_type=True)
+    edits = Edits(settings=("x.small=str:2", "x=[1]"), force_type=True)
     plan = gguftool.plan_edit(model, edits, model.with_name("out.gguf"))
-    assert plan.remarks == ("'llama.block_count' was u32 and is str now", "'x' had 5 element(s) and has 1 now")
+    assert plan.remarks[:2] == ("'x.small' was u8 and is str now", "'x' had 5 element(s) and has 1 now")
+    assert [text.partition(" (")[0] for text in plan.remarks[2:]] == ["errors that were there before stay"]
     value = make_kv("x.eps", ValueType.FLOAT64, 1.0)
     with pytest.raises(PlanError, match="f32, not f64"):
         edited([make_kv("x.eps", ValueType.FLOAT32, 1.0)], Edits(values=(value,)))
