@@ -84,9 +84,9 @@ def _summary(report: CheckReport) -> str:
         of = f"{broken} of {report.files} files are" if report.files > 1 else "this is"
         return f"{report.model}: {of} not a readable GGUF; nothing else was checked"
     found = ", ".join(_number(report.count(severity), severity.name.lower()) for severity in reversed(Severity))
-    verdict = (
-        f"no errors for {' and '.join(report.able)}" if report.able else f"errors for {' and '.join(report.engines)}"
-    )
+    by_rules = "by the rules " if report.load else ""  # an engine that was asked says its own
+    able = " and ".join(report.able)
+    verdict = f"{by_rules}no errors for {able}" if able else f"errors for {' and '.join(report.engines)}"
     files = f"{report.files:,} files, " if report.files > 1 else ""
     by = f"; judged by {', '.join(report.judged_by)}" if report.judged_by else ""
     gaps = f"; not judged: {', '.join(report.not_judged)}" if report.not_judged else ""
