@@ -7,25 +7,23 @@ makes the type fall back.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from gguftool.analysis.lint.rules import Severity
+from gguftool.analysis.lint.rules import Finding, Severity
+from gguftool.analysis.recipe_head import judge_prediction
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS
 from gguftool.format.engine_facts.engines import ENGINES, IK_LLAMA_CPP, LLAMA_CPP
 from gguftool.format.engine_facts.fallback import explain_fallback, fallback_type, keeps_type, rows_fallback
 from gguftool.format.ftypes import no_such_type
 from gguftool.format.ggml import TYPES, TypeTraits, find_type, nbytes, type_name
+from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.pattern import compile_pattern
 from gguftool.format.recipe import Recipe, RecipeRule
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import ModelLike, as_model
 from gguftool.model.preset import PresetMix, preset_types
-from gguftool.model.scales import owner_of
+from gguftool.model.scales import SCALED_ARCHITECTURES, owner_of, scales_of
 from gguftool.record import record, replace
-
-_NOBODY = {1: "the preset's engine does not make this mix:", 2: "no engine loads this mix:"}
-_UP_OR_GATE = re.compile(r"(?P<block>.*)ffn_(?P<part>up|gate)(?P<kind>_exps|_shexp|_chexps|)\.weight", re.DOTALL)
 
 
 @record
@@ -65,6 +63,7 @@ class TypeShare:
 class RecipeReport:
     """The prediction: `nbytes` of tensor data and `bits_per_weight`, beside those of the model.
 
+    `findings` are about the recipe, `head` are those of `check` about the predicted head which the model has not.
     Fallbacks are those of `engine`: llama.cpp, or ik_llama.cpp if the recipe has a type that only it knows.
     `unpredicted` names tensors of unknown target type (no rule, a label, an unknown type); they count as they are in
     the model.  `preset` is the one that types what no rule matches, or None.
@@ -82,12 +81,14 @@ class RecipeReport:
     types: tuple[TypeShare, ...]
     rules: tuple[RecipeRuleUse, ...]
     findings: tuple[RecipeFinding, ...]
+    head: tuple[Finding, ...]
     unpredicted: tuple[str, ...]
     preset: str | None = None
 
     def reaches(self, threshold: Severity) -> bool:
         """Whether a finding is at or above `threshold`."""
-        return any(finding.severity >= threshold for finding in self.findings)
+        found = (*(each.severity for each in self.findings), *(each.severity for each in self.head))
+        return any(severity >= threshold for severity in found)
 
 
 @record
@@ -128,6 +129,7 @@ def check(recipe: Recipe, model: ModelLike, mix: PresetMix | None = None, engine
     recipe is a finding.
     """
     model = as_model(model)
+    engines = (engine,) if engine else (LLAMA_CPP,) if mix else ()
     engine = engine or (LLAMA_CPP if mix else _engine_of(recipe))
     assigned = recipe.assign(model.tensors)
     fates = _fates(model, assigned, engine, mix)
@@ -147,7 +149,8 @@ def check(recipe: Recipe, model: ModelLike, mix: PresetMix | None = None, engine
         model_bits_per_weight=_bits(model_size, elements),
         types=_shares(fates),
         rules=uses,
-        findings=tuple(_findings(recipe, fates, uses, assigned, (engine,) if mix else tuple(ENGINES))),
+        findings=tuple(_findings(recipe, fates, uses, assigned)),
+        head=judge_prediction(model, {fate.name: fate.type_id for fate in fates}, engines),
         unpredicted=tuple(fate.name for fate in fates if fate.type_id is None),
         preset=None if mix is None else mix.preset.name,
     )
@@ -167,15 +170,27 @@ def _fates(
     model: Model, assigned: Mapping[str, RecipeRule | None], engine: str, mix: PresetMix | None
 ) -> tuple[_Fate, ...]:
     if mix is None:
-        return tuple(_fate(tensor, assigned[name], engine) for name, tensor in model.tensors.items())
+        fates = tuple(_fate(tensor, assigned[name], engine) for name, tensor in model.tensors.items())
+        return _without_folded_scales(model, fates)
     ruled = {name for name, rule in assigned.items() if rule is not None}
     mixed = preset_types(model, mix, ruled, engine)
-    return tuple(
+    fates = tuple(
         _mixed(tensor, None if owner_of(model.tensors, name) else mixed.get(name), engine)
         if assigned[name] is None
         else _fate(tensor, assigned[name], engine)
         for name, tensor in model.tensors.items()
     )
+    return _without_folded_scales(model, fates)
+
+
+def _without_folded_scales(model: Model, fates: tuple[_Fate, ...]) -> tuple[_Fate, ...]:
+    """`fates` without the scales of weights that get another type: `quantize` multiplies those in."""
+    architecture = model.get(ARCHITECTURE_KEY)
+    if architecture is not None and architecture.value() in SCALED_ARCHITECTURES:
+        return fates
+    made = {fate.name for fate in fates if fate.type_id not in (None, fate.tensor.info.type)}
+    folded = {scale for name in made for scale in scales_of(model.tensors, name)}
+    return tuple(fate for fate in fates if fate.name not in folded)
 
 
 def _mixed(tensor: Tensor, preset_type: str | None, engine: str) -> _Fate:
@@ -266,17 +281,14 @@ def _findings(
     fates: Sequence[_Fate],
     uses: Sequence[RecipeRuleUse],
     assigned: Mapping[str, RecipeRule | None],
-    engines: Sequence[str],
 ) -> Iterator[RecipeFinding]:
     yield from _unmatched(fates)
     yield from _unknown_types(recipe)
     for rule, use in zip(recipe.rules, uses, strict=True):
         if not use.tensors:
             yield _unused(rule, use, assigned)
-    yield from _engines(recipe, engines)
     yield from _undivided_rows(fates)
     yield from _undivided_interleave(fates)
-    yield from _split_pairs(fates)
     yield from _kept(fates)
 
 
@@ -297,9 +309,6 @@ def _unknown_types(recipe: Recipe) -> Iterator[RecipeFinding]:
             yield RecipeFinding(
                 code="unknown-type", severity=Severity.ERROR, message=no_such_type(rule.target), line=rule.line
             )
-        elif rule.type_id in TYPES and not TYPES[rule.type_id].in_files:
-            message = f"engines make {rule.target} at run time only; it does not belong in a file"
-            yield RecipeFinding(code="run-time-type", severity=Severity.ERROR, message=message, line=rule.line)
 
 
 def _unused(rule: RecipeRule, use: RecipeRuleUse, assigned: Mapping[str, RecipeRule | None]) -> RecipeFinding:
@@ -316,15 +325,6 @@ def _unused(rule: RecipeRule, use: RecipeRuleUse, assigned: Mapping[str, RecipeR
         line=rule.line,
         tensors=names,
     )
-
-
-def _engines(recipe: Recipe, engines: Sequence[str]) -> Iterator[RecipeFinding]:
-    """Report a mix that none of `engines` loads: those that have the preset, or all."""
-    types = {TYPES[rule.type_id].alias: TYPES[rule.type_id] for rule in recipe.rules if rule.type_id in TYPES}
-    lacking = [[alias for alias, traits in types.items() if engine not in traits.engines] for engine in engines]
-    if all(lacking):
-        lacks = "; ".join(f"{engine} lacks {', '.join(names)}" for engine, names in zip(engines, lacking, strict=True))
-        yield RecipeFinding(code="no-engine", severity=Severity.WARNING, message=f"{_NOBODY[len(engines)]} {lacks}")
 
 
 def _undivided_rows(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
@@ -359,29 +359,6 @@ def _undivided_interleave(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
         yield RecipeFinding(
             code="interleave-fallback", severity=Severity.WARNING, message=message, tensors=tuple(names)
         )
-
-
-def _split_pairs(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
-    """Report layers with up and gate in different types: ik_llama.cpp then computes them one by one."""
-    pairs: dict[tuple[str, str], dict[str, _Fate]] = {}
-    for fate in fates:
-        found = _UP_OR_GATE.fullmatch(fate.name)
-        if found:
-            pairs.setdefault((found["kind"], found["block"]), {})[found["part"]] = fate
-    differing: dict[str, list[str]] = {}
-    for (kind, _), pair in pairs.items():
-        if len(pair) == 2 and _comes_as(pair["up"]) != _comes_as(pair["gate"]):
-            differing.setdefault(kind, []).extend(fate.name for fate in pair.values())
-    for kind, names in differing.items():
-        lost = "fused MoE" if kind in ("_exps", "_chexps") else "fused up and gate"
-        message = (
-            f"ffn_up{kind} and ffn_gate{kind} differ in {_count(names[::2], 'layer')}: {lost} of {IK_LLAMA_CPP} is lost"
-        )
-        yield RecipeFinding(code="up-gate-differ", severity=Severity.WARNING, message=message, tensors=tuple(names))
-
-
-def _comes_as(fate: _Fate) -> object:
-    return fate.type_id if fate.type_id is not None else fate.rule and fate.rule.target
 
 
 def _kept(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from gguftool.errors import PlanError
-from gguftool.format.engine_facts.embeddings import OUTPUT
+from gguftool.format.engine_facts.embeddings import OUTPUT, TOKEN_EMBD
 from gguftool.format.engine_facts.engines import IK_LLAMA_CPP
 from gguftool.format.engine_facts.presets import ik_llama_cpp, ik_models, llama_cpp
 from gguftool.format.engine_facts.presets.mix import ModelFacts
@@ -31,6 +31,8 @@ def preset_types(model: Model, chosen: PresetMix, ruled: Collection[str], engine
     Raises `PlanError` where the llama-quantize of `engine` stops, as for a model without an architecture.
     """
     shapes = {name: tensor.info.dims for name, tensor in model.tensors.items()}
+    if not _is_tied(model) and OUTPUT not in shapes and TOKEN_EMBD in shapes:
+        shapes[OUTPUT] = shapes[TOKEN_EMBD]
     try:
         if engine == IK_LLAMA_CPP:
             types = ik_llama_cpp.mix(chosen.preset, shapes, _ik_facts(model, imatrix=chosen.imatrix), ruled)
@@ -39,6 +41,11 @@ def preset_types(model: Model, chosen: PresetMix, ruled: Collection[str], engine
     except ValueError as error:
         raise PlanError(f"cannot be made {chosen.preset.name}: {error}", source=model.name) from error
     return dict.fromkeys(types, chosen.preset.tensor_type) if chosen.pure else types
+
+
+def _is_tied(model: Model) -> bool:
+    """Whether the output is the token embeddings; in a set with gaps it is taken to be in a shard that is missing."""
+    return OUTPUT not in model.tensors and model.is_complete
 
 
 def _facts(model: Model, *, imatrix: bool) -> ModelFacts:
@@ -85,7 +92,7 @@ def _ik_facts(model: Model, *, imatrix: bool) -> ModelFacts:
         facts,
         is_70b=is_70b,
         is_llama3=(is_70b or is_8b) and ik_models.has_many_tokens(_tokens(model, name)),
-        tied=OUTPUT not in model.tensors,
+        tied=_is_tied(model),
     )
 
 

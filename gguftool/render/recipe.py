@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from gguftool.analysis.lint.rules import Finding, Severity
 from gguftool.analysis.recipe import RecipeFinding, RecipeReport
 from gguftool.errors import listed, printable
 from gguftool.render.format import Format
@@ -33,7 +34,9 @@ def _summary(report: RecipeReport) -> str:
     ]
     if report.unpredicted:
         lines.append(f"counted as they are, for their type is not known: {len(report.unpredicted):,} of these tensors")
-    lines += [_line(finding) for finding in sorted(report.findings, key=lambda finding: -finding.severity)]
+    found = [(finding.severity, _line(finding)) for finding in report.findings]
+    found += _head_lines(report.head)
+    lines += [line for _, line in sorted(found, key=lambda entry: -entry[0])]
     return "\n".join(lines) + "\n"
 
 
@@ -62,3 +65,25 @@ def _line(finding: RecipeFinding) -> str:
     place = "" if finding.line is None else f"line {finding.line}: "
     names = f" ({listed(finding.tensors, _NAMES_SHOWN)})" if finding.tensors else ""
     return f"{finding.severity.name.lower()}: {place}{printable(finding.message, 4096)}{names} [{finding.code}]"
+
+
+def _head_lines(findings: Sequence[Finding]) -> Iterator[tuple[Severity, str]]:
+    """A line for each finding about the predicted head; for an engine that the mix is not for, one for each code."""
+    elsewhere: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for finding in findings:
+        if finding.severity_there is Severity.ERROR:
+            elsewhere.setdefault((finding.code, finding.engines), []).extend(finding.tensors)
+        else:
+            yield finding.severity, _head_line(finding)
+    for (code, engines), names in elsewhere.items():
+        shown = f" ({listed(names, _NAMES_SHOWN)})" if names else ""
+        yield Severity.INFO, f"info: not for {' and '.join(engines)}{shown} [{code}]"
+
+
+def _head_line(finding: Finding) -> str:
+    there = "" if finding.severity_there is None else f", a {finding.severity_there.name.lower()} there"
+    engines = f" {', '.join(finding.engines)}{there}" if finding.engines else ""
+    place = f"{finding.where}: " if finding.where else ""
+    way_out = f"; {finding.way_out}" if finding.way_out else ""
+    text = printable(f"{place}{finding.message}{way_out}", 4096)
+    return f"{finding.severity.name.lower()}: {text} [{finding.code}{engines}]"

@@ -21,7 +21,7 @@ from gguftool.record import record, replace
 from gguftool.storage.plan import OutputFile, Plan
 
 if TYPE_CHECKING:
-    from gguftool.analysis.lint.heads.planned import HeadOf, Place
+    from gguftool.analysis.lint.heads.planned import Place
     from gguftool.analysis.lint.rules import Finding
 
 # Keys that no rule about loading looks at, or whose type alone matters, if they begin so and are not in `_READ`.
@@ -188,10 +188,12 @@ def _before(name: str, inputs: Sequence[Model], engines: tuple[str, ...]) -> _Be
     from gguftool.analysis.lint.heads import planned
 
     complete = [model.is_complete and bool(model.kvs) for model in inputs]
-    findings = [planned.judge_head(planned.head_target(name, _heads_of(model)), engines) for model in inputs]
+    findings = [
+        planned.judge_head(planned.head_target(name, planned.head_of_model(model)), engines) for model in inputs
+    ]
     whole = [each for each, is_whole in zip(findings, complete, strict=True) if is_whole]
     if not whole:
-        together = [replace(head, shard=None) for model in inputs for head in _heads_of(model)]
+        together = [replace(head, shard=None) for model in inputs for head in planned.head_of_model(model)]
         whole = [planned.judge_head(planned.head_target(name, together), engines)]
         findings = [*whole, *findings]
     able = {engine for each in whole for engine in planned.able_engines(planned.errors_among(each), engines)}
@@ -201,12 +203,3 @@ def _before(name: str, inputs: Sequence[Model], engines: tuple[str, ...]) -> _Be
         able=tuple(engine for engine in engines if engine in able),
         warnings=planned.places_of(planned.warnings_among(each for all_of in findings for each in all_of)),
     )
-
-
-def _heads_of(model: Model) -> list[HeadOf]:
-    from gguftool.analysis.lint.heads.planned import HeadOf
-
-    return [
-        HeadOf(header=file.header, size=file.source.size, shard=None if model.is_complete else file.shard)
-        for file in model.files
-    ]

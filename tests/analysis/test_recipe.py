@@ -21,7 +21,8 @@ from gguftool.format.ggml import TYPES, type_name
 from gguftool.format.recipe import Recipe, RecipeFormat, parse_any, parse_recipe, render_any, render_recipe, spelling
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
-from gguftool.model.preset import PresetMix
+from gguftool.model.preset import PresetMix, preset_types
+from gguftool.record import replace
 from gguftool.surgery.quantize.target_types import EngineRules, target_types
 from tests.support import builders, preset_heads
 from tests.support.paths import FIXTURES
@@ -276,17 +277,39 @@ def test_interleaved_types_need_whole_groups_of_rows(model: Model) -> None:
 
 
 def test_up_and_gate_belong_together(model: Model) -> None:
-    report = check(parse_recipe("blk\\.1\\.ffn_up_exps=q4_K\n.*=q8_0"), model)
-    (message,) = findings(report)["warning up-gate-differ"]
-    assert "1 layer: fused MoE of ik_llama.cpp is lost" in message
-    assert not [key for key in findings(check(parse_recipe(".*=q8_0"), model)) if "up-gate" in key]
-    labelled = findings(check(parse_recipe("ffn_up=@A\nffn_gate=@B\n.*=f32"), model))
-    assert "2 layers" in labelled["warning up-gate-differ"][0]
+    text = "blk\\.1\\.ffn_up_exps=q4_K\n.*=q8_0"
+    report = check(parse_recipe(text), model)
+    (found,) = (each for each in report.head if each.code == "M01")
+    assert (found.where, found.engines, found.severity_there) == ("blk.1", (IK_LLAMA_CPP,), Severity.WARNING)
+    assert "no fused MoE" in found.message
+    (found,) = (each for each in check(parse_recipe(text), model, engine=IK_LLAMA_CPP).head if each.code == "M01")
+    assert (found.severity, found.severity_there) == (Severity.WARNING, None)
+    assert not check(parse_recipe(".*=q8_0"), model).head
+
+
+def test_what_tensors_of_unknown_type_have_a_part_in_is_not_judged(model: Model) -> None:
+    assert not check(parse_recipe("ffn_up=@A\n.*=q8_0"), model).head
+
+
+def test_the_head_is_judged_against_that_of_the_model(tmp_path: Path) -> None:
+    """What the model has already is not the recipe's doing: this one has F16 norms and lacks its keys."""
+    tensors = [
+        builders.tensor("token_embd.weight", "F16", (512, 4)),
+        builders.tensor("output_norm.weight", "F16", (9,)),
+    ]
+    (tmp_path / "x.gguf").write_bytes(builders.gguf(builders.llama_kvs(), tensors))
+    assert not check(parse_recipe(".*=f16"), tmp_path / "x.gguf").head
 
 
 def test_a_mix_that_no_engine_loads(model: Model) -> None:
-    (message,) = findings(check(parse_recipe("attn=tq1_0\n.*=iq4_ks"), model))["warning no-engine"]
-    assert "llama.cpp lacks iq4_ks; ik_llama.cpp lacks tq1_0" in message
+    report = check(parse_recipe("attn_v=tq1_0\n.*=iq4_ks"), model)
+    found = {(each.code, each.severity): each.message for each in report.head}
+    assert "IQ4_KS (id 144) is no type of llama.cpp" in found["T01", Severity.ERROR]
+    assert "TQ1_0 (id 34) is no type of ik_llama.cpp" in found["T02", Severity.ERROR]
+    assert report.reaches(Severity.ERROR)
+    for_ik = check(parse_recipe("attn_q=q8_0\n.*=iq4_ks"), model)
+    assert {each.severity_there for each in for_ik.head if each.code == "T01"} == {Severity.ERROR}
+    assert not for_ik.reaches(Severity.ERROR)
 
 
 @pytest.mark.parametrize("type_id", sorted(TYPES))
@@ -295,7 +318,8 @@ def test_no_type_confuses_the_prediction(model: Model, type_id: int) -> None:
     predicted = {share.type for share in report.types}
     assert predicted <= {"F32", "?", *(type_name(number) for number in TYPES)}
     assert sum(share.elements for share in report.types) == report.elements
-    assert ("error run-time-type" in findings(report)) is not TYPES[type_id].in_files
+    at_run_time = {type_name(number) for number, traits in TYPES.items() if not traits.in_files}
+    assert any(each.code == "T03" for each in report.head) is bool(predicted & at_run_time)
 
 
 # --- with a preset ---------------------------------------------------------------------------------------------------
@@ -325,5 +349,29 @@ def test_a_type_that_the_presets_engine_lacks_is_found(tmp_path: Path) -> None:
     (tmp_path / "x.gguf").write_bytes(preset_heads.heads()["llama"])
     mix = PresetMix(preset=find_preset("Q4_K_M", LLAMA_CPP), imatrix=False)
     report = check(parse_recipe("attn_q=iq4_ks"), tmp_path / "x.gguf", mix)
-    (found,) = (finding for finding in report.findings if finding.code == "no-engine")
-    assert "iq4_ks" in found.message
+    (found,) = (finding for finding in report.head if finding.code == "T01")
+    assert (found.severity, found.engines) == (Severity.ERROR, (LLAMA_CPP,))
+
+
+@pytest.mark.parametrize("engine", [LLAMA_CPP, IK_LLAMA_CPP])
+def test_the_output_of_an_incomplete_set_is_not_taken_to_be_tied(tmp_path: Path, engine: str) -> None:
+    """The shard with output.weight is missing: the embeddings get no type that is meant for the output."""
+    mix = PresetMix(preset=find_preset("Q4_K_M", engine), imatrix=False)
+    heads = preset_heads.heads()
+    (tmp_path / "x.gguf").write_bytes(heads["llama-gqa"])
+    whole = open_model(tmp_path / "x.gguf")
+    names = [name for name in whole.tensors if name != "output.weight"]
+    part = replace(whole, tensors={name: whole.tensors[name] for name in names}, missing=("x-00002-of-00002.gguf",))
+    of_whole, of_part = (preset_types(model, mix, (), engine) for model in (whole, part))
+    assert {name: of_whole.get(name) for name in names} == {name: of_part.get(name) for name in names}
+    tied = preset_types(replace(part, missing=()), mix, (), engine)
+    assert of_part["token_embd.weight"] != tied["token_embd.weight"]
+
+
+def test_scales_that_a_mix_multiplies_in_do_not_count(tmp_path: Path) -> None:
+    weight = builders.Tensor("blk.0.ffn_up.weight", (512, 4), 40, bytes(512 * 4 // 64 * 36))  # NVFP4
+    scale = builders.tensor("blk.0.ffn_up.scale", "F32", (1,))
+    (tmp_path / "x.gguf").write_bytes(builders.gguf(builders.llama_kvs(), [weight, scale]))
+    report = check(parse_recipe(".*=q8_0"), tmp_path / "x.gguf")
+    assert (report.tensors, report.nbytes) == (1, 512 * 4 // 32 * 34)
+    assert check(parse_recipe("weight=nvfp4\n.*=q8_0"), tmp_path / "x.gguf").tensors == 2

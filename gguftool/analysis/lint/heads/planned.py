@@ -15,7 +15,7 @@ from gguftool.analysis.lint.target import LintTarget, target_of
 from gguftool.errors import SourceError
 from gguftool.format.file_names import ShardName
 from gguftool.format.header import Header
-from gguftool.model.model import ModelFile
+from gguftool.model.model import Model, ModelFile
 from gguftool.record import record, replace
 from gguftool.storage.sources.source import Source
 
@@ -61,6 +61,14 @@ def head_target(name: str, heads: Iterable[HeadOf]) -> LintTarget:
         ModelFile(source=HeadOnly(name=name, size=head.size), header=head.header, shard=head.shard) for head in heads
     ]
     return target_of(name, files)
+
+
+def head_of_model(model: Model) -> list[HeadOf]:
+    """The heads of a model's files."""
+    return [
+        HeadOf(header=file.header, size=file.source.size, shard=None if model.is_complete else file.shard)
+        for file in model.files
+    ]
 
 
 def judge_head(target: LintTarget, engines: tuple[str, ...]) -> tuple[Finding, ...]:
