@@ -13,7 +13,7 @@ from gguftool.analysis.lint.heads.planned import (
     places_of,
 )
 from gguftool.analysis.lint.rules import Finding, Severity, judged
-from gguftool.format.engine_facts.engines import BOTH
+from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.format.ggml import nbytes
 from gguftool.format.header import TensorInfo, round_up
 from gguftool.model.model import Model, Tensor
@@ -28,12 +28,13 @@ def judge_prediction(
     Returns the warnings and errors that the model has not itself, for `engines` (default: both, and then weighed as
     `check` does it).  What tensors of unknown type have a part in is not judged.
     """
+    known = engines or tuple(ENGINES)
     unknown = {name for name, type_id in types.items() if type_id is None}
-    before = judge_head(head_target(model.name, head_of_model(model)), engines or BOTH)
-    found = judge_head(head_target(model.name, [_predicted(model, types)]), engines or BOTH)
+    before = judge_head(head_target(model.name, head_of_model(model)), known)
+    found = judge_head(head_target(model.name, [_predicted(model, types)]), known)
     found = tuple(each for each in found if each.severity is not Severity.INFO and unknown.isdisjoint(each.tensors))
     new = only_at(found, places_of(found) - places_of(before))
-    weighed = new if engines else judged(new, BOTH)[0]
+    weighed = new if engines else judged(new, known)[0]
     return tuple(map(_without_command, weighed))
 
 

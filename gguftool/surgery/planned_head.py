@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from gguftool.errors import PlanError, listed
-from gguftool.format.engine_facts.engines import BOTH
+from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.format.header import ALIGNMENT_KEY, ARCHITECTURE_KEY, Header, TensorInfo, parse
 from gguftool.format.kv import KV, ValueType, find_kv
 from gguftool.model.model import Model
@@ -51,9 +51,9 @@ def judge_planned(plan: Plan, inputs: Sequence[Model], *, engines: Sequence[str]
     heads = _heads(plan, inputs[0])
     if not heads or any(_looks_alike(heads, model) for model in inputs):
         return plan
-    verdict = _judged(heads, inputs, tuple(engines) or BOTH)
+    verdict = _judged(heads, inputs, tuple(engines) or tuple(ENGINES))
     if verdict.refused and not anyway:
-        named = dict.fromkeys(engine for each in verdict.refused for engine in each.engines) or engines or BOTH
+        named = dict.fromkeys(engine for each in verdict.refused for engine in each.engines) or engines or ENGINES
         raise PlanError(
             f"what this would write does not load in {' and '.join(named)}; --anyway writes it",
             problems=verdict.lines,
