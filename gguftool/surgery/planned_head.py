@@ -4,7 +4,7 @@ Only what the plan makes worse refuses it. An error that an input has already is
 broken file with two edits in a row, and a type that one engine lacks is no reason against a file for the other. So the
 plan's errors are compared, place by place, with those of its inputs.
 
-Nothing is imported and no rule is run if all that the rules look at is as in one of the inputs.
+Nothing is imported and no rule is run if all that the rules look at is as in the inputs.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def judge_planned(plan: Plan, inputs: Sequence[Model], *, engines: Sequence[str]
     become notes.
     """
     heads = _heads(plan, inputs[0])
-    if not heads or any(_looks_alike(heads, model) for model in inputs):
+    complete = [model for model in inputs if model.is_complete]
+    if complete and all(_looks_alike(heads, model) for model in complete):
         return plan
     verdict = _judged(heads, inputs, tuple(engines) or tuple(ENGINES))
     if verdict.refused and not anyway:
@@ -85,9 +86,9 @@ def _head(output: OutputFile, model: Model) -> tuple[Header, int]:
 
 
 def _looks_alike(heads: Sequence[tuple[Header, int]], model: Model) -> bool:
-    """Whether nothing that rules look at differs from a complete `model`."""
+    """Whether nothing that rules look at differs from `model`."""
     infos = [info for header, _ in heads for info in header.tensors]
-    if not model.is_complete or len(infos) != len(model.tensors):
+    if len(infos) != len(model.tensors):
         return False
     if not all(_is_same(info, model) for info in infos):
         return False

@@ -22,7 +22,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from tests.support.check_models import text
+from tests.support.check_models import LAYOUTS, text
 from tests.support.paths import REPO
 
 VERDICTS = REPO / "tests" / "analysis" / "lint" / "verdicts.json"
@@ -78,7 +78,8 @@ class Head:
         for name, dims in self.tensors.items():
             kind = self.types.get(name, 0)
             head += text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, len(data))
-            size = prod(dims) * (2 if kind == 1 else 4)
+            block, block_size, _ = LAYOUTS.get(kind, (1, 4, 0))
+            size = prod(dims) * (2 if kind == 1 else 4) if block == 1 else prod(dims) // block * block_size
             data += b"\x11" * size + bytes(-size % 32)
         return head + bytes(-len(head) % 32) + data
 
