@@ -23,7 +23,7 @@ from gguftool.surgery.metadata import (
     with_true_file_type,
     without_provenance,
 )
-from gguftool.surgery.planned_head import judge_planned
+from gguftool.surgery.planned_head import is_judged_already, judge_planned
 from gguftool.surgery.selection import (
     Selection,
     SelectionOptions,
@@ -107,7 +107,8 @@ def plan_merge(
     plan = lay_out(output, kvs, tensors, dialect, max_size, _plan_inputs(donor, sources), remarks)
     models = [source.model for source in sources]
     judged = [donor, *(model for model in models if model is not donor)]
-    plan = judge_planned(plan, judged, engines=options.output.engines, anyway=options.output.anyway)
+    if not is_judged_already(with_alignment(kvs, dialect.alignment, dialect.byte_order), tensors, judged):
+        plan = judge_planned(plan, judged, engines=options.output.engines, anyway=options.output.anyway)
     if options.consume is None:
         return plan
     from gguftool.surgery.removable import consuming

@@ -4,19 +4,27 @@ Only what the plan makes worse refuses it. An error that an input has already is
 broken file with two edits in a row, and a type that one engine lacks is no reason against a file for the other. So the
 plan's errors are compared, place by place, with those of its inputs.
 
-Nothing is imported and no rule is run if all that the rules look at is as in the inputs.
+Planners ask `is_judged_already` first: nothing is imported and no rule is run if all that the rules look at is as in
+the inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from gguftool.errors import PlanError, listed
 from gguftool.format.engine_facts.engines import ENGINES
-from gguftool.format.header import ALIGNMENT_KEY, ARCHITECTURE_KEY, Header, TensorInfo, parse
+from gguftool.format.header import (
+    ALIGNMENT_KEY,
+    ARCHITECTURE_KEY,
+    DEFAULT_ALIGNMENT,
+    Header,
+    alignment_of,
+    parse,
+)
 from gguftool.format.kv import KV, ValueType, find_kv
-from gguftool.model.model import Model
+from gguftool.model.model import Model, Tensor
 from gguftool.record import record, replace
 from gguftool.storage.plan import OutputFile, Plan
 
@@ -28,6 +36,7 @@ if TYPE_CHECKING:
 _UNREAD = ("gguftool.", "split.", "quantize.")
 _SHOWN_ONLY = "general."
 _READ = frozenset({ARCHITECTURE_KEY, ALIGNMENT_KEY, "general.type"})
+_VOCABULARY, _OF_VOCABULARIES = "V", ("tokenizer.", ARCHITECTURE_KEY, "general.type")
 _NOTED = ("K", "V", "A")  # codes of which new warnings are worth a note
 # Errors about keys keep other rules from being evaluated: once they are mended, more may come to light.
 _WITH_ARCHITECTURE = ("K", "V", "A", "S11", "M", "D")
@@ -40,6 +49,39 @@ _HIDDEN_BY: dict[str, tuple[str, ...]] = {
 }
 
 
+def is_judged_already(kvs: Sequence[KV], tensors: Collection[Tensor], inputs: Sequence[Model]) -> bool:
+    """Whether all that rules look at in a head of `kvs` and `tensors` is as in the inputs, of which one is complete."""
+    complete = [model for model in inputs if model.is_complete]
+    if not complete or alignment_of(kvs) < DEFAULT_ALIGNMENT:  # below it, the length of the head matters, too
+        return False
+    wanted = _read_by_rules(kvs)
+    return all(_has_tensors(model, tensors) and _read_by_rules(model.kvs) == wanted for model in complete)
+
+
+def _has_tensors(model: Model, tensors: Collection[Tensor]) -> bool:
+    """Whether `model` has tensors of these names, dims and types, and no others."""
+    if len(tensors) != len(model.tensors):
+        return False
+    known = model.tensors
+    infos = (tensor.info for tensor in tensors)
+    return all(
+        info.name in known and (known[info.name].info.dims, known[info.name].info.type) == (info.dims, info.type)
+        for info in infos
+    )
+
+
+def _read_by_rules(kvs: Iterable[KV]) -> list[tuple[str, ValueType, bytes]]:
+    """The entries that rules look at, sorted by key; of those for people only what is no text, by its type."""
+    found = []
+    for kv in kvs:
+        if kv.key.startswith(_UNREAD):
+            continue
+        by_type = kv.key.startswith(_SHOWN_ONLY) and kv.key not in _READ
+        if not by_type or kv.type is not ValueType.STRING:
+            found.append((kv.key, kv.type, bytes([kv.element_type]) if by_type else kv.raw))
+    return sorted(found, key=lambda entry: entry[0])
+
+
 def judge_planned(plan: Plan, inputs: Sequence[Model], *, engines: Sequence[str] = (), anyway: bool = False) -> Plan:
     """Judge the head that `plan` writes, as a reader of its outputs will see it; return it with notes as remarks.
 
@@ -49,9 +91,6 @@ def judge_planned(plan: Plan, inputs: Sequence[Model], *, engines: Sequence[str]
     become notes.
     """
     heads = _heads(plan, inputs[0])
-    complete = [model for model in inputs if model.is_complete]
-    if complete and all(_looks_alike(heads, model) for model in complete):
-        return plan
     verdict = _judged(heads, inputs, tuple(engines) or tuple(ENGINES))
     if verdict.refused and not anyway:
         named = dict.fromkeys(engine for each in verdict.refused for engine in each.engines) or engines or ENGINES
@@ -85,36 +124,9 @@ def _head(output: OutputFile, model: Model) -> tuple[Header, int]:
     return next(file.header for file in model.files if file.source is source), output.size
 
 
-def _looks_alike(heads: Sequence[tuple[Header, int]], model: Model) -> bool:
-    """Whether nothing that rules look at differs from `model`."""
-    infos = [info for header, _ in heads for info in header.tensors]
-    if len(infos) != len(model.tensors):
-        return False
-    if not all(_is_same(info, model) for info in infos):
-        return False
-    return _read_by_rules(_metadata(heads)) == _read_by_rules(model.kvs)
-
-
-def _is_same(info: TensorInfo, model: Model) -> bool:
-    known = model.tensors.get(info.name)
-    return known is not None and (known.info.dims, known.info.type) == (info.dims, info.type)
-
-
 def _metadata(heads: Sequence[tuple[Header, int]]) -> tuple[KV, ...]:
     kvs = (header.kvs for header, _ in heads)
     return next((found for found in kvs if find_kv(found, ARCHITECTURE_KEY)), heads[0][0].kvs)
-
-
-def _read_by_rules(kvs: Iterable[KV]) -> list[tuple[str, ValueType, bytes]]:
-    """The entries that rules look at, sorted by key; of those for people only what is no text, by its type."""
-    found = []
-    for kv in kvs:
-        if kv.key.startswith(_UNREAD):
-            continue
-        by_type = kv.key.startswith(_SHOWN_ONLY) and kv.key not in _READ
-        if not by_type or kv.type is not ValueType.STRING:
-            found.append((kv.key, kv.type, bytes([kv.element_type]) if by_type else kv.raw))
-    return sorted(found, key=lambda entry: entry[0])
 
 
 # --- judging ---------------------------------------------------------------------------------------------------------
@@ -146,13 +158,14 @@ def _judged(heads: Sequence[tuple[Header, int]], inputs: Sequence[Model], engine
     from gguftool.analysis.lint.heads import planned  # the rules and their facts take 0.1 s: for changed heads alone
 
     name = inputs[0].files[0].source.name  # commands that findings print start from the input with the metadata
-    made = [planned.HeadOf(header=header, size=size) for header, size in heads]
-    found = planned.judge_head(planned.head_target(name, made), engines)
-    errors = planned.errors_among(found)
-    warnings = tuple(each for each in planned.warnings_among(found) if each.code.startswith(_NOTED))
+    target = planned.head_target(name, [planned.HeadOf(header=header, size=size) for header, size in heads])
+    # The rules on vocabularies take a second on large ones, and would find nothing new in the same one.
+    without = (_VOCABULARY,) if _same_vocabulary(_metadata(heads), inputs[0].kvs) else ()
+    found = planned.judge_head(target, engines, without)
+    errors, warnings = planned.errors_among(found), _noted(planned.warnings_among(found))
     if not errors and not warnings:
         return _Verdict()
-    before = _before(name, inputs, engines)
+    before = _before(inputs, engines, without)
     judged = before.able or engines
     places = planned.places_of(errors)
     new = planned.only_at(errors, frozenset(place for place in places - before.errors if place[1] in ("", *judged)))
@@ -167,6 +180,18 @@ def _judged(heads: Sequence[tuple[Header, int]], inputs: Sequence[Model], engine
     if not able and not new and not refused:
         notes.append(_staying(errors))
     return _Verdict(refused=refused, lines=tuple(map(planned.in_words, refused)), notes=tuple(notes))
+
+
+def _same_vocabulary(kvs: Sequence[KV], others: Sequence[KV]) -> bool:
+    """Whether all that rules on vocabularies look at is the same in both."""
+    ours, theirs = (
+        [(kv.key, kv.type, kv.raw) for kv in some if kv.key.startswith(_OF_VOCABULARIES)] for some in (kvs, others)
+    )
+    return ours == theirs
+
+
+def _noted(warnings: Iterable[Finding]) -> tuple[Finding, ...]:
+    return tuple(each for each in warnings if each.code.startswith(_NOTED))
 
 
 def _staying(errors: Sequence[Finding]) -> str:
@@ -184,9 +209,11 @@ def _was_hidden(finding: Finding, mended: frozenset[Place]) -> bool:
     return False
 
 
-def _before(name: str, inputs: Sequence[Model], engines: tuple[str, ...]) -> _Before:
+def _before(inputs: Sequence[Model], engines: tuple[str, ...], without: tuple[str, ...]) -> _Before:
     """Judge the inputs, each by itself; if none is complete, also what they hold together."""
     from gguftool.analysis.lint.heads import planned
+
+    name = inputs[0].files[0].source.name
 
     complete = [model.is_complete and bool(model.kvs) for model in inputs]
     findings = [
@@ -195,7 +222,7 @@ def _before(name: str, inputs: Sequence[Model], engines: tuple[str, ...]) -> _Be
     whole = [each for each, is_whole in zip(findings, complete, strict=True) if is_whole]
     if not whole:
         together = [replace(head, shard=None) for model in inputs for head in planned.head_of_model(model)]
-        whole = [planned.judge_head(planned.head_target(name, together), engines)]
+        whole = [planned.judge_head(planned.head_target(name, together), engines, without)]
         findings = [*whole, *findings]
     able = {engine for each in whole for engine in planned.able_engines(planned.errors_among(each), engines)}
     return _Before(

@@ -22,7 +22,7 @@ from gguftool.surgery.compatibility import require_complete
 from gguftool.surgery.edit.settings import Setting, Values, read_file_setting, read_setting
 from gguftool.surgery.edit.tokens import token_key, token_value
 from gguftool.surgery.metadata import LAYOUT_KEYS
-from gguftool.surgery.planned_head import judge_planned
+from gguftool.surgery.planned_head import is_judged_already, judge_planned
 from gguftool.surgery.shards import NO_CHANGES, recorded_sequence, replace_shards, rewrite_set
 
 # Key -> the command that changes it.
@@ -144,6 +144,8 @@ def plan_edit(
     require_complete(model)
     result = edited(model.kvs, edits, model.byte_order)
     plan = _laid_out(model, result, edits, output, filler)
+    if is_judged_already(result.kvs, model.tensors.values(), [model]):
+        return plan
     return judge_planned(plan, [model], engines=engines, anyway=anyway)
 
 

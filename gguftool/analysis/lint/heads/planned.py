@@ -71,9 +71,12 @@ def head_of_model(model: Model) -> list[HeadOf]:
     ]
 
 
-def judge_head(target: LintTarget, engines: tuple[str, ...]) -> tuple[Finding, ...]:
-    """Run the rules about heads for `engines`; the worst findings come first, what could not be judged is left out."""
-    rules = [each for each in RULES if each.code.startswith(CODES)]
+def judge_head(target: LintTarget, engines: tuple[str, ...], without: tuple[str, ...] = ()) -> tuple[Finding, ...]:
+    """Run the rules about heads for `engines`; the worst findings come first, what could not be judged is left out.
+
+    `without`: beginnings of codes to leave out, too.
+    """
+    rules = [each for each in RULES if each.code.startswith(CODES) and not each.code.startswith(without)]
     return tuple(each for each in run_rules(target, engines, rules) if not each.undecided)
 
 
