@@ -191,7 +191,7 @@ def commands(folder: Path) -> dict[str, tuple[list[object], str]]:
         "merge": (["merge", folder / "set", "-o", folder / "x.gguf"], "x.gguf"),
         "swap": (["swap", model, "--from", donor, "--tensor", "output.weight", "-o", folder / "y.gguf"], "y.gguf"),
         "edit": (["edit", model, "--set", "general.name=str:N", "-o", folder / "z.gguf"], "z.gguf"),
-        "edit in place": (["edit", model, "--set", "llama.block_count=u32:7", "--in-place"], "m.gguf"),
+        "edit in place": (["edit", model, "--set", "llama.block_count=u32:7", "--in-place", "--anyway"], "m.gguf"),
     }
 
 
