@@ -18,7 +18,6 @@ from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.format.header import (
     ALIGNMENT_KEY,
     ARCHITECTURE_KEY,
-    DEFAULT_ALIGNMENT,
     Header,
     alignment_of,
     parse,
@@ -52,7 +51,7 @@ _HIDDEN_BY: dict[str, tuple[str, ...]] = {
 def is_judged_already(kvs: Sequence[KV], tensors: Collection[Tensor], inputs: Sequence[Model]) -> bool:
     """Whether all that rules look at in a head of `kvs` and `tensors` is as in the inputs, of which one is complete."""
     complete = [model for model in inputs if model.is_complete]
-    if not complete or alignment_of(kvs) < DEFAULT_ALIGNMENT:  # below it, the length of the head matters, too
+    if not complete:
         return False
     wanted = _read_by_rules(kvs)
     return all(_has_tensors(model, tensors) and _read_by_rules(model.kvs) == wanted for model in complete)
@@ -160,7 +159,9 @@ def _judged(heads: Sequence[tuple[Header, int]], inputs: Sequence[Model], engine
     name = inputs[0].files[0].source.name  # commands that findings print start from the input with the metadata
     target = planned.head_target(name, [planned.HeadOf(header=header, size=size) for header, size in heads])
     # The rules on vocabularies take a second on large ones, and would find nothing new in the same one.
-    without = (_VOCABULARY,) if _same_vocabulary(_metadata(heads), inputs[0].kvs) else ()
+    without: tuple[str, ...] = (_VOCABULARY,) if _same_vocabulary(_metadata(heads), inputs[0].kvs) else ()
+    if alignment_of(_metadata(heads)) == inputs[0].alignment:
+        without += ("S09",)  # where the data starts follows from the head's length; the alignment is the input's own
     found = planned.judge_head(target, engines, without)
     errors, warnings = planned.errors_among(found), _noted(planned.warnings_among(found))
     if not errors and not warnings:
