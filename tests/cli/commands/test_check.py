@@ -248,8 +248,8 @@ def test_an_engine_that_loads_it_is_named_with_what_it_did(tmp_path: Path, good:
     done = run(good, "--load", engine_script(tmp_path, "exit 0"))
     assert done.exit_code == 0
     assert one_line(done.output).endswith(
-        "; by the rules no errors for llama.cpp and ik_llama.cpp; llama-completion (llama.cpp 123 (abcdef)) loads it, with zeros for "
-        "data; nothing was computed"
+        "; by the rules no errors for llama.cpp and ik_llama.cpp; llama-completion (llama.cpp 123 (abcdef)) loads it, "
+        "with zeros for data; nothing was computed"
     )
     done = run(good, "--load", engine_script(tmp_path, "exit 0"), "--run", 3, "--json")
     report = json.loads(done.stdout)["load"]
