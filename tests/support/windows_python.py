@@ -27,7 +27,7 @@ MAKE = "python -m tests.support.windows_python"
 _COMPILER = "x86_64-w64-mingw32-gcc"
 _TAG = f"{sys.version_info[0]}{sys.version_info[1]}"
 # typer 0.29 brings a library that wine 8 cannot load, as numpy does: what needs numpy is not tried here.
-_PACKAGES = ("typer<0.29", "tqdm", "safetensors", "pytest", "colorama")
+_PACKAGES = ("typer<0.29", "tqdm", "safetensors", "pytest", "hypothesis", "colorama")
 _LAUNCHER = """
 #include <windows.h>
 typedef int (*entry)(int, wchar_t **);
