@@ -43,10 +43,11 @@ class Stop(Enum):
 
 @record
 class Limits:
-    """Seconds, and bytes of anonymous memory of all its processes together."""
+    """Seconds, and bytes of anonymous memory of all its processes together; `cores` to run on, default: all."""
 
     seconds: float
     anonymous: int
+    cores: tuple[int, ...] = ()
 
 
 @record
@@ -66,23 +67,26 @@ def run_child(
     folder: Path,
     limits: Limits,
     *,
-    marker: str,
+    marker: str = "",
     stop_mapped: bool = False,
     is_ready: Callable[[int], bool] | None = None,
 ) -> Ending:
     """Run `words` in `folder` to its end, or until it maps a file with `marker` in its path, or `is_ready`.
+
+    Without a `marker`, what it maps is not looked at.
 
     Raises `ExecuteError` if it cannot be started. Whatever happens, none of its processes is left.
     """
     start = time.monotonic()
     log, mapped, peak = Log(), False, 0
     with _started(words, folder) as process:
+        _pin(process.pid, limits.cores)
         assert process.stdout is not None
         output = process.stdout.fileno()
         while True:
             open_output = _read(output, log)
             members = family(process.pid)
-            mapped = mapped or any(_maps(pid, marker) for pid in members)
+            mapped = mapped or bool(marker and any(_maps(pid, marker) for pid in members))
             peak = max(peak, used := sum(map(_anonymous, members)))
             if process.poll() is not None:
                 stop = Stop.ITSELF
@@ -134,6 +138,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     _kill(process)
     if process.stdout is not None:
         process.stdout.close()
+
+
+def _pin(pid: int, cores: tuple[int, ...]) -> None:
+    """Keep a process that just started on `cores`, and so its threads to come."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(OSError):  # it ended already, or a container takes a core away
+            os.sched_setaffinity(pid, cores)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -96,7 +96,7 @@ def _xllamacpp() -> LoadEngine:
 
 
 def _output_of(path: Path, option: str, folder: Path) -> str:
-    return run_child([str(path), option], folder, _LIMITS, marker="\n").log.text()
+    return run_child([str(path), option], folder, _LIMITS).log.text()
 
 
 def command_line(engine: LoadEngine, model: Path, tokens: int, text: Path) -> list[str]:

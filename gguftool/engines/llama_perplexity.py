@@ -1,0 +1,249 @@
+"""Run an installed llama-perplexity of either engine: save the logits of a model, compare another with them.
+
+A text is cut into chunks of the context's length, and the second half of each chunk is scored. The tool saves the log
+probabilities of all tokens of the vocabulary at these positions, in 16 bits each, and compares a model with them later.
+It prints a table by chunk, with running means in five decimals, and then statistics over all tokens in six; the latter
+only for 100 tokens or more. Errors are standard errors over tokens. It ends with 0 also after most of its failures, so
+what counts is what it printed.
+
+Sources: llama.cpp tools/perplexity/perplexity.cpp, ik_llama.cpp examples/perplexity/perplexity.cpp (perplexity,
+kl_divergence), which print the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from gguftool.engines.child import Ending, Limits, Stop, run_child
+from gguftool.engines.probe import Kind, LoadEngine, find_engine
+from gguftool.errors import ExecuteError, FormatError, PlanError, printable
+from gguftool.record import record
+
+LEAST_TOKENS = 100  # scored; for fewer the tool prints no statistics
+_MAGIC = b"_logits_"
+_HEAD = struct.Struct("<8sIii")  # magic, context, vocabulary, chunks
+_UNLIMITED = 1 << 62  # bytes: a model takes what it takes
+_STEP = 1 << 20
+
+_NUMBER = r"([-+]?(?:\d+(?:\.\d*)?|nan|inf))"
+_PAIR = rf"{_NUMBER}\s*(?:±|\+/-)\s*{_NUMBER}"
+_BASE = re.compile(rf"Final estimate: PPL = {_PAIR}")
+_ROW = re.compile(rf"^\s*(\d+)\s+{_PAIR}\s+{_PAIR}\s+{_PAIR}\s+{_PAIR} %\s+{_PAIR} %\s*$", re.M)
+_STATISTICS = {
+    "ppl": re.compile(rf"Mean PPL\(Q\)\s+: +{_PAIR}"),
+    "base_ppl": re.compile(rf"Mean PPL\(base\)\s+: +{_PAIR}"),
+    "ppl_ratio": re.compile(rf"Mean PPL\(Q\)/PPL\(base\)\s+: +{_PAIR}"),
+    "kld": re.compile(rf"Mean +KLD: +{_PAIR}"),
+    "same_top": re.compile(rf"Same top p: +{_PAIR} %"),
+}
+# What it prints when it goes on with something else than was asked for, or stops and ends with 0.
+_COMPLAINT = re.compile(
+    r"\b(?:perplexity|kl_divergence) ?: ((?:inconsistent vocabulary|you need at least|the data file you provided"
+    r"|failed |[^\n]*has been computed with|[^\n]*does not look like)[^\n]*)"
+)
+
+
+@record
+class Estimate:
+    """A number with its standard error."""
+
+    value: float
+    error: float
+
+
+@record
+class Comparison:
+    """A model against the saved logits of another: KL divergence in nats, rate of the same top token, perplexities.
+
+    `running`: the running mean of the KL divergence after each chunk, in five decimals.
+    """
+
+    kld: Estimate
+    same_top: Estimate
+    ppl: Estimate
+    base_ppl: Estimate
+    ppl_ratio: Estimate
+    running: tuple[float, ...]
+
+
+@record
+class LogitsHead:
+    """What a file of saved logits says of itself: tokens of a chunk, tokens of the vocabulary, chunks."""
+
+    context: int
+    vocabulary: int
+    chunks: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole file."""
+        columns = 2 * ((self.vocabulary + 1) // 2) + 4
+        return _HEAD.size + self.chunks * (4 * self.context + 2 * scored_tokens(self.context) * columns)
+
+
+@record
+class PerplexityRun:
+    """What all runs of one engine have in common.
+
+    `context`: tokens of a chunk. `chunks`: at most so many. `arguments`: more options for the engine, such as
+    ``-ngl 99``. `cores`: the processor cores to run on, default: all. `seconds`: how long one run may take.
+    """
+
+    engine: LoadEngine
+    context: int
+    chunks: int
+    arguments: tuple[str, ...] = ()
+    cores: tuple[int, ...] = ()
+    seconds: float = 7 * 86400.0
+    stopped: Callable[[], bool] = lambda: False
+
+
+class StoppedError(Exception):
+    """The run was stopped by its caller."""
+
+
+def find_perplexity(name: str, folder: Path) -> LoadEngine:
+    """Find the llama-perplexity `name`, a path or a command; raises `PlanError` if it is no such program."""
+    engine = find_engine(name, folder)
+    if engine.kind is not Kind.PERPLEXITY:
+        raise PlanError(f"is {engine.kind.value}; llama-perplexity of the same build measures", source=name)
+    return engine
+
+
+def engine_build(engine: LoadEngine) -> str:
+    """The engine's name and version, with a digest of its program."""
+    assert engine.path is not None
+    digest = hashlib.sha256()
+    with open(engine.path, "rb") as file:
+        while data := file.read(_STEP):
+            digest.update(data)
+    version = f" {engine.version}" if engine.version else ""
+    return f"{engine.engine}{version} sha256:{digest.hexdigest()[:16]}"
+
+
+def scored_tokens(context: int) -> int:
+    """Tokens of a chunk that are scored: those of its second half, each by the logits at the token before."""
+    return context - 1 - context // 2
+
+
+def save_logits(run: PerplexityRun, model: Path, text: Path, logits: Path) -> Estimate:
+    """Save the logits of `model` on `text` in the file `logits`; return the perplexity.
+
+    Raises `ExecuteError` that says what the engine did instead.
+    """
+    words = [*_common(run, model), "-f", str(text), "--kl-divergence-base", str(logits)]
+    output = _output(run, words, logits.parent)
+    found = _BASE.search(output)
+    if found is None:
+        raise ExecuteError(_unexpected(output, "no perplexity"), source=words[0])
+    return _estimate(found.groups(), "perplexity", words[0])
+
+
+def compare_logits(run: PerplexityRun, model: Path, logits: Path) -> Comparison:
+    """Compare `model` with the saved `logits`; raises `ExecuteError` that says what the engine did instead."""
+    words = [*_common(run, model), "--kl-divergence", "--kl-divergence-base", str(logits)]
+    return parse_comparison(_output(run, words, logits.parent), words[0])
+
+
+def read_logits_head(path: Path) -> LogitsHead:
+    """Read the head of saved logits, and compare what it says with the file's size; raises `FormatError`."""
+    with open(path, "rb") as file:
+        data = file.read(_HEAD.size)
+        size = file.seek(0, 2)
+    if len(data) < _HEAD.size or not data.startswith(_MAGIC):
+        raise FormatError("no saved logits: they begin with '_logits_'", source=str(path))
+    _, context, vocabulary, chunks = _HEAD.unpack(data)
+    head = LogitsHead(context=context, vocabulary=vocabulary, chunks=chunks)
+    if min(context, vocabulary, chunks) < 1 or head.nbytes != size:
+        raise FormatError(
+            f"{size:,} bytes, but {chunks:,} chunks of {context:,} tokens with a vocabulary of {vocabulary:,} take "
+            f"{head.nbytes:,}: incomplete, or damaged",
+            source=str(path),
+        )
+    return head
+
+
+def parse_comparison(output: str, program: str) -> Comparison:
+    """Parse what a comparison prints; raises `ExecuteError` for anything else, and for numbers that are none."""
+    found: dict[str, Estimate] = {}
+    for name, pattern in _STATISTICS.items():
+        match = pattern.search(output)
+        if match is None:
+            raise ExecuteError(_unexpected(output, f"no '{name}' statistics"), source=program)
+        found[name] = _estimate(match.groups(), name, program)
+    rows = [(int(row[0]), float(row[5])) for row in _ROW.findall(output)]
+    if [number for number, _ in rows] != list(range(1, len(rows) + 1)) or not all(math.isfinite(x) for _, x in rows):
+        rows = []  # lines of a log between them, perhaps: the statistics are what counts
+    share = found["same_top"]
+    found["same_top"] = Estimate(value=share.value / 100, error=share.error / 100)
+    problem = _impossible(found)
+    if problem:
+        raise ExecuteError(f"printed {problem}", source=program)
+    return Comparison(running=tuple(mean for _, mean in rows), **found)
+
+
+def _impossible(found: dict[str, Estimate]) -> str:
+    """Describe what no comparison can have, or empty."""
+    if found["kld"].value < -1e-3:  # saved logits are rounded, so that a mean may be a little below zero
+        return f"a KL divergence of {found['kld'].value:g}, which is never negative"
+    if not 0 <= found["same_top"].value <= 1:
+        return f"{100 * found['same_top'].value:g} % as the share of equal top tokens"
+    if min(found["ppl"].value, found["base_ppl"].value, found["ppl_ratio"].value) <= 0:
+        return "a perplexity that is not positive"
+    return ""
+
+
+def _estimate(texts: tuple[str, ...], name: str, program: str) -> Estimate:
+    value, error = map(float, texts)
+    if not (math.isfinite(value) and math.isfinite(error)):
+        raise ExecuteError(
+            f"printed {name} = {texts[0]} ± {texts[1]}: the model computes NaN or infinities with this tensor",
+            source=program,
+        )
+    return Estimate(value=value, error=error)
+
+
+def _common(run: PerplexityRun, model: Path) -> list[str]:
+    assert run.engine.path is not None
+    words = [str(run.engine.path), "-m", str(model), "-c", str(run.context), "--chunks", str(run.chunks)]
+    if run.cores:
+        words += ["-t", str(len(run.cores))]
+    for option in (("--no-warmup",), ("--offline",), ("--log-colors", "off")):
+        if option[0] in run.engine.options:
+            words += option
+    return words + list(run.arguments)
+
+
+def _output(run: PerplexityRun, words: list[str], folder: Path) -> str:
+    """Run the engine to its end and return what it printed."""
+    limits = Limits(seconds=run.seconds, anonymous=_UNLIMITED, cores=run.cores)
+    ending = run_child(words, folder, limits, is_ready=lambda _: run.stopped())
+    if ending.stop is Stop.READY:
+        raise StoppedError
+    output = ending.log.text()
+    if ending.stop is not Stop.ITSELF or ending.status:
+        raise ExecuteError(_ended(ending, run), source=words[0])
+    complaint = _COMPLAINT.search(output)
+    if complaint:
+        raise ExecuteError(f"complains: {printable(complaint[1])}", source=words[0])
+    return output
+
+
+def _ended(ending: Ending, run: PerplexityRun) -> str:
+    if ending.stop is Stop.TIME:
+        return f"was stopped after {run.seconds:,.0f} s; --timeout gives it more"
+    how = f"ended with {ending.status}" if ending.status > 0 else f"was stopped by signal {-ending.status}"
+    why = "; ".join(ending.log.errors()) or ending.log.last_line()
+    return f"{how}; it said: {why or 'nothing'}"
+
+
+def _unexpected(output: str, lacking: str) -> str:
+    """The message about output that has not what was asked for."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    last = printable(lines[-1]) if lines else "nothing"
+    return f"printed {lacking}; its last line: {last}"
