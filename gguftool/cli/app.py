@@ -31,6 +31,11 @@ COMMANDS = (
         f"{_HERE}.quantize:quantize",
         "Make a mix by a recipe, by rules, or by a preset of llama-quantize such as Q4_K_M.",
     ),
+    (
+        "measure",
+        f"{_HERE}.measure:measure",
+        "Measure what each tensor, or group, at a type does to a model's output.",
+    ),
     ("export", f"{_HERE}.export:export", "Write tensors to a safetensors file."),
     ("fetch", f"{_HERE}.fetch:fetch", "Fetch a model or some of its tensors, or repair a download."),
     ("hash", f"{_HERE}.hash:hash_", "Print sha256 of each tensor's data, or check them."),

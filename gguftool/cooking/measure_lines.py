@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ MAX_FILE = 1 << 30  # bytes; held in memory. 2,000 tensors at 20 types take 20 M
 LEAST_KLD = 1e-5  # nats: an engine prints six decimals, the last of which is rounding of its saved logits
 ERRORS = 3  # standard errors below which a divergence is not told from none
 _BASIS = ("model", "text", "imatrix", "engine", "options")
+_ALWAYS = frozenset({"model", "imatrix"})
 _T = TypeVar("_T")
 
 
@@ -37,13 +38,14 @@ class Basis:
     options: str | None
     gguftool: str
 
-    def is_as(self, other: Basis) -> bool:
-        """Whether measurements of both belong together; the release of gguftool may differ."""
-        return not self.differences(other)
-
     def differences(self, other: Basis) -> list[str]:
-        """The names of what differs."""
-        return [name for name in _BASIS if getattr(self, name) != getattr(other, name)]
+        """The names of what differs, so that measurements of both do not belong together.
+
+        Text, engine and options only where both have some: the error of a type depends on none of them. The release of
+        gguftool may differ.
+        """
+        pairs = ((name, getattr(self, name), getattr(other, name)) for name in _BASIS)
+        return [name for name, a, b in pairs if a != b and (name in _ALWAYS or None not in (a, b))]
 
 
 @record
@@ -304,10 +306,10 @@ _VALUES: dict[str, Any] = {
 }
 
 
-def foreign_line(lines: Iterable[Line], bases: Sequence[Basis]) -> tuple[int, list[str]] | None:
-    """Find the first line that does not belong to one of `bases`: its number, and what differs."""
+def foreign_line(lines: Iterable[Line], basis: Basis) -> tuple[int, list[str]] | None:
+    """Find the first line that does not belong to `basis`: its number, and what differs."""
     for number, line in enumerate(lines, 1):
-        misfits = [line.basis.differences(basis) for basis in bases]
-        if misfits and all(misfits):
-            return number, min(misfits, key=len)
+        differences = line.basis.differences(basis)
+        if differences:
+            return number, differences
     return None

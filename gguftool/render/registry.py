@@ -20,6 +20,7 @@ _MODULES = {
     "gguftool.analysis.lint.check": "findings.text",
     "gguftool.analysis.recipe": "recipe",
     "gguftool.analysis.report": "report",
+    "gguftool.cooking.measuring.run": "measure",
     "gguftool.storage.plan": "plan",
     "gguftool.surgery.quantize.preview": "quantize",
 }

@@ -1,0 +1,188 @@
+"""The command that measures what types do to a model."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gguftool import __version__
+from gguftool.cli.shared.console import counting_bar, remark_each
+from gguftool.cli.shared.options import DryRun, Json, ModelArgument, OutputOption, one_format
+from gguftool.cli.shared.patterns import check_patterns
+from gguftool.cli.shared.show import show
+from gguftool.cooking.measuring.bench import Setup
+from gguftool.cooking.measuring.groups import Grouping, parse_grouping
+from gguftool.cooking.measuring.run import (
+    ErrorSetup,
+    Hooks,
+    MeasureReport,
+    Measuring,
+    Selection,
+    measure_errors,
+)
+from gguftool.format.engine_facts.engines import ENGINES
+
+
+def measure(
+    model: ModelArgument,
+    output: OutputOption,
+    text: Annotated[
+        str | None,
+        typer.Option("--text", metavar="FILE", help="The text to measure on; none that an imatrix was made of."),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            metavar="PATH",
+            help="An installed llama-perplexity; with --errors llama.cpp or ik_llama.cpp: which tensors it quantizes.",
+        ),
+    ] = None,
+    types: Annotated[
+        list[str] | None,
+        typer.Option("--types", metavar="TYPE,...", help="Types to measure, such as q3_K,iq4_xs. Repeatable."),
+    ] = None,
+    tensors: Annotated[
+        list[str] | None,
+        typer.Option("--tensors", metavar="PATTERN", help="Only tensors that match. Repeatable. Default: all weights."),
+    ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--group",
+            metavar="none|role|layer|REGEX=NAME",
+            help="Measure together: a role such as ffn_down, a layer, or what REGEX matches (NAME may have \\1).",
+        ),
+    ] = None,
+    imatrix: Annotated[
+        str | None,
+        typer.Option("--imatrix", metavar="FILE", help="The importance matrix to quantize with.", show_default=False),
+    ] = None,
+    quants: Annotated[
+        list[str] | None,
+        typer.Option("--quants", metavar="MODEL", help="A ready-made quant: its tensors are measured. Repeatable."),
+    ] = None,
+    context: Annotated[
+        int, typer.Option("--ctx", metavar="N", min=16, max=1 << 20, help="Tokens of a chunk; half are scored.")
+    ] = 512,
+    chunks: Annotated[int, typer.Option("--chunks", metavar="N", min=1, max=1 << 20, help="At most so many.")] = 8,
+    engine_options: Annotated[
+        str, typer.Option("--engine-options", metavar="TEXT", help="More options for the engine, such as '-ngl 99'.")
+    ] = "",
+    timeout: Annotated[
+        float, typer.Option("--timeout", metavar="SECONDS", min=1, help="The most that one run of the engine may take.")
+    ] = 7 * 86400.0,
+    jobs: Annotated[
+        int, typer.Option("--jobs", metavar="N", min=1, help="Engines at a time, each on its share of the cores.")
+    ] = 1,
+    scheduler: Annotated[
+        str,
+        typer.Option("--scheduler", metavar="ADDRESS", help="Measure on the workers of a dask.distributed scheduler."),
+    ] = "",
+    errors: Annotated[
+        bool, typer.Option("--errors", help="The error table alone: no engine, no text; MODEL may be remote.")
+    ] = False,
+    any_width: Annotated[
+        bool,
+        typer.Option(
+            "--any-width",
+            help="Measure also types that no row of a tensor can hold, as if several rows were one: for comparisons.",
+        ),
+    ] = False,
+    dry_run: DryRun = False,
+    json: Json = False,
+) -> None:
+    """Measure what each tensor, or group, at a type does to a model's output.
+
+    Each measurement is a line of OUT, written as soon as it is done: the same command goes on after an interruption.
+    """
+    selection = Selection(
+        patterns=tuple(tensors or ()),
+        types=tuple(name for text in types or () for name in text.split(",") if name),
+        grouping=_grouping(group or []),
+    )
+    check_patterns(selection.patterns)
+    if errors:
+        _refuse(text=text, group=group, scheduler=scheduler, engine_options=engine_options, dry_run=dry_run)
+        setup = ErrorSetup(
+            model=model,
+            imatrix=imatrix,
+            quants=tuple(quants or ()),
+            engine=_rules(engine),
+            any_width=any_width,
+            version=__version__,
+        )
+        with counting_bar("errors") as progress:
+            report = measure_errors(setup, selection, output, Hooks(progress=progress))
+        _finish(report, json=json)
+        return
+    if text is None or engine is None:
+        raise typer.BadParameter("give --text FILE and --engine PATH of a llama-perplexity, or --errors")
+    if not selection.types:
+        raise typer.BadParameter("give --types, near the bits per weight that you want, such as --types q3_K")
+    run = Measuring(
+        Setup(
+            model=str(Path(model).absolute()) if scheduler else model,
+            text=str(Path(text).absolute()),
+            engine=engine,
+            imatrix=imatrix,
+            quants=tuple(quants or ()),
+            context=context,
+            chunks=chunks,
+            arguments=_words(engine_options),
+            seconds=timeout,
+            any_width=any_width,
+            version=__version__,
+        ),
+        selection,
+        output,
+        jobs=jobs,
+        scheduler=scheduler,
+    )
+    if dry_run:
+        plan = run.plan()
+        remark_each(plan.remarks)
+        show(plan, one_format(json=json))
+        return
+    with counting_bar("measured") as progress:
+        report = run.run(Hooks(progress=progress, note=lambda text: remark_each([text])))
+    _finish(report, json=json)
+
+
+def _finish(report: MeasureReport, *, json: bool) -> None:
+    remark_each(report.remarks)
+    show(report, one_format(json=json))
+    if report.failed:
+        raise typer.Exit(2)
+
+
+def _grouping(texts: list[str]) -> Grouping:
+    try:
+        return parse_grouping(texts)
+    except ValueError as error:
+        raise typer.BadParameter(f"--group: {error}") from None
+
+
+def _rules(engine: str | None) -> str:
+    """Whose rules choose the tensors of the error table."""
+    if engine is None:
+        return next(iter(ENGINES))
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)} with --errors, not '{engine}'")
+    return engine
+
+
+def _words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"--engine-options: {error}") from None
+
+
+def _refuse(**given: object) -> None:
+    named = [f"--{name.replace('_', '-')}" for name, value in given.items() if value]
+    if named:
+        raise typer.BadParameter(f"--errors runs no engine: leave out {', '.join(named)}")

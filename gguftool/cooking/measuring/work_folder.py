@@ -1,0 +1,66 @@
+"""The folder of a run beside its output: saved logits and scratch copies. Only this user can look into it.
+
+It is locked while a run uses it, kept when the run is interrupted, and removed when all is measured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from gguftool.errors import ExecuteError
+from gguftool.storage.system.ownership import is_private
+
+SUFFIX = ".work"
+
+
+def work_folder_of(output: Path) -> Path:
+    """The folder that belongs to `output`, as an absolute path: engines run in it."""
+    return output.absolute().with_name(output.name + SUFFIX)
+
+
+@contextlib.contextmanager
+def locked_folder(path: Path) -> Iterator[None]:
+    """Make the folder `path` if need be, and keep other runs out of it.
+
+    Raises `ExecuteError` if another run uses it, or it is not a private folder of this user.
+    """
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        status = os.lstat(path)
+        if not stat.S_ISDIR(status.st_mode) or not is_private(path):
+            raise ExecuteError(
+                "is not a folder that only you can write; move it away, it is where logits are kept", source=str(path)
+            ) from None
+    except OSError as error:
+        raise ExecuteError(f"cannot make this folder: {error.strerror}", source=str(path)) from error
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        _lock(fd, path)
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # it keeps something for a later run
+            os.rmdir(path)
+        os.close(fd)
+
+
+def _lock(fd: int, path: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows: engines are driven on Linux only
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise ExecuteError("another run is measuring there; wait for it, or stop it", source=str(path)) from None
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder with all that is in it, if it is there."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)

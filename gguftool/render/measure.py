@@ -1,0 +1,45 @@
+"""The output of `gguftool measure`: what a run would do, and what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gguftool.cooking.measuring.run import MeasurePlan, MeasureReport
+from gguftool.errors import printable
+from gguftool.render.format import Format
+from gguftool.render.quantize import duration
+from gguftool.render.registry import renders
+from gguftool.render.table import Table, columns, text_of
+
+_SHOWN = 40  # tasks
+
+
+@renders(MeasurePlan, Format.TEXT)
+def measure_plan_text(plan: MeasurePlan) -> str:
+    """The tasks that are left, and what they take."""
+    rows = [(printable(task.group), task.type, f"{len(task.tensors):,}") for task in plan.tasks[:_SHOWN]]
+    if len(plan.tasks) > _SHOWN:
+        rows.append((f"and {len(plan.tasks) - _SHOWN:,} more", "", ""))
+    heads = columns("group", "type", ">tensors")
+    table = text_of([Table(title=f"{len(plan.tasks):,} to measure", columns=heads, rows=tuple(rows))]) if rows else ""
+    return "\n".join((*([table] if table else []), *_plan_lines(plan))) + "\n"
+
+
+def _plan_lines(plan: MeasurePlan) -> Iterator[str]:
+    if plan.done:
+        yield f"{plan.done:,} measured already, in {plan.output}"
+    if not plan.tasks and plan.floor_is_there:
+        yield "nothing is left to measure"
+        return
+    yield f"meanwhile in {plan.folder}:"
+    yield f"  {plan.logits_bytes:,} bytes of the reference's logits"
+    yield f"  {plan.scratch_bytes:,} bytes of scratch copies, less where the file system shares blocks"
+    yield f"about {duration(plan.seconds)}, by a rule of thumb until the engine has run once"
+
+
+@renders(MeasureReport, Format.TEXT)
+def measure_report_text(report: MeasureReport) -> str:
+    """One line: what was written, and what was there."""
+    there = f", {report.skipped:,} were there" if report.skipped else ""
+    failed = f", {len(report.failed):,} failed" if report.failed else ""
+    return f"{report.output}: {report.written:,} lines written{there}{failed}\n"
