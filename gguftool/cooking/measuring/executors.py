@@ -25,6 +25,7 @@ from gguftool.errors import GGUFToolError, PlanError
 
 Outcome = tuple[Task, KldLine | GGUFToolError]
 _SCRATCH = "scratch"
+_PATIENCE = 10  # seconds to wait for a scheduler
 
 
 class Executor(ABC):
@@ -184,7 +185,7 @@ class ClusterExecutor(Executor):
         self._inputs = inputs
         self._setup = setup
         try:
-            self._client: Any = self._dask.Client(address, timeout=10, set_as_default=False)
+            self._client: Any = self._dask.Client(address, timeout=_PATIENCE, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             raise PlanError(f"no scheduler answers: {error}", source=address) from error
         self._key = _key(setup)

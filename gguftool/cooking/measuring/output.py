@@ -115,10 +115,13 @@ def read_output(path: Path) -> MeasureFile:
         return MeasureFile(lines=(), nbytes=0)
     except OSError as error:
         raise ExecuteError(f"cannot be read: {error.strerror}", source=str(path)) from error
-    with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
             raise ExecuteError("is not a regular file", source=str(path))
-        data = file.read(MAX_FILE + 1)
+        data = read_fully(fd, min(status.st_size, MAX_FILE + 1), 0)
+    finally:
+        close_quietly(fd)
     return parse_measure(data, str(path))
 
 

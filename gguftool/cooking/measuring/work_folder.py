@@ -42,10 +42,12 @@ def locked_folder(path: Path) -> Iterator[None]:
     fd = os.open(path, os.O_RDONLY)
     try:
         _lock(fd, path)
-        yield
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # it keeps something for a later run
+                os.rmdir(path)
     finally:
-        with contextlib.suppress(OSError):  # it keeps something for a later run
-            os.rmdir(path)
         os.close(fd)
 
 
