@@ -7,7 +7,8 @@ only for 100 tokens or more. Errors are standard errors over tokens. It ends wit
 what counts is what it printed.
 
 Sources: llama.cpp tools/perplexity/perplexity.cpp, ik_llama.cpp examples/perplexity/perplexity.cpp (perplexity,
-kl_divergence), which print the same.
+kl_divergence), which print the same. llama.cpp logs in a thread that it does not wait for at its end (common/log.cpp,
+common_log_main), so the last lines of a good run may be lost: of one that takes a second, one in ten. It is run again.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _MAGIC = b"_logits_"
 _HEAD = struct.Struct("<8sIii")  # magic, context, vocabulary, chunks
 _UNLIMITED = 1 << 62  # bytes: a model takes what it takes
 _STEP = 1 << 20
+_TRIES = 8
 
 _NUMBER = r"([-+]?(?:\d+(?:\.\d*)?|nan|inf))"
 _PAIR = rf"{_NUMBER}\s*(?:±|\+/-)\s*{_NUMBER}"
@@ -41,6 +43,7 @@ _STATISTICS = {
     "kld": re.compile(rf"Mean +KLD: +{_PAIR}"),
     "same_top": re.compile(rf"Same top p: +{_PAIR} %"),
 }
+_BEGUN = re.compile(r"\b(?:computing|calculating perplexity) over \d+ chunks")
 # What it prints when it goes on with something else than was asked for, or stops and ends with 0.
 _COMPLAINT = re.compile(
     r"\b(?:perplexity|kl_divergence) ?: ((?:inconsistent vocabulary|you need at least|the data file you provided"
@@ -137,7 +140,7 @@ def save_logits(run: PerplexityRun, model: Path, text: Path, logits: Path) -> Es
     Raises `ExecuteError` that says what the engine did instead.
     """
     words = [*_common(run, model), "-f", str(text), "--kl-divergence-base", str(logits)]
-    output = _output(run, words, logits.parent)
+    output = _whole_output(run, words, logits.parent, _BASE)
     found = _BASE.search(output)
     if found is None:
         raise ExecuteError(_unexpected(output, "no perplexity"), source=words[0])
@@ -147,7 +150,7 @@ def save_logits(run: PerplexityRun, model: Path, text: Path, logits: Path) -> Es
 def compare_logits(run: PerplexityRun, model: Path, logits: Path) -> Comparison:
     """Compare `model` with the saved `logits`; raises `ExecuteError` that says what the engine did instead."""
     words = [*_common(run, model), "--kl-divergence", "--kl-divergence-base", str(logits)]
-    return parse_comparison(_output(run, words, logits.parent), words[0])
+    return parse_comparison(_whole_output(run, words, logits.parent, _STATISTICS["same_top"]), words[0])
 
 
 def read_logits_head(path: Path) -> LogitsHead:
@@ -219,6 +222,15 @@ def _common(run: PerplexityRun, model: Path) -> list[str]:
         if option[0] in run.engine.options:
             words += option
     return words + list(run.arguments)
+
+
+def _whole_output(run: PerplexityRun, words: list[str], folder: Path, end: re.Pattern[str]) -> str:
+    """Run the engine until its output has its `end`, if it began to compute; or at most `_TRIES` times."""
+    for _ in range(_TRIES):
+        output = _output(run, words, folder)
+        if end.search(output) or not _BEGUN.search(output):
+            break
+    return output
 
 
 def _output(run: PerplexityRun, words: list[str], folder: Path) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import random
+import struct
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
-from gguf import GGMLQuantizationType
-from gguf.quants import dequantize, quantize
 
 from gguftool.cooking.error_table import WHOLE, sample_rows, type_error
 from gguftool.cooking.measuring.run import ErrorSetup, Selection, measure_errors
@@ -33,18 +34,23 @@ def type_id(name: str) -> int:
     return traits.id
 
 
-def weights_of(values: np.ndarray) -> Weights:
+def weights_of(values: Any) -> Weights:
+    import numpy as np
+
     entry = ImatrixEntry(name=NAME, sums=values.astype(np.float32), counts=np.ones(len(values), np.float32))
     return Weights(imatrix=Imatrix(entries={NAME: entry}, digest="d"), name="i")
 
 
 @pytest.mark.parametrize("name", ["q8_0", "q4_0", "q5_1"])
 def test_the_error_is_that_of_gguf_py(name: str) -> None:
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize, quantize
+
     maker = TypeMaker(model=open_model(MODEL))
     found = type_error(maker.make(NAME, type_id(name)))
-    exact = maker.model.tensors[NAME].numpy().astype(np.float64)
+    exact = maker.model.tensors[NAME].numpy().astype("float64")
     kind = GGMLQuantizationType[name.upper()]
-    values = dequantize(quantize(exact.astype(np.float32), kind), kind)
+    values = dequantize(quantize(exact.astype("float32"), kind), kind)
     assert found.rows == 128
     assert found.weighted_error is None
     # both round to nearest, but for ties
@@ -52,6 +58,10 @@ def test_the_error_is_that_of_gguf_py(name: str) -> None:
 
 
 def test_weights_count_by_column() -> None:
+    import numpy as np
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
     values = np.zeros((1, 256))
     values[0, :32] = 1.0
     maker = TypeMaker(model=open_model(MODEL), weights=weights_of(values))
@@ -66,9 +76,10 @@ def test_weights_count_by_column() -> None:
 
 
 def test_rows_that_no_block_fits_are_refused_or_taken_together(tmp_path: Path) -> None:
-    numbers = np.random.default_rng(1).normal(size=(8, 96)).astype(np.float32)
+    draw = random.Random(1)
+    numbers = struct.pack("<768f", *(draw.gauss(0, 1) for _ in range(768)))
     path = tmp_path / "m.gguf"
-    path.write_bytes(b.gguf(tensors=[b.Tensor("blk.0.ffn_up.weight", (96, 8), b.TYPES["F32"][0], numbers.tobytes())]))
+    path.write_bytes(b.gguf(tensors=[b.Tensor("blk.0.ffn_up.weight", (96, 8), b.TYPES["F32"][0], numbers)]))
     model = open_model(path)
     with pytest.raises(PlanError, match="rows of 96 are no whole blocks of q3_K"):
         TypeMaker(model=model).make("blk.0.ffn_up.weight", type_id("q3_K"))
@@ -85,7 +96,7 @@ def test_small_tensors_are_taken_whole_and_large_ones_by_some_hundred_random_row
     assert max(rows) < 20_000
     assert ranges == sample_rows("blk.0.ffn_up.weight", 20_000, 4096)
     assert ranges != sample_rows("blk.1.ffn_up.weight", 20_000, 4096)
-    gaps = {after - before for (before, _), (after, _) in zip(ranges, ranges[1:], strict=False)}
+    gaps = {after - before for (before, _), (after, _) in pairwise(ranges)}
     assert len(gaps) > 10  # regular samples mislead: errors sit at regular places
 
 

@@ -52,7 +52,7 @@ Minimum KLD:  -0.000048
 Mean    Δp:  0.000 ± 0.000 %
 RMS Δp    :  0.101 ± 0.010 %
 Same top p: 96.078 ± 0.860 %
-"""
+"""  # noqa: E501
 
 
 def test_all_that_is_printed_is_parsed() -> None:
@@ -158,6 +158,14 @@ def test_an_engine_that_fails_is_named_with_what_it_said(tmp_path: Path, mode: s
     with pytest.raises(ExecuteError, match=message) as caught:
         compare_logits(run_of(tmp_path, mode), changed(tmp_path), logits)
     assert str(tmp_path / "llama-perplexity") in str(caught.value)
+
+
+def test_a_run_that_lost_its_last_lines_is_repeated(tmp_path: Path) -> None:
+    logits = saved(tmp_path)
+    assert compare_logits(run_of(tmp_path, "forgetful"), MODEL, logits).kld.value == 0
+    assert (tmp_path / "runs").read_text() == "3"
+    with pytest.raises(ExecuteError, match="printed no 'ppl' statistics"):
+        compare_logits(run_of(tmp_path, "lost"), MODEL, logits)
 
 
 def test_a_complaint_counts_although_the_engine_ends_well(tmp_path: Path) -> None:

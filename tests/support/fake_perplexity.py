@@ -16,7 +16,7 @@ from pathlib import Path
 
 BLOCK = 256
 VOCABULARY = 272
-MODES = ("ok", "crash", "garbage", "nan", "silent", "other", "hang", "crash at q8_0")
+MODES = ("ok", "crash", "garbage", "nan", "silent", "other", "hang", "forgetful", "lost")
 _HELP = "-m --model FILE\n--kl-divergence\n--chunks N\n--no-warmup\n"
 
 
@@ -82,7 +82,17 @@ def _compare(mode: str, logits: Path, blocks: list[bytes]) -> tuple[int, str]:
             return 0, ""
         if mode == "nan":
             return 0, table("nan", chunks)
+    if mode in ("forgetful", "lost") and _next_run(logits) % (3 if mode == "forgetful" else 1 << 30):
+        return 0, "kl_divergence: computing over 2 chunks, n_ctx=128\n" + table("0.001", chunks)[:300]
     return 0, table(f"{value:.6f}", chunks, base="33.0" if mode == "other" and differing else "20.0")
+
+
+def _next_run(logits: Path) -> int:
+    """Count the comparisons with these logits."""
+    counter = logits.with_name("runs")
+    number = int(counter.read_text()) + 1 if counter.exists() else 1
+    counter.write_text(str(number))
+    return number
 
 
 def table(value: str, chunks: int, base: str = "20.0") -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -125,11 +125,11 @@ def measure(
         raise typer.BadParameter("give --types, near the bits per weight that you want, such as --types q3_K")
     run = Measuring(
         Setup(
-            model=str(Path(model).absolute()) if scheduler else model,
-            text=str(Path(text).absolute()),
-            engine=engine,
-            imatrix=imatrix,
-            quants=tuple(quants or ()),
+            model=_absolute(model),
+            text=_absolute(text),
+            engine=_absolute(engine),
+            imatrix=None if imatrix is None else _absolute(imatrix),
+            quants=tuple(map(_absolute, quants or ())),
             context=context,
             chunks=chunks,
             arguments=_words(engine_options),
@@ -157,6 +157,11 @@ def _finish(report: MeasureReport, *, json: bool) -> None:
     show(report, one_format(json=json))
     if report.failed:
         raise typer.Exit(2)
+
+
+def _absolute(name: str) -> str:
+    """The absolute path of what is here: workers of a cluster run in other folders."""
+    return os.path.abspath(name) if os.path.exists(name) else name
 
 
 def _grouping(texts: list[str]) -> Grouping:

@@ -17,6 +17,8 @@ from tests.support.faults import tree
 from tests.support.measure_cases import lines_of, make_setup, measuring, selection
 from tests.support.syscalls import Injector, count_calls, killed_at
 
+_CHANGING = ("open", "write", "pwrite", "ftruncate", "fsync", "replace", "rename", "link", "unlink", "mkdir", "rmdir")
+
 
 @pytest.fixture(autouse=True)
 def engine_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,20 +51,7 @@ def unbroken(tmp_path: Path) -> tuple[bytes, list[str]]:
 
 def steps(calls: list[str]) -> list[int]:
     """Every call that changes something, and the one after it."""
-    changing = {
-        "open",
-        "write",
-        "pwrite",
-        "ftruncate",
-        "fsync",
-        "replace",
-        "rename",
-        "link",
-        "unlink",
-        "mkdir",
-        "rmdir",
-    }
-    return sorted({at + more for at, name in enumerate(calls) if name in changing for more in (0, 1)})
+    return sorted({at + more for at, name in enumerate(calls) if name in _CHANGING for more in (0, 1)})
 
 
 @pytest.mark.slow

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from gguftool.cooking.measuring import bench as bench_module
@@ -59,7 +59,7 @@ def test_nothing_is_left_but_the_lines(tmp_path: Path) -> None:
 
 
 def test_a_measurement_does_not_change_the_next_ones(tmp_path: Path) -> None:
-    """The fake's numbers count every block that differs from the reference: one not restored would add to all others."""
+    """The fake counts every block that differs from the reference: one not restored would add to all others."""
     measured(tmp_path)
     together = {line["group"]: line["kld"] for line in lines_of(tmp_path / "out.jsonl") if line["kind"] == "kld"}
     for name in ATTENTION:
@@ -114,8 +114,6 @@ def test_lines_of_something_else_are_never_mixed_in(tmp_path: Path, change: str)
 
 
 def demo_imatrix(folder: Path) -> Path:
-    import struct
-
     path = folder / "i.dat"
     name = b"blk.0.attn_k.weight"
     values = struct.pack("<256f", *range(1, 257))
@@ -228,11 +226,34 @@ def test_a_quantized_reference_carries_what_fits_and_else_the_tensor_is_swapped(
     assert tree(tmp_path).keys() == {"text.txt", "ok", "ok/llama-perplexity", "out.jsonl"}
 
 
+def test_the_scratch_copy_has_the_dequantized_values_in_their_place(tmp_path: Path) -> None:
+    import numpy as np
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize, quantize
+
+    model, name, kind = open_model(MODEL), "blk.1.ffn_up.weight", GGMLQuantizationType.Q8_0
+    scratch, maker = Scratch(model, tmp_path / "scratch"), TypeMaker(model=model)
+    scratch.make()
+    made = maker.make(name, int(kind))
+    scratch.write(maker, made)
+    data, extent = scratch.path.read_bytes(), model.tensors[name].extent
+    exact = model.tensors[name].numpy()
+    values = dequantize(np.frombuffer(made.typed.extent.read(), np.uint8), kind).reshape(exact.shape)
+    carried = (np.frombuffer(data[extent.offset : extent.end], "<u2").astype("<u4") << 16).view("<f4")
+    # BF16 has 8 bits of a number: half of the last is a relative error of 2^-9
+    assert np.abs(carried.reshape(exact.shape) - values).max() <= np.abs(values).max() * 2**-9
+    assert np.allclose(values, dequantize(quantize(exact, kind), kind), atol=np.abs(exact).max() / 100)
+    assert not np.array_equal(carried.reshape(exact.shape), exact)
+    whole = MODEL.read_bytes()
+    assert (data[: extent.offset], data[extent.end :]) == (whole[: extent.offset], whole[extent.end :])
+    scratch.restore()
+    assert scratch.path.read_bytes() == whole
+
+
 def test_values_that_the_carrier_cannot_hold_are_refused(tmp_path: Path) -> None:
     """65,504 is the largest F16; at Q8_0 it becomes 127 times a scale that is rounded up."""
-    numbers = np.full((4, 32), 65504, dtype="<f2")
     path = tmp_path / "m.gguf"
-    tensor = b.Tensor("blk.0.ffn_up.weight", (32, 4), b.TYPES["F16"][0], numbers.tobytes())
+    tensor = b.Tensor("blk.0.ffn_up.weight", (32, 4), b.TYPES["F16"][0], struct.pack("<128e", *[65504.0] * 128))
     path.write_bytes(b.gguf(b.llama_kvs(vocabulary=272), [tensor]))
     model = open_model(path)
     scratch = Scratch(model, tmp_path / "scratch")
