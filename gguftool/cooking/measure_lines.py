@@ -190,9 +190,9 @@ def parse_measure(data: bytes, name: str) -> MeasureFile:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
-        return f"the field '{printable(str(error.args[0]))}' is missing; 'gguftool measure' writes these lines"
+        return f"the field '{printable(str(error.args[0]))}' is missing; this is no line that measure writes"
     text = "too deeply nested" if isinstance(error, RecursionError) else str(error)
-    return f"{printable(text)}; 'gguftool measure' writes these lines, one JSON object each"
+    return f"{printable(text)}; measure writes one JSON object a line"
 
 
 def _parse_line(raw: bytes) -> Line:

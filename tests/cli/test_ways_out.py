@@ -311,6 +311,8 @@ MADE = {
     "analysis/lint/way_out.py": 2,
     "cli/commands/dump.py": 1,
     "cli/commands/fetch.py": 1,
+    "cooking/measuring/bench.py": 1,
+    "cooking/measuring/run.py": 1,
     "engines/llama_quantize.py": 1,
     "engines/load.py": 1,
     "errors.py": 1,

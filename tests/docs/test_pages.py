@@ -151,6 +151,9 @@ JSON_RUNS = {
     "quantize demo.gguf --tensor attn_v=q8_0 -o out.gguf --dry-run": (
         "gguftool.surgery.quantize.preview.QuantizePreview"
     ),
+    "measure demo.gguf --errors --types q4_0 --tensors attn_v -o errors.jsonl": (
+        "gguftool.cooking.measuring.run.MeasureReport"
+    ),
     "export demo.gguf --tensor output -o out.safetensors": "gguftool.storage.plan.Receipt",
     "fetch demo.gguf -o fetched.gguf": "gguftool.storage.plan.Receipt",
     "merge demo.gguf -o merged.gguf --dry-run": "gguftool.storage.plan.Preview",

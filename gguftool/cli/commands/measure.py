@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from gguftool import __version__
-from gguftool.cli.shared.console import counting_bar, remark_each
+from gguftool.cli.shared.console import counting_bar, remark, remark_each
 from gguftool.cli.shared.options import DryRun, Json, ModelArgument, OutputOption, one_format
 from gguftool.cli.shared.patterns import check_patterns
 from gguftool.cli.shared.show import show
+from gguftool.cli.shared.signals import Interrupted
 from gguftool.cooking.measuring.bench import Setup
 from gguftool.cooking.measuring.groups import Grouping, parse_grouping
 from gguftool.cooking.measuring.run import (
@@ -147,8 +148,12 @@ def measure(
         remark_each(plan.remarks)
         show(plan, one_format(json=json))
         return
-    with counting_bar("measured") as progress:
-        report = run.run(Hooks(progress=progress, note=lambda text: remark_each([text])))
+    try:
+        with counting_bar("measured") as progress:
+            report = run.run(Hooks(progress=progress, note=remark))
+    except Interrupted:
+        remark(f"what was measured is in {output}; the same command goes on from there")
+        raise
     _finish(report, json=json)
 
 

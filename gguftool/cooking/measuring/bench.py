@@ -24,7 +24,7 @@ from gguftool.engines.llama_perplexity import (
     scored_tokens,
 )
 from gguftool.engines.probe import LoadEngine
-from gguftool.errors import ExecuteError, PlanError
+from gguftool.errors import ExecuteError, PlanError, command_line
 from gguftool.format.ggml import TYPES, find_type, type_alias
 from gguftool.format.kv import ByteOrder, ValueType
 from gguftool.model.companions import open_imatrix
@@ -35,6 +35,7 @@ from gguftool.storage.execute.copying import shared_bytes
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.execute.preflight import free_bytes
+from gguftool.storage.sources.locate import base_name
 from gguftool.surgery.compatibility import require_complete
 from gguftool.surgery.quantize.options import QuantizeOptions, Weights
 from gguftool.surgery.quantize.plan import Decision, TensorOrigin, TensorStep, plan_decision
@@ -106,9 +107,8 @@ def open_inputs(setup: Setup, folder: Path) -> Inputs:
     model = open_reference(setup.model)
     for source in model.sources:
         if source.is_remote:
-            raise PlanError(
-                f"engines load local files; 'gguftool fetch {source.name} -o FILE' gets it", source=source.name
-            )
+            fetch = command_line("fetch", setup.model, "-o", base_name(source.name))
+            raise PlanError(f"engines load local files; {fetch} gets it", source=source.name)
     maker = make_maker(model, setup.imatrix, setup.quants, engine=engine.engine, any_width=setup.any_width)
     weights = maker.weights
     basis = Basis(

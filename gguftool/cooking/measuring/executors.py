@@ -181,7 +181,7 @@ class ClusterExecutor(Executor):
         try:
             self._dask: Any = import_module("distributed")
         except ImportError:
-            raise PlanError("--scheduler needs the extra 'cluster': pip install 'gguftool[cluster]'") from None
+            raise PlanError("--scheduler needs dask.distributed: pip install distributed") from None
         self._inputs = inputs
         self._setup = setup
         try:

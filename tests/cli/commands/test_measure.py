@@ -17,6 +17,7 @@ from tests.support.engine_tools import tool
 from tests.support.fake_perplexity import make_fake
 from tests.support.faults import tree
 from tests.support.measure_cases import MODEL, lines_of
+from tests.support.rude_server import RudeServer
 
 TEXT = b"It was a bright cold day in April, and the clocks were striking thirteen. " * 30
 
@@ -84,6 +85,20 @@ def test_bad_usage_is_one_error_and_exit_2(tmp_path: Path, more: tuple[str, ...]
     assert done.returncode == 2
     assert message in done.stderr.decode()
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_the_ways_out_that_errors_name_work(tmp_path: Path) -> None:
+    with RudeServer({"m.gguf": MODEL.read_bytes()}) as server:
+        line = words(tmp_path)
+        line[1] = server.url("honest", "m.gguf")
+        error = one_error_line(run_gguftool(*line, "-o", tmp_path / "out.jsonl", cwd=tmp_path).stderr)
+        command = error.split("'")[1].split()
+        assert command[:2] == ["gguftool", "fetch"]
+        assert run_gguftool(*command[1:], cwd=tmp_path).returncode == 0
+        assert (tmp_path / "m.gguf").read_bytes() == MODEL.read_bytes()
+    error = one_error_line(run_gguftool(*words(tmp_path), "--types", "q99", "-o", tmp_path / "out.jsonl").stderr)
+    assert "'gguftool types'" in error
+    assert run_gguftool("types").returncode == 0
 
 
 def test_without_text_or_types_it_says_what_is_missing(tmp_path: Path) -> None:
