@@ -45,6 +45,14 @@ def test_an_end_of_its_own(tmp_path: Path) -> None:
     assert shell(tmp_path, "kill -SEGV $$").status == -11
 
 
+def test_it_stays_on_the_cores_that_it_may_use(tmp_path: Path) -> None:
+    core = max(os.sched_getaffinity(0))
+    program = "import os, time; time.sleep(0.3); print(os.sched_getaffinity(0))"
+    limits = Limits(seconds=60, anonymous=4 << 30, cores=(core,))
+    ending = run(tmp_path, sys.executable, "-S", "-c", program, limits=limits)
+    assert ending.log.last_line() == f"{{{core}}}"
+
+
 def test_what_cannot_be_run_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(ExecuteError, match="cannot be run"):
         run(tmp_path, str(tmp_path / "missing"))

@@ -34,8 +34,8 @@ from gguftool.record import record, replace
 from gguftool.storage.execute.copying import shared_bytes
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
-from gguftool.storage.execute.preflight import free_bytes
 from gguftool.storage.sources.locate import base_name
+from gguftool.storage.system.space import free_bytes
 from gguftool.surgery.compatibility import require_complete
 from gguftool.surgery.quantize.options import QuantizeOptions, Weights
 from gguftool.surgery.quantize.plan import Decision, TensorOrigin, TensorStep, plan_decision

@@ -30,7 +30,7 @@ from gguftool.errors import grouped as grouped_reasons
 from gguftool.format.ggml import TYPES, find_type
 from gguftool.model.model import Model
 from gguftool.record import record
-from gguftool.storage.execute.preflight import free_bytes
+from gguftool.storage.system.space import free_bytes
 
 _FLOPS = 3e10  # of F16 matrices, by one core of a server of 2020; docs/measuring.md
 _GIVE_UP = 3  # failures in a row: then it is the engine, not a tensor

@@ -20,6 +20,8 @@ from gguftool.errors import ExecuteError, FormatError, PlanError
 from gguftool.format.ggml import find_type
 from gguftool.model.opening import open_model
 from gguftool.record import replace
+from gguftool.storage.execute.executor import execute
+from gguftool.surgery.split import SplitOptions, plan_split
 from tests.support import builders as b
 from tests.support.fake_perplexity import make_fake
 from tests.support.faults import tree
@@ -248,6 +250,23 @@ def test_the_scratch_copy_has_the_dequantized_values_in_their_place(tmp_path: Pa
     assert (data[: extent.offset], data[extent.end :]) == (whole[: extent.offset], whole[extent.end :])
     scratch.restore()
     assert scratch.path.read_bytes() == whole
+
+
+def test_the_scratch_copy_of_a_set_is_a_set(tmp_path: Path) -> None:
+    execute(plan_split(open_model(MODEL), tmp_path / "set" / "m", SplitOptions(max_tensors=8)))
+    model = open_model(tmp_path / "set")
+    scratch, maker = Scratch(model, tmp_path / "scratch"), TypeMaker(model=model)
+    scratch.make()
+    assert scratch.path.name == "m-00001-of-00004.gguf"
+    for name in ("output.weight", "blk.0.attn_v.weight", "blk.1.ffn_up.weight"):
+        scratch.write(maker, maker.make(name, 2))
+        changed = open_model(tmp_path / "scratch")
+        differing = [one for one, tensor in model.tensors.items() if changed.tensors[one].raw() != tensor.raw()]
+        assert differing == [name]
+        with pytest.raises(ExecuteError, match="not the reference any more"):
+            scratch.verify()
+        scratch.restore()
+    scratch.verify()
 
 
 def test_values_that_the_carrier_cannot_hold_are_refused(tmp_path: Path) -> None:
