@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from gguftool.record import record
@@ -128,8 +129,10 @@ class _Problem:
         everyone = np.arange(len(hulls))
         self.base_weight = float(weight[everyone, self.base].sum())
         self.base_loss = float(loss[everyone, self.base].sum())
-        steps = [(at, low, high) for at, hull in enumerate(hulls) for low, high in zip(hull, hull[1:], strict=False)]
-        item, low, high = (np.array(column, dtype=int) for column in zip(*steps, strict=True)) if steps else [_none()] * 3
+        steps = [(at, low, high) for at, hull in enumerate(hulls) for low, high in pairwise(hull)]
+        item, low, high = (
+            (np.array(column, dtype=int) for column in zip(*steps, strict=True)) if steps else [_none()] * 3
+        )
         more, less = weight[item, high] - weight[item, low], loss[item, high] - loss[item, low]
         order = np.argsort(less / more, kind="stable")
         self.edges = _Edges(item=item[order], option=high[order], weight=more[order], loss=less[order])
