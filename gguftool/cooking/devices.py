@@ -1,0 +1,264 @@
+"""Devices: which tensors go where, what a device has left for weights, and the command line that places them so.
+
+A rule is read as ``-ot`` is: searched in the name, the first that matches decides.  A device without a rule takes the
+rest.  Before weights, a device holds:
+
+- the KV cache, on GPUs where there are any:  cells x sum over attention layers of (K row + V row), cells being the
+  context rounded up to 256; with MLA there is no V row.  This is what llama.cpp logs as "KV buffer size", to the byte
+  (sliding windows need less).
+- compute buffers:  4 * ubatch * (vocabulary + 8 * width + 3 * widest feed-forward layer in use) + 4 * ubatch * cells.
+  An upper bound of what llama.cpp logs as "compute buffer size" with flash attention; docs/cooking.md compares.
+
+Source: llama.cpp src/llama-kv-cache.cpp, src/llama-hparams.cpp, src/llama-context.cpp, b11434.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from gguftool.cooking.offers import Offer
+from gguftool.errors import printable
+from gguftool.format.engine_facts.embeddings import TOKEN_EMBD
+from gguftool.format.ggml import find_type
+from gguftool.format.kv import ValueType
+from gguftool.format.pattern import BadPatternError, NamePattern, compile_pattern
+from gguftool.model.model import Model
+from gguftool.record import record
+
+CPU = "CPU"
+_CELLS = 256  # contexts are rounded up to this
+_CPU_NAMES = frozenset({"CPU", "RAM", "HOST"})
+_NUMBERED = re.compile(r"(?:GPU|VRAM)([0-9]{0,2})")
+_DEVICE = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_]{0,31})=(?P<size>[^:]+)(?::(?P<pattern>.+))?", re.DOTALL)
+_ATTENTION = re.compile(r"blk\.([0-9]{1,6})\.attn_(?:k|kv|qkv|kv_a_mqa)\.weight")
+_MOST_LAYERS = 1 << 16
+
+
+@record
+class Device:
+    """A place for weights: `size` bytes, and the rule of ``-ot``; without one it takes the rest."""
+
+    name: str
+    size: int
+    pattern: str | None = None
+    regex: NamePattern | None = None
+
+    @property
+    def is_cpu(self) -> bool:
+        """Whether it is the main memory."""
+        return self.name.upper() in _CPU_NAMES
+
+    @property
+    def buffer(self) -> str:
+        """The name of its buffer type in ``-ot``: GPU is CUDA0, GPU1 is CUDA1, others are taken as they are."""
+        if self.is_cpu:
+            return CPU
+        numbered = _NUMBERED.fullmatch(self.name.upper())
+        return f"CUDA{int(numbered[1] or 0)}" if numbered else self.name
+
+
+@record
+class Context:
+    """What runs beside the weights: `cells` of context, the type of K and V, tokens in a batch; 0 for no reserve."""
+
+    ctx: int = 0
+    kv_type: str = "f16"
+    ubatch: int = 512
+
+
+@record
+class Reserve:
+    """What a device holds beside weights, in bytes."""
+
+    kv_cache: int
+    compute: int
+
+    @property
+    def nbytes(self) -> int:
+        """All of it."""
+        return self.kv_cache + self.compute
+
+
+def parse_devices(texts: Iterable[str], parse_size: Callable[[str], int]) -> tuple[Device, ...]:
+    """Parse ``NAME=SIZE[:REGEX]`` texts; raise `ValueError` that lists all faulty ones."""
+    devices, problems = [], []
+    for text in texts:
+        match = _DEVICE.fullmatch(text)
+        if match is None:
+            problems.append(f"'{printable(text, 80)}' is not NAME=SIZE:REGEX, such as GPU=11GiB:exps")
+            continue
+        pattern = match["pattern"]
+        try:
+            size = parse_size(match["size"])
+            regex = None if pattern is None else compile_pattern(pattern)
+        except (ValueError, BadPatternError) as error:
+            problems.append(f"'{printable(text, 80)}': {error}")
+            continue
+        if pattern is not None and ("," in pattern or "=" in pattern):
+            problems.append(f"'{printable(text, 80)}': a rule of -ot holds no comma and no '='")
+            continue
+        devices.append(Device(name=match["name"], size=size, pattern=pattern, regex=regex))
+    names: dict[str, int] = {}
+    for device in devices:
+        names.setdefault(device.name, device.size)
+        if names[device.name] != device.size:
+            problems.append(f"{device.name} has two sizes")
+    if problems:
+        raise ValueError("; ".join(problems))
+    return tuple(devices)
+
+
+class Placement:
+    """Where `devices` put tensors; several devices without a rule share the rest, which is then free."""
+
+    def __init__(self, devices: Sequence[Device]) -> None:
+        self.rules = tuple(device for device in devices if device.regex is not None)
+        self.rest = tuple(dict.fromkeys(device.name for device in devices if device.regex is None))
+        self.names = tuple(dict.fromkeys(device.name for device in devices))
+        self._cpu = next((device for device in devices if device.is_cpu), None)
+        self._devices = {device.name: device for device in devices}
+
+    def __getitem__(self, name: str) -> Device:
+        """The device of a name."""
+        return self._devices[name]
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        """The names of all devices but the main memory."""
+        return tuple(name for name in self.names if not self._devices[name].is_cpu)
+
+    def device_of(self, tensor: str) -> str:
+        """The name of the tensor's device; empty if that is free, or if no device takes the tensor."""
+        for device in self.rules:
+            if device.regex is not None and device.regex.search(tensor):
+                return device.name
+        if tensor == TOKEN_EMBD and self._cpu is not None:
+            return self._cpu.name  # where engines look tokens up, whatever -ngl says
+        return self.rest[0] if len(self.rest) == 1 else ""
+
+
+# --- what runs beside the weights -------------------------------------------------------------------------------------
+
+
+def kv_cache_bytes(model: Model, offers: Sequence[Offer], context: Context) -> int:
+    """The bytes of the KV cache. Raises `ValueError` for a model without the numbers, or rows that do not fit."""
+    architecture = _text(model, "general.architecture")
+    traits = find_type(context.kv_type)
+    if traits is None:
+        raise ValueError(f"--kv-type {printable(context.kv_type, 40)} is no type")
+    layers = min(_numbers(model, f"{architecture}.block_count", 0)[0], _MOST_LAYERS)
+    heads = _numbers(model, f"{architecture}.attention.head_count", 0)
+    shared = _numbers(model, f"{architecture}.attention.head_count_kv", heads[0])
+    width = _numbers(model, f"{architecture}.embedding_length", 0)[0]
+    own = width // max(heads[0], 1)
+    key = _numbers(model, f"{architecture}.attention.key_length", own)[0]
+    value = _numbers(model, f"{architecture}.attention.value_length", own)[0]
+    if model.get(f"{architecture}.attention.key_length_mla") is not None:
+        value = 0
+    cells = -(-context.ctx // _CELLS) * _CELLS
+    attending = {int(match[1]) for offer in offers if (match := _ATTENTION.fullmatch(offer.name))}
+    total = 0
+    for layer in range(layers):
+        if attending and layer not in attending:
+            continue  # recurrent: a state of fixed size, small
+        count = shared[layer] if layer < len(shared) else shared[-1]
+        for row in (count * key, count * value):
+            if row % traits.block_size:
+                raise ValueError(f"rows of {row:,} of the KV cache are no whole blocks of {traits.alias}: take f16")
+            total += cells * (row // traits.block_size) * traits.type_size
+    return total
+
+
+def compute_bytes(model: Model, offers: Sequence[Offer], context: Context) -> int:
+    """An upper bound of the compute buffer of one device, in bytes, with flash attention."""
+    architecture = _text(model, "general.architecture")
+    width = _numbers(model, f"{architecture}.embedding_length", 0)[0]
+    used = _numbers(model, f"{architecture}.expert_used_count", 0)[0]
+    experts = used * _numbers(model, f"{architecture}.expert_feed_forward_length", 0)[0]
+    widest = max([*_numbers(model, f"{architecture}.feed_forward_length", 0), experts])
+    vocabulary = next((offer.dims[1] for offer in offers if offer.name == TOKEN_EMBD and len(offer.dims) > 1), 0)
+    cells = -(-context.ctx // _CELLS) * _CELLS
+    batch = min(context.ubatch, cells)
+    return 4 * batch * (vocabulary + 8 * width + 3 * widest) + 4 * batch * cells
+
+
+def reserves(
+    placement: Placement, model: Model | None, offers: Sequence[Offer], context: Context
+) -> Mapping[str, Reserve]:
+    """What each device holds beside weights. Raises `ValueError` where the model does not say."""
+    if not context.ctx:
+        return {name: Reserve(kv_cache=0, compute=0) for name in placement.names}
+    if model is None:
+        raise ValueError("--ctx needs a model to take the numbers of heads from, and there are maps alone")
+    compute = compute_bytes(model, offers, context)
+    cache = kv_cache_bytes(model, offers, context)
+    holders = layer_shares(placement, offers) or dict.fromkeys(placement.names[:1], 1.0)
+    return {
+        name: Reserve(kv_cache=-(-int(cache * holders.get(name, 0.0) * 1024) // 1024), compute=compute)
+        for name in placement.names
+    }
+
+
+def layer_shares(placement: Placement, offers: Sequence[Offer]) -> dict[str, float]:
+    """The share of layers on each GPU, by where the attention is; layers with theirs in main memory go to the first."""
+    gpus = placement.gpus
+    if not gpus:
+        return {}
+    counts = dict.fromkeys(gpus, 0)
+    for offer in offers:
+        if _ATTENTION.fullmatch(offer.name):
+            device = placement.device_of(offer.name)
+            counts[device if device in counts else gpus[0]] += 1
+    total = sum(counts.values())
+    return {name: count / total for name, count in counts.items()} if total else {gpus[0]: 1.0}
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def engine_arguments(placement: Placement, offers: Sequence[Offer], context: Context) -> str:
+    """The arguments with which an engine places tensors as planned: -ngl, -ts, -ot in order, -c; for a shell."""
+    words: list[str] = []
+    if placement.names:
+        gpus = placement.gpus
+        words += ["-ngl", "999" if gpus else "0"]
+        if len(gpus) > 1:
+            shares = layer_shares(placement, offers)
+            words += ["-ts", ",".join(f"{shares[name] * 100:.0f}" for name in gpus)]
+        for pattern, buffer in override_rules(placement):
+            words += ["-ot", f"{pattern}={buffer}"]
+    if context.ctx:
+        words += ["-c", str(context.ctx), "-ub", str(context.ubatch)]
+        if context.kv_type.lower() != "f16":
+            words += ["-fa", "on", "-ctk", context.kv_type.lower(), "-ctv", context.kv_type.lower()]
+    return shlex.join(words)
+
+
+def override_rules(placement: Placement) -> tuple[tuple[str, str], ...]:
+    """The rules of ``-ot`` in order: those given, the token embeddings in main memory, and the rest."""
+    if len(placement.names) < 2:
+        return ()
+    rules = [(device.pattern or "", device.buffer) for device in placement.rules]
+    cpu = next((name for name in placement.names if placement[name].is_cpu), None)
+    if len(placement.rest) == 1:
+        rest = placement[placement.rest[0]]
+        if cpu is not None and not rest.is_cpu:
+            rules.append((r"^token_embd\.weight$", CPU))
+        rules.append((".*", rest.buffer))
+    return tuple(rules)
+
+
+def _numbers(model: Model, key: str, default: int) -> list[int]:
+    """The integers under `key`, one or one a layer; `default` where there are none."""
+    kv = model.get(key)
+    value = None if kv is None else kv.value(_MOST_LAYERS) if kv.type is ValueType.ARRAY else kv.value()
+    values = value if isinstance(value, list) else [value]
+    found = [int(one) for one in values if isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 1 << 40]
+    return found if found and len(found) == len(values) else [default]
+
+
+def _text(model: Model, key: str) -> str:
+    kv = model.get(key)
+    return str(kv.value()) if kv is not None and kv.type is ValueType.STRING else ""
