@@ -17,7 +17,9 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
+from gguftool.analysis.recipe_compact import compact
 from gguftool.cooking.offers import Offer
 from gguftool.errors import printable
 from gguftool.format.engine_facts.embeddings import TOKEN_EMBD
@@ -218,8 +220,13 @@ def layer_shares(placement: Placement, offers: Sequence[Offer]) -> dict[str, flo
 # --- the command line -------------------------------------------------------------------------------------------------
 
 
-def engine_arguments(placement: Placement, offers: Sequence[Offer], context: Context) -> str:
-    """The arguments with which an engine places tensors as planned: -ngl, -ts, -ot in order, -c; for a shell."""
+def engine_arguments(
+    placement: Placement, offers: Sequence[Offer], context: Context, free: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """The arguments with which an engine places tensors as planned: -ngl, -ts, -ot in order, -c; for a shell.
+
+    `free` maps tensors that no rule places to their devices.
+    """
     words: list[str] = []
     if placement.names:
         gpus = placement.gpus
@@ -227,7 +234,7 @@ def engine_arguments(placement: Placement, offers: Sequence[Offer], context: Con
         if len(gpus) > 1:
             shares = layer_shares(placement, offers)
             words += ["-ts", ",".join(f"{shares[name] * 100:.0f}" for name in gpus)]
-        for pattern, buffer in override_rules(placement):
+        for pattern, buffer in override_rules(placement, free):
             words += ["-ot", f"{pattern}={buffer}"]
     if context.ctx:
         words += ["-c", str(context.ctx), "-ub", str(context.ubatch)]
@@ -236,13 +243,18 @@ def engine_arguments(placement: Placement, offers: Sequence[Offer], context: Con
     return shlex.join(words)
 
 
-def override_rules(placement: Placement) -> tuple[tuple[str, str], ...]:
-    """The rules of ``-ot`` in order: those given, the token embeddings in main memory, and the rest."""
+def override_rules(placement: Placement, free: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The rules of ``-ot`` in order: those given, free tensors by name, token embeddings in main memory, the rest.
+
+    No rule holds a comma or ``=``, which ``-ot`` reads as its own.
+    """
     if len(placement.names) < 2:
         return ()
     rules = [(device.pattern or "", device.buffer) for device in placement.rules]
+    targets = {name: f"@{placement[device].buffer}" for name, device in free.items()}
+    rules += [(rule.pattern, rule.target[1:]) for rule in compact(targets).rules] if targets else []
     cpu = next((name for name in placement.names if placement[name].is_cpu), None)
-    if len(placement.rest) == 1:
+    if placement.rest:
         rest = placement[placement.rest[0]]
         if cpu is not None and not rest.is_cpu:
             rules.append((r"^token_embd\.weight$", CPU))

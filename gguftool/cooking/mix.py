@@ -1,39 +1,175 @@
-"""`plan`: from models, evidence and demands to a mix, with what it costs and how good it is.
-
-    models -> offers -> items (locks, pairs, devices) -> damage of every type -> solver -> Mix
-
-Everything here is pure but for reading heads and files of measurements.
-"""
+"""What `plan` is asked for, and what it answers."""
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Mapping, Sequence
 
-from gguftool import cooking
-from gguftool.cooking.choosing import Choice, Demands, Table, choose
-from gguftool.cooking.damage import DamageModel, Levels, PresetLevels, Subject
-from gguftool.cooking.devices import Context, Device, Placement, Reserve, engine_arguments, reserves
-from gguftool.cooking.evidence import NOTHING, Evidence, InputFile
-from gguftool.cooking.items import UP_GATE, Constraints, Item, make_items, parse_type_rules
-from gguftool.cooking.offers import (
-    Offer,
-    Pool,
-    offers_of_ready,
-    offers_of_source,
-    ready_map,
-    ready_model,
-    used_share,
-)
-from gguftool.cooking.rivals import CurvePoint, Priced, Scale, nearest_preset, preset_mixes, recipe_types, thinned
-from gguftool.cooking.sensitivities import EvidenceFiles, read_evidence, unknown_tensors
-from gguftool.cooking.solver import DoesNotFitError, frontier, solve
-from gguftool.errors import Notes, PlanError, grouped, printable
+from gguftool.cooking.damage.evidence import InputFile
+from gguftool.cooking.devices import Context, Device
+from gguftool.cooking.items import UP_GATE
 from gguftool.format.engine_facts.engines import LLAMA_CPP
-from gguftool.format.ggml import find_type
 from gguftool.format.recipe import Recipe
-from gguftool.model.companions import read_map
-from gguftool.model.model import Model
-from gguftool.model.opening import ModelLike
 from gguftool.record import record
+
+
+@record
+class Target:
+    """What to reach, one of: `size` of the whole file, `bits` per weight, `tensor_bytes` of all tensors' data, or
+    `most_damage` in nats, as fast as possible.  Budgets of devices are in `MixOptions.devices`.
+    """
+
+    size: int | None = None
+    bits: float | None = None
+    tensor_bytes: int | None = None
+    most_damage: float | None = None
+
+    @property
+    def in_words(self) -> str:
+        """The target as a person would say it; empty if there is none."""
+        if self.size is not None:
+            return f"{self.size:,} bytes"
+        if self.bits is not None:
+            return f"{self.bits:g} bits per weight"
+        if self.tensor_bytes is not None:
+            return f"{self.tensor_bytes:,} bytes of tensors"
+        return "" if self.most_damage is None else f"a damage of at most {self.most_damage:g}"
+
+
+@record
+class Slow:
+    """A type on a device takes `factor` times as long for each byte; "*" stands for any."""
+
+    type: str
+    device: str
+    factor: float
+
+
+@record
+class MixOptions:
+    """Demands on a mix.  `locks`, `floors` and `ceilings` are ``REGEX=TYPE`` texts; `types` none for the engine's own.
+
+    `imatrix`: the mix will be quantized with one.  `fuse`: which tensors get one type together (`items.FUSED`).
+    `compare`: other recipes, by name.  `made_by`: the program and its version, for the recipe's header.
+    """
+
+    target: Target
+    devices: tuple[Device, ...] = ()
+    engine: str = LLAMA_CPP
+    types: tuple[str, ...] = ()
+    imatrix: bool = True
+    fuse: tuple[str, ...] = (UP_GATE,)
+    locks: tuple[str, ...] = ()
+    floors: tuple[str, ...] = ()
+    ceilings: tuple[str, ...] = ()
+    max_types: int | None = None
+    slow: tuple[Slow, ...] = ()
+    context: Context = Context()
+    compare: tuple[tuple[str, Recipe], ...] = ()
+    made_by: str = "gguftool"
+
+
+@record
+class MixTensor:
+    """One tensor of the mix; `chosen` is false for what stays as it is, `damage` 0 there."""
+
+    name: str
+    type: str
+    nbytes: int
+    elements: int
+    damage: float
+    device: str
+    chosen: bool
+
+
+@record
+class DeviceUse:
+    """A device: `size` bytes, of which `kv_cache` and `compute` are not for weights; `weights` are planned."""
+
+    name: str
+    size: int
+    kv_cache: int
+    compute: int
+    weights: int
+    tensors: int
+
+    @property
+    def free(self) -> int:
+        """Bytes that are left."""
+        return self.size - self.kv_cache - self.compute - self.weights
+
+
+@record
+class Rival:
+    """Another mix; `planned` is the damage that a plan of the same size has, None where that cannot be."""
+
+    name: str
+    nbytes: int
+    bits_per_weight: float
+    damage: float
+    planned: float | None
+
+
+@record
+class CurvePoint:
+    """The least damage that a size of all tensors allows."""
+
+    nbytes: int
+    bits_per_weight: float
+    damage: float
+
+
+@record
+class TypeUse:
+    """How much of the mix a type is, of the tensors that were chosen for."""
+
+    type: str
+    tensors: int
+    nbytes: int
+    elements: int
+
+
+@record
+class Mix:
+    """The plan.  Bytes are those of tensor data.
+
+    `unit` of all damages: "KLD" in nats, "ln PPL", or None if nothing was measured: then they only order mixes.
+    `low` and `high`: nine of ten mixes with such evidence lie between, None without a unit.  `gap`: by which fraction
+    of its loss (damage, or with a target of damage the bytes read for a token) the best mix could be better at most.
+    `basis` says what the choice rests on.  `read_bytes` is what a token reads, slow types counted longer.  `arguments`
+    are an engine's, to place tensors as planned.
+    """
+
+    model: str
+    engine: str
+    target: str
+    basis: str
+    unit: str | None
+    nbytes: int
+    elements: int
+    damage: float
+    low: float | None
+    high: float | None
+    gap: float
+    read_bytes: float
+    types: tuple[TypeUse, ...]
+    devices: tuple[DeviceUse, ...]
+    rivals: tuple[Rival, ...]
+    curve: tuple[CurvePoint, ...]
+    arguments: str
+    tensors: tuple[MixTensor, ...]
+    inputs: tuple[InputFile, ...]
+    remarks: tuple[str, ...]
+    recipe: str
+    made_by: str
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Bits of tensor data for each weight."""
+        return self.nbytes * 8 / self.elements if self.elements else 0.0
+
+
+def nats_of_ratio(ratio: float) -> float:
+    """The damage that a ratio of perplexities stands for; raises `ValueError` for one that is not above 1."""
+    if not ratio > 1 or not math.isfinite(ratio):
+        raise ValueError(f"{ratio:g} is no ratio of perplexities to allow: give one above 1, such as 1.02")
+    return math.log(ratio)

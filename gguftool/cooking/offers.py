@@ -22,7 +22,7 @@ from gguftool.model.model import Model
 from gguftool.model.scales import owner_of
 from gguftool.record import record
 
-_KINDS = frozenset({"legacy", "k", "i", "trellis"})  # what a pool has by itself
+POOLED = frozenset({"legacy", "k", "i", "trellis"})  # what a pool has by itself
 _NEEDS = frozenset({ImatrixPolicy.YES, ImatrixPolicy.ASSERTED})
 
 
@@ -65,7 +65,7 @@ def default_types(engine: str) -> tuple[str, ...]:
     found = [
         traits
         for traits in TYPES.values()
-        if engine in traits.engines and traits.kind in _KINDS and traits.in_files and traits.interleaved_rows == 1
+        if engine in traits.engines and traits.kind in POOLED and traits.in_files and traits.interleaved_rows == 1
     ]
     return tuple(traits.alias for traits in sorted(found, key=lambda traits: traits.bits_per_weight))
 

@@ -1,12 +1,12 @@
-"""Other mixes of the same model, in bytes and in the same model of damage: presets, recipes, the curve of best mixes."""
+"""Other mixes of the same model, priced by the same model of damage: presets, recipes, the curve of best mixes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from gguftool.cooking.damage import Levels
-from gguftool.cooking.offers import Offer
+from gguftool.cooking.damage.model import Levels
+from gguftool.cooking.offers import POOLED, Offer
 from gguftool.errors import PlanError
 from gguftool.format.engine_facts.presets.names import presets_of
 from gguftool.format.engine_facts.types import written_type
@@ -34,14 +34,6 @@ class Priced:
     damage: float
 
 
-@record
-class CurvePoint:
-    """The least damage that a size allows."""
-
-    nbytes: int
-    damage: float
-
-
 class Scale:
     """Prices mixes: bytes and damage of any assignment of types to the tensors of `offers`."""
 
@@ -61,7 +53,7 @@ class Scale:
         return self._columns[type_text]
 
     def price(self, name: str, types: Mapping[str, str]) -> Priced:
-        """Price a mix; what `types` leaves out stays as it is, and types that do not fit fall back as the engine's do."""
+        """Price a mix; what `types` leaves out stays as it is, types that do not fit fall back as the engine's do."""
         made = {offer.name: self._made(offer, types.get(offer.name)) for offer in self.chosen}
         size = self.fixed + sum(self._size(offer, made[offer.name]) for offer in self.chosen)
         damage = sum(float(self.damages(made[offer.name])[at]) for at, offer in enumerate(self.chosen))
@@ -92,7 +84,7 @@ def preset_mixes(model: Model, engine: str, *, imatrix: bool) -> dict[str, dict[
     mixes = {}
     for name, preset in presets_of(engine).items():
         traits = find_type(preset.tensor_type)
-        if traits is None or not traits.is_quantized or traits.kind == "ternary" or traits.interleaved_rows > 1:
+        if traits is None or traits.kind not in POOLED or traits.bits_per_weight < 1.5 or traits.interleaved_rows > 1:
             continue
         try:
             mixes[name] = preset_types(model, PresetMix(preset=preset, imatrix=imatrix), (), engine)
@@ -117,7 +109,7 @@ def recipe_types(recipe: Recipe, offers: Sequence[Offer]) -> dict[str, str]:
     }
 
 
-def thinned(corners: Sequence[tuple[float, float]], fixed: int) -> tuple[CurvePoint, ...]:
+def thinned(corners: Sequence[tuple[float, float]], fixed: int) -> tuple[tuple[int, float], ...]:
     """At most `_SHOWN` corners of a frontier, evenly spread, with the bytes that are always there."""
     if not corners:
         return ()
@@ -125,4 +117,4 @@ def thinned(corners: Sequence[tuple[float, float]], fixed: int) -> tuple[CurvePo
     kept = [*corners[::step]]
     if kept[-1] != corners[-1]:
         kept.append(corners[-1])
-    return tuple(CurvePoint(nbytes=fixed + round(weight), damage=loss) for weight, loss in kept)
+    return tuple((fixed + round(weight), loss) for weight, loss in kept)

@@ -24,8 +24,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
-from gguftool.cooking.evidence import Observation
-from gguftool.cooking.typical import log_typical, typical_error
+from gguftool.cooking.damage.evidence import Observation
+from gguftool.cooking.damage.typical import log_typical, typical_error
 from gguftool.errors import FormatError, LimitError, joined_problems, printable
 from gguftool.format.ggml import find_type
 from gguftool.record import record

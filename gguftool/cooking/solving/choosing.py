@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from gguftool.cooking.items import Item
-from gguftool.cooking.milp import Limit, solve_milp
-from gguftool.cooking.solver import DoesNotFitError, Solution, solve
+from gguftool.cooking.solving.milp import Limit, solve_milp
+from gguftool.cooking.solving.solver import DoesNotFitError, Solution, solve
 from gguftool.errors import PlanError, joined_problems
 from gguftool.record import record, replace
 
@@ -113,10 +113,12 @@ def _by_device(items: Sequence[Item], table: Table, budgets: Mapping[str, int]) 
 
 def _too_small(device: str, least: int, budget: int) -> str:
     where = f"{device}: " if device else ""
-    room = f"{budget:,} bytes" if budget >= 0 else "nothing (reserves and fixed tensors take more than all of it)"
+    left = f"{budget:,} bytes are left for them"
+    if budget < 0:
+        left = f"what stays as it is, and what is reserved, already takes {-budget:,} bytes more than there are"
     return (
-        f"{where}the smallest types on offer take {least:,} bytes, and {room} are left for them; give "
-        f"{(least - budget) / 2**30:.2f} GiB more, smaller --types, or rules that put less there"
+        f"{where}the smallest types on offer take {least:,} bytes, and {left}; give {least - budget:,} bytes more, "
+        "smaller --types, or rules that put less there"
     )
 
 
@@ -225,7 +227,7 @@ def _with_tie_break(
     )
 
 
-# --- few distinct types ------------------------------------------------------------------------------------------------
+# --- few distinct types ----------------------------------------------------------------------------------------------
 
 
 def _with_few_types(items: Sequence[Item], table: Table, demands: Demands, found: Choice) -> Choice:

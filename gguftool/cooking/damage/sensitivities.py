@@ -17,8 +17,8 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from gguftool.cooking import suite_csv
-from gguftool.cooking.evidence import NOTHING, Evidence, Given, InputFile, Key, Observation
+from gguftool.cooking.damage import suite_csv
+from gguftool.cooking.damage.evidence import NOTHING, Evidence, Given, InputFile, Key, Observation
 from gguftool.cooking.measure_lines import MAX_FILE, ErrorLine, KldLine, MeasureFile, ScaleLine, parse_measure
 from gguftool.errors import FormatError, LimitError, PlanError, joined_problems, listed, printable
 from gguftool.format.ggml import find_type

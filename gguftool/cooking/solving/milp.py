@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gguftool.cooking.solver import DoesNotFitError, Rows, Solution
+from gguftool.cooking.solving.solver import DoesNotFitError, Rows, Solution
 from gguftool.errors import PlanError
 from gguftool.record import record
 

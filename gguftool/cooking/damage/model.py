@@ -20,9 +20,9 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from gguftool.cooking.evidence import Evidence, Observation
-from gguftool.cooking.suite_csv import scaled_typical
-from gguftool.cooking.typical import log_typical
+from gguftool.cooking.damage.evidence import Evidence, Observation
+from gguftool.cooking.damage.suite_csv import scaled_typical
+from gguftool.cooking.damage.typical import log_typical
 from gguftool.record import record
 
 if TYPE_CHECKING:

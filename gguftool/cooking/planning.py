@@ -1,0 +1,445 @@
+"""`plan`: from models, evidence and demands to a mix, with what it costs and how good it is.
+
+    models -> offers -> items (locks, pairs, devices) -> damage of every type -> solver -> Mix
+
+Pure but for reading heads and files of measurements.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+from gguftool.cooking.damage.evidence import NOTHING, Evidence
+from gguftool.cooking.damage.model import DamageModel, Levels, PresetLevels, Subject
+from gguftool.cooking.damage.sensitivities import EvidenceFiles, read_evidence, unknown_tensors
+from gguftool.cooking.devices import Placement, Reserve, engine_arguments, reserves
+from gguftool.cooking.items import Constraints, Item, TypeRule, make_items, parse_type_rules
+from gguftool.cooking.mix import CurvePoint, DeviceUse, Mix, MixOptions, MixTensor, Rival, TypeUse
+from gguftool.cooking.offers import Offer, Pool, offers_of_ready, offers_of_source, ready_map, ready_model, used_share
+from gguftool.cooking.recipe_text import recipe_text
+from gguftool.cooking.rivals import Priced, Scale, nearest_preset, preset_mixes, recipe_types, thinned
+from gguftool.cooking.solving.choosing import Choice, Demands, Table, choose
+from gguftool.cooking.solving.solver import DoesNotFitError, frontier, solve
+from gguftool.errors import Notes, PlanError, grouped
+from gguftool.format.ggml import find_type
+from gguftool.format.kv import INTEGERS
+from gguftool.model.companions import read_map
+from gguftool.model.model import Model
+from gguftool.model.opening import ModelLike
+from gguftool.record import record
+from gguftool.surgery.inputs import as_inputs
+
+_HEAD_SPARE = 4096  # bytes that writers may add to a head: keys of the imatrix, a file type
+_PADDING = 31  # bytes behind a tensor, at most
+_SLOW_MEMORY = 10.0  # GPUs read their own memory about so many times as fast as CPUs read theirs
+_INFO = 64  # bytes of a tensor's entry in a head beside its name
+
+
+@record
+class Kitchen:
+    """What there is: the offers of all tensors, and a model for metadata (None if there are maps alone).
+
+    `head` is the room that a file needs beside tensor data.  `ready`: the offers are those of quants that exist.
+    """
+
+    name: str
+    offers: tuple[Offer, ...]
+    model: Model | None
+    head: int
+    ready: bool
+
+
+def plan_mix(
+    models: ModelLike | Sequence[ModelLike], options: MixOptions, evidence: Evidence | EvidenceFiles = NOTHING
+) -> Mix:
+    """Choose a type for every tensor of one model to quantize, or of several ready-made quants and tensors.maps.
+
+    Raises as `open_model` does for paths and as readers of measurements do, and one `PlanError` for all demands that
+    cannot be met.
+    """
+    known = read_evidence(evidence) if isinstance(evidence, EvidenceFiles) else evidence
+    notes = Notes()
+    _check_types(options, notes)
+    kitchen = _open(models, options, notes)
+    wrong = unknown_tensors(known, [offer.name for offer in kitchen.offers])
+    if wrong is not None:
+        notes.problem(wrong, "")
+    return choose_mix(kitchen, options, known, notes)
+
+
+def _open(models: ModelLike | Sequence[ModelLike], options: MixOptions, notes: Notes) -> Kitchen:
+    """Open everything: one model is to be quantized, several are ready-made."""
+    specs = [models] if isinstance(models, (Model, str, os.PathLike)) else list(models)
+    maps = [spec for spec in specs if not isinstance(spec, Model) and os.fspath(spec).lower().endswith(".map")]
+    opened = (
+        [one.model for one in as_inputs([spec for spec in specs if spec not in maps])] if len(maps) < len(specs) else []
+    )
+    if not maps and len(opened) == 1:
+        return _to_quantize(opened[0], options, notes)
+    quants = [*map(ready_model, opened), *(ready_map(os.fspath(name), read_map(name)) for name in maps)]
+    allowed = tuple(traits.alias for text in options.types if (traits := find_type(text)) is not None)
+    offers = offers_of_ready(quants, allowed, options.engine, notes)
+    model = opened[0] if opened else None
+    name = ", ".join(quant.name for quant in quants[:3]) + (f" and {len(quants) - 3:,} more" if len(quants) > 3 else "")
+    return Kitchen(name=name, offers=offers, model=model, head=_head(model, offers), ready=True)
+
+
+def _to_quantize(model: Model, options: MixOptions, notes: Notes) -> Kitchen:
+    extra: dict[str, list[str]] = {}
+    for rule in _rules("--lock", options.locks, model.tensors, Notes()):  # problems are reported with the others
+        for name in model.tensors:
+            if rule.matches(name):
+                extra.setdefault(name, []).append(rule.type)
+    pool = Pool(engine=options.engine, types=options.types, imatrix=options.imatrix)
+    offers = offers_of_source(model, pool, extra, notes)
+    for text in model.remarks:
+        notes.remark(text, model.name)
+    return Kitchen(name=model.name, offers=offers, model=model, head=_head(model, offers), ready=False)
+
+
+def _check_types(options: MixOptions, notes: Notes) -> None:
+    for text in options.types:
+        traits = find_type(text)
+        if traits is None or options.engine not in traits.engines or not traits.in_files:
+            notes.problem(f"--types: {options.engine} has no such type", text)
+
+
+def _head(model: Model | None, offers: Sequence[Offer]) -> int:
+    """The bytes that a file of these tensors has beside their data, at most."""
+    if model is None:
+        return 0
+    infos = sum(len(offer.name.encode("utf-8", "replace")) + _INFO for offer in offers) if len(model.files) > 1 else 0
+    padding = sum(_PADDING for offer in offers if any(size % (_PADDING + 1) for size in offer.nbytes))
+    return model.files[0].header.data_offset + infos + padding + _HEAD_SPARE
+
+
+# --- choosing --------------------------------------------------------------------------------------------------------
+
+
+def choose_mix(kitchen: Kitchen, options: MixOptions, evidence: Evidence, notes: Notes | None = None) -> Mix:
+    """Choose from offers that are there already, such as made by `offer_types`; `notes` hold what opening found.
+
+    Raises one `PlanError` for all demands that cannot be met.
+    """
+    notes = Notes() if notes is None else notes
+    placement = Placement(options.devices)
+    budgets, held = _budgets(kitchen, options, placement, notes)
+    items = make_items(kitchen.offers, _constraints(kitchen, options, notes), placement.device_of, notes)
+    _check_placement(items, placement, options, notes)
+    _raise(notes)
+    work = _Work(kitchen, options, evidence, placement)
+    if work.levels.unit is None and options.target.most_damage is not None:
+        raise PlanError("a damage to allow needs measurements: give --measure or --sensitivity")
+    demands = Demands(
+        budgets=budgets,
+        free=placement.rest if len(placement.rest) > 1 else (),
+        most_damage=options.target.most_damage,
+        max_types=options.max_types,
+    )
+    table = work.table(items)
+    choice = choose(items, table, demands)
+    return work.mix(items, table, choice, held, notes)
+
+
+def _raise(notes: Notes) -> None:
+    if notes.problems:
+        lines = [reason if names == [""] else line for (reason, names), line in _paired(notes)]
+        raise PlanError("; ".join(lines))
+
+
+def _paired(notes: Notes) -> list[tuple[tuple[str, list[str]], str]]:
+    return list(zip(notes.problems.items(), grouped(notes.problems), strict=True))
+
+
+def _constraints(kitchen: Kitchen, options: MixOptions, notes: Notes) -> Constraints:
+    names = [offer.name for offer in kitchen.offers]
+    return Constraints(
+        fuse=options.fuse,
+        locks=_rules("--lock", options.locks, names, notes),
+        floors=_rules("--floor", options.floors, names, notes),
+        ceilings=_rules("--ceiling", options.ceilings, names, notes),
+    )
+
+
+def _rules(
+    option: str, texts: Sequence[str], names: Sequence[str] | Mapping[str, object], notes: Notes
+) -> tuple[TypeRule, ...]:
+    try:
+        return parse_type_rules(option, texts, names)
+    except ValueError as error:
+        notes.problem(str(error), "")
+        return ()
+
+
+def _budgets(
+    kitchen: Kitchen, options: MixOptions, placement: Placement, notes: Notes
+) -> tuple[dict[str, int], Mapping[str, Reserve]]:
+    """The bytes left for what is chosen, by device; and what devices hold beside weights."""
+    target, fixed = options.target, _fixed_bytes(kitchen.offers, placement)
+    if not placement.names:
+        elements = sum(offer.elements for offer in kitchen.offers)
+        if target.size is not None:
+            total = target.size - kitchen.head
+        elif target.bits is not None:
+            total = int(target.bits * elements / 8)
+        elif target.tensor_bytes is not None:
+            total = target.tensor_bytes
+        else:
+            return ({} if target.most_damage is not None else {"": 0}), {}
+        return {"": total - fixed.get("", 0)}, {}
+    try:
+        held = reserves(placement, kitchen.model, kitchen.offers, options.context)
+    except ValueError as error:
+        notes.problem(str(error), "")
+        return {}, {}
+    free = placement.rest[0] if placement.rest else placement.names[0]
+    fixed[free] = fixed.get(free, 0) + (fixed.pop("", 0))
+    left = {name: placement[name].size - held[name].nbytes - fixed.get(name, 0) for name in placement.names}
+    return left, held
+
+
+def _fixed_bytes(offers: Sequence[Offer], placement: Placement) -> dict[str, int]:
+    fixed: dict[str, int] = {}
+    for offer in offers:
+        if not offer.choice:
+            device = placement.device_of(offer.name)
+            fixed[device] = fixed.get(device, 0) + offer.nbytes[0]
+    return fixed
+
+
+def _check_placement(items: Sequence[Item], placement: Placement, options: MixOptions, notes: Notes) -> None:
+    if not placement.names:
+        if options.target.in_words == "":
+            notes.problem("give a target: a size, bits per weight, budgets of devices, or a damage to allow", "")
+        return
+    if not placement.rest:
+        for item in items:
+            if not item.device:
+                notes.problem("no --device takes it; --device CPU=SIZE without a rule takes the rest", item.tensors[0])
+
+
+class _Work:
+    """What choosing and reporting share: subjects, levels of damage, prices of mixes."""
+
+    def __init__(self, kitchen: Kitchen, options: MixOptions, evidence: Evidence, placement: Placement) -> None:
+        self._kitchen, self._options, self._evidence, self._placement = kitchen, options, evidence, placement
+        chosen = [offer for offer in kitchen.offers if offer.choice]
+        self._names = {offer.name: at for at, offer in enumerate(chosen)}
+        self._shares = _shares(kitchen)
+        subjects = [
+            Subject(name=one.name, elements=one.elements, used=max(self._shares[one.name], 1e-3)) for one in chosen
+        ]
+        self._presets = (
+            {} if kitchen.model is None else preset_mixes(kitchen.model, options.engine, imatrix=options.imatrix)
+        )
+        self.levels, self._basis = self._levels(subjects)
+        self._scale = Scale(kitchen.offers, self.levels, options.engine)
+
+    def _levels(self, subjects: Sequence[Subject]) -> tuple[Levels, str]:
+        evidence = self._evidence
+        if not evidence.says_nothing:
+            what = "measured" if evidence.observations else "given"
+            return DamageModel(subjects, evidence), f"damage {what} ({', '.join(one.name for one in evidence.inputs)})"
+        plain = Scale(self._kitchen.offers, DamageModel(subjects, NOTHING), self._options.engine)
+        sizes = {name: plain.price(name, types).nbytes for name, types in self._presets.items()}
+        name = nearest_preset(self._presets, sizes, self._wanted_bytes())
+        like = {} if name is None else plain.price(name, self._presets[name]).types
+        basis = f"nothing was measured: the levels of the preset {name}, scaled to the budget"
+        if name is None:
+            basis = "nothing was measured, and no preset is known for this model: all weights count alike"
+        return PresetLevels(subjects, like, evidence), basis
+
+    def _wanted_bytes(self) -> int:
+        target = self._options.target
+        elements = sum(offer.elements for offer in self._kitchen.offers)
+        sized = target.size or target.tensor_bytes or int((target.bits or 0) * elements / 8)
+        return sized or sum(self._placement[name].size for name in self._placement.names)
+
+    def table(self, items: Sequence[Item]) -> Table:
+        """The numbers of every item and option."""
+        types = dict.fromkeys(text for item in items for text in item.types)
+        columns = {text: self._scale.damages(text).tolist() for text in types}
+        places = [[self._names[name] for name in item.tensors] for item in items]
+        damage = tuple(
+            tuple(sum(columns[text][at] for at in where) for text in item.types)
+            for item, where in zip(items, places, strict=True)
+        )
+        devices = self._placement.names or ("",)
+        slow = {device: {text: self._slowness(text, device) for text in types} for device in devices}
+        cost = {device: tuple(self._costs(item, slow[device]) for item in items) for device in devices}
+        return Table(damage=damage, nbytes=tuple(item.nbytes for item in items), cost=cost)
+
+    def _costs(self, item: Item, slow: Mapping[str, float]) -> tuple[float, ...]:
+        share = max(self._shares[name] for name in item.tensors)
+        return tuple(
+            # A trace of the size, so that of types that no token reads the smaller is taken.
+            size * (share + 1e-6) * slow[text]
+            for text, size in zip(item.types, item.nbytes, strict=True)
+        )
+
+    def _slowness(self, type_text: str, device: str) -> float:
+        """The time for a byte of a type on a device, as a multiple of the fastest; main memory beside GPUs is slow."""
+        rules = [rule for rule in self._options.slow if rule.device in ("*", device) and rule.type in ("*", type_text)]
+        told = any(rule.device == device and rule.type == "*" for rule in rules)
+        known = device in self._placement.names and self._placement[device].is_cpu and bool(self._placement.gpus)
+        return math.prod((rule.factor for rule in rules), start=_SLOW_MEMORY if known and not told else 1.0)
+
+    def mix(
+        self, items: Sequence[Item], table: Table, choice: Choice, held: Mapping[str, Reserve], notes: Notes
+    ) -> Mix:
+        """The report."""
+        tensors = self._tensors(items, choice)
+        nbytes = sum(tensor.nbytes for tensor in tensors)
+        damage = sum(tensor.damage for tensor in tensors)
+        by_name = {tensor.name: tensor.type for tensor in tensors}
+        interval = self.levels.interval([by_name[name] for name in self._names])
+        if choice.unlimited is not None:
+            more = choice.loss / choice.unlimited - 1 if choice.unlimited else 0.0
+            notes.remark(
+                f"with any number of types the loss would be {choice.unlimited:.4g}, {more:.1%} less", "--max-types"
+            )
+        reads = sum(
+            table.cost[device][at][option]
+            for at, (option, device) in enumerate(zip(choice.chosen, choice.devices, strict=True))
+        )
+        draft = Mix(
+            model=self._kitchen.name,
+            engine=self._options.engine,
+            target=self._target(),
+            basis=self._basis,
+            unit=self.levels.unit,
+            nbytes=nbytes,
+            elements=sum(tensor.elements for tensor in tensors),
+            damage=damage,
+            low=None if interval is None else interval[0],
+            high=None if interval is None else interval[1],
+            gap=choice.gap,
+            read_bytes=reads,
+            types=_type_uses(tensors),
+            devices=self._device_uses(tensors, held),
+            rivals=self._rivals(table),
+            curve=self._curve(table),
+            arguments=self._arguments(items, choice),
+            tensors=tensors,
+            inputs=self._evidence.inputs,
+            remarks=(*self._evidence.remarks, *grouped(notes.remarks)),
+            recipe="",
+            made_by=self._options.made_by,
+        )
+        return recipe_text(draft, everything=self._kitchen.ready)
+
+    def _target(self) -> str:
+        sizes = ", ".join(
+            f"{device.name}={device.size:,}{':' + device.pattern if device.pattern else ''}"
+            for device in self._options.devices
+        )
+        return " and ".join(part for part in (self._options.target.in_words, sizes) if part)
+
+    def _tensors(self, items: Sequence[Item], choice: Choice) -> tuple[MixTensor, ...]:
+        types: dict[str, tuple[str, str]] = {}
+        for item, option, device in zip(items, choice.chosen, choice.devices, strict=True):
+            for name in item.tensors:
+                types[name] = item.types[option], device
+        made = []
+        rest = self._placement.rest[0] if self._placement.rest else ""
+        for offer in self._kitchen.offers:
+            own_device = self._placement.device_of(offer.name) or rest
+            text, device = types.get(offer.name, (offer.types[0], own_device))
+            damage = float(self._scale.damages(text)[self._names[offer.name]]) if offer.choice else 0.0
+            made.append(
+                MixTensor(
+                    name=offer.name,
+                    type=text,
+                    nbytes=offer.nbytes[offer.types.index(text)],
+                    elements=offer.elements,
+                    damage=damage,
+                    device=device,
+                    chosen=offer.choice,
+                )
+            )
+        return tuple(made)
+
+    def _device_uses(self, tensors: Sequence[MixTensor], held: Mapping[str, Reserve]) -> tuple[DeviceUse, ...]:
+        return tuple(
+            DeviceUse(
+                name=name,
+                size=self._placement[name].size,
+                kv_cache=held[name].kv_cache,
+                compute=held[name].compute,
+                weights=sum(tensor.nbytes for tensor in tensors if tensor.device == name),
+                tensors=sum(tensor.device == name for tensor in tensors),
+            )
+            for name in self._placement.names
+        )
+
+    def _arguments(self, items: Sequence[Item], choice: Choice) -> str:
+        free = {
+            name: device
+            for item, device in zip(items, choice.devices, strict=True)
+            if not item.device
+            for name in item.tensors
+        }
+        return engine_arguments(self._placement, self._kitchen.offers, self._options.context, free)
+
+    def _curve(self, table: Table) -> tuple[CurvePoint, ...]:
+        elements = sum(offer.elements for offer in self._kitchen.offers) or 1
+        corners = frontier(table.damage, table.nbytes)
+        return tuple(
+            CurvePoint(nbytes=size, bits_per_weight=size * 8 / elements, damage=damage)
+            for size, damage in thinned(corners, self._scale.fixed)
+        )
+
+    def _rivals(self, table: Table) -> tuple[Rival, ...]:
+        """Presets and recipes to compare, the smallest first, each beside a plan of its size."""
+        mixes = [(name, types) for name, types in self._presets.items()]
+        mixes += [(name, recipe_types(recipe, self._kitchen.offers)) for name, recipe in self._options.compare]
+        priced = [self._scale.price(name, types) for name, types in mixes]
+        return tuple(self._rival(one, table) for one in sorted(priced, key=lambda one: one.nbytes))
+
+    def _rival(self, one: Priced, table: Table) -> Rival:
+        elements = sum(offer.elements for offer in self._kitchen.offers) or 1
+        planned = None
+        if not self._placement.names:
+            try:
+                planned = solve(table.damage, table.nbytes, one.nbytes - self._scale.fixed).loss
+            except DoesNotFitError:
+                planned = None
+        return Rival(
+            name=one.name,
+            nbytes=one.nbytes,
+            bits_per_weight=one.nbytes * 8 / elements,
+            damage=one.damage,
+            planned=planned,
+        )
+
+
+def _shares(kitchen: Kitchen) -> dict[str, float]:
+    """The share of each tensor that one token meets."""
+    names = {offer.name: offer for offer in kitchen.offers}
+    experts, used = _number(kitchen.model, "expert_count"), _number(kitchen.model, "expert_used_count")
+    return {name: used_share(name, names, experts, used) for name in names}
+
+
+def _number(model: Model | None, key: str) -> int:
+    architecture = None if model is None else model.get("general.architecture")
+    kv = None if model is None or architecture is None else model.get(f"{architecture.value()}.{key}")
+    return int(kv.value()) if kv is not None and kv.type in INTEGERS else 0
+
+
+def _type_uses(tensors: Sequence[MixTensor]) -> tuple[TypeUse, ...]:
+    by_type: dict[str, list[MixTensor]] = {}
+    for tensor in tensors:
+        if tensor.chosen:
+            by_type.setdefault(tensor.type, []).append(tensor)
+    uses = (
+        TypeUse(
+            type=text,
+            tensors=len(members),
+            nbytes=sum(member.nbytes for member in members),
+            elements=sum(member.elements for member in members),
+        )
+        for text, members in by_type.items()
+    )
+    return tuple(sorted(uses, key=lambda use: -use.nbytes))

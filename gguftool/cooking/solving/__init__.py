@@ -1,0 +1,1 @@
+"""Choosing one option for each tensor within budgets."""
