@@ -83,19 +83,15 @@ class MixTensor:
 
 @record
 class DeviceUse:
-    """A device: `size` bytes, of which `kv_cache` and `compute` are not for weights; `weights` are planned."""
+    """A device: `size` bytes; `kv_cache` and `compute` are not for weights; `weights` are planned, `free` is left."""
 
     name: str
     size: int
     kv_cache: int
     compute: int
     weights: int
+    free: int
     tensors: int
-
-    @property
-    def free(self) -> int:
-        """Bytes that are left."""
-        return self.size - self.kv_cache - self.compute - self.weights
 
 
 @record
@@ -146,6 +142,7 @@ class Mix:
     unit: str | None
     nbytes: int
     elements: int
+    bits_per_weight: float
     damage: float
     low: float | None
     high: float | None
@@ -161,11 +158,6 @@ class Mix:
     remarks: tuple[str, ...]
     recipe: str
     made_by: str
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Bits of tensor data for each weight."""
-        return self.nbytes * 8 / self.elements if self.elements else 0.0
 
 
 def nats_of_ratio(ratio: float) -> float:

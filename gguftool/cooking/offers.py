@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from gguftool.cooking.damage.typical import typical_error
 from gguftool.errors import Notes
 from gguftool.format.engine_facts.embeddings import EMBEDDINGS, OUTPUT, TOKEN_EMBD, may_lack_imatrix
 from gguftool.format.engine_facts.engines import IK_LLAMA_CPP
@@ -22,7 +23,8 @@ from gguftool.model.model import Model
 from gguftool.model.scales import owner_of
 from gguftool.record import record
 
-POOLED = frozenset({"legacy", "k", "i", "trellis"})  # what a pool has by itself
+_KINDS = frozenset({"legacy", "k", "i", "trellis"})  # what a pool has by itself
+_HOPELESS = 0.3  # a relative squared error that only models trained for the type survive
 _NEEDS = frozenset({ImatrixPolicy.YES, ImatrixPolicy.ASSERTED})
 
 
@@ -62,12 +64,14 @@ class Pool:
 
 def default_types(engine: str) -> tuple[str, ...]:
     """All quantized types of `engine` that any model can have, without those that only rearrange another's rows."""
-    found = [
-        traits
-        for traits in TYPES.values()
-        if engine in traits.engines and traits.kind in POOLED and traits.in_files and traits.interleaved_rows == 1
-    ]
+    found = [traits for traits in TYPES.values() if engine in traits.engines and is_common(traits)]
     return tuple(traits.alias for traits in sorted(found, key=lambda traits: traits.bits_per_weight))
+
+
+def is_common(traits: TypeTraits) -> bool:
+    """Whether a type is for weights of any model, and its rows are not another type's rearranged."""
+    common = traits.kind in _KINDS and traits.in_files and traits.interleaved_rows == 1
+    return common and typical_error(traits.name) < _HOPELESS
 
 
 def offer_types(name: str, dims: tuple[int, ...], types: Iterable[str], *, check_widths: bool = True) -> Offer:

@@ -292,6 +292,7 @@ class _Work:
         """The report."""
         tensors = self._tensors(items, choice)
         nbytes = sum(tensor.nbytes for tensor in tensors)
+        elements = sum(tensor.elements for tensor in tensors)
         damage = sum(tensor.damage for tensor in tensors)
         by_name = {tensor.name: tensor.type for tensor in tensors}
         interval = self.levels.interval([by_name[name] for name in self._names])
@@ -311,7 +312,8 @@ class _Work:
             basis=self._basis,
             unit=self.levels.unit,
             nbytes=nbytes,
-            elements=sum(tensor.elements for tensor in tensors),
+            elements=elements,
+            bits_per_weight=nbytes * 8 / elements if elements else 0.0,
             damage=damage,
             low=None if interval is None else interval[0],
             high=None if interval is None else interval[1],
@@ -362,17 +364,21 @@ class _Work:
         return tuple(made)
 
     def _device_uses(self, tensors: Sequence[MixTensor], held: Mapping[str, Reserve]) -> tuple[DeviceUse, ...]:
-        return tuple(
-            DeviceUse(
-                name=name,
-                size=self._placement[name].size,
-                kv_cache=held[name].kv_cache,
-                compute=held[name].compute,
-                weights=sum(tensor.nbytes for tensor in tensors if tensor.device == name),
-                tensors=sum(tensor.device == name for tensor in tensors),
+        uses = []
+        for name in self._placement.names:
+            size, weights = self._placement[name].size, sum(one.nbytes for one in tensors if one.device == name)
+            uses.append(
+                DeviceUse(
+                    name=name,
+                    size=size,
+                    kv_cache=held[name].kv_cache,
+                    compute=held[name].compute,
+                    weights=weights,
+                    free=size - held[name].nbytes - weights,
+                    tensors=sum(one.device == name for one in tensors),
+                )
             )
-            for name in self._placement.names
-        )
+        return tuple(uses)
 
     def _arguments(self, items: Sequence[Item], choice: Choice) -> str:
         free = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from gguftool.cooking.damage.model import Levels
-from gguftool.cooking.offers import POOLED, Offer
+from gguftool.cooking.offers import Offer, is_common
 from gguftool.errors import PlanError
 from gguftool.format.engine_facts.presets.names import presets_of
 from gguftool.format.engine_facts.types import written_type
@@ -84,7 +84,7 @@ def preset_mixes(model: Model, engine: str, *, imatrix: bool) -> dict[str, dict[
     mixes = {}
     for name, preset in presets_of(engine).items():
         traits = find_type(preset.tensor_type)
-        if traits is None or traits.kind not in POOLED or traits.bits_per_weight < 1.5 or traits.interleaved_rows > 1:
+        if traits is None or not is_common(traits):
             continue
         try:
             mixes[name] = preset_types(model, PresetMix(preset=preset, imatrix=imatrix), (), engine)

@@ -21,6 +21,7 @@ _MODULES = {
     "gguftool.analysis.recipe": "recipe",
     "gguftool.analysis.report": "report",
     "gguftool.cooking.measuring.run": "measure",
+    "gguftool.cooking.mix": "mix",
     "gguftool.storage.plan": "plan",
     "gguftool.surgery.quantize.preview": "quantize",
 }

@@ -1,0 +1,290 @@
+"""The plan command: which type for which tensor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gguftool import __version__
+from gguftool.cli.shared.console import remark, remark_each
+from gguftool.cli.shared.options import Force, Json, local_path, one_format, size_option
+from gguftool.cli.shared.recipes import read_recipe
+from gguftool.cli.shared.show import show
+from gguftool.cooking.damage.sensitivities import EvidenceFiles
+from gguftool.cooking.devices import Context, Device, parse_devices
+from gguftool.cooking.items import FUSED, UP_GATE
+from gguftool.cooking.mix import Mix, MixOptions, Slow, Target, nats_of_ratio
+from gguftool.cooking.planning import plan_mix
+from gguftool.errors import PlanError, printable
+from gguftool.format.engine_facts.engines import ENGINES, LLAMA_CPP
+from gguftool.model.companions import open_imatrix
+from gguftool.render.units import parse_size
+from gguftool.storage.sources.locate import open_source
+
+if TYPE_CHECKING:
+    from gguftool.storage.plan import OutputFile
+
+_PLOTS = (".png", ".svg")
+
+
+def plan(
+    models: Annotated[
+        list[str],
+        typer.Argument(metavar="MODEL...", help="One model to quantize, or several ready-made quants or tensors.maps."),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            parser=local_path,
+            metavar="RECIPE",
+            help="The recipe to write. Default: shown.",
+            show_default=False,
+        ),
+    ] = None,
+    size: Annotated[int | None, size_option("--size", help="The size of the file, such as 4.2GiB.")] = None,
+    bpw: Annotated[
+        float | None, typer.Option("--bpw", metavar="N", min=0.1, help="Bits per weight.", show_default=False)
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--device",
+            metavar="NAME=SIZE:REGEX",
+            help="A budget, and what goes there, read as -ot is. Without a REGEX it takes the rest. Repeatable.",
+        ),
+    ] = None,
+    max_kld: Annotated[
+        float | None,
+        typer.Option("--max-kld", metavar="X", min=0, help="The fastest mix with this KLD.", show_default=False),
+    ] = None,
+    max_ppl_ratio: Annotated[
+        float | None,
+        typer.Option("--max-ppl-ratio", metavar="X", help="The same, as a ratio of perplexities.", show_default=False),
+    ] = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--measure", metavar="FILE", help="measure.jsonl, kld_results.csv or ppl_results.csv. Repeatable."
+        ),
+    ] = None,
+    curve: Annotated[
+        str | None,
+        typer.Option(
+            "--curve",
+            metavar="FILE",
+            help="The damage of each type to the whole model: group0/kld_results.csv.",
+            show_default=False,
+        ),
+    ] = None,
+    sensitivity: Annotated[
+        str | None,
+        typer.Option(
+            "--sensitivity", metavar="FILE", help="JSON from elsewhere (docs/cooking.md).", show_default=False
+        ),
+    ] = None,
+    types: Annotated[
+        str | None,
+        typer.Option(
+            "--types",
+            metavar="T,T",
+            help="The types to choose from. Default: all of the engine that fit.",
+            show_default=False,
+        ),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="llama.cpp|ik_llama.cpp", help="By whose rules and presets.")
+    ] = LLAMA_CPP,
+    imatrix: Annotated[
+        str | None,
+        typer.Option(
+            "--imatrix",
+            metavar="FILE",
+            help="That of quantize: without one some types are not offered.",
+            show_default=False,
+        ),
+    ] = None,
+    lock: Annotated[
+        list[str] | None, typer.Option("--lock", metavar="REGEX=TYPE", help="Fix a type. Repeatable.")
+    ] = None,
+    floor: Annotated[
+        list[str] | None,
+        typer.Option("--floor", metavar="REGEX=TYPE", help="No type with fewer bits than this one. Repeatable."),
+    ] = None,
+    ceiling: Annotated[
+        list[str] | None,
+        typer.Option("--ceiling", metavar="REGEX=TYPE", help="No type with more bits than this one. Repeatable."),
+    ] = None,
+    fuse: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fuse",
+            metavar="up-gate|qkv|none",
+            help="Tensors that get one type together. Default: up-gate. Repeatable.",
+        ),
+    ] = None,
+    max_types: Annotated[
+        int | None,
+        typer.Option("--max-types", metavar="N", min=1, help="At most N distinct types.", show_default=False),
+    ] = None,
+    ctx: Annotated[
+        int, typer.Option("--ctx", metavar="N", min=0, help="Reserve room for this context on devices.")
+    ] = 0,
+    kv_type: Annotated[str, typer.Option("--kv-type", metavar="TYPE", help="The type of the KV cache.")] = "f16",
+    ubatch: Annotated[
+        int, typer.Option("--ubatch", metavar="N", min=1, help="Tokens that are computed at once, as -ub.")
+    ] = 512,
+    slow: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--slow", metavar="TYPE@DEVICE=FACTOR", help="How much longer a byte takes; * is any type. Repeatable."
+        ),
+    ] = None,
+    bench: Annotated[
+        list[str] | None,
+        typer.Option("--bench", metavar="DEVICE=FILE", help="The same from a CSV of llama-bench. Repeatable."),
+    ] = None,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option("--compare", metavar="RECIPE", help="Another recipe to set beside this one. Repeatable."),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            parser=local_path,
+            metavar="FILE",
+            help="Draw the curve of best mixes as .png or .svg.",
+            show_default=False,
+        ),
+    ] = None,
+    json: Json = False,
+    force: Force = False,
+) -> None:
+    """Choose the type of every tensor for a size, for devices, or for a quality.
+
+    By what was measured of the tensors, or, where nothing was, by the levels of a preset. The result is a recipe for
+    quantize or merge, with the damage to expect and a bound on how much better any mix could be.
+    """
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{engine}'")
+    if plot is not None and plot.suffix.lower() not in _PLOTS:
+        raise typer.BadParameter(f"--plot takes a file that ends in {' or '.join(_PLOTS)}")
+    if imatrix is not None:
+        open_imatrix(imatrix)
+    devices = _devices(device or ())
+    options = MixOptions(
+        target=_target(size, bpw, max_kld, max_ppl_ratio, devices),
+        devices=devices,
+        engine=engine,
+        types=tuple(text.strip() for text in types.split(",") if text.strip()) if types else (),
+        imatrix=imatrix is not None,
+        fuse=_fused(fuse),
+        locks=tuple(lock or ()),
+        floors=tuple(floor or ()),
+        ceilings=tuple(ceiling or ()),
+        max_types=max_types,
+        slow=(*map(_slow, slow or ()), *(one for text in bench or () for one in _bench(text))),
+        context=Context(ctx=ctx, kv_type=kv_type, ubatch=ubatch),
+        compare=tuple((name, read_recipe(name)[0]) for name in compare or ()),
+        made_by=f"gguftool {__version__}",
+    )
+    files = EvidenceFiles(measure=tuple(measure or ()), curve=curve, sensitivity=sensitivity)
+    mix = plan_mix(models, options, files)
+    _write(mix, output, plot, force=force)
+    remark_each(mix.remarks)
+    if json:
+        show(mix, one_format(json=True))
+    else:
+        show(mix, recipe=output is None)
+
+
+def _devices(texts: list[str] | tuple[str, ...]) -> tuple[Device, ...]:
+    try:
+        return parse_devices(texts, parse_size)
+    except ValueError as error:
+        raise PlanError(str(error), source="--device") from None
+
+
+def _target(
+    size: int | None, bpw: float | None, max_kld: float | None, max_ppl_ratio: float | None, devices: tuple[Device, ...]
+) -> Target:
+    """The target; a quality goes with budgets of devices, sizes do not."""
+    given = {"--size": size, "--bpw": bpw, "--max-kld": max_kld, "--max-ppl-ratio": max_ppl_ratio}
+    named = [name for name, value in given.items() if value is not None]
+    sized = [name for name in named if name in ("--size", "--bpw")] + (["--device"] if devices else [])
+    if len(sized) > 1 or (max_kld is not None and max_ppl_ratio is not None) or (len(named) > 1 and not devices):
+        raise typer.BadParameter(f"{' and '.join(dict.fromkeys([*named, *sized]))} exclude each other")
+    if not named and not devices:
+        raise typer.BadParameter("give a target: --size, --bpw, --device, --max-kld or --max-ppl-ratio")
+    try:
+        most = max_kld if max_ppl_ratio is None else nats_of_ratio(max_ppl_ratio)
+    except ValueError as error:
+        raise typer.BadParameter(f"--max-ppl-ratio: {error}") from None
+    return Target(size=size, bits=bpw, most_damage=most)
+
+
+def _fused(texts: list[str] | None) -> tuple[str, ...]:
+    wanted = tuple(dict.fromkeys(texts or ()))
+    unknown = [text for text in wanted if text not in (*FUSED, "none")]
+    if unknown or ("none" in wanted and len(wanted) > 1):
+        raise typer.BadParameter(f"--fuse takes {', '.join(FUSED)} or none alone, not '{', '.join(wanted)}'")
+    if "none" in wanted:
+        return ()
+    return tuple(dict.fromkeys((UP_GATE, *wanted)))
+
+
+def _slow(text: str) -> Slow:
+    where, _, number = text.rpartition("=")
+    kind, _, device = where.partition("@")
+    try:
+        factor = float(number)
+    except ValueError:
+        factor = 0.0
+    if not kind or not device or not 0 < factor < 1e6:
+        raise typer.BadParameter(f"--slow takes TYPE@DEVICE=FACTOR such as q6_K@CPU=1.3, not '{printable(text, 80)}'")
+    return Slow(type=kind, device=device, factor=factor)
+
+
+def _bench(text: str) -> tuple[Slow, ...]:
+    from gguftool.cooking.speeds import slowness_of  # noqa: PLC0415 - for --bench alone
+
+    device, _, name = text.partition("=")
+    if not device or not name:
+        raise typer.BadParameter(f"--bench takes DEVICE=FILE, not '{printable(text, 80)}'")
+    source = open_source(name)
+    return slowness_of(source.read_at(0, source.size), name, device)
+
+
+def _write(mix: Mix, recipe: Path | None, plot: Path | None, *, force: bool) -> None:
+    """Write the files with the executor, so that each is complete, and replaces another only with --force."""
+    from gguftool.storage.execute.executor import execute  # noqa: PLC0415 - for -o and --plot alone
+    from gguftool.storage.execute.options import Options  # noqa: PLC0415
+    from gguftool.storage.plan import Plan  # noqa: PLC0415
+
+    outputs = [] if recipe is None else [_file(recipe, mix.recipe.encode("utf-8", "surrogateescape"))]
+    if plot is not None:
+        outputs.append(_file(plot, _chart(mix, plot.suffix.lower().removeprefix("."))))
+    if not outputs:
+        return
+    execute(Plan(outputs=tuple(outputs), inputs=()), Options(force=force))
+    for output in outputs:
+        remark(f"wrote {output.path}")
+
+
+def _file(path: Path, data: bytes) -> OutputFile:
+    from gguftool.storage.plan import OutputFile  # noqa: PLC0415
+
+    return OutputFile(path=path, head=data, copies=(), size=len(data))
+
+
+def _chart(mix: Mix, form: str) -> bytes:
+    from gguftool.render.mix import mix_chart  # noqa: PLC0415 - for --plot alone
+
+    try:
+        return mix_chart(mix, form)
+    except ImportError:
+        raise PlanError("--plot needs matplotlib: pip install 'gguftool[plan]'") from None

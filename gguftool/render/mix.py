@@ -1,0 +1,158 @@
+"""A planned mix as text: what it costs and rests on, its types, devices, rivals, the curve; and as a chart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from gguftool.cooking.mix import CurvePoint, Mix
+from gguftool.cooking.recipe_text import damage_words
+from gguftool.errors import printable
+from gguftool.render.format import Format
+from gguftool.render.registry import renders
+from gguftool.render.table import Table, columns
+from gguftool.render.units import format_size
+
+_POINTS = 12  # of the curve in text
+_BAR = 40  # characters
+_NEAR = 1.6  # rivals within this factor of the mix's size are shown
+
+
+@renders(Mix, Format.TEXT)
+def mix_parts(mix: Mix, *, recipe: bool = True) -> Iterator[str | Table]:
+    """The summary, tables of types, devices, rivals and the curve, and the recipe if that is not written elsewhere."""
+    yield _summary(mix)
+    yield _types(mix)
+    if mix.devices:
+        yield _devices(mix)
+    rivals = [one for one in mix.rivals if mix.nbytes / _NEAR <= one.nbytes <= mix.nbytes * _NEAR]
+    if rivals:
+        yield _rivals(mix)
+    if len(mix.curve) > 1:
+        yield _curve(mix)
+    if mix.arguments:
+        yield f"run it with\n  {printable(mix.arguments, 1 << 16)}\n"
+    if recipe:
+        yield mix.recipe
+
+
+def _summary(mix: Mix) -> str:
+    lines = [
+        f"{printable(mix.model, 1000)}: {mix.bits_per_weight:.4g} bits per weight, {mix.nbytes:,} bytes of tensors "
+        f"({format_size(mix.nbytes)}), for {printable(mix.target, 1000)}",
+        damage_words(mix),
+        f"at most {mix.gap:.2%} from the best mix under this model of damage",
+        f"rests on {printable(mix.basis, 1000)}" if mix.unit is not None else printable(mix.basis, 1000),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _types(mix: Mix) -> Table:
+    chosen = sum(use.nbytes for use in mix.types) or 1
+    rows = tuple(
+        (
+            use.type,
+            f"{use.tensors:,}",
+            f"{use.nbytes:,}",
+            f"{use.nbytes / chosen:.1%}",
+            f"{use.nbytes * 8 / use.elements:.4g}" if use.elements else "",
+        )
+        for use in mix.types
+    )
+    return Table(title="types", columns=columns("type", ">tensors", ">bytes", ">share", ">bpw"), rows=rows)
+
+
+def _devices(mix: Mix) -> Table:
+    rows = tuple(
+        (
+            use.name,
+            format_size(use.size),
+            format_size(use.kv_cache),
+            format_size(use.compute),
+            format_size(use.weights),
+            format_size(max(use.free, 0)),
+            f"{use.tensors:,}",
+        )
+        for use in mix.devices
+    )
+    heads = columns("device", ">size", ">KV cache", ">compute", ">weights", ">free", ">tensors")
+    return Table(title="devices", columns=heads, rows=rows)
+
+
+def _rivals(mix: Mix) -> Table:
+    """Mixes of similar size, each beside the plan of its own size; sizes alone if nothing was measured."""
+    near = [one for one in mix.rivals if mix.nbytes / _NEAR <= one.nbytes <= mix.nbytes * _NEAR]
+    if mix.unit is None:
+        sizes = tuple((printable(one.name), f"{one.nbytes:,}", f"{one.bits_per_weight:.3f}") for one in near)
+        return Table(title="other mixes", columns=columns("mix", ">bytes", ">bpw"), rows=sizes)
+    rows = tuple(
+        (
+            printable(one.name),
+            f"{one.nbytes:,}",
+            f"{one.bits_per_weight:.3f}",
+            f"{one.damage:.4g}",
+            "" if one.planned is None else f"{one.planned:.4g}",
+            "" if one.planned is None or not one.damage else f"{one.planned / one.damage - 1:+.1%}",
+        )
+        for one in near
+    )
+    heads = columns("mix", ">bytes", ">bpw", f">{_label(mix)}", ">planned, same size", ">change")
+    return Table(title="beside other mixes", columns=heads, rows=rows)
+
+
+def _label(mix: Mix) -> str:
+    return f"expected {mix.unit}" if mix.unit else "relative damage"
+
+
+def _curve(mix: Mix) -> Table:
+    points = _some(mix.curve)
+    least = 1e-5 * max(point.damage for point in points)
+    logs = [math.log(max(point.damage, least, 1e-300)) for point in points]
+    low, high = min(logs), max(logs)
+    rows = tuple(
+        (
+            f"{point.bits_per_weight:.3f}",
+            format_size(point.nbytes),
+            f"{point.damage:.4g}",
+            "#" * max(1, round(_BAR * (log - low) / (high - low or 1.0))),
+        )
+        for point, log in zip(points, logs, strict=True)
+    )
+    heads = columns(">bpw", ">size", f">{_label(mix)}", "on a scale of logarithms")
+    return Table(title="the best mixes of other sizes", columns=heads, rows=rows)
+
+
+def _some(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
+    """Points of a curve at about even steps of size."""
+    count = min(_POINTS, len(curve))
+    first, last = curve[0].nbytes, curve[-1].nbytes
+    wanted = [first + (last - first) * at / max(count - 1, 1) for at in range(count)]
+    picked = [min(curve, key=lambda point: abs(point.nbytes - size)) for size in wanted]
+    return list({point.nbytes: point for point in picked}.values())
+
+
+def mix_chart(mix: Mix, form: str) -> bytes:
+    """The curve of best mixes, with presets and recipes on it, as ``png`` or ``svg``; raises `ImportError`."""
+    import io
+
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes: Any = figure.subplots()
+    points = [point for point in mix.curve if point.damage > 0]
+    axes.plot([point.bits_per_weight for point in points], [point.damage for point in points], label="best mixes")
+    others = [one for one in mix.rivals if one.damage > 0]
+    axes.scatter([one.bits_per_weight for one in others], [one.damage for one in others], s=14, color="tab:orange")
+    for one in others:
+        name = printable(one.name, 40).replace("$", r"\$")
+        axes.annotate(name, (one.bits_per_weight, one.damage), fontsize=7, xytext=(3, 3), textcoords="offset points")
+    if mix.damage > 0:
+        axes.scatter([mix.bits_per_weight], [mix.damage], marker="*", s=120, color="tab:red", label="this mix")
+    axes.set_yscale("log")
+    axes.set_xlabel("bits per weight")
+    axes.set_ylabel(_label(mix))
+    axes.legend()
+    out = io.BytesIO()
+    figure.savefig(out, format=form, metadata={"Date": None} if form == "svg" else None)
+    return out.getvalue()
