@@ -60,28 +60,26 @@ class Item:
     locked: bool = False
 
 
-def parse_type_rules(option: str, texts: Iterable[str], names: Iterable[str]) -> tuple[TypeRule, ...]:
+def parse_type_rules(option: str, texts: Iterable[str], names: Iterable[str], notes: Notes) -> tuple[TypeRule, ...]:
     """Parse ``PATTERN=TYPE`` texts; a pattern that is one of `names` means that tensor alone.
 
-    Raises `ValueError` that lists all faulty ones.
+    Faulty ones are problems in `notes`.
     """
     known = frozenset(names)
-    rules, problems = [], []
+    rules = []
     for text in texts:
         pattern, equals, target = text.rpartition("=")
         traits = find_type(target)
         if not equals or not pattern:
-            problems.append(f"{option} '{printable(text, 80)}' is not REGEX=TYPE")
+            notes.problem("is not REGEX=TYPE", f"{option} {text}")
         elif traits is None:
-            problems.append(f"{option} {printable(text, 80)}: {no_such_type(target)}")
+            notes.problem(no_such_type(target), f"{option} {text}")
         else:
             try:
                 regex = compile_pattern(f"^{literal(pattern)}$" if pattern in known else pattern)
                 rules.append(TypeRule(pattern=pattern, regex=regex, type=traits.alias))
             except BadPatternError as error:
-                problems.append(f"{option} '{printable(pattern, 80)}' {error}")
-    if problems:
-        raise ValueError("; ".join(problems))
+                notes.problem(str(error), f"{option} {pattern}")
     return tuple(rules)
 
 

@@ -15,7 +15,7 @@ from gguftool.cooking.damage.evidence import NOTHING, Evidence
 from gguftool.cooking.damage.model import DamageModel, Levels, PresetLevels, Subject
 from gguftool.cooking.damage.sensitivities import EvidenceFiles, read_evidence, unknown_tensors
 from gguftool.cooking.devices import Placement, Reserve, engine_arguments, reserves
-from gguftool.cooking.items import Constraints, Item, TypeRule, make_items, parse_type_rules
+from gguftool.cooking.items import Constraints, Item, make_items, parse_type_rules
 from gguftool.cooking.mix import CurvePoint, DeviceUse, Mix, MixOptions, MixTensor, Rival, TypeUse
 from gguftool.cooking.offers import Offer, Pool, offers_of_ready, offers_of_source, ready_map, ready_model, used_share
 from gguftool.cooking.recipe_text import recipe_text
@@ -88,7 +88,9 @@ def _open(models: ModelLike | Sequence[ModelLike], options: MixOptions, notes: N
 
 def _to_quantize(model: Model, options: MixOptions, notes: Notes) -> Kitchen:
     extra: dict[str, list[str]] = {}
-    for rule in _rules("--lock", options.locks, model.tensors, Notes()):  # problems are reported with the others
+    for rule in parse_type_rules(
+        "--lock", options.locks, model.tensors, Notes()
+    ):  # problems are reported with the others
         for name in model.tensors:
             if rule.matches(name):
                 extra.setdefault(name, []).append(rule.type)
@@ -157,20 +159,10 @@ def _constraints(kitchen: Kitchen, options: MixOptions, notes: Notes) -> Constra
     names = [offer.name for offer in kitchen.offers]
     return Constraints(
         fuse=options.fuse,
-        locks=_rules("--lock", options.locks, names, notes),
-        floors=_rules("--floor", options.floors, names, notes),
-        ceilings=_rules("--ceiling", options.ceilings, names, notes),
+        locks=parse_type_rules("--lock", options.locks, names, notes),
+        floors=parse_type_rules("--floor", options.floors, names, notes),
+        ceilings=parse_type_rules("--ceiling", options.ceilings, names, notes),
     )
-
-
-def _rules(
-    option: str, texts: Sequence[str], names: Sequence[str] | Mapping[str, object], notes: Notes
-) -> tuple[TypeRule, ...]:
-    try:
-        return parse_type_rules(option, texts, names)
-    except ValueError as error:
-        notes.problem(str(error), "")
-        return ()
 
 
 def _budgets(
