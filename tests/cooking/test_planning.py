@@ -317,10 +317,8 @@ def test_a_budget_that_nothing_fits_says_what_would() -> None:
 
 def test_a_table_of_another_model_is_one_message(tmp_path: Path) -> None:
     table = tmp_path / "kld_results.csv"
-    table.write_text("QTYPE,blk.0.attn_q.weight,blk.77.attn_q.weight,blk.78.attn_q.weight\nq4_K,0.1,0.2,0.3\n")
     table.write_text("QTYPE,blk.0.attn_q.weight,blk.77.attn_q.weight,blk.78.attn_q.weight\nq4_K,.1,.2,.3\n")
-        PlanError, match=r"2 tensors that the model lacks, and 1 that it has.*measured on another model"
-    ):
+    with pytest.raises(PlanError, match=r"2 tensors that the model lacks, and 1 that it has.*on another model"):
         plan_mix(MOE, MixOptions(target=Target(bits=5.0)), EvidenceFiles(measure=(str(table),)))
 
 

@@ -1,4 +1,4 @@
-"""Calibration files of GGUF-Tool-Suite's layout: floors, 404s, groups, interpolated values, partial and broken files."""
+"""Calibration files of GGUF-Tool-Suite's layout: floors, 404s, groups, interpolated values, broken files."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_perplexities_count_by_their_logarithm_whatever_the_baseline() -> None:
 
 
 def test_rows_of_ternary_types_are_left_out() -> None:
-    broken = {name: 5.0 for name in NAMES}
+    broken = dict.fromkeys(NAMES, 5.0)
     found = readings_of(parse_table(table({"iq1_bn": dict(broken), "q2_K": dict(values())}), "t"))
     assert {one.type for one in found.observations} == {"q2_K"}
     assert any("iq1_bn is left out" in text for text in found.remarks)
