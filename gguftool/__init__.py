@@ -43,6 +43,15 @@ if TYPE_CHECKING:
         verify_against_map,
         verify_manifest,
     )
+    from gguftool.cooking.damage.evidence import Evidence, Given, Observation
+    from gguftool.cooking.damage.sensitivities import EvidenceFiles, read_evidence
+    from gguftool.cooking.devices import Context as MixContext
+    from gguftool.cooking.devices import Device as MixDevice
+    from gguftool.cooking.devices import parse_devices
+    from gguftool.cooking.mix import Mix, MixOptions, Slow
+    from gguftool.cooking.mix import Target as MixTarget
+    from gguftool.cooking.offers import Offer, offer_types
+    from gguftool.cooking.planning import Offers, choose_mix, plan_mix
     from gguftool.engines.llama_quantize import LlamaQuantize
     from gguftool.errors import ExecuteError, FormatError, GGUFToolError, LimitError, PlanError, SourceError
     from gguftool.format.cursor import NeedMoreData
@@ -97,24 +106,30 @@ __version__ = "0.1.0"
 __all__ = (
     "KV", "TYPES", "BadPatternError", "ByteOrder", "CheckOptions", "CheckReport", "ConsumeRequest", "Copy", "Damage",
     "DamageOptions",
-    "DataOptions", "Decision", "DiffOptions", "Distribution", "Donor", "Dump", "Edits", "ExecuteError", "Extent",
+    "DataOptions", "Decision", "DiffOptions", "Distribution", "Donor", "Dump", "Edits", "Evidence", "EvidenceFiles",
+    "ExecuteError", "Extent",
     "ExternalJob", "FetchOptions", "Filler", "Finding", "FindingGroup", "FloatType", "ForceSizes", "Format",
     "FormatError",
-    "GGUFToolError", "Hash", "Header", "HeaderDiff", "Imatrix", "ImatrixKind", "ImatrixReport", "Input",
+    "GGUFToolError", "Given", "Hash", "Header", "HeaderDiff", "Imatrix", "ImatrixKind", "ImatrixReport", "Input",
     "LimitError",
-    "LlamaQuantize", "MapEntry", "MergeOptions", "Model", "ModelCoverage", "ModelFile", "ModelLike", "NeedMoreData",
+    "LlamaQuantize", "MapEntry", "MergeOptions", "Mix", "MixContext", "MixDevice", "MixOptions", "MixTarget", "Model",
+    "ModelCoverage", "ModelFile", "ModelLike", "NeedMoreData", "Observation", "Offer", "Offers",
     "Options", "OutputFile", "OutputOptions", "PlacementRule", "Plan", "PlanError", "Preview", "QuantizeOptions",
     "QuantizePreview", "Receipt", "Recipe", "RecipeFormat", "RecipeReport", "RecipeRule", "Report",
-    "SelectionOptions", "Severity", "Sizing", "Source", "SourceError", "SplitOptions", "StrPath", "Tensor",
+    "SelectionOptions", "Severity", "Sizing", "Slow", "Source", "SourceError", "SplitOptions", "StrPath", "Tensor",
     "TensorInfo", "TypeRow", "TypeTraits", "ValueType", "Verdict", "Weights", "__version__", "cat", "check_codes",
-    "check_imatrix", "check_model", "check_recipe", "compact_recipe", "decide_quantize", "describe_imatrix", "diff",
+    "check_imatrix", "check_model", "check_recipe", "choose_mix", "compact_recipe", "decide_quantize",
+    "describe_imatrix", "diff",
     "distribution", "dump", "execute", "expand_recipe", "extract_recipe", "file_hashes", "find_damage",
     "find_preset", "find_type", "hash_files", "hash_tensors", "imatrix_coverage", "made_externally", "make_kv",
-    "nbytes", "open_donor",
-    "open_imatrix", "open_inputs", "open_model", "open_models", "parse", "parse_any_recipe", "parse_placement",
+    "nbytes", "offer_types", "open_donor",
+    "open_imatrix", "open_inputs", "open_model", "open_models", "parse", "parse_any_recipe", "parse_devices",
+    "parse_placement",
     "parse_recipe", "plan_convert_imatrix", "plan_decision", "plan_edit", "plan_export", "plan_fetch",
-    "plan_fetch_files", "plan_merge", "plan_quantize", "plan_repair", "plan_split", "plan_swap", "plan_tensors_map",
-    "plan_tensors_map_of_split", "plan_views", "preview_quantize", "read_tensors_map", "recover_model",
+    "plan_fetch_files", "plan_merge", "plan_mix", "plan_quantize", "plan_repair", "plan_split", "plan_swap",
+    "plan_tensors_map",
+    "plan_tensors_map_of_split", "plan_views", "preview_quantize", "read_evidence", "read_tensors_map",
+    "recover_model",
     "render_any_recipe", "render_recipe", "render_report", "report", "serialize", "tensor_hashes", "type_rows",
     "verify_against_map", "verify_manifest",
 )  # fmt: skip
@@ -136,6 +151,12 @@ _MODULES = {
     "analysis.verify": (
         "Hash Verdict file_hashes hash_files hash_tensors tensor_hashes verify_against_map verify_manifest"
     ),
+    "cooking.damage.evidence": "Evidence Given Observation",
+    "cooking.damage.sensitivities": "EvidenceFiles read_evidence",
+    "cooking.devices": "Context=MixContext Device=MixDevice parse_devices",
+    "cooking.mix": "Mix MixOptions Slow Target=MixTarget",
+    "cooking.offers": "Offer offer_types",
+    "cooking.planning": "Offers choose_mix plan_mix",
     "engines.llama_quantize": "LlamaQuantize",
     "errors": "ExecuteError FormatError GGUFToolError LimitError PlanError SourceError",
     "format.cursor": "NeedMoreData",

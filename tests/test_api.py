@@ -18,6 +18,7 @@ import pytest
 
 import gguftool
 import gguftool.analysis
+import gguftool.cooking
 import gguftool.errors
 import gguftool.render
 import gguftool.surgery
@@ -139,7 +140,7 @@ def test_every_options_class_is_public() -> None:
 
 def test_every_report_and_each_function_that_makes_one_is_public() -> None:
     printed = {path.rpartition(".")[2] for path in JSON_RUNS.values()}
-    defined = _defined(gguftool.surgery, gguftool.analysis, gguftool.render)
+    defined = _defined(gguftool.surgery, gguftool.analysis, gguftool.cooking, gguftool.render)
     reports = {name: value for name, value in defined.items() if name.rpartition(".")[2] in printed}
     makers = {
         name: value
@@ -218,6 +219,9 @@ TAKES: dict[str, Take] = {
     "plan_fetch": gguftool.plan_fetch,
     "plan_fetch_files": gguftool.plan_fetch_files,
     "plan_merge": lambda model, out: gguftool.plan_merge(model, out, gguftool.MergeOptions(kv_from=model)),
+    "plan_mix": lambda model, out: gguftool.plan_mix(
+        model, gguftool.MixOptions(target=gguftool.MixTarget(bits=6.0), types=("q4_0", "q8_0"))
+    ),
     "plan_quantize": lambda model, out: gguftool.plan_quantize(model, RECIPE, out),
     "plan_repair": lambda model, out: gguftool.plan_repair(
         _source(model), model, gguftool.find_damage(_source(model), model), out

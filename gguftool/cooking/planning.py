@@ -28,7 +28,7 @@ from gguftool.format.kv import INTEGERS
 from gguftool.model.companions import read_map
 from gguftool.model.model import Model
 from gguftool.model.opening import ModelLike
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.surgery.inputs import as_inputs
 
 _HEAD_SPARE = 4096  # bytes that writers may add to a head: keys of the imatrix, a file type
@@ -38,17 +38,17 @@ _INFO = 64  # bytes of a tensor's entry in a head beside its name
 
 
 @record
-class Kitchen:
+class Offers:
     """What there is: the offers of all tensors, and a model for metadata (None if there are maps alone).
 
     `head` is the room that a file needs beside tensor data.  `ready`: the offers are those of quants that exist.
     """
 
-    name: str
     offers: tuple[Offer, ...]
-    model: Model | None
-    head: int
-    ready: bool
+    name: str = "a model"
+    model: Model | None = None
+    head: int = 0
+    ready: bool = False
 
 
 def plan_mix(
@@ -62,14 +62,14 @@ def plan_mix(
     known = read_evidence(evidence) if isinstance(evidence, EvidenceFiles) else evidence
     notes = Notes()
     _check_types(options, notes)
-    kitchen = _open(models, options, notes)
-    wrong = unknown_tensors(known, [offer.name for offer in kitchen.offers])
+    offered = _open(models, options, notes)
+    wrong = unknown_tensors(known, [offer.name for offer in offered.offers])
     if wrong is not None:
         notes.problem(wrong, "")
-    return choose_mix(kitchen, options, known, notes)
+    return choose_mix(offered, options, known, notes)
 
 
-def _open(models: ModelLike | Sequence[ModelLike], options: MixOptions, notes: Notes) -> Kitchen:
+def _open(models: ModelLike | Sequence[ModelLike], options: MixOptions, notes: Notes) -> Offers:
     """Open everything: one model is to be quantized, several are ready-made."""
     specs = [models] if isinstance(models, (Model, str, os.PathLike)) else list(models)
     maps = [spec for spec in specs if not isinstance(spec, Model) and os.fspath(spec).lower().endswith(".map")]
@@ -83,10 +83,10 @@ def _open(models: ModelLike | Sequence[ModelLike], options: MixOptions, notes: N
     offers = offers_of_ready(quants, allowed, options.engine, notes)
     model = opened[0] if opened else None
     name = ", ".join(quant.name for quant in quants[:3]) + (f" and {len(quants) - 3:,} more" if len(quants) > 3 else "")
-    return Kitchen(name=name, offers=offers, model=model, head=_head(model, offers), ready=True)
+    return Offers(name=name, offers=offers, model=model, head=_head(model, offers), ready=True)
 
 
-def _to_quantize(model: Model, options: MixOptions, notes: Notes) -> Kitchen:
+def _to_quantize(model: Model, options: MixOptions, notes: Notes) -> Offers:
     extra: dict[str, list[str]] = {}
     for rule in parse_type_rules(
         "--lock", options.locks, model.tensors, Notes()
@@ -98,7 +98,7 @@ def _to_quantize(model: Model, options: MixOptions, notes: Notes) -> Kitchen:
     offers = offers_of_source(model, pool, extra, notes)
     for text in model.remarks:
         notes.remark(text, model.name)
-    return Kitchen(name=model.name, offers=offers, model=model, head=_head(model, offers), ready=False)
+    return Offers(name=model.name, offers=offers, model=model, head=_head(model, offers), ready=False)
 
 
 def _check_types(options: MixOptions, notes: Notes) -> None:
@@ -120,18 +120,18 @@ def _head(model: Model | None, offers: Sequence[Offer]) -> int:
 # --- choosing --------------------------------------------------------------------------------------------------------
 
 
-def choose_mix(kitchen: Kitchen, options: MixOptions, evidence: Evidence, notes: Notes | None = None) -> Mix:
+def choose_mix(offered: Offers, options: MixOptions, evidence: Evidence, notes: Notes | None = None) -> Mix:
     """Choose from offers that are there already, such as made by `offer_types`; `notes` hold what opening found.
 
     Raises one `PlanError` for all demands that cannot be met.
     """
     notes = Notes() if notes is None else notes
     placement = Placement(options.devices)
-    budgets, held = _budgets(kitchen, options, placement, notes)
-    items = make_items(kitchen.offers, _constraints(kitchen, options, notes), placement.device_of, notes)
+    budgets, held = _budgets(offered, options, placement, notes)
+    items = make_items(offered.offers, _constraints(offered, options, notes), placement.device_of, notes)
     _check_placement(items, placement, options, notes)
     _raise(notes)
-    work = _Work(kitchen, options, evidence, placement)
+    work = _Work(offered, options, evidence, placement)
     if work.levels.unit is None and options.target.most_damage is not None:
         raise PlanError("a damage to allow needs measurements: give --measure or --sensitivity")
     demands = Demands(
@@ -147,16 +147,12 @@ def choose_mix(kitchen: Kitchen, options: MixOptions, evidence: Evidence, notes:
 
 def _raise(notes: Notes) -> None:
     if notes.problems:
-        lines = [reason if names == [""] else line for (reason, names), line in _paired(notes)]
-        raise PlanError("; ".join(lines))
+        named = zip(notes.problems.items(), grouped(notes.problems), strict=True)
+        raise PlanError("cannot plan", problems=[reason if names == [""] else line for (reason, names), line in named])
 
 
-def _paired(notes: Notes) -> list[tuple[tuple[str, list[str]], str]]:
-    return list(zip(notes.problems.items(), grouped(notes.problems), strict=True))
-
-
-def _constraints(kitchen: Kitchen, options: MixOptions, notes: Notes) -> Constraints:
-    names = [offer.name for offer in kitchen.offers]
+def _constraints(offered: Offers, options: MixOptions, notes: Notes) -> Constraints:
+    names = [offer.name for offer in offered.offers]
     return Constraints(
         fuse=options.fuse,
         locks=parse_type_rules("--lock", options.locks, names, notes),
@@ -166,14 +162,14 @@ def _constraints(kitchen: Kitchen, options: MixOptions, notes: Notes) -> Constra
 
 
 def _budgets(
-    kitchen: Kitchen, options: MixOptions, placement: Placement, notes: Notes
+    offered: Offers, options: MixOptions, placement: Placement, notes: Notes
 ) -> tuple[dict[str, int], Mapping[str, Reserve]]:
     """The bytes left for what is chosen, by device; and what devices hold beside weights."""
-    target, fixed = options.target, _fixed_bytes(kitchen.offers, placement)
+    target, fixed = options.target, _fixed_bytes(offered.offers, placement)
     if not placement.names:
-        elements = sum(offer.elements for offer in kitchen.offers)
+        elements = sum(offer.elements for offer in offered.offers)
         if target.size is not None:
-            total = target.size - kitchen.head
+            total = target.size - offered.head
         elif target.bits is not None:
             total = int(target.bits * elements / 8)
         elif target.tensor_bytes is not None:
@@ -182,7 +178,7 @@ def _budgets(
             return ({} if target.most_damage is not None else {"": 0}), {}
         return {"": total - fixed.get("", 0)}, {}
     try:
-        held = reserves(placement, kitchen.model, kitchen.offers, options.context)
+        held = reserves(placement, offered.model, offered.offers, options.context)
     except ValueError as error:
         notes.problem(str(error), "")
         return {}, {}
@@ -215,26 +211,26 @@ def _check_placement(items: Sequence[Item], placement: Placement, options: MixOp
 class _Work:
     """What choosing and reporting share: subjects, levels of damage, prices of mixes."""
 
-    def __init__(self, kitchen: Kitchen, options: MixOptions, evidence: Evidence, placement: Placement) -> None:
-        self._kitchen, self._options, self._evidence, self._placement = kitchen, options, evidence, placement
-        chosen = [offer for offer in kitchen.offers if offer.choice]
+    def __init__(self, offered: Offers, options: MixOptions, evidence: Evidence, placement: Placement) -> None:
+        self._offered, self._options, self._evidence, self._placement = offered, options, evidence, placement
+        chosen = [offer for offer in offered.offers if offer.choice]
         self._names = {offer.name: at for at, offer in enumerate(chosen)}
-        self._shares = _shares(kitchen)
+        self._shares = _shares(offered)
         subjects = [
             Subject(name=one.name, elements=one.elements, used=max(self._shares[one.name], 1e-3)) for one in chosen
         ]
         self._presets = (
-            {} if kitchen.model is None else preset_mixes(kitchen.model, options.engine, imatrix=options.imatrix)
+            {} if offered.model is None else preset_mixes(offered.model, options.engine, imatrix=options.imatrix)
         )
         self.levels, self._basis = self._levels(subjects)
-        self._scale = Scale(kitchen.offers, self.levels, options.engine)
+        self._scale = Scale(offered.offers, self.levels, options.engine)
 
     def _levels(self, subjects: Sequence[Subject]) -> tuple[Levels, str]:
         evidence = self._evidence
         if not evidence.says_nothing:
             what = "measured" if evidence.observations else "given"
             return DamageModel(subjects, evidence), f"damage {what} ({', '.join(one.name for one in evidence.inputs)})"
-        plain = Scale(self._kitchen.offers, DamageModel(subjects, NOTHING), self._options.engine)
+        plain = Scale(self._offered.offers, DamageModel(subjects, NOTHING), self._options.engine)
         sizes = {name: plain.price(name, types).nbytes for name, types in self._presets.items()}
         name = nearest_preset(self._presets, sizes, self._wanted_bytes())
         like = {} if name is None else plain.price(name, self._presets[name]).types
@@ -245,7 +241,7 @@ class _Work:
 
     def _wanted_bytes(self) -> int:
         target = self._options.target
-        elements = sum(offer.elements for offer in self._kitchen.offers)
+        elements = sum(offer.elements for offer in self._offered.offers)
         sized = target.size or target.tensor_bytes or int((target.bits or 0) * elements / 8)
         return sized or sum(self._placement[name].size for name in self._placement.names)
 
@@ -298,7 +294,7 @@ class _Work:
             for at, (option, device) in enumerate(zip(choice.chosen, choice.devices, strict=True))
         )
         draft = Mix(
-            model=self._kitchen.name,
+            model=self._offered.name,
             engine=self._options.engine,
             target=self._target(),
             basis=self._basis,
@@ -322,7 +318,7 @@ class _Work:
             recipe="",
             made_by=self._options.made_by,
         )
-        return recipe_text(draft, everything=self._kitchen.ready)
+        return replace(draft, recipe=recipe_text(draft, everything=self._offered.ready))
 
     def _target(self) -> str:
         sizes = ", ".join(
@@ -338,7 +334,7 @@ class _Work:
                 types[name] = item.types[option], device
         made = []
         rest = self._placement.rest[0] if self._placement.rest else ""
-        for offer in self._kitchen.offers:
+        for offer in self._offered.offers:
             own_device = self._placement.device_of(offer.name) or rest
             text, device = types.get(offer.name, (offer.types[0], own_device))
             damage = float(self._scale.damages(text)[self._names[offer.name]]) if offer.choice else 0.0
@@ -379,10 +375,10 @@ class _Work:
             if not item.device
             for name in item.tensors
         }
-        return engine_arguments(self._placement, self._kitchen.offers, self._options.context, free)
+        return engine_arguments(self._placement, self._offered.offers, self._options.context, free)
 
     def _curve(self, table: Table) -> tuple[CurvePoint, ...]:
-        elements = sum(offer.elements for offer in self._kitchen.offers) or 1
+        elements = sum(offer.elements for offer in self._offered.offers) or 1
         corners = frontier(table.damage, table.nbytes)
         return tuple(
             CurvePoint(nbytes=size, bits_per_weight=size * 8 / elements, damage=damage)
@@ -392,12 +388,12 @@ class _Work:
     def _rivals(self, table: Table) -> tuple[Rival, ...]:
         """Presets and recipes to compare, the smallest first, each beside a plan of its size."""
         mixes = [(name, types) for name, types in self._presets.items()]
-        mixes += [(name, recipe_types(recipe, self._kitchen.offers)) for name, recipe in self._options.compare]
+        mixes += [(name, recipe_types(recipe, self._offered.offers)) for name, recipe in self._options.compare]
         priced = [self._scale.price(name, types) for name, types in mixes]
         return tuple(self._rival(one, table) for one in sorted(priced, key=lambda one: one.nbytes))
 
     def _rival(self, one: Priced, table: Table) -> Rival:
-        elements = sum(offer.elements for offer in self._kitchen.offers) or 1
+        elements = sum(offer.elements for offer in self._offered.offers) or 1
         planned = None
         if not self._placement.names:
             try:
@@ -413,10 +409,10 @@ class _Work:
         )
 
 
-def _shares(kitchen: Kitchen) -> dict[str, float]:
+def _shares(offered: Offers) -> dict[str, float]:
     """The share of each tensor that one token meets."""
-    names = {offer.name: offer for offer in kitchen.offers}
-    experts, used = _number(kitchen.model, "expert_count"), _number(kitchen.model, "expert_used_count")
+    names = {offer.name: offer for offer in offered.offers}
+    experts, used = _number(offered.model, "expert_count"), _number(offered.model, "expert_used_count")
     return {name: used_share(name, names, experts, used) for name in names}
 
 

@@ -8,14 +8,13 @@ from gguftool.analysis.recipe_compact import compact
 from gguftool.cooking.mix import Mix
 from gguftool.errors import printable
 from gguftool.format.recipe import render_recipe
-from gguftool.record import replace
 
 
-def recipe_text(mix: Mix, *, everything: bool) -> Mix:
-    """`mix` with its recipe; `everything`: with rules also for tensors that were not chosen for, as merges want."""
+def recipe_text(mix: Mix, *, everything: bool) -> str:
+    """The recipe of `mix`; `everything`: with rules also for tensors that were not chosen for, as merges want."""
     types = {tensor.name: tensor.type for tensor in mix.tensors if tensor.chosen or everything}
     header = "".join(f"# {line}\n" for line in _header(mix))
-    return replace(mix, recipe=header + (render_recipe(compact(types)) if types else ""))
+    return header + (render_recipe(compact(types)) if types else "")
 
 
 def _header(mix: Mix) -> Iterator[str]:

@@ -53,12 +53,12 @@ def test_with_measured_values_and_weighted_errors_likewise(preset: str) -> None:
 
 def _check_optimal(evidence: Evidence, preset: str, fuse: tuple[str, ...]) -> None:
     types = (*K_TYPES, "Q6_K") if "Q4" in preset else K_TYPES
-    kitchen = cooking.smollm2_kitchen(types)
+    offered = cooking.smollm2_offers(types)
     budget = cooking.smollm2()["mixes"][preset]["bytes"]
-    found = choose_mix(kitchen, MixOptions(target=Target(tensor_bytes=budget), fuse=fuse), evidence)
+    found = choose_mix(offered, MixOptions(target=Target(tensor_bytes=budget), fuse=fuse), evidence)
     assert sum(tensor.nbytes for tensor in found.tensors) == found.nbytes <= budget
     assert _types(found).get(EMBEDDING) is None
-    damage, weight = _instance(evidence, kitchen, fuse)
+    damage, weight = _instance(evidence, offered, fuse)
     judge = solve_milp(damage, [Limit(weight=weight, budget=budget - _embedding_bytes())])
     assert found.damage <= judge.loss * 1.005
     assert found.damage * (1 - found.gap) <= judge.loss * (1 + 1e-6)
@@ -69,13 +69,13 @@ def _embedding_bytes() -> int:
     return int(cooking.smollm2()["tensors"][EMBEDDING]["types"]["Q6_K"]["bytes"])
 
 
-def _instance(evidence: Evidence, kitchen: Any, fuse: tuple[str, ...]) -> tuple[list[list[float]], list[list[float]]]:
+def _instance(evidence: Evidence, offered: Any, fuse: tuple[str, ...]) -> tuple[list[list[float]], list[list[float]]]:
     """Damage and bytes for HiGHS, independent of items: from plans that lock every tensor at one type."""
-    chosen = [offer for offer in kitchen.offers if offer.choice]
+    chosen = [offer for offer in offered.offers if offer.choice]
     columns = []
     for text in chosen[0].types:
         options = MixOptions(target=Target(tensor_bytes=1 << 40), locks=(f".*={text}",), fuse=())
-        columns.append([one.damage for one in choose_mix(kitchen, options, evidence).tensors if one.chosen])
+        columns.append([one.damage for one in choose_mix(offered, options, evidence).tensors if one.chosen])
     damage = np.array(columns).T
     weight = np.array([offer.nbytes for offer in chosen], dtype=float)
     if fuse:
@@ -92,12 +92,12 @@ def _instance(evidence: Evidence, kitchen: Any, fuse: tuple[str, ...]) -> tuple[
 
 @pytest.mark.parametrize("evidence", ["fisher_evidence", "measured_evidence"])
 def test_predicted_damage_orders_mixes_as_their_divergence_does(evidence: str) -> None:
-    kitchen = cooking.smollm2_kitchen((*K_TYPES, "Q6_K"))
+    offered = cooking.smollm2_offers((*K_TYPES, "Q6_K"))
     predicted, measured = [], []
     for mix in cooking.smollm2()["mixes"].values():
         locks = tuple(f"{name}={qtype}" for name, qtype in mix["types"].items() if name != EMBEDDING)
         options = MixOptions(target=Target(tensor_bytes=1 << 40), locks=locks, fuse=())
-        found = choose_mix(kitchen, options, getattr(cooking, evidence)())
+        found = choose_mix(offered, options, getattr(cooking, evidence)())
         assert found.low is not None
         assert found.high is not None
         assert found.low < found.damage < found.high
@@ -111,11 +111,11 @@ def test_predicted_damage_orders_mixes_as_their_divergence_does(evidence: str) -
 
 
 def test_the_plan_has_less_damage_than_the_preset_of_its_size() -> None:
-    kitchen = cooking.smollm2_kitchen(K_TYPES)
+    offered = cooking.smollm2_offers(K_TYPES)
     for preset in PRESETS[:2]:
         mix = cooking.smollm2()["mixes"][preset]
         options = MixOptions(target=Target(tensor_bytes=mix["bytes"]), fuse=())
-        assert choose_mix(kitchen, options, cooking.fisher_evidence()).damage < 0.85 * mix["fisher_damage"]
+        assert choose_mix(offered, options, cooking.fisher_evidence()).damage < 0.85 * mix["fisher_damage"]
 
 
 # --- devices ---------------------------------------------------------------------------------------------------------
@@ -124,16 +124,16 @@ DEVICES = ("GPU=11GiB:attn|norm|gate_inp|^output", r"GPU=11GiB:blk\.[0-3]\.ffn",
 
 
 def test_no_budget_of_two_devices_is_exceeded_summed_independently() -> None:
-    kitchen = cooking.moe_kitchen(("iq2_xxs", *QUANTS, "q8_0"))
+    offered = cooking.moe_offers(("iq2_xxs", *QUANTS, "q8_0"))
     draw = np.random.default_rng(1)
     observations = tuple(
         Observation(tensors=(offer.name,), type="q3_K", value=float(draw.lognormal(-7, 1)), error=1e-5)
-        for offer in kitchen.offers
+        for offer in offered.offers
         if offer.choice
     )
     evidence = replace(NOTHING, observations=observations)
     devices = parse_devices(DEVICES, parse_size)
-    found = choose_mix(kitchen, MixOptions(target=Target(), devices=devices), evidence)
+    found = choose_mix(offered, MixOptions(target=Target(), devices=devices), evidence)
     used = {"GPU": 0, "CPU": 0}
     recipe = parse_recipe(found.recipe)
     for name, dims in cooking.moe_shapes():
@@ -156,17 +156,17 @@ def test_no_budget_of_two_devices_is_exceeded_summed_independently() -> None:
 
 
 def test_devices_without_rules_share_what_is_free() -> None:
-    kitchen = cooking.moe_kitchen(("q2_K", "q4_K", "q6_K"), layers=6)
+    offered = cooking.moe_offers(("q2_K", "q4_K", "q6_K"), layers=6)
     devices = parse_devices(["GPU=3GiB", "CPU=5GiB"], parse_size)
     evidence = replace(
         NOTHING,
         observations=tuple(
             Observation(tensors=(offer.name,), type="q4_K", value=1e-3, error=1e-5)
-            for offer in kitchen.offers
+            for offer in offered.offers
             if offer.choice
         ),
     )
-    found = choose_mix(kitchen, MixOptions(target=Target(), devices=devices), evidence)
+    found = choose_mix(offered, MixOptions(target=Target(), devices=devices), evidence)
     for use in found.devices:
         assert use.weights == sum(tensor.nbytes for tensor in found.tensors if tensor.device == use.name)
         assert use.weights <= use.size
@@ -178,30 +178,30 @@ def test_devices_without_rules_share_what_is_free() -> None:
 
 
 def test_a_quality_is_reached_with_the_fewest_bytes_read() -> None:
-    kitchen, evidence = cooking.smollm2_kitchen(K_TYPES), cooking.fisher_evidence()
-    found = choose_mix(kitchen, MixOptions(target=Target(most_damage=0.25), fuse=()), evidence)
+    offered, evidence = cooking.smollm2_offers(K_TYPES), cooking.fisher_evidence()
+    found = choose_mix(offered, MixOptions(target=Target(most_damage=0.25), fuse=()), evidence)
     assert found.damage <= 0.25
-    smaller = choose_mix(kitchen, MixOptions(target=Target(tensor_bytes=found.nbytes - 300_000), fuse=()), evidence)
+    smaller = choose_mix(offered, MixOptions(target=Target(tensor_bytes=found.nbytes - 300_000), fuse=()), evidence)
     assert smaller.damage > 0.25
     slow = MixOptions(target=Target(most_damage=0.25), fuse=(), slow=(Slow(type="q4_K", device="*", factor=5.0),))
-    avoided = choose_mix(kitchen, slow, evidence)
+    avoided = choose_mix(offered, slow, evidence)
     assert avoided.damage <= 0.25
     assert sum(text == "q4_K" for text in _types(avoided).values()) < sum(
         text == "q4_K" for text in _types(found).values()
     )
     with pytest.raises(PlanError, match=r"already do a damage of 0\.025"):
-        choose_mix(kitchen, MixOptions(target=Target(most_damage=0.001)), evidence)
+        choose_mix(offered, MixOptions(target=Target(most_damage=0.001)), evidence)
 
 
 def test_a_quality_within_budgets_of_devices() -> None:
-    kitchen, evidence = cooking.smollm2_kitchen(K_TYPES), cooking.fisher_evidence()
-    free = choose_mix(kitchen, MixOptions(target=Target(most_damage=0.25), fuse=()), evidence)
+    offered, evidence = cooking.smollm2_offers(K_TYPES), cooking.fisher_evidence()
+    free = choose_mix(offered, MixOptions(target=Target(most_damage=0.25), fuse=()), evidence)
     on_gpu = sum(tensor.nbytes for tensor in free.tensors if "attn" in tensor.name)
     devices = parse_devices([f"GPU={on_gpu - 200_000}:attn", "CPU=200M"], parse_size)
     options = MixOptions(
         target=Target(most_damage=0.25), devices=devices, fuse=(), slow=(Slow(type="*", device="CPU", factor=1.0),)
     )
-    found = choose_mix(kitchen, options, evidence)
+    found = choose_mix(offered, options, evidence)
     assert found.damage <= 0.25
     assert found.devices[0].weights <= on_gpu - 200_000
     assert found.nbytes > free.nbytes  # what the GPU lacks is made up for elsewhere
@@ -212,12 +212,12 @@ def test_a_quality_within_budgets_of_devices() -> None:
 
 @pytest.mark.parametrize("most", [1, 2, 3])
 def test_at_most_so_many_types(most: int) -> None:
-    kitchen, evidence = cooking.smollm2_kitchen(K_TYPES), cooking.fisher_evidence()
+    offered, evidence = cooking.smollm2_offers(K_TYPES), cooking.fisher_evidence()
     options = MixOptions(target=Target(tensor_bytes=74_269_440), fuse=(), max_types=most)
-    found = choose_mix(kitchen, options, evidence)
+    found = choose_mix(offered, options, evidence)
     assert len(set(_types(found).values())) <= most
     assert found.nbytes <= 74_269_440
-    best = choose_mix(kitchen, replace(options, max_types=None), evidence)
+    best = choose_mix(offered, replace(options, max_types=None), evidence)
     assert found.damage >= best.damage
     assert any("--max-types" in text for text in found.remarks)
 
@@ -333,11 +333,11 @@ def test_reserves_leave_less_for_weights() -> None:
 
 
 def test_intervals_grow_with_what_is_not_known() -> None:
-    kitchen = cooking.smollm2_kitchen(K_TYPES)
+    offered = cooking.smollm2_offers(K_TYPES)
     options = MixOptions(target=Target(tensor_bytes=74_269_440), fuse=())
     widths = []
     for evidence in (cooking.fisher_evidence(), cooking.measured_evidence()):
-        found = choose_mix(kitchen, options, evidence)
+        found = choose_mix(offered, options, evidence)
         assert found.low is not None
         assert found.high is not None
         widths.append(math.log(found.high / found.low))

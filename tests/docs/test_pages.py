@@ -160,6 +160,7 @@ JSON_RUNS = {
     "hash demo.gguf": "gguftool.analysis.verify.Hash",
     "hash demo.gguf --check sums": "gguftool.analysis.verify.Verdict",
     "recipe check all.recipe --model demo.gguf": "gguftool.analysis.recipe.RecipeReport",
+    "plan demo.gguf --bpw 5": "gguftool.cooking.mix.Mix",
     "imatrix show demo.imatrix.dat": "gguftool.analysis.imatrix.ImatrixReport",
     "types iq4_ks": "gguftool.render.types.TypeRow",
 }

@@ -10,7 +10,7 @@ from typing import Any
 
 from gguftool.cooking.damage.evidence import Evidence, Given, Observation
 from gguftool.cooking.offers import Offer, offer_types
-from gguftool.cooking.planning import Kitchen
+from gguftool.cooking.planning import Offers
 from gguftool.format.ggml import find_type
 from gguftool.record import replace
 from tests.support.paths import FIXTURES
@@ -50,12 +50,12 @@ def blocks() -> Iterator[tuple[str, dict[str, Any]]]:
     return ((name, tensor) for name, tensor in smollm2()["tensors"].items() if name != EMBEDDING)
 
 
-def smollm2_kitchen(types: Sequence[str]) -> Kitchen:
+def smollm2_offers(types: Sequence[str]) -> Offers:
     """Its offers with widths unchecked, as its rows are no whole blocks; the embedding stays at Q6_K."""
     offers = [replace(offer_types(EMBEDDING, (576, 49152), ["Q6_K"], check_widths=False), choice=False)]
     for name, tensor in blocks():
         offers.append(offer_types(name, (576, tensor["elements"] // 576), types, check_widths=False))
-    return Kitchen(name="SmolLM2", offers=tuple(offers), model=None, head=0, ready=False)
+    return Offers(name="SmolLM2", offers=tuple(offers), model=None, head=0, ready=False)
 
 
 def fisher_evidence() -> Evidence:
@@ -103,10 +103,10 @@ def moe_shapes(layers: int = 94) -> Iterator[tuple[str, tuple[int, ...]]]:
         yield f"{block}ffn_down_exps.weight", (1536, 4096, 128)
 
 
-def moe_kitchen(types: Sequence[str], layers: int = 94) -> Kitchen:
+def moe_offers(types: Sequence[str], layers: int = 94) -> Offers:
     """Offers of `types` for its matrices; norms and routers stay F32."""
     offers: list[Offer] = []
     for name, dims in moe_shapes(layers):
         kept = len(dims) == 1 or "gate_inp" in name
         offers.append(replace(offer_types(name, dims, ["f32"] if kept else types), choice=not kept))
-    return Kitchen(name="moe", offers=tuple(offers), model=None, head=0, ready=False)
+    return Offers(name="moe", offers=tuple(offers), model=None, head=0, ready=False)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from gguftool.cooking.items import Item
 from gguftool.cooking.solving.milp import Limit, solve_milp
 from gguftool.cooking.solving.solver import DoesNotFitError, Solution, solve
-from gguftool.errors import PlanError, joined_problems
+from gguftool.errors import PlanError
 from gguftool.record import record, replace
 
 _TRIED = 6  # types that a step considers to give up, those that hold the fewest bytes
@@ -106,7 +106,7 @@ def _by_device(items: Sequence[Item], table: Table, budgets: Mapping[str, int]) 
             chosen[at] = option
         loss, bound = loss + found.loss, bound + found.bound
     if problems:
-        raise PlanError(joined_problems(problems))
+        raise PlanError("cannot plan", problems=problems)
     devices = tuple(item.device for item in items)
     return Choice(chosen=tuple(chosen), devices=devices, loss=loss, bound=bound)
 
