@@ -17,6 +17,7 @@ from gguftool.cooking.damage.sensitivities import EvidenceFiles, read_evidence, 
 from gguftool.cooking.devices import Placement, Reserve, engine_arguments, reserves
 from gguftool.cooking.items import Constraints, Item, make_items, parse_type_rules
 from gguftool.cooking.mix import CurvePoint, DeviceUse, Mix, MixOptions, MixTensor, Rival, TypeUse
+from gguftool.cooking.model_digest import model_digest
 from gguftool.cooking.offers import Offer, Pool, offers_of_ready, offers_of_source, ready_map, ready_model, used_share
 from gguftool.cooking.recipe_text import recipe_text
 from gguftool.cooking.rivals import Priced, Scale, nearest_preset, preset_mixes, recipe_types, thinned
@@ -66,7 +67,18 @@ def plan_mix(
     wrong = unknown_tensors(known, [offer.name for offer in offered.offers])
     if wrong is not None:
         notes.problem(wrong, "")
+    _check_digest(offered, known, notes)
     return choose_mix(offered, options, known, notes)
+
+
+def _check_digest(offered: Offers, known: Evidence, notes: Notes) -> None:
+    """Warn if measurements are of other data than the model to quantize: a fine-tune has the same names."""
+    model = offered.model
+    if offered.ready or model is None or not known.models or any(source.is_remote for source in model.sources):
+        return
+    if model_digest(model) not in known.models:
+        warning = "was not measured on this file: right for a copy of the model in another type, wrong for a fine-tune"
+        notes.remark(warning, known.inputs[0].name)
 
 
 def _open(models: ModelLike | Sequence[ModelLike], options: MixOptions, notes: Notes) -> Offers:

@@ -13,11 +13,13 @@ from gguftool.cooking.damage.evidence import NOTHING, Evidence, Observation
 from gguftool.cooking.damage.sensitivities import EvidenceFiles
 from gguftool.cooking.devices import Context, parse_devices
 from gguftool.cooking.mix import Mix, MixOptions, Slow, Target
+from gguftool.cooking.model_digest import model_digest
 from gguftool.cooking.planning import choose_mix, plan_mix
 from gguftool.cooking.solving.milp import Limit, solve_milp
 from gguftool.errors import PlanError
 from gguftool.format.ggml import find_type, nbytes
 from gguftool.format.recipe import parse_recipe
+from gguftool.format.tensors_map import MapEntry, render_map
 from gguftool.model.opening import open_model
 from gguftool.record import replace
 from gguftool.render.units import parse_size
@@ -274,6 +276,55 @@ def test_ready_made_quants_offer_what_they_hold(tmp_path: Path) -> None:
     recipe = parse_recipe(found.recipe)
     assert all(recipe.match(name) is not None for name in models[0].tensors)  # a merge wants a rule for each
     assert found.nbytes <= int(total * 0.75)
+
+
+def test_maps_alone_are_enough(tmp_path: Path) -> None:
+    entries = {
+        qtype: [
+            MapEntry(
+                file=f"m-{qtype}.gguf",
+                sha256=None,
+                tensor=name,
+                shape=dims,
+                dtype="f32" if len(dims) == 1 or "gate_inp" in name else qtype,
+                elements=math.prod(dims),
+                nbytes=0,
+            )
+            for name, dims in cooking.moe_shapes(4)
+        ]
+        for qtype in ("iq4_ks", "iq3_k", "q8_0")
+    }
+    paths = []
+    for qtype, lines in entries.items():
+        paths.append(tmp_path / f"tensors.{qtype}.map")
+        paths[-1].write_text(render_map(lines))
+    measured = tmp_path / "kld_results.csv"
+    names = [entry.tensor for entry in entries["q8_0"] if entry.dtype != "f32"]
+    values = ",".join(f"{0.002 + at * 1e-4:.6f}" for at in range(len(names)))
+    measured.write_text(f"QTYPE,{','.join(names)}\niq3_k,{values}\n")
+    options = MixOptions(target=Target(bits=4.5), engine="ik_llama.cpp")
+    found = plan_mix(paths, options, EvidenceFiles(measure=(str(measured),)))
+    assert set(_types(found).values()) <= {"iq4_ks", "iq3_k", "q8_0"}
+    assert len(set(_types(found).values())) > 1
+    assert 4.3 < found.bits_per_weight <= 4.5
+    assert found.rivals == ()
+    assert parse_recipe(found.recipe).match("output_norm.weight") is not None
+    held = MixOptions(
+        target=Target(),
+        devices=parse_devices(["CPU=9GiB"], parse_size),
+        context=Context(ctx=4096),
+        engine=options.engine,
+    )
+    with pytest.raises(PlanError, match="maps alone"):
+        plan_mix(paths, held)
+
+
+def test_measurements_of_another_file_come_with_a_warning(tmp_path: Path) -> None:
+    model = open_model(MOE)
+    for digest, warned in ((model_digest(model), False), ("0" * 64, True)):
+        evidence = replace(cooking.NOTHING_MEASURED, models=(digest,))
+        found = plan_mix(model, MixOptions(target=Target(bits=6.0), types=("q4_0", "q8_0")), evidence)
+        assert any("not measured on this file" in text for text in found.remarks) == warned
 
 
 def type_text(model: Any, name: str) -> str:

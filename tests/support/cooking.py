@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
-from gguftool.cooking.damage.evidence import Evidence, Given, Observation
+from gguftool.cooking.damage.evidence import NOTHING, Evidence, Given, InputFile, Observation
 from gguftool.cooking.offers import Offer, offer_types
 from gguftool.cooking.planning import Offers
 from gguftool.format.ggml import find_type
@@ -18,6 +18,9 @@ from tests.support.paths import FIXTURES
 EMBEDDING = "token_embd.weight"
 PRESETS = ("a0_preset_Q3_K_S", "a2_preset_Q3_K_M", "a1_preset_Q4_K_M")
 K_TYPES = ("Q2_K", "Q3_K", "Q4_K", "Q5_K")
+
+
+NOTHING_MEASURED = replace(NOTHING, inputs=(InputFile(name="measure.jsonl", sha256=""),))
 
 
 @cache

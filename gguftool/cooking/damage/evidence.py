@@ -53,6 +53,7 @@ class InputFile:
 class Evidence:
     """All that is known.  `errors` are relative squared errors; `curve` is the relative damage of types, any scale.
 
+    `models` are the digests of what was measured (`model_digest`), none where a file does not say.
     `unit` names what values are: KLD (nats) or ln PPL.  `factor` is the correction that `plan --verify` found.
     """
 
@@ -62,6 +63,7 @@ class Evidence:
     given: tuple[Given, ...] = ()
     unit: str = "KLD"
     factor: float = 1.0
+    models: tuple[str, ...] = ()
     inputs: tuple[InputFile, ...] = ()
     remarks: tuple[str, ...] = ()
 

@@ -96,6 +96,7 @@ def _joined(parts: Sequence[Evidence]) -> Evidence:
         given=tuple(one for part in parts for one in part.given),
         unit=next(iter(units), "KLD"),
         factor=math.prod(part.factor for part in parts),
+        models=tuple(dict.fromkeys(digest for part in parts for digest in part.models)),
         inputs=tuple(one for part in parts for one in part.inputs),
         remarks=tuple(one for part in parts for one in part.remarks),
     )
@@ -142,6 +143,7 @@ def evidence_of(file: MeasureFile, source: InputFile) -> Evidence:
         curve={},
         observations=tuple(observations.values()),
         factor=scales[-1].factor if scales and scales[-1].factor > 0 else 1.0,
+        models=tuple(dict.fromkeys(line.basis.model for line in file.of(KldLine))),
         inputs=(source,),
     )
 
