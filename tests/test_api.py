@@ -18,7 +18,6 @@ import pytest
 
 import gguftool
 import gguftool.analysis
-import gguftool.cooking
 import gguftool.errors
 import gguftool.render
 import gguftool.surgery
@@ -140,7 +139,7 @@ def test_every_options_class_is_public() -> None:
 
 def test_every_report_and_each_function_that_makes_one_is_public() -> None:
     printed = {path.rpartition(".")[2] for path in JSON_RUNS.values()}
-    defined = _defined(gguftool.surgery, gguftool.analysis, gguftool.cooking, gguftool.render)
+    defined = _defined(gguftool.surgery, gguftool.analysis, gguftool.render)
     reports = {name: value for name, value in defined.items() if name.rpartition(".")[2] in printed}
     makers = {
         name: value

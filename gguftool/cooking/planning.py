@@ -110,6 +110,8 @@ def _to_quantize(model: Model, options: MixOptions, notes: Notes) -> Offers:
     offers = offers_of_source(model, pool, extra, notes)
     for text in model.remarks:
         notes.remark(text, model.name)
+    if not model.is_complete:
+        notes.remark("the set is not complete: only the tensors that are there are planned", model.name)
     return Offers(name=model.name, offers=offers, model=model, head=_head(model, offers), ready=False)
 
 

@@ -250,13 +250,14 @@ def _slow(text: str) -> Slow:
 
 
 def _bench(text: str) -> tuple[Slow, ...]:
+    from gguftool.cooking.damage.suite_csv import MAX_FILE  # noqa: PLC0415 - for --bench alone
     from gguftool.cooking.speeds import slowness_of  # noqa: PLC0415 - for --bench alone
 
     device, _, name = text.partition("=")
     if not device or not name:
         raise typer.BadParameter(f"--bench takes DEVICE=FILE, not '{printable(text, 80)}'")
     source = open_source(name)
-    return slowness_of(source.read_at(0, source.size), name, device)
+    return slowness_of(source.read_at(0, min(source.size, MAX_FILE + 1)), name, device)
 
 
 def _write(mix: Mix, recipe: Path | None, plot: Path | None, *, force: bool) -> None:

@@ -27,6 +27,7 @@ from gguftool.storage.sources.locate import open_source
 
 _FISHER_SPREAD = 0.18  # one standard deviation of log(measured / Fisher): docs/cooking.md
 _MAX_TENSORS = 100_000
+_MAX_JSON = 64 << 20  # bytes; 2,000 tensors at 20 types take 2 MB
 _MARK = "sensitivities"
 
 
@@ -125,12 +126,13 @@ def _read_measure(data: bytes, name: str) -> Evidence:
 
 
 def evidence_of(file: MeasureFile, source: InputFile) -> Evidence:
-    """Turn the lines of `measure.jsonl` into evidence; of two of one tensor and type, the later counts."""
+    """Turn lines of `measure.jsonl` into evidence, without the floor; of two of a tensor and type the later counts."""
+    floor = 0.0 if file.floor is None else max(file.floor.scores.kld, 0.0)
     observations = {
         (line.tensors, _alias(line.type)): Observation(
             tensors=line.tensors,
             type=_alias(line.type),
-            value=max(line.scores.kld, suite_csv.LEAST),
+            value=max(round(line.scores.kld - floor, 10), suite_csv.LEAST),
             error=line.scores.kld_se,
             censored=line.censored,
         )
@@ -171,6 +173,8 @@ def _alias(text: str) -> str:
 
 
 def _read_sensitivity(data: bytes, name: str) -> Evidence:
+    if len(data) > _MAX_JSON:
+        raise LimitError(f"has {len(data):,} bytes; gguftool reads {_MAX_JSON:,} of sensitivities at most", source=name)
     try:
         fields = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -21,6 +21,7 @@ import csv
 import io
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
@@ -30,7 +31,7 @@ from gguftool.errors import FormatError, LimitError, joined_problems, printable
 from gguftool.format.ggml import find_type
 from gguftool.record import record
 
-MAX_FILE = 64 << 20  # bytes; published files have 20 KB
+MAX_FILE = 4 << 20  # bytes; published files have 20 KB
 LEAST = 1e-5  # nats: six decimals, the last of which is noise
 _ERRORS = 3  # standard errors below which a number is not told from the floor
 _NOT_MEASURED = frozenset({"", "404", "404.0", "404%", "404.0%"})
@@ -39,6 +40,7 @@ _GROUP = re.compile(r"group[0-9]+")
 _LAYER = re.compile(r"blk\.([0-9]{1,6})\.(.+)")
 _GRID = 1e6  # the engine prints multiples of 1 / this
 _ON_GRID = 0.3  # the share of numbers on the grid from which on the others count as interpolated
+_BASES = 32  # of a layer that may be one group; models have up to 20, a hostile file any number
 _SAME = 0.5  # the share of layers with equal numbers from which on two tensors of a layer count as one group
 
 
@@ -84,9 +86,7 @@ def parse_table(data: bytes, name: str) -> Table:
     if not lines or lines[0][0].upper() != _QTYPE or len(lines[0]) < 2:
         raise FormatError("does not begin with QTYPE and names of tensors, as files of GGUF-Tool-Suite do", source=name)
     columns, problems, rows = tuple(lines[0][1:]), [], []
-    doubled = (
-        sorted({column for column in columns if columns.count(column) > 1}) if len(set(columns)) < len(columns) else []
-    )
+    doubled = sorted(column for column, count in Counter(columns).items() if count > 1)
     problems += [f"the column {printable(column)} is there twice" for column in doubled]
     for number, line in enumerate(lines[1:], start=2):
         traits = find_type(line[0])
@@ -216,7 +216,7 @@ def _groups(table: Table) -> dict[str, str]:
                 layers.setdefault(f"{at}.{found[1]}", {})[found[2]] = cell.value
     together: dict[tuple[str, str], list[bool]] = {}
     for bases in layers.values():
-        names = list(bases)[:64]  # no layer has more; a hostile file might
+        names = list(bases)[:_BASES]
         for at, first in enumerate(names):
             for second in names[at + 1 :]:
                 together.setdefault((first, second), []).append(bases[first] == bases[second])

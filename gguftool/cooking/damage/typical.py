@@ -1,9 +1,9 @@
 """How much each tensor type loses, where nothing better is known: the relative squared error on a trained matrix.
 
 Measured: the attention and feed-forward matrices of a small trained llama, quantized by each engine's own
-llama-quantize and decoded again (tests/cooking/test_typical.py repeats that for the files in fixtures/).  Against the
-divergence of 26 whole models at 60 types, as published with GGUF-Tool-Suite, the ratio of two types is right within a
-factor of 1.6 from 1.75 to 5.5 bits per weight.
+llama-quantize and decoded again (tests/cooking/damage/test_typical.py repeats that for the files in fixtures/).
+Against the divergence of 26 whole models at 60 types, as published with GGUF-Tool-Suite, the ratio of two types is
+right within a factor of 1.6 from 1.75 to 5.5 bits per weight.
 """
 
 from __future__ import annotations

@@ -10,8 +10,9 @@ import pytest
 
 from gguftool.cooking.damage.evidence import Given
 from gguftool.cooking.damage.sensitivities import EvidenceFiles, read_evidence, unknown_tensors
-from gguftool.cooking.measure_lines import Basis, ErrorLine, KldLine, Line, ScaleLine, Scores, serialize_line
+from gguftool.cooking.measure_lines import Basis, ErrorLine, FloorLine, KldLine, Line, ScaleLine, Scores, serialize_line
 from gguftool.errors import FormatError, PlanError
+from gguftool.record import replace
 
 BASIS = Basis(model="m", text="t", imatrix=None, engine="e", options="o", gguftool="0")
 
@@ -73,6 +74,20 @@ def test_lines_become_observations_and_errors(tmp_path: Path) -> None:
     assert found.factor == 1.1
     assert found.inputs[0].name == name
     assert found.tensors == {"a.weight", "b.weight", "c.weight"}
+
+
+def test_the_floor_of_a_file_is_subtracted(tmp_path: Path) -> None:
+    found = []
+    for floor in (0.0, 0.0023):
+        lines = (
+            kld_line(("a.weight",), "q3_K", 1e-3 + floor),
+            kld_line(("b.weight",), "q3_K", 3e-5 + floor, censored=True),
+        )
+        reference = FloorLine(scores=lines[0].scores, base_ppl=9.0, basis=BASIS)
+        reference = replace(reference, scores=replace(reference.scores, kld=floor))
+        name = write(tmp_path / f"{floor}.jsonl", reference, *lines)
+        found.append([one.value for one in read_evidence(EvidenceFiles(measure=(name,))).observations])
+    assert found[0] == found[1] == [1e-3, 3e-5]
 
 
 def test_sensitivities_by_tensor_and_by_type(tmp_path: Path) -> None:
