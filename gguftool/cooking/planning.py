@@ -248,9 +248,10 @@ class _Work:
         sizes = {name: plain.price(name, types).nbytes for name, types in self._presets.items()}
         name = nearest_preset(self._presets, sizes, self._wanted_bytes())
         like = {} if name is None else plain.price(name, self._presets[name]).types
-        basis = f"nothing was measured: the levels of the preset {name}, scaled to the budget"
+        what = "only errors were measured, no divergence" if evidence.errors else "nothing was measured"
+        basis = f"{what}: the levels of the preset {name}, scaled to the budget"
         if name is None:
-            basis = "nothing was measured, and no preset is known for this model: all weights count alike"
+            basis = f"{what}, and no preset is known for this model: all weights count alike"
         return PresetLevels(subjects, like, evidence), basis
 
     def _wanted_bytes(self) -> int:

@@ -4,7 +4,7 @@ The multiple-choice knapsack.  Each item keeps the lower convex hull of its opti
 loss saved per weight, are the linear relaxation, and taking them until the budget is spent solves it.  Its value is the
 certified bound: no choice within the budget has less loss.  What the relaxation leaves over is filled by combining
 options that are nearly as good (`_refine`), and where one large item spoils the bound, each of its options is tried in
-turn (branch and bound, `_MAX_NODES` at most).
+turn (branch and bound).
 
 The solver knows neither tensors nor bytes: `--size` minimizes damage under bytes, `--max-kld` bytes read under damage.
 Only numpy is needed.
@@ -22,7 +22,8 @@ from gguftool.record import record
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_MAX_NODES = 48  # relaxations tried beyond the first
+_FEWEST_NODES, _MOST_NODES = 48, 2000  # relaxations tried beyond the first
+_EDGES_TRIED = 400_000  # in all of them: small problems are searched to the end
 _CORE = 120  # items that `_refine` lets change
 _STATES = 1500  # combinations that it keeps
 _REFINED_NODES = 4  # nodes whose leftover is filled with care; the others by rounding
@@ -205,11 +206,11 @@ def _branch(problem: _Problem, budget: float) -> Solution:
     open_nodes: list[tuple[float, int, dict[int, int], _Relaxed]] = [(root.bound, 0, {}, root)]
     best, best_loss = root.chosen, problem.totals(root.chosen)[1]
     proven = root.bound
-    tried = 0
+    tried, most = 0, min(_MOST_NODES, max(_FEWEST_NODES, _EDGES_TRIED // max(len(problem.edges.item), 1)))
     while open_nodes:
         bound, _, fixed, node = heapq.heappop(open_nodes)
         proven = max(proven, min(bound, best_loss))
-        if best_loss - bound <= _CLOSE * best_loss or tried >= _MAX_NODES:
+        if best_loss - bound <= _CLOSE * best_loss or tried >= most:
             break
         candidate = _refine(problem, budget, node, best_loss) if tried < _REFINED_NODES else node.chosen
         loss = problem.totals(candidate)[1]
