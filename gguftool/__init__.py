@@ -48,10 +48,11 @@ if TYPE_CHECKING:
     from gguftool.cooking.devices import Context as MixContext
     from gguftool.cooking.devices import Device as MixDevice
     from gguftool.cooking.devices import parse_devices
+    from gguftool.cooking.inputs import Offers
     from gguftool.cooking.mix import Mix, MixOptions, Slow
     from gguftool.cooking.mix import Target as MixTarget
     from gguftool.cooking.offers import Offer, offer_types
-    from gguftool.cooking.planning import Offers, choose_mix, plan_mix
+    from gguftool.cooking.planning import choose_mix, plan_mix
     from gguftool.engines.llama_quantize import LlamaQuantize
     from gguftool.errors import ExecuteError, FormatError, GGUFToolError, LimitError, PlanError, SourceError
     from gguftool.format.cursor import NeedMoreData
@@ -154,9 +155,10 @@ _MODULES = {
     "cooking.damage.evidence": "Evidence Given Observation",
     "cooking.damage.sensitivities": "EvidenceFiles read_evidence",
     "cooking.devices": "Context=MixContext Device=MixDevice parse_devices",
+    "cooking.inputs": "Offers",
     "cooking.mix": "Mix MixOptions Slow Target=MixTarget",
     "cooking.offers": "Offer offer_types",
-    "cooking.planning": "Offers choose_mix plan_mix",
+    "cooking.planning": "choose_mix plan_mix",
     "engines.llama_quantize": "LlamaQuantize",
     "errors": "ExecuteError FormatError GGUFToolError LimitError PlanError SourceError",
     "format.cursor": "NeedMoreData",

@@ -8,48 +8,28 @@ Pure but for reading heads and files of measurements.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 
 from gguftool.cooking.damage.evidence import NOTHING, Evidence
 from gguftool.cooking.damage.model import DamageModel, Levels, PresetLevels, Subject
 from gguftool.cooking.damage.sensitivities import EvidenceFiles, read_evidence, unknown_tensors
 from gguftool.cooking.devices import Placement, Reserve, engine_arguments, reserves
+from gguftool.cooking.inputs import Offers, check_types, open_offers
 from gguftool.cooking.items import Constraints, Item, make_items, parse_type_rules
 from gguftool.cooking.mix import CurvePoint, DeviceUse, Mix, MixOptions, MixTensor, Rival, TypeUse
 from gguftool.cooking.model_digest import model_digest
-from gguftool.cooking.offers import Offer, Pool, offers_of_ready, offers_of_source, ready_map, ready_model, used_share
+from gguftool.cooking.offers import Offer, used_share
 from gguftool.cooking.recipe_text import recipe_text
 from gguftool.cooking.rivals import Priced, Scale, nearest_preset, preset_mixes, recipe_types, thinned
 from gguftool.cooking.solving.choosing import Choice, Demands, Table, choose
 from gguftool.cooking.solving.solver import DoesNotFitError, frontier, solve
 from gguftool.errors import Notes, PlanError, grouped
-from gguftool.format.ggml import find_type
 from gguftool.format.kv import INTEGERS
-from gguftool.model.companions import read_map
 from gguftool.model.model import Model
 from gguftool.model.opening import ModelLike
-from gguftool.record import record, replace
-from gguftool.surgery.inputs import as_inputs
+from gguftool.record import replace
 
-_HEAD_SPARE = 4096  # bytes that writers may add to a head: keys of the imatrix, a file type
-_PADDING = 31  # bytes behind a tensor, at most
 _SLOW_MEMORY = 10.0  # GPUs read their own memory about so many times as fast as CPUs read theirs
-_INFO = 64  # bytes of a tensor's entry in a head beside its name
-
-
-@record
-class Offers:
-    """What there is: the offers of all tensors, and a model for metadata (None if there are maps alone).
-
-    `head` is the room that a file needs beside tensor data.  `ready`: the offers are those of quants that exist.
-    """
-
-    offers: tuple[Offer, ...]
-    name: str = "a model"
-    model: Model | None = None
-    head: int = 0
-    ready: bool = False
 
 
 def plan_mix(
@@ -62,8 +42,8 @@ def plan_mix(
     """
     known = read_evidence(evidence) if isinstance(evidence, EvidenceFiles) else evidence
     notes = Notes()
-    _check_types(options, notes)
-    offered = _open(models, options, notes)
+    check_types(options, notes)
+    offered = open_offers(models, options, notes)
     wrong = unknown_tensors(known, [offer.name for offer in offered.offers])
     if wrong is not None:
         notes.problem(wrong, "")
@@ -79,56 +59,6 @@ def _check_digest(offered: Offers, known: Evidence, notes: Notes) -> None:
     if model_digest(model) not in known.models:
         warning = "was not measured on this file: right for a copy of the model in another type, wrong for a fine-tune"
         notes.remark(warning, known.inputs[0].name)
-
-
-def _open(models: ModelLike | Sequence[ModelLike], options: MixOptions, notes: Notes) -> Offers:
-    """Open everything: one model is to be quantized, several are ready-made."""
-    specs = [models] if isinstance(models, (Model, str, os.PathLike)) else list(models)
-    maps = [spec for spec in specs if not isinstance(spec, Model) and os.fspath(spec).lower().endswith(".map")]
-    opened = (
-        [one.model for one in as_inputs([spec for spec in specs if spec not in maps])] if len(maps) < len(specs) else []
-    )
-    if not maps and len(opened) == 1:
-        return _to_quantize(opened[0], options, notes)
-    quants = [*map(ready_model, opened), *(ready_map(os.fspath(name), read_map(name)) for name in maps)]
-    allowed = tuple(traits.alias for text in options.types if (traits := find_type(text)) is not None)
-    offers = offers_of_ready(quants, allowed, options.engine, notes)
-    model = opened[0] if opened else None
-    name = ", ".join(quant.name for quant in quants[:3]) + (f" and {len(quants) - 3:,} more" if len(quants) > 3 else "")
-    return Offers(name=name, offers=offers, model=model, head=_head(model, offers), ready=True)
-
-
-def _to_quantize(model: Model, options: MixOptions, notes: Notes) -> Offers:
-    extra: dict[str, list[str]] = {}
-    for rule in parse_type_rules(
-        "--lock", options.locks, model.tensors, Notes()
-    ):  # problems are reported with the others
-        for name in model.tensors:
-            if rule.matches(name):
-                extra.setdefault(name, []).append(rule.type)
-    pool = Pool(engine=options.engine, types=options.types, imatrix=options.imatrix)
-    offers = offers_of_source(model, pool, extra, notes)
-    for text in model.remarks:
-        notes.remark(text, model.name)
-    if not model.is_complete:
-        notes.remark("the set is not complete: only the tensors that are there are planned", model.name)
-    return Offers(name=model.name, offers=offers, model=model, head=_head(model, offers), ready=False)
-
-
-def _check_types(options: MixOptions, notes: Notes) -> None:
-    for text in options.types:
-        traits = find_type(text)
-        if traits is None or options.engine not in traits.engines or not traits.in_files:
-            notes.problem(f"--types: {options.engine} has no such type", text)
-
-
-def _head(model: Model | None, offers: Sequence[Offer]) -> int:
-    """The bytes that a file of these tensors has beside their data, at most."""
-    if model is None:
-        return 0
-    infos = sum(len(offer.name.encode("utf-8", "replace")) + _INFO for offer in offers) if len(model.files) > 1 else 0
-    padding = sum(_PADDING for offer in offers if any(size % (_PADDING + 1) for size in offer.nbytes))
-    return model.files[0].header.data_offset + infos + padding + _HEAD_SPARE
 
 
 # --- choosing --------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from functools import cache
 from typing import Any
 
 from gguftool.cooking.damage.evidence import NOTHING, Evidence, Given, InputFile, Observation
+from gguftool.cooking.inputs import Offers
 from gguftool.cooking.offers import Offer, offer_types
-from gguftool.cooking.planning import Offers
 from gguftool.format.ggml import find_type
 from gguftool.record import replace
 from tests.support.paths import FIXTURES
