@@ -20,6 +20,7 @@ from gguftool.cooking.measure_lines import (
     parse_measure,
     serialize_line,
 )
+from gguftool.cooking.measuring.work_folder import lock_file
 from gguftool.errors import ExecuteError, PlanError
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
@@ -37,7 +38,9 @@ class MeasureOutput:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd: int | None = None
-        self.lines: list[Line] = list(read_output(path).lines)
+        found = read_output(path)
+        self.lines: list[Line] = list(found.lines)
+        self._nbytes = found.nbytes
 
     def check(self, basis: Basis) -> None:
         """Raise `PlanError` if a line was measured on something else than `basis`."""
@@ -51,13 +54,20 @@ class MeasureOutput:
             )
 
     def begin(self) -> None:
-        """Open the file, or make it, and cut off the part of a line that a killed run left."""
+        """Open the file, or make it, and cut off the part of a line that a killed run left.
+
+        Raises `ExecuteError` if another run is writing to it, or has written since it was read.
+        """
         if self._fd is not None:
             return
         is_new = not self.path.exists()
         self._fd = _open(self.path)
+        lock_file(self._fd, self.path, "another run is writing to it; wait for it, or stop it")
         size = os.fstat(self._fd).st_size
         kept = read_fully(self._fd, size, 0).rfind(b"\n") + 1
+        if kept != self._nbytes:
+            self.close()
+            raise ExecuteError("changed while this run began; run it again", source=str(self.path))
         if kept != size:
             os.ftruncate(self._fd, kept)
         if is_new:
@@ -78,6 +88,15 @@ class MeasureOutput:
             full = " (make room and run it again)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise ExecuteError(f"cannot write: {error.strerror}{full}", source=str(self.path)) from error
         self.lines.append(line)
+        self._nbytes += len(data)
+
+    def __enter__(self) -> MeasureOutput:
+        """Use the file until the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self.close()
 
     def close(self) -> None:
         """Close the file."""

@@ -132,9 +132,8 @@ class Measuring:
         before = len(self._output.lines)
         failed: list[str] = []
         if self._tasks or self._floor is None:
-            with locked_folder(self._folder), self._executor() as executor:
+            with self._output, locked_folder(self._folder), self._executor() as executor:
                 self._measure(executor, hooks, failed)
-        self._output.close()
         if not failed:
             remove_folder(self._folder)
         return MeasureReport(
@@ -294,10 +293,10 @@ def measure_errors(setup: ErrorSetup, selection: Selection, output: Path, hooks:
         refused.setdefault(f"left out at {alias}: {error.message}", []).append(name)
 
     before = len(lines.lines)
-    for done, line in enumerate(error_lines(maker, left, basis, refused=refuse), 1):
-        lines.append(line)
-        hooks.progress(done, len(left))
-    lines.close()
+    with lines:
+        for done, line in enumerate(error_lines(maker, left, basis, refused=refuse), 1):
+            lines.append(line)
+            hooks.progress(done, len(left))
     remarks = grouped_reasons(refused)
     if left and len(lines.lines) == before:
         raise PlanError("no error can be measured", source=model.name, problems=remarks)

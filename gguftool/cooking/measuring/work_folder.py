@@ -41,7 +41,7 @@ def locked_folder(path: Path) -> Iterator[None]:
         raise ExecuteError(f"cannot make this folder: {error.strerror}", source=str(path)) from error
     fd = os.open(path, os.O_RDONLY)
     try:
-        _lock(fd, path)
+        lock_file(fd, path, "another run is measuring there; wait for it, or stop it")
         try:
             yield
         finally:
@@ -51,7 +51,8 @@ def locked_folder(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _lock(fd: int, path: Path) -> None:
+def lock_file(fd: int, path: Path, reason: str) -> None:
+    """Lock an open file or folder until it is closed; raise `ExecuteError` with `reason` if somebody else has."""
     try:
         import fcntl
     except ImportError:  # Windows: engines are driven on Linux only
@@ -59,7 +60,7 @@ def _lock(fd: int, path: Path) -> None:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise ExecuteError("another run is measuring there; wait for it, or stop it", source=str(path)) from None
+        raise ExecuteError(reason, source=str(path)) from None
 
 
 def remove_folder(path: Path) -> None:

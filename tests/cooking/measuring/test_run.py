@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 from pathlib import Path
@@ -12,7 +13,7 @@ from gguftool.cooking.measuring import bench as bench_module
 from gguftool.cooking.measuring import run as run_module
 from gguftool.cooking.measuring.bench import censor
 from gguftool.cooking.measuring.executors import shares_of_cores
-from gguftool.cooking.measuring.run import Measuring, Selection
+from gguftool.cooking.measuring.run import ErrorSetup, Measuring, Selection, measure_errors
 from gguftool.cooking.measuring.scratch import NoCarrierError, Scratch
 from gguftool.cooking.measuring.work_folder import work_folder_of
 from gguftool.cooking.type_values import TypeMaker
@@ -319,8 +320,6 @@ def test_types_that_rows_do_not_fit_are_left_out_with_a_remark(tmp_path: Path) -
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
-    import fcntl
-
     folder = work_folder_of(tmp_path / "out.jsonl")
     folder.mkdir(mode=0o700)
     fd = os.open(folder, os.O_RDONLY)
@@ -333,6 +332,25 @@ def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     folder.chmod(0o777)
     with pytest.raises(ExecuteError, match="only you can write"):
         measuring(make_setup(tmp_path), tmp_path / "out.jsonl").run()
+
+
+def test_two_runs_do_not_write_to_one_file(tmp_path: Path) -> None:
+    """The error table takes no work folder, and may be written while something is measured."""
+    output = tmp_path / "out.jsonl"
+    setup = ErrorSetup(model=str(MODEL), version="1")
+    run, chosen = measuring(make_setup(tmp_path), output), selection("q8_0")
+    with open(output, "ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(ExecuteError, match="another run is writing to it"):
+            measure_errors(setup, chosen, output)
+    measure_errors(setup, chosen, output)
+    wanted = output.read_bytes()
+    with pytest.raises(ExecuteError, match="changed while this run began; run it again"):
+        run.run()
+    assert output.read_bytes() == wanted
+    measuring(make_setup(tmp_path), output).run()
+    # The floor is first, whatever was there before.
+    assert [line["kind"] for line in lines_of(output)] == ["floor", *["error"] * 4, *["kld"] * 4]
 
 
 @pytest.mark.parametrize("kind", ["folder", "fifo", "link", "other file"])
