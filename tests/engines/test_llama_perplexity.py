@@ -213,9 +213,10 @@ def test_the_real_program_saves_and_compares(tmp_path: Path) -> None:
     assert other.base_ppl == same.base_ppl
     assert other.kld.value > 1e-5
     assert len(other.running) == 2
+    # The complaint itself may be among the lines that the program loses at its end.
     text.write_bytes(b"short")
-    with pytest.raises(ExecuteError, match="complains: you need at least 256 tokens"):
+    with pytest.raises(ExecuteError, match=r"complains: you need at least 256 tokens|printed no perplexity"):
         save_logits(run, MODEL, text, tmp_path / "other")
     logits.write_bytes(logits.read_bytes()[:-1000])
-    with pytest.raises(ExecuteError, match="complains: failed reading log-probs"):
+    with pytest.raises(ExecuteError, match=r"complains: failed reading log-probs|printed no"):
         compare_logits(run, MODEL, logits)
