@@ -20,7 +20,7 @@ from pathlib import Path
 from gguftool.engines.log import Log
 from gguftool.errors import ExecuteError
 from gguftool.record import record
-from gguftool.storage.system.processes import forbid_core, kill_tree, signals_held
+from gguftool.storage.system.processes import forbid_core, kill_tree, pin, signals_held
 
 _STEP = 0.004  # seconds between two looks; an engine that populates a mapping takes about 4 MB of page cache in them
 _READ = 1 << 16
@@ -80,7 +80,7 @@ def run_child(
     start = time.monotonic()
     log, mapped, peak = Log(), False, 0
     with _started(words, folder) as process:
-        _pin(process.pid, limits.cores)
+        pin(process.pid, limits.cores)
         assert process.stdout is not None
         output = process.stdout.fileno()
         while True:
@@ -138,13 +138,6 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     _kill(process)
     if process.stdout is not None:
         process.stdout.close()
-
-
-def _pin(pid: int, cores: tuple[int, ...]) -> None:
-    """Keep a process that just started on `cores`, and so its threads to come."""
-    if cores and hasattr(os, "sched_setaffinity"):
-        with contextlib.suppress(OSError):  # it ended already, or a container takes a core away
-            os.sched_setaffinity(pid, cores)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

@@ -7,7 +7,6 @@ error that kept it from one, in the order in which they come; `finish` checks sc
 from __future__ import annotations
 
 import hashlib
-import os
 import queue
 import threading
 from abc import ABC, abstractmethod
@@ -22,6 +21,7 @@ from gguftool.cooking.measuring.logits import SavedLogits
 from gguftool.cooking.measuring.work_folder import remove_folder
 from gguftool.engines.llama_perplexity import StoppedError
 from gguftool.errors import GGUFToolError, PlanError
+from gguftool.storage.system.processes import available_cores
 
 Outcome = tuple[Task, KldLine | GGUFToolError]
 _SCRATCH = "scratch"
@@ -156,7 +156,7 @@ def shares_of_cores(jobs: int) -> list[tuple[int, ...]]:
     """
     if jobs == 1:
         return [()]
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cores = available_cores()
     if jobs > len(cores):
         raise PlanError(f"--jobs {jobs} on {len(cores)} cores: each job has a core of its own")
     each, more = divmod(len(cores), jobs)

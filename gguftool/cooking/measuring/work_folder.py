@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gguftool.errors import ExecuteError
+from gguftool.storage.system.locks import lock
 from gguftool.storage.system.ownership import is_private
 
 SUFFIX = ".work"
@@ -53,14 +54,8 @@ def locked_folder(path: Path) -> Iterator[None]:
 
 def lock_file(fd: int, path: Path, reason: str) -> None:
     """Lock an open file or folder until it is closed; raise `ExecuteError` with `reason` if somebody else has."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: engines are driven on Linux only
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise ExecuteError(reason, source=str(path)) from None
+    if not lock(fd):
+        raise ExecuteError(reason, source=str(path))
 
 
 def remove_folder(path: Path) -> None:

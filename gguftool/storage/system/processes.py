@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 # Signals that come from outside a program, not from a fault of its own.
 _FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP")
@@ -53,3 +53,18 @@ def forbid_core(pid: int) -> None:
 
         with contextlib.suppress(OSError, ValueError):
             resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+
+
+def pin(pid: int, cores: Collection[int]) -> None:
+    """Keep a process that just started on `cores`, and so its threads to come; on all, if there are none."""
+    if sys.platform == "linux" and cores:
+        with contextlib.suppress(OSError):  # it ended already, or a container takes a core away
+            os.sched_setaffinity(pid, cores)
+
+
+def available_cores() -> list[int]:
+    """The cores that this process may use."""
+    if sys.platform == "linux":
+        return sorted(os.sched_getaffinity(0))
+    else:
+        return list(range(os.cpu_count() or 1))
