@@ -1,0 +1,130 @@
+"""Files that lists come from: ids of experts (JSON), tokens, and the slices of a mergekit merge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gguftool.errors import PlanError, printable
+from gguftool.storage.sources.locate import open_source
+from gguftool.storage.sources.source import Source
+
+MAX_FILE = 32 << 20  # bytes; a list of every expert of the largest model has 1 MB
+
+
+def read_text(name: str, limit: int = MAX_FILE) -> tuple[str, Source]:
+    """Read the file `name` as text; raises `SourceError` if it cannot be read, `PlanError` if it is too large."""
+    source = open_source(name)
+    if source.size > limit:
+        raise PlanError(f"has {source.size:,} bytes; a list has at most {limit:,}", source=source.name)
+    return source.read_at(0, source.size).decode("utf-8", "replace").removeprefix("\ufeff"), source
+
+
+def parse_experts(text: str, name: str) -> str | dict[int, tuple[int, ...]]:
+    """Read JSON: ``{layer: [ids]}`` or ``[ids]``; any other text is a list as on the command line."""
+    if not text.lstrip().startswith(("{", "[")):
+        return "".join(text.split())
+    data = _json(text, name)
+    if isinstance(data, dict):
+        try:
+            return {int(layer): _ids(ids) for layer, ids in data.items()}
+        except (TypeError, ValueError):
+            raise PlanError("is not of the form {layer: [ids of experts]}", source=name) from None
+    return ",".join(map(str, _list_of_ids(data, name, "ids of experts")))
+
+
+def parse_tokens(text: str, name: str) -> str | tuple[int, ...]:
+    """Read a JSON list of token ids, or ids with blanks or line ends between them; else a list with commas."""
+    if text.lstrip().startswith("["):
+        return _list_of_ids(_json(text, name), name, "ids of tokens")
+    words = text.split()
+    if words and all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
+        return tuple(map(int, words))
+    return "".join(words)
+
+
+def _json(text: str, name: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"is not JSON ({printable(str(error))})", source=name) from None
+
+
+def _list_of_ids(data: Any, name: str, what: str) -> tuple[int, ...]:
+    try:
+        return _ids(data)
+    except (TypeError, ValueError):
+        raise PlanError(f"is not a list of {what}", source=name) from None
+
+
+def _ids(data: object) -> tuple[int, ...]:
+    if not isinstance(data, list) or not all(type(each) is int and each >= 0 for each in data):
+        raise TypeError
+    return tuple(data)
+
+
+# --- mergekit --------------------------------------------------------------------------------------------------------
+
+
+def parse_mergekit(text: str, name: str, labels: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    """Read the slices of a passthrough merge as a list of layers, and remarks on what else the file says.
+
+    A merge of one model is about the input; of several, each is the input labelled with its name, or the last part
+    of it. Raises one `PlanError` for what such a merge does not have, or if PyYAML is not installed.
+    """
+    data = _yaml(text, name)
+    if not isinstance(data, dict) or data.get("merge_method") != "passthrough":
+        raise PlanError("merge_method is not passthrough, the only one that copies layers as they are", source=name)
+    problems: list[str] = []
+    sources = [_source_of(each, number, problems) for number, each in enumerate(_slices(data), start=1)]
+    models = list(dict.fromkeys(model for model, _, _ in sources))
+    given = {model: _label_of(model, labels, problems) for model in models} if len(models) > 1 else {}
+    if problems or not sources:
+        raise PlanError("is no merge of slices", source=name, problems=problems or ["there are no slices"])
+    ignored = sorted(str(key) for key in data if key not in ("slices", "merge_method"))
+    remarks = (f"{name}: only slices are read, not {printable(', '.join(ignored))}",) if ignored else ()
+    spans = (f"{given[model]}:{first}-{end - 1}" if given else f"{first}-{end - 1}" for model, first, end in sources)
+    return ",".join(spans), remarks
+
+
+def _yaml(text: str, name: str) -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise PlanError("needs PyYAML to be read: pip install 'gguftool[mergekit]'", source=name) from None
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise PlanError(f"is not YAML ({printable(' '.join(str(error).split()))})", source=name) from None
+
+
+def _slices(data: Mapping[str, Any]) -> list[Any]:
+    slices = data.get("slices")
+    return slices if isinstance(slices, list) else []
+
+
+def _source_of(entry: Any, number: int, problems: list[str]) -> tuple[str, int, int]:
+    """The model and the range of a slice, its end excluded."""
+    sources = entry.get("sources") if isinstance(entry, dict) else None
+    if not isinstance(sources, list) or len(sources) != 1 or not isinstance(sources[0], dict):
+        problems.append(f"slice {number} has not exactly one source")
+        return "", 0, 1
+    if "parameters" in sources[0] or "parameters" in entry:
+        problems.append(f"slice {number} has parameters, which change weights; alter copies them as they are")
+    bounds = sources[0].get("layer_range")
+    if not isinstance(bounds, list) or len(bounds) != 2 or not all(type(bound) is int for bound in bounds):
+        problems.append(f"slice {number} has no layer_range of two numbers")
+        return "", 0, 1
+    if not 0 <= bounds[0] < bounds[1]:
+        problems.append(f"slice {number} has the layer_range {bounds}, which holds no layer")
+    return str(sources[0].get("model")), bounds[0], bounds[1]
+
+
+def _label_of(model: str, labels: Sequence[str], problems: list[str]) -> str:
+    for name in (model, model.rpartition("/")[2]):
+        if name in labels:
+            return name
+    short = model.rpartition("/")[2]
+    problems.append(f"no input is labelled '{printable(model)}': give {printable(short)}=MODEL")
+    return ""

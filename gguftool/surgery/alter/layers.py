@@ -1,0 +1,166 @@
+"""Layers: drop, repeat, reorder them, and take some of other models; layers for MTP stay at the end.
+
+Whatever changes the sequence of layers goes through `with_sequence`: tensors are renumbered, and every key that
+depends on the layers (`model/remap`) is made true for the new sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gguftool.errors import listed, printable
+from gguftool.format.engine_facts.layer_keys import layer_key
+from gguftool.format.kv import KV, ValueType, find_kv
+from gguftool.model.remap.head_values import Rewrite
+from gguftool.model.remap.layers import LayerFrom, remap_layers
+from gguftool.record import record, replace
+from gguftool.surgery.alter.lists import Span, listed_spans, parse_list, resolve
+from gguftool.surgery.alter.order import with_layers
+from gguftool.surgery.alter.state import MAX_LAYERS, Findings, Item, State, in_layer, integer, layer_of, renamed
+from gguftool.surgery.compatibility import metadata_conflicts
+
+_TOKENS = "tokenizer.ggml.tokens"
+# Keys of an architecture that say how far a model was trained, and change no tensor.
+_HARMLESS = ("context_length", "rope.scaling.original_context_length", "vocab_size")
+
+
+@record
+class Pick:
+    """One layer of the output: number `layer` of the state `giver`."""
+
+    giver: State
+    layer: int
+
+
+def own_layers(state: State, numbers: Sequence[int]) -> list[Pick]:
+    """Picks of the state's own layers."""
+    return [Pick(giver=state, layer=number) for number in numbers]
+
+
+def with_keys(state: State, picks: Sequence[Pick], nextn: int, engines: Sequence[str], findings: Findings) -> State:
+    """`state` with the metadata of the layers `picks`, the last `nextn` of them for MTP; its tensors stay."""
+    if len(picks) > MAX_LAYERS:
+        findings.problem(f"{len(picks):,} layers; gguftool writes at most {MAX_LAYERS:,}")
+        return state
+    kvs, order = true_counts(state, findings), state.model.byte_order
+    true = {id(pick.giver): true_counts(pick.giver) for pick in picks}
+    sources = [LayerFrom(kvs=true[id(pick.giver)], layer=pick.layer) for pick in picks]
+    changed = remap_layers(kvs, sources, engines=engines, byte_order=order)
+    layers = tuple(pick.giver.layers[pick.layer] for pick in picks)
+    return replace(state, kvs=findings.add_changes(changed), layers=layers, nextn=nextn)
+
+
+def true_counts(state: State, findings: Findings | None = None) -> tuple[KV, ...]:
+    """The metadata of `state` with the numbers of layers that its tensors show."""
+    rewrite = Rewrite(state.kvs, state.model.byte_order)
+    for key, value in (("block_count", len(state.layers)), ("nextn_predict_layers", state.nextn)):
+        if (integer(state.kvs, key) or 0) != value:
+            rewrite.number(f"{state.architecture}.{key}", value, after=f"{state.architecture}.block_count")
+    changed = rewrite.result()
+    return changed.kvs if findings is None else findings.add_changes(changed)
+
+
+def with_sequence(
+    state: State, picks: Sequence[Pick], nextn: int, engines: Sequence[str], findings: Findings
+) -> State:
+    """`state` with the tensors and the metadata of the layers `picks`, the last `nextn` of them for MTP."""
+    layers = [_items_of(pick, number) for number, pick in enumerate(picks)]
+    sequence = [pick.layer if pick.giver is state else None for pick in picks]
+    keyed = with_keys(state, picks, nextn, engines, findings)
+    return keyed.with_items(with_layers(state.items, sequence, layers))
+
+
+def _items_of(pick: Pick, number: int) -> list[Item]:
+    """The tensors of a layer, under the names that they have in layer `number`."""
+    own = [item for item in pick.giver.items if layer_of(item.name) == pick.layer]
+    return [renamed(item, {item.name: in_layer(item.name, number)}) for item in own]
+
+
+# --- the operation ---------------------------------------------------------------------------------------------------
+
+
+def select_layers(
+    state: State, text: str, donors: Mapping[str, State], engines: Sequence[str], findings: Findings
+) -> State:
+    """`state` with the layers of the list `text`, some of them perhaps of `donors`, and its own MTP layers behind."""
+    problems: list[str] = []
+    wanted = parse_list(text, labels=True)
+    givers = {label: donors[label] for label in _labels(wanted.spans) if label in donors}
+    unknown = [label for label in _labels(wanted.spans) if label not in givers]
+    problems += [f"layers {label}:...: no input is labelled '{printable(label)}'" for label in unknown]
+    if unknown:
+        findings.problem(*problems)
+        return state
+    if not state.trunk:
+        findings.problem("there are no layers to list: the metadata has no block_count, or it is 0")
+        return state
+    numbers = resolve(wanted, lambda label: givers[label].trunk if label else state.trunk, "layer", problems)
+    for label, giver in givers.items():
+        if giver is not state:
+            problems += differences(state, giver, label)
+    problems += _other_stacks(state)
+    if not numbers and not problems:
+        problems.append(f"--layers {printable(text, 40)} leaves no layer")
+    findings.problem(*problems)
+    if problems:
+        return state
+    picks = [_pick(state, givers, label, number) for label, number in numbers]
+    mtp = own_layers(state, range(state.trunk, len(state.layers)))
+    if [pick.layer for pick in picks if pick.giver is state] == list(range(state.trunk)) and len(picks) == state.trunk:
+        return state
+    findings.remark(_remark(state, numbers))
+    return with_sequence(state, [*picks, *mtp], state.nextn, engines, findings)
+
+
+def _labels(spans: Sequence[Span]) -> list[str]:
+    return list(dict.fromkeys(span.label for span in spans if span.label is not None))
+
+
+def _pick(state: State, givers: Mapping[str, State], label: str | None, number: int) -> Pick:
+    giver = state if label is None else givers[label]
+    return Pick(giver=giver, layer=number)
+
+
+def _remark(state: State, numbers: Sequence[tuple[str | None, int]]) -> str:
+    runs: list[tuple[str | None, list[int]]] = []
+    for label, number in numbers:
+        if not runs or runs[-1][0] != label:
+            runs.append((label, []))
+        runs[-1][1].append(number)
+    shown = ",".join(f"{label}:{listed_spans(run)}" if label else listed_spans(run) for label, run in runs)
+    behind = f", and the {state.nextn} for MTP behind them" if state.nextn else ""
+    return f"layers {shown}: {len(numbers):,} of {state.trunk:,}{behind}"
+
+
+def _other_stacks(state: State) -> list[str]:
+    stacks = sorted({name.partition(".blk.")[0] for item in state.items if ".blk." in (name := item.name)} - {"v", "a"})
+    found = [stack for stack in stacks if stack in ("enc", "dec")]
+    return [f"the model has the stacks {listed(found)}; lists of layers are for models with one"] if found else []
+
+
+def differences(state: State, donor: State, label: str) -> list[str]:
+    """Describe in what a donor of layers differs from the input: architecture, widths, byte order, tokens."""
+    problems = []
+    if donor.model.byte_order is not state.model.byte_order:
+        problems.append(f"{label} is {donor.model.byte_order.name.lower()}-endian, the input is not")
+    if donor.architecture != state.architecture:
+        found, wanted = printable(donor.architecture or "none", 40), printable(state.architecture or "none", 40)
+        return [*problems, f"{label} is of the architecture {found}, the input of {wanted}"]
+    for key in metadata_conflicts(state.kvs, donor.kvs):
+        if _matters(key, state.architecture):
+            problems.append(_difference(state, donor, label, key))
+    return problems
+
+
+def _matters(key: str, architecture: str) -> bool:
+    if key.startswith("tokenizer."):
+        return key == _TOKENS
+    return key.removeprefix(f"{architecture}.") not in _HARMLESS and layer_key(key, architecture) is None
+
+
+def _difference(state: State, donor: State, label: str, key: str) -> str:
+    ours, theirs = (find_kv(each.kvs, key) for each in (state, donor))
+    if ours is None or theirs is None or ValueType.ARRAY in (ours.type, theirs.type):
+        return f"{printable(key, 80)} differs in {label}"
+    texts = (printable(str(kv.value()), 40) for kv in (ours, theirs))
+    return f"{printable(key, 80)} is {next(texts)}, in {label} {next(texts)}"

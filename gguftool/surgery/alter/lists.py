@@ -1,0 +1,100 @@
+"""Lists of numbers as users write them: ``0-10,7-10,11-``, ``!3,7`` (all but these), ``b:8-23`` (of another model)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from gguftool.errors import PlanError, printable
+from gguftool.record import record
+
+_SPAN = re.compile(r"(?:(?P<label>[A-Za-z0-9_.+-]+):)?(?P<first>[0-9]{1,9})(?P<dash>-(?P<last>[0-9]{1,9})?)?", re.ASCII)
+_MAX_NUMBERS = 1 << 20  # of one list, spans written out: four times the largest vocabulary
+_MAX_SPANS = 1 << 16
+FORM = "such as 0-10,7-10,11- or !3,7"
+
+
+@record
+class Span:
+    """The numbers `first` to `last`, both included; `last` None: to the end; `label`: of that model, None: the input."""
+
+    first: int
+    last: int | None
+    label: str | None = None
+
+    def __str__(self) -> str:
+        label = "" if self.label is None else f"{self.label}:"
+        if self.last == self.first:
+            return f"{label}{self.first}"
+        return f"{label}{self.first}-{'' if self.last is None else self.last}"
+
+
+@record
+class NumberList:
+    """Spans in their order; `excludes`: all numbers but these."""
+
+    spans: tuple[Span, ...]
+    excludes: bool = False
+
+
+def parse_list(text: str, *, labels: bool = False) -> NumberList:
+    """Parse a LIST; `labels`: spans may have ``LABEL:`` in front. Raises `PlanError` with the form that is expected."""
+    excludes = text.startswith("!")
+    parts = text.removeprefix("!").split(",")
+    if len(parts) > _MAX_SPANS:
+        raise PlanError(f"a list of {len(parts):,} parts; gguftool reads at most {_MAX_SPANS:,}")
+    spans = tuple(_span(part.strip(), labels=labels and not excludes) for part in parts)
+    return NumberList(spans=spans, excludes=excludes)
+
+
+def _span(text: str, *, labels: bool) -> Span:
+    found = _SPAN.fullmatch(text)
+    if found is None or (found["label"] and not labels):
+        form = f"{FORM}, or b:8-23 of the model labelled b" if labels else FORM
+        raise PlanError(f"'{printable(text, 40)}' is no part of a list of numbers, {form}")
+    first = int(found["first"])
+    last = first if not found["dash"] else None if found["last"] is None else int(found["last"])
+    if last is not None and last < first:
+        raise PlanError(f"'{text}' counts down; write the numbers one by one, {last + 1},{last}, to reverse them")
+    return Span(first=first, last=last, label=found["label"])
+
+
+def resolve(
+    wanted: NumberList, count_of: Callable[[str | None], int], noun: str, problems: list[str]
+) -> list[tuple[str | None, int]]:
+    """Write out `wanted` as pairs of label and number; `count_of` a label is how many there are.
+
+    What is out of range is left out and added to `problems`; `noun` names what is counted, such as "layer".
+    """
+    numbers: list[tuple[str | None, int]] = []
+    for span in wanted.spans:
+        count = count_of(span.label)
+        last = count - 1 if span.last is None else span.last
+        if span.first >= count or last >= count:
+            of = "" if span.label is None else f" of '{printable(span.label)}'"
+            problems.append(f"{noun}s {span}: there are {count:,}{of}, 0 to {count - 1}")
+            continue
+        if len(numbers) + last - span.first >= _MAX_NUMBERS:
+            raise PlanError(f"a list of more than {_MAX_NUMBERS:,} {noun}s, a limit of gguftool")
+        numbers += [(span.label, number) for number in range(span.first, last + 1)]
+    if wanted.excludes:
+        left_out = {number for _, number in numbers}
+        return [(None, number) for number in range(count_of(None)) if number not in left_out]
+    return numbers
+
+
+def resolve_own(wanted: NumberList, count: int, noun: str, problems: list[str]) -> list[int]:
+    """Write out a list without labels, of `count` things; see `resolve`."""
+    return [number for _, number in resolve(wanted, lambda _: count, noun, problems)]
+
+
+def listed_spans(numbers: Sequence[int], limit: int = 12) -> str:
+    """Write `numbers` in the form of a LIST: ``0-10,7-10``; beyond `limit` spans they are only counted."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    shown = ",".join(f"{first}" if first == last else f"{first}-{last}" for first, last in spans[:limit])
+    return shown if len(spans) <= limit else f"{shown}... ({len(numbers):,} numbers)"

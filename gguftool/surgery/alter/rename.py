@@ -1,0 +1,68 @@
+"""Rename tensors by a regular expression, and with them the keys that bear their names."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import cast
+
+from gguftool.errors import did_you_mean, listed
+from gguftool.format.pattern import BadPatternError, compile_pattern
+from gguftool.model.remap.names import rename_in_keys
+from gguftool.record import replace
+from gguftool.surgery.alter.state import Findings, State, renamed, shown
+
+_MAX_NAME = 63  # bytes; GGML_MAX_NAME of both engines is 64, with the zero behind
+
+
+def rename(state: State, given: tuple[str, str], findings: Findings) -> State:
+    r"""`state` with the first match of an expression in each name replaced; `given` is it and the new text (``\1``).
+
+    Adds a problem if nothing matches, two tensors would share a name, or one is longer than engines read.
+    """
+    pattern, new = given
+    names = [item.name for item in state.items]
+    try:
+        renames = _renames(pattern, new, names)
+    except BadPatternError as error:
+        findings.problem(f"--rename: {shown(pattern)} {error}")
+        return state
+    except (re.error, IndexError) as error:
+        findings.problem(f"--rename: {shown(new)} refers to a group that is not there ({error})")
+        return state
+    if not renames:
+        findings.problem(f"--rename: {shown(pattern)} matches no tensor{did_you_mean(pattern, names)}")
+        return state
+    findings.problem(*_problems(names, renames))
+    changes = [f"{old} -> {name}" for old, name in renames.items() if old != name]
+    if changes:
+        findings.remark(f"renames {len(changes):,} tensor(s): {listed(changes, 4)}")
+    return with_names(state, renames, findings)
+
+
+def with_names(state: State, renames: Mapping[str, str], findings: Findings) -> State:
+    """`state` with its tensors renamed, old name -> new one, and the keys that bear the names."""
+    names = {old: [new] for old, new in renames.items()}
+    kvs = findings.add_changes(rename_in_keys(state.kvs, names, byte_order=state.model.byte_order))
+    return replace(state, kvs=kvs, items=tuple(renamed(item, renames) for item in state.items))
+
+
+def _renames(pattern: str, new: str, names: list[str]) -> dict[str, str]:
+    search = compile_pattern(pattern).search
+    found: dict[str, str] = {}
+    for name in names:
+        match = cast("re.Match[str] | None", search(name))
+        if match is not None:
+            found[name] = name[: match.start()] + match.expand(new) + name[match.end() :]
+    return found
+
+
+def _problems(names: list[str], renames: Mapping[str, str]) -> list[str]:
+    after = [renames.get(name, name) for name in names]
+    twice = [name for name, count in Counter(after).items() if count > 1]
+    long = [name for name in after if len(name.encode("utf-8", "surrogateescape")) > _MAX_NAME and name not in names]
+    problems = [f"--rename: several tensors would be called {listed(twice, 4)}"] if twice else []
+    if "" in after:
+        problems.append("--rename: a tensor would have no name")
+    return problems + ([f"--rename: engines read names of at most {_MAX_NAME} bytes: {listed(long, 4)}"] if long else [])

@@ -1,0 +1,80 @@
+"""WHAT of the operations: a pattern of names as elsewhere, or a group.
+
+``:mtp``     layers for multi-token prediction, and tensors for it that no layer has
+``:vision``  encoders of images and sound, and what joins them to the model, as Ollama keeps them in one file
+``:tied``    output.weight, if its bytes are token_embd.weight's: engines then use that
+``:unused``  tensors that none of the engines asked for reads
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from gguftool.errors import PlanError, did_you_mean
+from gguftool.model.model import Tensor
+from gguftool.storage.sources.digest import digest
+from gguftool.surgery.alter.state import State, integer, mtp_names, shown
+from gguftool.surgery.selection import select_tensors
+
+GROUPS = (":mtp", ":vision", ":tied", ":unused")
+OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
+_VISION = re.compile(r"(?:v|a|mm|resampler)\.", re.ASCII)
+
+
+def find_tensors(state: State, what: str, engines: Sequence[str]) -> list[str]:
+    """The names of the tensors that `what` means, in the order of `state`.
+
+    Raises `PlanError` if there are none, and says for a group why. `:mtp` may be empty if the metadata promises layers.
+    """
+    if not what.startswith(":"):
+        return list(select_tensors([what], [item.name for item in state.items]))
+    if what not in GROUPS:
+        raise PlanError(f"{shown(what)} is no group{did_you_mean(what, GROUPS)}; they are {', '.join(GROUPS)}")
+    if what == ":mtp":
+        return _mtp(state)
+    if what == ":vision":
+        found = [item.name for item in state.items if _VISION.match(item.name)]
+        if not found:
+            raise PlanError(":vision: no tensor of an encoder (v.*, a.*, mm.*, resampler.*) is there")
+        return found
+    return _tied(state) if what == ":tied" else _unused(state, engines)
+
+
+def _mtp(state: State) -> list[str]:
+    found = mtp_names(state)
+    if not found and not state.nextn and not integer(state.kvs, "nextn_predict_layers"):
+        raise PlanError(":mtp: no tensor for multi-token prediction is there, and the metadata promises none")
+    return found
+
+
+def _tied(state: State) -> list[str]:
+    by_name = state.by_name
+    if OUTPUT not in by_name or EMBEDDING not in by_name:
+        raise PlanError(f":tied: there is no {OUTPUT} beside {EMBEDDING}; nothing is there twice")
+    if not are_equal(by_name[OUTPUT].tensor, by_name[EMBEDDING].tensor):
+        raise PlanError(f":tied: {OUTPUT} is not {EMBEDDING}: without it the model computes something else")
+    return [OUTPUT]
+
+
+def are_equal(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors have the same type, dims and bytes; reads both unless they differ before."""
+    alike = (one.info.type, one.info.shape, one.nbytes) == (other.info.type, other.info.shape, other.nbytes)
+    return alike and digest(one.extents) == digest(other.extents)
+
+
+def _unused(state: State, engines: Sequence[str]) -> list[str]:
+    """The surplus tensors of all `engines`, by the rule of `check` (A03)."""
+    from gguftool.analysis.lint.check import CheckOptions, check
+
+    surplus: set[str] | None = None
+    for engine in engines:
+        report = check(state.model, CheckOptions(engines=(engine,), select=("A03",)))
+        if any(finding.undecided for finding in report.findings) or not report.readable:
+            raise PlanError(f":unused: what {engine} reads of {state.architecture} is not known")
+        names = {name for finding in report.findings for name in finding.tensors}
+        surplus = names if surplus is None else surplus & names
+    found = [item.name for item in state.items if item.name in (surplus or ())]
+    if not found:
+        raise PlanError(f":unused: {' or '.join(engines)} asks for every tensor")
+    return found
