@@ -27,7 +27,11 @@ def select_experts(
         return state
     layers = sorted({layer for item in state.items if (layer := _expert_layer(state, item)) is not None})
     problems: list[str] = []
-    kept = _for_all(wanted, layers, count, problems) if isinstance(wanted, str) else _by_layer(state, wanted, layers, problems)
+    kept = (
+        _for_all(wanted, layers, count, problems)
+        if isinstance(wanted, str)
+        else _by_layer(state, wanted, layers, problems)
+    )
     problems += [
         f"{shown(name)}: has {count:,} of something, and what it is for is not known; it may count experts"
         for name in unknown_with_axis(state.as_model(), AxisKind.EXPERTS, count)

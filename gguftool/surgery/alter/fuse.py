@@ -77,9 +77,7 @@ def _tried(attempts: Iterable[Attempt]) -> tuple[list[Made], dict[str, list[str]
     return made, left
 
 
-def _changed(
-    state: State, what: str, made: Sequence[Made], left: Mapping[str, list[str]], findings: Findings
-) -> State:
+def _changed(state: State, what: str, made: Sequence[Made], left: Mapping[str, list[str]], findings: Findings) -> State:
     """`state` with all that was `made`; it is a problem if that is nothing."""
     reasons = [f"{what} leaves as they are, {line}" for line in grouped(left, 4)]
     if not made:
@@ -210,7 +208,10 @@ def _parts_of(state: State, tensors: Mapping[str, Tensor], prefix: str, kind: st
         cut = range(start, start + count)
         made = [_part(tensor, cut, weight).named(tensor.name.replace(whole, prefix + part)) for tensor in old]
         new.append(made)
-    return Made(old=tuple(tensor.name for tensor in old), new=tuple(tensor for made in zip(*new, strict=True) for tensor in made))
+    return Made(
+        old=tuple(tensor.name for tensor in old),
+        new=tuple(tensor for made in zip(*new, strict=True) for tensor in made),
+    )
 
 
 def _rows(state: State, weight: Tensor, kind: str) -> tuple[int, ...]:

@@ -12,7 +12,8 @@ from gguftool.errors import listed, printable
 from gguftool.format.engine_facts.layer_keys import layer_key
 from gguftool.format.kv import KV, ValueType, find_kv
 from gguftool.model.remap.head_values import Rewrite
-from gguftool.model.remap.layers import LayerFrom, remap_layers
+from gguftool.model.remap.layers import remap_layers
+from gguftool.model.remap.new_layers import LayerFrom
 from gguftool.record import record, replace
 from gguftool.surgery.alter.lists import Span, listed_spans, parse_list, resolve
 from gguftool.surgery.alter.order import with_layers
@@ -60,9 +61,7 @@ def true_counts(state: State, findings: Findings | None = None) -> tuple[KV, ...
     return changed.kvs if findings is None else findings.add_changes(changed)
 
 
-def with_sequence(
-    state: State, picks: Sequence[Pick], nextn: int, engines: Sequence[str], findings: Findings
-) -> State:
+def with_sequence(state: State, picks: Sequence[Pick], nextn: int, engines: Sequence[str], findings: Findings) -> State:
     """`state` with the tensors and the metadata of the layers `picks`, the last `nextn` of them for MTP."""
     layers = [_items_of(pick, number) for number, pick in enumerate(picks)]
     sequence = [pick.layer if pick.giver is state else None for pick in picks]

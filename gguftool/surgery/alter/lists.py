@@ -16,7 +16,7 @@ FORM = "such as 0-10,7-10,11- or !3,7"
 
 @record
 class Span:
-    """The numbers `first` to `last`, both included; `last` None: to the end; `label`: of that model, None: the input."""
+    """The numbers `first` to `last`, both included, or to the end; `label` is another model's, None for the input."""
 
     first: int
     last: int | None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import TypeGuard
 
-from gguftool.errors import PlanError, listed
-from gguftool.format.kv import KV
-from gguftool.model.model import Model
+from gguftool.errors import PlanError, SourceError, printable
+from gguftool.format.kv import KV, find_kv
+from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import ModelLike, StrPath, as_model
+from gguftool.model.padding import PADDING_KEY
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan
 from gguftool.storage.sources.source import Source
-from gguftool.surgery.alter.alteration import Alteration, check_alteration
+from gguftool.surgery.alter.alteration import Alteration, check_alteration, refuse
 from gguftool.surgery.alter.experts import select_experts
 from gguftool.surgery.alter.files import parse_experts, parse_mergekit, parse_tokens, read_text
 from gguftool.surgery.alter.fuse import fuse, unfuse
@@ -66,4 +68,178 @@ def plan_alter(
     altered = _altered(model, alteration, lists, opened, findings)
     kvs, sources = _edited(altered, alteration, findings)
     _raise(findings, anyway=alteration.output.anyway)
-    return _laid_out(replace(altered, kvs=kvs), alteration, output, [*opened.values()], (*lists.sources, *sources), findings)
+    read = (*lists.sources, *sources)
+    return _laid_out(replace(altered, kvs=kvs), alteration, output, [*opened.values()], read, findings)
+
+
+def _raise(findings: Findings, *, anyway: bool) -> None:
+    """Raise one `PlanError` for all problems, and for what would compute something else unless `anyway`."""
+    refused = [] if anyway else [f"{text} (--anyway writes it)" for text in findings.refusals]
+    refuse([*findings.problems, *refused])
+
+
+def _read_lists(alteration: Alteration, labels: Sequence[str], findings: Findings) -> Lists:
+    """The lists, those of files read; what cannot be read is a problem."""
+    sources: list[Source] = []
+    remarks: list[str] = []
+    layers, experts, vocab = alteration.layers, alteration.experts, alteration.vocab
+    try:
+        if _is_file(layers):
+            text, name = _read(layers, sources)
+            layers, remarks[:] = parse_mergekit(text, name, labels)
+        if _is_file(experts):
+            experts = parse_experts(*_read(experts, sources))
+        if _is_file(vocab):
+            vocab = parse_tokens(*_read(vocab, sources))
+    except (PlanError, SourceError) as error:
+        findings.problem(str(error))
+    return Lists(layers=layers, experts=experts, vocab=vocab, sources=tuple(sources), remarks=tuple(remarks))
+
+
+def _is_file(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and value.startswith("@")
+
+
+def _read(value: str, sources: list[Source]) -> tuple[str, str]:
+    text, source = read_text(value.removeprefix("@"))
+    sources.append(source)
+    return text, source.name
+
+
+# --- operations ------------------------------------------------------------------------------------------------------
+
+
+def _altered(
+    model: Model, alteration: Alteration, lists: Lists, donors: Mapping[str, Model], findings: Findings
+) -> State:
+    """Run the operations; one that fails leaves the state as it is, so that the others find their problems, too."""
+    state = state_of(model)
+    giving = {label: state_of(donor, None if donor is model else label) for label, donor in donors.items()}
+    for operation in _first(alteration, giving, findings):
+        state = _run(operation, state, findings)
+    for operation in _forms(alteration, findings):
+        state = _run(operation, state, findings)
+    for operation in _selections(alteration, lists, _givers(state, alteration, giving), findings):
+        state = _run(operation, state, findings)
+    return state
+
+
+def _givers(state: State, alteration: Alteration, donors: Mapping[str, State]) -> dict[str, State]:
+    """The donors of layers in the form of the output; the input's own label stands for the state as it is now."""
+    own = state.model
+    return {label: state if donor.model is own else _formed(donor, alteration) for label, donor in donors.items()}
+
+
+def _selections(
+    alteration: Alteration, lists: Lists, donors: Mapping[str, State], findings: Findings
+) -> Iterator[Operation]:
+    """Operations on layers, experts and tokens."""
+    engines = alteration.engines
+    if lists.layers is not None:
+        yield partial(select_layers, text=lists.layers, donors=donors, engines=engines, findings=findings)
+    if lists.experts is not None:
+        later = (*alteration.remove, *(key for key, _ in alteration.set))
+        yield partial(select_experts, wanted=lists.experts, engines=engines, given=later, findings=findings)
+    if lists.vocab is not None:
+        yield partial(change_vocabulary, wanted=lists.vocab, findings=findings)
+
+
+def _first(alteration: Alteration, donors: Mapping[str, State], findings: Findings) -> Iterator[Operation]:
+    """Operations on whole tensors: take, drop, keep."""
+    engines = alteration.engines
+    for given in alteration.take:
+        yield partial(take, given=given, donors=donors, engines=engines, findings=findings)
+    if alteration.drop:
+        yield partial(drop, whats=alteration.drop, engines=engines, findings=findings)
+    if alteration.keep:
+        yield partial(keep, whats=alteration.keep, engines=engines, findings=findings)
+
+
+def _forms(alteration: Alteration, findings: Findings) -> Iterator[Operation]:
+    """Operations on the form of tensors, which layers of other models go through as well."""
+    for given in alteration.rename:
+        yield partial(rename, given=given, findings=findings)
+    for kind in alteration.unfuse:
+        yield partial(unfuse, kind=kind, findings=findings)
+    for kind in alteration.fuse:
+        yield partial(fuse, kind=kind, findings=findings)
+
+
+def _run(operation: Operation, state: State, findings: Findings) -> State:
+    try:
+        return operation(state)
+    except PlanError as error:
+        findings.problem(*(error.problems or [str(error)]))
+        return state
+
+
+def _formed(donor: State, alteration: Alteration) -> State:
+    """A donor of layers in the form of the output; what it does not have in that form shows when layers are judged."""
+    unheard = Findings()
+    for operation in _forms(alteration, unheard):
+        donor = _run(operation, donor, unheard)
+    return donor
+
+
+def _edited(state: State, alteration: Alteration, findings: Findings) -> tuple[tuple[KV, ...], tuple[Source, ...]]:
+    """The metadata with the values that are set and removed, and the files that were read for them."""
+    edits = Edits(
+        remove=alteration.remove, settings=tuple(f"{key}={value}" for key, value in alteration.set), force_type=False
+    )
+    try:
+        result = edited(state.kvs, edits, state.model.byte_order)
+    except PlanError as error:
+        findings.problem(str(error))
+        return state.kvs, ()
+    findings.remark(*(f"{printable(key, 80)}: set to {printable(value, 80)}" for key, value in alteration.set))
+    findings.remark(*(f"{printable(key, 80)}: removed" for key in alteration.remove), *result.remarks)
+    return result.kvs, result.sources
+
+
+# --- the output ------------------------------------------------------------------------------------------------------
+
+
+def _laid_out(
+    state: State,
+    alteration: Alteration,
+    output: StrPath,
+    donors: Sequence[Model],
+    read: Sequence[Source],
+    findings: Findings,
+) -> Plan:
+    options = replace(alteration.output, engines=alteration.engines)
+    base = replace(state.model, kvs=state.kvs)
+    chosen = [
+        SelectedTensor(tensor=item.tensor, model=base if item.model is state.model else item.model)
+        for item in state.items
+    ]
+    metadata = output_metadata(base, chosen, keep_file_type=options.keep_file_type)
+    padding = find_kv(state.kvs, PADDING_KEY)  # room for later edits, which the layout fits to the new head
+    kvs = metadata.kvs if padding is None else (*metadata.kvs, padding)
+    created, kept = _by_origin(state)
+    warnings = refuse_not_computable(created, kept, options)
+    remarks = (
+        *state.model.remarks,
+        *findings.remarks,
+        *(findings.refusals if options.anyway else ()),
+        *metadata.remarks,
+        *warnings,
+    )
+    tensors = [item.tensor for item in state.items]
+    plan = plan_views(kvs, tensors, output, options, like=state.model, remarks=remarks)
+    used = [donor for donor in donors if donor is not state.model and set(donor.sources) & set(plan.inputs)]
+    plan = replace(plan, inputs=tuple(dict.fromkeys((*plan.inputs, *read))))
+    if alteration.keep:
+        return plan  # a part of a model, which no engine loads by itself
+    return judge_planned(plan, [state.model, *used], engines=options.engines, anyway=options.anyway)
+
+
+def _by_origin(state: State) -> tuple[list[Tensor], list[Tensor]]:
+    """The tensors that the input has in another type or not at all, and those that it has in their type."""
+    created: list[Tensor] = []
+    kept: list[Tensor] = []
+    for item in state.items:
+        known = state.model.tensors.get(item.name)
+        is_same = known is not None and known.info.type == item.tensor.info.type
+        (kept if is_same else created).append(item.tensor)
+    return created, kept

@@ -65,4 +65,6 @@ def _problems(names: list[str], renames: Mapping[str, str]) -> list[str]:
     problems = [f"--rename: several tensors would be called {listed(twice, 4)}"] if twice else []
     if "" in after:
         problems.append("--rename: a tensor would have no name")
-    return problems + ([f"--rename: engines read names of at most {_MAX_NAME} bytes: {listed(long, 4)}"] if long else [])
+    return problems + (
+        [f"--rename: engines read names of at most {_MAX_NAME} bytes: {listed(long, 4)}"] if long else []
+    )

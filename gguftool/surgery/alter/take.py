@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 from gguftool.errors import PlanError, listed, printable
-from gguftool.model.scales import owner_of, scales_of
+from gguftool.model.scales import scales_of
 from gguftool.record import replace
 from gguftool.surgery.alter.layers import Pick, differences, own_layers, with_keys
 from gguftool.surgery.alter.lists import listed_spans
@@ -124,7 +124,7 @@ def drop(state: State, whats: Sequence[str], engines: Sequence[str], findings: F
 
 
 def keep(state: State, whats: Sequence[str], engines: Sequence[str], findings: Findings) -> State:
-    """`state` with only the tensors of `whats` and their scales; MTP layers keep what a companion file has with them."""
+    """`state` with only the tensors of `whats` and their scales; `:mtp` with what a companion has."""
     kept = set(_with_scales(state, _found(state, whats, engines, findings)))
     if ":mtp" in whats:
         kept |= {item.name for item in state.items if item.name in _BESIDE_MTP}
@@ -178,9 +178,7 @@ def _without_encoder_keys(state: State, findings: Findings) -> State:
     return replace(state, kvs=tuple(kv for kv in state.kvs if kv.key not in gone))
 
 
-def _settled(
-    before: State, after: State, engines: Sequence[str], findings: Findings, *, promised: bool
-) -> State:
+def _settled(before: State, after: State, engines: Sequence[str], findings: Findings, *, promised: bool) -> State:
     """`after` with the metadata of the MTP layers that still have tensors.
 
     Layers that had none before stay promised, unless `promised` says that they go as well.
@@ -198,4 +196,6 @@ def _settled(
         if (layer := layer_of(item.name)) is not None and layer in moved
     }
     picks = own_layers(after, [*range(trunk), *moved])
-    return with_keys(after.with_items(renamed(item, names) for item in after.items), picks, len(left), engines, findings)
+    return with_keys(
+        after.with_items(renamed(item, names) for item in after.items), picks, len(left), engines, findings
+    )

@@ -36,7 +36,7 @@ _MAX_ADDED = 1 << 16
 
 
 def change_vocabulary(state: State, wanted: str | Sequence[int], findings: Findings) -> State:
-    """`state` with the tokens of a list (also ids, or ``+N`` for unused ones at the end); of a draft, its head alone."""
+    """`state` with the tokens of a list, or ``+N`` unused ones at the end; of a draft only its head changes."""
     count = _count(state.kvs)
     if not count:
         findings.problem(f"--vocab: the metadata has no {_TOKENS}")
