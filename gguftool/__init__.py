@@ -82,6 +82,8 @@ if TYPE_CHECKING:
     from gguftool.storage.plan import Copy, OutputFile, Plan, Preview, Receipt
     from gguftool.storage.plan import Request as ConsumeRequest
     from gguftool.storage.sources.source import Extent, Source
+    from gguftool.surgery.alter.alteration import Alteration
+    from gguftool.surgery.alter.plan import plan_alter
     from gguftool.surgery.alter.views import plan_views
     from gguftool.surgery.convert_imatrix import plan_convert_imatrix
     from gguftool.surgery.dequantized_source import FloatType
@@ -105,7 +107,8 @@ __version__ = "0.1.0"
 
 # Whatever a module above defines for users is here; tests compare.
 __all__ = (
-    "KV", "TYPES", "BadPatternError", "ByteOrder", "CheckOptions", "CheckReport", "ConsumeRequest", "Copy", "Damage",
+    "KV", "TYPES", "Alteration",
+    "BadPatternError", "ByteOrder", "CheckOptions", "CheckReport", "ConsumeRequest", "Copy", "Damage",
     "DamageOptions",
     "DataOptions", "Decision", "DiffOptions", "Distribution", "Donor", "Dump", "Edits", "Evidence", "EvidenceFiles",
     "ExecuteError", "Extent",
@@ -126,7 +129,7 @@ __all__ = (
     "nbytes", "offer_types", "open_donor",
     "open_imatrix", "open_inputs", "open_model", "open_models", "parse", "parse_any_recipe", "parse_devices",
     "parse_placement",
-    "parse_recipe", "plan_convert_imatrix", "plan_decision", "plan_edit", "plan_export", "plan_fetch",
+    "parse_recipe", "plan_alter", "plan_convert_imatrix", "plan_decision", "plan_edit", "plan_export", "plan_fetch",
     "plan_fetch_files", "plan_merge", "plan_mix", "plan_quantize", "plan_repair", "plan_split", "plan_swap",
     "plan_tensors_map",
     "plan_tensors_map_of_split", "plan_views", "preview_quantize", "read_evidence", "read_tensors_map",
@@ -187,6 +190,8 @@ _MODULES = {
     "storage.execute.options": "Options",
     "storage.plan": "Copy OutputFile Plan Preview Receipt Request=ConsumeRequest",
     "storage.sources.source": "Extent Source",
+    "surgery.alter.alteration": "Alteration",
+    "surgery.alter.plan": "plan_alter",
     "surgery.alter.views": "plan_views",
     "surgery.convert_imatrix": "plan_convert_imatrix",
     "surgery.dequantized_source": "FloatType",

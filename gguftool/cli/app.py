@@ -25,6 +25,7 @@ COMMANDS = (
     ("split", f"{_HERE}.split:split", "Take a model apart into shards."),
     ("merge", f"{_HERE}.merge:merge", "Put shards, or a mix of several quants, together."),
     ("swap", f"{_HERE}.swap:swap", "Replace tensors by a donor's."),
+    ("alter", f"{_HERE}.alter:alter", "Change which tensors a model has."),
     ("edit", f"{_HERE}.edit:edit", "Change metadata."),
     (
         "quantize",

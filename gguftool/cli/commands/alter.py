@@ -7,32 +7,27 @@ from typing import Annotated, Any
 
 import typer
 
-from gguftool.cli.shared.options import KeepFileType, OutputOption, size_option
+from gguftool.cli.shared.options import KeepFileType, OutputOption, engines_named, size_option
 from gguftool.cli.shared.running import carry_out, output_options, with_inputs
 from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
-from gguftool.errors import SourceError
+from gguftool.errors import listed
 from gguftool.model.model import Model
-from gguftool.storage.sources.source import Source
 from gguftool.surgery.alter.alteration import alteration_of
 from gguftool.surgery.alter.files import read_text
 from gguftool.surgery.alter.plan import plan_alter
 from gguftool.surgery.alter.script import MAX_SCRIPT, parse_script
-from gguftool.surgery.inputs import Input, open_inputs
+from gguftool.surgery.inputs import open_inputs
 
-_WHAT = "WHAT is a name, a regular expression, or :mtp, :vision, :tied, :unused."
-
-
-def _list(name: str, metavar: str, help: str) -> Any:
-    return typer.Option(name, metavar=metavar, help=f"{help} Repeatable.", show_default=False)
+_TAKE = "Add tensors of another model. WHAT is a name, a regular expression, or :mtp, :vision, :tied, :unused."
+_LAYERS = "Layers, such as 0-10,7-10,11- or !3,7 or 0-9,b:8-23; @FILE is YAML of mergekit."
 
 
-def _one(name: str, metavar: str, help: str) -> Any:
+def _operation(name: str, metavar: str, help: str) -> Any:
     return typer.Option(name, metavar=metavar, help=help, show_default=False)
 
 
-@writer("align", "pad", "reserve", "force_sizes", "anyway")
+@writer("align", "pad", "reserve", "force_sizes", "engine", "anyway")
 def alter(
-    context: typer.Context,
     models: Annotated[
         list[str],
         typer.Argument(
@@ -41,33 +36,33 @@ def alter(
     ],
     output: OutputOption,
     take: Annotated[
-        list[str] | None, _list("--take", "LABEL:WHAT", f"Add tensors of another model, and keys that they need. {_WHAT}")
+        list[str] | None,
+        _operation("--take", "LABEL:WHAT", _TAKE),
     ] = None,
-    drop: Annotated[list[str] | None, _list("--drop", "WHAT", "Leave out tensors.")] = None,
-    keep: Annotated[list[str] | None, _list("--keep", "WHAT", "Leave out all other tensors.")] = None,
+    drop: Annotated[list[str] | None, _operation("--drop", "WHAT", "Leave out tensors.")] = None,
+    keep: Annotated[list[str] | None, _operation("--keep", "WHAT", "Leave out all other tensors.")] = None,
     rename: Annotated[
-        list[str] | None, _list("--rename", "REGEX=NEW", "Rename tensors, and keys that bear their names.")
+        list[str] | None, _operation("--rename", "REGEX=NEW", "Rename tensors, and keys that bear their names.")
     ] = None,
     unfuse: Annotated[
-        list[str] | None, _list("--unfuse", "KIND", "Take fused tensors apart: qkv, gate_up, experts.")
+        list[str] | None, _operation("--unfuse", "KIND", "Take fused tensors apart: qkv, gate_up, experts.")
     ] = None,
-    fuse: Annotated[list[str] | None, _list("--fuse", "KIND", "Put them together: qkv, gate_up, experts.")] = None,
+    fuse: Annotated[list[str] | None, _operation("--fuse", "KIND", "Put them together: qkv, gate_up, experts.")] = None,
     layers: Annotated[
-        str | None, _one("--layers", "LIST|@FILE", "Layers, such as 0-10,7-10,11- or !3,7 or 0-9,b:8-23; mergekit YAML.")
+        list[str] | None,
+        _operation("--layers", "LIST|@FILE", _LAYERS),
     ] = None,
     experts: Annotated[
-        str | None, _one("--experts", "LIST|@FILE", "Experts of every layer; JSON {layer: [ids]}.")
+        list[str] | None,
+        _operation("--experts", "LIST|@FILE", "Experts of every layer; @FILE is JSON: {layer: [ids]}."),
     ] = None,
     vocab: Annotated[
-        str | None, _one("--vocab", "LIST|@FILE|+N", "Tokens to keep, or how many unused ones to add.")
+        list[str] | None, _operation("--vocab", "LIST|@FILE|+N", "Tokens to keep, or how many unused ones to add.")
     ] = None,
-    set_: Annotated[list[str] | None, _list("--set", "KEY=[TYPE:]VALUE", "Set a key, as edit does.")] = None,
-    remove: Annotated[list[str] | None, _list("--remove", "KEY", "Remove a key.")] = None,
+    set_: Annotated[list[str] | None, _operation("--set", "KEY=[TYPE:]VALUE", "Set a key, as edit does.")] = None,
+    remove: Annotated[list[str] | None, _operation("--remove", "KEY", "Remove a key.")] = None,
     script: Annotated[
-        list[str] | None, _list("--script", "FILE", "Operations, one a line, with these words and without dashes.")
-    ] = None,
-    engine: Annotated[
-        list[str] | None, _list("--engine", "ENGINE", "It must load there: llama.cpp, ik_llama.cpp. Default: both.")
+        list[str] | None, _operation("--script", "FILE", "Operations, one a line, with these words and without dashes.")
     ] = None,
     max_size: Annotated[
         int | None, size_option("--max-size", help="Write a set of files up to this size; OUT is their prefix.")
@@ -89,20 +84,26 @@ def alter(
     gguftool alter model.gguf --drop :mtp -o without-mtp.gguf
     gguftool alter a=model.gguf d=donor.gguf --take d::mtp -o with-mtp.gguf
     """  # noqa: D301 - click keeps the lines of a paragraph after this character
-    given = dict.fromkeys(("take", "drop", "keep", "rename", "unfuse", "fuse", "layers", "experts", "vocab"))
-    del given, take, drop, keep, rename, unfuse, fuse, layers, experts, vocab, set_, remove, engine
-    words, read = _words(context.params, script or [])
-    options = output_options(layout, max_size=max_size, keep_file_type=keep_file_type)
-    alteration = alteration_of(words, options)
-    if not any(word != "engine" for word, _ in words):
+    given = {
+        **{"take": take, "drop": drop, "keep": keep, "rename": rename, "unfuse": unfuse, "fuse": fuse},
+        **{"layers": layers, "experts": experts, "vocab": vocab, "set": set_, "remove": remove},
+    }
+    words = [(word, value) for word, values in given.items() for value in values or ()]
+    scripts = [read_text(name, MAX_SCRIPT) for name in script or ()]
+    words += [pair for text, source in scripts for pair in parse_script(text, source.name)]
+    if not words:
         raise typer.BadParameter("nothing to change: give an operation such as --drop :mtp, or --script FILE")
+    words += [("engine", engine) for engine in engines_named(layout.engine)]
+    options = output_options(layout, max_size=max_size, keep_file_type=keep_file_type)
     model, donors = _opened(models)
-    carry_out(with_inputs(plan_alter(model, alteration, output, donors), read), writing)
+    plan = plan_alter(model, alteration_of(words, options), output, donors)
+    carry_out(with_inputs(plan, [source for _, source in scripts]), writing)
 
 
-_OPERATIONS = {
-    **{name: name for name in ("take", "drop", "keep", "rename", "unfuse", "fuse", "layers", "experts", "vocab")},
-    "set_": "set",
-    "remove": "remove",
-    "engine": "engine",
-}
+def _opened(models: Sequence[str]) -> tuple[Model, dict[str, Model]]:
+    """The model to alter, and all models that have a label, by it."""
+    inputs = open_inputs(models)
+    nameless = [each.name for each in inputs[1:] if not each.given]
+    if nameless:
+        raise typer.BadParameter(f"only the first model needs no label; give LABEL=MODEL for {listed(nameless, 4)}")
+    return inputs[0].model, {label: each.model for each in inputs for label in each.given}

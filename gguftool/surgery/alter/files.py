@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gguftool.errors import PlanError, printable
+from gguftool.format.file_names import normal_label
 from gguftool.storage.sources.locate import open_source
 from gguftool.storage.sources.source import Source
 
@@ -123,8 +124,8 @@ def _source_of(entry: Any, number: int, problems: list[str]) -> tuple[str, int, 
 
 def _label_of(model: str, labels: Sequence[str], problems: list[str]) -> str:
     for name in (model, model.rpartition("/")[2]):
-        if name in labels:
-            return name
+        if normal_label(name) in labels:
+            return normal_label(name)
     short = model.rpartition("/")[2]
     problems.append(f"no input is labelled '{printable(model)}': give {printable(short)}=MODEL")
     return ""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from gguftool.errors import PlanError, printable
+from gguftool.format.file_names import normal_label
 from gguftool.record import record
 
 _SPAN = re.compile(r"(?:(?P<label>[A-Za-z0-9_.+-]+):)?(?P<first>[0-9]{1,9})(?P<dash>-(?P<last>[0-9]{1,9})?)?", re.ASCII)
@@ -56,7 +57,7 @@ def _span(text: str, *, labels: bool) -> Span:
     last = first if not found["dash"] else None if found["last"] is None else int(found["last"])
     if last is not None and last < first:
         raise PlanError(f"'{text}' counts down; write the numbers one by one, {last + 1},{last}, to reverse them")
-    return Span(first=first, last=last, label=found["label"])
+    return Span(first=first, last=last, label=normal_label(found["label"]) if found["label"] else None)
 
 
 def resolve(

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TypeGuard
 
 from gguftool.errors import PlanError, SourceError, printable
+from gguftool.format.file_names import normal_label
 from gguftool.format.kv import KV, find_kv
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import ModelLike, StrPath, as_model
@@ -59,7 +60,7 @@ def plan_alter(
     """
     model = as_model(model)
     require_complete(model)
-    opened = {label: as_model(donor) for label, donor in (donors or {}).items()}
+    opened = {normal_label(label): as_model(donor) for label, donor in (donors or {}).items()}
     findings = Findings()
     findings.problem(*check_alteration(alteration))
     lists = _read_lists(alteration, tuple(opened), findings)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 from gguftool.errors import PlanError, listed, printable
+from gguftool.format.file_names import normal_label
 from gguftool.model.scales import scales_of
 from gguftool.record import replace
 from gguftool.surgery.alter.layers import Pick, differences, own_layers, with_keys
@@ -27,7 +28,7 @@ def take(
     Tensors of MTP layers get the numbers behind the trunk here. Scales go with their weights.
     """
     label, what = given
-    donor = donors.get(label)
+    donor = donors.get(normal_label(label))
     if donor is None:
         known = f"the labels are {listed(sorted(donors))}" if donors else f"give {printable(label, 40)}=MODEL"
         findings.problem(f"--take {label}:{what}: no input is labelled '{printable(label, 40)}'; {known}")
