@@ -66,3 +66,10 @@ def original_text(greedy: Callable[[Path], str]) -> Callable[[Path], str]:
         return said[path]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def predict() -> Callable[..., list[engine.Prediction]]:
+    """Ask real llama.cpp what models predict: see `engine.predict`."""
+    pytest.importorskip("xllamacpp", reason="xllamacpp is not installed; pip install -e '.[test]'")
+    return engine.predict
