@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.engine_tools import tool
+
 PROMPT = "Once upon a time"
 N_TOKENS = 16
 TIMEOUT = 120  # seconds for one run of the engine or the tool; the slowest seen took 2
@@ -83,3 +85,34 @@ def predict(*models: Path, mtp: bool = False) -> list[Prediction]:
 def _prediction(answer: dict[str, Any]) -> Prediction:
     logprobs = tuple({int(token): value for token, value in step.items()} for step in answer["logprobs"])
     return Prediction(answer["text"], tuple(answer["tokens"]), logprobs, answer["drafted"])
+
+
+# --- llama.cpp's own tools, of another release than xllamacpp ---------------------------------------------------------
+
+# Words of letters that the tiny models have as tokens, the same on every machine.
+CORPUS = " ".join(f"{'etaoinshr'[number % 9]}{number * number * 2654435761 % 999983:x}" for number in range(400))
+
+
+def run_tool(name: str, *words: object, folder: Path) -> str:
+    """Run one of llama.cpp's programs in `folder`, and return all that it prints; skip the test if it is not built."""
+    done = subprocess.run(
+        [str(tool(name)), *map(str, words)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+        errors="replace",
+    )
+    if done.returncode != 0:
+        raise EngineError(f"{name}: exit status {done.returncode}: {done.stdout[-8000:]}")
+    return done.stdout
+
+
+def perplexity(path: Path) -> float:
+    """The perplexity of the corpus in llama-perplexity, over chunks of 64 tokens."""
+    (path.parent / "corpus.txt").write_text(CORPUS)
+    options = ("-c", 64, "--chunks", 4, "-t", 1, "-fa", "off", "-ctk", "f32", "-ctv", "f32")
+    log = run_tool("llama-perplexity", "-m", path, "-f", "corpus.txt", *options, folder=path.parent)
+    return float(log.partition("Final estimate: PPL = ")[2].split()[0])

@@ -19,7 +19,6 @@ Array = NDArray[np.float32]
 
 _BY_EXPERT = re.compile(r"\.(ffn_(gate|up|down|gate_up)_exps\.weight|ffn_gate_inp\.weight|exp_probs_b\.bias)$")
 _BY_TOKEN = re.compile(r"(^|\.)(token_embd|output|embed_tokens|shared_head_head)\.weight$")
-_PER_LAYER = ("attention.sliding_window_pattern", "attention.recurrent_layers", "attention.head_count_kv")
 _SPECIAL = ("bos", "eos", "unknown")
 
 
@@ -74,6 +73,29 @@ def fuse_gate_up(model: TinyModel, order: Sequence[str] = ("ffn_gate_exps", "ffn
     return fuse(model, order, "ffn_gate_up_exps")
 
 
+def join_experts(model: TinyModel) -> TinyModel:
+    """Stack matrices of one expert each, as files of 2023 have them."""
+    weights: dict[str, Array] = {}
+    for name, array in model.weights.items():
+        found = re.match(r"(blk\.\d+\.ffn_(?:gate|up|down))\.(\d+)\.weight$", name)
+        if found is None:
+            weights[name] = array
+        elif found[2] == "0":
+            parts = [model.weights[f"{found[1]}.{expert}.weight"] for expert in range(model.own("expert_count"))]
+            weights[f"{found[1]}_exps.weight"] = np.stack(parts)
+    return model.with_weights(weights)
+
+
+def split_experts(model: TinyModel) -> TinyModel:
+    """The reverse of `join_experts`."""
+    weights: dict[str, Array] = {}
+    for name, array in model.weights.items():
+        stem = name.removesuffix("_exps.weight")
+        parts = {name: array} if stem == name else {f"{stem}.{one}.weight": part for one, part in enumerate(array)}
+        weights |= parts
+    return model.with_weights(weights)
+
+
 def drop_mtp(model: TinyModel) -> TinyModel:
     return _renumbered(model, range(trunk_layers(model)), mtp=False)
 
@@ -81,6 +103,14 @@ def drop_mtp(model: TinyModel) -> TinyModel:
 def layers(model: TinyModel, chosen: Sequence[int]) -> TinyModel:
     """Keep these trunk layers in this order, with repeats; MTP layers stay at the end."""
     return _renumbered(model, chosen, mtp=True)
+
+
+def with_layers_of(model: TinyModel, other: TinyModel, numbers: Sequence[int]) -> TinyModel:
+    """Replace the layers `numbers` by those of `other`."""
+    prefixes = tuple(f"blk.{number}." for number in numbers)
+    return model.with_weights(
+        {name: other.weights[name] if name.startswith(prefixes) else array for name, array in model.weights.items()}
+    )
 
 
 def _renumbered(model: TinyModel, chosen: Sequence[int], mtp: bool) -> TinyModel:
@@ -105,12 +135,15 @@ def _renumbered(model: TinyModel, chosen: Sequence[int], mtp: bool) -> TinyModel
 
 
 def _with_layer_arrays(altered: TinyModel, model: TinyModel, order: Sequence[int]) -> TinyModel:
-    for key in _PER_LAYER:
-        kv = model.kvs.get(f"{model.architecture}.{key}")
-        if kv is not None and isinstance(kv.value, b.Array):
-            items = [kv.value.items[old] for old in order]
-            altered = altered.with_own(key, b.ARR, b.Array(kv.value.element, items))
-    return altered
+    """Say of every layer what it is, where the input leaves that to its number."""
+    kinds = {
+        "gemma3": ("attention.sliding_window_pattern", lambda layer: layer % 6 != 5),
+        "qwen35": ("attention.recurrent_layers", lambda layer: layer % 4 != 3 and layer < trunk_layers(model)),
+    }
+    if model.architecture not in kinds:
+        return altered
+    key, is_so = kinds[model.architecture]
+    return altered.with_own(key, b.ARR, b.Array(b.BOOL, [int(is_so(old)) for old in order]))
 
 
 def vocabulary(model: TinyModel, kept: Sequence[int], padding: Sequence[str] = ()) -> TinyModel:

@@ -102,7 +102,7 @@ def _random(seed: str, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]
     return np.asarray(gain * noise / np.sqrt(shape[-1]), np.float32)
 
 
-def _model(architecture: str, own: Mapping[str, tuple[int, Any]], shapes: Shapes) -> TinyModel:
+def _model(architecture: str, own: Mapping[str, tuple[int, Any]], shapes: Shapes, seed: str = "") -> TinyModel:
     common: dict[str, tuple[int, Any]] = {
         "context_length": (b.U32, 128),
         "embedding_length": (b.U32, WIDTH),
@@ -118,7 +118,7 @@ def _model(architecture: str, own: Mapping[str, tuple[int, Any]], shapes: Shapes
     keys = [b.KV("general.architecture", b.STR, architecture), b.KV("general.name", b.STR, f"tiny {architecture}")]
     keys += [b.KV(f"{architecture}.{key}", kind, value) for key, (kind, value) in {**common, **own}.items()]
     keys += [*_tokenizer(), b.KV("general.file_type", b.U32, 0)]
-    weights = {name: _random(architecture, name, shape) for name, shape in shapes.items()}
+    weights = {name: _random(seed or architecture, name, shape) for name, shape in shapes.items()}
     return TinyModel({str(kv.key): kv for kv in keys}, weights)
 
 
@@ -180,9 +180,9 @@ def _layers(*kinds: Shapes) -> Shapes:
     return {f"blk.{layer}.{role}": shape for layer, roles in enumerate(kinds) for role, shape in roles.items()}
 
 
-def llama(layers: int = 4) -> TinyModel:
+def llama(layers: int = 4, seed: str = "llama") -> TinyModel:
     own = {"block_count": (b.U32, layers)}
-    return _model("llama", own, {**_ENDS, **_layers(*[{**_ATTENTION, **_FFN_NORM, **_DENSE}] * layers)})
+    return _model("llama", own, {**_ENDS, **_layers(*[{**_ATTENTION, **_FFN_NORM, **_DENSE}] * layers)}, seed)
 
 
 def qwen3moe(layers: int = 3) -> TinyModel:
