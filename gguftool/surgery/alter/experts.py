@@ -42,10 +42,11 @@ def select_experts(
     if all(list(ids) == list(range(count)) for ids in kept.values()):
         return state
     changed = expert_keys(state.kvs, kept, engines=engines, byte_order=state.model.byte_order, given=given)
+    if not changed.problems:
+        findings.remark(f"--experts keeps {len(next(iter(kept.values()))):,} of {count:,} in {len(layers):,} layer(s)")
     kvs = findings.add_changes(changed)
     if changed.problems:
         return state
-    findings.remark(f"--experts keeps {len(next(iter(kept.values()))):,} of {count:,} in {len(layers):,} layer(s)")
     chunk = integer(state.kvs, "experts_per_group") or 1
     items = (new for item in state.items for new in _selected(state, item, kept, chunk, findings))
     return replace(state, kvs=kvs, items=tuple(items))

@@ -17,10 +17,10 @@ import re
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
-from gguftool.errors import PlanError, grouped
+from gguftool.errors import PlanError, grouped, printable
 from gguftool.format.ggml import TYPES, type_name
 from gguftool.model.model import Tensor
-from gguftool.model.remap.fusing import FUSIONS, Fusion, is_fusible, qkv_rows, scales_problem
+from gguftool.model.remap.fusing import FUSIONS, Fusion, is_fusible, qkv_rows, reads_fused, reads_parts, scales_problem
 from gguftool.model.remap.names import rename_in_keys
 from gguftool.model.scales import SUFFIXES
 from gguftool.model.views import cat
@@ -46,8 +46,9 @@ class Left(Exception):
     """Raised for tensors that stay as they are; the text says why."""
 
 
-def fuse(state: State, kind: str, findings: Findings) -> State:
-    """`state` with the tensors of `kind` put together, where types and dims allow it."""
+def fuse(state: State, kind: str, engines: Sequence[str], findings: Findings) -> State:
+    """`state` with the tensors of `kind` put together, where types and dims allow it, if `engines` read that."""
+    findings.refuse(*_not_read("--fuse", kind, reads_fused, state, engines))
     made, left = _tried(_stacks(state) if kind == "experts" else _fusions(state, FUSIONS[kind]))
     changed = _changed(state, f"--fuse {kind}", made, left, findings)
     parts = {each.new[0].name: each.old for each in made}
@@ -56,10 +57,28 @@ def fuse(state: State, kind: str, findings: Findings) -> State:
     return with_recorded_order(changed, apart, [item.name for item in state.items], findings)
 
 
-def unfuse(state: State, kind: str, findings: Findings) -> State:
-    """`state` with the fused tensors of `kind` taken apart."""
+def unfuse(state: State, kind: str, engines: Sequence[str], findings: Findings) -> State:
+    """`state` with the fused tensors of `kind` taken apart, if `engines` read the parts."""
+    findings.refuse(*_not_read("--unfuse", kind, reads_parts, state, engines))
     made, left = _tried(_unstacked(state) if kind == "experts" else _parted(state, kind))
     return in_recorded_order(_changed(state, f"--unfuse {kind}", made, left, findings), findings)
+
+
+def _not_read(
+    word: str, kind: str, reads: Callable[[str, str, str], bool | None], state: State, engines: Sequence[str]
+) -> list[str]:
+    """A refusal if one of `engines` does not read what would be made; what is not known is judged with the output."""
+    if kind not in FUSIONS:
+        return []
+    deaf = [engine for engine in engines if reads(kind, state.architecture, engine) is False]
+    others = [f"--engine {engine}" for engine in engines if engine not in deaf]
+    if not deaf:
+        return []
+    fusion = FUSIONS[kind]
+    what = fusion.fused if word == "--fuse" else " and ".join(fusion.parts)
+    way_out = f": {others[0]} writes it for that engine" if others else ""
+    architecture = printable(state.architecture, 40)
+    return [f"{word} {kind}: {' and '.join(deaf)} reads no {what} in models of {architecture}{way_out}"]
 
 
 Attempt = tuple[str, Callable[[], Made]]

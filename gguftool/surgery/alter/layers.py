@@ -6,16 +6,17 @@ depends on the layers (`model/remap`) is made true for the new sequence.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from gguftool.errors import listed, printable
 from gguftool.format.engine_facts.layer_keys import layer_key
 from gguftool.format.kv import KV, ValueType, find_kv
 from gguftool.model.remap.head_values import Rewrite
 from gguftool.model.remap.layers import remap_layers
+from gguftool.model.remap.names import rename_in_keys
 from gguftool.model.remap.new_layers import LayerFrom
 from gguftool.record import record, replace
-from gguftool.surgery.alter.lists import Span, listed_spans, parse_list, resolve
+from gguftool.surgery.alter.lists import Span, parse_list, resolve
 from gguftool.surgery.alter.order import with_layers
 from gguftool.surgery.alter.state import MAX_LAYERS, Findings, Item, State, in_layer, integer, layer_of, renamed
 from gguftool.surgery.compatibility import metadata_conflicts
@@ -63,16 +64,37 @@ def true_counts(state: State, findings: Findings | None = None) -> tuple[KV, ...
 
 def with_sequence(state: State, picks: Sequence[Pick], nextn: int, engines: Sequence[str], findings: Findings) -> State:
     """`state` with the tensors and the metadata of the layers `picks`, the last `nextn` of them for MTP."""
-    layers = [_items_of(pick, number) for number, pick in enumerate(picks)]
+    groups = {id(pick.giver): _by_layer(pick.giver.items) for pick in picks}
+    layers = [
+        [renamed(item, {item.name: in_layer(item.name, number)}) for item in groups[id(pick.giver)].get(pick.layer, ())]
+        for number, pick in enumerate(picks)
+    ]
     sequence = [pick.layer if pick.giver is state else None for pick in picks]
     keyed = with_keys(state, picks, nextn, engines, findings)
-    return keyed.with_items(with_layers(state.items, sequence, layers))
+    changed = rename_in_keys(keyed.kvs, _new_names(state, sequence), byte_order=state.model.byte_order)
+    return replace(keyed, kvs=findings.add_changes(changed), items=tuple(with_layers(state.items, sequence, layers)))
 
 
-def _items_of(pick: Pick, number: int) -> list[Item]:
-    """The tensors of a layer, under the names that they have in layer `number`."""
-    own = [item for item in pick.giver.items if layer_of(item.name) == pick.layer]
-    return [renamed(item, {item.name: in_layer(item.name, number)}) for item in own]
+def _by_layer(items: Iterable[Item]) -> dict[int, list[Item]]:
+    groups: dict[int, list[Item]] = {}
+    for item in items:
+        layer = layer_of(item.name)
+        if layer is not None:
+            groups.setdefault(layer, []).append(item)
+    return groups
+
+
+def _new_names(state: State, sequence: Sequence[int | None]) -> dict[str, list[str]]:
+    """The names of the state's tensors in the new layers: of a layer there may be several, or none."""
+    places: dict[int, list[int]] = {}
+    for number, own in enumerate(sequence):
+        if own is not None:
+            places.setdefault(own, []).append(number)
+    return {
+        item.name: [in_layer(item.name, number) for number in places.get(layer, ())]
+        for item in state.items
+        if (layer := layer_of(item.name)) is not None
+    }
 
 
 # --- the operation ---------------------------------------------------------------------------------------------------
@@ -107,7 +129,9 @@ def select_layers(
     mtp = own_layers(state, range(state.trunk, len(state.layers)))
     if [pick.layer for pick in picks if pick.giver is state] == list(range(state.trunk)) and len(picks) == state.trunk:
         return state
-    findings.remark(_remark(state, numbers))
+    findings.remark(
+        f"--layers {printable(text, 80)}: {len(numbers):,} layers instead of {state.trunk:,}{_behind(state)}"
+    )
     return with_sequence(state, [*picks, *mtp], state.nextn, engines, findings)
 
 
@@ -120,15 +144,8 @@ def _pick(state: State, givers: Mapping[str, State], label: str | None, number: 
     return Pick(giver=giver, layer=number)
 
 
-def _remark(state: State, numbers: Sequence[tuple[str | None, int]]) -> str:
-    runs: list[tuple[str | None, list[int]]] = []
-    for label, number in numbers:
-        if not runs or runs[-1][0] != label:
-            runs.append((label, []))
-        runs[-1][1].append(number)
-    shown = ",".join(f"{label}:{listed_spans(run)}" if label else listed_spans(run) for label, run in runs)
-    behind = f", and the {state.nextn} for MTP behind them" if state.nextn else ""
-    return f"layers {shown}: {len(numbers):,} of {state.trunk:,}{behind}"
+def _behind(state: State) -> str:
+    return f", and {state.nextn} for MTP behind them" if state.nextn else ""
 
 
 def _other_stacks(state: State) -> list[str]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TypeGuard
+from typing import TypeVar
 
 from gguftool.errors import PlanError, SourceError, printable
 from gguftool.format.file_names import normal_label
 from gguftool.format.kv import KV, find_kv
+from gguftool.model.guards import semantic_guards
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import ModelLike, StrPath, as_model
 from gguftool.model.padding import PADDING_KEY
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan
 from gguftool.storage.sources.source import Source
-from gguftool.surgery.alter.alteration import Alteration, check_alteration, refuse
+from gguftool.surgery.alter.alteration import KINDS, Alteration, check_alteration, refuse
 from gguftool.surgery.alter.experts import select_experts
 from gguftool.surgery.alter.files import parse_experts, parse_mergekit, parse_tokens, read_text
 from gguftool.surgery.alter.fuse import fuse, unfuse
@@ -31,6 +32,7 @@ from gguftool.surgery.metadata import SelectedTensor, output_metadata
 from gguftool.surgery.planned_head import judge_planned
 
 Operation = Callable[[State], State]
+T = TypeVar("T")
 
 
 @record
@@ -41,7 +43,6 @@ class Lists:
     experts: str | Mapping[int, Sequence[int]] | None
     vocab: str | Sequence[int] | None
     sources: tuple[Source, ...]
-    remarks: tuple[str, ...]
 
 
 def plan_alter(
@@ -64,10 +65,12 @@ def plan_alter(
     findings = Findings()
     findings.problem(*check_alteration(alteration))
     lists = _read_lists(alteration, tuple(opened), findings)
-    _raise(findings, anyway=alteration.output.anyway)
-    findings.remark(*lists.remarks)
     altered = _altered(model, alteration, lists, opened, findings)
     kvs, sources = _edited(altered, alteration, findings)
+    if not alteration.keep and not findings.problems:
+        guards = semantic_guards(model, kvs, [item.name for item in altered.items], alteration.engines)
+        findings.refuse(*guards.refusals)
+        findings.remark(*guards.warnings)
     _raise(findings, anyway=alteration.output.anyway)
     read = (*lists.sources, *sources)
     return _laid_out(replace(altered, kvs=kvs), alteration, output, [*opened.values()], read, findings)
@@ -80,31 +83,31 @@ def _raise(findings: Findings, *, anyway: bool) -> None:
 
 
 def _read_lists(alteration: Alteration, labels: Sequence[str], findings: Findings) -> Lists:
-    """The lists, those of files read; what cannot be read is a problem."""
+    """The lists, those of files read; one that cannot be read is a problem, and None."""
     sources: list[Source] = []
-    remarks: list[str] = []
-    layers, experts, vocab = alteration.layers, alteration.experts, alteration.vocab
+
+    def layers_of(text: str, name: str) -> str:
+        spans, remarks = parse_mergekit(text, name, labels)
+        findings.remark(*remarks)
+        return spans
+
+    layers = _contents(alteration.layers, layers_of, sources, findings)
+    experts = _contents(alteration.experts, parse_experts, sources, findings)
+    vocab = _contents(alteration.vocab, parse_tokens, sources, findings)
+    return Lists(layers=layers, experts=experts, vocab=vocab, sources=tuple(sources))
+
+
+def _contents(value: T, parse: Callable[[str, str], T], sources: list[Source], findings: Findings) -> T | None:
+    """A list as it was given, or what `parse` makes of the file that an ``@FILE`` names."""
+    if not isinstance(value, str) or not value.startswith("@"):
+        return value
     try:
-        if _is_file(layers):
-            text, name = _read(layers, sources)
-            layers, remarks[:] = parse_mergekit(text, name, labels)
-        if _is_file(experts):
-            experts = parse_experts(*_read(experts, sources))
-        if _is_file(vocab):
-            vocab = parse_tokens(*_read(vocab, sources))
+        text, source = read_text(value.removeprefix("@"))
+        sources.append(source)
+        return parse(text, source.name)
     except (PlanError, SourceError) as error:
         findings.problem(str(error))
-    return Lists(layers=layers, experts=experts, vocab=vocab, sources=tuple(sources), remarks=tuple(remarks))
-
-
-def _is_file(value: object) -> TypeGuard[str]:
-    return isinstance(value, str) and value.startswith("@")
-
-
-def _read(value: str, sources: list[Source]) -> tuple[str, str]:
-    text, source = read_text(value.removeprefix("@"))
-    sources.append(source)
-    return text, source.name
+        return None
 
 
 # --- operations ------------------------------------------------------------------------------------------------------
@@ -160,10 +163,10 @@ def _forms(alteration: Alteration, findings: Findings) -> Iterator[Operation]:
     """Operations on the form of tensors, which layers of other models go through as well."""
     for given in alteration.rename:
         yield partial(rename, given=given, findings=findings)
-    for kind in alteration.unfuse:
-        yield partial(unfuse, kind=kind, findings=findings)
-    for kind in alteration.fuse:
-        yield partial(fuse, kind=kind, findings=findings)
+    for kind in (kind for kind in alteration.unfuse if kind in KINDS):
+        yield partial(unfuse, kind=kind, engines=alteration.engines, findings=findings)
+    for kind in (kind for kind in alteration.fuse if kind in KINDS):
+        yield partial(fuse, kind=kind, engines=alteration.engines, findings=findings)
 
 
 def _run(operation: Operation, state: State, findings: Findings) -> State:

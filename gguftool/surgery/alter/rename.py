@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import cast
 
 from gguftool.errors import did_you_mean, listed
@@ -46,6 +46,12 @@ def with_names(state: State, renames: Mapping[str, str], findings: Findings) -> 
     names = {old: [new] for old, new in renames.items()}
     kvs = findings.add_changes(rename_in_keys(state.kvs, names, byte_order=state.model.byte_order))
     return replace(state, kvs=kvs, items=tuple(renamed(item, renames) for item in state.items))
+
+
+def without_names(state: State, gone: Collection[str], findings: Findings) -> State:
+    """`state` without what its metadata says of tensors that are gone."""
+    changed = rename_in_keys(state.kvs, dict.fromkeys(gone, ()), byte_order=state.model.byte_order)
+    return replace(state, kvs=findings.add_changes(changed))
 
 
 def _renames(pattern: str, new: str, names: list[str]) -> dict[str, str]:

@@ -7,16 +7,18 @@ from collections.abc import Collection, Mapping, Sequence
 
 from gguftool.errors import PlanError, listed, printable
 from gguftool.format.file_names import normal_label
+from gguftool.model.guards import OUTPUT, TOKEN_EMBD
 from gguftool.model.scales import scales_of
 from gguftool.record import replace
 from gguftool.surgery.alter.layers import Pick, differences, own_layers, with_keys
 from gguftool.surgery.alter.lists import listed_spans
 from gguftool.surgery.alter.order import inserted
+from gguftool.surgery.alter.rename import without_names
 from gguftool.surgery.alter.state import Findings, Item, State, in_layer, integer, layer_of, renamed
-from gguftool.surgery.alter.what import EMBEDDING, OUTPUT, are_equal, find_tensors
+from gguftool.surgery.alter.what import find_tensors
 
 # A companion file, as convert_hf_to_gguf.py --mtp of llama.cpp writes one, has these beside its layers.
-_BESIDE_MTP = frozenset({EMBEDDING, OUTPUT, "output.bias", "output_norm.weight", "output_norm.bias"})
+_BESIDE_MTP = frozenset({TOKEN_EMBD, OUTPUT, "output.bias", "output_norm.weight", "output_norm.bias"})
 _ENCODER_KEYS = re.compile(r"[^.]+\.(?:vision|audio)\.")
 
 
@@ -118,7 +120,7 @@ def drop(state: State, whats: Sequence[str], engines: Sequence[str], findings: F
     left = state.with_items(item for item in state.items if item.name not in gone)
     findings.remark(*_dropped_remarks(state, gone))
     findings.problem(*_torn_layers(state, left))
-    findings.refuse(*_untied(state, gone))
+    left = without_names(left, gone, findings)
     if ":vision" in whats:
         left = _without_encoder_keys(left, findings)
     return _settled(state, left, engines, findings, promised=":mtp" in whats)
@@ -160,16 +162,6 @@ def _torn_layers(before: State, after: State) -> list[str]:
         return []
     spans = listed_spans(lost)
     return [f"no tensor of layers {spans} would be left: --layers '!{spans}' drops layers and renumbers the others"]
-
-
-def _untied(state: State, gone: Collection[str]) -> list[str]:
-    """A refusal if engines would use the embedding for an output that is dropped, and the two differ."""
-    by_name = state.by_name
-    if OUTPUT not in gone or EMBEDDING in gone or EMBEDDING not in by_name:
-        return []
-    if are_equal(by_name[OUTPUT].tensor, by_name[EMBEDDING].tensor):
-        return []
-    return [f"{OUTPUT} differs from {EMBEDDING}, which engines use without it: the model would compute something else"]
 
 
 def _without_encoder_keys(state: State, findings: Findings) -> State:

@@ -53,11 +53,12 @@ def change_vocabulary(state: State, wanted: str | Sequence[int], findings: Findi
         *(f"{shown(name)}: has {count:,} of something that is not known; it may count tokens" for name in unknown)
     )
     changed = vocab_keys(state.kvs, kept, added, byte_order=state.model.byte_order)
+    rows = [*kept, *([_row_of_new(state.kvs, count)] * added)]
+    if not changed.problems:
+        findings.remark(_remark(rows, count, added))
     kvs = findings.add_changes(changed)
     if unknown or changed.problems:
         return state
-    rows = [*kept, *([_row_of_new(state.kvs, count)] * added)]
-    findings.remark(_remark(rows, count, added))
     return replace(state, kvs=kvs, items=tuple(_with_rows(state, item, rows, count, findings) for item in state.items))
 
 

@@ -12,13 +12,11 @@ import re
 from collections.abc import Sequence
 
 from gguftool.errors import PlanError, did_you_mean
-from gguftool.model.model import Tensor
-from gguftool.storage.sources.digest import digest
+from gguftool.model.guards import OUTPUT, TOKEN_EMBD, is_tied
 from gguftool.surgery.alter.state import State, integer, mtp_names, shown
 from gguftool.surgery.selection import select_tensors
 
 GROUPS = (":mtp", ":vision", ":tied", ":unused")
-OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
 _VISION = re.compile(r"(?:v|a|mm|resampler)\.", re.ASCII)
 
 
@@ -49,18 +47,12 @@ def _mtp(state: State) -> list[str]:
 
 
 def _tied(state: State) -> list[str]:
-    by_name = state.by_name
-    if OUTPUT not in by_name or EMBEDDING not in by_name:
-        raise PlanError(f":tied: there is no {OUTPUT} beside {EMBEDDING}; nothing is there twice")
-    if not are_equal(by_name[OUTPUT].tensor, by_name[EMBEDDING].tensor):
-        raise PlanError(f":tied: {OUTPUT} is not {EMBEDDING}: without it the model computes something else")
+    model = state.as_model()
+    if not {OUTPUT, TOKEN_EMBD} <= model.tensors.keys():
+        raise PlanError(f":tied: there is no {OUTPUT} beside {TOKEN_EMBD}; nothing is there twice")
+    if not is_tied(model):
+        raise PlanError(f":tied: {OUTPUT} is not {TOKEN_EMBD}: without it the model computes something else")
     return [OUTPUT]
-
-
-def are_equal(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors have the same type, dims and bytes; reads both unless they differ before."""
-    alike = (one.info.type, one.info.shape, one.nbytes) == (other.info.type, other.info.shape, other.nbytes)
-    return alike and digest(one.extents) == digest(other.extents)
 
 
 def _unused(state: State, engines: Sequence[str]) -> list[str]:
