@@ -213,6 +213,7 @@ TAKES: dict[str, Take] = {
     "hash_tensors": lambda model, out: gguftool.hash_tensors(model),
     "imatrix_coverage": lambda model, out: gguftool.imatrix_coverage(model, gguftool.open_imatrix(IMATRIX)),
     "open_models": lambda model, out: gguftool.open_models(model)[0].tensors,
+    "plan_alter": lambda model, out: gguftool.plan_alter(model, gguftool.Alteration(fuse=("qkv",)), out),
     "plan_edit": lambda model, out: gguftool.plan_edit(model, gguftool.Edits(remove=("general.name",)), out),
     "plan_export": lambda model, out: gguftool.plan_export(model, "output.weight", out),
     "plan_fetch": gguftool.plan_fetch,

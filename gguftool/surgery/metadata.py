@@ -188,6 +188,8 @@ def _with_imatrix(
     rest = tuple(kv for kv in kvs if not kv.key.startswith(IMATRIX_PREFIX))
     theirs = [kv for maker in makers.values() for kv in maker.kvs if kv.key.startswith(IMATRIX_PREFIX)]
     records = {tuple(_imatrix_record(maker)) for maker in makers.values()}
+    if records == {tuple(_imatrix_record(donor))}:
+        return kvs
     if len(records) == 1 and theirs:  # models quantized with the same imatrix carry the same keys
         return (*rest, *(kv for kv in next(iter(makers.values())).kvs if kv.key.startswith(IMATRIX_PREFIX)))
     if theirs or len(rest) < len(kvs):
