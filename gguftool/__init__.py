@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from gguftool.storage.plan import Request as ConsumeRequest
     from gguftool.storage.sources.source import Extent, Source
     from gguftool.surgery.alter.alteration import Alteration
+    from gguftool.surgery.alter.imatrix import plan_alter_imatrix
     from gguftool.surgery.alter.plan import plan_alter
     from gguftool.surgery.alter.views import plan_views
     from gguftool.surgery.convert_imatrix import plan_convert_imatrix
@@ -129,7 +130,9 @@ __all__ = (
     "nbytes", "offer_types", "open_donor",
     "open_imatrix", "open_inputs", "open_model", "open_models", "parse", "parse_any_recipe", "parse_devices",
     "parse_placement",
-    "parse_recipe", "plan_alter", "plan_convert_imatrix", "plan_decision", "plan_edit", "plan_export", "plan_fetch",
+    "parse_recipe", "plan_alter", "plan_alter_imatrix", "plan_convert_imatrix", "plan_decision",
+    "plan_edit", "plan_export",
+    "plan_fetch",
     "plan_fetch_files", "plan_merge", "plan_mix", "plan_quantize", "plan_repair", "plan_split", "plan_swap",
     "plan_tensors_map",
     "plan_tensors_map_of_split", "plan_views", "preview_quantize", "read_evidence", "read_tensors_map",
@@ -191,6 +194,7 @@ _MODULES = {
     "storage.plan": "Copy OutputFile Plan Preview Receipt Request=ConsumeRequest",
     "storage.sources.source": "Extent Source",
     "surgery.alter.alteration": "Alteration",
+    "surgery.alter.imatrix": "plan_alter_imatrix",
     "surgery.alter.plan": "plan_alter",
     "surgery.alter.views": "plan_views",
     "surgery.convert_imatrix": "plan_convert_imatrix",

@@ -102,18 +102,24 @@ def find_inputs(inputs: Sequence[Input], label: str) -> list[Input]:
     raise PlanError(f"no input is labelled '{printable(label)}'; the labels are {listed(known) or 'none'}")
 
 
+def split_label(argument: str) -> tuple[str | None, str]:
+    """Split ``LABEL=NAME``; without a label, or if there is a file of that whole name, the label is None."""
+    match = None if os.path.lexists(argument) else _LABELLED.fullmatch(argument)
+    return (None, argument) if match is None else (match["label"], match["spec"])
+
+
 def _runs(arguments: Sequence[str]) -> Iterator[tuple[str | None, list[str]]]:
     """Group neighbouring arguments without a label; each labelled one stands alone."""
     pending: list[str] = []
     for argument in arguments:
-        match = None if os.path.lexists(argument) else _LABELLED.fullmatch(argument)
-        if match is None:
+        label, spec = split_label(argument)
+        if label is None:
             pending.append(argument)
             continue
         if pending:
             yield None, pending
             pending = []
-        yield match["label"], [match["spec"]]
+        yield label, [spec]
     if pending:
         yield None, pending
 

@@ -7,15 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
+from gguftool.cli.shared.operations import operations
 from gguftool.cli.shared.options import KeepFileType, OutputOption, engines_named, size_option
 from gguftool.cli.shared.running import carry_out, output_options, with_inputs
 from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
 from gguftool.errors import listed
 from gguftool.model.model import Model
 from gguftool.surgery.alter.alteration import alteration_of
-from gguftool.surgery.alter.files import read_text
 from gguftool.surgery.alter.plan import plan_alter
-from gguftool.surgery.alter.script import MAX_SCRIPT, parse_script
 from gguftool.surgery.inputs import open_inputs
 
 _TAKE = "Add tensors of another model. WHAT is a name, a regular expression, or :mtp, :vision, :tied, :unused."
@@ -88,16 +87,12 @@ def alter(
         **{"take": take, "drop": drop, "keep": keep, "rename": rename, "unfuse": unfuse, "fuse": fuse},
         **{"layers": layers, "experts": experts, "vocab": vocab, "set": set_, "remove": remove},
     }
-    words = [(word, value) for word, values in given.items() for value in values or ()]
-    scripts = [read_text(name, MAX_SCRIPT) for name in script or ()]
-    words += [pair for text, source in scripts for pair in parse_script(text, source.name)]
-    if not words:
-        raise typer.BadParameter("nothing to change: give an operation such as --drop :mtp, or --script FILE")
+    words, scripts = operations(given, script or ())
     words += [("engine", engine) for engine in engines_named(layout.engine)]
     options = output_options(layout, max_size=max_size, keep_file_type=keep_file_type)
     model, donors = _opened(models)
     plan = plan_alter(model, alteration_of(words, options), output, donors)
-    carry_out(with_inputs(plan, [source for _, source in scripts]), writing)
+    carry_out(with_inputs(plan, scripts), writing)
 
 
 def _opened(models: Sequence[str]) -> tuple[Model, dict[str, Model]]:

@@ -1,29 +1,39 @@
-"""Commands on importance matrices: show, convert."""
+"""Commands on importance matrices: show, convert, alter."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gguftool.cli.shared.imatrices import show_imatrix
+from gguftool.cli.shared.operations import operations
 from gguftool.cli.shared.options import Csv, Json, Markdown, OutputOption, one_format
 from gguftool.cli.shared.patterns import check_patterns
-from gguftool.cli.shared.running import carry_out
+from gguftool.cli.shared.running import carry_out, with_inputs
 from gguftool.cli.shared.writing import Writing, writer
 from gguftool.format.imatrix import ImatrixKind
 from gguftool.model.companions import read_imatrix
+from gguftool.model.layout import OutputOptions
 from gguftool.model.opening import open_model
 from gguftool.record import replace
 from gguftool.storage.sources.locate import open_source
+from gguftool.surgery.alter.alteration import alteration_of
+from gguftool.surgery.alter.imatrix import plan_alter_imatrix
 from gguftool.surgery.convert_imatrix import kind_of_name, plan_convert_imatrix
+from gguftool.surgery.inputs import split_label
 
 app = typer.Typer(
-    help="Show importance matrices, and convert them between their two formats.",
+    help="Show importance matrices, convert and alter them.",
     rich_markup_mode=None,
     no_args_is_help=True,
     add_completion=False,
 )
+
+
+def _operation(name: str, metavar: str) -> Any:
+    return typer.Option(name, metavar=metavar, help="As for alter.", show_default=False)
+
 
 ImatrixArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="An imatrix file: the legacy .dat, or the GGUF form.")
@@ -96,3 +106,55 @@ def convert(
     source = open_source(file)
     plan = plan_convert_imatrix(source, read_imatrix(source), kind, output, chunk_size)
     carry_out(plan, replace(writing, resume=False))
+
+
+@app.command()
+@writer(without=("jobs", "no_resume", "hash_"))
+def alter(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="[LABEL=]FILE...", help="The imatrix to alter, then those of models that give layers."),
+    ],
+    output: OutputOption,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="MODEL",
+            help="The model before it was altered: how many layers and experts it has.",
+            show_default=False,
+        ),
+    ] = None,
+    drop: Annotated[list[str] | None, _operation("--drop", "WHAT")] = None,
+    keep: Annotated[list[str] | None, _operation("--keep", "WHAT")] = None,
+    rename: Annotated[list[str] | None, _operation("--rename", "REGEX=NEW")] = None,
+    unfuse: Annotated[list[str] | None, _operation("--unfuse", "KIND")] = None,
+    fuse: Annotated[list[str] | None, _operation("--fuse", "KIND")] = None,
+    layers: Annotated[list[str] | None, _operation("--layers", "LIST|@FILE")] = None,
+    experts: Annotated[list[str] | None, _operation("--experts", "LIST|@FILE")] = None,
+    script: Annotated[
+        list[str] | None,
+        typer.Option("--script", metavar="FILE", help="A script of alter; what is not for an imatrix is passed over."),
+    ] = None,
+    *,
+    writing: Writing,
+) -> None:
+    """Change an imatrix as `gguftool alter` changed its model, so that the altered model can be quantized with it.
+
+    The operations are those of alter, with the same lists. The format stays.
+    """
+    given = {
+        **{"drop": drop, "keep": keep, "rename": rename, "unfuse": unfuse, "fuse": fuse},
+        **{"layers": layers, "experts": experts},
+    }
+    words, scripts = operations(given, script or ())
+    labelled = [split_label(name) for name in files]
+    if any(label is None for label, _ in labelled[1:]):
+        raise typer.BadParameter("only the first imatrix needs no label; give LABEL=FILE for the others")
+    source = open_source(labelled[0][1])
+    own = read_imatrix(source)
+    opened = [own, *(read_imatrix(open_source(name)) for _, name in labelled[1:])]
+    donors = {label: imatrix for (label, _), imatrix in zip(labelled, opened, strict=True) if label is not None}
+    alteration = alteration_of(words, OutputOptions())
+    plan = plan_alter_imatrix(source, own, alteration, output, model=model, donors=donors)
+    carry_out(with_inputs(plan, scripts), replace(writing, resume=False))

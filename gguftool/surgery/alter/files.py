@@ -3,15 +3,57 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from gguftool.errors import PlanError, printable
+from gguftool.errors import PlanError, SourceError, printable
 from gguftool.format.file_names import normal_label
+from gguftool.record import record
 from gguftool.storage.sources.locate import open_source
 from gguftool.storage.sources.source import Source
+from gguftool.surgery.alter.alteration import Alteration
+from gguftool.surgery.alter.state import Findings
 
+T = TypeVar("T")
 MAX_FILE = 32 << 20  # bytes; a list of every expert of the largest model has 1 MB
+
+
+@record
+class Lists:
+    """The lists of an alteration with the contents of their files, and these files."""
+
+    layers: str | None
+    experts: str | Mapping[int, Sequence[int]] | None
+    vocab: str | Sequence[int] | None
+    sources: tuple[Source, ...]
+
+
+def read_lists(alteration: Alteration, labels: Sequence[str], findings: Findings) -> Lists:
+    """The lists, those of files read; one that cannot be read is a problem, and None."""
+    sources: list[Source] = []
+
+    def layers_of(text: str, name: str) -> str:
+        spans, remarks = parse_mergekit(text, name, labels)
+        findings.remark(*remarks)
+        return spans
+
+    layers = _contents(alteration.layers, layers_of, sources, findings)
+    experts = _contents(alteration.experts, parse_experts, sources, findings)
+    vocab = _contents(alteration.vocab, parse_tokens, sources, findings)
+    return Lists(layers=layers, experts=experts, vocab=vocab, sources=tuple(sources))
+
+
+def _contents(value: T, parse: Callable[[str, str], T], sources: list[Source], findings: Findings) -> T | None:
+    """A list as it was given, or what `parse` makes of the file that an ``@FILE`` names."""
+    if not isinstance(value, str) or not value.startswith("@"):
+        return value
+    try:
+        text, source = read_text(value.removeprefix("@"))
+        sources.append(source)
+        return parse(text, source.name)
+    except (PlanError, SourceError) as error:
+        findings.problem(str(error))
+        return None
 
 
 def read_text(name: str, limit: int = MAX_FILE) -> tuple[str, Source]:

@@ -68,17 +68,15 @@ def _not_read(
     word: str, kind: str, reads: Callable[[str, str, str], bool | None], state: State, engines: Sequence[str]
 ) -> list[str]:
     """A refusal if one of `engines` does not read what would be made; what is not known is judged with the output."""
-    if kind not in FUSIONS:
-        return []
     deaf = [engine for engine in engines if reads(kind, state.architecture, engine) is False]
     others = [f"--engine {engine}" for engine in engines if engine not in deaf]
     if not deaf:
         return []
-    fusion = FUSIONS[kind]
-    what = fusion.fused if word == "--fuse" else " and ".join(fusion.parts)
+    whole, parts = (FUSIONS[kind].fused, FUSIONS[kind].parts) if kind in FUSIONS else ("ffn_up_exps", ("ffn_up.0",))
+    what = whole if word == "--fuse" else " and ".join(parts)
     way_out = f": {others[0]} writes it for that engine" if others else ""
     architecture = printable(state.architecture, 40)
-    return [f"{word} {kind}: {' and '.join(deaf)} reads no {what} in models of {architecture}{way_out}"]
+    return [f"{word} {kind}: {what} not read by {' and '.join(deaf)} in models of {architecture}{way_out}"]
 
 
 Attempt = tuple[str, Callable[[], Made]]

@@ -13,7 +13,7 @@ from gguftool.format.engine_facts.layer_keys import layer_key
 from gguftool.format.kv import KV, ValueType, find_kv
 from gguftool.model.remap.head_values import Rewrite
 from gguftool.model.remap.layers import remap_layers
-from gguftool.model.remap.names import rename_in_keys
+from gguftool.model.remap.names import bring_named, rename_in_keys
 from gguftool.model.remap.new_layers import LayerFrom
 from gguftool.record import record, replace
 from gguftool.surgery.alter.lists import Span, parse_list, resolve
@@ -71,8 +71,11 @@ def with_sequence(state: State, picks: Sequence[Pick], nextn: int, engines: Sequ
     ]
     sequence = [pick.layer if pick.giver is state else None for pick in picks]
     keyed = with_keys(state, picks, nextn, engines, findings)
-    changed = rename_in_keys(keyed.kvs, _new_names(state, sequence), byte_order=state.model.byte_order)
-    return replace(keyed, kvs=findings.add_changes(changed), items=tuple(with_layers(state.items, sequence, layers)))
+    order = state.model.byte_order
+    kvs = findings.add_changes(rename_in_keys(keyed.kvs, _new_names(state, picks), byte_order=order))
+    for donor in {id(pick.giver): pick.giver for pick in picks if pick.giver is not state}.values():
+        kvs = findings.add_changes(bring_named(kvs, donor.kvs, _new_names(donor, picks), byte_order=order))
+    return replace(keyed, kvs=kvs, items=tuple(with_layers(state.items, sequence, layers)))
 
 
 def _by_layer(items: Iterable[Item]) -> dict[int, list[Item]]:
@@ -84,15 +87,15 @@ def _by_layer(items: Iterable[Item]) -> dict[int, list[Item]]:
     return groups
 
 
-def _new_names(state: State, sequence: Sequence[int | None]) -> dict[str, list[str]]:
-    """The names of the state's tensors in the new layers: of a layer there may be several, or none."""
+def _new_names(giver: State, picks: Sequence[Pick]) -> dict[str, list[str]]:
+    """The names of the giver's tensors in the new layers: of a layer there may be several, or none."""
     places: dict[int, list[int]] = {}
-    for number, own in enumerate(sequence):
-        if own is not None:
-            places.setdefault(own, []).append(number)
+    for number, pick in enumerate(picks):
+        if pick.giver is giver:
+            places.setdefault(pick.layer, []).append(number)
     return {
         item.name: [in_layer(item.name, number) for number in places.get(layer, ())]
-        for item in state.items
+        for item in giver.items
         if (layer := layer_of(item.name)) is not None
     }
 

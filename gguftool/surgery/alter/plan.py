@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
 
-from gguftool.errors import PlanError, SourceError, printable
+from gguftool.errors import PlanError, printable
 from gguftool.format.file_names import normal_label
 from gguftool.format.kv import KV, find_kv
 from gguftool.model.guards import semantic_guards
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import ModelLike, StrPath, as_model
 from gguftool.model.padding import PADDING_KEY
-from gguftool.record import record, replace
+from gguftool.record import replace
 from gguftool.storage.plan import Plan
 from gguftool.storage.sources.source import Source
 from gguftool.surgery.alter.alteration import KINDS, Alteration, check_alteration, refuse
 from gguftool.surgery.alter.experts import select_experts
-from gguftool.surgery.alter.files import parse_experts, parse_mergekit, parse_tokens, read_text
+from gguftool.surgery.alter.files import Lists, read_lists
 from gguftool.surgery.alter.fuse import fuse, unfuse
 from gguftool.surgery.alter.layers import select_layers
 from gguftool.surgery.alter.rename import rename
@@ -32,17 +31,6 @@ from gguftool.surgery.metadata import SelectedTensor, output_metadata
 from gguftool.surgery.planned_head import judge_planned
 
 Operation = Callable[[State], State]
-T = TypeVar("T")
-
-
-@record
-class Lists:
-    """The lists of an alteration with the contents of their files, and these files."""
-
-    layers: str | None
-    experts: str | Mapping[int, Sequence[int]] | None
-    vocab: str | Sequence[int] | None
-    sources: tuple[Source, ...]
 
 
 def plan_alter(
@@ -64,50 +52,29 @@ def plan_alter(
     opened = {normal_label(label): as_model(donor) for label, donor in (donors or {}).items()}
     findings = Findings()
     findings.problem(*check_alteration(alteration))
-    lists = _read_lists(alteration, tuple(opened), findings)
+    lists = read_lists(alteration, tuple(opened), findings)
     altered = _altered(model, alteration, lists, opened, findings)
     kvs, sources = _edited(altered, alteration, findings)
     if not alteration.keep and not findings.problems:
-        guards = semantic_guards(model, kvs, [item.name for item in altered.items], alteration.engines)
-        findings.refuse(*guards.refusals)
-        findings.remark(*guards.warnings)
+        _guard(altered, kvs, alteration.engines, findings)
     _raise(findings, anyway=alteration.output.anyway)
     read = (*lists.sources, *sources)
     return _laid_out(replace(altered, kvs=kvs), alteration, output, [*opened.values()], read, findings)
+
+
+def _guard(state: State, kvs: tuple[KV, ...], engines: Sequence[str], findings: Findings) -> None:
+    """Find what would load and compute something else; what the input itself does so already is not refused."""
+    model = state.model
+    before = semantic_guards(model, model.kvs, model.tensors, engines)
+    after = semantic_guards(model, kvs, [item.name for item in state.items], engines)
+    findings.refuse(*(text for text in after.refusals if text not in before.refusals))
+    findings.remark(*after.warnings, *(text for text in after.refusals if text in before.refusals))
 
 
 def _raise(findings: Findings, *, anyway: bool) -> None:
     """Raise one `PlanError` for all problems, and for what would compute something else unless `anyway`."""
     refused = [] if anyway else [f"{text} (--anyway writes it)" for text in findings.refusals]
     refuse([*findings.problems, *refused])
-
-
-def _read_lists(alteration: Alteration, labels: Sequence[str], findings: Findings) -> Lists:
-    """The lists, those of files read; one that cannot be read is a problem, and None."""
-    sources: list[Source] = []
-
-    def layers_of(text: str, name: str) -> str:
-        spans, remarks = parse_mergekit(text, name, labels)
-        findings.remark(*remarks)
-        return spans
-
-    layers = _contents(alteration.layers, layers_of, sources, findings)
-    experts = _contents(alteration.experts, parse_experts, sources, findings)
-    vocab = _contents(alteration.vocab, parse_tokens, sources, findings)
-    return Lists(layers=layers, experts=experts, vocab=vocab, sources=tuple(sources))
-
-
-def _contents(value: T, parse: Callable[[str, str], T], sources: list[Source], findings: Findings) -> T | None:
-    """A list as it was given, or what `parse` makes of the file that an ``@FILE`` names."""
-    if not isinstance(value, str) or not value.startswith("@"):
-        return value
-    try:
-        text, source = read_text(value.removeprefix("@"))
-        sources.append(source)
-        return parse(text, source.name)
-    except (PlanError, SourceError) as error:
-        findings.problem(str(error))
-        return None
 
 
 # --- operations ------------------------------------------------------------------------------------------------------

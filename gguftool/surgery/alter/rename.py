@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import cast
 
-from gguftool.errors import did_you_mean, listed
+from gguftool.errors import PlanError, did_you_mean, listed
 from gguftool.format.pattern import BadPatternError, compile_pattern
 from gguftool.model.remap.names import rename_in_keys
 from gguftool.record import replace
@@ -21,18 +21,10 @@ def rename(state: State, given: tuple[str, str], findings: Findings) -> State:
 
     Adds a problem if nothing matches, two tensors would share a name, or one is longer than engines read.
     """
-    pattern, new = given
     names = [item.name for item in state.items]
-    try:
-        renames = _renames(pattern, new, names)
-    except BadPatternError as error:
-        findings.problem(f"--rename: {shown(pattern)} {error}")
-        return state
-    except (re.error, IndexError) as error:
-        findings.problem(f"--rename: {shown(new)} refers to a group that is not there ({error})")
-        return state
+    renames = renames_of(given, names)
     if not renames:
-        findings.problem(f"--rename: {shown(pattern)} matches no tensor{did_you_mean(pattern, names)}")
+        findings.problem(f"--rename: {shown(given[0])} matches no tensor{did_you_mean(given[0], names)}")
         return state
     findings.problem(*_problems(names, renames))
     changes = [f"{old} -> {name}" for old, name in renames.items() if old != name]
@@ -54,13 +46,20 @@ def without_names(state: State, gone: Collection[str], findings: Findings) -> St
     return replace(state, kvs=findings.add_changes(changed))
 
 
-def _renames(pattern: str, new: str, names: list[str]) -> dict[str, str]:
-    search = compile_pattern(pattern).search
+def renames_of(given: tuple[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Map those of `names` that an expression matches to their new ones; raises `PlanError` if it is not valid."""
+    pattern, new = given
     found: dict[str, str] = {}
-    for name in names:
-        match = cast("re.Match[str] | None", search(name))
-        if match is not None:
-            found[name] = name[: match.start()] + match.expand(new) + name[match.end() :]
+    try:
+        search = compile_pattern(pattern).search
+        for name in names:
+            match = cast("re.Match[str] | None", search(name))
+            if match is not None:
+                found[name] = name[: match.start()] + match.expand(new) + name[match.end() :]
+    except BadPatternError as error:
+        raise PlanError(f"--rename: {shown(pattern)} {error}") from None
+    except (re.error, IndexError) as error:
+        raise PlanError(f"--rename: {shown(new)} refers to a group that is not there ({error})") from None
     return found
 
 

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from gguftool.errors import PlanError, listed, printable
 from gguftool.format.file_names import normal_label
 from gguftool.model.guards import OUTPUT, TOKEN_EMBD
+from gguftool.model.remap.names import bring_named
 from gguftool.model.scales import scales_of
 from gguftool.record import replace
 from gguftool.surgery.alter.layers import Pick, differences, own_layers, with_keys
@@ -50,7 +51,9 @@ def take(
         findings.problem(_already(state, there))
         return state
     findings.remark(_taken_remark(new, donor, label))
-    taken = state.with_items(inserted(state.items, list(names_here.values()), new))
+    said = {name: [names_here[name]] for name in names}
+    kvs = findings.add_changes(bring_named(state.kvs, donor.kvs, said, byte_order=state.model.byte_order))
+    taken = replace(state, kvs=kvs, items=tuple(inserted(state.items, list(names_here.values()), new)))
     return _with_heads(taken, donor, heads, engines, findings) if heads else taken
 
 
