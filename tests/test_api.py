@@ -213,7 +213,10 @@ TAKES: dict[str, Take] = {
     "hash_tensors": lambda model, out: gguftool.hash_tensors(model),
     "imatrix_coverage": lambda model, out: gguftool.imatrix_coverage(model, gguftool.open_imatrix(IMATRIX)),
     "open_models": lambda model, out: gguftool.open_models(model)[0].tensors,
-    "plan_alter": lambda model, out: gguftool.plan_alter(model, gguftool.Alteration(fuse=("qkv",)), out),
+    "plan_alter": lambda model, out: gguftool.plan_alter(model, gguftool.Alteration(layers="1,0"), out),
+    "plan_alter_imatrix": lambda model, out: gguftool.plan_alter_imatrix(
+        IMATRIX, gguftool.open_imatrix(IMATRIX), gguftool.Alteration(layers="1,0"), f"{out}.dat", model=model
+    ),
     "plan_edit": lambda model, out: gguftool.plan_edit(model, gguftool.Edits(remove=("general.name",)), out),
     "plan_export": lambda model, out: gguftool.plan_export(model, "output.weight", out),
     "plan_fetch": gguftool.plan_fetch,

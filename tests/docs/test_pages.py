@@ -156,6 +156,7 @@ JSON_RUNS = {
     ),
     "export demo.gguf --tensor output -o out.safetensors": "gguftool.storage.plan.Receipt",
     "fetch demo.gguf -o fetched.gguf": "gguftool.storage.plan.Receipt",
+    "alter demo.gguf --layers 1,0 -o altered.gguf": "gguftool.storage.plan.Receipt",
     "merge demo.gguf -o merged.gguf --dry-run": "gguftool.storage.plan.Preview",
     "hash demo.gguf": "gguftool.analysis.verify.Hash",
     "hash demo.gguf --check sums": "gguftool.analysis.verify.Verdict",

@@ -59,7 +59,7 @@ def _expert_layer(state: State, item: Item) -> int | None:
 
 
 def _for_all(text: str, layers: Sequence[int], count: int, problems: list[str]) -> dict[int, Sequence[int]]:
-    return dict.fromkeys(layers, resolve_own(parse_list(text), count, "expert", problems))
+    return dict.fromkeys(layers, resolve_own(parse_list(text), count, "experts", problems))
 
 
 def _by_layer(state: State, wanted: Ids, layers: Sequence[int], problems: list[str]) -> dict[int, Sequence[int]]:

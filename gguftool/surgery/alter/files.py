@@ -135,7 +135,7 @@ def _yaml(text: str, name: str) -> Any:
     try:
         import yaml
     except ImportError:
-        raise PlanError("needs PyYAML to be read: pip install 'gguftool[mergekit]'", source=name) from None
+        raise PlanError("is YAML, which takes PyYAML: pip install PyYAML", source=name) from None
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:

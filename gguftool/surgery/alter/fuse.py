@@ -73,10 +73,10 @@ def _not_read(
     if not deaf:
         return []
     whole, parts = (FUSIONS[kind].fused, FUSIONS[kind].parts) if kind in FUSIONS else ("ffn_up_exps", ("ffn_up.0",))
-    what = whole if word == "--fuse" else " and ".join(parts)
-    way_out = f": {others[0]} writes it for that engine" if others else ""
+    what = whole if word == "--fuse" else ", ".join(parts)
+    way_out = f"; {others[0]} writes it for that engine" if others else ""
     architecture = printable(state.architecture, 40)
-    return [f"{word} {kind}: {what} not read by {' and '.join(deaf)} in models of {architecture}{way_out}"]
+    return [f"{word} {kind}: models of {architecture} have no {what} in {' and '.join(deaf)}{way_out}"]
 
 
 Attempt = tuple[str, Callable[[], Made]]

@@ -79,7 +79,7 @@ def plan_alter_imatrix(
     source, output, findings = as_source(source), Path(output), Findings()
     findings.problem(*check_alteration(alteration))
     if kind_of_name(output) not in (None, imatrix.kind):
-        findings.problem(f"{output.name} is the name of the other format; 'gguftool imatrix convert' changes it")
+        findings.problem(f"{output.name} is the name of the other format; imatrix convert changes it")
     lists = read_lists(alteration, tuple(donors or ()), findings)
     counts = _counts(imatrix, None if model is None else as_model(model))
     entries = _without(imatrix.entries, alteration, counts, findings)
@@ -267,7 +267,7 @@ def _with_layers(
     sizes = {label: max((layer_of(name) or 0 for name in donor), default=0) + 1 for label, donor in donors.items()}
     own = {label for label, donor in donors.items() if donor is entries}
     numbers = resolve(
-        wanted, lambda label: counts.trunk if label in own or not label else sizes[label], "layer", problems
+        wanted, lambda label: counts.trunk if label in own or not label else sizes[label], "layers", problems
     )
     numbers = [(None if label in own else label, layer) for label, layer in numbers]
     findings.problem(*problems)
@@ -326,7 +326,7 @@ def _ids(
         return wanted[layer]
     problems: list[str] = []
     count = counts.experts or len(_matrices(entry, counts)[0])
-    ids = resolve_own(parse_list(wanted), count, "expert", problems)
+    ids = resolve_own(parse_list(wanted), count, "experts", problems)
     refuse(problems)
     return ids
 

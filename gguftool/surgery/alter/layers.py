@@ -118,7 +118,7 @@ def select_layers(
     if not state.trunk:
         findings.problem("there are no layers to list: the metadata has no block_count, or it is 0")
         return state
-    numbers = resolve(wanted, lambda label: givers[label].trunk if label else state.trunk, "layer", problems)
+    numbers = resolve(wanted, lambda label: givers[label].trunk if label else state.trunk, "layers", problems)
     for label, giver in givers.items():
         if giver is not state:
             problems += differences(state, giver, label)

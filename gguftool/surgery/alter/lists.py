@@ -61,11 +61,11 @@ def _span(text: str, *, labels: bool) -> Span:
 
 
 def resolve(
-    wanted: NumberList, count_of: Callable[[str | None], int], noun: str, problems: list[str]
+    wanted: NumberList, count_of: Callable[[str | None], int], option: str, problems: list[str]
 ) -> list[tuple[str | None, int]]:
     """Write out `wanted` as pairs of label and number; `count_of` a label is how many there are.
 
-    What is out of range is left out and added to `problems`; `noun` names what is counted, such as "layer".
+    What is out of range is left out and added to `problems`; `option` is what the list was given for, such as "layers".
     """
     numbers: list[tuple[str | None, int]] = []
     for span in wanted.spans:
@@ -73,10 +73,10 @@ def resolve(
         last = count - 1 if span.last is None else span.last
         if span.first >= count or last >= count:
             of = "" if span.label is None else f" of '{printable(span.label)}'"
-            problems.append(f"{noun}s {span}: there are {count:,}{of}, 0 to {count - 1}")
+            problems.append(f"--{option} {span}: there are {count:,}{of}, 0 to {count - 1}")
             continue
         if len(numbers) + last - span.first >= _MAX_NUMBERS:
-            raise PlanError(f"a list of more than {_MAX_NUMBERS:,} {noun}s, a limit of gguftool")
+            raise PlanError(f"--{option}: more than {_MAX_NUMBERS:,} numbers, a limit of gguftool")
         numbers += [(span.label, number) for number in range(span.first, last + 1)]
     if wanted.excludes:
         left_out = {number for _, number in numbers}
@@ -84,9 +84,9 @@ def resolve(
     return numbers
 
 
-def resolve_own(wanted: NumberList, count: int, noun: str, problems: list[str]) -> list[int]:
+def resolve_own(wanted: NumberList, count: int, option: str, problems: list[str]) -> list[int]:
     """Write out a list without labels, of `count` things; see `resolve`."""
-    return [number for _, number in resolve(wanted, lambda _: count, noun, problems)]
+    return [number for _, number in resolve(wanted, lambda _: count, option, problems)]
 
 
 def listed_spans(numbers: Sequence[int], limit: int = 12) -> str:

@@ -77,7 +77,7 @@ def _name_here(state: State, donor: State, name: str) -> str:
 
 def _already(state: State, names: Sequence[str]) -> str:
     if any(_mtp_layer(state, name) is not None for name in names):
-        return f"{listed(list(names), 4)}: there already; 'gguftool alter ... --drop :mtp' first makes room for another"
+        return f"{listed(list(names), 4)}: there already; --drop :mtp, in a run of its own, makes room for another"
     return f"{listed(list(names), 4)}: there already; swap replaces tensors"
 
 

@@ -80,7 +80,7 @@ def _read(wanted: str | Sequence[int], count: int, problems: list[str]) -> tuple
             problems.append(f"--vocab {shown(wanted)}: +N adds 1 to {_MAX_ADDED:,} tokens")
             return list(range(count)), 0
         return list(range(count)), int(digits)
-    return resolve_own(parse_list(wanted), count, "token", problems), 0
+    return resolve_own(parse_list(wanted), count, "vocab", problems), 0
 
 
 def _row_of_new(kvs: Sequence[KV], count: int) -> int:
