@@ -77,27 +77,29 @@ def _lower_used(out: Rewrite, values: HeadValues, new: int, given: Collection[st
 
 
 def _check_groups(out: Rewrite, values: HeadValues, kept: Mapping[int, Sequence[int]], given: Collection[str]) -> None:
-    """Engines route by groups of neighbouring experts: each group must stay whole, and in its place."""
+    """Engines route by groups of neighbouring experts: the members of a group must stay together."""
     key = f"{values.architecture}.{_GROUPS}"
     groups, old = values.number(_GROUPS, 1), values.number(_COUNT, 0)
     if groups <= 1 or key in given:
         return
     new = len(next(iter(kept.values())))
-    way_out = f"keep equal numbers of each group of {max(old // groups, 1)}, in the order of the groups"
+    way_out = f"keep equal numbers of each group of {max(old // groups, 1)}, group after group"
     way_out = f"{way_out}, or route without groups: --set {key}=u32:1"
     if new % groups or new <= groups:
         out.problems.append(f"{key} is {groups}, and {new} experts do not divide into that many groups: {way_out}")
         return
     size, old_size = new // groups, old // groups
-    mixed = [
-        layer
-        for layer, experts in kept.items()
-        if any(expert // old_size != index // size for index, expert in enumerate(experts))
-    ]
+    mixed = [layer for layer, experts in kept.items() if not _are_groups(experts, size, old_size)]
     if mixed:
         out.refusals.append(
             f"experts of layers {runs(sorted(mixed))} leave their groups ({key} is {groups}): {way_out}"
         )
+
+
+def _are_groups(experts: Sequence[int], size: int, old_size: int) -> bool:
+    """Whether each `size` experts in a row are of one old group, and no two of them of the same; groups may move."""
+    groups = [{expert // old_size for expert in experts[at : at + size]} for at in range(0, len(experts), size)]
+    return all(len(group) == 1 for group in groups) and len(set().union(*groups)) == len(groups)
 
 
 def _check_chunks(out: Rewrite, values: HeadValues, kept: Mapping[int, Sequence[int]]) -> None:

@@ -17,7 +17,7 @@ from gguftool.format.engine_facts.layer_rules import ONE_MTP_LAYER
 from gguftool.format.kv import INTEGERS, KV, ByteOrder, ValueType, make_kv
 from gguftool.model.remap.head_values import HeadValues, Remapped, runs
 from gguftool.model.remap.new_layers import LayerFrom, NewLayers
-from gguftool.model.remap.periods import check_rules, pattern_keys, ruled_keys, write_patterns
+from gguftool.model.remap.periods import check_kinds, check_rules, pattern_keys, ruled_keys, write_patterns
 
 
 def remap_layers(
@@ -42,6 +42,7 @@ def remap_layers(
         write_patterns(new)
         _stop_at_unknown(new)
         check_rules(new)
+        check_kinds(new)
     return new.out.result()
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from gguftool.format.engine_facts.engines import ENGINES
+from gguftool.format.engine_facts.engines import ENGINES, LLAMA_CPP
 from gguftool.format.engine_facts.heads import Value
 from gguftool.format.engine_facts.layer_keys import Length, layer_key
 from gguftool.format.engine_facts.layer_rules import CountRule, LayerRule, count_rules, layer_rules
@@ -87,6 +88,34 @@ def check_rules(new: NewLayers) -> None:
         before = {model.evaluate(count.rule, count.names) for model in new.used}
         if before != {planned.evaluate(count.rule, count.names)}:
             new.out.refusals.append(_other_count(count))
+
+
+_KINDS = ("linear attention", "sliding window")
+
+
+def check_kinds(new: NewLayers) -> None:
+    """Refuse a trunk with one kind of layer left of two: llama.cpp has a cache for each, and aborts at an empty one.
+
+    Source: llama.cpp src/llama-model.cpp (create_memory); seen in b11549: GGML_ASSERT(buffer), is_swa_any().
+    """
+    if LLAMA_CPP not in new.engines:
+        return
+    rules = [rule for rule in layer_rules(new.architecture, (LLAMA_CPP,)) if rule.what in _KINDS]
+    kinds: list[tuple[str, Callable[[HeadValues, int], object]]] = [("attention", _has_keys)]
+    kinds += [(rule.what, partial(rule_value, rule)) for rule in rules]
+    for what, kind_of in kinds:
+        had = {bool(kind_of(model, layer)) for model in new.used for layer in range(model.trunk)}
+        left = {bool(kind_of(model, layer)) for model, layer in new.layers[: new.trunk]}
+        if len(had) > 1 and len(left) == 1:
+            kind = f"without {what}" if left == {True} else f"with {what}"
+            new.out.refusals.append(f"no layer {kind} would be left: {LLAMA_CPP} aborts without any; keep one of them")
+
+
+def _has_keys(model: HeadValues, layer: int) -> bool:
+    """Whether a layer has heads of keys: hybrids say so with zeros in their list."""
+    kv = model.kvs.get(f"{model.architecture}.attention.head_count_kv")
+    heads = model.value(kv) if kv is not None else None
+    return not isinstance(heads, list) or layer >= len(heads) or bool(heads[layer])
 
 
 def _out_of_phase(rule: LayerRule, wrong: list[int]) -> str:

@@ -26,24 +26,30 @@ def select_experts(
         findings.problem("--experts: the metadata counts no experts (expert_count)")
         return state
     layers = sorted({layer for item in state.items if (layer := _expert_layer(state, item)) is not None})
-    problems: list[str] = []
-    kept = (
-        _for_all(wanted, layers, count, problems)
-        if isinstance(wanted, str)
-        else _by_layer(state, wanted, layers, problems)
+    known = len(findings.problems)
+    if isinstance(wanted, str):
+        kept = _for_all(wanted, layers, count, findings)
+    else:
+        kept = _by_layer(state, wanted, layers, count, findings)
+    findings.problem(
+        *(
+            f"{shown(name)}: has {count:,} of something, and what it is for is not known; it may count experts"
+            for name in unknown_with_axis(state.as_model(), AxisKind.EXPERTS, count)
+        )
     )
-    problems += [
-        f"{shown(name)}: has {count:,} of something, and what it is for is not known; it may count experts"
-        for name in unknown_with_axis(state.as_model(), AxisKind.EXPERTS, count)
-    ]
-    findings.problem(*problems)
-    if problems:
+    if len(findings.problems) > known or all(list(ids) == list(range(count)) for ids in kept.values()):
         return state
-    if all(list(ids) == list(range(count)) for ids in kept.values()):
-        return state
+    return _with_experts(state, kept, count, engines, given, findings)
+
+
+def _with_experts(
+    state: State, kept: Ids, count: int, engines: Sequence[str], given: Sequence[str], findings: Findings
+) -> State:
     changed = expert_keys(state.kvs, kept, engines=engines, byte_order=state.model.byte_order, given=given)
     if not changed.problems:
-        findings.remark(f"--experts keeps {len(next(iter(kept.values()))):,} of {count:,} in {len(layers):,} layer(s)")
+        left = len(next(iter(kept.values())))
+        does = f"reorders {count:,}" if left == count else f"keeps {left:,} of {count:,}"
+        findings.remark(f"--experts {does} in {len(kept):,} layer(s)")
     kvs = findings.add_changes(changed)
     if changed.problems:
         return state
@@ -58,31 +64,48 @@ def _expert_layer(state: State, item: Item) -> int | None:
     return layer_of(item.name) if axes.experts is not None or axes.expert is not None else None
 
 
-def _for_all(text: str, layers: Sequence[int], count: int, problems: list[str]) -> dict[int, Sequence[int]]:
-    return dict.fromkeys(layers, resolve_own(parse_list(text), count, "experts", problems))
+def _for_all(text: str, layers: Sequence[int], count: int, findings: Findings) -> dict[int, Sequence[int]]:
+    problems: list[str] = []
+    ids = resolve_own(parse_list(text), count, "experts", problems)
+    findings.problem(*problems)
+    return dict.fromkeys(layers, ids)
 
 
-def _by_layer(state: State, wanted: Ids, layers: Sequence[int], problems: list[str]) -> dict[int, Sequence[int]]:
-    """The ids for each layer of the state, by the layer of the input that it was."""
-    kept: dict[int, Sequence[int]] = {}
-    missing, foreign = [], []
-    for layer in layers:
-        origin = state.layers[layer]
-        if origin.label is not None:
-            foreign.append(layer)
-        elif origin.number not in wanted:
-            missing.append(origin.number)
-        else:
-            kept[layer] = wanted[origin.number]
-    has = {state.layers[layer].number for layer in layers if state.layers[layer].label is None}
-    surplus = sorted(set(wanted) - has)
-    if missing:
-        problems.append(f"--experts: no ids for layers {listed_spans(sorted(set(missing)))}, which have experts")
-    if foreign:
-        problems.append(f"--experts: ids by layer are the input's; layers {listed_spans(foreign)} are another model's")
-    if surplus:
-        problems.append(f"--experts: ids for layers {listed_spans(surplus)}, which have no experts")
+def _by_layer(
+    state: State, wanted: Ids, layers: Sequence[int], count: int, findings: Findings
+) -> dict[int, Sequence[int]]:
+    """The ids for each layer of the state, by the layer of the input that it was.
+
+    Layers without ids keep all experts, if the others keep as many. Ids for layers that are gone are passed over.
+    """
+    own = {layer: state.layers[layer].number for layer in layers if state.layers[layer].label is None}
+    others = [layer for layer in layers if layer not in own or own[layer] not in wanted]
+    kept: dict[int, Sequence[int]] = {layer: wanted[number] for layer, number in own.items() if number in wanted}
+    if all(len(ids) == count for ids in kept.values()):
+        kept |= {layer: range(count) for layer in others}
+    else:
+        findings.problem(*_without_ids(state, [layer for layer in others if layer in own], own))
+        findings.problem(*_of_others([layer for layer in others if layer not in own]))
+    idle = sorted(set(wanted) - set(own.values()))
+    if idle:
+        findings.remark(f"--experts: ids for layers {listed_spans(idle)} are passed over: these have no experts here")
     return kept
+
+
+def _without_ids(state: State, layers: Sequence[int], own: Mapping[int, int]) -> list[str]:
+    if not layers:
+        return []
+    missing = listed_spans(sorted({own[layer] for layer in layers}))
+    text = f"--experts: no ids for layers {missing}, which have experts: every layer must keep as many"
+    mtp = all(layer >= state.trunk for layer in layers)
+    return [f"{text}; these are for MTP: give ids for them too, or --drop :mtp" if mtp else text]
+
+
+def _of_others(layers: Sequence[int]) -> list[str]:
+    if not layers:
+        return []
+    spans = listed_spans(layers)
+    return [f"--experts: ids by layer are the input's, and new layers {spans} are another model's: give a list for all"]
 
 
 def _selected(state: State, item: Item, kept: Ids, chunk: int, findings: Findings) -> list[Item]:

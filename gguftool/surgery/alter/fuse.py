@@ -48,8 +48,8 @@ class Left(Exception):
 
 def fuse(state: State, kind: str, engines: Sequence[str], findings: Findings) -> State:
     """`state` with the tensors of `kind` put together, where types and dims allow it, if `engines` read that."""
-    findings.refuse(*_not_read("--fuse", kind, reads_fused, state, engines))
     made, left = _tried(_stacks(state) if kind == "experts" else _fusions(state, FUSIONS[kind]))
+    findings.refuse(*(_not_read("--fuse", kind, reads_fused, state, engines) if made else ()))
     changed = _changed(state, f"--fuse {kind}", made, left, findings)
     parts = {each.new[0].name: each.old for each in made}
     behind = {new.name for each in made for new in each.new[1:]}
@@ -59,8 +59,8 @@ def fuse(state: State, kind: str, engines: Sequence[str], findings: Findings) ->
 
 def unfuse(state: State, kind: str, engines: Sequence[str], findings: Findings) -> State:
     """`state` with the fused tensors of `kind` taken apart, if `engines` read the parts."""
-    findings.refuse(*_not_read("--unfuse", kind, reads_parts, state, engines))
     made, left = _tried(_unstacked(state) if kind == "experts" else _parted(state, kind))
+    findings.refuse(*(_not_read("--unfuse", kind, reads_parts, state, engines) if made else ()))
     return in_recorded_order(_changed(state, f"--unfuse {kind}", made, left, findings), findings)
 
 

@@ -114,3 +114,10 @@ def test_chunk_experts_go_with_whole_groups_of_neighbours() -> None:
 def test_an_engine_that_goes_by_the_number_of_experts() -> None:
     maverick = head("llama4", expert_count=128, expert_used_count=1)
     assert "norms of queries and keys" in expert_keys(maverick, {0: range(96)}, engines=[LLAMA_CPP]).refusals[0]
+
+
+def test_groups_may_change_places_as_wholes() -> None:
+    order = [*range(4, 8), *range(4), *range(8, 16)]
+    assert expert_keys(GROUPED, {0: order}, engines=[LLAMA_CPP]).refusals == ()
+    twice = [*range(4), *range(4), *range(8, 16)]
+    assert "leave their groups" in expert_keys(GROUPED, {0: twice}, engines=[LLAMA_CPP]).refusals[0]

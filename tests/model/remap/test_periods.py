@@ -241,3 +241,22 @@ def test_without_a_complaint_every_engine_treats_every_layer_as_before(
             assert [reading(rule, found.kvs, new) for new in range(len(layers))] == [
                 reading(rule, kvs, old) for old in layers
             ]
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [([3, 7], "no layer with linear attention"), ([0, 1, 2], "no layer without linear attention"), ([0, 3], "")],
+)
+def test_one_kind_of_layer_alone_is_refused(layers: list[int], said: str) -> None:
+    found = remapped(head("qwen35", 8, full_attention_interval=4), layers, [LLAMA_CPP])
+    assert said in "".join(found.refusals)
+    assert bool(found.refusals) is bool(said)
+
+
+def test_layers_without_keys_are_a_kind() -> None:
+    kvs = (
+        *head("lfm2", 4),
+        make_kv("lfm2.attention.head_count_kv", ValueType.ARRAY, [0, 2, 0, 2], element=ValueType.UINT32),
+    )
+    assert "no layer without attention" in remapped(kvs, [1, 3], [LLAMA_CPP]).refusals[0]
+    assert remapped(kvs, [1, 2], [LLAMA_CPP]).refusals == ()
