@@ -24,17 +24,27 @@ _QUANTIZED = (b.KV("general.quantization_version", b.U32, 2), b.KV("quantize.ima
 
 @dataclass(frozen=True)
 class ShuffledModel:
-    """The tiny model `name`, its matrices in two types; `shuffle` seeds the order of its tensors."""
+    """The tiny model `name`, its matrices in two types; `shuffle` seeds the order of its tensors.
+
+    `more` tensors come behind, those with `drop` in their name are left out; `keys` of the architecture get new values.
+    """
 
     name: str
     kinds: tuple[str, str]
     shuffle: int
     byte_order: str
+    more: tuple[b.Tensor, ...] = ()
+    drop: str = ""
+    keys: tuple[tuple[str, int], ...] = ()
 
     def data(self) -> bytes:
         """The file."""
         model = _tiny(self.name)
-        tensors = [_tensor(name, tuple(reversed(array.shape)), self.kinds) for name, array in model.weights.items()]
+        for key, value in self.keys:
+            model = model.with_own(key, b.U32, value)
+        names = [name for name in model.weights if not self.drop or self.drop not in name]
+        tensors = [_tensor(name, tuple(reversed(model.weights[name].shape)), self.kinds) for name in names]
+        tensors += self.more
         if self.shuffle == _SORTED:
             tensors.sort(key=lambda one: str(one.name))
         elif self.shuffle != _IN_ORDER:

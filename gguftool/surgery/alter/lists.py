@@ -56,7 +56,7 @@ def _span(text: str, *, labels: bool) -> Span:
     first = int(found["first"])
     last = first if not found["dash"] else None if found["last"] is None else int(found["last"])
     if last is not None and last < first:
-        raise PlanError(f"'{text}' counts down; write the numbers one by one, {last + 1},{last}, to reverse them")
+        raise PlanError(f"'{text}' counts down; to reverse, write the numbers one by one: {first},{first - 1},...")
     return Span(first=first, last=last, label=normal_label(found["label"]) if found["label"] else None)
 
 

@@ -44,6 +44,7 @@ def take(
     findings.problem(*differences(state, donor, label))
     heads = sorted({layer for name in names if (layer := _mtp_layer(donor, name)) is not None})
     names_here = {item.name: _name_here(state, donor, item.name) for item in donor.items}
+    order = [_place_here(state, donor, item.name) if heads else names_here[item.name] for item in donor.items]
     new = {names_here[item.name]: renamed(item, names_here) for item in donor.items if item.name in set(names)}
     here = state.by_name
     there = [name for name in new if name in here]
@@ -53,7 +54,7 @@ def take(
     findings.remark(_taken_remark(new, donor, label))
     said = {name: [names_here[name]] for name in names}
     kvs = findings.add_changes(bring_named(state.kvs, donor.kvs, said, byte_order=state.model.byte_order))
-    taken = replace(state, kvs=kvs, items=tuple(inserted(state.items, list(names_here.values()), new)))
+    taken = replace(state, kvs=kvs, items=tuple(inserted(state.items, order, new)))
     return _with_heads(taken, donor, heads, engines, findings) if heads else taken
 
 
@@ -73,6 +74,12 @@ def _name_here(state: State, donor: State, name: str) -> str:
     """The name of a donor's tensor here: MTP layers move to the end of this trunk."""
     layer = _mtp_layer(donor, name)
     return name if layer is None else in_layer(name, layer - donor.trunk + state.trunk)
+
+
+def _place_here(state: State, donor: State, name: str) -> str:
+    """The tensor here at whose place a donor's stands if the ends of both trunks are laid on each other."""
+    layer = layer_of(name)
+    return name if layer is None else in_layer(name, max(layer - donor.trunk + state.trunk, -1))
 
 
 def _already(state: State, names: Sequence[str]) -> str:
