@@ -90,23 +90,25 @@ def check_rules(new: NewLayers) -> None:
             new.out.refusals.append(_other_count(count))
 
 
-_KINDS = ("linear attention", "sliding window")
+# Kinds of which a trunk needs at least one layer, and whether it needs a layer of the other kind as well.
+_NEEDED = {"linear attention": True, "sliding window": False}
 
 
 def check_kinds(new: NewLayers) -> None:
-    """Refuse a trunk with one kind of layer left of two: llama.cpp has a cache for each, and aborts at an empty one.
+    """Refuse a trunk in which one kind of two is left: llama.cpp has a cache for each, and aborts if one is empty.
 
-    Source: llama.cpp src/llama-model.cpp (create_memory); seen in b11549: GGML_ASSERT(buffer), is_swa_any().
+    Layers without a sliding window may all go. Source: src/llama-model.cpp (create_memory) of llama.cpp b11434;
+    measured with b11549: GGML_ASSERT(buffer) in hybrids, GGML_ASSERT(hparams.is_swa_any()).
     """
     if LLAMA_CPP not in new.engines:
         return
-    rules = [rule for rule in layer_rules(new.architecture, (LLAMA_CPP,)) if rule.what in _KINDS]
+    rules = [rule for rule in layer_rules(new.architecture, (LLAMA_CPP,)) if rule.what in _NEEDED]
     kinds: list[tuple[str, Callable[[HeadValues, int], object]]] = [("attention", _has_keys)]
     kinds += [(rule.what, partial(rule_value, rule)) for rule in rules]
     for what, kind_of in kinds:
         had = {bool(kind_of(model, layer)) for model in new.used for layer in range(model.trunk)}
         left = {bool(kind_of(model, layer)) for model, layer in new.layers[: new.trunk]}
-        if len(had) > 1 and len(left) == 1:
+        if len(had) > 1 and (left == {False} or (left == {True} and _NEEDED.get(what, True))):
             kind = f"without {what}" if left == {True} else f"with {what}"
             new.out.refusals.append(f"no layer {kind} would be left: {LLAMA_CPP} aborts without any; keep one of them")
 

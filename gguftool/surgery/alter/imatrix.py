@@ -303,29 +303,36 @@ def _with_experts(
     made: dict[str, ImatrixEntry] = {}
     for name, entry in entries.items():
         layer, axes = layer_of(name), tensor_axes(name, counts.architecture)
-        if layer is None or (axes.experts is None and axes.expert is None) or not name.endswith(".weight"):
+        if layer is None or not _counts_experts(name, axes):
             made[name] = entry
             continue
-        if axes.expert is None and _parts_of_name(name)[1] == "ffn_gate_inp":
-            made[name] = entry  # the input of a router is the same whatever it chooses
-            continue
         try:
-            ids = _ids(wanted, origins[layer] if layer < len(origins) else None, name, entry, counts)
+            ids = _ids(wanted, layer, origins[layer] if layer < len(origins) else None, entry, counts)
             made |= {each.name: each for each in _selected(entry, axes, ids, counts)}
         except PlanError as error:
             findings.problem(*(error.problems or [str(error)]))
     return made
 
 
+def _counts_experts(name: str, axes: Axes) -> bool:
+    """Whether an entry is of experts; that of a router is not, whose input is the same whatever it chooses."""
+    if not name.endswith(".weight") or _parts_of_name(name)[1] == "ffn_gate_inp":
+        return False
+    return axes.experts is not None or axes.expert is not None
+
+
 def _ids(
-    wanted: str | Mapping[int, Sequence[int]], layer: int | None, name: str, entry: ImatrixEntry, counts: Counts
+    wanted: str | Mapping[int, Sequence[int]], new: int, old: int | None, entry: ImatrixEntry, counts: Counts
 ) -> Sequence[int]:
-    if not isinstance(wanted, str):
-        if layer is None or layer not in wanted:
-            raise PlanError(f"--experts: no ids for '{printable(name, 80)}', which has experts")
-        return wanted[layer]
-    problems: list[str] = []
+    """The ids for layer `new`, which was the input's `old` one; all if no layer gets fewer."""
     count = counts.experts or len(_matrices(entry, counts)[0])
+    if not isinstance(wanted, str):
+        if old is not None and old in wanted:
+            return wanted[old]
+        if all(len(ids) == count for ids in wanted.values()):
+            return range(count)
+        raise PlanError(f"--experts: no ids for layer {new if old is None else old}, which has experts")
+    problems: list[str] = []
     ids = resolve_own(parse_list(wanted), count, "experts", problems)
     refuse(problems)
     return ids

@@ -260,3 +260,9 @@ def test_layers_without_keys_are_a_kind() -> None:
     )
     assert "no layer without attention" in remapped(kvs, [1, 3], [LLAMA_CPP]).refusals[0]
     assert remapped(kvs, [1, 2], [LLAMA_CPP]).refusals == ()
+
+
+def test_layers_without_a_window_may_all_go() -> None:
+    kvs = head("gemma3", 8, attention__sliding_window=8)
+    assert remapped(kvs, [0, 1], [LLAMA_CPP]).refusals == ()
+    assert "no layer with sliding window" in remapped(kvs, [5], [LLAMA_CPP]).refusals[0]
