@@ -41,6 +41,11 @@ def edit_command(target: LintTarget, *words: str, does: str) -> str:
     return f"{command} {does}"
 
 
+def alter_command(target: LintTarget, *words: str, does: str) -> str:
+    """The command that makes a new file with these operations of alter, and what it `does`."""
+    return f"{command_line('alter', model_name(target), *words, '-o', new_file_name(target))} {does}"
+
+
 def new_file_name(target: LintTarget) -> str:
     """A name that no file has, for what a command makes of `target`."""
     shard = target.files[0].shard

@@ -184,7 +184,14 @@ def _is_given(values: Hyperparameters, absent: KeyFact) -> bool:
     return any(values.name_of(fact) in values.kvs for fact in others)
 
 
-@per_engine("K04", Severity.ERROR, way_out="edit --set writes one entry for each layer; the original model has them")
+# Which layers were dropped or repeated cannot be told from what is left.
+_ENTRIES_OUT = (
+    "make it again from the original: alter --layers drops and repeats layers with their entries; "
+    "or edit --set writes one entry for each layer"
+)
+
+
+@per_engine("K04", Severity.ERROR, way_out=_ENTRIES_OUT)
 def length_of_array(target: LintTarget, engine: str) -> Iterator[Hit]:
     """An array with an entry for each layer has another number of entries than there are layers."""
     for values in hyperparameters(target, engine):

@@ -31,6 +31,7 @@ from gguftool.analysis.lint.heads.hyperparameters import (
     per_engine,
 )
 from gguftool.analysis.lint.heads.keys import MAX_BLOCKS
+from gguftool.analysis.lint.heads.mending import by_mending, mending
 from gguftool.analysis.lint.layers import layers_in_words
 from gguftool.analysis.lint.rules import CannotEvaluate, Hit, Severity
 from gguftool.analysis.lint.target import LintTarget
@@ -45,8 +46,13 @@ _NUMBER = re.compile(r"\.([0-9]{1,6})(?=\.)")
 _SCALE = re.compile(r"\.(?:input_)?scale$")
 _FETCH_OUT = "convert or fetch the model anew, or take the tensor from another file with merge"
 _DIFF_OUT = "metadata and tensors are of different models: diff with the original model shows which"
-_DROP_OUT = "convert or fetch the model anew, or correct the key that would have these tensors read"
-_MTP_OUT = "set nextn_predict_layers to 0 and lower block_count, or add the tensors from a file that has them"
+_DROP_OUT = (
+    "convert or fetch the model anew, correct the key that would have these tensors read, "
+    "or leave them out with alter --drop"
+)
+_MTP_OUT = (
+    "'gguftool alter FILE --drop :mtp -o NEW' corrects the keys; alter --take adds a head from a file that has one"
+)
 
 
 def _values(target: LintTarget, engine: str) -> Iterator[Hyperparameters]:
@@ -79,6 +85,11 @@ def _asked(values: Hyperparameters, fact: TensorFact, layer: int) -> bool | None
     return values.holds(fact.conditions, layer)
 
 
+def _trunk(values: Hyperparameters) -> int:
+    """The number of layers that are not for MTP."""
+    return len(_layers(values)) - (values.field("n_layer_nextn") or 0)
+
+
 def _grouped(found: dict[str, list[tuple[str, int]]]) -> Iterator[Hit]:
     """One hit for each message, with its tensors and layers."""
     for message, places in found.items():
@@ -90,25 +101,29 @@ def _grouped(found: dict[str, list[tuple[str, int]]]) -> Iterator[Hit]:
 @per_engine("A01", Severity.ERROR, way_out=_FETCH_OUT)
 def tensor_missing(target: LintTarget, engine: str) -> Iterator[Hit]:
     """A tensor that the architecture cannot do without is not there."""
-    found: dict[str, list[tuple[str, int]]] = {}
-    bare: list[tuple[str, int]] = []  # of layers that have no tensor at all
+    found: dict[str, dict[str, list[tuple[str, int]]]] = {}  # by the command that mends it
+    bare: dict[str, list[tuple[str, int]]] = {}  # of layers that have no tensor at all
     for values in _values(target, engine):
+        trunk = _trunk(values)
         for name, layer, fact in _wanted(values):
             if name in target.by_name or _asked(values, fact, layer) is not True:
                 continue
             flags = values.value(fact.flags, layer)
             if flags is None or flags & (NOT_REQUIRED | DUPLICATED | SKIP_IF_VIRTUAL):
                 continue
+            command = mending(target, engine, name, trunk)
             if "%d" in fact.name and layer not in target.layers:
-                bare.append((name, layer))
+                bare.setdefault(command, []).append((name, layer))
             else:
-                found.setdefault(f"{fact.name.replace('blk.%d.', '')} is missing", []).append((name, layer))
-    yield from _grouped(found)
-    if bare:
-        layers = sorted({layer for _, layer in bare})
-        message = f"{len(bare):,} tensors of layers without any are missing"
-        names = tuple(name for name, _ in bare)
-        yield Hit(message=message, where=layers_in_words(layers), tensors=names, cause=_block_count(target))
+                message = f"{fact.name.replace('blk.%d.', '')} is missing"
+                found.setdefault(command, {}).setdefault(message, []).append((name, layer))
+    for command, by_message in found.items():
+        yield from (replace(hit, way_out=command) for hit in _grouped(by_message))
+    for command, places in bare.items():
+        layers = layers_in_words(sorted({layer for _, layer in places}))
+        message = f"{len(places):,} tensors of layers without any are missing"
+        names = tuple(name for name, _ in places)
+        yield Hit(message=message, where=layers, tensors=names, way_out=command, cause=_block_count(target))
 
 
 @per_engine("A02", Severity.ERROR, way_out=_DIFF_OUT)
@@ -211,9 +226,13 @@ def tensor_unknown(target: LintTarget, engine: str) -> Iterator[Hit]:
         behind = tuple(name for name in surplus if (target.by_name[name].layer or 0) >= blocks)
         if behind:
             message = f"block_count is {blocks:,}: nothing asks for tensors of later layers"
-            yield Hit(message=message, tensors=behind, cause=_block_count(target))
-        if others := tuple(name for name in surplus if name not in set(behind)):
-            yield Hit(message=f"nothing in the architecture {target.architecture} asks for this", tensors=others)
+            marked = next((name for name in behind if ".nextn." in name), "")
+            command = mending(target, engine, marked, blocks) if marked else ""
+            yield Hit(message=message, tensors=behind, way_out=command, cause=_block_count(target))
+        others = set(surplus).difference(behind)
+        for command, names in by_mending(target, engine, filter(others.__contains__, surplus), _trunk(values)).items():
+            message = f"nothing in the architecture {target.architecture} asks for this"
+            yield Hit(message=message, tensors=names, way_out=command)
 
 
 def _block_count(target: LintTarget) -> str:
