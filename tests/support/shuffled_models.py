@@ -6,6 +6,7 @@ Their data is filler; nobody computes with them.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +27,8 @@ _QUANTIZED = (b.KV("general.quantization_version", b.U32, 2), b.KV("quantize.ima
 class ShuffledModel:
     """The tiny model `name`, its matrices in two types; `shuffle` seeds the order of its tensors.
 
-    `more` tensors come behind, those with `drop` in their name are left out; `keys` of the architecture get new values.
+    Tensors in whose name the expression `drop` is found are left out, `more` come behind the others; `keys` of the
+    architecture get new values.
     """
 
     name: str
@@ -42,7 +44,7 @@ class ShuffledModel:
         model = _tiny(self.name)
         for key, value in self.keys:
             model = model.with_own(key, b.U32, value)
-        names = [name for name in model.weights if not self.drop or self.drop not in name]
+        names = [name for name in model.weights if not self.drop or not re.search(self.drop, name)]
         tensors = [_tensor(name, tuple(reversed(model.weights[name].shape)), self.kinds) for name in names]
         tensors += self.more
         if self.shuffle == _SORTED:
