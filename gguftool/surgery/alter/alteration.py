@@ -10,6 +10,7 @@ from gguftool.model.layout import OutputOptions
 from gguftool.record import record
 from gguftool.surgery.edit.settings import split_assignment
 
+_MAX_PROBLEMS = 40  # that one error lists
 KINDS = ("qkv", "gate_up", "experts")  # of --fuse and --unfuse
 
 
@@ -126,4 +127,5 @@ def refuse(problems: Sequence[str]) -> None:
     if len(problems) == 1:
         raise PlanError(problems[0])
     if problems:
-        raise PlanError(f"cannot alter, {len(problems):,} problems", problems=problems)
+        more = [f"and {len(problems) - _MAX_PROBLEMS:,} more"] if len(problems) > _MAX_PROBLEMS else []
+        raise PlanError(f"cannot alter, {len(problems):,} problems", problems=[*problems[:_MAX_PROBLEMS], *more])

@@ -30,6 +30,7 @@ from gguftool.surgery.alter.state import Findings, Item, State, integer, layer_o
 
 _EXPERT = re.compile(r"(?P<stem>.*\bffn_(?:gate|up|down))\.(?P<number>[0-9]{1,6})\.(?P<end>[a-z_]+)", re.ASCII)
 _STACKED = re.compile(r"(?P<stem>.*\bffn_(?:gate|up|down))_exps\.(?P<end>weight|bias|scale|input_scale)", re.ASCII)
+_IN_LAYER = re.compile(r"((?:.*\.)?blk\.[0-9]{1,6}\.)(.+)", re.ASCII)
 _ENDS = ("weight", "bias", "scale", "input_scale")
 MAX_EXPERTS = 4096  # of a layer; engines are built for 1,024 (LLAMA_MAX_EXPERTS of llama.cpp)
 
@@ -137,15 +138,18 @@ def _replaced(state: State, made: Sequence[Made]) -> list[Item]:
 def _fusions(state: State, fusion: Fusion) -> Iterator[Attempt]:
     """For each layer that has the first part, what puts its parts together."""
     tensors = {item.name: item.tensor for item in state.items}
-    end = f"{fusion.parts[0]}.weight"
-    for name in tensors:
-        prefix = name.removesuffix(end)
-        if prefix != name and prefix.endswith(".") and _is_fusible(state, prefix, fusion.kind):
-            yield f"{prefix}{fusion.fused}", partial(_fused, tensors, prefix, fusion)
+    for prefix in _prefixes(tensors, fusion.parts[0], fusion.kind):
+        yield f"{prefix}{fusion.fused}", partial(_fused, tensors, prefix, fusion)
 
 
-def _is_fusible(state: State, prefix: str, kind: str) -> bool:
-    return is_fusible(kind, [item.name.removeprefix(prefix) for item in state.items if item.name.startswith(prefix)])
+def _prefixes(names: Iterable[str], base: str, kind: str) -> list[str]:
+    """The layers that have a weight called `base`, as ``blk.N.``, but for those in which it is something else."""
+    layers: dict[str, list[str]] = {}
+    for name in names:
+        found = _IN_LAYER.fullmatch(name)
+        if found:
+            layers.setdefault(found[1], []).append(found[2])
+    return [prefix for prefix, bases in layers.items() if f"{base}.weight" in bases and is_fusible(kind, bases)]
 
 
 def _fused(tensors: Mapping[str, Tensor], prefix: str, fusion: Fusion) -> Made:
@@ -202,11 +206,8 @@ def _parted(state: State, kind: str) -> Iterator[Attempt]:
     """For each fused weight, what takes it apart."""
     fusion = FUSIONS[kind]
     tensors = {item.name: item.tensor for item in state.items}
-    end = f"{fusion.fused}.weight"
-    for name in tensors:
-        prefix = name.removesuffix(end)
-        if prefix != name and prefix.endswith(".") and _is_fusible(state, prefix, fusion.kind):
-            yield f"{prefix}{fusion.fused}", partial(_parts_of, state, tensors, prefix, kind)
+    for prefix in _prefixes(tensors, fusion.fused, kind):
+        yield f"{prefix}{fusion.fused}", partial(_parts_of, state, tensors, prefix, kind)
 
 
 def _parts_of(state: State, tensors: Mapping[str, Tensor], prefix: str, kind: str) -> Made:

@@ -12,6 +12,7 @@ from gguftool.model.guards import semantic_guards
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import ModelLike, StrPath, as_model
 from gguftool.model.padding import PADDING_KEY
+from gguftool.model.remap.head_values import change, shown
 from gguftool.record import replace
 from gguftool.storage.plan import Plan
 from gguftool.storage.sources.source import Source
@@ -27,7 +28,7 @@ from gguftool.surgery.alter.views import plan_views
 from gguftool.surgery.alter.vocabulary import change_vocabulary
 from gguftool.surgery.compatibility import refuse_not_computable, require_complete
 from gguftool.surgery.edit.plan import Edits, edited
-from gguftool.surgery.metadata import SelectedTensor, output_metadata
+from gguftool.surgery.metadata import LAYOUT_KEYS, SelectedTensor, output_metadata
 from gguftool.surgery.planned_head import judge_planned
 
 Operation = Callable[[State], State]
@@ -189,13 +190,9 @@ def _laid_out(
     kvs = metadata.kvs if padding is None else (*metadata.kvs, padding)
     created, kept = _by_origin(state)
     warnings = refuse_not_computable(created, kept, options)
-    remarks = (
-        *state.model.remarks,
-        *findings.remarks,
-        *(findings.refusals if options.anyway else ()),
-        *metadata.remarks,
-        *warnings,
-    )
+    refused = findings.refusals if options.anyway else []
+    remarks = [*state.model.remarks, *findings.remarks, *refused, *metadata.remarks, *warnings]
+    remarks += _unsaid(state.model.kvs, kvs, remarks)
     tensors = [item.tensor for item in state.items]
     plan = plan_views(kvs, tensors, output, options, like=state.model, remarks=remarks)
     used = [donor for donor in donors if donor is not state.model and set(donor.sources) & set(plan.inputs)]
@@ -203,6 +200,19 @@ def _laid_out(
     if alteration.keep:
         return plan  # a part of a model, which no engine loads by itself
     return judge_planned(plan, [state.model, *used], engines=options.engines, anyway=options.anyway)
+
+
+def _unsaid(before: Sequence[KV], after: Sequence[KV], remarks: Sequence[str]) -> Iterator[str]:
+    """A remark for each key that changes and has none."""
+    old, new = ({kv.key: kv for kv in reversed(kvs) if kv.key not in LAYOUT_KEYS} for kvs in (before, after))
+    for key in dict.fromkeys((*old, *new)):
+        if key in old and key in new and (old[key].type, old[key].raw) == (new[key].type, new[key].raw):
+            continue
+        name = printable(key, 80)
+        if not any(remark.startswith((f"{name}:", f"{name} ")) for remark in remarks):
+            kv = new.get(key) or old[key]
+            text = change(old[key], kv) if key in old and key in new else shown(kv)
+            yield f"{name}: {text}{'' if key in old and key in new else ' (new)' if key in new else ' (removed)'}"
 
 
 def _by_origin(state: State) -> tuple[list[Tensor], list[Tensor]]:

@@ -64,9 +64,9 @@ def renames_of(given: tuple[str, str], names: Iterable[str]) -> dict[str, str]:
 
 
 def _problems(names: list[str], renames: Mapping[str, str]) -> list[str]:
-    after = [renames.get(name, name) for name in names]
+    before, after = set(names), [renames.get(name, name) for name in names]
     twice = [name for name, count in Counter(after).items() if count > 1]
-    long = [name for name in after if len(name.encode("utf-8", "surrogateescape")) > _MAX_NAME and name not in names]
+    long = [name for name in after if len(name.encode("utf-8", "surrogateescape")) > _MAX_NAME and name not in before]
     problems = [f"--rename: several tensors would be called {listed(twice, 4)}"] if twice else []
     if "" in after:
         problems.append("--rename: a tensor would have no name")

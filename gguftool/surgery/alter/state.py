@@ -155,7 +155,7 @@ def count_layers(kvs: Sequence[KV], names: Iterable[str]) -> tuple[int, int]:
     """The layers of the trunk, and those for MTP, by the metadata as far as the tensors agree with it.
 
     Layers with a ``nextn`` tensor are for MTP whatever the metadata says, and so are those behind them. Layers that the
-    metadata promises for MTP count as the trunk's if they are there and none has such a tensor.
+    metadata promises for MTP count as the trunk's if they are there behind others, and none has such a tensor.
     """
     blocks, nextn = integer(kvs, "block_count") or 0, integer(kvs, "nextn_predict_layers") or 0
     if not 0 <= nextn <= blocks <= MAX_LAYERS:
@@ -166,7 +166,7 @@ def count_layers(kvs: Sequence[KV], names: Iterable[str]) -> tuple[int, int]:
     if marked and max(marked) < MAX_LAYERS:
         trunk = promised if nextn and min(marked) >= promised else min(marked)
         return trunk, max(blocks, max(marked) + 1) - trunk
-    return (blocks, 0) if promised in there and nextn else (promised, nextn)
+    return (blocks, 0) if nextn and promised and promised in there else (promised, nextn)
 
 
 def mtp_names(state: State) -> list[str]:

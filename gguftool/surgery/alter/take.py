@@ -45,7 +45,8 @@ def take(
     heads = sorted({layer for name in names if (layer := _mtp_layer(donor, name)) is not None})
     names_here = {item.name: _name_here(state, donor, item.name) for item in donor.items}
     order = [_place_here(state, donor, item.name) if heads else names_here[item.name] for item in donor.items]
-    new = {names_here[item.name]: renamed(item, names_here) for item in donor.items if item.name in set(names)}
+    chosen = set(names)
+    new = {names_here[item.name]: renamed(item, names_here) for item in donor.items if item.name in chosen}
     here = state.by_name
     there = [name for name in new if name in here]
     if there:
@@ -132,7 +133,7 @@ def drop(state: State, whats: Sequence[str], engines: Sequence[str], findings: F
     findings.problem(*_torn_layers(state, left))
     left = without_names(left, gone, findings)
     if ":vision" in whats:
-        left = _without_encoder_keys(left, findings)
+        left = replace(left, kvs=tuple(kv for kv in left.kvs if not _ENCODER_KEYS.match(kv.key)))
     return _settled(state, left, engines, findings, promised=":mtp" in whats)
 
 
@@ -172,13 +173,6 @@ def _torn_layers(before: State, after: State) -> list[str]:
         return []
     spans = listed_spans(lost)
     return [f"no tensor of layers {spans} would be left: --layers '!{spans}' drops layers and renumbers the others"]
-
-
-def _without_encoder_keys(state: State, findings: Findings) -> State:
-    gone = [kv.key for kv in state.kvs if _ENCODER_KEYS.match(kv.key)]
-    if gone:
-        findings.remark(f"leaves out {len(gone):,} key(s) of the encoder: {listed(gone, 4)}")
-    return replace(state, kvs=tuple(kv for kv in state.kvs if kv.key not in gone))
 
 
 def _settled(before: State, after: State, engines: Sequence[str], findings: Findings, *, promised: bool) -> State:

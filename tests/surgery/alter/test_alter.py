@@ -92,6 +92,14 @@ def test_the_head_alone_is_a_companion(tmp_path: Path) -> None:
     assert own(made, "block_count") == 9
 
 
+def test_a_companion_of_mtp_layers_alone_has_no_trunk(tmp_path: Path) -> None:
+    """As Gemma 4's assistant: all its layers are for MTP, and it is no damaged file."""
+    source = tiny(tmp_path, "llama", nextn_predict_layers=4)
+    made = altered(source, rename=(("^output_norm", "output_norm"),), set=(("general.name", "x"),))
+    assert own(made, "nextn_predict_layers") == 4
+    assert "there are no layers to list" in problems(source, layers="0")
+
+
 def test_a_second_head_is_refused(tmp_path: Path) -> None:
     source = tiny(tmp_path, "qwen35")
     assert "there already; --drop :mtp" in problems(source, {"d": source}, take=(("d", ":mtp"),))
@@ -135,6 +143,7 @@ def test_an_encoder_goes_with_its_keys(tmp_path: Path) -> None:
     made = altered(source, drop=(":vision",))
     assert not any(name.startswith(("v.", "mm.", "a.")) for name in made.tensors)
     assert "llama.vision.block_count" not in made
+    assert "llama.vision.block_count: 27 (removed)" in planned(source, drop=(":vision",)).remarks
 
 
 def test_an_output_is_dropped_only_if_it_is_the_embedding(tmp_path: Path) -> None:
@@ -386,6 +395,14 @@ def test_a_set_is_written_and_altered(tmp_path: Path) -> None:
     assert {name: tensor.raw() for name, tensor in back.tensors.items()} == {
         name: tensor.raw() for name, tensor in ours.items()
     }
+
+
+def test_many_names_cost_no_more_than_their_number(tmp_path: Path) -> None:
+    layers = [b.tensor(f"blk.{layer}.attn_q.weight", "F32", (1,)) for layer in range(20_000)]
+    path = tmp_path / "many.gguf"
+    path.write_bytes(b.gguf(b.llama_kvs(), layers))
+    said = problems(path, fuse=("qkv",), layers="0", drop=("attn_k",), rename=(("nothing", "x"),))
+    assert "not all of attn_q, attn_k, attn_v are there: blk.0.attn_qkv" in said
 
 
 def test_an_input_is_never_an_output(tmp_path: Path) -> None:

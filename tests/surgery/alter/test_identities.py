@@ -17,7 +17,7 @@ from tests.support.shuffled_models import ShuffledModel, models
 
 MTP = ("deepseek2", "qwen35")
 EXPERTS = ("deepseek2", "qwen3moe")
-few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture
