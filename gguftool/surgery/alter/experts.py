@@ -8,9 +8,10 @@ from gguftool.errors import PlanError
 from gguftool.model.axes import AxisKind, tensor_axes, unknown_with_axis
 from gguftool.model.remap.experts import expert_keys, kept_chunks
 from gguftool.record import replace
-from gguftool.surgery.alter.lists import listed_spans, parse_list, resolve_own
+from gguftool.surgery.alter.lists import is_all, listed_spans, parse_list, resolve_own
 from gguftool.surgery.alter.state import Findings, Item, State, integer, layer_of, shown
 
+MAX_EXPERTS = 4096  # engines are built for 1,024 (LLAMA_MAX_EXPERTS of llama.cpp)
 Ids = Mapping[int, Sequence[int]]
 
 
@@ -22,8 +23,11 @@ def select_experts(
     `given` names keys that are set or removed afterwards.
     """
     count = integer(state.kvs, "expert_count") or 0
-    if not count:
-        findings.problem("--experts: the metadata counts no experts (expert_count)")
+    if not 0 < count <= MAX_EXPERTS:
+        found = (
+            "counts no experts" if count == 0 else f"counts {count:,} experts; gguftool selects among {MAX_EXPERTS:,}"
+        )
+        findings.problem(f"--experts: the metadata {found} (expert_count)")
         return state
     layers = sorted({layer for item in state.items if (layer := _expert_layer(state, item)) is not None})
     known = len(findings.problems)
@@ -37,7 +41,7 @@ def select_experts(
             for name in unknown_with_axis(state.as_model(), AxisKind.EXPERTS, count)
         )
     )
-    if len(findings.problems) > known or all(list(ids) == list(range(count)) for ids in kept.values()):
+    if len(findings.problems) > known or all(is_all(ids, count) for ids in kept.values()):
         return state
     return _with_experts(state, kept, count, engines, given, findings)
 
@@ -53,7 +57,7 @@ def _with_experts(
     kvs = findings.add_changes(changed)
     if changed.problems:
         return state
-    chunk = integer(state.kvs, "experts_per_group") or 1
+    chunk = max(integer(state.kvs, "experts_per_group") or 1, 1)
     items = (new for item in state.items for new in _selected(state, item, kept, chunk, findings))
     return replace(state, kvs=kvs, items=tuple(items))
 

@@ -25,6 +25,7 @@ from gguftool.model.remap.names import rename_in_keys
 from gguftool.model.scales import SUFFIXES
 from gguftool.model.views import cat
 from gguftool.record import record, replace
+from gguftool.surgery.alter.experts import MAX_EXPERTS
 from gguftool.surgery.alter.order import in_recorded_order, with_recorded_order
 from gguftool.surgery.alter.state import Findings, Item, State, integer, layer_of
 
@@ -32,7 +33,6 @@ _EXPERT = re.compile(r"(?P<stem>.*\bffn_(?:gate|up|down))\.(?P<number>[0-9]{1,6}
 _STACKED = re.compile(r"(?P<stem>.*\bffn_(?:gate|up|down))_exps\.(?P<end>weight|bias|scale|input_scale)", re.ASCII)
 _IN_LAYER = re.compile(r"((?:.*\.)?blk\.[0-9]{1,6}\.)(.+)", re.ASCII)
 _ENDS = ("weight", "bias", "scale", "input_scale")
-MAX_EXPERTS = 4096  # of a layer; engines are built for 1,024 (LLAMA_MAX_EXPERTS of llama.cpp)
 
 
 @record
@@ -272,7 +272,7 @@ def _stacks(state: State) -> Iterator[Attempt]:
             groups.setdefault((found["stem"], found["end"]), {})[int(found["number"])] = item.tensor
     names = {item.name for item in state.items}
     for (stem, end), experts in groups.items():
-        count = integer(state.kvs, "expert_count") or len(experts)
+        count = min(integer(state.kvs, "expert_count") or len(experts), MAX_EXPERTS + 1)
         yield f"{stem}_exps.{end}", partial(_stacked, f"{stem}_exps.{end}", experts, count, names)
 
 

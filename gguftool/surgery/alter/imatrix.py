@@ -25,6 +25,7 @@ from gguftool.record import record
 from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.sources.source import Source
 from gguftool.surgery.alter.alteration import Alteration, check_alteration, refuse
+from gguftool.surgery.alter.experts import MAX_EXPERTS
 from gguftool.surgery.alter.files import read_lists
 from gguftool.surgery.alter.lists import parse_list, resolve, resolve_own
 from gguftool.surgery.alter.rename import renames_of
@@ -117,10 +118,15 @@ def _counts(imatrix: Imatrix, model: Model | None) -> Counts:
     return Counts(
         trunk=trunk,
         layers=trunk + nextn,
-        experts=integer(kvs, "expert_count") or 0,
-        chunk=integer(kvs, "experts_per_group") or 1,
+        experts=_at_most(integer(kvs, "expert_count") or 0, MAX_EXPERTS),
+        chunk=max(_at_most(integer(kvs, "experts_per_group") or 1, MAX_EXPERTS), 1),
         architecture=architecture_of(kvs),
     )
+
+
+def _at_most(number: int, limit: int) -> int:
+    """A count from the metadata of a model; 0, as if nobody said it, if it makes no sense."""
+    return number if 0 <= number <= limit else 0
 
 
 # --- entries by name -------------------------------------------------------------------------------------------------

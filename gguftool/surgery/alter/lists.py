@@ -78,15 +78,22 @@ def resolve(
         if len(numbers) + last - span.first >= _MAX_NUMBERS:
             raise PlanError(f"--{option}: more than {_MAX_NUMBERS:,} numbers, a limit of gguftool")
         numbers += [(span.label, number) for number in range(span.first, last + 1)]
-    if wanted.excludes:
-        left_out = {number for _, number in numbers}
-        return [(None, number) for number in range(count_of(None)) if number not in left_out]
-    return numbers
+    if not wanted.excludes:
+        return numbers
+    if count_of(None) > _MAX_NUMBERS:
+        raise PlanError(f"--{option}: more than {_MAX_NUMBERS:,} numbers, a limit of gguftool")
+    left_out = {number for _, number in numbers}
+    return [(None, number) for number in range(count_of(None)) if number not in left_out]
 
 
 def resolve_own(wanted: NumberList, count: int, option: str, problems: list[str]) -> list[int]:
     """Write out a list without labels, of `count` things; see `resolve`."""
     return [number for _, number in resolve(wanted, lambda _: count, option, problems)]
+
+
+def is_all(numbers: Sequence[int], count: int) -> bool:
+    """Whether `numbers` are 0 to `count` - 1, in this order."""
+    return len(numbers) == count and all(number == place for place, number in enumerate(numbers))
 
 
 def listed_spans(numbers: Sequence[int], limit: int = 12) -> str:

@@ -158,8 +158,9 @@ def count_layers(kvs: Sequence[KV], names: Iterable[str]) -> tuple[int, int]:
     metadata promises for MTP count as the trunk's if they are there behind others, and none has such a tensor.
     """
     blocks, nextn = integer(kvs, "block_count") or 0, integer(kvs, "nextn_predict_layers") or 0
-    if not 0 <= nextn <= blocks <= MAX_LAYERS:
-        return (blocks, 0) if 0 <= blocks <= MAX_LAYERS else (0, 0)
+    if not 0 <= blocks <= MAX_LAYERS:
+        return 0, 0
+    nextn = nextn if 0 <= nextn <= blocks else 0
     there = {layer for name in names if (layer := layer_of(name)) is not None}
     marked = [layer for name in names if is_mtp_base(name) and (layer := layer_of(name)) is not None]
     promised = blocks - nextn

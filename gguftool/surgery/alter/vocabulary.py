@@ -26,7 +26,7 @@ from gguftool.model.remap.vocabulary import vocab_keys
 from gguftool.record import replace
 from gguftool.storage.sources.source import whole
 from gguftool.storage.sources.virtual import BytesSource
-from gguftool.surgery.alter.lists import parse_list, resolve_own
+from gguftool.surgery.alter.lists import is_all, parse_list, resolve_own
 from gguftool.surgery.alter.state import Findings, Item, State, shown
 
 D2T = "d2t"
@@ -39,12 +39,12 @@ def change_vocabulary(state: State, wanted: str | Sequence[int], findings: Findi
     """`state` with the tokens of a list, or ``+N`` unused ones at the end; of a draft only its head changes."""
     count = _count(state.kvs)
     if not count:
-        findings.problem(f"--vocab: the metadata has no {_TOKENS}")
+        findings.problem(f"--vocab: the metadata has no list of {_TOKENS}")
         return state
     problems: list[str] = []
     kept, added = _read(wanted, count, problems)
     findings.problem(*problems)
-    if problems or (not added and kept == list(range(count))):
+    if problems or (not added and is_all(kept, count)):
         return state
     if _is_draft(state):
         return _with_draft_head(state, kept, added, findings)
@@ -64,7 +64,8 @@ def change_vocabulary(state: State, wanted: str | Sequence[int], findings: Findi
 
 def _count(kvs: Sequence[KV]) -> int:
     tokens = find_kv(kvs, _TOKENS)
-    return tokens.count if tokens is not None and tokens.type is ValueType.ARRAY else 0
+    is_list = tokens is not None and tokens.type is ValueType.ARRAY and tokens.element_type is ValueType.STRING
+    return tokens.count if tokens is not None and is_list else 0
 
 
 def _read(wanted: str | Sequence[int], count: int, problems: list[str]) -> tuple[list[int], int]:

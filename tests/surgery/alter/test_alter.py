@@ -405,6 +405,41 @@ def test_many_names_cost_no_more_than_their_number(tmp_path: Path) -> None:
     assert "not all of attn_q, attn_k, attn_v are there: blk.0.attn_qkv" in said
 
 
+HUGE = (1 << 32) - 1
+
+
+@pytest.mark.parametrize(
+    "operations", [{"experts": "!0"}, {"experts": "0-"}, {"experts": {0: [1]}}, {"experts": {9: [1]}}]
+)
+def test_a_count_of_experts_that_is_no_count_costs_nothing(tmp_path: Path, operations: dict[str, Any]) -> None:
+    said = problems(tiny(tmp_path, "qwen3moe", expert_count=HUGE), **operations)
+    assert "counts 4,294,967,295 experts" in said
+
+
+@pytest.mark.parametrize(
+    "operations", [{"layers": "!0"}, {"layers": "1-"}, {"drop": (":mtp",)}, {"take": (("d", ":mtp"),)}]
+)
+def test_a_count_of_layers_that_is_no_count_costs_nothing(tmp_path: Path, operations: dict[str, Any]) -> None:
+    (tmp_path / "d").mkdir()
+    donor = tiny(tmp_path / "d", "deepseek2")
+    assert problems(tiny(tmp_path, "deepseek2", block_count=HUGE), {"d": donor}, **operations)
+
+
+def test_a_count_of_heads_that_is_no_count_is_mended(tmp_path: Path) -> None:
+    made = altered(tiny(tmp_path, "deepseek2", nextn_predict_layers=HUGE), drop=(":mtp",))
+    assert (own(made, "block_count"), own(made, "nextn_predict_layers")) == (3, 0)
+    assert not any(name.startswith("blk.3.") for name in made.tensors)
+
+
+def test_tokens_that_are_no_texts_are_not_counted(tmp_path: Path) -> None:
+    source = tiny(tmp_path, "llama")
+    numbers = planned(source, set=(("x", "u32[]:[1, 2]"),))
+    head = numbers.outputs[0].head.replace(b"tokenizer.ggml.tokens", b"tokenizer.ggml.others")
+    path = tmp_path / "numbers.gguf"
+    path.write_bytes(head + source.read_bytes()[-(numbers.outputs[0].size - len(head)) :])
+    assert "no list of tokenizer.ggml.tokens" in problems(path, vocab="0-3")
+
+
 def test_an_input_is_never_an_output(tmp_path: Path) -> None:
     source = tiny(tmp_path, "llama")
     with pytest.raises(gguftool.ExecuteError):
