@@ -82,7 +82,8 @@ def _by_layer(
 
     Layers without ids keep all experts, if the others keep as many. Ids for layers that are gone are passed over.
     """
-    own = {layer: state.layers[layer].number for layer in layers if state.layers[layer].label is None}
+    origins = {layer: state.origin(layer) for layer in layers}
+    own = {layer: origin.number for layer, origin in origins.items() if origin.label is None}
     others = [layer for layer in layers if layer not in own or own[layer] not in wanted]
     kept: dict[int, Sequence[int]] = {layer: wanted[number] for layer, number in own.items() if number in wanted}
     if all(len(ids) == count for ids in kept.values()):

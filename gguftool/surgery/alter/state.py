@@ -100,6 +100,10 @@ class State:
         """The items by their names."""
         return {item.name: item for item in self.items}
 
+    def origin(self, layer: int) -> Origin:
+        """Where `layer` comes from; one that the metadata does not count is the input's."""
+        return self.layers[layer] if layer < len(self.layers) else Origin(label=None, number=layer)
+
     def with_items(self, items: Iterable[Item]) -> State:
         """The same state with other items."""
         return replace(self, items=tuple(items))

@@ -431,6 +431,13 @@ def test_a_count_of_heads_that_is_no_count_is_mended(tmp_path: Path) -> None:
     assert not any(name.startswith("blk.3.") for name in made.tensors)
 
 
+def test_ids_for_a_layer_that_the_metadata_does_not_count(tmp_path: Path) -> None:
+    source = tiny(tmp_path, "qwen3moe", block_count=2)
+    anyway = gguftool.OutputOptions(anyway=True)
+    made = altered(source, experts={0: [1], 1: [2], 2: [3]}, output=anyway)
+    assert {made.tensors[f"blk.{layer}.ffn_gate_inp.weight"].info.shape for layer in range(3)} == {(256,)}
+
+
 def test_tokens_that_are_no_texts_are_not_counted(tmp_path: Path) -> None:
     source = tiny(tmp_path, "llama")
     numbers = planned(source, set=(("x", "u32[]:[1, 2]"),))
