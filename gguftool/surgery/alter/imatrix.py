@@ -81,13 +81,13 @@ def plan_alter_imatrix(
     findings.problem(*check_alteration(alteration))
     if kind_of_name(output) not in (None, imatrix.kind):
         findings.problem(f"{output.name} is the name of the other format; imatrix convert changes it")
-    lists = read_lists(alteration, tuple(donors or ()), findings)
+    others = {normal_label(label): donor for label, donor in (donors or {}).items()}
+    lists = read_lists(alteration, tuple(others), findings)
     counts = _counts(imatrix, None if model is None else as_model(model))
     entries = _without(imatrix.entries, alteration, counts, findings)
     entries = _formed(_renamed(entries, alteration, findings), alteration, counts)
     origins: list[int | None] = list(range(counts.layers))
     if lists.layers is not None:
-        others = {normal_label(label): donor for label, donor in (donors or {}).items()}
         formed = {
             label: entries if donor is imatrix else _formed(donor.entries, alteration, counts)
             for label, donor in others.items()

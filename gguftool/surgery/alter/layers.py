@@ -111,9 +111,8 @@ def select_layers(
     wanted = parse_list(text, labels=True)
     givers = {label: donors[label] for label in _labels(wanted.spans) if label in donors}
     unknown = [label for label in _labels(wanted.spans) if label not in givers]
-    problems += [f"layers {label}:...: no input is labelled '{printable(label)}'" for label in unknown]
     if unknown:
-        findings.problem(*problems)
+        findings.problem(f"--layers: no input is labelled {listed(unknown)}; give LABEL=MODEL")
         return state
     if not state.trunk:
         findings.problem("there are no layers to list: the metadata has no block_count, or it is 0")
