@@ -9,9 +9,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.support.engine_tools import tool
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 PROMPT = "Once upon a time"
 N_TOKENS = 16
@@ -43,12 +46,16 @@ _PREDICT = Path(__file__).with_name("predict.py")
 
 @dataclass(frozen=True)
 class Prediction:
-    """A greedy text, its tokens, and for each of them the log probability of every token of the vocabulary."""
+    """A greedy text, its tokens, and for each of them the log probability of every token of the vocabulary.
+
+    A model that drafts has no log probabilities, but numbers of tokens that were drafted and of those that were right.
+    """
 
     text: str
     tokens: tuple[int, ...]
     logprobs: tuple[dict[int, float], ...]
     drafted: int
+    accepted: int
 
     def distance(self, other: Prediction) -> float:
         """The largest difference of two log probabilities; infinite where texts or vocabularies differ."""
@@ -60,10 +67,13 @@ class Prediction:
         return max(abs(mine[token] - yours[token]) for mine, yours in pairs for token in mine)
 
 
-def predict(*models: Path, mtp: bool = False) -> list[Prediction]:
-    """Ask llama.cpp what each of `models` predicts, all in one process; raise `EngineError` if one does not run."""
-    words = [f"{path}:mtp" if mtp else str(path) for path in models]
-    command = [sys.executable, str(_PREDICT), str(N_TOKENS), PROMPT, *words]
+def predict(*models: Path, mtp: bool = False, draft: Path | None = None) -> list[Prediction]:
+    """Ask llama.cpp what each of `models` predicts, all in one process; raise `EngineError` if one does not run.
+
+    `mtp`: with the MTP layer of the model as its draft; `draft`: with this model of EAGLE-3.
+    """
+    how = ":mtp" if mtp else f":eagle3={draft}" if draft else ""
+    command = [sys.executable, str(_PREDICT), str(N_TOKENS), PROMPT, *(f"{path}{how}" for path in models)]
     done = subprocess.run(
         command,
         capture_output=True,
@@ -84,7 +94,7 @@ def predict(*models: Path, mtp: bool = False) -> list[Prediction]:
 
 def _prediction(answer: dict[str, Any]) -> Prediction:
     logprobs = tuple({int(token): value for token, value in step.items()} for step in answer["logprobs"])
-    return Prediction(answer["text"], tuple(answer["tokens"]), logprobs, answer["drafted"])
+    return Prediction(answer["text"], tuple(answer["tokens"]), logprobs, answer["drafted"], answer["accepted"])
 
 
 # --- llama.cpp's own tools, of another release than xllamacpp ---------------------------------------------------------
@@ -110,9 +120,24 @@ def run_tool(name: str, *words: object, folder: Path) -> str:
     return done.stdout
 
 
-def perplexity(path: Path) -> float:
-    """The perplexity of the corpus in llama-perplexity, over chunks of 64 tokens."""
+STEP = 16 / 65535  # the largest distance of two neighbouring log probabilities in the file of llama-perplexity
+
+
+def logprobs_in_batches(path: Path) -> NDArray[Any]:
+    """The log probabilities that llama-perplexity writes of the corpus, a row a token; batches of 64 tokens.
+
+    Each row of the file is a scale, a minimum, and 16 bits for each token of the vocabulary.  What the program prints
+    is not read: its last lines are lost at times.
+    """
+    import numpy as np
+
     (path.parent / "corpus.txt").write_text(CORPUS)
     options = ("-c", 64, "--chunks", 4, "-t", 1, "-fa", "off", "-ctk", "f32", "-ctv", "f32")
-    log = run_tool("llama-perplexity", "-m", path, "-f", "corpus.txt", *options, folder=path.parent)
-    return float(log.partition("Final estimate: PPL = ")[2].split()[0])
+    file = path.with_suffix(".logits")
+    words = ("-m", path, "-f", "corpus.txt", "--kl-divergence-base", file, *options)
+    run_tool("llama-perplexity", *words, folder=path.parent)
+    data = file.read_bytes()
+    n_ctx, n_vocab, n_chunk = np.frombuffer(data, np.int32, 3, offset=8)
+    rows = np.frombuffer(data, np.uint16, offset=8 + 4 * (3 + n_ctx * n_chunk)).reshape(-1, 4 + (n_vocab + 1) // 2 * 2)
+    scale, least = rows[:, :4].copy().view(np.float32).T
+    return scale[:, None] * rows[:, 4 : 4 + n_vocab] + least[:, None]

@@ -7,6 +7,7 @@ tests of `alter` would prove nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np  # noqa: TID253 - models are arrays
@@ -16,7 +17,17 @@ from tests.e2e.engine import SAME, EngineError, Prediction
 from tests.support import builders as b
 from tests.support import numpy_surgery as surgery
 from tests.support.numpy_surgery import Surgery
-from tests.support.tiny_models import MODELS, TinyModel, deepseek2, llama, qwen3moe, read
+from tests.support.tiny_models import (
+    MODELS,
+    TinyModel,
+    deepseek2,
+    eagle3,
+    first_order_llama,
+    gemma3,
+    llama,
+    qwen3moe,
+    read,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -101,6 +112,33 @@ def test_mtp_layers_run(name: str, tmp_path: Path, predict: Predict) -> None:
     [plain], [drafting] = predict(path), predict(path, mtp=True)
     assert (plain.drafted, drafting.text) == (0, plain.text)
     assert drafting.drafted > 0
+
+
+def test_a_draft_is_right(tmp_path: Path, predict: Predict) -> None:
+    target, draft = first_order_llama().write(tmp_path / "target.gguf"), eagle3().write(tmp_path / "draft.gguf")
+    [plain], [drafting] = predict(target), predict(target, draft=draft)
+    assert drafting.text == plain.text
+    assert drafting.accepted > drafting.drafted * 0.9
+
+
+def test_a_draft_head_with_its_list_in_another_order_shows(tmp_path: Path, predict: Predict) -> None:
+    target, draft = first_order_llama().write(tmp_path / "target.gguf"), eagle3()
+    heads = []
+    for name, listed in (("right", np.arange(288)[::-1]), ("wrong", np.arange(288))):
+        rows = {"output.weight": draft.weights["output.weight"][::-1], "d2t": listed}
+        head = draft.with_weights({**draft.weights, **rows})
+        heads += predict(target, draft=head.write(tmp_path / f"{name}.gguf"))
+    right, wrong = heads
+    assert right.accepted > 5 * wrong.accepted
+
+
+def test_windows_out_of_phase_show(tmp_path: Path, predict: Predict) -> None:
+    model = surgery.layers(gemma3(), (0, 3, 4, 5, 6, 7))
+    forgotten = {key: kv for key, kv in model.kvs.items() if "pattern" not in key}
+    right, wrong = predict(
+        model.write(tmp_path / "right.gguf"), replace(model, kvs=forgotten).write(tmp_path / "wrong.gguf")
+    )
+    assert right.distance(wrong) > 0.01
 
 
 def test_every_part_of_a_model_shows(tmp_path: Path, predict: Predict) -> None:

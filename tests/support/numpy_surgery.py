@@ -147,12 +147,12 @@ def _with_layer_arrays(altered: TinyModel, model: TinyModel, order: Sequence[int
 
 
 def vocabulary(model: TinyModel, kept: Sequence[int], padding: Sequence[str] = ()) -> TinyModel:
-    """Keep these tokens in this order, and add tokens of the names `padding` that are unused and have rows of zeros."""
+    """Keep these tokens in this order, and add unused ones of the names `padding` that have the row of the last."""
 
     def of(name: str, array: Array) -> Array:
         if not _BY_TOKEN.search(name):
             return array
-        return np.concatenate([array[list(kept)], np.zeros((len(padding), array.shape[1]), np.float32)])
+        return array[[*kept, *[kept[-1]] * len(padding)]]
 
     altered = model.with_weights({name: of(name, array) for name, array in model.weights.items()})
     count = len(padding)

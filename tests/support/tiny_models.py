@@ -19,7 +19,7 @@ from numpy.typing import NDArray  # noqa: TID253
 
 from tests.support import builders as b
 
-Weights = Mapping[str, NDArray[np.float32]]
+Weights = Mapping[str, NDArray[Any]]
 Shapes = dict[str, tuple[int, ...]]
 
 WIDTH, VOCABULARY, EXPERTS = 256, 288, 8
@@ -55,14 +55,17 @@ class TinyModel:
         return replace(self, weights=dict(weights))
 
     def write(self, path: Path) -> Path:
-        """Write the model as F32."""
-        kind = b.TYPES["F32"][0]
-        tensors = [
-            b.Tensor(name, tuple(reversed(array.shape)), kind, np.ascontiguousarray(array, np.float32).tobytes())
-            for name, array in self.weights.items()
-        ]
+        """Write the model as F32; lists of integers as I64."""
+        tensors = [_tensor(name, array) for name, array in self.weights.items()]
         path.write_bytes(b.gguf(tuple(self.kvs.values()), tensors))
         return path
+
+
+def _tensor(name: str, array: NDArray[Any]) -> b.Tensor:
+    is_list = array.dtype.kind == "i"
+    kind = gguf.GGMLQuantizationType.I64 if is_list else gguf.GGMLQuantizationType.F32
+    data = np.ascontiguousarray(array, np.int64 if is_list else np.float32).tobytes()
+    return b.Tensor(name, tuple(reversed(array.shape)), int(kind), data)
 
 
 def read(path: Path) -> TinyModel:
@@ -78,9 +81,10 @@ def _kv(key: str, field: gguf.ReaderField) -> b.KV:
     return b.KV(key, b.ARR, b.Array(int(field.types[1]), list(field.contents())))
 
 
-def _dequantized(tensor: gguf.ReaderTensor) -> NDArray[np.float32]:
-    floats = gguf.dequantize(tensor.data, tensor.tensor_type)
-    return np.asarray(floats, np.float32).reshape(tuple(reversed([int(dim) for dim in tensor.shape])))
+def _dequantized(tensor: gguf.ReaderTensor) -> NDArray[Any]:
+    is_list = tensor.data.dtype.kind == "i"  # of token ids, say
+    numbers = tensor.data if is_list else gguf.dequantize(tensor.data, tensor.tensor_type)
+    return np.asarray(numbers).reshape(tuple(reversed([int(dim) for dim in tensor.shape])))
 
 
 # --- weights ---------------------------------------------------------------------------------------------------------
@@ -283,6 +287,37 @@ def qwen35(layers: int = 8) -> TinyModel:
     }
     trunk = [attention if (layer + 1) % 4 == 0 else linear for layer in range(layers)]
     return _model("qwen35", own, {**_ENDS, **_layers(*trunk, {**attention, **_MTP})})
+
+
+def first_order_llama() -> TinyModel:
+    """A llama in which layers add nothing: what comes next depends on the last token alone."""
+    model = llama()
+    silent = ("attn_output.weight", "ffn_down.weight")
+    return model.with_weights(
+        {name: np.zeros_like(array) if name.endswith(silent) else array for name, array in model.weights.items()}
+    )
+
+
+def eagle3() -> TinyModel:
+    """A draft for `first_order_llama` that knows what comes next: its attention looks at the last token alone."""
+    target = first_order_llama().weights
+    own = {
+        "block_count": (b.U32, 1),
+        "attention.head_count": (b.U32, WIDTH // HEAD),
+        "attention.head_count_kv": (b.U32, WIDTH // HEAD),
+        "target_layers": (b.ARR, b.Array(b.I32, [0, 1, 2])),
+        "target_hidden_size": (b.U32, WIDTH),
+        "norm_before_residual": (b.BOOL, 1),
+    }
+    one, nothing = np.eye(WIDTH, dtype=np.float32), np.zeros((WIDTH, WIDTH), np.float32)
+    token = np.concatenate([8 * one, nothing], axis=1)  # of the token and what the target thinks; 8 makes it sharp
+    layer = {f"attn_{part}.weight": token for part in ("q", "k", "v")}
+    layer |= {"attn_output.weight": one, "ffn_gate.weight": nothing, "ffn_up.weight": nothing}
+    layer |= {f"{norm}.weight": np.ones(WIDTH, np.float32) for norm in ("attn_norm", "ffn_norm")}
+    layer |= {"attn_norm_2.weight": np.full(WIDTH, 1e-5, np.float32)}  # what it thought itself hardly counts
+    weights = {name: target[name] for name in _ENDS} | {"fc.weight": np.concatenate([nothing] * 3, axis=1)}
+    weights |= {f"blk.0.{role}": array for role, array in {**layer, "ffn_down.weight": nothing}.items()}
+    return _model("eagle3", own, {}).with_weights(weights)
 
 
 MODELS: Mapping[str, Callable[[], TinyModel]] = {
