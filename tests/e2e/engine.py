@@ -70,9 +70,9 @@ class Prediction:
 def predict(*models: Path, mtp: bool = False, draft: Path | None = None) -> list[Prediction]:
     """Ask llama.cpp what each of `models` predicts, all in one process; raise `EngineError` if one does not run.
 
-    `mtp`: with the MTP layer of the model as its draft; `draft`: with this model of EAGLE-3.
+    `mtp`: with the MTP layer of the model as its draft; `draft`: with this model of EAGLE-3, or its MTP layer.
     """
-    how = ":mtp" if mtp else f":eagle3={draft}" if draft else ""
+    how = f":{'mtp' if mtp else 'eagle3'}={draft or ''}" if mtp or draft else ""
     command = [sys.executable, str(_PREDICT), str(N_TOKENS), PROMPT, *(f"{path}{how}" for path in models)]
     done = subprocess.run(
         command,

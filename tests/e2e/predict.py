@@ -2,10 +2,10 @@
 
 Run as a program of its own, so that neither a crash of the engine nor its log ends or soils a test run:
 
-    python tests/e2e/predict.py NUMBER_OF_TOKENS PROMPT MODEL[:mtp|:eagle3=DRAFT]...
+    python tests/e2e/predict.py NUMBER_OF_TOKENS PROMPT MODEL[:mtp=[DRAFT]|:eagle3=DRAFT]...
 
-A model with `:mtp` behind it drafts with its MTP layer, as `--spec-type draft-mtp` does; with `:eagle3=DRAFT` the model
-DRAFT drafts for it.
+A model with `:mtp=` behind it drafts with its own MTP layer, as `--spec-type draft-mtp` does, or that of DRAFT; with
+`:eagle3=DRAFT` the model DRAFT drafts for it.
 """
 
 import json
@@ -20,6 +20,7 @@ N_LOGPROBS = 400  # more than the tiny models have tokens: all are printed
 def predict(spec: str, prompt: str, n_tokens: int) -> dict[str, Any]:
     """Continue `prompt` greedily; a model that does not load raises."""
     path, _, how = spec.partition(":")
+    kind, _, draft = how.partition("=")
     params = xllamacpp.CommonParams()
     params.model.path = path
     params.n_ctx = 128
@@ -29,12 +30,11 @@ def predict(spec: str, prompt: str, n_tokens: int) -> dict[str, Any]:
     # As F16, and in flash attention, keys and values would turn differences of the last bit into some of 1e-4.
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    kinds = xllamacpp.common_speculative_type
-    if how == "mtp":
-        params.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_MTP]
-    elif how:
-        params.speculative.types = [kinds.COMMON_SPECULATIVE_TYPE_DRAFT_EAGLE3]
-        params.speculative.draft.mparams.path = how.removeprefix("eagle3=")
+    if kind:
+        kinds = xllamacpp.common_speculative_type
+        mtp, eagle3 = kinds.COMMON_SPECULATIVE_TYPE_DRAFT_MTP, kinds.COMMON_SPECULATIVE_TYPE_DRAFT_EAGLE3
+        params.speculative.types = [mtp if kind == "mtp" else eagle3]
+        params.speculative.draft.mparams.path = draft
     request = {"prompt": prompt, "max_tokens": n_tokens, "temperature": 0, "seed": 1, "n_probs": N_LOGPROBS}
     answer = xllamacpp.Server(params).handle_completions({**request, "logprobs": N_LOGPROBS, "ignore_eos": True})
     steps = answer["choices"][0]["logprobs"]["content"]

@@ -24,7 +24,7 @@ from tests.support.tiny_models import (
     TinyModel,
     deepseek2,
     eagle3,
-    first_order_llama,
+    first_order,
     llama,
     quantization,
     qwen3moe,
@@ -175,16 +175,27 @@ def test_an_mtp_layer_taken_back_drafts_again(name: str, quantized: Make, tmp_pa
     assert back.read_bytes() == source.read_bytes()
 
 
-def test_an_mtp_layer_of_another_type_is_grafted(quantized: Make, tmp_path: Path, predict: Predict) -> None:
-    trunk = alter(quantized("qwen35"), Alteration(drop=(":mtp",)), tmp_path / "trunk.gguf")
-    donor = quantized("qwen35", "iq4_xs")
-    grafted = alter(trunk, Alteration(take=(("d", ":mtp"),)), tmp_path / "grafted.gguf", {"d": donor})
-    before, after = predict(trunk, grafted)
-    assert before.distance(after) == 0
-    [drafting] = predict(grafted, mtp=True)
-    assert drafting.text == before.text
-    assert drafting.drafted > 0
-    assert read(grafted).weights["blk.8.attn_q.weight"].tolist() == read(donor).weights["blk.8.attn_q.weight"].tolist()
+@pytest.mark.parametrize("name", ["deepseek2", "qwen35"])
+def test_an_mtp_layer_of_another_type_is_grafted(name: str, quantized: Make, tmp_path: Path, predict: Predict) -> None:
+    """Into a model that never had one, from a donor that is all there or a companion."""
+    knowing = first_order(MODELS[name]())
+    source = quantized(f"{name} without", "q4_K", surgery.drop_mtp(knowing))
+    donor = quantized(f"{name} with", "iq4_xs", knowing)
+    ends = ("token_embd.weight", "output.weight", "output_norm.weight")
+    companion = alter(donor, Alteration(keep=(":mtp", *ends)), tmp_path / "companion.gguf")
+    grafted = alter(source, Alteration(take=(("d", ":mtp"),)), tmp_path / "grafted.gguf", {"d": donor})
+    other = alter(source, Alteration(take=(("d", ":mtp"),)), tmp_path / "other.gguf", {"d": companion})
+    before, *after = predict(source, grafted, other)
+    assert [before.distance(each) for each in after] == [0, 0]
+    for drafting in (*predict(grafted, mtp=True), *predict(source, mtp=True, draft=companion)):
+        assert drafting.text == before.text
+        assert drafting.accepted > drafting.drafted * 0.5  # of a layer in a wrong place, none
+    layer = {
+        each: array
+        for each, array in read(donor).weights.items()
+        if surgery.layer_of(each) == surgery.trunk_layers(knowing)
+    }
+    assert_weights(grafted, knowing.with_weights({**read(source).weights, **layer}))
 
 
 # --- another model, as NumPy makes it ---------------------------------------------------------------------------------
@@ -338,7 +349,7 @@ def test_an_output_that_is_the_embedding_is_dropped(quantized: Make, tmp_path: P
 
 def test_a_cut_draft_head_drafts_as_before(tmp_path: Path, predict: Predict) -> None:
     """Every other token from the end, and those that are needed: `d2t` says which; two cuts are one."""
-    target, draft = first_order_llama().write(tmp_path / "target.gguf"), eagle3().write(tmp_path / "draft.gguf")
+    target, draft = first_order(llama()).write(tmp_path / "target.gguf"), eagle3().write(tmp_path / "draft.gguf")
     [before] = predict(target, draft=draft)
     needed = sorted({*before.tokens, *range(1, 288, 2)}, reverse=True)
     cut = alter(draft, Alteration(vocab=needed), tmp_path / "cut.gguf")

@@ -22,7 +22,7 @@ from tests.support.tiny_models import (
     TinyModel,
     deepseek2,
     eagle3,
-    first_order_llama,
+    first_order,
     gemma3,
     llama,
     qwen3moe,
@@ -108,21 +108,21 @@ def test_the_same_done_right_shows_nothing(name: str, change: Surgery, tmp_path:
 
 @pytest.mark.parametrize("name", ["deepseek2", "qwen35"])
 def test_mtp_layers_run(name: str, tmp_path: Path, predict: Predict) -> None:
-    path = MODELS[name]().write(tmp_path / "model.gguf")
+    path = first_order(MODELS[name]()).write(tmp_path / "model.gguf")
     [plain], [drafting] = predict(path), predict(path, mtp=True)
     assert (plain.drafted, drafting.text) == (0, plain.text)
-    assert drafting.drafted > 0
+    assert drafting.accepted > drafting.drafted * 0.9
 
 
 def test_a_draft_is_right(tmp_path: Path, predict: Predict) -> None:
-    target, draft = first_order_llama().write(tmp_path / "target.gguf"), eagle3().write(tmp_path / "draft.gguf")
+    target, draft = first_order(llama()).write(tmp_path / "target.gguf"), eagle3().write(tmp_path / "draft.gguf")
     [plain], [drafting] = predict(target), predict(target, draft=draft)
     assert drafting.text == plain.text
     assert drafting.accepted > drafting.drafted * 0.9
 
 
 def test_a_draft_head_with_its_list_in_another_order_shows(tmp_path: Path, predict: Predict) -> None:
-    target, draft = first_order_llama().write(tmp_path / "target.gguf"), eagle3()
+    target, draft = first_order(llama()).write(tmp_path / "target.gguf"), eagle3()
     heads = []
     for name, listed in (("right", np.arange(288)[::-1]), ("wrong", np.arange(288))):
         rows = {"output.weight": draft.weights["output.weight"][::-1], "d2t": listed}

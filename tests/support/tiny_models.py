@@ -7,6 +7,7 @@ so that what gguftool makes is judged by others.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -289,18 +290,26 @@ def qwen35(layers: int = 8) -> TinyModel:
     return _model("qwen35", own, {**_ENDS, **_layers(*trunk, {**attention, **_MTP})})
 
 
-def first_order_llama() -> TinyModel:
-    """A llama in which layers add nothing: what comes next depends on the last token alone."""
-    model = llama()
-    silent = ("attn_output.weight", "ffn_down.weight")
-    return model.with_weights(
-        {name: np.zeros_like(array) if name.endswith(silent) else array for name, array in model.weights.items()}
-    )
+def first_order(model: TinyModel) -> TinyModel:
+    """`model` with layers that add nothing: what comes next depends on the last token alone.
+
+    Its MTP layers know that: they see that token, and end as the trunk does.
+    """
+    silent = re.compile(r"(attn_output|ssm_out|ffn_down|ffn_down_exps|ffn_down_shexp)\.weight$")
+    token = np.concatenate([np.eye(WIDTH), np.zeros((WIDTH, WIDTH))], axis=1).astype(np.float32)
+    known = {
+        "eh_proj": token,
+        "enorm": np.ones(WIDTH, np.float32),
+        "shared_head_norm": model.weights["output_norm.weight"],
+    }
+    changed = {name: np.zeros_like(array) for name, array in model.weights.items() if silent.search(name)}
+    changed |= {name: known[part] for name in model.weights for part in known if name.endswith(f"nextn.{part}.weight")}
+    return model.with_weights({**model.weights, **changed})
 
 
 def eagle3() -> TinyModel:
-    """A draft for `first_order_llama` that knows what comes next: its attention looks at the last token alone."""
-    target = first_order_llama().weights
+    """A draft for `first_order(llama())` that knows what comes next: its attention looks at the last token alone."""
+    target = first_order(llama()).weights
     own = {
         "block_count": (b.U32, 1),
         "attention.head_count": (b.U32, WIDTH // HEAD),
