@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e import engine
+from tests.e2e.altering import Quantized
 from tests.support.paths import FIXTURES
 from tests.support.smollm2 import SMOLLM2_COMMAND, SMOLLM2_SHA256, find_smollm2
 
@@ -73,3 +74,9 @@ def predict() -> Callable[..., list[engine.Prediction]]:
     """Ask real llama.cpp what models predict: see `engine.predict`."""
     pytest.importorskip("xllamacpp", reason="xllamacpp is not installed; pip install -e '.[test]'")
     return engine.predict
+
+
+@pytest.fixture(scope="session")
+def quantized(tmp_path_factory: pytest.TempPathFactory) -> Quantized:
+    """Make tiny models that are quantized: see `altering.Quantized`."""
+    return Quantized(tmp_path_factory.mktemp("quantized"))
