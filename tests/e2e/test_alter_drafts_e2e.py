@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 # --- MTP dropped and taken back ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["deepseek2", "qwen35"])
+@pytest.mark.parametrize("name", ["deepseek2", "qwen35", "qwen35moe"])
 def test_an_mtp_layer_taken_back_drafts(name: str, quantized: Quantized, tmp_path: Path, predict: Predict) -> None:
     source = quantized(name)
     trunk = alter(source, Alteration(drop=(":mtp",)), tmp_path / "trunk.gguf")
@@ -31,7 +31,7 @@ def test_an_mtp_layer_taken_back_drafts(name: str, quantized: Quantized, tmp_pat
     assert back.read_bytes() == source.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["deepseek2", "qwen35"])
+@pytest.mark.parametrize("name", ["deepseek2", "qwen35", "qwen35moe"])
 def test_a_grafted_mtp_layer_drafts(name: str, quantized: Quantized, tmp_path: Path, predict: Predict) -> None:
     """Into a model that never had one, from a donor that is all there or a companion."""
     knowing = first_order(MODELS[name]())

@@ -54,6 +54,23 @@ SAME_MODEL: dict[str, tuple[str, Alteration, Surgery]] = {
     "qkv of qwen3moe": ("qwen3moe", mainline(fuse=("qkv",)), surgery.fuse_qkv),
     "qkv of gemma3": ("gemma3", mainline(fuse=("qkv",)), surgery.fuse_qkv),
     "qkv of qwen35": ("qwen35", mainline(fuse=("qkv",)), surgery.fuse_qkv),
+    "qkv with biases": ("gpt-oss", mainline(fuse=("qkv",)), surgery.fuse_qkv),
+    "qkv of lfm2moe": ("lfm2moe", mainline(fuse=("qkv",)), surgery.fuse_qkv),
+    "experts with biases": (
+        "gpt-oss",
+        Alteration(experts=",".join(map(str, ORDERS[0]))),
+        lambda model: surgery.experts(model, ORDERS[0]),
+    ),
+    "experts with gate_up of qwen35moe": (
+        "qwen35moe",
+        mainline(fuse=("gate_up",), experts=",".join(map(str, ORDERS[0]))),
+        lambda model: surgery.fuse_gate_up(surgery.experts(model, ORDERS[0])),
+    ),
+    "experts of lfm2moe": (
+        "lfm2moe",
+        Alteration(experts=",".join(map(str, ORDERS[0]))),
+        lambda model: surgery.experts(model, ORDERS[0]),
+    ),
     "gate_up of deepseek2": ("deepseek2", mainline(fuse=("gate_up",)), surgery.fuse_gate_up),
     "gate_up and experts": (
         "deepseek2",
@@ -158,6 +175,21 @@ ANOTHER_MODEL: dict[str, tuple[str, Alteration, Surgery]] = {
         "qwen35",
         mainline(layers="0-2,1-"),
         lambda model: surgery.layers(model, (0, 1, 2, *range(1, 8))),
+    ),
+    "gpt-oss: windows out of phase, experts pruned": (
+        "gpt-oss",
+        mainline(layers="1-", experts="!0"),
+        lambda model: surgery.layers(surgery.experts(model, range(1, 8)), (1, 2, 3)),
+    ),
+    "qwen35moe: layers out of phase, experts pruned": (
+        "qwen35moe",
+        mainline(layers="0,2-,3", experts="5,1,2"),
+        lambda model: surgery.layers(surgery.experts(model, (5, 1, 2)), (0, 2, 3, 3)),
+    ),
+    "lfm2moe: layers by list, experts pruned": (
+        "lfm2moe",
+        mainline(layers="0,2,1,2,3", experts="5,1,2"),
+        lambda model: surgery.layers(surgery.experts(model, (5, 1, 2)), (0, 2, 1, 2, 3)),
     ),
     "llama: fewer tokens": ("llama", Alteration(vocab="0-263"), lambda model: surgery.vocabulary(model, range(264))),
     "gemma3: fewer tokens, embeddings tied": (

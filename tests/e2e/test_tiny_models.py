@@ -49,6 +49,12 @@ def old_router(model: TinyModel) -> TinyModel:
     return altered.with_weights({**altered.weights, **old})
 
 
+def old_biases(model: TinyModel) -> TinyModel:
+    altered = surgery.experts(model, SWAPPED)
+    old = {name: array for name, array in model.weights.items() if name.endswith("_exps.bias")}
+    return altered.with_weights({**altered.weights, **old})
+
+
 def promised_mtp(model: TinyModel) -> TinyModel:
     """The tensors of MTP dropped, but still promised: llama.cpp skips the last layer of the trunk."""
     return surgery.drop_mtp(model).with_own("nextn_predict_layers", b.U32, 1)
@@ -76,6 +82,7 @@ MISTAKES: list[tuple[str, Surgery]] = [
     ("deepseek2", promised_mtp),
     ("qwen35", promised_mtp),
     ("llama", untied),
+    ("gpt-oss", old_biases),
 ]
 
 IDENTITIES: list[tuple[str, Surgery]] = [
@@ -84,6 +91,8 @@ IDENTITIES: list[tuple[str, Surgery]] = [
     ("llama", surgery.fuse_qkv),
     ("gemma3", surgery.fuse_qkv),
     ("deepseek2", surgery.fuse_gate_up),
+    ("qwen35moe", surgery.fuse_gate_up),
+    ("gpt-oss", surgery.fuse_qkv),
     ("deepseek2", surgery.drop_mtp),
     ("qwen35", surgery.drop_mtp),
 ]
@@ -106,7 +115,7 @@ def test_the_same_done_right_shows_nothing(name: str, change: Surgery, tmp_path:
     assert before.distance(after) < SAME
 
 
-@pytest.mark.parametrize("name", ["deepseek2", "qwen35"])
+@pytest.mark.parametrize("name", ["deepseek2", "qwen35", "qwen35moe"])
 def test_mtp_layers_run(name: str, tmp_path: Path, predict: Predict) -> None:
     path = first_order(MODELS[name]()).write(tmp_path / "model.gguf")
     [plain], [drafting] = predict(path), predict(path, mtp=True)

@@ -17,7 +17,7 @@ from tests.support.tiny_models import TinyModel
 
 Array = NDArray[np.float32]
 
-_BY_EXPERT = re.compile(r"\.(ffn_(gate|up|down|gate_up)_exps\.weight|ffn_gate_inp\.weight|exp_probs_b\.bias)$")
+_BY_EXPERT = re.compile(r"\.(ffn_(gate|up|down|gate_up)_exps|ffn_gate_inp|exp_probs_b)\.(weight|bias)$")
 _BY_TOKEN = re.compile(r"(^|\.)(token_embd|output|embed_tokens|shared_head_head)\.weight$")
 _SPECIAL = ("bos", "eos", "unknown")
 
@@ -54,13 +54,13 @@ def fuse(model: TinyModel, parts: Sequence[str], whole: str) -> TinyModel:
 
     def fused() -> Iterator[tuple[str, Array]]:
         for name, array in model.weights.items():
-            stem, _, role = name.removesuffix(".weight").rpartition(".")
-            rows = [model.weights.get(f"{stem}.{part}.weight") for part in parts]
-            if role not in parts or any(each is None for each in rows):
+            *stems, role, end = ["", *name.split(".")]
+            stem = ".".join(stems[1:])
+            rows = [model.weights[each] for part in parts if (each := f"{stem}.{part}.{end}") in model.weights]
+            if role not in parts or len(rows) < len(parts):
                 yield name, array
             elif role == parts[0]:
-                axis = -2
-                yield f"{stem}.{whole}.weight", np.concatenate([each for each in rows if each is not None], axis)
+                yield f"{stem}.{whole}.{end}", np.concatenate(rows, -2 if end == "weight" else -1)
 
     return model.with_weights(dict(fused()))
 
@@ -135,15 +135,22 @@ def _renumbered(model: TinyModel, chosen: Sequence[int], mtp: bool) -> TinyModel
 
 
 def _with_layer_arrays(altered: TinyModel, model: TinyModel, order: Sequence[int]) -> TinyModel:
-    """Say of every layer what it is, where the input leaves that to its number."""
-    kinds = {
-        "gemma3": ("attention.sliding_window_pattern", lambda layer: layer % 6 != 5),
-        "qwen35": ("attention.recurrent_layers", lambda layer: layer % 4 != 3 and layer < trunk_layers(model)),
+    """Say of every layer what it is, also where the input leaves that to its number."""
+    linear = ("attention.recurrent_layers", [layer % 4 != 3 and layer < trunk_layers(model) for layer in order])
+    by_number = {
+        "gemma3": ("attention.sliding_window_pattern", [layer % 6 != 5 for layer in order]),
+        "gpt-oss": ("attention.sliding_window_pattern", [layer % 2 == 0 for layer in order]),
+        "qwen35": linear,
+        "qwen35moe": linear,
     }
-    if model.architecture not in kinds:
-        return altered
-    key, is_so = kinds[model.architecture]
-    return altered.with_own(key, b.ARR, b.Array(b.BOOL, [int(is_so(old)) for old in order]))
+    if model.architecture in by_number:
+        key, kinds = by_number[model.architecture]
+        return altered.with_own(key, b.ARR, b.Array(b.BOOL, [int(kind) for kind in kinds]))
+    heads = model.own("attention.head_count_kv")
+    if isinstance(heads, list):
+        listed = b.Array(b.U32, [heads[layer] for layer in order])
+        return altered.with_own("attention.head_count_kv", b.ARR, listed)
+    return altered
 
 
 def vocabulary(model: TinyModel, kept: Sequence[int], padding: Sequence[str] = ()) -> TinyModel:

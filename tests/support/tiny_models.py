@@ -172,6 +172,16 @@ _MOE: Shapes = {
     "ffn_up_exps.weight": (EXPERTS, EXPERT_FF, WIDTH),
     "ffn_down_exps.weight": (EXPERTS, WIDTH, EXPERT_FF),
 }
+_SHARED: Shapes = {
+    "ffn_gate_shexp.weight": (EXPERT_FF, WIDTH),
+    "ffn_up_shexp.weight": (EXPERT_FF, WIDTH),
+    "ffn_down_shexp.weight": (WIDTH, EXPERT_FF),
+}
+_EXPERT_KEYS: dict[str, tuple[int, Any]] = {
+    "expert_count": (b.U32, EXPERTS),
+    "expert_used_count": (b.U32, 2),
+    "expert_feed_forward_length": (b.U32, EXPERT_FF),
+}
 _MTP: Shapes = {
     "nextn.eh_proj.weight": (WIDTH, 2 * WIDTH),
     "nextn.enorm.weight": (WIDTH,),
@@ -191,12 +201,7 @@ def llama(layers: int = 4, seed: str = "llama") -> TinyModel:
 
 
 def qwen3moe(layers: int = 3) -> TinyModel:
-    own = {
-        "block_count": (b.U32, layers),
-        "expert_count": (b.U32, EXPERTS),
-        "expert_used_count": (b.U32, 2),
-        "expert_feed_forward_length": (b.U32, EXPERT_FF),
-    }
+    own = {"block_count": (b.U32, layers), **_EXPERT_KEYS}
     roles = {**_ATTENTION, **_HEAD_NORMS, **_FFN_NORM, **_MOE}
     return _model("qwen3moe", own, {**_ENDS, **_layers(*[roles] * layers)})
 
@@ -225,11 +230,9 @@ def deepseek2(groups: int = 2) -> TinyModel:
         "attention.key_length_mla": (b.U32, nope + rope),
         "attention.value_length_mla": (b.U32, value),
         "rope.dimension_count": (b.U32, rope),
-        "expert_count": (b.U32, EXPERTS),
-        "expert_used_count": (b.U32, 2),
+        **_EXPERT_KEYS,
         "expert_group_count": (b.U32, groups),
         "expert_group_used_count": (b.U32, 1 if groups == 2 else groups // 2),
-        "expert_feed_forward_length": (b.U32, EXPERT_FF),
         "expert_shared_count": (b.U32, 1),
         "expert_weights_scale": (b.F32, 1.5),
         "expert_weights_norm": (b.BOOL, 1),
@@ -246,18 +249,23 @@ def deepseek2(groups: int = 2) -> TinyModel:
         "attn_v_b.weight": (HEADS, value, kv_lora),
         "attn_output.weight": (WIDTH, HEADS * value),
     }
-    shared: Shapes = {
-        "exp_probs_b.bias": (EXPERTS,),
-        "ffn_gate_shexp.weight": (EXPERT_FF, WIDTH),
-        "ffn_up_shexp.weight": (EXPERT_FF, WIDTH),
-        "ffn_down_shexp.weight": (WIDTH, EXPERT_FF),
-    }
-    dense, moe = {**attention, **_FFN_NORM, **_DENSE}, {**attention, **_FFN_NORM, **_MOE, **shared}
+    experts: Shapes = {**_MOE, "exp_probs_b.bias": (EXPERTS,), **_SHARED}
+    dense, moe = {**attention, **_FFN_NORM, **_DENSE}, {**attention, **_FFN_NORM, **experts}
     return _model("deepseek2", own, {**_ENDS, **_layers(dense, moe, moe, {**moe, **_MTP})})
 
 
 def qwen35(layers: int = 8) -> TinyModel:
     """A hybrid: every fourth layer is attention, the others linear attention; and one MTP layer."""
+    return _qwen35("qwen35", layers, {}, _DENSE)
+
+
+def qwen35moe(layers: int = 4) -> TinyModel:
+    """The same with experts, one of them shared."""
+    own = {**_EXPERT_KEYS, "expert_shared_feed_forward_length": (b.U32, EXPERT_FF)}
+    return _qwen35("qwen35moe", layers, own, {**_MOE, "ffn_gate_inp_shexp.weight": (WIDTH,), **_SHARED})
+
+
+def _qwen35(architecture: str, layers: int, more: Mapping[str, tuple[int, Any]], ffn: Shapes) -> TinyModel:
     state, key_heads, value_heads = 32, 2, 4
     keys, values = state * key_heads, state * value_heads
     own = {
@@ -270,8 +278,9 @@ def qwen35(layers: int = 8) -> TinyModel:
         "ssm.state_size": (b.U32, state),
         "ssm.time_step_rank": (b.U32, value_heads),
         "ssm.group_count": (b.U32, key_heads),
+        **more,
     }
-    rest: Shapes = {"post_attention_norm.weight": (WIDTH,), **_DENSE}
+    rest: Shapes = {"post_attention_norm.weight": (WIDTH,), **ffn}
     attention = {**_ATTENTION, "attn_q.weight": (2 * HEADS * HEAD, WIDTH), **_HEAD_NORMS, **rest}
     linear: Shapes = {
         "attn_norm.weight": (WIDTH,),
@@ -287,7 +296,51 @@ def qwen35(layers: int = 8) -> TinyModel:
         **rest,
     }
     trunk = [attention if (layer + 1) % 4 == 0 else linear for layer in range(layers)]
-    return _model("qwen35", own, {**_ENDS, **_layers(*trunk, {**attention, **_MTP})})
+    return _model(architecture, own, {**_ENDS, **_layers(*trunk, {**attention, **_MTP})})
+
+
+def gpt_oss(layers: int = 4) -> TinyModel:
+    """Experts with biases, attention with sinks, and sliding windows of 8 tokens in every other layer."""
+    own = {"block_count": (b.U32, layers), **_EXPERT_KEYS, "attention.sliding_window": (b.U32, 8)}
+    more: Shapes = {
+        "post_attention_norm.weight": (WIDTH,),
+        "attn_sinks.weight": (HEADS,),
+        "attn_q.bias": (HEADS * HEAD,),
+        "attn_k.bias": (KV_HEADS * HEAD,),
+        "attn_v.bias": (KV_HEADS * HEAD,),
+        "attn_output.bias": (WIDTH,),
+        "ffn_gate_inp.bias": (EXPERTS,),
+        "ffn_gate_exps.bias": (EXPERTS, EXPERT_FF),
+        "ffn_up_exps.bias": (EXPERTS, EXPERT_FF),
+        "ffn_down_exps.bias": (EXPERTS, WIDTH),
+    }
+    return _model("gpt-oss", own, {**_ENDS, **_layers(*[{**_ATTENTION, **_MOE, **more}] * layers)})
+
+
+def lfm2moe() -> TinyModel:
+    """A hybrid by list: layers without heads for keys are short convolutions; one dense layer, then experts."""
+    heads = WIDTH // HEAD
+    own = {
+        "block_count": (b.U32, 4),
+        "attention.head_count": (b.U32, heads),
+        "attention.head_count_kv": (b.ARR, b.Array(b.U32, [0, KV_HEADS, 0, KV_HEADS])),
+        "shortconv.l_cache": (b.U32, 3),
+        "leading_dense_block_count": (b.U32, 1),
+        "expert_gating_func": (b.U32, 2),
+        **_EXPERT_KEYS,
+    }
+    convolution: Shapes = {
+        "attn_norm.weight": (WIDTH,),
+        "shortconv.conv.weight": (WIDTH, 3),
+        "shortconv.in_proj.weight": (3 * WIDTH, WIDTH),
+        "shortconv.out_proj.weight": (WIDTH, WIDTH),
+    }
+    attention = {**_ATTENTION, "attn_q.weight": (WIDTH, WIDTH), "attn_output.weight": (WIDTH, WIDTH), **_HEAD_NORMS}
+    experts = {**_FFN_NORM, **_MOE, "exp_probs_b.bias": (EXPERTS,)}
+    kinds = [{**convolution, **_FFN_NORM, **_DENSE}]
+    kinds += [{**kind, **experts} for kind in (attention, convolution, attention)]
+    ends: Shapes = {"token_embd.weight": (VOCABULARY, WIDTH), "token_embd_norm.weight": (WIDTH,)}
+    return _model("lfm2moe", own, {**ends, "output.weight": (VOCABULARY, WIDTH), **_layers(*kinds)})
 
 
 def first_order(model: TinyModel) -> TinyModel:
@@ -335,12 +388,15 @@ MODELS: Mapping[str, Callable[[], TinyModel]] = {
     "gemma3": gemma3,
     "deepseek2": deepseek2,
     "qwen35": qwen35,
+    "qwen35moe": qwen35moe,
+    "gpt-oss": gpt_oss,
+    "lfm2moe": lfm2moe,
 }
 
 
 def quantization(model: TinyModel, wide: str = "q4_K", narrow: str = "q8_0") -> Sequence[tuple[str, str]]:
     """A type for each matrix that engines quantize: `wide` where rows are whole blocks of 256, else `narrow`."""
-    kept = ("norm", "ffn_gate_inp", "exp_probs_b", "ssm_", "attn_k_b", "attn_v_b")
+    kept = ("norm", "bias", "ffn_gate_inp", "ssm_", "shortconv.conv", "attn_k_b", "attn_v_b")
     matrices = {name: array for name, array in model.weights.items() if array.ndim > 1}
     return [
         (name, wide if array.shape[-1] % 256 == 0 else narrow)
