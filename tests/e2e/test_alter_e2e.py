@@ -45,6 +45,11 @@ SAME_MODEL: dict[str, tuple[str, Alteration, Surgery]] = {
         Alteration(experts=",".join(map(str, GROUPED))),
         lambda model: surgery.experts(model, GROUPED),
     ),
+    "groups of experts in another order": (
+        "deepseek2",
+        Alteration(experts="5,4,7,6,1,0,2,3"),
+        lambda model: surgery.experts(model, (5, 4, 7, 6, 1, 0, 2, 3)),
+    ),
     "experts with exp_probs_b by layer": (
         "deepseek2",
         Alteration(experts=BY_LAYER),
@@ -333,6 +338,15 @@ def test_an_output_of_its_own_is_not_dropped(quantized: Quantized, tmp_path: Pat
     for what in (":tied", "output.weight"):
         with pytest.raises(api.PlanError, match="token_embd"):
             alter(quantized("llama"), Alteration(drop=(what,)), tmp_path / "altered.gguf")
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"), [("qwen35", "0-2"), ("qwen35", "3,7"), ("gpt-oss", "1,3"), ("lfm2moe", "1,3")]
+)
+def test_layers_of_both_kinds_are_left(name: str, layers: str, quantized: Quantized, tmp_path: Path) -> None:
+    """With one kind alone llama.cpp ends at an assertion."""
+    with pytest.raises(api.PlanError, match="layer"):
+        alter(quantized(name), mainline(layers=layers), tmp_path / "altered.gguf")
 
 
 def test_layers_out_of_phase_are_refused_for_an_engine_that_reads_no_list(quantized: Quantized, tmp_path: Path) -> None:
