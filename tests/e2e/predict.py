@@ -10,6 +10,7 @@ A model with `:mtp=` behind it drafts with its own MTP layer, as `--spec-type dr
 
 import json
 import sys
+import time
 from typing import Any
 
 import xllamacpp
@@ -53,6 +54,7 @@ def main(n_tokens: str, prompt: str, *specs: str) -> None:
             result = predict(spec, prompt, int(n_tokens))
         except RuntimeError as error:
             result = {"refused": str(error)}
+            time.sleep(0.2)  # the log, which says why, has a thread of its own
         print(json.dumps(result), flush=True)
 
 

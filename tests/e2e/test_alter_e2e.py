@@ -7,18 +7,15 @@ time with NumPy on dequantized weights, and the altered file, dequantized, must 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np  # noqa: TID253 - models are arrays
 import pytest
 
-import gguftool as api
 from gguftool import Alteration
 from tests.e2e.altering import TYPES, Predict, Quantized, alter, assert_agrees, assert_weights, dequantize, mainline
 from tests.e2e.engine import SAME, STEP, logprobs_in_batches
 from tests.support import numpy_surgery as surgery
 from tests.support.numpy_surgery import Surgery
-from tests.support.tiny_models import MODELS, TinyModel, deepseek2, llama, qwen3moe, read
+from tests.support.tiny_models import MODELS, read, with_other_layers
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -252,103 +249,21 @@ def test_tokens_are_added(name: str, quantized: Quantized, tmp_path: Path, predi
     assert_agrees(altered, surgery.vocabulary(old, range(288), names[288:]), predict)
 
 
-def test_layers_of_two_models_are_mixed(quantized: Quantized, tmp_path: Path, predict: Predict) -> None:
-    first, second = quantized("llama"), quantized("other llama", "iq4_xs", llama(seed="other"))
-    altered = alter(first, Alteration(layers="0,b:1-2,3"), tmp_path / "altered.gguf", {"b": second})
-    assert_agrees(altered, surgery.with_layers_of(read(first), read(second), (1, 2)), predict)
-
-
-def test_matrices_of_single_experts_are_joined(quantized: Quantized, tmp_path: Path, predict: Predict) -> None:
-    apart = quantized("apart", "q4_K", surgery.split_experts(qwen3moe()))
-    joined = alter(apart, Alteration(fuse=("experts",)), tmp_path / "joined.gguf")
-    assert_agrees(joined, surgery.join_experts(read(apart)), predict)
-    assert joined.read_bytes() == quantized("qwen3moe").read_bytes()
-
-
-def test_an_output_that_is_the_embedding_is_dropped(quantized: Quantized, tmp_path: Path, predict: Predict) -> None:
-    tied = quantized("gemma3")
-    twice = alter(tied, Alteration(), tmp_path / "twice.gguf")
-    assert twice.read_bytes() == tied.read_bytes()
-    model = MODELS["gemma3"]()
-    untied = model.with_weights({**model.weights, "output.weight": model.weights["token_embd.weight"]})
-    source = untied.write(tmp_path / "untied.gguf")
-    dropped = alter(source, Alteration(drop=(":tied",)), tmp_path / "dropped.gguf")
-    assert "output.weight" not in read(dropped).weights
-    before, after = predict(source, dropped)
-    assert before.distance(after) == 0
-
-
-# --- scales of experts and of parts -----------------------------------------------------------------------------------
-
-
-def scaled(model: TinyModel, *parts: float) -> TinyModel:
-    """`model` with a scale for each expert, and the scales `parts` of q, k and v."""
-    weights: dict[str, Any] = {}
-    for name, array in model.weights.items():
-        weights[name] = array
-        stem = name.removesuffix(".weight")
-        if stem.endswith("_exps"):
-            weights[f"{stem}.scale"] = np.linspace(0.5, 1.5, len(array), dtype=np.float32)
-        for part, scale in zip(("attn_q", "attn_k", "attn_v"), parts, strict=False):
-            if stem.endswith(f".{part}"):
-                weights[f"{stem}.scale"] = np.array([scale], np.float32)
-    return model.with_weights(weights)
-
-
-def test_scales_go_with_their_experts(tmp_path: Path, predict: Predict) -> None:
-    source = scaled(qwen3moe()).write(tmp_path / "model.gguf")
-    altered = alter(source, Alteration(experts=ORDERS), tmp_path / "altered.gguf")
-    before, after = predict(source, altered)
-    assert before.distance(after) < SAME
-    old = {name: array for name, array in read(source).weights.items() if name.endswith("_exps.scale")}
-    forgotten = read(altered)
-    forgotten = forgotten.with_weights({**forgotten.weights, **old})
-    [wrong] = predict(forgotten.write(tmp_path / "forgotten.gguf"))
-    assert before.distance(wrong) > SAME
-
-
-def test_parts_of_one_scale_are_fused_and_of_several_not(tmp_path: Path, predict: Predict) -> None:
-    source = scaled(llama(), 1.5, 1.5, 1.5).write(tmp_path / "model.gguf")
-    fused = alter(source, mainline(fuse=("qkv",)), tmp_path / "fused.gguf")
-    before, after = predict(source, fused)
-    assert before.distance(after) < SAME
-    several = scaled(llama(), 1.5, 1.0, 1.0).write(tmp_path / "several.gguf")
-    with pytest.raises(api.PlanError, match="scale"):
-        alter(several, mainline(fuse=("qkv",)), tmp_path / "other.gguf")
-
-
-# --- what would not compute the same ----------------------------------------------------------------------------------
-
-
-def test_groups_that_do_not_divide_are_refused(quantized: Quantized, tmp_path: Path) -> None:
-    source = quantized("four groups", "q4_K", deepseek2(groups=4))
-    with pytest.raises(api.PlanError, match="group"):
-        alter(source, Alteration(experts="0-5"), tmp_path / "altered.gguf")
-    with pytest.raises(api.PlanError, match="group"):
-        alter(quantized("deepseek2"), Alteration(experts="0-5"), tmp_path / "altered.gguf")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_gate_up_is_not_fused_for_an_engine_that_does_not_read_it(quantized: Quantized, tmp_path: Path) -> None:
-    with pytest.raises(api.PlanError, match="gate_up"):
-        alter(quantized("qwen3moe"), mainline(fuse=("gate_up",)), tmp_path / "altered.gguf")
-
-
-def test_an_output_of_its_own_is_not_dropped(quantized: Quantized, tmp_path: Path) -> None:
-    for what in (":tied", "output.weight"):
-        with pytest.raises(api.PlanError, match="token_embd"):
-            alter(quantized("llama"), Alteration(drop=(what,)), tmp_path / "altered.gguf")
-
-
 @pytest.mark.parametrize(
-    ("name", "layers"), [("qwen35", "0-2"), ("qwen35", "3,7"), ("gpt-oss", "1,3"), ("lfm2moe", "1,3")]
+    ("name", "layers"),
+    [
+        ("llama", "0,b:1,1,b:2,2,b:3"),
+        ("qwen35moe", "0,b:1,1,b:2,2,b:3"),
+        ("lfm2moe", "b:0,0,b:1,b:2,3"),
+        ("deepseek2", "b:0,1,b:1,b:2,2"),
+    ],
 )
-def test_layers_of_both_kinds_are_left(name: str, layers: str, quantized: Quantized, tmp_path: Path) -> None:
-    """With one kind alone llama.cpp ends at an assertion."""
-    with pytest.raises(api.PlanError, match="layer"):
-        alter(quantized(name), mainline(layers=layers), tmp_path / "altered.gguf")
-
-
-def test_layers_out_of_phase_are_refused_for_an_engine_that_reads_no_list(quantized: Quantized, tmp_path: Path) -> None:
-    with pytest.raises(api.PlanError, match="ik_llama"):
-        alter(quantized("qwen35"), Alteration(layers="0-2,1-"), tmp_path / "altered.gguf")
+def test_layers_of_two_models_are_mixed(
+    name: str, layers: str, quantized: Quantized, tmp_path: Path, predict: Predict
+) -> None:
+    first = quantized(name)
+    second = quantized(f"other {name}", "iq4_xs", with_other_layers(MODELS[name]()))
+    altered = alter(first, mainline(layers=layers), tmp_path / "altered.gguf", {"b": second})
+    one, other = read(first), read(second)
+    chosen = [(other if part.startswith("b:") else one, int(part[-1])) for part in layers.split(",")]
+    assert_agrees(altered, surgery.mixed(one, other, chosen), predict)

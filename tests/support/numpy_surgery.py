@@ -105,12 +105,16 @@ def layers(model: TinyModel, chosen: Sequence[int]) -> TinyModel:
     return _renumbered(model, chosen, mtp=True)
 
 
-def with_layers_of(model: TinyModel, other: TinyModel, numbers: Sequence[int]) -> TinyModel:
-    """Replace the layers `numbers` by those of `other`."""
-    prefixes = tuple(f"blk.{number}." for number in numbers)
-    return model.with_weights(
-        {name: other.weights[name] if name.startswith(prefixes) else array for name, array in model.weights.items()}
-    )
+def mixed(model: TinyModel, other: TinyModel, chosen: Sequence[tuple[TinyModel, int]]) -> TinyModel:
+    """Take the trunk layers of `model` and `other` that `chosen` lists; all else is that of `model`."""
+    altered = layers(model, [number for _, number in chosen])
+    weights = dict(altered.weights)
+    for new, (giver, number) in enumerate(chosen):
+        if giver is other:
+            prefix = f"blk.{number}."
+            names = [name for name in other.weights if name.startswith(prefix)]
+            weights |= {f"blk.{new}.{name.removeprefix(prefix)}": other.weights[name] for name in names}
+    return altered.with_weights(weights)
 
 
 def _renumbered(model: TinyModel, chosen: Sequence[int], mtp: bool) -> TinyModel:

@@ -107,7 +107,7 @@ def _random(seed: str, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]
     return np.asarray(gain * noise / np.sqrt(shape[-1]), np.float32)
 
 
-def _model(architecture: str, own: Mapping[str, tuple[int, Any]], shapes: Shapes, seed: str = "") -> TinyModel:
+def _model(architecture: str, own: Mapping[str, tuple[int, Any]], shapes: Shapes) -> TinyModel:
     common: dict[str, tuple[int, Any]] = {
         "context_length": (b.U32, 128),
         "embedding_length": (b.U32, WIDTH),
@@ -123,7 +123,7 @@ def _model(architecture: str, own: Mapping[str, tuple[int, Any]], shapes: Shapes
     keys = [b.KV("general.architecture", b.STR, architecture), b.KV("general.name", b.STR, f"tiny {architecture}")]
     keys += [b.KV(f"{architecture}.{key}", kind, value) for key, (kind, value) in {**common, **own}.items()]
     keys += [*_tokenizer(), b.KV("general.file_type", b.U32, 0)]
-    weights = {name: _random(seed or architecture, name, shape) for name, shape in shapes.items()}
+    weights = {name: _random(architecture, name, shape) for name, shape in shapes.items()}
     return TinyModel({str(kv.key): kv for kv in keys}, weights)
 
 
@@ -195,9 +195,16 @@ def _layers(*kinds: Shapes) -> Shapes:
     return {f"blk.{layer}.{role}": shape for layer, roles in enumerate(kinds) for role, shape in roles.items()}
 
 
-def llama(layers: int = 4, seed: str = "llama") -> TinyModel:
+def with_other_layers(model: TinyModel) -> TinyModel:
+    """`model` with other random weights in all layers: another finetune of the same base."""
+    layers = [name for name in model.weights if name.startswith("blk.")]
+    other = {name: _random("another", name, model.weights[name].shape) for name in layers}
+    return model.with_weights({**model.weights, **other})
+
+
+def llama(layers: int = 4) -> TinyModel:
     own = {"block_count": (b.U32, layers)}
-    return _model("llama", own, {**_ENDS, **_layers(*[{**_ATTENTION, **_FFN_NORM, **_DENSE}] * layers)}, seed)
+    return _model("llama", own, {**_ENDS, **_layers(*[{**_ATTENTION, **_FFN_NORM, **_DENSE}] * layers)})
 
 
 def qwen3moe(layers: int = 3) -> TinyModel:
