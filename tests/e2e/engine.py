@@ -72,7 +72,7 @@ def predict(*models: Path, mtp: bool = False, draft: Path | None = None) -> list
 
     `mtp`: with the MTP layer of the model as its draft; `draft`: with this model of EAGLE-3, or its MTP layer.
     """
-    how = f":{'mtp' if mtp else 'eagle3'}={draft or ''}" if mtp or draft else ""
+    how = f"::{'mtp' if mtp else 'eagle3'}={draft or ''}" if mtp or draft else ""
     command = [sys.executable, str(_PREDICT), str(N_TOKENS), PROMPT, *(f"{path}{how}" for path in models)]
     done = subprocess.run(
         command,

@@ -2,10 +2,10 @@
 
 Run as a program of its own, so that neither a crash of the engine nor its log ends or soils a test run:
 
-    python tests/e2e/predict.py NUMBER_OF_TOKENS PROMPT MODEL[:mtp=[DRAFT]|:eagle3=DRAFT]...
+    python tests/e2e/predict.py NUMBER_OF_TOKENS PROMPT MODEL[::mtp=[DRAFT]|::eagle3=DRAFT]...
 
-A model with `:mtp=` behind it drafts with its own MTP layer, as `--spec-type draft-mtp` does, or that of DRAFT; with
-`:eagle3=DRAFT` the model DRAFT drafts for it.
+A model with `::mtp=` behind it drafts with its own MTP layer, as `--spec-type draft-mtp` does, or that of DRAFT; with
+`::eagle3=DRAFT` the model DRAFT drafts for it.
 """
 
 import json
@@ -20,7 +20,7 @@ N_LOGPROBS = 400  # more than the tiny models have tokens: all are printed
 
 def predict(spec: str, prompt: str, n_tokens: int) -> dict[str, Any]:
     """Continue `prompt` greedily; a model that does not load raises."""
-    path, _, how = spec.partition(":")
+    path, _, how = spec.partition("::")
     kind, _, draft = how.partition("=")
     params = xllamacpp.CommonParams()
     params.model.path = path

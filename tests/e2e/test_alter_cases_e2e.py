@@ -14,7 +14,7 @@ from gguftool import Alteration
 from tests.e2e.altering import Predict, Quantized, alter, assert_agrees, mainline
 from tests.e2e.engine import SAME
 from tests.support import numpy_surgery as surgery
-from tests.support.tiny_models import MODELS, TinyModel, deepseek2, llama, qwen3moe, read
+from tests.support.tiny_models import MODELS, TinyModel, deepseek2, llama, qwen3moe, read, with_merges
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -37,6 +37,16 @@ def test_an_output_that_is_the_embedding_is_dropped(quantized: Quantized, tmp_pa
     assert "output.weight" not in read(dropped).weights
     before, after = predict(source, dropped)
     assert before.distance(after) == 0
+
+
+# --- vocabularies of byte pairs ---------------------------------------------------------------------------------------
+
+
+def test_merges_go_with_their_tokens(tmp_path: Path, predict: Predict) -> None:
+    model = with_merges(llama())
+    kept = (*range(98), *range(287, 98, -3))
+    altered = alter(model.write(tmp_path / "model.gguf"), Alteration(vocab=kept), tmp_path / "altered.gguf")
+    assert_agrees(altered, surgery.vocabulary(model, kept), predict)
 
 
 # --- names, files and the command line --------------------------------------------------------------------------------

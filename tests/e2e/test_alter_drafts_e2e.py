@@ -9,7 +9,8 @@ import pytest
 from gguftool import Alteration
 from tests.e2e.altering import Predict, Quantized, alter, assert_weights
 from tests.support import numpy_surgery as surgery
-from tests.support.tiny_models import MODELS, eagle3, first_order, llama, read
+from tests.support.tiny_drafts import eagle3, first_order
+from tests.support.tiny_models import MODELS, llama, read
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -17,12 +17,11 @@ from tests.e2e.engine import SAME, EngineError, Prediction
 from tests.support import builders as b
 from tests.support import numpy_surgery as surgery
 from tests.support.numpy_surgery import Surgery
+from tests.support.tiny_drafts import eagle3, first_order
 from tests.support.tiny_models import (
     MODELS,
     TinyModel,
     deepseek2,
-    eagle3,
-    first_order,
     gemma3,
     llama,
     qwen3moe,

@@ -169,9 +169,16 @@ def vocabulary(model: TinyModel, kept: Sequence[int], padding: Sequence[str] = (
     count = len(padding)
     added: dict[str, list[Any]] = {"tokens": [*padding], "scores": [0.0] * count, "token_type": [5] * count}
     for key, more in added.items():
+        if f"tokenizer.ggml.{key}" not in model.kvs:
+            continue
         items = model.kvs[f"tokenizer.ggml.{key}"].value
         chosen = b.Array(items.element, [items.items[index] for index in kept] + more)
         altered = altered.with_key(f"tokenizer.ggml.{key}", b.ARR, chosen)
+    merges = model.kvs.get("tokenizer.ggml.merges")
+    if merges is not None:
+        there = set(altered.kvs["tokenizer.ggml.tokens"].value.items)
+        left = [merge for merge in merges.value.items if {*merge.split(" "), merge.replace(" ", "")} <= there]
+        altered = altered.with_key("tokenizer.ggml.merges", b.ARR, b.Array(b.STR, left))
     for name in _SPECIAL:
         key = f"tokenizer.ggml.{name}_token_id"
         altered = altered.with_key(key, b.U32, list(kept).index(model.kvs[key].value))

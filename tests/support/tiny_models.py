@@ -7,7 +7,6 @@ so that what gguftool makes is judged by others.
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -107,7 +106,7 @@ def _random(seed: str, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]
     return np.asarray(gain * noise / np.sqrt(shape[-1]), np.float32)
 
 
-def _model(architecture: str, own: Mapping[str, tuple[int, Any]], shapes: Shapes) -> TinyModel:
+def make_model(architecture: str, own: Mapping[str, tuple[int, Any]], shapes: Shapes) -> TinyModel:
     common: dict[str, tuple[int, Any]] = {
         "context_length": (b.U32, 128),
         "embedding_length": (b.U32, WIDTH),
@@ -145,9 +144,20 @@ def _tokenizer() -> Iterable[b.KV]:
     yield b.KV("tokenizer.ggml.add_bos_token", b.BOOL, 1)
 
 
+def with_merges(model: TinyModel) -> TinyModel:
+    """`model` with a vocabulary of byte pairs, as most models of today have."""
+    kvs = {key: kv for key, kv in model.kvs.items() if not key.endswith(".scores")}
+    tokens = [token.replace("\u2581", "\u0120") for token in model.kvs["tokenizer.ggml.tokens"].value.items]
+    merges = [" ".join(token) for token in tokens if len(token) == 2]
+    model = replace(model, kvs=kvs).with_key("tokenizer.ggml.model", b.STR, "gpt2")
+    model = model.with_key("tokenizer.ggml.pre", b.STR, "gpt-2")
+    model = model.with_key("tokenizer.ggml.tokens", b.ARR, b.Array(b.STR, tokens))
+    return model.with_key("tokenizer.ggml.merges", b.ARR, b.Array(b.STR, merges))
+
+
 # --- shapes, in NumPy's order ----------------------------------------------------------------------------------------
 
-_ENDS: Shapes = {
+ENDS: Shapes = {
     "token_embd.weight": (VOCABULARY, WIDTH),
     "output_norm.weight": (WIDTH,),
     "output.weight": (VOCABULARY, WIDTH),
@@ -204,13 +214,13 @@ def with_other_layers(model: TinyModel) -> TinyModel:
 
 def llama(layers: int = 4) -> TinyModel:
     own = {"block_count": (b.U32, layers)}
-    return _model("llama", own, {**_ENDS, **_layers(*[{**_ATTENTION, **_FFN_NORM, **_DENSE}] * layers)})
+    return make_model("llama", own, {**ENDS, **_layers(*[{**_ATTENTION, **_FFN_NORM, **_DENSE}] * layers)})
 
 
 def qwen3moe(layers: int = 3) -> TinyModel:
     own = {"block_count": (b.U32, layers), **_EXPERT_KEYS}
     roles = {**_ATTENTION, **_HEAD_NORMS, **_FFN_NORM, **_MOE}
-    return _model("qwen3moe", own, {**_ENDS, **_layers(*[roles] * layers)})
+    return make_model("qwen3moe", own, {**ENDS, **_layers(*[roles] * layers)})
 
 
 def gemma3(layers: int = 8) -> TinyModel:
@@ -218,8 +228,8 @@ def gemma3(layers: int = 8) -> TinyModel:
     own = {"block_count": (b.U32, layers), "attention.sliding_window": (b.U32, 8)}
     post: Shapes = {"post_attention_norm.weight": (WIDTH,), "post_ffw_norm.weight": (WIDTH,)}
     roles = {**_ATTENTION, **_HEAD_NORMS, **_FFN_NORM, **_DENSE, **post}
-    ends = {name: shape for name, shape in _ENDS.items() if name != "output.weight"}
-    return _model("gemma3", own, {**ends, **_layers(*[roles] * layers)})
+    ends = {name: shape for name, shape in ENDS.items() if name != "output.weight"}
+    return make_model("gemma3", own, {**ends, **_layers(*[roles] * layers)})
 
 
 def deepseek2(groups: int = 2) -> TinyModel:
@@ -258,7 +268,7 @@ def deepseek2(groups: int = 2) -> TinyModel:
     }
     experts: Shapes = {**_MOE, "exp_probs_b.bias": (EXPERTS,), **_SHARED}
     dense, moe = {**attention, **_FFN_NORM, **_DENSE}, {**attention, **_FFN_NORM, **experts}
-    return _model("deepseek2", own, {**_ENDS, **_layers(dense, moe, moe, {**moe, **_MTP})})
+    return make_model("deepseek2", own, {**ENDS, **_layers(dense, moe, moe, {**moe, **_MTP})})
 
 
 def qwen35(layers: int = 8) -> TinyModel:
@@ -303,7 +313,7 @@ def _qwen35(architecture: str, layers: int, more: Mapping[str, tuple[int, Any]],
         **rest,
     }
     trunk = [attention if (layer + 1) % 4 == 0 else linear for layer in range(layers)]
-    return _model(architecture, own, {**_ENDS, **_layers(*trunk, {**attention, **_MTP})})
+    return make_model(architecture, own, {**ENDS, **_layers(*trunk, {**attention, **_MTP})})
 
 
 def gpt_oss(layers: int = 4) -> TinyModel:
@@ -321,7 +331,7 @@ def gpt_oss(layers: int = 4) -> TinyModel:
         "ffn_up_exps.bias": (EXPERTS, EXPERT_FF),
         "ffn_down_exps.bias": (EXPERTS, WIDTH),
     }
-    return _model("gpt-oss", own, {**_ENDS, **_layers(*[{**_ATTENTION, **_MOE, **more}] * layers)})
+    return make_model("gpt-oss", own, {**ENDS, **_layers(*[{**_ATTENTION, **_MOE, **more}] * layers)})
 
 
 def lfm2moe() -> TinyModel:
@@ -347,46 +357,7 @@ def lfm2moe() -> TinyModel:
     kinds = [{**convolution, **_FFN_NORM, **_DENSE}]
     kinds += [{**kind, **experts} for kind in (attention, convolution, attention)]
     ends: Shapes = {"token_embd.weight": (VOCABULARY, WIDTH), "token_embd_norm.weight": (WIDTH,)}
-    return _model("lfm2moe", own, {**ends, "output.weight": (VOCABULARY, WIDTH), **_layers(*kinds)})
-
-
-def first_order(model: TinyModel) -> TinyModel:
-    """`model` with layers that add nothing: what comes next depends on the last token alone.
-
-    Its MTP layers know that: they see that token, and end as the trunk does.
-    """
-    silent = re.compile(r"(attn_output|ssm_out|ffn_down|ffn_down_exps|ffn_down_shexp)\.weight$")
-    token = np.concatenate([np.eye(WIDTH), np.zeros((WIDTH, WIDTH))], axis=1).astype(np.float32)
-    known = {
-        "eh_proj": token,
-        "enorm": np.ones(WIDTH, np.float32),
-        "shared_head_norm": model.weights["output_norm.weight"],
-    }
-    changed = {name: np.zeros_like(array) for name, array in model.weights.items() if silent.search(name)}
-    changed |= {name: known[part] for name in model.weights for part in known if name.endswith(f"nextn.{part}.weight")}
-    return model.with_weights({**model.weights, **changed})
-
-
-def eagle3() -> TinyModel:
-    """A draft for `first_order(llama())` that knows what comes next: its attention looks at the last token alone."""
-    target = first_order(llama()).weights
-    own = {
-        "block_count": (b.U32, 1),
-        "attention.head_count": (b.U32, WIDTH // HEAD),
-        "attention.head_count_kv": (b.U32, WIDTH // HEAD),
-        "target_layers": (b.ARR, b.Array(b.I32, [0, 1, 2])),
-        "target_hidden_size": (b.U32, WIDTH),
-        "norm_before_residual": (b.BOOL, 1),
-    }
-    one, nothing = np.eye(WIDTH, dtype=np.float32), np.zeros((WIDTH, WIDTH), np.float32)
-    token = np.concatenate([8 * one, nothing], axis=1)  # of the token and what the target thinks; 8 makes it sharp
-    layer = {f"attn_{part}.weight": token for part in ("q", "k", "v")}
-    layer |= {"attn_output.weight": one, "ffn_gate.weight": nothing, "ffn_up.weight": nothing}
-    layer |= {f"{norm}.weight": np.ones(WIDTH, np.float32) for norm in ("attn_norm", "ffn_norm")}
-    layer |= {"attn_norm_2.weight": np.full(WIDTH, 1e-5, np.float32)}  # what it thought itself hardly counts
-    weights = {name: target[name] for name in _ENDS} | {"fc.weight": np.concatenate([nothing] * 3, axis=1)}
-    weights |= {f"blk.0.{role}": array for role, array in {**layer, "ffn_down.weight": nothing}.items()}
-    return _model("eagle3", own, {}).with_weights(weights)
+    return make_model("lfm2moe", own, {**ends, "output.weight": (VOCABULARY, WIDTH), **_layers(*kinds)})
 
 
 MODELS: Mapping[str, Callable[[], TinyModel]] = {
