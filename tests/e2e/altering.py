@@ -14,7 +14,7 @@ from tests.support.tiny_models import MODELS, TinyModel, quantization, read
 Predict = Callable[..., list[Prediction]]
 
 NO_SYNC = api.Options(sync=False)
-TYPES = {"q4_K": "q8_0", "iq4_xs": "q5_1"}  # of matrices with rows of whole blocks of 256: of those with narrower rows
+TYPES = {"q4_K": "q8_0", "q6_K": "mxfp4"}  # of matrices with rows of whole blocks of 256: of those with narrower rows
 
 
 class Quantized:

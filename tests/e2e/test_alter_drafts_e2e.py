@@ -37,7 +37,7 @@ def test_a_grafted_mtp_layer_drafts(name: str, quantized: Quantized, tmp_path: P
     """Into a model that never had one, from a donor that is all there or a companion."""
     knowing = first_order(MODELS[name]())
     source = quantized(f"{name} without", "q4_K", surgery.drop_mtp(knowing))
-    donor = quantized(f"{name} with", "iq4_xs", knowing)
+    donor = quantized(f"{name} with", "q6_K", knowing)
     ends = ("token_embd.weight", "output.weight", "output_norm.weight")
     companion = alter(donor, Alteration(keep=(":mtp", *ends)), tmp_path / "companion.gguf")
     grafted = alter(source, Alteration(take=(("d", ":mtp"),)), tmp_path / "grafted.gguf", {"d": donor})
@@ -46,7 +46,7 @@ def test_a_grafted_mtp_layer_drafts(name: str, quantized: Quantized, tmp_path: P
     assert [before.distance(each) for each in after] == [0, 0]
     for drafting in (*predict(grafted, mtp=True), *predict(source, mtp=True, draft=companion)):
         assert drafting.text == before.text
-        assert drafting.accepted > drafting.drafted * 0.5  # of a layer in a wrong place, none
+        assert drafting.accepted > drafting.drafted / 4  # of a layer of random weights, none
     layer = {
         each: array
         for each, array in read(donor).weights.items()

@@ -84,6 +84,15 @@ SAME_MODEL: dict[str, tuple[str, Alteration, Surgery]] = {
 }
 
 
+def limit(name: str, alteration: Alteration) -> float:
+    """How far the log probabilities of a quantized model and its other form may lie apart.
+
+    A softmax over experts in another order differs in the last bit. What comes next may then be rounded to other 8 bits
+    before it is multiplied with a quantized matrix: no fault of the file, and not seen with floats.
+    """
+    return 1e-3 if alteration.experts and name in ("qwen3moe", "qwen35moe", "gpt-oss") else SAME
+
+
 @pytest.mark.parametrize("wide", TYPES)
 @pytest.mark.parametrize("case", SAME_MODEL)
 def test_weights_that_only_move_leave_every_logprob(
@@ -93,8 +102,11 @@ def test_weights_that_only_move_leave_every_logprob(
     source = quantized(name, wide)
     altered = alter(source, alteration, tmp_path / "altered.gguf")
     before, after = predict(source, altered)
-    assert before.distance(after) < SAME
+    assert before.distance(after) < limit(name, alteration)
     assert_weights(altered, oracle(read(source)))
+    if limit(name, alteration) > SAME:
+        before, after = predict(dequantize(source), dequantize(altered))
+        assert before.distance(after) < SAME
 
 
 @pytest.mark.parametrize("case", SAME_MODEL)
@@ -105,7 +117,7 @@ def test_they_leave_batches_in_another_release(case: str, quantized: Quantized, 
     altered = alter(source, alteration, tmp_path / "altered.gguf")
     before, after = logprobs_in_batches(source), logprobs_in_batches(altered)
     assert before.shape == (4 * 31, 288)
-    assert abs(before - after).max() < 1.1 * STEP
+    assert abs(before - after).max() < limit(name, alteration) + 1.1 * STEP
 
 
 # --- another model, as NumPy makes it ---------------------------------------------------------------------------------
@@ -262,7 +274,7 @@ def test_layers_of_two_models_are_mixed(
     name: str, layers: str, quantized: Quantized, tmp_path: Path, predict: Predict
 ) -> None:
     first = quantized(name)
-    second = quantized(f"other {name}", "iq4_xs", with_other_layers(MODELS[name]()))
+    second = quantized(f"other {name}", "q6_K", with_other_layers(MODELS[name]()))
     altered = alter(first, mainline(layers=layers), tmp_path / "altered.gguf", {"b": second})
     one, other = read(first), read(second)
     chosen = [(other if part.startswith("b:") else one, int(part[-1])) for part in layers.split(",")]
