@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from gguftool.analysis.lint.check import check
 from gguftool.cli.app import app
+from gguftool.errors import PlanError
 from gguftool.model.opening import open_model
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.sources.sidecars import PART, RESUME, helper_path
@@ -324,6 +325,17 @@ def test_an_unfinished_run_of_another_command_is_discarded_by_the_option(tmp_pat
     assert (tmp_path / "y.gguf").read_bytes() == (tmp_path / "a.gguf").read_bytes()
 
 
+def test_rows_that_are_packed_together_are_taken_apart_by_the_command(tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    path.write_bytes(model(T("blk.0.ffn_up.weight", (256, 32), 208)).bytes())  # Q8_0_R8
+    with pytest.raises(PlanError) as refused:
+        open_model(path).tensors["blk.0.ffn_up.weight"].take(1, range(4))
+    (command,) = commands_in(str(refused.value))
+    assert in_shell(command, tmp_path).returncode == 0, command
+    (made,) = (each for each in tmp_path.iterdir() if each.name != NAME)
+    assert open_model(made).tensors["blk.0.ffn_up.weight"].take(1, range(4)).shape == (4, 256)
+
+
 # Commands by module: a call that makes one, or a text that spells one out. The tests above or elsewhere run them.
 MADE = {
     "analysis/lint/doctor.py": 1,
@@ -337,8 +349,10 @@ MADE = {
     "analysis/lint/shards.py": 3,
     "analysis/lint/types.py": 2,
     "analysis/lint/way_out.py": 3,
+    "analysis/recipe_head.py": 1,  # looks for one
     "cli/commands/dump.py": 1,
     "cli/commands/fetch.py": 1,
+    "cooking/damage/sensitivities.py": 1,  # names what writes such files
     "cooking/measuring/bench.py": 1,
     "cooking/measuring/run.py": 1,
     "engines/llama_quantize.py": 1,
@@ -347,6 +361,7 @@ MADE = {
     "format/ftypes.py": 1,
     "format/recipe.py": 1,
     "model/grouping.py": 2,
+    "model/views.py": 1,
     "render/types.py": 1,
     "storage/execute/in_place.py": 2,
     "storage/execute/publish.py": 2,
