@@ -107,7 +107,7 @@ def dump(
             for file in model.files
         ),
         metadata=tuple(
-            _kv_entry(index, kv, array_limit)
+            kv_entry(index, kv, array_limit)
             for index, kv in enumerate(model.kvs, start=1)
             if kvs and wanted.search(kv.key)
         ),
@@ -122,7 +122,8 @@ def dump(
     )
 
 
-def _kv_entry(index: int, kv: KV, limit: int | None) -> KVEntry:
+def kv_entry(index: int, kv: KV, limit: int | None) -> KVEntry:
+    """Describe an entry; `limit` cuts arrays."""
     is_array = kv.type is ValueType.ARRAY
     return KVEntry(
         index=index,

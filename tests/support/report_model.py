@@ -19,7 +19,9 @@ TYPES = {
     "Q8_0": (8, 32, 34, 0),
     "Q4_K": (12, 256, 144, 0),
     "Q6_K": (14, 256, 210, 0),
+    "Q5_K": (13, 256, 176, 0),
     "IQ3_K": (138, 256, 110, 0),
+    "IQ5_K": (140, 256, 176, 0),
     "IQ4_KS": (144, 256, 136, 4),
     "IQ2_KS": (145, 256, 70, 2),
 }
@@ -45,7 +47,7 @@ class Spec:
 
 
 def text(value: str | bytes) -> bytes:
-    data = value if isinstance(value, bytes) else value.encode()
+    data = value if isinstance(value, bytes) else value.encode("utf-8", "surrogateescape")
     return struct.pack("<Q", len(data)) + data
 
 
@@ -59,15 +61,20 @@ def kv_u32(key: str, value: int) -> bytes:
 
 def gguf(kvs: list[bytes], tensors: list[Spec]) -> bytes:
     """The whole file: version 3, alignment 32, all data zero."""
-    head = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(kvs)) + b"".join(kvs)
+    head, length = gguf_head(kvs, tensors)
+    return head + bytes(length)
+
+
+def gguf_head(kvs: list[bytes], tensors: list[Spec]) -> tuple[bytes, int]:
+    """The head of that file, and the length of its data."""
+    parts = [struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(kvs)), *kvs]
     offset = 0
     for tensor in tensors:
-        name = tensor.name.encode("utf-8", "surrogateescape")
-        head += text(name) + struct.pack(f"<I{len(tensor.dims)}Q", len(tensor.dims), *tensor.dims)
-        head += struct.pack("<IQ", TYPES[tensor.type][0], offset)
+        parts += [text(tensor.name), struct.pack(f"<I{len(tensor.dims)}Q", len(tensor.dims), *tensor.dims)]
+        parts.append(struct.pack("<IQ", TYPES[tensor.type][0], offset))
         offset += -(-tensor.nbytes // 32) * 32
-    head += bytes(-len(head) % 32)
-    return head + bytes(offset)
+    head = b"".join(parts)
+    return head + bytes(-len(head) % 32), offset
 
 
 def layer(number: int, down: str = "IQ4_KS") -> list[Spec]:

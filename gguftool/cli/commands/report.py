@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from gguftool import __version__
 from gguftool.analysis.placement import parse_rules
 from gguftool.analysis.report import Report
 from gguftool.analysis.report import report as make_report
@@ -119,11 +121,15 @@ def _open(specs: list[str], this_file_only: bool) -> tuple[Model, ...]:
 def _write_page(made: Report, opened: tuple[Model, ...], path: Path, *, force: bool) -> None:
     """Write the page with the executor, so that it is complete, and replaces a file only with --force."""
     # Writing is for --html alone: the executor is 22 modules.
+    from gguftool.analysis.metadata import metadata_rows  # noqa: PLC0415
+    from gguftool.render.page.document import project_link  # noqa: PLC0415
+    from gguftool.render.page.page import Made  # noqa: PLC0415
     from gguftool.storage.execute.executor import execute  # noqa: PLC0415
     from gguftool.storage.execute.options import Options  # noqa: PLC0415
     from gguftool.storage.plan import OutputFile, Plan  # noqa: PLC0415
 
-    page = render(made, Format.HTML).encode("utf-8")
+    about = Made(version=__version__, day=datetime.now(timezone.utc).date(), link=project_link())
+    page = render(made, Format.HTML, metadata=metadata_rows(opened), made=about).encode("utf-8")
     output = OutputFile(path=path, head=page, copies=(), size=len(page))
     sources = tuple(source for model in opened for source in model.sources)
     show_receipt(execute(Plan(outputs=(output,), inputs=sources), Options(force=force)), json=False)

@@ -1,1 +1,1 @@
-"""The page of `report --html`: template, colours, strips."""
+"""Pages, such as that of `report --html`: frame, colours, bars, heat maps, tables; and the heat strips of text."""

@@ -1,35 +1,39 @@
 """A letter and a colour for each tensor type that a report shows.
 
-Types are ranked by bits per weight, so A has the fewest bits and colours run from red (few bits) over yellow to blue
-(many); floats are grey.  The letter alone tells types apart: colour is never the only sign.
+Colours stand for bits per weight on one absolute scale, so that two reports can be compared by eye: viridis, from dark
+violet (few bits) over green to yellow (many).  Its lightness rises all the way, so it also works for colour-blind eyes
+and in grey.  Floats and integers are grey.  Colour is never the only sign: a page writes the type's name into each
+cell, a terminal its letter; A has the fewest bits.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from string import ascii_uppercase
 
 from gguftool.format.ggml import find_type
 from gguftool.record import record
 
-# (background, ink), few bits first, after ColorBrewer's Spectral with its ends lightened for dark pages; the last is
-# for floats.
+# (background, ink): viridis in ten steps (the fifth a bit lighter, for its ink), then floats of up to 16 bits, then
+# wider ones.  The ink is black or white, whichever has the better contrast.
 COLOURS = (
-    ("#b5174f", "#ffffff"),
-    ("#d53e4f", "#ffffff"),
-    ("#f46d43", "#1a1a1a"),
-    ("#fdae61", "#1a1a1a"),
-    ("#fee08b", "#1a1a1a"),
-    ("#f3f3a8", "#1a1a1a"),
-    ("#cfe88a", "#1a1a1a"),
-    ("#abdda4", "#1a1a1a"),
-    ("#66c2a5", "#1a1a1a"),
-    ("#3288bd", "#ffffff"),
-    ("#7365bd", "#ffffff"),
-    ("#8c8f98", "#1a1a1a"),
+    ("#440154", "#ffffff"),
+    ("#482878", "#ffffff"),
+    ("#3e4989", "#ffffff"),
+    ("#31688e", "#ffffff"),
+    ("#2a8b96", "#000000"),
+    ("#1f9e89", "#000000"),
+    ("#35b779", "#000000"),
+    ("#6ece58", "#000000"),
+    ("#b5de2b", "#000000"),
+    ("#fde725", "#000000"),
+    ("#b3b7be", "#000000"),
+    ("#8c9098", "#000000"),
 )
-_FLOAT = len(COLOURS) - 1
-_STEPS = _FLOAT - 1
+# Where the next step begins, in bits per weight: between the types that people mix, never at one of them.
+STEPS = (1.9, 2.45, 2.9, 3.7, 4.4, 4.9, 5.4, 5.9, 7.5)
+_FLOATS = len(STEPS) + 1
 NO_LETTER = "#"  # for the types beyond the alphabet
 
 
@@ -42,24 +46,16 @@ class Ink:
 
 
 def palette(bits: Mapping[str, float]) -> dict[str, Ink]:
-    """An ink for each type of `bits` (type name to bits per weight), ranked by them."""
-    quantized, floats = _ranked(bits, quantized=True), _ranked(bits, quantized=False)
-    letters = dict(zip((*quantized, *floats), ascii_uppercase, strict=False))
-    colours = {name: _step(rank, len(quantized)) for rank, name in enumerate(quantized)}
-    return {
-        name: Ink(letter=letters.get(name, NO_LETTER), colour=colours.get(name, _FLOAT))
-        for name in (*quantized, *floats)
-    }
+    """An ink for each type of `bits` (type name to bits per weight), fewest bits first, floats last."""
+    ranked = sorted(bits, key=lambda name: (not _is_quantized(name), bits[name], name))
+    letters = dict(zip(ranked, ascii_uppercase, strict=False))
+    return {name: Ink(letter=letters.get(name, NO_LETTER), colour=_colour(name, bits[name])) for name in ranked}
 
 
-def _ranked(bits: Mapping[str, float], *, quantized: bool) -> list[str]:
-    return sorted((name for name in bits if _is_quantized(name) is quantized), key=lambda name: (bits[name], name))
+def _colour(name: str, bits: float) -> int:
+    return bisect_right(STEPS, bits) if _is_quantized(name) else _FLOATS + (bits > 16)
 
 
 def _is_quantized(name: str) -> bool:
     traits = find_type(name)
     return traits is None or traits.is_quantized
-
-
-def _step(rank: int, count: int) -> int:
-    return round(rank * _STEPS / (count - 1)) if count > 1 else _STEPS - 2

@@ -1,34 +1,36 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import hashlib
 import html
 import re
-import shutil
-import subprocess
 import sys
+from email.message import Message
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
-from gguftool.analysis.placement import parse_rules
+from gguftool import __version__
 from gguftool.analysis.report import report
 from gguftool.errors import PlanError
 from gguftool.model.opening import open_models
-from gguftool.render.page.page import report_html
-from tests.support.hostile_text import HOSTILE
-from tests.support.report_model import Spec, gguf, golden, moe_kvs, write_moe
-from tests.support.text_command import run_text
-
-INJECTIONS = (
-    "<script>alert(1)</script>",
-    "</style><script>alert(2)</script>",
-    '"><img src=x onerror=alert(3)>',
-    "' onmouseover='alert(4)",
-    "{{ 7 * 7 }}{% raw %}",
-    "javascript:alert(5)",
+from gguftool.render.page.document import project_link
+from gguftool.render.page.page import Made, report_html
+from tests.support.html_pages import INJECTIONS, hostile_page, page_of
+from tests.support.report_model import (
+    Spec,
+    gguf,
+    golden,
+    kv_text,
+    kv_u32,
+    moe_kvs,
+    moe_tensors,
+    write_moe,
+    write_set,
 )
+from tests.support.text_command import run_text
 
 
 @pytest.fixture(autouse=True)
@@ -52,25 +54,14 @@ class Elements(HTMLParser):
         self.text.append(data)
 
 
-def page_of(path: Path, *places: str) -> str:
-    return report_html(report(open_models(path), parse_rules(places)))
-
-
-def hostile_page() -> str:
-    names = (*INJECTIONS, *HOSTILE[:3], *HOSTILE[4:], *(f"blk.0.attn_{text}" for text in INJECTIONS))
-    path = Path("hostile.gguf")
-    path.write_bytes(gguf(moe_kvs(name=INJECTIONS[0]), [Spec(name, (256,), "F32") for name in names]))
-    return page_of(path, f"attn={INJECTIONS[0]}")
-
-
 def test_golden_page() -> None:
-    page = page_of(write_moe(Path("moe.gguf"), layers=3), "exps=CPU")
+    page = page_of(write_moe(Path("moe.gguf"), layers=3), places=("exps=CPU",))
     page = re.sub(r"(<(style|script)>).*?(</\2>)", r"\1\3", page, flags=re.DOTALL)
     golden("report.html", re.sub("sha256-[A-Za-z0-9+/=]+", "sha256-", page))
 
 
 def test_names_stay_text() -> None:
-    page = Elements(hostile_page())
+    page = Elements(hostile_page(Path("hostile.gguf")))
     assert sum(tag == "script" for tag, _ in page.found) == 1
     assert not {"img", "iframe", "object", "embed", "link", "base", "form", "a"} & {tag for tag, _ in page.found}
     for text in INJECTIONS:
@@ -80,11 +71,13 @@ def test_names_stay_text() -> None:
 
 
 def test_nothing_that_reorders_or_controls_reaches_the_page() -> None:
-    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", hostile_page())
+    assert not re.search(
+        "[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", hostile_page(Path("hostile.gguf"))
+    )
 
 
 def test_policy_allows_exactly_the_pages_own_style_and_script() -> None:
-    page = hostile_page()
+    page = hostile_page(Path("hostile.gguf"))
     policy = next(
         attributes["content"] for _, attributes in Elements(page).found if "content-security-policy" in
         (attributes.get("http-equiv") or "").lower()
@@ -108,15 +101,127 @@ def test_every_tensor_and_layer_is_there() -> None:
     page = report_html(made)
     for tensor in made.models[0].tensors:
         assert f">{tensor.name}<" in page
-    assert len(re.findall(r'<td class="c\d+" title="blk\.', page)) == len(made.models[0].by_layer[0].cells)
+    assert len(re.findall(r'role="gridcell"[^>]*><button', page)) == len(made.models[0].by_layer[0].cells)
 
 
-def test_several_models_on_one_page() -> None:
+def test_the_headline_is_the_models_name_or_else_its_file() -> None:
+    write_moe(Path("moe.gguf"), layers=2)
+    assert headlines("moe.gguf") == ["Tiny <MoE> & Sons"]
+    Path("nameless.gguf").write_bytes(gguf(moe_kvs()[:1], moe_tensors(2)))
+    assert headlines("nameless.gguf") == ["nameless"]
+
+
+def headlines(*names: str) -> list[str]:
+    found = re.findall("<h1>(.*?)</h1>", page_of(*map(Path, names)))
+    return [html.unescape(text) for text in found]
+
+
+def test_folders_stay_private(tmp_path: Path) -> None:
+    folder = tmp_path / "home of mine"
+    folder.mkdir()
+    first = write_set(folder, 3)
+    for shard in folder.glob("big-*"):
+        shard.rename(folder / f"part{shard.name[3:9]}.gguf")
+    page = page_of(folder / f"part{first.name[3:9]}.gguf")
+    assert 'gguftool merge "." -o model-merged.gguf' in html.unescape(page)
+    assert "3 files: part-00001.gguf, part-00002.gguf" in page
+    page += page_of(write_moe(folder / "moe.gguf"))
+    assert "home of mine" not in page
+    assert str(tmp_path) not in page
+
+
+def test_a_full_bar_is_the_whole_model() -> None:
+    page = page_of(write_moe(Path("moe.gguf"), layers=3))
+    charts = re.findall(r"<h2>By (\w+)</h2>(.*?)</table>", page, re.DOTALL)
+    assert [title for title, _ in charts] == ["type", "role", "layer"]
+    for title, chart in charts[:2]:
+        widths = [float(width) for width in re.findall(r'<rect [^>]*width="([\d.]+)"', chart)]
+        assert sum(widths) == pytest.approx(100, abs=0.1), title
+
+
+def test_bars_have_names() -> None:
+    found = Elements(page_of(write_moe(Path("moe.gguf"), layers=3))).found
+    bars = [attributes for tag, attributes in found if tag == "svg"]
+    assert bars
+    assert all(bar["role"] == "img" and re.search(r"\w+: .* of the model", bar["aria-label"] or "") for bar in bars)
+
+
+def test_metadata_with_long_values_that_unfold() -> None:
+    kvs = [*moe_kvs(), kv_text("tokenizer.chat_template", "{{ one }}\n" * 40), kv_u32("deepseek2.block_count", 3)]
+    Path("moe.gguf").write_bytes(gguf(kvs, moe_tensors(3)))
+    page = page_of(Path("moe.gguf"))
+    assert "5 metadata keys" in page
+    assert re.search(r"<summary>\{\{ one \}\} \.\.\.</summary><pre>(\{\{ one \}\}\n){40}", page)
+    assert ">deepseek2.block_count<" in page
+
+
+def test_several_models_stand_side_by_side() -> None:
     write_moe(Path("a.gguf"), layers=2)
     write_moe(Path("b.gguf"), layers=3)
-    page = report_html(report(open_models("a.gguf", "b.gguf")))
-    assert page.count('<h1 class="label">') == 2
-    assert "2 models" in page
+    page = page_of(Path("a.gguf"), Path("b.gguf"))
+    assert "<h1>2 models compared</h1>" in page
+    assert "a.gguf" in page
+    assert "b.gguf" in page
+    (row,) = re.findall(r"<tr[^>]*><td[^>]*>\d+</td><td[^>]*>blk\.2\.attn_q\.weight</td>.*?</tr>", page)
+    assert 'class="differs"' in row
+    assert 'data-label="#1">not there<' in row
+    assert re.search(r'data-label="#2"><span class="chip c\d+">Q6_K</span> <span class="note">52.5 KiB<', row)
+    (alike,) = re.findall(r"<tr[^>]*><td[^>]*>\d+</td><td[^>]*>blk\.0\.attn_q\.weight</td>.*?</tr>", page)
+    assert "differs" not in alike
+
+
+def test_layers_that_are_alike_are_marked_to_fold() -> None:
+    page = page_of(write_moe(Path("moe.gguf")))
+    rows = re.findall(
+        r'<tr role="row"( class="same")?><th[^>]*><span class="one">(\d+)</span><span class="run">(.*?)<', page
+    )
+    assert [int(layer) for _, layer, _ in rows] == list(range(12))
+    assert [run for same, _, run in rows if not same] == ["0", "1 to 4", "5", "6 to 10", "11"]
+
+
+def test_the_last_line_has_version_and_day() -> None:
+    page = page_of(write_moe(Path("moe.gguf"), layers=2))
+    assert 'gguftool 1.2.3 on <time datetime="2026-11-30">2026-11-30</time>' in page
+
+
+@pytest.mark.parametrize(
+    ("links", "expected"),
+    [
+        (["Documentation, https://docs.invalid", "Homepage, https://home.invalid"], "https://home.invalid"),
+        (["Homepage, javascript:alert(1)"], ""),
+        ([], ""),
+    ],
+)
+def test_the_last_line_links_to_the_project_that_the_package_names(
+    links: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = Message()
+    for link in links:
+        about["Project-URL"] = link
+    monkeypatch.setattr("gguftool.render.page.document.metadata", lambda name: about)
+    assert project_link() == expected
+    made = report(open_models(write_moe(Path("moe.gguf"), layers=2)))
+    page = report_html(made, made=Made(version="1", day=datetime.date(2026, 11, 30), link=project_link()))
+    hrefs = [attributes["href"] for tag, attributes in Elements(page).found if tag == "a"]
+    assert hrefs == ([expected] if expected else [])
+
+
+def test_a_page_without_metadata_and_version() -> None:
+    page = report_html(report(open_models(write_moe(Path("moe.gguf"), layers=2))))
+    assert "metadata key" not in page
+    assert "Made by gguftool.<" in page
+
+
+def test_the_page_stays_small_whatever_the_file_holds() -> None:
+    """A page of everything would have 25,000 rows and texts of megabytes."""
+    tensors = [Spec(f"blk.{number}.{part}", (1,), "F32") for number in range(12_500) for part in ("attn_q", "ffn_up")]
+    kvs = [kv_text(f"key.{number}", "<&>" * 800) for number in range(700)]
+    Path("huge.gguf").write_bytes(gguf([*moe_kvs(), *kvs], tensors))
+    page = page_of(Path("huge.gguf"))
+    assert len(page) < 14_000_000
+    assert "5,000 more rows are left out" in page
+    assert "11,500 more layers are left out" in page
+    assert "203 more rows are left out" in page
 
 
 def test_missing_jinja2_is_one_line_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +238,8 @@ def test_page_is_written_once_and_replaced_only_by_force() -> None:
     first = run_text("report", "moe.gguf", "--html", "out.html")
     assert (first.returncode, first.stderr) == (0, "")
     page = Path("out.html").read_text(encoding="utf-8")
-    assert page == page_of(Path("moe.gguf"))
+    assert page.partition("<footer>")[0] == page_of(Path("moe.gguf")).partition("<footer>")[0]
+    assert re.search(rf"gguftool(</a>)? {re.escape(__version__)} on <time", page)
     Path("out.html").write_text("mine")
     again = run_text("report", "moe.gguf", "--html", "out.html")
     assert again.returncode == 2
@@ -156,49 +262,6 @@ def test_page_never_goes_through_a_link_nor_over_the_model() -> None:
         assert "Traceback" not in done.stderr
     assert Path("victim").read_text() == "mine"
     assert model.read_bytes() == before
-
-
-def chromium(page: Path, profile: Path) -> subprocess.CompletedProcess[str]:
-    program = next(
-        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), ""
-    )
-    if not program:
-        pytest.skip("needs a headless Chromium: apt-get install chromium")
-    flags = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking"
-    more = "--disable-component-update --disable-sync --enable-logging=stderr --virtual-time-budget=2000 --dump-dom"
-    command = [program, *flags.split(), *more.split(), f"--user-data-dir={profile}", page.absolute().as_uri()]
-    return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=120, check=True)
-
-
-def test_in_a_browser_names_stay_text_and_the_script_runs(tmp_path: Path) -> None:
-    Path("page.html").write_text(hostile_page(), encoding="utf-8")
-    done = chromium(Path("page.html"), tmp_path / "profile")
-    assert html.escape(INJECTIONS[0], quote=False) in done.stdout
-    assert done.stdout.count("<script>") == 1
-    assert "<img" not in done.stdout
-    (field,) = re.findall(r'<input class="filter"[^>]*>', done.stdout)
-    assert "hidden" not in field  # the page's script takes that away: its hash is allowed
-    assert not re.search("Refused to|Content Security Policy|Uncaught", done.stderr)
-
-
-def test_in_a_browser_columns_sort_and_the_filter_filters(tmp_path: Path) -> None:
-    page = page_of(write_moe(Path("moe.gguf"), layers=3))
-    steps = """
-      document.querySelectorAll("table.tensors .sort")[4].click();
-      document.querySelectorAll("table.tensors .sort")[4].click();
-      const field = document.querySelector(".filter");
-      field.value = "EXPS";
-      field.dispatchEvent(new Event("input"));
-    """
-    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)
-    Path("page.html").write_text(page.replace("</body>", f"<script>{steps}</script></body>"), encoding="utf-8")
-    dom = chromium(Path("page.html"), tmp_path / "profile").stdout
-    rows = re.findall(r'<tr( hidden="")?><td class="n" data-v="\d+">\d+</td><td class="name">([^<]*)</td>.*?</tr>', dom)
-    made = report(open_models("moe.gguf")).models[0].tensors
-    sizes = {tensor.name: tensor.nbytes for tensor in made}
-    order = [sizes[name] for _, name in rows]
-    assert order == sorted(sizes.values(), reverse=True)
-    assert {name for hidden, name in rows if not hidden} == {name for name in sizes if "exps" in name}
 
 
 def test_page_of_a_model_without_tensors() -> None:
