@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gguftool.analysis.lint.check import codes as check_codes
     from gguftool.analysis.lint.groups import FindingGroup
     from gguftool.analysis.lint.rules import Finding, Severity
+    from gguftool.analysis.metadata import KeyRow, metadata_rows
     from gguftool.analysis.placement import PlacementRule
     from gguftool.analysis.placement import parse_rules as parse_placement
     from gguftool.analysis.recipe import RecipeReport
@@ -116,7 +117,7 @@ __all__ = (
     "ExternalJob", "FetchOptions", "Filler", "Finding", "FindingGroup", "FloatType", "ForceSizes", "Format",
     "FormatError",
     "GGUFToolError", "Given", "Hash", "Header", "HeaderDiff", "Imatrix", "ImatrixKind", "ImatrixReport", "Input",
-    "LimitError",
+    "KeyRow", "LimitError",
     "LlamaQuantize", "MapEntry", "MergeOptions", "Mix", "MixContext", "MixDevice", "MixOptions", "MixTarget", "Model",
     "ModelCoverage", "ModelFile", "ModelLike", "NeedMoreData", "Observation", "Offer", "Offers",
     "Options", "OutputFile", "OutputOptions", "PlacementRule", "Plan", "PlanError", "Preview", "QuantizeOptions",
@@ -127,7 +128,7 @@ __all__ = (
     "describe_imatrix", "diff",
     "distribution", "dump", "execute", "expand_recipe", "extract_recipe", "file_hashes", "find_damage",
     "find_preset", "find_type", "hash_files", "hash_tensors", "imatrix_coverage", "made_externally", "make_kv",
-    "nbytes", "offer_types", "open_donor",
+    "metadata_rows", "nbytes", "offer_types", "open_donor",
     "open_imatrix", "open_inputs", "open_model", "open_models", "parse", "parse_any_recipe", "parse_devices",
     "parse_placement",
     "parse_recipe", "plan_alter", "plan_alter_imatrix", "plan_convert_imatrix", "plan_decision",
@@ -151,6 +152,7 @@ _MODULES = {
     "analysis.lint.check": "CheckOptions CheckReport check=check_model codes=check_codes",
     "analysis.lint.groups": "FindingGroup",
     "analysis.lint.rules": "Finding Severity",
+    "analysis.metadata": "KeyRow metadata_rows",
     "analysis.placement": "PlacementRule parse_rules=parse_placement",
     "analysis.recipe": "RecipeReport check=check_recipe",
     "analysis.recipe_compact": "compact=compact_recipe expand=expand_recipe extract=extract_recipe",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from gguftool.analysis.dump import KVEntry, kv_entry
 from gguftool.format.kv import KV
 from gguftool.model.model import Model
+from gguftool.model.opening import ModelLike, as_models
 from gguftool.record import record
 
 ARRAY_LIMIT = 8  # elements of an array to show; whole arrays are compared
@@ -21,9 +22,13 @@ class KeyRow:
     differs: bool
 
 
-def metadata_rows(models: Sequence[Model], array_limit: int = ARRAY_LIMIT) -> tuple[KeyRow, ...]:
-    """All keys of `models` in order of first occurrence; of a key that occurs twice in one model, the first counts."""
-    sides = [_first_entries(model) for model in models]
+def metadata_rows(models: ModelLike | Sequence[ModelLike], array_limit: int = ARRAY_LIMIT) -> tuple[KeyRow, ...]:
+    """All keys of `models`, in order of first occurrence; of a key that stands twice in a model, the first counts.
+
+    `array_limit` cuts the arrays that are shown, not those that are compared. Paths are opened, neighbours together,
+    and errors raised as `open_models` does.
+    """
+    sides = [_first_entries(model) for model in as_models(models)]
     return tuple(_row(key, [side.get(key) for side in sides], array_limit) for key in dict.fromkeys(_keys(sides)))
 
 

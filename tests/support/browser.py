@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -24,7 +23,9 @@ _FLAGS = (
 
 
 def find_chromium() -> str | None:
-    """The program, or None."""
+    """The program, or None; nor is there one on Windows, where a child cannot be given pipes by their numbers."""
+    if os.name != "posix":
+        return None
     names = ("chromium", "chromium-browser", "google-chrome")
     return next((found for name in names if (found := shutil.which(name))), None)
 
@@ -122,6 +123,8 @@ class Browser:
 @contextlib.contextmanager
 def running_browser(program: str, profile: Path) -> Iterator[Browser]:
     """Start a browser with an empty profile in the folder `profile`; it ends with the block."""
+    import fcntl
+
     (to_browser, commands), (answers, from_browser) = os.pipe(), os.pipe()
     # A high number each, so that the shell can put them in the places that the browser reads, 3 and 4.
     inside = [fcntl.fcntl(fd, fcntl.F_DUPFD, 10) for fd in (to_browser, from_browser)]

@@ -142,7 +142,7 @@ def test_a_tap_tells_what_is_in_a_cell(pages: dict[str, Path], browser: Browser)
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [400, 1280])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["one", "three", "hostile"])
 def test_axe_finds_nothing(pages: dict[str, Path], browser: Browser, name: str, width: int, dark: bool) -> None:
     if find_spec("axe_core_python") is None:
         pytest.skip("needs axe-core: python -m pip install axe-core-python")
