@@ -212,6 +212,7 @@ TAKES: dict[str, Take] = {
     "hash_files": lambda model, out: gguftool.hash_files(model),
     "hash_tensors": lambda model, out: gguftool.hash_tensors(model),
     "imatrix_coverage": lambda model, out: gguftool.imatrix_coverage(model, gguftool.open_imatrix(IMATRIX)),
+    "metadata_rows": lambda model, out: gguftool.metadata_rows(model),
     "open_models": lambda model, out: gguftool.open_models(model)[0].tensors,
     "plan_alter": lambda model, out: gguftool.plan_alter(model, gguftool.Alteration(layers="1,0"), out),
     "plan_alter_imatrix": lambda model, out: gguftool.plan_alter_imatrix(
