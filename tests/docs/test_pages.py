@@ -9,7 +9,6 @@ import importlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import typing
@@ -20,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.support.command import commands
+from tests.support.console_blocks import console_examples, lay_out_demo, shown_pattern
 from tests.support.paths import REPO
 
 DOCS = REPO / "docs"
@@ -217,22 +217,6 @@ def test_the_readme_leads_to_every_page() -> None:
     assert {f"docs/{page.name}" for page in DOCS.glob("*.md")} <= {target for _, target in _links()}
 
 
-def _examples(page: Path) -> list[tuple[str, str]]:
-    """Return a page's console commands with what they are said to print."""
-    steps = []
-    for block in re.findall(r"```console\n(.+?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL):
-        for step in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, output = step.partition("\n")
-            steps.append((command, output))
-    return steps
-
-
-def _pattern(shown: str) -> str:
-    """A line of dots alone stands for any lines; how many rules check has is not what a page is about."""
-    any_lines = re.escape(shown).replace(re.escape("...\n"), "(?:.*\n)*")
-    return re.sub(r"\d+((?:\\ |\\\n)+rules;)", r"\\d+\1", any_lines)
-
-
 def _run(command: str, *, merged: bool = True) -> str:
     """Run a command as the pages show it; return its output, with errors and remarks among it if `merged`."""
     line = re.sub(r"^gguftool\b", f"'{sys.executable}' -m gguftool", command)
@@ -246,9 +230,7 @@ def beside_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder that holds what the pages' examples name."""
     if not DEMO.exists():
         pytest.skip("fixtures/demo.gguf is not there; python fixtures/make.py makes it")
-    (tmp_path / "fixtures").mkdir()
-    shutil.copy(DEMO, tmp_path / "fixtures")
-    shutil.copy(DEMO.with_name("demo.imatrix.dat"), tmp_path / "fixtures")
+    lay_out_demo(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(REPO))
     monkeypatch.setenv("COLUMNS", "200")
@@ -258,16 +240,16 @@ def beside_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/cli.md"])
 def test_pages_show_what_the_commands_print(page: str, beside_the_demo: Path) -> None:
-    examples = _examples(REPO / page)
+    examples = console_examples(REPO / page)
     assert len(examples) > 5
     for command, shown in examples:
         printed = _run(command)
-        assert re.fullmatch(_pattern(shown), printed), f"{command} prints\n{printed}"
+        assert re.fullmatch(shown_pattern(shown), printed), f"{command} prints\n{printed}"
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/cli.md"])
 def test_every_command_has_an_example(page: str) -> None:
-    shown = {command.split()[1] for command, _ in _examples(REPO / page) if command.startswith("gguftool ")}
+    shown = {command.split()[1] for command, _ in console_examples(REPO / page) if command.startswith("gguftool ")}
     assert set(commands()) - shown == set()
 
 

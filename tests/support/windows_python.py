@@ -23,6 +23,13 @@ import pytest
 
 from tests.support.paths import REPO
 
+# Tests that need nothing of POSIX; the workflow runs them on Windows itself, too.
+FAULTS = "tests/faults/test_every_call.py::test_whatever_call_fails_the_output_is_right_or_the_old_one"
+TRIED_THERE = (
+    "tests/storage/system/test_names.py",
+    "tests/storage/system/test_locks.py",
+    f"{FAULTS}[merge]",  # of all writers with `-m soak`
+)
 MAKE = "python -m tests.support.windows_python"
 _COMPILER = "x86_64-w64-mingw32-gcc"
 _TAG = f"{sys.version_info[0]}{sys.version_info[1]}"

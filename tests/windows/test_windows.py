@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.command import run_gguftool
 from tests.support.paths import REPO
-from tests.support.windows_python import WindowsPython, on_drive, windows_python
+from tests.support.windows_python import FAULTS, TRIED_THERE, WindowsPython, on_drive, windows_python
 from tests.support.writer_cases import DONOR, MODEL
 
 pytestmark = pytest.mark.slow
@@ -131,14 +131,6 @@ def test_killed_at_some_calls_the_next_run_makes_it_right(case: str, windows: Wi
     count = int(run())
     numbers = sorted({*range(0, count, max(1, count // 4)), count - 2})
     assert run(*numbers).count("made right") == len(numbers)
-
-
-FAULTS = "tests/faults/test_every_call.py::test_whatever_call_fails_the_output_is_right_or_the_old_one"
-TRIED_THERE = (
-    "tests/storage/system/test_names.py",
-    "tests/storage/system/test_locks.py",
-    f"{FAULTS}[merge]",
-)
 
 
 def passes(windows: WindowsPython, folder: Path, *names: str, timeout: float) -> None:
