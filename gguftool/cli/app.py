@@ -92,7 +92,7 @@ class CommandTable(TyperGroup):
         return super().resolve_command(ctx, args)
 
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="gguftool",
     cls=CommandTable,
     help="Take GGUF model files apart and put them together again, tensor by tensor.",

@@ -36,7 +36,7 @@ class Log:
     """What an engine printed: the start and the end of it."""
 
     def __init__(self) -> None:
-        self.nbytes = 0
+        self.nbytes: int = 0
         self._head = bytearray()
         self._tail = bytearray()
 

@@ -26,7 +26,7 @@ class ServerTalk:
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
-        self.answer = ""  # of a request that failed
+        self.answer: str = ""  # of a request that failed
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
 

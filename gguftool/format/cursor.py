@@ -41,10 +41,10 @@ class Cursor:
     def __init__(self, buffer: bytes | bytearray | memoryview, total_size: int) -> None:
         self.buffer = buffer
         self.total = total_size
-        self.pos = 0
+        self.pos: int = 0
         self.width = 8  # bytes of a length or count: 4 in version 1
         self.set_order(ByteOrder.LITTLE)
-        self.ready = min(len(buffer), total_size, MAX_HEAD)  # up to here no check is needed
+        self.ready: int = min(len(buffer), total_size, MAX_HEAD)  # up to here no check is needed
         # For estimates: tensor infos left; of the array at the buffer's end the elements, and the bytes left.
         self.infos_left = 0
         self.elements = 0

@@ -50,7 +50,7 @@ class Group:
     """The files of one set, in order, or one single file."""
 
     def __init__(self, members: Sequence[Member]) -> None:
-        self.members = sorted(members, key=lambda member: member.shard.number if member.shard else 1)
+        self.members: list[Member] = sorted(members, key=lambda member: member.shard.number if member.shard else 1)
 
     @property
     def count(self) -> int:

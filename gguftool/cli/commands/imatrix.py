@@ -23,7 +23,7 @@ from gguftool.surgery.alter.imatrix import plan_alter_imatrix
 from gguftool.surgery.convert_imatrix import kind_of_name, plan_convert_imatrix
 from gguftool.surgery.inputs import split_label
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     help="Show importance matrices, convert and alter them.",
     rich_markup_mode=None,
     no_args_is_help=True,

@@ -32,7 +32,7 @@ from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.sources.locate import open_source
 from gguftool.storage.sources.source import Source
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     help="Check recipes, take them from models, and turn them into each other's formats.",
     rich_markup_mode=None,
     no_args_is_help=True,

@@ -29,18 +29,18 @@ class NewLayers:
     def __init__(
         self, kvs: tuple[KV, ...], mapping: Sequence[LayerFrom], engines: Sequence[str], byte_order: ByteOrder
     ) -> None:
-        self.base = HeadValues(kvs)
+        self.base: HeadValues = HeadValues(kvs)
         known = {id(kvs): self.base}
         for one in mapping:
             if id(one.kvs) not in known:
                 known[id(one.kvs)] = self.base if one.kvs == kvs else HeadValues(one.kvs)
-        self.layers = [(known[id(one.kvs)], one.layer) for one in mapping]
-        self.models = tuple(dict.fromkeys(known.values()))
-        self.used = tuple(dict.fromkeys(model for model, _ in self.layers))
-        self.trunk = sum(layer < model.trunk for model, layer in self.layers)
-        self.engines = tuple(engines)
-        self.architecture = self.base.architecture
-        self.out = Rewrite(kvs, byte_order)
+        self.layers: list[tuple[HeadValues, int]] = [(known[id(one.kvs)], one.layer) for one in mapping]
+        self.models: tuple[HeadValues, ...] = tuple(dict.fromkeys(known.values()))
+        self.used: tuple[HeadValues, ...] = tuple(dict.fromkeys(model for model, _ in self.layers))
+        self.trunk: int = sum(layer < model.trunk for model, layer in self.layers)
+        self.engines: tuple[str, ...] = tuple(engines)
+        self.architecture: str = self.base.architecture
+        self.out: Rewrite = Rewrite(kvs, byte_order)
 
     def problems(self) -> Iterator[str]:
         """Say why the layers cannot stand in this order at all."""

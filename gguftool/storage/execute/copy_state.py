@@ -44,11 +44,11 @@ class CopyState:
         listener: ProgressListener | None = None,
     ) -> None:
         self.jobs = jobs
-        self.kernel = kernel or KernelCopies()
-        self.sizes = sizes or Sizes()
-        self.stop = threading.Event()
+        self.kernel: KernelCopies = kernel or KernelCopies()
+        self.sizes: Sizes = sizes or Sizes()
+        self.stop: threading.Event = threading.Event()
         self.error: BaseException | None = None
-        self.copied = 0  # bytes written, without shared ones
+        self.copied: int = 0  # bytes written, without shared ones
         self._progress = progress
         self._write_back = write_back
         self._listener = listener

@@ -54,7 +54,7 @@ class Run:
     def __init__(self, plan: Plan, options: Options) -> None:
         self.plan = plan
         self.options = options
-        self.is_begun = False
+        self.is_begun: bool = False
         self._parts: dict[int, PartFile] = {}
         self._cleanup = contextlib.ExitStack()
         self._write_back = WriteBack(options.sizes.write_back)

@@ -89,7 +89,7 @@ class HttpSource(RemoteSource):
         self._name = origin.name
         self._size = 0
         self._first_read = first_read
-        self.commit = ""
+        self.commit: str = ""
         self._answer = ""
         self._origin = origin
         self._lock = threading.Lock()

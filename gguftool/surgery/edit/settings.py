@@ -89,7 +89,7 @@ class Values:
     """Metadata that is being edited: `kvs`, and `remarks` on changes of types and lengths."""
 
     def __init__(self, kvs: Sequence[KV], byte_order: ByteOrder, *, force_type: bool) -> None:
-        self.kvs = list(kvs)
+        self.kvs: list[KV] = list(kvs)
         self.remarks: list[str] = []
         self._byte_order = byte_order
         self._force_type = force_type

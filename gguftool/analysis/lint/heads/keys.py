@@ -29,7 +29,7 @@ from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 
 MAX_BLOCKS: Final = 512  # LLAMA_MAX_LAYERS, llama-hparams.h
-WHOLE_HEAD_ROPE: Final = {  # n_rot must be the head length
+WHOLE_HEAD_ROPE: Final[dict[str, tuple[str, ...]]] = {  # n_rot must be the head length
     LLAMA_CPP: ("llama", "deci", "falcon", "llama-embed"),
     IK_LLAMA_CPP: ("llama", "deci", "falcon", "bitnet-25", "bitnet-b1.58"),
 }
