@@ -116,9 +116,9 @@ class Placement:
     """Where `devices` put tensors; several devices without a rule share the rest, which is then free."""
 
     def __init__(self, devices: Sequence[Device]) -> None:
-        self.rules = tuple(device for device in devices if device.regex is not None)
-        self.rest = tuple(dict.fromkeys(device.name for device in devices if device.regex is None))
-        self.names = tuple(dict.fromkeys(device.name for device in devices))
+        self.rules: tuple[Device, ...] = tuple(device for device in devices if device.regex is not None)
+        self.rest: tuple[str, ...] = tuple(dict.fromkeys(device.name for device in devices if device.regex is None))
+        self.names: tuple[str, ...] = tuple(dict.fromkeys(device.name for device in devices))
         self._cpu = next((device for device in devices if device.is_cpu), None)
         self._devices = {device.name: device for device in devices}
 

@@ -39,8 +39,8 @@ class Scale:
 
     def __init__(self, offers: Sequence[Offer], levels: Levels, engine: str) -> None:
         self._engine, self._levels = engine, levels
-        self.chosen = tuple(offer for offer in offers if offer.choice)
-        self.fixed = sum(offer.nbytes[0] for offer in offers if not offer.choice)
+        self.chosen: tuple[Offer, ...] = tuple(offer for offer in offers if offer.choice)
+        self.fixed: int = sum(offer.nbytes[0] for offer in offers if not offer.choice)
         self._columns: dict[str, NDArray[Any]] = {}
 
     def damages(self, type_text: str) -> NDArray[Any]:
