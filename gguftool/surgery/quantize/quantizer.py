@@ -31,6 +31,7 @@ from gguftool.model.model import Model, Sizing, Tensor
 from gguftool.model.scales import Factor
 from gguftool.record import record, replace
 from gguftool.storage.sources.source import Extent, Source
+from gguftool.surgery.quantize.native_wheels import how_to_install, this_machine
 from gguftool.surgery.quantize.options import QuantizeOptions
 from gguftool.surgery.quantize.quantized_source import MAX_ROW, QuantizedSource
 from gguftool.surgery.quantize.relayout_source import RelayoutSource
@@ -225,7 +226,8 @@ class TensorQuantizer:
             have = listed(list(entries), 3)
             notes.problem(f"the imatrix is of another model, it has {have} and no tensor of", self.source.name)
         elif self.unweighed and not self.weighs:
-            notes.remark("gguf.quants heeds no imatrix, libgguf does (pip install libgguf)", self.unweighed[0])
+            way = how_to_install(this_machine())
+            notes.remark(f"gguf.quants ignores the imatrix; back ends that use it: {way}", self.unweighed[0])
         else:
             for name in self.unweighed:
                 notes.remark("not in the imatrix, quantized without", name)
@@ -236,7 +238,7 @@ def _not_offered(wanted: int, quantizer: Quantizer, engine: str) -> str:
     ways = []
     makers = TYPES[wanted].quantized_by
     if quantizer.name == GGUF and LIBGGUF in makers:
-        ways.append("pip install libgguf brings one that makes it")
+        ways.append(f"a back end that makes it: {how_to_install(this_machine())}")
     if engine_makes(wanted, engine):
         ways.append(f"--llama-quantize PATH drives one of {engine}")
     ways.append("--reuse MODEL takes it from a model that has it")

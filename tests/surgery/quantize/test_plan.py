@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from gguftool.model.model import Model
 from gguftool.model.opening import open_model
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
+from gguftool.surgery.quantize.native_wheels import how_to_install, this_machine
 from gguftool.surgery.quantize.options import QuantizeOptions, Weights
 from gguftool.surgery.quantize.plan import TensorOrigin, decide, plan_decision, plan_quantize
 from gguftool.surgery.quantize.preview import preview_quantize
@@ -516,7 +518,7 @@ def test_types_without_a_maker_say_who_has_one(tmp_path: Path) -> None:
     model = opened(tmp_path, llama())
     with pytest.raises(PlanError, match="xllamacpp does not make iq4_ks; --llama-quantize PATH drives one of ik_llama"):
         written(tmp_path, model, recipe(attn_q="iq4_ks"), engine="ik_llama.cpp")
-    without = "gguf does not make iq4_xs; pip install libgguf brings one that makes it"
+    without = f"gguf does not make iq4_xs; a back end that makes it: {re.escape(how_to_install(this_machine()))}"
     with libgguf_missing(), pytest.raises(PlanError, match=f"[^b]{without}"):
         written(tmp_path, model, recipe(attn_q="iq4_xs"))
 
@@ -543,7 +545,7 @@ def test_without_the_extra_simple_types_are_made_and_the_imatrix_is_said_to_be_i
     options = QuantizeOptions(weights=given)
     with libgguf_missing():
         plan = plan_quantize(model, recipe(attn_q="q4_0"), tmp_path / "out.gguf", options)
-        assert any("gguf.quants heeds no imatrix" in remark for remark in plan.remarks)
+        assert any("gguf.quants ignores the imatrix" in remark for remark in plan.remarks)
         execute(plan, Options(sync=False))
     made = open_model(tmp_path / "out.gguf")
     assert not [kv.key for kv in made.kvs if kv.key.startswith("quantize.imatrix")]
