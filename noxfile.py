@@ -1,7 +1,7 @@
 """The commands of `.ci/run` one by one, and the fast tests on the oldest dependencies.
 
     nox -l            # list the sessions
-    nox               # what to run before a commit: lint, types, imports, workflows, package, fast
+    nox               # what to run before a commit: lint, types, imports, workflows, package, docs, fast
     nox -s tests      # the whole suite
     nox -s lowest     # the fast tests on Python 3.10 with the oldest dependencies that pyproject.toml allows
 
@@ -17,7 +17,7 @@ from pathlib import Path
 import nox
 
 nox.needs_version = ">=2024.3"
-nox.options.sessions = ["lint", "types", "imports", "workflows", "package", "fast"]
+nox.options.sessions = ["lint", "types", "imports", "workflows", "package", "docs", "fast"]
 
 GATE = Path(__file__).with_name(".ci") / "run"
 FAST = ("-m", "not slow")
@@ -67,6 +67,12 @@ def package(session: nox.Session) -> None:
     """Build the source distribution and the wheel in build/dist, and check them and their metadata."""
     for start in ("python -m build", "twine ", "check-wheel-contents ", "validate-pyproject ", "pyroma "):
         run(session, start)
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """Build the docs site in build/site; a link that leads nowhere is an error."""
+    run(session, "mkdocs ")
 
 
 @nox.session(venv_backend="none")

@@ -72,7 +72,7 @@ def _runs(session: Callable[[RecordedSession], None], *posargs: str) -> list[lis
 
 def test_nox_runs_every_command_of_the_gate(sessions: dict[str, Any]) -> None:
     assert len(COMMANDS) >= 6
-    names = ("lint", "types", "imports", "workflows", "package", "tests")
+    names = ("lint", "types", "imports", "workflows", "package", "docs", "tests")
     runs = [run for name in names for run in _runs(sessions[name])]
     assert runs == COMMANDS
 
@@ -95,7 +95,7 @@ def test_lowest_resolves_downwards(sessions: dict[str, Any]) -> None:
 def test_hooks_run_commands_of_the_gate() -> None:
     config = yaml.safe_load((REPO / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     entries = [shlex.split(hook["entry"]) for repo in config["repos"] for hook in repo["hooks"]]
-    slow = {"check-jsonschema", "python", "pyroma", "twine"}
+    slow = {"check-jsonschema", "mkdocs", "python", "pyroma", "twine"}
     of_releases = {"check-wheel-contents", "validate-pyproject"}
     left_out = [c for c in COMMANDS if Path(c[0]).name in slow | of_releases or "--platform" in c]
     assert entries == [command for command in COMMANDS if command not in left_out]
@@ -138,7 +138,7 @@ def test_windows_itself_runs_what_runs_under_wine() -> None:
 def test_the_workflow_calls_sessions_that_exist(sessions: dict[str, Any]) -> None:
     text = WORKFLOWS["ci.yml"].read_text(encoding="utf-8")
     named = {name for call in re.findall(r"nox -s ([\w ]+)", text) for name in call.split()}
-    assert {"lint", "types", "imports", "workflows", "package", "lowest"} <= named
+    assert {"lint", "types", "imports", "workflows", "package", "docs", "lowest"} <= named
     assert named <= set(sessions)
 
 
