@@ -1,4 +1,4 @@
-"""The recipe of a mix: a header that says where it comes from, and few rules."""
+"""The recipe of a mix: a header that says where it comes from, without folders of this machine, and few rules."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from gguftool.analysis.recipe_compact import compact
 from gguftool.cooking.mix import Mix
 from gguftool.errors import printable
 from gguftool.format.recipe import render_recipe
+from gguftool.storage.sources.locate import base_name
 
 
 def recipe_text(mix: Mix, *, everything: bool) -> str:
@@ -19,14 +20,14 @@ def recipe_text(mix: Mix, *, everything: bool) -> str:
 
 def _header(mix: Mix) -> Iterator[str]:
     yield f"{mix.made_by} plan"
-    yield f"model: {printable(mix.model, 1000)}"
+    yield f"model: {printable(base_name(mix.model), 1000)}"
     yield f"target: {printable(mix.target, 1000)}; engine: {mix.engine}"
     yield f"tensors: {mix.nbytes:,} bytes, {mix.bits_per_weight:.4g} bits per weight"
     yield f"basis: {printable(mix.basis, 1000)}"
     yield damage_words(mix)
     yield f"at most {mix.gap:.2%} from the best mix under this model of damage"
     for file in mix.inputs:
-        yield f"input: {printable(file.name, 1000)} sha256:{file.sha256}"
+        yield f"input: {printable(base_name(file.name), 1000)} sha256:{file.sha256}"
     if mix.arguments:
         yield f"run with: {printable(mix.arguments, 4000)}"
 
