@@ -1,7 +1,7 @@
 """What file names mean: shards of a split set, and labels such as ``q4_k_m`` in ``Model-Q4_K_M.gguf``.
 
-A shard is called ``PREFIX-00001-of-00003.gguf``; names count from 1, split.no from 0.  A label is a tensor type or a
-file type; the last one in a name counts.
+A shard is called ``PREFIX-00001-of-00003.gguf``, and with ``.zbst`` behind it if it is packed; names count from 1,
+split.no from 0.  A label is a tensor type or a file type; the last one in a name counts.
 
 Source: llama.cpp src/llama.cpp (llama_split_path: "%s-%05d-of-%05d.gguf").
 """
@@ -22,7 +22,7 @@ SPLIT_KEYS = frozenset({KEY_NO, KEY_COUNT, KEY_TENSORS})
 
 THIREUS_TAIL = "-SPECIAL_TENSOR"
 _SEPARATOR = re.compile(r"[-.\s]")
-_SHARD = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL)
+_SHARD = re.compile(r"(?P<prefix>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf(?P<packed>\.zbst)?", re.DOTALL)
 
 
 # --- shards ----------------------------------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ class ShardName:
 
 @lru_cache(maxsize=8192)  # the names of a large set are parsed several times
 def parse_shard_name(name: str) -> ShardName | None:
-    """Parse `name`; None if it is not the name of a shard, or its numbers contradict each other."""
+    """Parse `name`, also of a packed file; None if it is none of a shard, or its numbers contradict each other."""
     match = _SHARD.fullmatch(name)
     if match is None:
         return None
@@ -61,7 +61,7 @@ def normal_label(label: str) -> str:
 def label_of_name(name: str) -> str | None:
     """Return the last tensor type or file type in the name of a file or set, normalized, or None."""
     shard = parse_shard_name(name)
-    stem = shard.prefix if shard else name.removesuffix(".gguf")
+    stem = shard.prefix if shard else name.removesuffix(".zbst").removesuffix(".gguf")
     stem = re.split(r"[\\/]", stem)[-1]
     for word in reversed(_SEPARATOR.split(stem)):
         if word and (find_type(word) or find_ftypes(word)):

@@ -11,7 +11,7 @@ from gguftool.format.file_names import parse_shard_name
 from gguftool.format.imatrix import MAX_IMATRIX, Imatrix, parse_imatrix
 from gguftool.format.tensors_map import MapEntry, parse_map
 from gguftool.model.model import ModelFile
-from gguftool.storage.sources.locate import open_source, siblings
+from gguftool.storage.sources.locate import PACKED, open_source, siblings
 from gguftool.storage.sources.source import Source
 
 _MAX_MAP = 64 << 20  # bytes; 65,535 lines of 300 bytes take 20 MB
@@ -63,7 +63,7 @@ class MapIndex:
             found = self._by_content.get((file.shard.number, file.shard.count, info.name, info.type))
             if found:
                 return found
-        return self._by_name.get(os.path.basename(file.source.name), [])
+        return self._by_name.get(os.path.basename(file.source.name).removesuffix(PACKED), [])
 
 
 # --- imatrix -------------------------------------------------------------------------------------------------------

@@ -23,10 +23,12 @@ from gguftool.model.grouping import SUFFIX, Group, Grouper, left_out, models_amo
 from gguftool.model.model import Model, ModelFile, Tensor, tensors_of
 from gguftool.record import replace
 from gguftool.storage.sources.locate import (
+    PACKED,
     base_name,
     can_list,
     expand,
     for_each,
+    is_packed,
     is_url,
     open_source,
     renamed,
@@ -186,6 +188,8 @@ def _pool(specs: Sequence[str], this_file_only: bool, only_one: bool = False) ->
                 found = _shards_beside(name, shard)
                 derived |= set() if can_list(name) else set(found) - {name}
                 names |= dict.fromkeys(found)
+    for name in [name for name in names if is_packed(name) and name.removesuffix(PACKED) in names]:
+        del names[name]  # the unpacked file beside it is the same, and faster to read
     by_file: dict[object, Source] = {}
     if only_one and len(specs) == 1 and all(is_url(name) and can_list(name) for name in names):
         _refuse_several(specs[0], names)
@@ -263,7 +267,8 @@ def _shards_beside(name: str, shard: ShardName) -> tuple[str, ...]:
                 f"gguftool asks for {_MAX_REQUESTED:,} at most: --this-file-only opens it alone",
                 source=without_secrets(name),
             )
-        return tuple(renamed(name, str(replace(shard, number=number))) for number in range(1, shard.count + 1))
+        end = PACKED if is_packed(name) else ""
+        return tuple(renamed(name, f"{replace(shard, number=number)}{end}") for number in range(1, shard.count + 1))
     beside = ((other, _shard_of(other)) for other in siblings(name, SUFFIX))
     wanted = (shard.prefix, shard.count)
     return tuple(other for other, found in beside if found and (found.prefix, found.count) == wanted)

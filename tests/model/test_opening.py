@@ -13,8 +13,10 @@ from gguftool.errors import FormatError, PlanError, SourceError
 from gguftool.format.file_names import ShardName, parse_shard_name
 from gguftool.model.model import Model, Sizing
 from gguftool.model.opening import open_model, open_models
-from gguftool.surgery.merge import plan_merge
+from gguftool.storage.plan import Request
+from gguftool.surgery.merge import MergeOptions, plan_merge
 from tests.support import builders as b
+from tests.support.packing import pack
 from tests.support.paths import FIXTURES
 
 TENSORS = b.llama_tensors()
@@ -433,3 +435,33 @@ def test_missing_shards_of_several_partial_sets_are_those_that_none_has(folder: 
     put_set(folder, "a", (1,))
     put_set(folder, "b", (2,))
     assert [os.path.basename(name) for name in open_model(".").missing] == ["a-00003-of-00003.gguf"]
+
+
+# --- packed shards ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["zstd", "bzip2"])
+@pytest.mark.parametrize("specs", [["."], ["m-00001-of-00003.gguf"], ["m-00002-of-00003.gguf.zbst"], ["m-*.gguf*"]])
+def test_packed_shards_are_shards(folder: Path, how: str, specs: list[str]) -> None:
+    put_set(folder)
+    pack(folder / "m-00002-of-00003.gguf", how=how)
+    model = open_model(*specs)
+    assert model.is_complete
+    assert contents(model) == WHOLE
+
+
+def test_of_a_shard_and_its_packed_twin_the_plain_one_is_read(folder: Path) -> None:
+    put_set(folder)
+    plain = (folder / "m-00002-of-00003.gguf").read_bytes()
+    packed = pack(folder / "m-00002-of-00003.gguf")
+    (folder / "m-00002-of-00003.gguf").write_bytes(plain)
+    packed.write_bytes(b"\x28\xb5\x2f\xfd damaged")
+    assert contents(open_model(".")) == WHOLE
+
+
+def test_packed_shards_are_never_removed_as_consumed(folder: Path) -> None:
+    put_set(folder)
+    packed = pack(folder / "m-00002-of-00003.gguf")
+    with pytest.raises(PlanError, match="zbst"):
+        plan_merge(".", folder / "out.gguf", MergeOptions(consume=Request()))
+    assert packed.exists()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
 _HALF_A_SCHEME = re.compile(r"(hf|https?):", re.ASCII)  # a pathlib.Path makes such paths of URLs
 _OPENED_AT_ONCE = 8
+PACKED = ".zbst"  # behind the name of a file that is packed as a whole, by zstd or bzip2
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -100,7 +101,7 @@ class LocalBackend(Backend):
                 names = [
                     entry.name
                     for entry in entries
-                    if entry.name.endswith(suffix) and not entry.name.startswith(".") and entry.is_file()
+                    if has_suffix(entry.name, suffix) and not entry.name.startswith(".") and entry.is_file()
                 ]
         except OSError as error:
             raise SourceError(f"cannot list this folder: {error.strerror}", source=folder or ".") from error
@@ -238,12 +239,12 @@ def _path_of(name: str) -> str:
 
 def _is_one_file(name: str, suffix: str) -> bool:
     """Whether a URL can only be a file's: asking a server whether it is a folder costs a request."""
-    return name.endswith(suffix) and not glob.has_magic(name)
+    return has_suffix(name, suffix) and not glob.has_magic(name)
 
 
 def _chosen(name: str, found: Iterable[str], suffix: str, elsewhere: Sequence[str] = ()) -> tuple[str, ...]:
     """The names in `found` that end in `suffix`; raise `SourceError` if there are none, naming those `elsewhere`."""
-    chosen = tuple(other for other in found if other.endswith(suffix))
+    chosen = tuple(other for other in found if has_suffix(other, suffix))
     if not chosen:
         raise SourceError(_nothing_there(name, elsewhere, suffix), source=name)
     return chosen
@@ -253,7 +254,7 @@ def _nothing_there(name: str, names: Sequence[str], suffix: str) -> str:
     """An error's text that names the folders of a repository that do have files."""
     if glob.has_magic(name):
         return "no file matches this pattern"
-    below = [other for other in names if other.startswith(name.rstrip("/") + "/") and other.endswith(suffix)]
+    below = [other for other in names if other.startswith(name.rstrip("/") + "/") and has_suffix(other, suffix)]
     folders = sorted({other.rpartition("/")[0] for other in below})
     text = f"there is no such file, and no folder with *{suffix} files"
     return f"this folder holds no *{suffix} file itself; these do: {', '.join(folders[:20])}" if folders else text
@@ -263,7 +264,7 @@ def _visible_beside(name: str, names: Iterable[str], suffix: str) -> tuple[str, 
     folder = name.rpartition("/")[0] + "/"
     inside = (other[len(folder) :] for other in names if other.startswith(folder))
     return tuple(
-        sorted(folder + base for base in inside if base.endswith(suffix) and "/" not in base and base[:1] != ".")
+        sorted(folder + base for base in inside if has_suffix(base, suffix) and "/" not in base and base[:1] != ".")
     )
 
 
@@ -283,6 +284,16 @@ def is_local_folder(name: str) -> bool:
 def can_list(name: str) -> bool:
     """Whether the folder of `name` can be listed: not on a web server."""
     return backend_of(name).can_list
+
+
+def has_suffix(name: str, suffix: str) -> bool:
+    """Whether `name` ends in `suffix`, packed or not."""
+    return name.endswith((suffix, suffix + PACKED))
+
+
+def is_packed(name: str) -> bool:
+    """Whether `name` is that of a packed file, which is read as what is in it."""
+    return name.endswith(PACKED) or without_query(name).endswith(PACKED)
 
 
 def without_query(name: str) -> str:
@@ -347,9 +358,15 @@ def siblings(name: str, suffix: str) -> tuple[str, ...]:
 def open_source(name: str, first_read: int = FIRST_READ) -> Source:
     """Open the file that `name` means; raise `SourceError` if it cannot be read.
 
-    Opening a remote file fetches its first `first_read` bytes: the first read is expected to ask for these.
+    Opening a remote file fetches its first `first_read` bytes: the first read is expected to ask for these. A packed
+    file is opened as what is in it.
     """
-    return backend_of(name).open(name, first_read)
+    source = backend_of(name).open(name, first_read)
+    if not is_packed(name):
+        return source
+    from gguftool.storage.sources.packed.packed_source import PackedSource
+
+    return PackedSource(source)
 
 
 def for_each(items: Sequence[T], work: Callable[[T], U], *, remote: bool) -> list[U]:
