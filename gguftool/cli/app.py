@@ -38,6 +38,11 @@ COMMANDS = (
         "Measure what each tensor, or group, at a type does to a model's output.",
     ),
     ("plan", f"{_HERE}.plan:plan", "Choose the type of every tensor for a size, for devices, or for a quality."),
+    (
+        "cook",
+        f"{_HERE}.cook:cook",
+        "Make the file that a recipe describes: copy what is there, quantize what is not.",
+    ),
     ("export", f"{_HERE}.export:export", "Write tensors to a safetensors file."),
     ("fetch", f"{_HERE}.fetch:fetch", "Fetch a model or some of its tensors, or repair a download."),
     ("hash", f"{_HERE}.hash:hash_", "Print sha256 of each tensor's data, or check them."),

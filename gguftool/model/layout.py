@@ -50,7 +50,8 @@ class OutputOptions:
     a tensor's type and its extent disagree, default: refuse; `filler`: what `gguftool.padding` is for; `max_size`:
     write a set of files up to this size, default: one file; `keep_file_type`: leave `general.file_type` as it is;
     `engines`: those that the output is for, default: both; `anyway`: also write what they do not load, and types on
-    which they abort; `true_file_type`: set it by the type of most elements, also where all tensors come from one model.
+    which they abort; `true_file_type`: set it by the type of most elements, also where all tensors come from one model;
+    `texts`: keys with strings to add to the metadata, in place of those that are there.
     """
 
     alignment: int | None = None
@@ -61,6 +62,12 @@ class OutputOptions:
     engines: tuple[str, ...] = ()
     anyway: bool = False
     true_file_type: bool = False
+    texts: tuple[tuple[str, str], ...] = ()
+
+    def with_texts(self, kvs: tuple[KV, ...], byte_order: ByteOrder) -> tuple[KV, ...]:
+        """`kvs` with the texts to add."""
+        added = {key: make_kv(key, ValueType.STRING, text, byte_order=byte_order) for key, text in self.texts}
+        return (*(kv for kv in kvs if kv.key not in added), *added.values())
 
     def dialect_for(self, model: Model) -> Dialect:
         """The dialect of an output with the metadata of `model`."""

@@ -95,6 +95,7 @@ def plan_merge(
     kvs = metadata.kvs
     if options.provenance:
         kvs = (*without_provenance(kvs), *_provenance(chosen, donor.byte_order))
+    kvs = options.output.with_texts(kvs, donor.byte_order)
     tensors = tuple(_as_in(reference, choice.tensor) for choice in chosen)
     dialect, max_size = options.output.dialect_for(donor), options.output.max_size
     created, kept = _by_origin(chosen, reference or donor)

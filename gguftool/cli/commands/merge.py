@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gguftool.cli.shared.console import progress_bar, remark
+from gguftool.cli.shared.console import remark
 from gguftool.cli.shared.options import KeepFileType, OutputOption, size_option
 from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
-from gguftool.errors import PlanError, SourceError
+from gguftool.errors import PlanError
 from gguftool.record import replace
 from gguftool.render.units import format_size
 
 if TYPE_CHECKING:
     from gguftool.format.recipe import Recipe
-    from gguftool.format.tensors_map import MapEntry
-    from gguftool.model.model import Model, ModelFile
     from gguftool.storage.plan import Plan, Request
     from gguftool.storage.sources.source import Source
     from gguftool.surgery.inputs import Input
@@ -149,7 +147,9 @@ def merge(
     plan, inputs = plan_now()
     _confirm_removal(plan, yes=yes or writing.dry_run)
     if not (writing.dry_run or no_verify):
-        _verify_maps([source.model for source in inputs], plan)
+        from gguftool.cli.shared.maps import verify_maps
+
+        verify_maps([source.model for source in inputs], plan)
     carry_out(plan, writing)
 
 
@@ -160,31 +160,6 @@ def _read_recipe(name: str | None) -> tuple[Recipe | None, tuple[Source, ...]]:
 
     recipe, source = read_recipe(name)
     return recipe, (source,)
-
-
-def _verify_maps(models: Sequence[Model], plan: Plan) -> None:
-    """Hash the shards that `plan` reads and a tensors.map lists; raise one `SourceError` for all that differ."""
-    from gguftool.model.companions import find_maps
-
-    bad: list[str] = []
-    used = {use.name for use in plan.preview().uses}
-    for model in models:
-        # Hashing a remote file would fetch all of it, also what the plan does not use.
-        files = [file for file in model.files if file.source.name in used and not file.source.is_remote]
-        entries = tuple(entry for entries in find_maps(files).values() for entry in entries)
-        if entries:
-            bad += _differing(files, entries)
-    if bad:
-        raise SourceError(f"{len(bad)} shard(s) are not what their tensors.map says: {'; '.join(bad)}")
-
-
-def _differing(files: Sequence[ModelFile], entries: tuple[MapEntry, ...]) -> Iterator[str]:
-    """Yield a line for each shard that differs from its entry."""
-    from gguftool.analysis.verify import verify_against_map
-
-    with progress_bar(sum(file.source.size for file in files)) as progress:
-        verdicts = verify_against_map(files, entries, None, progress)
-    yield from (f"{verdict.name}: {verdict.detail}" for verdict in verdicts if verdict.ok is False)
 
 
 # --- consume ---------------------------------------------------------------------------------------------------------

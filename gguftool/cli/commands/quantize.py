@@ -7,30 +7,28 @@ from typing import Annotated
 
 import typer
 
-from gguftool.cli.shared.console import remark
-from gguftool.cli.shared.options import KeepFileType, OutputOption, one_format, size_option
+from gguftool.cli.shared.options import KeepFileType, OutputOption, size_option
 from gguftool.cli.shared.presets import PresetOption, Pure, named_preset
+from gguftool.cli.shared.quantizing import (
+    AllowRequantize,
+    ImatrixOption,
+    LlamaQuantizeOption,
+    carry_out_decision,
+    check_engine,
+    read_weights,
+)
 from gguftool.cli.shared.recipes import read_recipe
-from gguftool.cli.shared.running import carry_out, output_options, with_inputs
-from gguftool.cli.shared.show import show
+from gguftool.cli.shared.running import output_options, with_inputs
 from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
 from gguftool.engines.llama_quantize import find_llama_quantize
 from gguftool.errors import PlanError, printable
-from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.format.ftypes import no_such_type
 from gguftool.format.pattern import literal
 from gguftool.format.recipe import Recipe, make_rule
-from gguftool.model.companions import read_imatrix
 from gguftool.model.opening import open_model
-from gguftool.record import replace
-from gguftool.storage.execute.preflight import check_targets, translate_os_errors
-from gguftool.storage.plan import Plan
-from gguftool.storage.sources.locate import open_source
-from gguftool.storage.sources.source import Source
-from gguftool.surgery.quantize.external import ExternalJob, made_externally
-from gguftool.surgery.quantize.options import QuantizeOptions, Weights
-from gguftool.surgery.quantize.plan import Decision, decide, plan_decision
-from gguftool.surgery.quantize.preview import preview_quantize
+from gguftool.surgery.quantize.external import ExternalJob
+from gguftool.surgery.quantize.options import QuantizeOptions
+from gguftool.surgery.quantize.plan import decide, plan_decision
 from gguftool.surgery.quantize.relayout_source import plain_types
 
 
@@ -57,10 +55,7 @@ def quantize(
         ),
     ] = None,
     preset: PresetOption = None,
-    imatrix: Annotated[
-        str | None,
-        typer.Option("--imatrix", metavar="FILE", help="The importance matrix, legacy or GGUF.", show_default=False),
-    ] = None,
+    imatrix: ImatrixOption = None,
     reuse: Annotated[
         list[str] | None,
         typer.Option(
@@ -78,18 +73,8 @@ def quantize(
             help="Only rearrange rows (Q4_K and Q4_K_R4, Q4_0_4_4 and Q4_0): no number changes. Default: to plain.",
         ),
     ] = False,
-    allow_requantize: Annotated[
-        bool, typer.Option("--allow-requantize", help="Quantize also what is quantized in SOURCE.")
-    ] = False,
-    llama_quantize: Annotated[
-        str | None,
-        typer.Option(
-            "--llama-quantize",
-            metavar="PATH",
-            help="Let this llama-quantize of the engine make the tensors: the way to all types of ik_llama.cpp.",
-            show_default=False,
-        ),
-    ] = None,
+    allow_requantize: AllowRequantize = False,
+    llama_quantize: LlamaQuantizeOption = None,
     allow_kv_mismatch: Annotated[
         list[str] | None,
         typer.Option("--allow-kv-mismatch", metavar="KEY", help="Let models to reuse differ in KEY. Repeatable."),
@@ -108,7 +93,7 @@ def quantize(
     written, as llama-quantize would. A rule counts for all tensors that it matches; others get the preset's type, or
     stay as they are.
     """
-    _check_engine(engine)
+    check_engine(engine)
     chosen = named_preset(mix, preset, engine)
     if recipe is not None and tensor is not None:
         raise typer.BadParameter("give either --recipe FILE or --tensor PATTERN=TYPE")
@@ -121,7 +106,7 @@ def quantize(
     else:
         plain = plain_types(model) if repack and chosen is None else ()
         rules, read = _rules(tensor or plain, model.tensors), []
-    weights, also = _weights(imatrix)
+    weights, also = read_weights(imatrix)
     options = QuantizeOptions(
         engine=engine,
         requantize=allow_requantize,
@@ -136,27 +121,7 @@ def quantize(
     )
     decision = decide(model, rules, options)
     plan = with_inputs(plan_decision(decision, output, options), (*read, *also))
-    if writing.dry_run:
-        _show_preview(decision, plan, writing)
-    elif tool is None or not decision.pending:
-        carry_out(plan, writing)
-    else:
-        job = ExternalJob(options=options, output=output, threads=writing.jobs)
-        _make_externally(job, decision, plan, replace(writing, resume=False))
-
-
-def _make_externally(job: ExternalJob, decision: Decision, plan: Plan, writing: Writing) -> None:
-    """Run an installed llama-quantize for the pending tensors, then carry out the plan with what it made."""
-    with translate_os_errors(plan):
-        check_targets(plan, force=writing.force)  # before hours of work
-    with made_externally(decision, job, remark) as made:
-        final = plan_decision(decision.with_made(made), job.output, job.options)
-        carry_out(replace(final, inputs=plan.inputs), writing)
-
-
-def _check_engine(engine: str) -> None:
-    if engine not in ENGINES:
-        raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{engine}'")
+    carry_out_decision(decision, plan, ExternalJob(options=options, output=output, threads=writing.jobs), writing)
 
 
 def _rules(items: Collection[str], names: Collection[str]) -> Recipe:
@@ -178,17 +143,3 @@ def _rules(items: Collection[str], names: Collection[str]) -> Recipe:
     if problems:
         raise PlanError("; ".join(problems), source="--tensor")
     return Recipe(rules=tuple(rules), name="--tensor")
-
-
-def _weights(name: str | None) -> tuple[Weights | None, tuple[Source, ...]]:
-    """Read the imatrix; return it with the file it was read from."""
-    if name is None:
-        return None, ()
-    source = open_source(name)
-    return Weights(imatrix=read_imatrix(source), name=name), (source,)
-
-
-def _show_preview(decision: Decision, plan: Plan, writing: Writing) -> None:
-    for text in plan.remarks:
-        remark(text)
-    show(preview_quantize(decision, plan, writing.jobs), one_format(json=writing.json))

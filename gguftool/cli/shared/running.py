@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
@@ -16,7 +17,7 @@ from gguftool.model.padding import MAX_RESERVE, Filler
 from gguftool.record import replace
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
-from gguftool.storage.plan import Plan, Receipt
+from gguftool.storage.plan import OutputFile, Plan, Receipt
 from gguftool.storage.sources.source import Source
 
 
@@ -93,3 +94,9 @@ def recover_first(model: str, *, dry_run: bool) -> None:
 def with_inputs(plan: Plan, read: Sequence[Source]) -> Plan:
     """Add files that the command line read besides the models to the inputs: no output may be one of them."""
     return replace(plan, inputs=(*plan.inputs, *read))
+
+
+def file_plan(path: Path, text: str, read: Sequence[Source]) -> Plan:
+    """Plan a file of text; none of the sources `read` may be it."""
+    data = text.encode("utf-8", "surrogateescape")
+    return Plan(outputs=(OutputFile(path=path, head=data, copies=(), size=len(data)),), inputs=tuple(read))

@@ -156,7 +156,8 @@ def plan_decision(decision: Decision, output: StrPath, options: QuantizeOptions)
     inputs = [source, *(model for model in decision.reuse if id(model) in used)]
     remarks = (*decision.remarks, *warnings, *metadata.remarks)
     tensors = tuple(step.tensor for step in decision.steps)
-    return lay_out(Path(output), metadata.kvs, tensors, dialect, options.output.max_size, inputs, remarks)
+    kvs = options.output.with_texts(metadata.kvs, source.byte_order)
+    return lay_out(Path(output), kvs, tensors, dialect, options.output.max_size, inputs, remarks)
 
 
 def _step(tensor: Tensor, target: int, reuse: Sequence[Model], quantizer: TensorQuantizer) -> TensorStep:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,9 +19,10 @@ import pytest
 from tests.support import builders as b
 from tests.support.command import one_error_line
 from tests.support.hub_server import SIGNATURE, HubServer, Repo
-from tests.support.mix_models import quant
+from tests.support.mix_models import SHAPES, quant
 from tests.support.paths import REPO
 from tests.support.scripted_server import Exchange
+from tests.support.suite import make_suite
 
 pytestmark = pytest.mark.slow
 
@@ -240,3 +242,28 @@ def test_a_folder_of_several_models_is_refused_before_any_is_opened(
     assert "3 models lie here" in one_error_line(done.stderr)
     assert not [request for request in hub.requests if "/resolve/" in request.path]
     assert ask("dump", "hf://org/many/*Q8_0*.gguf").returncode == 0
+
+
+def test_a_mix_is_cooked_of_repositories_of_types(hub: HubServer, ask: Ask, tmp_path: Path) -> None:
+    """Only the shards that the recipe takes are opened, and they are compared with the map by the hashes of the Hub."""
+    template = Path(make_suite(tmp_path / "suite", ("Q4_K", "Q8_0")))
+    for folder in template.parent.iterdir():
+        hub.repos[f"org/{folder.name}"] = Repo.of({path.name: path.read_bytes() for path in folder.iterdir()})
+    recipe = tmp_path / "mix.recipe"
+    recipe.write_text("norm=f32\nattn=q4_K\n.*=q8_0\n")
+    words = ("cook", recipe, "--from", f"hf://org/{template.name}")
+    done = ask(*words, "-o", tmp_path / "far.gguf")
+    assert done.returncode == 0, done.stderr
+    near = ask("cook", recipe, "--from", template, "-o", tmp_path / "near.gguf")
+    assert near.returncode == 0, near.stderr
+    assert (tmp_path / "far.gguf").read_bytes() == (tmp_path / "near.gguf").read_bytes()
+    opened = {path.rpartition("/")[2] for path in hub.asked() if path.startswith("GET") and "-of-" in path}
+    assert len(opened) == 1 + len(SHAPES)  # each tensor once, and the metadata
+    name = f"org/{template.name.replace('{QTYPE}', 'Q8_0')}"
+    files = dict(hub.repos[name].commits[hub.repos[name].revisions["main"]])
+    files["tensors.map"] = re.sub(rb":[0-9a-f]{64}:", b":" + b"1" * 64 + b":", files["tensors.map"])
+    hub.repos[name].commit(files)
+    done = ask(*words, "-o", tmp_path / "wrong.gguf")
+    assert done.returncode == 2
+    assert b"its server records sha256" in done.stderr
+    assert not (tmp_path / "wrong.gguf").exists()

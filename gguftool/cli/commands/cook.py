@@ -1,0 +1,142 @@
+"""The cook command: from a recipe to the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gguftool.cli.shared.console import remark, remark_each
+from gguftool.cli.shared.maps import verify_maps
+from gguftool.cli.shared.options import OutputOption, local_path, size_option
+from gguftool.cli.shared.quantizing import (
+    AllowRequantize,
+    ImatrixOption,
+    LlamaQuantizeOption,
+    carry_out_decision,
+    check_engine,
+    read_weights,
+)
+from gguftool.cli.shared.recipes import read_recipe
+from gguftool.cli.shared.running import carry_out, file_plan, output_options, with_inputs
+from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
+from gguftool.cooking.making.cook import RECIPE_KEY, Cooked, plan_cook
+from gguftool.cooking.making.gather import open_kitchen
+from gguftool.cooking.making.published import check_published
+from gguftool.engines.llama_quantize import find_llama_quantize
+from gguftool.format.engine_facts.engines import LLAMA_CPP
+from gguftool.model.opening import open_model
+from gguftool.record import replace
+from gguftool.render.card import card_of
+from gguftool.storage.execute.executor import execute
+from gguftool.storage.execute.options import Options
+from gguftool.storage.execute.preflight import check_targets
+from gguftool.surgery.merge import MergeOptions
+from gguftool.surgery.quantize.external import ExternalJob
+from gguftool.surgery.quantize.options import QuantizeOptions
+
+
+@writer("align", "pad", "reserve", "force_sizes", "anyway")
+def cook(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Which tensor comes in which type.")],
+    sources: Annotated[
+        list[str],
+        typer.Option(
+            "--from",
+            metavar="[LABEL=]MODEL",
+            help="What it is made of; {QTYPE} in a name stands for each type of the recipe. Repeatable.",
+        ),
+    ],
+    output: OutputOption,
+    imatrix: ImatrixOption = None,
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="llama.cpp|ik_llama.cpp", help="By whose rules it quantizes.")
+    ] = LLAMA_CPP,
+    allow_requantize: AllowRequantize = False,
+    llama_quantize: LlamaQuantizeOption = None,
+    kv_from: Annotated[
+        str | None,
+        typer.Option("--kv-from", metavar="MODEL", help="Whose metadata, as of merge.", show_default=False),
+    ] = None,
+    allow_kv_mismatch: Annotated[
+        list[str] | None,
+        typer.Option("--allow-kv-mismatch", metavar="KEY", help="Let models differ in KEY. Repeatable."),
+    ] = None,
+    max_size: Annotated[
+        int | None, size_option("--max-size", help="Write a set of files up to this size; OUT is their prefix.")
+    ] = None,
+    provenance: Annotated[
+        bool, typer.Option("--provenance", help="Store the recipe in the file, and where each tensor came from.")
+    ] = False,
+    card: Annotated[
+        Path | None,
+        typer.Option(
+            "--card",
+            parser=local_path,
+            metavar="FILE",
+            help="Write a model card, such as README.md.",
+            show_default=False,
+        ),
+    ] = None,
+    trusted_keys: Annotated[
+        str | None,
+        typer.Option(
+            "--trusted-keys",
+            metavar="FILE",
+            help="Require maps that these GPG keys signed. Default: the keys of gpg, no signature needed.",
+            show_default=False,
+        ),
+    ] = None,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Check no hashes of maps and no signatures.")] = False,
+    *,
+    layout: LayoutFlags,
+    writing: Writing,
+) -> None:
+    """Make the file that a recipe describes: copy what is there, quantize what is not.
+
+    It is a merge where every tensor is there in its type, else a quantization of the input with plain floats. Of remote
+    inputs only the ranges that are needed are fetched.
+    """
+    check_engine(engine)
+    tool = find_llama_quantize(llama_quantize) if llama_quantize is not None else None
+    rules, file = read_recipe(recipe)
+    text = file.read_at(0, file.size).decode("utf-8", "surrogateescape")
+    inputs, gathered = open_kitchen(sources, rules)
+    if not no_verify:
+        remark_each(check_published(gathered, trusted_keys))
+    weights, also = read_weights(imatrix)
+    options = output_options(layout, max_size=max_size)
+    options = replace(options, texts=((RECIPE_KEY, text),)) if provenance else options
+    mismatches = tuple(allow_kv_mismatch or ())
+    merge = MergeOptions(
+        kv_from=kv_from and open_model(kv_from), allowed_mismatches=mismatches, provenance=provenance, output=options
+    )
+    quantize = QuantizeOptions(
+        engine=engine,
+        requantize=allow_requantize,
+        weights=weights,
+        llama_quantize=tool,
+        allowed_mismatches=mismatches,
+        output=options,
+    )
+    cooked = plan_cook(rules, inputs, output, merge, quantize)
+    cooked = replace(cooked, plan=with_inputs(cooked.plan, (file, *also)))
+    words = ("cook", recipe, *(word for spec in sources for word in ("--from", spec)), "-o", output.name)
+    page = None if card is None else file_plan(card, card_of(cooked.plan, text, words), cooked.plan.inputs)
+    if not writing.dry_run:
+        if page is not None:
+            check_targets(page, force=writing.force)  # before hours of work
+        if not no_verify:
+            verify_maps([one.model for one in inputs], cooked.plan)
+    written = _carry_out(cooked, output, writing)
+    if written and page is not None:
+        execute(page, Options(force=writing.force))
+        remark(f"wrote {card}")
+
+
+def _carry_out(cooked: Cooked, output: Path, writing: Writing) -> bool:
+    if cooked.decision is None:
+        return carry_out(cooked.plan, writing) is not None
+    job = ExternalJob(options=cooked.options, output=output, threads=writing.jobs)
+    return carry_out_decision(cooked.decision, cooked.plan, job, writing)

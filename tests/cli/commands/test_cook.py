@@ -1,0 +1,88 @@
+"""gguftool cook, as a user runs it: one command from a recipe to the file, its card, and what stops it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from gguftool.model.opening import open_model
+from tests.support.command import one_error_line
+from tests.support.mix_models import SHAPES
+from tests.support.suite import make_suite
+
+Run = Callable[..., "CompletedProcess[bytes]"]
+RECIPE = "# gguftool 1 plan\n# expected KLD: 0.02 <b>\n# run with: -ngl 99 -c 4096\nnorm=f32\nattn=q4_K\n.*=q8_0\n"
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "mix.recipe"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_one_command_from_a_recipe_to_a_file_that_tells_of_it(gguftool: Run, recipe: Path, tmp_path: Path) -> None:
+    template, card = make_suite(tmp_path, ("Q4_K", "Q8_0"), packed=("Q8_0",)), tmp_path / "README.md"
+    words = ("cook", recipe, "--from", template, "-o", tmp_path / "out.gguf", "--provenance", "--card", card)
+    done = gguftool(*words)
+    assert done.returncode == 0, done.stderr
+    model = open_model(tmp_path / "out.gguf")
+    assert len(model) == len(SHAPES)
+    assert model["gguftool.source.recipe"] == RECIPE
+    text = card.read_text()
+    assert "- expected KLD: 0.02 \\<b\\>\n" in text
+    assert "```sh\nllama-server -m out.gguf -ngl 99 -c 4096\n```" in text
+    assert "| q8_0 | 3 |" in text
+    assert f"| out.gguf | {(tmp_path / 'out.gguf').stat().st_size:,} |" in text
+    assert "Runs in llama.cpp and ik_llama.cpp." in text
+    assert RECIPE.rstrip() in text
+
+
+def test_a_dry_run_writes_nothing(gguftool: Run, recipe: Path, tmp_path: Path) -> None:
+    template = make_suite(tmp_path, ("Q4_K", "Q8_0"))
+    words = ("cook", recipe, "--from", template, "-o", tmp_path / "out.gguf", "--card", tmp_path / "card.md")
+    done = gguftool(*words, "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["bytes_written"] > 0
+    assert not (tmp_path / "out.gguf").exists()
+    assert not (tmp_path / "card.md").exists()
+
+
+def test_a_damaged_shard_is_named_before_anything_is_written(gguftool: Run, recipe: Path, tmp_path: Path) -> None:
+    template = make_suite(tmp_path, ("Q4_K", "Q8_0"))
+    shard = next(Path(template.replace("{QTYPE}", "Q8_0")).glob("*-00002-of-*"))
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    done = gguftool("cook", recipe, "--from", template, "-o", tmp_path / "out.gguf")
+    assert done.returncode == 2
+    assert "1 shard(s) are not what their tensors.map says" in done.stderr.decode()
+    assert not (tmp_path / "out.gguf").exists()
+    assert gguftool("cook", recipe, "--from", template, "-o", tmp_path / "out.gguf", "--no-verify").returncode == 0
+
+
+def test_a_card_that_is_there_stops_it_first(gguftool: Run, recipe: Path, tmp_path: Path) -> None:
+    template = make_suite(tmp_path, ("Q4_K", "Q8_0"))
+    (tmp_path / "card.md").write_text("mine")
+    words = ("cook", recipe, "--from", template, "-o", tmp_path / "out.gguf", "--card", tmp_path / "card.md")
+    done = gguftool(*words)
+    assert done.returncode == 2
+    assert not (tmp_path / "out.gguf").exists()
+    assert (tmp_path / "card.md").read_text() == "mine"
+    assert gguftool(*words, "--force").returncode == 0
+
+
+def test_an_unknown_engine_is_bad_usage(gguftool: Run, recipe: Path, tmp_path: Path) -> None:
+    done = gguftool("cook", recipe, "--from", tmp_path, "-o", tmp_path / "out.gguf", "--engine", "x")
+    assert done.returncode == 2
+    assert "--engine takes llama.cpp or ik_llama.cpp, not 'x'" in done.stderr.decode()
+
+
+def test_nothing_to_cook_of_is_one_line(gguftool: Run, recipe: Path, tmp_path: Path) -> None:
+    done = gguftool("cook", recipe, "--from", tmp_path / "no-{QTYPE}", "-o", tmp_path / "out.gguf")
+    assert done.returncode == 2
+    assert "there is no repository of any type of the recipe" in one_error_line(done.stderr)
