@@ -18,6 +18,7 @@ from gguftool.analysis.recipe_compact import extract as extract_recipe
 from gguftool.cli.shared.console import remark, write_exactly
 from gguftool.cli.shared.options import Force, Json, ModelArgument, local_path, one_format
 from gguftool.cli.shared.presets import PresetOption, Pure, named_preset
+from gguftool.cli.shared.running import file_plan
 from gguftool.cli.shared.show import show
 from gguftool.errors import FormatError, PlanError, listed
 from gguftool.format.engine_facts.engines import ENGINES, LLAMA_CPP
@@ -28,7 +29,6 @@ from gguftool.model.opening import open_model
 from gguftool.model.preset import PresetMix
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
-from gguftool.storage.plan import OutputFile, Plan
 from gguftool.storage.sources.locate import open_source
 from gguftool.storage.sources.source import Source
 
@@ -122,14 +122,62 @@ def check(
 
 @app.command()
 def extract(
-    model: ModelArgument, to: ToOption = RecipeFormat.RECIPE, output: RecipeOutput = None, force: Force = False
+    model: ModelArgument,
+    to: ToOption = RecipeFormat.RECIPE,
+    output: RecipeOutput = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--for", metavar="MODEL", help="Carry the mix over to this model.", show_default=False),
+    ] = None,
+    engine: Annotated[
+        str, typer.Option("--engine", metavar="llama.cpp|ik_llama.cpp", help="With --for: whose types are taken.")
+    ] = LLAMA_CPP,
+    substitute: Annotated[
+        list[str] | None,
+        typer.Option("--substitute", metavar="TYPE=TYPE,...", help="With --for: types to replace. Repeatable."),
+    ] = None,
+    avoid: Annotated[
+        str | None,
+        typer.Option("--avoid", metavar="TYPE,...", help="With --for: types that are slow there.", show_default=False),
+    ] = None,
+    cuda: Annotated[
+        bool, typer.Option("--cuda", help="With --for: avoid what ik_llama.cpp has no fast CUDA kernel for.")
+    ] = False,
+    force: Force = False,
 ) -> None:
     """Print the recipe that reproduces a model's mix.
 
-    Layers are taken together where that says exactly the same tensors.
+    Layers are taken together where that says exactly the same tensors. With --for, the mix is carried over to another
+    model by role and relative depth, and types that cannot be there are replaced by the nearest.
     """
     opened = _open(model)
-    _write(extract_recipe(opened), to, output, opened.sources, force=force)
+    if target is None:
+        if substitute or avoid or cuda:
+            raise typer.BadParameter("--substitute, --avoid and --cuda go with --for MODEL")
+        _write(extract_recipe(opened), to, output, opened.sources, force=force)
+        return
+    from gguftool.cooking.transfer import TransferOptions, transfer_recipe, transfer_words  # noqa: PLC0415 - for --for
+
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{engine}'")
+    options = TransferOptions(engine=engine, substitutes=_pairs(substitute or ()), avoid=_words(avoid or ""), cuda=cuda)
+    other = _open(target)
+    transfer = transfer_recipe(opened, other, options)
+    words = transfer_words(transfer)
+    for text in words:
+        remark(text)
+    _write(transfer.recipe, to, output, (*opened.sources, *other.sources), header=words, force=force)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _pairs(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    pairs = [word.partition("=") for text in texts for word in _words(text)]
+    if not all(one and equals and other for one, equals, other in pairs):
+        raise typer.BadParameter("--substitute takes TYPE=TYPE, several with commas")
+    return tuple((one, other) for one, _, other in pairs)
 
 
 @app.command()
@@ -221,13 +269,21 @@ def _remark_unmatched(recipe: Recipe, model: Model) -> None:
         remark(f"{len(names):,} tensors are matched by no rule: {listed(names)}")
 
 
-def _write(recipe: Recipe, to: RecipeFormat, output: Path | None, inputs: Sequence[Source], *, force: bool) -> None:
-    """Write the recipe to standard output, or to a file with the executor."""
+def _write(
+    recipe: Recipe,
+    to: RecipeFormat,
+    output: Path | None,
+    inputs: Sequence[Source],
+    *,
+    header: Sequence[str] = (),
+    force: bool,
+) -> None:
+    """Write the recipe to standard output, or to a file with the executor; only one format has room for a header."""
     text = render_any(recipe, to).rstrip("\n") + "\n"
+    if to is RecipeFormat.RECIPE:
+        text = "".join(f"# {line}\n" for line in header) + text
     if output is None:
         write_exactly(text)
         return
-    data = text.encode("utf-8", "surrogateescape")
-    file = OutputFile(path=output, head=data, copies=(), size=len(data))
-    execute(Plan(outputs=(file,), inputs=tuple(inputs)), Options(force=force))
+    execute(file_plan(output, text, inputs), Options(force=force))
     remark(f"wrote {len(recipe.rules):,} rules to {output}")
