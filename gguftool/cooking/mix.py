@@ -49,7 +49,8 @@ class MixOptions:
     """Demands on a mix.  `locks`, `floors` and `ceilings` are ``REGEX=TYPE`` texts; `types` none for the engine's own.
 
     `imatrix`: the mix will be quantized with one.  `fuse`: which tensors get one type together (`items.FUSED`).
-    `compare`: other recipes, by name.  `made_by`: the program and its version, for the recipe's header.
+    `compare`: other recipes, by name.  `start`: a recipe to improve on, by name: its types are on offer, and without a
+    target its size is the budget.  `made_by`: the program and its version, for the recipe's header.
     """
 
     target: Target
@@ -65,6 +66,7 @@ class MixOptions:
     slow: tuple[Slow, ...] = ()
     context: Context = Context()
     compare: tuple[tuple[str, Recipe], ...] = ()
+    start: tuple[str, Recipe] | None = None
     made_by: str = "gguftool"
 
 

@@ -16,11 +16,11 @@ from gguftool.cooking.damage.sensitivities import EvidenceFiles, read_evidence, 
 from gguftool.cooking.devices import Placement, Reserve, engine_arguments, reserves
 from gguftool.cooking.inputs import Offers, check_types, open_offers
 from gguftool.cooking.items import Constraints, Item, make_items, parse_type_rules
-from gguftool.cooking.mix import CurvePoint, DeviceUse, Mix, MixOptions, MixTensor, Rival, TypeUse
+from gguftool.cooking.mix import CurvePoint, DeviceUse, Mix, MixOptions, MixTensor, Rival, Target, TypeUse
 from gguftool.cooking.model_digest import model_digest
 from gguftool.cooking.offers import Offer, used_share
 from gguftool.cooking.recipe_text import recipe_text
-from gguftool.cooking.rivals import Priced, Scale, nearest_preset, preset_mixes, recipe_types, thinned
+from gguftool.cooking.rivals import Priced, Scale, mix_bytes, nearest_preset, preset_mixes, recipe_types, thinned
 from gguftool.cooking.solving.choosing import Choice, Demands, Table, choose
 from gguftool.cooking.solving.solver import DoesNotFitError, frontier, solve
 from gguftool.errors import Notes, PlanError, grouped
@@ -70,6 +70,7 @@ def choose_mix(offered: Offers, options: MixOptions, evidence: Evidence, notes: 
     Raises one `PlanError` for all demands that cannot be met.
     """
     notes = Notes() if notes is None else notes
+    options = _from_start(offered, options)
     placement = Placement(options.devices)
     budgets, held = _budgets(offered, options, placement, notes)
     items = make_items(offered.offers, _constraints(offered, options, notes), placement.device_of, notes)
@@ -87,6 +88,17 @@ def choose_mix(offered: Offers, options: MixOptions, evidence: Evidence, notes: 
     table = work.table(items)
     choice = choose(items, table, demands)
     return work.mix(items, table, choice, held, notes)
+
+
+def _from_start(offered: Offers, options: MixOptions) -> MixOptions:
+    """Compare with the recipe to start from, and without another target take its size as the budget."""
+    if options.start is None:
+        return options
+    options = replace(options, compare=(options.start, *options.compare))
+    if options.devices or options.target.in_words:
+        return options
+    size = mix_bytes(recipe_types(options.start[1], offered.offers), offered.offers, options.engine)
+    return replace(options, target=Target(tensor_bytes=size))
 
 
 def _raise(notes: Notes) -> None:
@@ -177,6 +189,10 @@ class _Work:
         plain = Scale(self._offered.offers, DamageModel(subjects, NOTHING), self._options.engine)
         sizes = {name: plain.price(name, types).nbytes for name, types in self._presets.items()}
         name = nearest_preset(self._presets, sizes, self._wanted_bytes())
+        if self._options.start is not None:
+            start, recipe = self._options.start
+            levels = plain.price(start, recipe_types(recipe, self._offered.offers)).types
+            return PresetLevels(subjects, levels, evidence), f"nothing was measured: the levels of {start}"
         like = {} if name is None else plain.price(name, self._presets[name]).types
         what = "only errors were measured, no divergence" if evidence.errors else "nothing was measured"
         basis = f"{what}: the levels of the preset {name}, scaled to the budget"

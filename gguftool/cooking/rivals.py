@@ -54,29 +54,39 @@ class Scale:
 
     def price(self, name: str, types: Mapping[str, str]) -> Priced:
         """Price a mix; what `types` leaves out stays as it is, types that do not fit fall back as the engine's do."""
-        made = {offer.name: self._made(offer, types.get(offer.name)) for offer in self.chosen}
-        size = self.fixed + sum(self._size(offer, made[offer.name]) for offer in self.chosen)
+        made = {offer.name: _made(offer, types.get(offer.name), self._engine) for offer in self.chosen}
+        size = self.fixed + sum(_size(offer, made[offer.name]) for offer in self.chosen)
         damage = sum(float(self.damages(made[offer.name])[at]) for at, offer in enumerate(self.chosen))
         return Priced(name=name, types=made, nbytes=size, damage=damage)
 
-    def _made(self, offer: Offer, wanted: str | None) -> str:
-        if wanted is None:
-            return offer.own or offer.types[-1]
-        traits = find_type(wanted)
-        if traits is None or traits.alias in offer.types or nbytes(traits.id, offer.dims) is not None:
-            return wanted if traits is None else traits.alias
-        try:
-            written = find_type(written_type(traits.name, offer.dims[0], self._engine))
-        except LookupError:
-            written = None
-        return offer.types[-1] if written is None else written.alias
 
-    def _size(self, offer: Offer, type_text: str) -> int:
-        if type_text in offer.types:
-            return offer.nbytes[offer.types.index(type_text)]
-        traits = find_type(type_text)
-        size = None if traits is None else nbytes(traits.id, offer.dims)
-        return offer.nbytes[-1] if size is None else size
+def mix_bytes(types: Mapping[str, str], offers: Sequence[Offer], engine: str) -> int:
+    """The bytes of all tensors in a mix, as `Scale.price` counts them."""
+    chosen = (offer for offer in offers if offer.choice)
+    made = sum(_size(offer, _made(offer, types.get(offer.name), engine)) for offer in chosen)
+    return made + sum(offer.nbytes[0] for offer in offers if not offer.choice)
+
+
+def _made(offer: Offer, wanted: str | None, engine: str) -> str:
+    """The type that a tensor gets where a mix wants `wanted`."""
+    if wanted is None:
+        return offer.own or offer.types[-1]
+    traits = find_type(wanted)
+    if traits is None or traits.alias in offer.types or nbytes(traits.id, offer.dims) is not None:
+        return wanted if traits is None else traits.alias
+    try:
+        written = find_type(written_type(traits.name, offer.dims[0], engine))
+    except LookupError:
+        written = None
+    return offer.types[-1] if written is None else written.alias
+
+
+def _size(offer: Offer, type_text: str) -> int:
+    if type_text in offer.types:
+        return offer.nbytes[offer.types.index(type_text)]
+    traits = find_type(type_text)
+    size = None if traits is None else nbytes(traits.id, offer.dims)
+    return offer.nbytes[-1] if size is None else size
 
 
 def preset_mixes(model: Model, engine: str, *, imatrix: bool) -> dict[str, dict[str, str]]:

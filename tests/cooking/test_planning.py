@@ -393,3 +393,26 @@ def test_intervals_grow_with_what_is_not_known() -> None:
         assert found.high is not None
         widths.append(math.log(found.high / found.low))
     assert widths[0] < widths[1]
+
+
+# --- a recipe to start from ------------------------------------------------------------------------------------------
+
+
+def test_a_plan_that_starts_from_a_recipe_is_no_larger_and_no_worse() -> None:
+    evidence, offered = cooking.fisher_evidence(), cooking.smollm2_offers(K_TYPES)
+    start = "start", parse_recipe(r"ffn_down=q2_K" + "\n" + r".*=q4_K")
+    found = choose_mix(offered, MixOptions(target=Target(), start=start, fuse=()), evidence)
+    (rival,) = (one for one in found.rivals if one.name == "start")
+    assert found.nbytes <= rival.nbytes
+    assert found.damage < rival.damage
+    assert found.target == f"{rival.nbytes:,} bytes of tensors"
+
+
+def test_where_nothing_was_measured_the_plan_is_the_recipe_that_it_starts_from() -> None:
+    """There is no reason to move away from it; types of the recipe are on offer, also those outside the pool."""
+    start = "start", parse_recipe("attn_(q|k)=q5_1\nnorm=f32\n.*=q8_0")
+    found = plan_mix(MOE, MixOptions(target=Target(), start=start, types=("q8_0", "q4_0"), fuse=()))
+    assert _types(found) == {
+        name: "q5_1" if "attn_q." in name or "attn_k." in name else "q8_0" for name in _types(found)
+    }
+    assert "the levels of start" in found.basis

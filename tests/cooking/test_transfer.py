@@ -76,9 +76,7 @@ def test_layers_count_among_those_that_have_such_a_tensor(tmp_path: Path) -> Non
     """Dense layers first, then experts: the first layer with experts is the first of the mix, whatever its number."""
     old = tmp_path / "a.gguf"
     tensors = [_tensor("blk.0.ffn_up.weight", "Q6_K", (WIDTH, 4))]
-    tensors += [
-        _tensor(f"blk.{at}.ffn_up_exps.weight", kind, (WIDTH, 4, 2)) for at, kind in ((1, "Q2_K"), (2, "Q3_K"))
-    ]
+    tensors += [_tensor(f"blk.{at}.ffn_up_exps.weight", kind, (WIDTH, 4, 2)) for at, kind in ((1, "Q2_K"), (2, "Q3_K"))]
     old.write_bytes(b.gguf(b.llama_kvs(layers=3), tensors))
     new = tmp_path / "b.gguf"
     more = [_tensor(f"blk.{at}.ffn_up_exps.weight", "Q8_0", (WIDTH, 4, 2)) for at in (3, 4, 5, 6)]

@@ -151,6 +151,15 @@ def plan(
         list[str] | None,
         typer.Option("--compare", metavar="RECIPE", help="Another recipe to set beside this one. Repeatable."),
     ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--start",
+            metavar="RECIPE",
+            help="Improve on this recipe. Default target: its size.",
+            show_default=False,
+        ),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -177,7 +186,7 @@ def plan(
         open_imatrix(imatrix)
     devices = _devices(device or ())
     options = MixOptions(
-        target=_target(size, bpw, max_kld, max_ppl_ratio, devices),
+        target=_target(size, bpw, max_kld, max_ppl_ratio, devices, needed=start is None),
         devices=devices,
         engine=engine,
         types=tuple(text.strip() for text in types.split(",") if text.strip()) if types else (),
@@ -190,6 +199,7 @@ def plan(
         slow=(*map(_slow, slow or ()), *(one for text in bench or () for one in _bench(text))),
         context=Context(ctx=ctx, kv_type=kv_type, ubatch=ubatch),
         compare=tuple((name, read_recipe(name)[0]) for name in compare or ()),
+        start=None if start is None else (start, read_recipe(start)[0]),
         made_by=f"gguftool {__version__}",
     )
     files = EvidenceFiles(measure=tuple(measure or ()), curve=curve, sensitivity=sensitivity)
@@ -210,7 +220,13 @@ def _devices(texts: list[str] | tuple[str, ...]) -> tuple[Device, ...]:
 
 
 def _target(
-    size: int | None, bpw: float | None, max_kld: float | None, max_ppl_ratio: float | None, devices: tuple[Device, ...]
+    size: int | None,
+    bpw: float | None,
+    max_kld: float | None,
+    max_ppl_ratio: float | None,
+    devices: tuple[Device, ...],
+    *,
+    needed: bool,
 ) -> Target:
     """The target; a quality goes with budgets of devices, sizes do not."""
     given = {"--size": size, "--bpw": bpw, "--max-kld": max_kld, "--max-ppl-ratio": max_ppl_ratio}
@@ -218,8 +234,8 @@ def _target(
     sized = [name for name in named if name in ("--size", "--bpw")] + (["--device"] if devices else [])
     if len(sized) > 1 or (max_kld is not None and max_ppl_ratio is not None) or (len(named) > 1 and not devices):
         raise typer.BadParameter(f"{' and '.join(dict.fromkeys([*named, *sized]))} exclude each other")
-    if not named and not devices:
-        raise typer.BadParameter("give a target: --size, --bpw, --device, --max-kld or --max-ppl-ratio")
+    if needed and not named and not devices:
+        raise typer.BadParameter("give a target: --size, --bpw, --device, --max-kld or --max-ppl-ratio, or a --start")
     try:
         most = max_kld if max_ppl_ratio is None else nats_of_ratio(max_ppl_ratio)
     except ValueError as error:
