@@ -61,9 +61,9 @@ def _to_quantize(model: Model, options: MixOptions, notes: Notes) -> Offers:
             if rule.matches(name):
                 extra.setdefault(name, []).append(rule.type)
     if options.start is not None:
-        for name, rule in options.start[1].assign(model.tensors).items():
-            if rule is not None and rule.type_id is not None:
-                extra.setdefault(name, []).append(rule.target)
+        for name, found in options.start[1].assign(model.tensors).items():
+            if found is not None and found.type_id is not None:
+                extra.setdefault(name, []).append(found.target)
     pool = Pool(engine=options.engine, types=options.types, imatrix=options.imatrix)
     offers = offers_of_source(model, pool, extra, notes)
     for text in model.remarks:

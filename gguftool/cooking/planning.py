@@ -94,10 +94,11 @@ def _from_start(offered: Offers, options: MixOptions) -> MixOptions:
     """Compare with the recipe to start from, and without another target take its size as the budget."""
     if options.start is None:
         return options
+    recipe = options.start[1]
     options = replace(options, compare=(options.start, *options.compare))
     if options.devices or options.target.in_words:
         return options
-    size = mix_bytes(recipe_types(options.start[1], offered.offers), offered.offers, options.engine)
+    size = mix_bytes(recipe_types(recipe, offered.offers), offered.offers, options.engine)
     return replace(options, target=Target(tensor_bytes=size))
 
 
