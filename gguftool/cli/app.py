@@ -48,7 +48,7 @@ COMMANDS = (
     ("hash", f"{_HERE}.hash:hash_", "Print sha256 of each tensor's data, or check them."),
     ("types", f"{_HERE}.types:types", "List the tensor types, or explain one."),
     ("recipe", f"{_HERE}.recipe:app", "Check recipes, take them from models, and turn them into each other's formats."),
-    ("imatrix", f"{_HERE}.imatrix:app", "Show importance matrices, convert and alter them."),
+    ("imatrix", f"{_HERE}.imatrix:app", "Show importance matrices, convert, alter and make them."),
 )
 # How similar a command's name is to one that is suggested for it, by difflib. Its default of 0.6 suggests `split` for
 # `list` (0.67: l, i and t are in both); two swapped letters of a name of four, as in `dmup`, are 0.75.

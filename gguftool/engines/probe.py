@@ -19,7 +19,7 @@ from gguftool.format.engine_facts.engines import IK_LLAMA_CPP, LLAMA_CPP
 from gguftool.record import record
 
 XLLAMACPP = "xllamacpp"
-_PROGRAM = re.compile(r"llama-(cli|completion|perplexity|server)(?![a-z])")
+_PROGRAM = re.compile(r"llama-(cli|completion|perplexity|server|imatrix)(?![a-z])")
 _OPTION = re.compile(r"(?<![\w-])--?[a-zA-Z][\w-]*")
 _VERSION = re.compile(r"version: *(\d+[^\n]{0,60})")
 _LIMITS = Limits(seconds=30, anonymous=2 << 30)
@@ -37,6 +37,10 @@ class Kind(Enum):
     COMPLETION = "llama-completion"
     PERPLEXITY = "llama-perplexity"
     SERVER = "llama-server"
+    IMATRIX = "llama-imatrix"
+
+
+LOADERS = tuple(kind for kind in Kind if kind is not Kind.IMATRIX)  # what loads any model, with nothing to compute
 
 
 @record
@@ -55,23 +59,26 @@ class LoadEngine:
         return f"{self.kind.value} ({self.engine}{f' {self.version}' if self.version else ''})"
 
 
-def find_engine(name: str, folder: Path, *, tokens: int = 0) -> LoadEngine:
+def find_engine(name: str, folder: Path, *, tokens: int = 0, kinds: tuple[Kind, ...] = LOADERS) -> LoadEngine:
     """Find the engine `name`: xllamacpp, or the path of a program of llama.cpp or ik_llama.cpp. It runs in `folder`.
+
+    `kinds`: which programs will do.
 
     Raises `PlanError` if there is no such program, or none that this can drive or have generate `tokens`.
     """
     if not sys.platform.startswith("linux"):
         raise PlanError("engines are asked on Linux only: what they map and use is read from /proc", source=name)
-    if name == XLLAMACPP:
+    if name == XLLAMACPP and Kind.XLLAMACPP in kinds:
         return _xllamacpp()
     found = shutil.which(name)
     if found is None:
         raise PlanError("no such program, or it may not be run; give its path, or 'xllamacpp'", source=name)
     path = Path(found).absolute()
     match = _PROGRAM.search(path.name) or _PROGRAM.search(path.resolve().name)
-    if match is None:
-        kinds = ", ".join(kind.value for kind in Kind)
-        raise PlanError(f"is not one of {kinds} by its name; name one of them", source=name)
+    if match is None or Kind(match[0]) not in kinds:
+        named = ", ".join(kind.value for kind in kinds)
+        among = f"not {named}" if len(kinds) == 1 else f"not one of {named}"
+        raise PlanError(f"is {among} by its name; name {'it' if len(kinds) == 1 else 'one of them'}", source=name)
     kind = Kind(match[0])
     if tokens and kind is Kind.PERPLEXITY:
         raise PlanError("llama-perplexity generates nothing: leave out --run, or name llama-completion", source=name)

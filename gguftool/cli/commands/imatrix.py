@@ -1,22 +1,27 @@
-"""Commands on importance matrices: show, convert, alter."""
+"""Commands on importance matrices: show, convert, alter, make."""
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from gguftool.cli.shared.console import counting_bar, remark
 from gguftool.cli.shared.imatrices import show_imatrix
 from gguftool.cli.shared.operations import operations
-from gguftool.cli.shared.options import Csv, Json, Markdown, OutputOption, one_format
+from gguftool.cli.shared.options import Csv, Json, Markdown, ModelArgument, OutputOption, one_format
 from gguftool.cli.shared.patterns import check_patterns
-from gguftool.cli.shared.running import carry_out, with_inputs
+from gguftool.cli.shared.running import carry_out, file_plan, with_inputs
 from gguftool.cli.shared.writing import Writing, writer
+from gguftool.errors import SourceError
 from gguftool.format.imatrix import ImatrixKind
 from gguftool.model.companions import read_imatrix
 from gguftool.model.layout import OutputOptions
 from gguftool.model.opening import open_model
 from gguftool.record import replace
+from gguftool.storage.execute.preflight import check_targets
 from gguftool.storage.sources.locate import open_source
 from gguftool.surgery.alter.alteration import alteration_of
 from gguftool.surgery.alter.imatrix import plan_alter_imatrix
@@ -24,7 +29,7 @@ from gguftool.surgery.convert_imatrix import kind_of_name, plan_convert_imatrix
 from gguftool.surgery.inputs import split_label
 
 app: typer.Typer = typer.Typer(
-    help="Show importance matrices, convert and alter them.",
+    help="Show importance matrices, convert, alter and make them.",
     rich_markup_mode=None,
     no_args_is_help=True,
     add_completion=False,
@@ -37,6 +42,11 @@ def _operation(name: str, metavar: str) -> Any:
 
 ImatrixArgument = Annotated[
     str, typer.Argument(metavar="FILE", help="An imatrix file: the legacy .dat, or the GGUF form.")
+]
+
+ToOption = Annotated[
+    str | None,
+    typer.Option("--to", metavar="legacy|gguf", help="The format. Default: by OUT's ending.", show_default=False),
 ]
 
 
@@ -69,15 +79,7 @@ def show(
 def convert(
     file: ImatrixArgument,
     output: OutputOption,
-    to: Annotated[
-        str | None,
-        typer.Option(
-            "--to",
-            metavar="legacy|gguf",
-            help="The format. Default: by OUT's ending.",
-            show_default=False,
-        ),
-    ] = None,
+    to: ToOption = None,
     chunk_size: Annotated[
         int | None,
         typer.Option(
@@ -96,11 +98,7 @@ def convert(
 
     The weights that llama-quantize makes of it stay the same to the last bit; what else is lost is said.
     """
-    if to not in {None, "legacy", "gguf"}:
-        raise typer.BadParameter(f"--to takes legacy or gguf, not '{to}'")
-    kind = ImatrixKind(to) if to else kind_of_name(output)
-    if kind is None:
-        raise typer.BadParameter(f"'{output.name}' ends neither in .dat nor in .gguf: say --to legacy or --to gguf")
+    kind = _kind(to, output)
     if chunk_size is not None and kind is ImatrixKind.LEGACY:
         raise typer.BadParameter("--chunk-size is for GGUF outputs; the legacy format does not hold it")
     source = open_source(file)
@@ -158,3 +156,66 @@ def alter(
     alteration = alteration_of(words, OutputOptions())
     plan = plan_alter_imatrix(source, own, alteration, output, model=model, donors=donors)
     carry_out(with_inputs(plan, scripts), replace(writing, resume=False))
+
+
+@app.command()
+@writer(without=("jobs", "no_resume", "hash_", "dry_run"))
+def make(
+    model: ModelArgument,
+    text: Annotated[Path, typer.Option("--text", metavar="FILE", help="The text to run the model on.")],
+    engine: Annotated[str, typer.Option("--engine", metavar="PATH", help="An installed llama-imatrix.")],
+    output: OutputOption,
+    to: ToOption = None,
+    chunks: Annotated[
+        int | None,
+        typer.Option(
+            "--chunks",
+            metavar="N",
+            min=1,
+            help="How many chunks, in parts that a killed run goes on from. Default: all, in one run.",
+            show_default=False,
+        ),
+    ] = None,
+    every: Annotated[int, typer.Option("--every", metavar="N", min=1, help="Chunks of a part.")] = 50,
+    context: Annotated[int, typer.Option("--ctx", metavar="N", min=8, help="Tokens of a chunk.")] = 512,
+    engine_options: Annotated[
+        str, typer.Option("--engine-options", metavar="TEXT", help="More options for the engine, such as '-ngl 99'.")
+    ] = "",
+    *,
+    writing: Writing,
+) -> None:
+    """Make an importance matrix with an installed llama-imatrix.
+
+    With --chunks it works in parts: what an interrupted run made is kept beside OUT, and the same command goes on.
+    """
+    from gguftool.cooking.imatrix_making import ImatrixJob, MakeHooks, made_imatrix  # noqa: PLC0415 - drives engines
+
+    kind = _kind(to, output)
+    if not text.is_file():
+        raise SourceError("there is no such file", source=str(text))
+    check_targets(file_plan(output, "", ()), force=writing.force)  # before hours of work
+    job = ImatrixJob(
+        model=model,
+        text=text,
+        engine=engine,
+        kind=kind,
+        context=context,
+        chunks=chunks,
+        every=every,
+        arguments=tuple(shlex.split(engine_options)),
+    )
+    with (
+        counting_bar("chunks") as progress,
+        made_imatrix(job, output, MakeHooks(progress=progress, note=remark)) as plan,
+    ):
+        carry_out(plan, replace(writing, resume=False))
+
+
+def _kind(to: str | None, output: Path) -> ImatrixKind:
+    """The format that --to or the output's ending says."""
+    if to not in {None, "legacy", "gguf"}:
+        raise typer.BadParameter(f"--to takes legacy or gguf, not '{to}'")
+    kind = ImatrixKind(to) if to else kind_of_name(output)
+    if kind is None:
+        raise typer.BadParameter(f"'{output.name}' ends neither in .dat nor in .gguf: say --to legacy or --to gguf")
+    return kind

@@ -114,7 +114,7 @@ def writer(
 
 def _writing(flags: dict[str, Any]) -> Writing:
     return Writing(
-        dry_run=flags["dry_run"],
+        dry_run=flags.get("dry_run", False),
         force=flags["force"],
         sync=not flags["no_sync"],
         resume=not flags.get("no_resume", False),

@@ -1,0 +1,130 @@
+"""`imatrix make`: an importance matrix by an installed llama-imatrix, part by part, so that a killed run goes on.
+
+Each run of the tool collects over some chunks of the text on top of the file before, in a folder beside the output.
+The folder is locked while it is used.  Names of files say how far they go, and of which model, text, engine and options
+they are: others are not taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gguftool.cooking.measuring.work_folder import locked_folder, remove_folder, work_folder_of
+from gguftool.engines.llama_imatrix import ImatrixTool, Stretch, collect_chunks, find_imatrix_tool
+from gguftool.engines.llama_perplexity import engine_build
+from gguftool.errors import PlanError
+from gguftool.format.imatrix import ImatrixKind
+from gguftool.model.companions import read_imatrix
+from gguftool.model.opening import open_model
+from gguftool.record import record
+from gguftool.storage.plan import Copy, OutputFile, Plan
+from gguftool.storage.sources.local import open_local
+from gguftool.storage.sources.source import whole
+from gguftool.surgery.convert_imatrix import plan_convert_imatrix
+
+_DIGEST = 16  # hex digits in the names of parts
+
+
+@record
+class ImatrixJob:
+    """What to make: of `model` by the text in `text`, with the llama-imatrix `engine`, as a file of `kind`.
+
+    `context`: tokens of a chunk.  `chunks`: how many; None for the whole text, in one run that cannot go on.  `every`:
+    chunks of one run of the tool.  `arguments`: more options for the engine.
+    """
+
+    model: str
+    text: Path
+    engine: str
+    kind: ImatrixKind
+    context: int = 512
+    chunks: int | None = None
+    every: int = 50
+    arguments: tuple[str, ...] = ()
+
+
+@record
+class MakeHooks:
+    """`progress` takes the chunks that are done, and how many there will be at most; `note` a remark."""
+
+    progress: Callable[[int, int], None] = lambda done, total: None
+    note: Callable[[str], None] = lambda text: None
+
+
+@contextlib.contextmanager
+def made_imatrix(job: ImatrixJob, output: Path, hooks: MakeHooks | None = None) -> Iterator[Plan]:
+    """Make the imatrix and yield the plan that writes it to `output`; without an error the parts go at the end.
+
+    Raises `PlanError` for a model or a program that will not do, `ExecuteError` for what the tool does instead, or if
+    another run makes the same file.
+    """
+    hooks = hooks or MakeHooks()
+    model, folder = _local_model(job.model), work_folder_of(output)
+    with locked_folder(folder):
+        tool = ImatrixTool(engine=find_imatrix_tool(job.engine, folder), context=job.context, arguments=job.arguments)
+        made = _collected(job, tool, Path(model), folder, hooks)
+        yield _plan(made, job.kind, output)
+        remove_folder(folder)
+
+
+def _local_model(spec: str) -> str:
+    """The file from which the engine opens the model."""
+    model = open_model(spec)
+    if any(source.is_remote for source in model.sources) or not model.is_complete:
+        raise PlanError("the engine reads whole local models; fetch it first", source=model.name)
+    return os.path.abspath(model.files[0].source.name)
+
+
+def _collected(job: ImatrixJob, tool: ImatrixTool, model: Path, folder: Path, hooks: MakeHooks) -> Path:
+    """Collect over all chunks, from where an earlier run stopped; return the file of all."""
+    name, suffix = _identity(job, tool, model), ".gguf" if tool.writes_gguf else ".dat"
+    done, total = _done_before(folder, name, suffix), job.chunks or 0
+    while job.chunks is None or done < job.chunks:
+        hooks.progress(done, total)
+        wanted = None if job.chunks is None else min(job.every, job.chunks - done)
+        before, begun = folder / f"{name}-{done}{suffix}", folder / f"begun{suffix}"
+        begun.unlink(missing_ok=True)
+        stretch = Stretch(first=done, chunks=wanted, before=before if done else None)
+        found = collect_chunks(tool, model, job.text.absolute(), begun, stretch)
+        if not found:
+            hooks.note(f"the text ends within two chunks after chunk {done:,}; {total:,} were asked for")
+            break
+        done += found
+        begun.replace(folder / f"{name}-{done}{suffix}")
+        before.unlink(missing_ok=True)
+        if wanted is None or found < wanted:
+            break
+    hooks.progress(done, done)
+    return folder / f"{name}-{done}{suffix}"
+
+
+def _done_before(folder: Path, name: str, suffix: str) -> int:
+    """How many chunks the file of an earlier run has."""
+    numbers = (path.name.removeprefix(f"{name}-").removesuffix(suffix) for path in folder.glob(f"{name}-*{suffix}"))
+    return max((int(number) for number in numbers if number.isdecimal()), default=0)
+
+
+def _identity(job: ImatrixJob, tool: ImatrixTool, model: Path) -> str:
+    """A digest of all that changes what a part holds."""
+    digest = hashlib.sha256()
+    sources = open_model(model).sources
+    for text in (*(source.identity for source in sources), engine_build(tool.engine), str(job.context), *job.arguments):
+        digest.update(text.encode("utf-8", "surrogateescape") + b"\0")
+    with open(job.text, "rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()[:_DIGEST]
+
+
+def _plan(made: Path, kind: ImatrixKind, output: Path) -> Plan:
+    """Plan `output`: the file that was made, or its other format."""
+    source = open_local(made)
+    imatrix = read_imatrix(source)
+    if imatrix.kind is not kind:
+        return plan_convert_imatrix(source, imatrix, kind, output)
+    copy = Copy(extent=whole(source), offset=0)
+    return Plan(outputs=(OutputFile(path=output, head=b"", copies=(copy,), size=source.size),), inputs=(source,))

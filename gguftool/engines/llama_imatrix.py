@@ -1,0 +1,94 @@
+"""Run an installed llama-imatrix of either engine over some chunks of a text, on top of what it collected before.
+
+A text is cut into chunks of the context's length. The tool's own files from the middle of a run are no place to go on
+from: it saves when the first tensor of a chunk is done, so that the others lack that chunk. Here each run ends after
+its chunks, and its file is whole.
+
+Sources: llama.cpp tools/imatrix/imatrix.cpp, ik_llama.cpp examples/imatrix/imatrix.cpp (collect_imatrix,
+compute_imatrix, and main for --in-file).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from gguftool.engines.child import Ending, Limits, Stop, run_child
+from gguftool.engines.probe import Kind, LoadEngine, find_engine
+from gguftool.errors import ExecuteError, printable
+from gguftool.record import record
+
+_UNLIMITED = 1 << 62  # bytes: a model takes what it takes
+_NEVER = "1000000"  # chunks between two saves
+_BEGUN = re.compile(r"\bcomputing over (\d+) chunks")
+_ENDED = re.compile(r"not enough tokens left|you need at least \d+ tokens")
+
+
+@record
+class ImatrixTool:
+    """How all runs are made: `engine`, tokens of a chunk, and more options for it, such as ``-ngl 99``."""
+
+    engine: LoadEngine
+    context: int = 512
+    arguments: tuple[str, ...] = ()
+    seconds: float = 7 * 86400.0
+
+    @property
+    def writes_gguf(self) -> bool:
+        """Whether it writes the GGUF form; ik_llama.cpp writes the legacy one alone."""
+        return "--output-format" in self.engine.options
+
+
+def find_imatrix_tool(name: str, folder: Path) -> LoadEngine:
+    """Find the llama-imatrix `name`, a path or a command; raises `PlanError` if it is no such program."""
+    return find_engine(name, folder, kinds=(Kind.IMATRIX,))
+
+
+@record
+class Stretch:
+    """`chunks` of a text (None: all) from chunk `first` on; `before`: the file with what was collected before."""
+
+    first: int = 0
+    chunks: int | None = None
+    before: Path | None = None
+
+
+def collect_chunks(tool: ImatrixTool, model: Path, text: Path, output: Path, stretch: Stretch) -> int:
+    """Collect over a stretch of `text` into `output`, with what was collected before; return how many chunks it was.
+
+    0 if the text ends before: of its last two chunks the tool begins none. `stretch.before` lies beside `output`.
+    Raises `ExecuteError` that says what the tool did instead.
+    """
+    first, chunks, before = stretch.first, stretch.chunks, stretch.before
+    # Names alone: the tool takes commas in a path for several files.
+    words = [str(tool.engine.path), "-m", str(model), "-f", str(text), "-o", output.name, "-c", str(tool.context)]
+    words += ["--output-frequency", _NEVER, "--no-ppl"]
+    words += ["--chunks", str(chunks)] if chunks is not None else []
+    words += ["--chunk", str(first)] if first else []
+    words += ["--in-file", before.name] if before is not None else []
+    ending = _run(tool, [*words, *_quiet(tool), *tool.arguments], output.parent)
+    log = ending.log.text()
+    if first and _ENDED.search(log):
+        return 0
+    begun = _BEGUN.search(log)
+    if ending.status or begun is None or not output.is_file():
+        raise ExecuteError(_unexpected(ending), source=words[0])
+    return int(begun[1])
+
+
+def _quiet(tool: ImatrixTool) -> list[str]:
+    wanted = (("--output-format", "gguf"), ("--no-warmup",), ("--offline",), ("--log-colors", "off"))
+    return [word for option in wanted if option[0] in tool.engine.options for word in option]
+
+
+def _run(tool: ImatrixTool, words: list[str], folder: Path) -> Ending:
+    ending = run_child(words, folder, Limits(seconds=tool.seconds, anonymous=_UNLIMITED))
+    if ending.stop is Stop.TIME:
+        raise ExecuteError(f"was stopped after {tool.seconds:,.0f} s", source=words[0])
+    return ending
+
+
+def _unexpected(ending: Ending) -> str:
+    how = f"ended with {ending.status}" if ending.status >= 0 else f"was stopped by signal {-ending.status}"
+    why = "; ".join(ending.log.errors()) or ending.log.last_line()
+    return f"made no imatrix, and {how}; it said: {printable(why) or 'nothing'}"
