@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -160,6 +161,21 @@ def plan(
             show_default=False,
         ),
     ] = None,
+    verify: Annotated[
+        str | None,
+        typer.Option(
+            "--verify",
+            metavar="PATH",
+            help="Measure the mix with this llama-perplexity, and correct the file of --measure by it.",
+            show_default=False,
+        ),
+    ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option(
+            "--text", metavar="FILE", help="With --verify: the text that was measured on.", show_default=False
+        ),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -202,14 +218,48 @@ def plan(
         start=None if start is None else (start, read_recipe(start)[0]),
         made_by=f"gguftool {__version__}",
     )
+    if verify is not None:
+        _check_verify(models, measure or (), text)
     files = EvidenceFiles(measure=tuple(measure or ()), curve=curve, sensitivity=sensitivity)
     mix = plan_mix(models, options, files)
     _write(mix, output, plot, force=force)
     remark_each(mix.remarks)
+    if verify is not None:
+        _verify(mix, verify, Path((measure or [""])[0]), models[0], text or "", imatrix)
     if json:
         show(mix, one_format(json=True))
     else:
         show(mix, recipe=output is None)
+
+
+def _check_verify(models: Sequence[str], measure: Sequence[str], text: str | None) -> None:
+    """Refuse, as bad usage and before planning, what a mix cannot be measured with."""
+    if text is None or len(measure) != 1 or not measure[0].endswith(".jsonl") or len(models) != 1:
+        raise typer.BadParameter("--verify takes one MODEL, one --measure FILE.jsonl and the --text that it is of")
+
+
+def _verify(mix: Mix, engine: str, measured: Path, model: str, text: str, imatrix: str | None) -> None:
+    """Measure the mix, and say how right the plan was."""
+    from hashlib import sha256  # noqa: PLC0415 - with --verify alone, as what drives an engine
+
+    from gguftool.cooking.damage.sensitivities import read_evidence  # noqa: PLC0415
+    from gguftool.cooking.measuring.verifying import Expectation, setup_of, verify_mix  # noqa: PLC0415
+
+    expected = Expectation(
+        types={tensor.name: tensor.type for tensor in mix.tensors if tensor.chosen},
+        damage=mix.damage,
+        recipe=sha256(mix.recipe.encode("utf-8", "surrogateescape")).hexdigest(),
+        factor=read_evidence(EvidenceFiles(measure=(str(measured),))).factor,
+    )
+    found = verify_mix(setup_of(measured, model, text, engine, imatrix, __version__), expected, measured)
+    remark(
+        f"predicted KLD {found.predicted:.4g}, measured {found.actual:.4g} ± {found.error:.2g} above the floor; "
+        f"same top token {found.scores.same_top:.2%}, perplexity {found.scores.ppl_ratio:.4f} times the model's"
+    )
+    if found.factor is None:
+        remark("that is not told from the floor on this text, so nothing is corrected: measure on more --chunks")
+    else:
+        remark(f"{measured}: from now on plans multiply by {found.factor:.3g}")
 
 
 def _devices(texts: list[str] | tuple[str, ...]) -> tuple[Device, ...]:

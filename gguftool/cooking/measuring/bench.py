@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gguftool.cooking.measure_lines import ERRORS, LEAST_KLD, Basis, Carrier, FloorLine, KldLine, Scores
@@ -234,8 +234,26 @@ class Bench:
 
     def measure(self, task: Task, logits: SavedLogits, floor: FloorLine) -> KldLine:
         """Measure one task; raises `GGUFToolError` that names it if the engine fails, and leaves no trace then."""
-        type_id = _type_id(task.type)
-        typed = [self.inputs.maker.make(name, type_id) for name in task.tensors]
+        carrier, raw = self.measure_types(dict.fromkeys(task.tensors, task.type), logits, floor)
+        scores, censored = censor(raw, floor)
+        return KldLine(
+            group=task.group,
+            tensors=task.tensors,
+            type=task.type,
+            censored=censored,
+            scores=scores,
+            carrier=carrier,
+            basis=self.inputs.basis,
+        )
+
+    def measure_types(
+        self, types: Mapping[str, str], logits: SavedLogits, floor: FloorLine
+    ) -> tuple[Carrier | None, Scores]:
+        """Measure the model with tensors at `types`, by their names; scores are as the engine prints them.
+
+        Raises `GGUFToolError` if the engine fails, and leaves no trace then.
+        """
+        typed = [self.inputs.maker.make(name, _type_id(alias)) for name, alias in types.items()]
         try:
             carrier, path = self._variant(typed)
             found = compare_logits(self._run, path, logits.path)
@@ -247,16 +265,7 @@ class Bench:
                 f"{floor.base_ppl:g}: they are of another model",
                 source=str(self._run.engine.path),
             )
-        scores, censored = censor(scores_of(found, logits.head), floor)
-        return KldLine(
-            group=task.group,
-            tensors=task.tensors,
-            type=task.type,
-            censored=censored,
-            scores=scores,
-            carrier=carrier,
-            basis=self.inputs.basis,
-        )
+        return carrier, scores_of(found, logits.head)
 
     def verify(self) -> None:
         """Raise `ExecuteError` if the scratch copy is not the reference."""

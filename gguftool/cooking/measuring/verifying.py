@@ -1,0 +1,133 @@
+"""`plan --verify`: build a mix, measure it as single tensors were measured, and correct what plans expect.
+
+The mix is measured on the text, engine and options of the measure file, so that prediction and measurement compare; the
+file's own lines say which options, and refuse another text or engine.  The factor between both is written into it as a
+line, and the next plan multiplies its damages by it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from gguftool.cooking.measure_lines import FloorLine, ScaleLine, Scores
+from gguftool.cooking.measuring.bench import Bench, Inputs, Setup, censor, needed_bytes, open_inputs
+from gguftool.cooking.measuring.output import MeasureOutput, read_output
+from gguftool.cooking.measuring.work_folder import locked_folder, remove_folder, work_folder_of
+from gguftool.errors import ExecuteError, PlanError
+from gguftool.format.ggml import type_alias
+from gguftool.record import record, replace
+from gguftool.storage.system.space import free_bytes
+
+_ANY_WIDTH = "any-width"
+
+
+@record
+class Expectation:
+    """What a plan expects of a mix: `types` by tensor, `damage` in nats; `factor` is the one that is in it already.
+
+    `recipe` is the sha256 of the recipe.
+    """
+
+    types: Mapping[str, str]
+    damage: float
+    recipe: str
+    factor: float = 1.0
+
+
+@record
+class Verification:
+    """Predicted and actual divergence in nats, above the floor; `factor` corrects plans from now on.
+
+    `factor` is None where the divergence is not told from the floor, so that nothing can be corrected.
+    """
+
+    predicted: float
+    actual: float
+    error: float
+    scores: Scores
+    factor: float | None
+
+
+def setup_of(measured: Path, model: str, text: str, engine: str, imatrix: str | None, version: str) -> Setup:
+    """The setup by which the lines of `measured` were made; raises `PlanError` if it has no measurement."""
+    floor = read_output(measured).floor
+    if floor is None or floor.basis.options is None:
+        raise PlanError("has no measured divergence, so a mix cannot be compared with it", source=str(measured))
+    words = shlex.split(floor.basis.options)
+    try:
+        given = dict(zip(words[0:4:2], words[1:4:2], strict=True))
+        context, chunks = int(given["-c"]), int(given["--chunks"])
+    except (KeyError, ValueError):
+        raise PlanError(f"has options that this cannot repeat: '{floor.basis.options}'", source=str(measured)) from None
+    rest = words[4:]
+    return Setup(
+        model=model,
+        text=text,
+        engine=engine,
+        imatrix=imatrix,
+        context=context,
+        chunks=chunks,
+        arguments=tuple(rest[:-1] if rest[-1:] == [_ANY_WIDTH] else rest),
+        any_width=rest[-1:] == [_ANY_WIDTH],
+        version=version,
+    )
+
+
+def verify_mix(setup: Setup, expected: Expectation, measured: Path) -> Verification:
+    """Measure the mix of `expected`, and append the factor to the file `measured`.
+
+    Raises `PlanError` if `setup` is not that of the file, `ExecuteError` if there is no room or the engine fails.
+    """
+    folder = work_folder_of(measured)
+    output = MeasureOutput(measured)
+    inputs = open_inputs(setup, measured.absolute().parent)
+    output.check(inputs.basis)
+    own = {name: type_alias(tensor.info.type) for name, tensor in inputs.model.tensors.items()}
+    types = {name: alias for name, alias in expected.types.items() if own.get(name) != alias}
+    if not types:
+        raise PlanError("the mix is the model itself: there is nothing to measure", source=setup.model)
+    floor = next((line for line in output.lines if isinstance(line, FloorLine)), None)
+    assert floor is not None  # `setup_of` found it
+    with output, locked_folder(folder):
+        _check_room(inputs, setup, folder)
+        bench = Bench(inputs, setup, folder)
+        _, scores = bench.measure_types(types, bench.save_logits(folder), floor)
+        bench.verify()
+        found = _compared(scores, floor, expected)
+        if found.factor is not None:
+            output.append(
+                ScaleLine(
+                    factor=found.factor,
+                    predicted=expected.damage,
+                    actual=found.actual,
+                    recipe=expected.recipe,
+                    basis=inputs.basis,
+                )
+            )
+        remove_folder(folder)
+    return found
+
+
+def _compared(scores: Scores, floor: FloorLine, expected: Expectation) -> Verification:
+    ground = max(floor.scores.kld, 0.0)
+    _, censored = censor(scores, floor)
+    actual = scores.kld - ground
+    factor = None if censored or expected.damage <= 0 else round(expected.factor * actual / expected.damage, 6)
+    return Verification(
+        predicted=expected.damage,
+        actual=actual,
+        error=scores.kld_se,
+        scores=replace(scores, by_chunk=None),
+        factor=factor,
+    )
+
+
+def _check_room(inputs: Inputs, setup: Setup, folder: Path) -> None:
+    free = free_bytes(folder)
+    needed = needed_bytes(inputs, setup, folder, copies=1, logits=True)
+    if free is not None and needed > free:
+        raise ExecuteError(
+            f"needs {needed:,} bytes for logits and a scratch copy, and {free:,} are free here", source=str(folder)
+        )
