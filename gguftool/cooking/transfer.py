@@ -29,6 +29,7 @@ from gguftool.record import record
 _OTHER_KIND = 0.05  # how much another kind counts, as a difference of the logarithm of bits per weight to base 2
 _OTHER_ROWS = 0.05  # likewise rows that are packed together, or not
 _SHOWN = 4
+_USUAL_KINDS = frozenset({"float", "legacy", "k", "i", "trellis"})  # others are for models that were trained for them
 # Roles that stand in for each other if a model lacks one.
 _FAMILIES = (
     frozenset({Role.DENSE_FFN, Role.ROUTED_EXPERTS, Role.SHARED_EXPERTS}),
@@ -276,8 +277,11 @@ class _Chooser:
 
     def _nearest(self, name: str, dims: tuple[int, ...], alias: str) -> str:
         wanted = find_type(alias)
+        kinds = {*_USUAL_KINDS, *(() if wanted is None else (wanted.kind,))}
         fits = [
-            traits for traits in TYPES.values() if traits.in_files and self._why_not(name, dims, traits.alias) is None
+            traits
+            for traits in TYPES.values()
+            if traits.in_files and traits.kind in kinds and self._why_not(name, dims, traits.alias) is None
         ]
         if wanted is None or not fits:
             raise PlanError(f"'{printable(name)}' can have no type of {self._options.engine}")

@@ -115,6 +115,14 @@ def test_types_that_a_width_forbids_become_those_that_fit(tmp_path: Path) -> Non
     assert one.reason == "rows of 288 are no whole blocks of q4_K"
 
 
+def test_a_type_for_models_that_are_trained_for_it_stands_in_for_no_other(tmp_path: Path) -> None:
+    """mxfp4 has exactly the bits of iq4_ks, and rows of 32."""
+    old = _model(tmp_path / "a.gguf", 1, {"ffn_up": "IQ4_KS", "attn_v": "MXFP4"})
+    transfer = transfer_recipe(old, _model(tmp_path / "b.gguf", 1, {}, width=96))
+    assert _types(transfer, 1, "ffn_up") == ["iq4_nl"]
+    assert _types(transfer, 1, "attn_v") == ["mxfp4"]
+
+
 def test_substitutes_come_first_and_slow_types_are_avoided(tmp_path: Path) -> None:
     model = _model(tmp_path / "a.gguf", 2, {"ffn_up": "IQ1_M", "attn_v": "IQ3_S", "token_embd": "Q6_K"})
     options = TransferOptions(engine=IK_LLAMA_CPP, substitutes=(("iq1_m", "iq1_s_r4"),), avoid=("iq3_s", "IQ3_S_R4"))

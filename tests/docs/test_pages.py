@@ -154,6 +154,7 @@ JSON_RUNS = {
     "measure demo.gguf --errors --types q4_0 --tensors attn_v -o errors.jsonl": (
         "gguftool.cooking.measuring.run.MeasureReport"
     ),
+    "cook all.recipe --from demo.gguf --allow-requantize -o cooked.gguf": "gguftool.storage.plan.Receipt",
     "export demo.gguf --tensor output -o out.safetensors": "gguftool.storage.plan.Receipt",
     "fetch demo.gguf -o fetched.gguf": "gguftool.storage.plan.Receipt",
     "alter demo.gguf --layers 1,0 -o altered.gguf": "gguftool.storage.plan.Receipt",
