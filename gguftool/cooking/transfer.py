@@ -25,6 +25,7 @@ from gguftool.model.opening import ModelLike, as_model
 from gguftool.model.roles import Place, Role, tensor_places
 from gguftool.model.scales import owner_of
 from gguftool.record import record
+from gguftool.storage.sources.locate import base_name
 
 _OTHER_KIND = 0.05  # how much another kind counts, as a difference of the logarithm of bits per weight to base 2
 _OTHER_ROWS = 0.05  # likewise rows that are packed together, or not
@@ -125,7 +126,8 @@ def transfer_recipe(model: ModelLike, target: ModelLike, options: TransferOption
 def transfer_words(transfer: Transfer) -> tuple[str, ...]:
     """What to know of a transfer, a line each: both sizes beside each other, what stands for what, each replacement."""
     sides = (
-        f"{printable(side.model, 200)}: {side.nbytes:,} bytes, {side.bits_per_weight:.4g} bits per weight"
+        f"{printable(base_name(side.model) or side.model, 200)}: {side.nbytes:,} bytes, "
+        f"{side.bits_per_weight:.4g} bits per weight"
         for side in (transfer.old, transfer.new)
     )
     return (

@@ -25,6 +25,7 @@ from gguftool.cooking.making.cook import RECIPE_KEY, Cooked, plan_cook
 from gguftool.cooking.making.gather import open_kitchen
 from gguftool.cooking.making.published import check_published
 from gguftool.engines.llama_quantize import find_llama_quantize
+from gguftool.errors import without_secrets
 from gguftool.format.engine_facts.engines import LLAMA_CPP
 from gguftool.model.opening import open_model
 from gguftool.record import replace
@@ -32,6 +33,7 @@ from gguftool.render.card import card_of
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.execute.preflight import check_targets
+from gguftool.storage.sources.locate import base_name, is_url
 from gguftool.surgery.merge import MergeOptions
 from gguftool.surgery.quantize.external import ExternalJob
 from gguftool.surgery.quantize.options import QuantizeOptions
@@ -122,7 +124,13 @@ def cook(
     )
     cooked = plan_cook(rules, inputs, output, merge, quantize)
     cooked = replace(cooked, plan=with_inputs(cooked.plan, (file, *also)))
-    words = ("cook", recipe, *(word for spec in sources for word in ("--from", spec)), "-o", output.name)
+    words = (
+        "cook",
+        base_name(recipe),
+        *(word for spec in sources for word in ("--from", _shared(spec))),
+        "-o",
+        output.name,
+    )
     page = None if card is None else file_plan(card, card_of(cooked.plan, text, words), cooked.plan.inputs)
     if not writing.dry_run:
         if page is not None:
@@ -133,6 +141,11 @@ def cook(
     if written and page is not None:
         execute(page, Options(force=writing.force))
         remark(f"wrote {card}")
+
+
+def _shared(spec: str) -> str:
+    """A --from as a card shows it: an address without secrets, or a name without the folders of this machine."""
+    return without_secrets(spec) if is_url(spec.partition("=")[2] or spec) else base_name(spec.rstrip("/"))
 
 
 def _carry_out(cooked: Cooked, output: Path, writing: Writing) -> bool:

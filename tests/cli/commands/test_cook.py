@@ -11,7 +11,9 @@ import pytest
 
 from gguftool.model.opening import open_model
 from tests.support.command import one_error_line
+from tests.support.engine_tools import tool
 from tests.support.mix_models import SHAPES
+from tests.support.paths import FIXTURES
 from tests.support.suite import make_suite
 
 Run = Callable[..., "CompletedProcess[bytes]"]
@@ -40,6 +42,8 @@ def test_one_command_from_a_recipe_to_a_file_that_tells_of_it(gguftool: Run, rec
     assert f"| out.gguf | {(tmp_path / 'out.gguf').stat().st_size:,} |" in text
     assert "Runs in llama.cpp and ik_llama.cpp." in text
     assert RECIPE.rstrip() in text
+    assert "gguftool cook mix.recipe --from M-ME-{QTYPE}-SPECIAL_SPLIT -o out.gguf" in text.replace('"', "")
+    assert str(tmp_path) not in text
 
 
 def test_a_dry_run_writes_nothing(gguftool: Run, recipe: Path, tmp_path: Path) -> None:
@@ -86,3 +90,21 @@ def test_nothing_to_cook_of_is_one_line(gguftool: Run, recipe: Path, tmp_path: P
     done = gguftool("cook", recipe, "--from", tmp_path / "no-{QTYPE}", "-o", tmp_path / "out.gguf")
     assert done.returncode == 2
     assert "there is no repository of any type of the recipe" in one_error_line(done.stderr)
+
+
+def test_what_is_cooked_with_its_recipe_inside_loads_and_computes(gguftool: Run, tmp_path: Path) -> None:
+    engines = FIXTURES / "engines"
+    recipe = tmp_path / "mix.recipe"
+    recipe.write_text(
+        "# attention is there, the rest is made\nattn_(q|k|v|output)\\.weight=q8_0\nffn_.*\\.weight=q5_0\n"
+    )
+    sources = ("--from", engines / "tiny-llama-Q8_0.gguf", "--from", engines / "tiny-llama-BF16.gguf")
+    done = gguftool("cook", recipe, *sources, "-o", tmp_path / "out.gguf", "--provenance", "--dry-run", "--json")
+    assert done.returncode == 0, done.stderr
+    done = gguftool("cook", recipe, *sources, "-o", tmp_path / "out.gguf", "--provenance")
+    assert done.returncode == 0, done.stderr
+    made, ready = open_model(tmp_path / "out.gguf"), open_model(engines / "tiny-llama-Q8_0.gguf")
+    assert made.tensors["blk.0.attn_q.weight"].raw() == ready.tensors["blk.0.attn_q.weight"].raw()
+    assert made.tensors["blk.0.ffn_up.weight"].type_name == "Q5_0"
+    loaded = gguftool("check", tmp_path / "out.gguf", "--load", tool("llama-completion"), "--run", "2")
+    assert loaded.returncode == 0, loaded.stdout
