@@ -14,10 +14,11 @@ from difflib import SequenceMatcher
 from gguftool.analysis.recipe_compact import compact
 from gguftool.cooking.damage.typical import typical_error
 from gguftool.cooking.offers import Pool, why_not
-from gguftool.errors import PlanError, listed, printable
+from gguftool.errors import PlanError, joined_problems, listed, printable
 from gguftool.format.engine_facts.engines import IK_LLAMA_CPP, LLAMA_CPP
 from gguftool.format.engine_facts.fallback import keeps_type, rows_fallback
 from gguftool.format.engine_facts.types import type_facts_of
+from gguftool.format.ftypes import no_such_type
 from gguftool.format.ggml import TYPES, TypeTraits, find_type, nbytes, type_alias, type_name
 from gguftool.format.recipe import Recipe
 from gguftool.model.model import Model, Tensor
@@ -132,7 +133,10 @@ def transfer_words(transfer: Transfer) -> tuple[str, ...]:
     )
     return (
         "; by this recipe ".join(sides),
-        *(f"{one} is only there; it takes the types of {other}" for one, other in transfer.matched),
+        *(
+            f"{printable(one)} is only there; it takes the types of {printable(other)}"
+            for one, other in transfer.matched
+        ),
         *(f"{one.wanted} becomes {one.given} in {_count(one.tensors)}: {one.reason}" for one in transfer.substitutions),
     )
 
@@ -143,9 +147,9 @@ def _count(names: Sequence[str]) -> str:
 
 def _check(options: TransferOptions) -> None:
     names = (*(text for pair in options.substitutes for text in pair), *options.avoid)
-    unknown = [text for text in names if find_type(text) is None]
+    unknown = [no_such_type(text) for text in names if find_type(text) is None]
     if unknown:
-        raise PlanError(f"no such tensor type: {listed(unknown)}; 'gguftool types' lists them")
+        raise PlanError(joined_problems(unknown))
 
 
 def _architecture(model: Model) -> str:

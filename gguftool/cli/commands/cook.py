@@ -27,6 +27,7 @@ from gguftool.cooking.making.published import check_published
 from gguftool.engines.llama_quantize import find_llama_quantize
 from gguftool.errors import without_secrets
 from gguftool.format.engine_facts.engines import LLAMA_CPP
+from gguftool.format.recipe import render_recipe
 from gguftool.model.opening import open_model
 from gguftool.record import replace
 from gguftool.render.card import card_of
@@ -104,6 +105,7 @@ def cook(
     tool = find_llama_quantize(llama_quantize) if llama_quantize is not None else None
     rules, file = read_recipe(recipe)
     text = file.read_at(0, file.size).decode("utf-8", "surrogateescape")
+    text = render_recipe(rules) if "\0" in text else text  # UTF-16, as a Windows shell writes
     inputs, gathered = open_kitchen(sources, rules)
     if not no_verify:
         remark_each(check_published(gathered, trusted_keys))

@@ -19,7 +19,7 @@ from gguftool.record import record
 HEAD = 18  # bytes that `find_packing` needs: the longest head of a zstd frame
 _ZSTD, _BZIP2 = b"\x28\xb5\x2f\xfd", b"BZh"
 _WINDOW_LOG = 27  # 128 MiB; zstd -19 takes 8 MiB
-_INSTALL = "pip install 'gguftool[zstd]'"
+_INSTALL = "pip install zstandard"
 
 
 @record
