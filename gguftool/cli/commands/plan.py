@@ -354,4 +354,4 @@ def _chart(mix: Mix, form: str) -> bytes:
     try:
         return mix_chart(mix, form)
     except ImportError:
-        raise PlanError("--plot needs matplotlib: pip install 'gguftool[plan]'") from None
+        raise PlanError("--plot needs matplotlib: pip install matplotlib") from None
