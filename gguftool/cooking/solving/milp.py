@@ -35,7 +35,7 @@ def solve_milp(loss: Rows, limits: Sequence[Limit], seconds: float = _SECONDS) -
         from scipy.sparse import csr_matrix
     except ImportError:
         raise PlanError(
-            "free placement and limits beside each other need scipy: pip install 'gguftool[plan]'"
+            "free placement and limits beside each other need scipy: pip install scipy"
         ) from None
     counts = [len(row) for row in loss]
     losses = np.concatenate([np.asarray(row, dtype=float) for row in loss])
