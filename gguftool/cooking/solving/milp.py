@@ -34,9 +34,7 @@ def solve_milp(loss: Rows, limits: Sequence[Limit], seconds: float = _SECONDS) -
         from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import csr_matrix
     except ImportError:
-        raise PlanError(
-            "free placement and limits beside each other need scipy: pip install scipy"
-        ) from None
+        raise PlanError("free placement and limits beside each other need scipy: pip install scipy") from None
     counts = [len(row) for row in loss]
     losses = np.concatenate([np.asarray(row, dtype=float) for row in loss])
     items = np.repeat(np.arange(len(loss)), counts)

@@ -35,11 +35,12 @@ def mending(target: LintTarget, engine: str, name: str, trunk: int) -> str:
 
 
 def _fused(target: LintTarget, prefix: str, base: str) -> Fusion | None:
-    """The fused form that a tensor is, or that stands in its place."""
+    """The fused form that a tensor is, or that stands in its place; None if its parts lie beside it, too."""
     for fusion in FUSIONS.values():
-        is_whole = base == fusion.fused
-        is_part = base in fusion.parts and f"{prefix}{fusion.fused}.weight" in target.by_name
-        if prefix and (is_whole or is_part):
+        if not prefix or base not in (fusion.fused, *fusion.parts):
+            continue
+        has_parts = any(f"{prefix}{part}.weight" in target.by_name for part in fusion.parts)
+        if f"{prefix}{fusion.fused}.weight" in target.by_name and not has_parts:
             return fusion
     return None
 
