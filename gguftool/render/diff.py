@@ -18,6 +18,7 @@ from gguftool.format.ftypes import FILE_TYPE_KEY, ftype_name
 from gguftool.record import record
 from gguftool.render.format import Format
 from gguftool.render.registry import renders
+from gguftool.render.screen import fitted
 from gguftool.render.table import Table, columns, render_csv, render_markdown
 from gguftool.render.units import format_size
 
@@ -34,9 +35,9 @@ class Lines:
         """The lines with a final newline."""
         return "\n".join(self.lines) + "\n"
 
-    def as_rich(self, _width: int, /) -> str:
-        """The same: a terminal wraps them."""
-        return self.as_text()
+    def as_rich(self, width: int, /) -> str:
+        """The lines, broken where they are wider than `width` columns."""
+        return fitted(self.as_text(), width)
 
 
 def summary(report: HeaderDiff) -> str:
@@ -122,7 +123,7 @@ def _sections(report: HeaderDiff) -> Iterator[Table | Lines]:
         yield _groups_table(report)
     if report.layout:
         rows = tuple((c.what, value_text(c.old), value_text(c.new), _many(c.count, c.where)) for c in report.layout)
-        yield Table(title="layout", columns=columns("what", "A", "B", "how many"), rows=rows)
+        yield Table(title="layout", columns=columns("what", "A", "B", "how many", wrap="how many"), rows=rows)
     if report.data and report.data.whole.same != report.data.whole.tensors:
         yield _data_table(report.data) if report.data.by is By.TENSOR else _totals_table(report.data)
 
@@ -138,7 +139,8 @@ def _sides_table(report: HeaderDiff) -> Table:
         )
         for name, side in (("A", report.a), ("B", report.b))
     )
-    return Table(title="", columns=columns("", ">metadata", ">tensors", ">size", "model"), rows=rows)
+    heads = columns("", ">metadata", ">tensors", ">size", "model", start="model")
+    return Table(title="", columns=heads, rows=rows, drop=("metadata", "tensors"))
 
 
 def _many(count: int, where: str) -> str:
@@ -155,7 +157,8 @@ def key_text(change: KVChange) -> str:
 
 def _metadata_table(changes: Sequence[KVChange]) -> Table:
     rows = tuple((one.change.value, key_text(one), type_text(one), describe_change(one)) for one in changes)
-    return Table(title=f"metadata: {len(rows):,}", columns=columns("", "key", "type", "A -> B"), rows=rows)
+    heads = columns("", "key", "type", "A -> B", middle="key", wrap="A -> B")
+    return Table(title=f"metadata: {len(rows):,}", columns=heads, rows=rows, drop=("type",))
 
 
 def _text_diff(key: str, text: TextDifference) -> Lines:
@@ -174,8 +177,8 @@ def _groups_table(report: HeaderDiff) -> Table:
     rows = tuple(
         (one.name, _group_change(one), _layers(one.layers), _signed(one.bytes_change)) for one in report.groups
     )
-    heads = columns("tensor", "A -> B", "where", ">size change")
-    return Table(title=f"tensors: {len(report.tensors):,}", columns=heads, rows=rows)
+    heads = columns("tensor", "A -> B", "where", ">size change", middle="tensor", wrap="where")
+    return Table(title=f"tensors: {len(report.tensors):,}", columns=heads, rows=rows, drop=("size change", "where"))
 
 
 def _group_change(group: TensorGroup) -> str:
@@ -213,6 +216,7 @@ def _signed(nbytes: int) -> str:
 
 _ERROR_COLUMNS = (">relative RMSE", ">SNR dB", ">cosine", ">max error")
 _WEIGHTED_COLUMNS = (">weighted RMSE", ">weighted SNR dB")
+_DROPPED = ("max error", "weighted SNR dB", "cosine", "weighted RMSE")  # on a narrow screen, in this order
 
 
 def _error_columns(data: DataDiff) -> tuple[str, ...]:
@@ -229,7 +233,8 @@ def _data_table(data: DataDiff) -> Table:
     if whole.errors and len(rows) > 1:
         name = f"all {whole.measured:,} measured"
         rows.append((name, "", *_figures(whole.errors, data), with_not_finite(_without_weights(whole), whole.errors)))
-    return Table(title=_data_title(data), columns=columns("tensor", "A -> B", *_error_columns(data)), rows=tuple(rows))
+    heads = columns("tensor", "A -> B", *_error_columns(data), middle="tensor", wrap="note")
+    return Table(title=_data_title(data), columns=heads, rows=tuple(rows), drop=_DROPPED)
 
 
 def _totals_table(data: DataDiff) -> Table:
@@ -244,8 +249,8 @@ def _totals_table(data: DataDiff) -> Table:
         )
         for total in (*data.totals, data.whole)
     )
-    heads = columns(data.by.value, ">tensors", ">same", ">differ", *_error_columns(data))
-    return Table(title=_data_title(data), columns=heads, rows=rows)
+    heads = columns(data.by.value, ">tensors", ">same", ">differ", *_error_columns(data), wrap="note")
+    return Table(title=_data_title(data), columns=heads, rows=rows, drop=("tensors", "same", *_DROPPED))
 
 
 def _data_title(data: DataDiff) -> str:

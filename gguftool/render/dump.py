@@ -96,7 +96,8 @@ def _tables(report: Dump, kvs: bool, tensors: bool) -> Iterator[Table]:
     if kvs:
         rows = tuple((str(kv.index), _type(kv), f"{kv.count:,}", f"{kv.key} = {_value(kv)}") for kv in report.metadata)
         title = f"{len(rows)} metadata KV"
-        yield Table(title=title, columns=columns(">#", "type", ">count", "key = value"), rows=rows)
+        heads = columns(">#", "type", ">count", "key = value")
+        yield Table(title=title, columns=heads, rows=rows, drop=("count", "#", "type"))
     if tensors:
         yield _tensors_table(report, several)
     if report.imatrix:
@@ -110,7 +111,8 @@ def _files_table(report: Dump) -> Table:
         (str(index), f"{file.tensors:,}", f"{file.size:,}", file.path)
         for index, file in enumerate(report.files, start=1)
     )
-    return Table(title=f"{len(rows)} files", columns=columns(">#", ">tensors", ">bytes", "file"), rows=rows)
+    heads = columns(">#", ">tensors", ">bytes", "file", start="file")
+    return Table(title=f"{len(rows)} files", columns=heads, rows=rows, drop=("tensors",))
 
 
 def _tensors_table(report: Dump, several: bool) -> Table:
@@ -129,7 +131,8 @@ def _tensors_table(report: Dump, several: bool) -> Table:
         )
         for tensor in report.tensors
     )
-    return Table(title=f"{len(rows)} tensors", columns=columns(*heads), rows=rows)
+    drop = ("offset", "#", "elements", "file", "bpw", "bytes", "shape")
+    return Table(title=f"{len(rows)} tensors", columns=columns(*heads, middle="name"), rows=rows, drop=drop)
 
 
 def _type(kv: KVEntry) -> str:

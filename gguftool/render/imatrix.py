@@ -69,7 +69,9 @@ def _taken(found: ModelCoverage) -> Iterator[str]:
 def imatrix_table(report: ImatrixReport) -> Table:
     """The entries as a table."""
     unit = _UNITS[report.kind]
-    heads = columns(">matrices", ">values", f">least {unit}", f">most {unit}", "without data", "tensor")
+    heads = columns(
+        ">matrices", ">values", f">least {unit}", f">most {unit}", "without data", "tensor", middle="tensor"
+    )
     rows = tuple(
         (
             f"{one.matrices:,}",
@@ -81,7 +83,8 @@ def imatrix_table(report: ImatrixReport) -> Table:
         )
         for one in report.tensors
     )
-    return Table(title=f"{len(rows):,} entries", columns=heads, rows=rows)
+    drop = ("values", f"most {unit}", "without data", "matrices")
+    return Table(title=f"{len(rows):,} entries", columns=heads, rows=rows, drop=drop)
 
 
 @renders(ImatrixReport, Format.MARKDOWN)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gguftool.errors import printable
 from gguftool.render.format import Format
 from gguftool.render.registry import renders
-from gguftool.render.table import Table, columns, text_of
+from gguftool.render.table import Table, columns
 from gguftool.render.units import format_size
 from gguftool.storage.plan import BLOCK, Preview, Receipt
 
@@ -17,22 +17,20 @@ _WORTH_A_HINT = 64 << 10  # bytes that could be shared but are not
 
 
 @renders(Preview, Format.TEXT)
-def preview_text(preview: Preview) -> str:
+def preview_parts(preview: Preview) -> Iterator[str | Table]:
     """The files that a plan would write, and its sources."""
     outputs = preview.outputs
     uses = [(use.name, use.nbytes) for use in preview.uses]
-    tables = [
-        Table(title=f"would write {len(outputs):,} file(s)", columns=columns(">bytes", "output"), rows=_rows(outputs)),
-        Table(title=f"from {len(uses):,} source(s)", columns=columns(">bytes", "source"), rows=_rows(uses)),
-    ]
+    yield _files(f"would write {len(outputs):,} file(s)", "output", outputs)
+    yield _files(f"from {len(uses):,} source(s)", "source", uses)
     freed = [(use.name, use.nbytes) for use in preview.freed]
     if freed:
-        tables.append(
-            Table(
-                title=f"would remove {len(freed):,} source(s)", columns=columns(">bytes", "source"), rows=_rows(freed)
-            )
-        )
-    return f"{text_of(tables)}\n{_totals(preview)}; nothing was written (dry run)\n"
+        yield _files(f"would remove {len(freed):,} source(s)", "source", freed)
+    yield f"{_totals(preview)}; nothing was written (dry run)\n"
+
+
+def _files(title: str, head: str, files: Sequence[tuple[str, int]]) -> Table:
+    return Table(title=title, columns=columns(">bytes", head, start=head), rows=_rows(files))
 
 
 def _totals(preview: Preview) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from gguftool.render.format import Format
-from gguftool.render.plan import preview_text
+from gguftool.render.plan import preview_parts
 from gguftool.render.registry import renders
-from gguftool.render.table import Table, columns, text_of
+from gguftool.render.table import Table, columns
 from gguftool.surgery.quantize.preview import QuantizePreview
 
 
 @renders(QuantizePreview, Format.TEXT)
-def quantize_preview_text(preview: QuantizePreview) -> str:
+def quantize_preview_parts(preview: QuantizePreview) -> Iterator[str | Table]:
     """Where the tensors come from and how long quantizing takes, then the preview of the plan."""
     rows = [
         *((f"{share.tensors:,}", f"{share.nbytes:,}", f"copied from {share.source}", "") for share in preview.copied),
@@ -20,9 +22,10 @@ def quantize_preview_text(preview: QuantizePreview) -> str:
             for share in preview.quantized
         ),
     ]
-    heads = columns(">tensors", ">bytes", "what", ">one core")
-    table = text_of([Table(title="tensors", columns=heads, rows=tuple(rows))])
-    return f"{table}\n{_time(preview)}\n\n{preview_text(preview.plan)}"
+    heads = columns(">tensors", ">bytes", "what", ">one core", wrap="what")
+    yield Table(title="tensors", columns=heads, rows=tuple(rows), drop=("tensors",))
+    yield f"{_time(preview)}\n"
+    yield from preview_parts(preview.plan)
 
 
 def _time(preview: QuantizePreview) -> str:

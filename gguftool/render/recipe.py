@@ -55,8 +55,9 @@ def _tables(report: RecipeReport) -> tuple[Table, ...]:
         )
         for share in report.types
     )
+    heads = columns(">line", ">takes", ">matches", "type", "pattern")
     return (
-        Table(title="rules", columns=columns(">line", ">takes", ">matches", "type", "pattern"), rows=rules),
+        Table(title="rules", columns=heads, rows=rules, drop=("matches", "takes")),
         Table(title="types", columns=columns("type", ">tensors", ">bytes", ">share", ">bpw"), rows=types),
     )
 

@@ -39,7 +39,7 @@ class Part(Protocol):
         """Plain text with a final newline."""
 
     def as_rich(self, width: int, /) -> Any:
-        """A renderable for a rich console of `width` columns."""
+        """Plain text in lines of at most `width` columns, or a renderable for a rich console that wide."""
 
 
 def renders(kind: type, format: Format) -> Callable[[F], F]:

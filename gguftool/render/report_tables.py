@@ -54,7 +54,8 @@ def share_table(title: str, head: str, shares: Iterable[Share], *, types: bool =
         for share in shares
     )
     heads = (head, ">tensors", ">parameters", ">size", ">share", ">bpw")
-    return Table(title=title, columns=columns(*heads, *(["types"] if types else [])), rows=rows)
+    shown = columns(*heads, *(["types"] if types else []), middle=head)
+    return Table(title=title, columns=shown, rows=rows, drop=("parameters", "tensors", "types", "share"))
 
 
 def rules_table(model: Distribution) -> Table | None:
@@ -64,7 +65,8 @@ def rules_table(model: Distribution) -> Table | None:
     rows = tuple(
         (use.pattern, use.device, f"{use.tensors:,}", format_size(use.nbytes)) for use in model.placement.rules
     )
-    return Table(title="by rule, first match wins", columns=columns("regex", "device", ">tensors", ">size"), rows=rows)
+    heads = columns("regex", "device", ">tensors", ">size")
+    return Table(title="by rule, first match wins", columns=heads, rows=rows, drop=("tensors",))
 
 
 def tensor_table(model: Distribution) -> Table:
@@ -83,7 +85,8 @@ def tensor_table(model: Distribution) -> Table:
         for row in model.tensors
     )
     heads = (">#", "type", ">shape", ">size", ">bpw", *(["device"] if placed else []), "name")
-    return Table(title=f"{len(rows):,} tensors", columns=columns(*heads), rows=rows)
+    heads = columns(*heads, middle="name")
+    return Table(title=f"{len(rows):,} tensors", columns=heads, rows=rows, drop=("#", "shape", "bpw", "size"))
 
 
 def layer_table(grid: Layers) -> Table:
@@ -102,11 +105,14 @@ _TYPES: _Shown = (("types", lambda share: named(share.types, 2)),)
 
 def compared(title: str, head: str, sides: Sequence[Sequence[Share]], shown: _Shown) -> tuple[Table, ...]:
     """Set the models' shares side by side: in one table, or if that gets too wide in one for each of `shown`."""
-    if len(sides) <= _MAX_WIDE or len(shown) == 1:
+    if len(shown) == 1:
         return (_compared(title, head, sides, shown),)
-    return tuple(
+    narrow = tuple(
         _compared(f"{title}: {column.removeprefix('>')}", head, sides, ((column, show),)) for column, show in shown
     )
+    if len(sides) > _MAX_WIDE:
+        return narrow
+    return (replace(_compared(title, head, sides, shown), instead=narrow),)
 
 
 def _compared(title: str, head: str, sides: Sequence[Sequence[Share]], shown: _Shown) -> Table:
@@ -120,7 +126,7 @@ def _compared(title: str, head: str, sides: Sequence[Sequence[Share]], shown: _S
         (name, *(show(side[name]) if name in side else _NONE for side in by_name for _, show in shown))
         for name in names
     )
-    return Table(title=title, columns=columns(*heads), rows=rows)
+    return Table(title=title, columns=columns(*heads, middle=head), rows=rows)
 
 
 def _marked(column: str, index: int, *, alone: bool) -> str:
@@ -129,7 +135,14 @@ def _marked(column: str, index: int, *, alone: bool) -> str:
 
 
 def _sorted_rows(tables: Iterable[Table], key: Callable[[str], int]) -> tuple[Table, ...]:
-    return tuple(replace(table, rows=tuple(sorted(table.rows, key=lambda row: key(row[0])))) for table in tables)
+    return tuple(
+        replace(
+            table,
+            rows=tuple(sorted(table.rows, key=lambda row: key(row[0]))),
+            instead=_sorted_rows(table.instead, key),
+        )
+        for table in tables
+    )
 
 
 def compared_tables(report: Report, by: ReportBy) -> tuple[Table, ...]:
@@ -170,7 +183,7 @@ def _compared_tensors(report: Report) -> Table:
     names = dict.fromkeys(name for side in sides for name in side)
     heads = [head for index in range(1, len(sides) + 1) for head in (f"#{index} type", f">#{index} size")]
     rows = tuple((*(cell for side in sides for cell in _tensor_cells(side.get(name))), name) for name in names)
-    return Table(title=f"{len(rows):,} tensors", columns=columns(*heads, "name"), rows=rows)
+    return Table(title=f"{len(rows):,} tensors", columns=columns(*heads, "name", middle="name"), rows=rows)
 
 
 def _tensor_cells(row: TensorRow | None) -> tuple[str, str]:

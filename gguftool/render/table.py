@@ -1,4 +1,4 @@
-"""A table of strings, and the ways to show it: plain text, rich, markdown, csv.
+"""A table of strings, and the ways to show it: plain text, whole or fitted to a screen, markdown, csv.
 
 Cells may come from a file. Text renderers escape what a terminal could act on; markdown also escapes its own syntax.
 """
@@ -6,16 +6,17 @@ Cells may come from a file. Text renderers escape what a terminal could act on; 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence, Set
+from itertools import zip_longest
 
 from gguftool.errors import printable
 from gguftool.record import record
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from gguftool.render.screen import Cut, cropped, padded, width_of, wrapped
 
 _CELL_LIMIT = 4096
+_GAP = 2  # blanks between columns
+_COMFORTABLE = 32  # columns of a text that are worth more than columns that may be left out
+_LEAST = 8
 # Markdown's special characters; an underscore inside a word is none, and type names are full of them.
 _MARKDOWN = re.compile(r"[\\`*{}\[\]<>|#~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
@@ -24,58 +25,109 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9][0-9,]*(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?|inf|na
 
 @record
 class Column:
-    """A heading, and whether cells are aligned to the right, as numbers are."""
+    """A heading, whether cells are aligned to the right, as numbers are, and how a cell that is too wide is cut."""
 
     name: str
     right: bool = False
+    cut: Cut = Cut.END
 
 
 @record
 class Table:
-    """Rows of cells under columns, with a title."""
+    """Rows of cells under columns, with a title.
+
+    On a narrow screen the columns called `drop` are left out, in that order, and then texts are cut. Numbers never are.
+    If there are tables `instead`, they are shown where this one does not fit without that.
+    """
 
     title: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
+    drop: tuple[str, ...] = ()
+    instead: tuple[Table, ...] = ()
 
     def as_text(self) -> str:
-        """The table as aligned plain text; the last column is not padded."""
+        """The table as aligned plain text, whole; the last column is not padded."""
         return render_text(self)
 
-    def as_rich(self, _width: int, /) -> RenderableType:
-        """The table for a rich console, which fits it to its own width."""
-        return render_rich(self)
+    def as_rich(self, width: int, /) -> str:
+        """The table as aligned plain text in lines of at most `width` columns."""
+        if self.instead and _total(_natural(_cells(self))) > width:
+            return "\n".join(render_text(table, width) for table in self.instead)
+        return render_text(self, width)
 
 
-def render_text(table: Table) -> str:
-    """The table as aligned plain text; the last column is not padded."""
-    names = tuple(column.name for column in table.columns)
-    rows = [tuple(printable(cell, _CELL_LIMIT) for cell in row) for row in (names, *table.rows)]
-    widths = [max(len(row[index]) for row in rows) for index in range(len(names))]
-    lines = [printable(table.title, _CELL_LIMIT)] if table.title else []
-    for row in rows:
-        cells = (
-            cell.rjust(width) if column.right else cell.ljust(width)
-            for cell, width, column in zip(row, widths, table.columns, strict=True)
-        )
-        lines.append("  ".join(cells).rstrip())
+def render_text(table: Table, width: int | None = None) -> str:
+    """The table as aligned plain text; with `width`, no line is wider, and no number is cut."""
+    cells = _cells(table)
+    shown, left_out = _fit(table, _natural(cells), width)
+    title = printable(table.title, _CELL_LIMIT)
+    if left_out:
+        title += f" ({left_out:,} column{'s' * (left_out > 1)} left out: the screen is narrow)"
+    lines = wrapped(title, width or width_of(title)) if title else []
+    for row in cells:
+        lines += _row_lines([(row[at], size, table.columns[at]) for at, size in shown.items()])
     return "\n".join(lines) + "\n"
 
 
-def render_rich(table: Table) -> RenderableType:
-    """The table for a rich console; no text of a file is read as markup."""
-    from rich import box
-    from rich.table import Table as RichTable
-    from rich.text import Text
+def _cells(table: Table) -> list[tuple[str, ...]]:
+    """The headings and the rows, safe to print."""
+    names = tuple(column.name for column in table.columns)
+    return [tuple(printable(cell, _CELL_LIMIT) for cell in row) for row in (names, *table.rows)]
 
-    shown = RichTable(
-        title=Text(printable(table.title, _CELL_LIMIT)), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for column in table.columns:
-        shown.add_column(Text(printable(column.name)), justify="right" if column.right else "left", overflow="fold")
-    for row in table.rows:
-        shown.add_row(*(Text(printable(cell, _CELL_LIMIT)) for cell in row))
-    return shown
+
+def _natural(cells: Sequence[tuple[str, ...]]) -> list[int]:
+    """The width of each column whole."""
+    return [max(map(width_of, column)) for column in zip(*cells, strict=True)]
+
+
+def _fit(table: Table, natural: Sequence[int], width: int | None) -> tuple[dict[int, int], int]:
+    """The columns to show with their widths, and how many had to be left out besides those that the table allows."""
+    shown = dict(enumerate(natural))
+    if width is None:
+        return shown, 0
+    texts = {at for at, column in enumerate(table.columns) if not column.right}
+    for name in table.drop:
+        if _total(min(size, _COMFORTABLE) if at in texts else size for at, size in shown.items()) <= width:
+            break
+        shown = {at: size for at, size in shown.items() if table.columns[at].name != name}
+    left_out = 0
+    while True:
+        _narrow(shown, texts, width)
+        if _total(shown.values()) <= width or len(shown) == 1:
+            return shown, left_out
+        del shown[max(shown.keys() - texts or shown)]
+        shown = {at: natural[at] for at in shown}
+        left_out += 1
+
+
+def _total(widths: Iterable[int]) -> int:
+    sizes = tuple(widths)
+    return sum(sizes) + _GAP * (len(sizes) - 1)
+
+
+def _narrow(shown: dict[int, int], texts: Set[int], width: int) -> None:
+    """Take columns of text down to fit `width`, the widest first, none below a few letters."""
+    while (over := _total(shown.values()) - width) > 0:
+        sizes = sorted({size for at, size in shown.items() if at in texts}, reverse=True)
+        if not sizes or sizes[0] <= _LEAST:
+            return
+        widest = [at for at in shown if at in texts and shown[at] == sizes[0]]
+        floor = max(sizes[1] if len(sizes) > 1 else _LEAST, _LEAST)
+        step = max(1, min(sizes[0] - floor, -(-over // len(widest))))
+        for at in widest:
+            shown[at] -= step
+
+
+def _row_lines(cells: Sequence[tuple[str, int, Column]]) -> Iterator[str]:
+    """A row as lines: one, or more if words wrap; the last column is not padded."""
+    blocks = [
+        wrapped(text, size) if column.cut is Cut.WRAP else [cropped(text, size, column.cut)]
+        for text, size, column in cells
+    ]
+    for parts in zip_longest(*blocks, fillvalue=""):
+        line = (padded(part, size, right=column.right) for part, (_, size, column) in zip(parts, cells, strict=True))
+        yield (" " * _GAP).join(line).rstrip()
 
 
 def render_markdown(table: Table) -> str:
@@ -110,11 +162,13 @@ def markdown_text(text: str) -> str:
     return _MARKDOWN.sub(r"\\\g<0>", printable(text, _CELL_LIMIT))
 
 
-def columns(*names: str) -> tuple[Column, ...]:
-    """Make columns from names; a name that starts with ``>`` is a right-aligned column."""
-    return tuple(Column(name=name.removeprefix(">"), right=name.startswith(">")) for name in names)
+def columns(*names: str, middle: str = "", start: str = "", wrap: str = "") -> tuple[Column, ...]:
+    """Make columns from names; a name that starts with ``>`` is a right-aligned column.
 
-
-def text_of(tables: Sequence[Table]) -> str:
-    """Several tables as plain text, with a blank line between them."""
-    return "\n".join(render_text(table) for table in tables)
+    A cell that is too wide loses its end; under the names `middle`, `start` and `wrap` another `Cut` is made.
+    """
+    cuts = {name: cut for name, cut in ((middle, Cut.MIDDLE), (start, Cut.START), (wrap, Cut.WRAP)) if name}
+    return tuple(
+        Column(name=name, right=head.startswith(">"), cut=cuts.get(name, Cut.END))
+        for head, name in ((name, name.removeprefix(">")) for name in names)
+    )

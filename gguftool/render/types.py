@@ -47,7 +47,7 @@ def type_rows(name: str | None = None) -> tuple[TypeRow, ...]:
 def types_table(rows: tuple[TypeRow, ...]) -> Table:
     """The rows as a table."""
     sizes = (">block", ">bytes", ">row meta", ">rows", ">bpw")
-    heads = columns(">id", "name", *sizes, "engines", "imatrix", "repack of", "dequantized", "made by")
+    heads = columns(">id", "name", *sizes, "engines", "imatrix", "repack of", "dequantized", "made by", wrap="engines")
     cells = tuple(
         (
             str(row.id),
@@ -65,7 +65,8 @@ def types_table(rows: tuple[TypeRow, ...]) -> Table:
         )
         for row in rows
     )
-    return Table(title="", columns=heads, rows=cells)
+    drop = ("made by", "dequantized", "repack of", "row meta", "rows", "bytes", "block", "imatrix", "id")
+    return Table(title="", columns=heads, rows=cells, drop=drop)
 
 
 def describe_type(row: TypeRow) -> str:

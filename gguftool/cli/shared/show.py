@@ -1,4 +1,4 @@
-"""Reports, plans and receipts on standard output: text in a pipe, tables by rich on a terminal, or another format."""
+"""Reports, plans and receipts on standard output: whole in a pipe, fitted to a terminal, or in another format."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from gguftool.cli.shared.console import ReaderGone, drop_stdout, remark, standar
 from gguftool.errors import ExecuteError
 from gguftool.render.format import Format
 from gguftool.render.registry import Part, joined, parts_of, render
+from gguftool.render.screen import fitted
 
 if TYPE_CHECKING:
     from gguftool.storage.plan import Receipt
 
 T = TypeVar("T")
+
+_NARROWEST = 20
 
 
 def show(report: object, format: Format = Format.TEXT, **options: object) -> None:
@@ -26,23 +29,32 @@ def show(report: object, format: Format = Format.TEXT, **options: object) -> Non
 
 
 def show_parts(parts: Sequence[str | Part]) -> None:
-    """Write parts of a report: joined in a pipe, by rich on a terminal; no text of a file is read as markup."""
+    """Write parts of a report: joined in a pipe, fitted to a terminal; no text of a file is read as markup."""
     if sys.stdout is None or not sys.stdout.isatty():
         write(joined(parts))
         return
+    width = screen_width()
+    for at, part in enumerate(parts):
+        shown = fitted(part, width) if isinstance(part, str) else part.as_rich(width)
+        if isinstance(shown, str):
+            write(shown + "\n" * (at + 1 < len(parts)))
+        else:
+            _print_rich(shown, width)
+
+
+def screen_width() -> int:
+    """The terminal's columns, or what COLUMNS says; 80 if neither is known."""
+    from shutil import get_terminal_size  # noqa: PLC0415 - with three libraries of compression
+
+    return max(get_terminal_size((80, 24)).columns, _NARROWEST)
+
+
+def _print_rich(shown: object, width: int) -> None:
     from rich.console import Console
 
-    console = Console(markup=False, highlight=False, emoji=False)
-    for at, part in enumerate(parts):
-        if isinstance(part, str):
-            write(part + "\n" * (at + 1 < len(parts)))
-            continue
-        shown = part.as_rich(console.width)
-        if isinstance(shown, str):
-            write(shown)
-            continue
-        with standard_output():
-            console.print(shown)
+    console = Console(markup=False, highlight=False, emoji=False, width=width)
+    with standard_output():
+        console.print(shown)
 
 
 def show_as(data: T, text: Callable[[T], str], *, json: bool) -> None:

@@ -1,9 +1,12 @@
-"""The findings of a check as text of 80 columns: a paragraph for each cause with what mends it, then a summary."""
+"""The findings of a check as text: a paragraph for each cause with what mends it, then a summary.
+
+In a pipe it has 80 columns. On a terminal it has as many as that, within reason.
+"""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gguftool.analysis.lint.check import CheckReport, CheckReports
@@ -11,48 +14,72 @@ from gguftool.analysis.lint.groups import FindingGroup
 from gguftool.analysis.lint.rules import Finding, Severity
 from gguftool.analysis.lint.way_out import split_way_out
 from gguftool.errors import printable
+from gguftool.record import record
 from gguftool.render.format import Format
 from gguftool.render.registry import renders
+from gguftool.render.screen import wrapped
 
 if TYPE_CHECKING:
     from gguftool.analysis.lint.loading import LoadReport
 
 _LIMIT = 1 << 14
 _WIDTH = 80
-_INDENT = " " * 8
+_WIDEST = 100  # longer lines of prose are hard to read
 _LIKE_IT = 3  # findings of a group that are named beside the first
+
+_Wrap = Callable[..., list[str]]
+
+
+@record
+class CheckText:
+    """Reports to be shown one after the other; commands are on lines of their own, whole, however long they are."""
+
+    reports: tuple[CheckReport, ...]
+
+    def as_text(self) -> str:
+        """The text in 80 columns; long names stay whole, to be found by other programs."""
+        return self._text(_WIDTH, whole_words=True)
+
+    def as_rich(self, width: int, /) -> str:
+        """The text in at most `width` columns."""
+        return self._text(min(width, _WIDEST), whole_words=False)
+
+    def _text(self, width: int, *, whole_words: bool) -> str:
+        wrap = partial(wrapped, width=width, whole_words=whole_words)
+        return "\n".join(line for report in self.reports for line in _lines(report, wrap, width)) + "\n"
 
 
 @renders(CheckReport, Format.TEXT)
-def check_text(report: CheckReport) -> str:
-    """The report as text; commands are on lines of their own, whole, however long they are."""
-    return "\n".join(_lines(report)) + "\n"
+def check_parts(report: CheckReport) -> tuple[CheckText]:
+    """The report as text."""
+    return (CheckText(reports=(report,)),)
 
 
 @renders(CheckReports, Format.TEXT)
-def reports_text(checked: CheckReports) -> str:
+def reports_parts(checked: CheckReports) -> tuple[CheckText]:
     """The reports on several models, one after the other."""
-    return "".join(map(check_text, checked.reports))
+    return (CheckText(reports=checked.reports),)
 
 
-def _lines(report: CheckReport) -> Iterator[str]:
+def _lines(report: CheckReport, wrap: _Wrap, width: int) -> Iterator[str]:
     findings = report.findings if report.readable else report.diagnoses
     for group in report.groups:
-        yield from _group_lines(group, [findings[at] for at in group.findings])
-    yield from _wrapped(_summary(report), later="    ")
+        yield from _group_lines(group, [findings[at] for at in group.findings], wrap, width)
+    yield from wrap(_tame(_summary(report)), later="    ")
 
 
-def _group_lines(group: FindingGroup, findings: Sequence[Finding]) -> Iterator[str]:
+def _group_lines(group: FindingGroup, findings: Sequence[Finding], wrap: _Wrap, width: int) -> Iterator[str]:
+    indent = " " * (8 if width >= _WIDTH else 2)
     engines = f" [{', '.join(group.engines)}]" if group.engines else ""
     there = f" ({group.severity_there.name.lower()} there)" if group.severity_there is not None else ""
     place = f"{group.where}: " if group.where else ""
     head = f"{group.severity.name.lower():7} {', '.join(group.codes)}{engines}{there}"
-    yield from _wrapped(f"{head} {place}{group.message}{_like_it(group, findings)}", later=_INDENT)
+    yield from wrap(_tame(f"{head} {place}{group.message}{_like_it(group, findings)}"), later=indent)
     words, command = split_way_out(group.way_out)
     if words:
-        yield from _wrapped(f"{_INDENT}-> {words}{':' if command else ''}", later=f"{_INDENT}   ")
+        yield from wrap(_tame(f"{indent}-> {words}{':' if command else ''}"), later=f"{indent}   ")
     if command:
-        yield _INDENT + printable(command, _LIMIT)
+        yield indent + _tame(command)
 
 
 def _like_it(group: FindingGroup, findings: Sequence[Finding]) -> str:
@@ -66,16 +93,9 @@ def _like_it(group: FindingGroup, findings: Sequence[Finding]) -> str:
     return f"; and {len(places):,} more like it: {', '.join(places[:_LIKE_IT])}{more}"
 
 
-def _wrapped(text: str, later: str) -> list[str]:
-    """Break one line of text at spaces; whatever a file holds, it starts no line of its own."""
-    return textwrap.wrap(
-        printable(text, _LIMIT),
-        _WIDTH,
-        subsequent_indent=later,
-        break_long_words=False,
-        break_on_hyphens=False,
-        drop_whitespace=True,
-    )
+def _tame(text: str) -> str:
+    """One line of text: whatever a file holds, it starts no line of its own."""
+    return printable(text, _LIMIT)
 
 
 def _summary(report: CheckReport) -> str:

@@ -22,7 +22,8 @@ from gguftool.analysis.lint.target import LintTarget
 from gguftool.analysis.placement import parse_rules
 from gguftool.format.engine_facts.engines import BOTH, IK, IK_LLAMA_CPP, LLAMA_CPP, MAINLINE
 from gguftool.model.opening import open_model
-from gguftool.render.findings.text import check_text
+from gguftool.render.format import Format
+from gguftool.render.registry import render
 from gguftool.storage.execute.executor import execute
 from gguftool.surgery.tensors_map import plan_tensors_map
 from tests.support import builders as b
@@ -513,7 +514,7 @@ def test_whatever_a_byte_is_changed_to_no_rule_breaks(tmp_path: Path) -> None:
         report = check(str(path), CheckOptions(engines=BOTH))
         outcomes.add(report.readable)
         assert not [f for f in report.findings if "itself is broken" in f.message]
-        assert all(line.isprintable() for line in check_text(report).split("\n"))
+        assert all(line.isprintable() for line in render(report, Format.TEXT).split("\n"))
     assert outcomes == {True, False}
 
 
@@ -646,7 +647,7 @@ def test_hostile_names_are_never_raw(tmp_path: Path, name: str | bytes) -> None:
     kvs = [(raw, "u32", 1), (raw, "u32", 1), ("general.file_type", "str", raw), ("general.type", "str", raw)]
     file = model(kvs=kvs, layers=3, filler=False)
     file.tensors += tensors
-    text = check_text(check(str(written(tmp_path, file)), CheckOptions(engines=BOTH)))
+    text = render(check(str(written(tmp_path, file)), CheckOptions(engines=BOTH)), Format.TEXT)
     assert all(line.isprintable() for line in text.splitlines())
     assert not {"\x1b", "\x9b", "\u202e"} & set(text)
     assert text.count("\n") == len(text.splitlines())

@@ -13,7 +13,8 @@ from gguftool.analysis.lint.check import CheckOptions, check
 from gguftool.analysis.lint.rules import Finding
 from gguftool.format.engine_facts.engines import BOTH, LLAMA_CPP, MAINLINE
 from gguftool.format.engine_facts.heads import head_facts
-from gguftool.render.findings.text import check_text
+from gguftool.render.format import Format
+from gguftool.render.registry import render
 from tests.support.head_corpus import VERDICTS, corpus, llama, verdict_of
 
 AGREEMENT = 0.97
@@ -67,7 +68,7 @@ def test_the_installed_llama_cpp_says_what_is_recorded(tmp_path: Path, recorded:
 
 def last_line(path: Path, **options: Any) -> str:
     """The summary, which is wrapped, as one line."""
-    text = check_text(check(str(path), CheckOptions(**options)))
+    text = render(check(str(path), CheckOptions(**options)), Format.TEXT)
     return " ".join(text[text.rindex(f"{path}: ") :].split())
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from gguftool.analysis.lint.check import CheckOptions, check
-from gguftool.render.findings.text import check_text
+from gguftool.render.format import Format
+from gguftool.render.registry import render
 from tests.support.check_models import T, model
 from tests.support.head_corpus import corpus, llama
 
 
 def lines_of(path: Path, data: bytes) -> list[str]:
     path.write_bytes(data)
-    return check_text(check(str(path))).splitlines()
+    return render(check(str(path)), Format.TEXT).splitlines()
 
 
 def test_lines_have_80_columns_but_for_commands_and_long_names(tmp_path: Path) -> None:
@@ -34,7 +35,7 @@ def test_a_command_is_a_line_of_its_own(tmp_path: Path) -> None:
 def test_findings_of_one_cause_are_told_by_a_few_names(tmp_path: Path) -> None:
     tensors = [T(f"blk.0.ffn_{at}.weight", (256, 32), step=8704 + 64 * (at + 1)) for at in range(6)]
     (tmp_path / "m.gguf").write_bytes(model(*tensors).bytes())
-    text = " ".join(check_text(check(str(tmp_path / "m.gguf"), CheckOptions(select=("F03",)))).split())
+    text = " ".join(render(check(str(tmp_path / "m.gguf"), CheckOptions(select=("F03",))), Format.TEXT).split())
     names = "blk.0.ffn_1.weight, blk.0.ffn_2.weight, blk.0.ffn_3.weight ..."
     assert f"blk.0.ffn_0.weight: 64 bytes behind the 8,704 of Q8_0; and 4 more like it: {names}" in text
     assert text.count("F03") == 1

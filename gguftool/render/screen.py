@@ -1,0 +1,100 @@
+"""Text on a screen of so many columns: how wide it is, where it is cut, where lines break."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator
+from enum import Enum
+
+ELLIPSIS = "..."  # ASCII: every terminal's encoding has it
+_UNIT = re.compile(r"(?<=[0-9]) (?=(?:[KMGTP]iB|[KMBT]|bpw)\b)")  # a number keeps its unit
+_HELD = "\xa0"
+
+
+class Cut(Enum):
+    """What happens to a cell that is too wide: it loses its end, its middle or its start, or its words wrap."""
+
+    END = "end"
+    MIDDLE = "middle"
+    START = "start"
+    WRAP = "wrap"
+
+
+def width_of(text: str) -> int:
+    """The columns that `text` takes: two for a wide character of East Asia, none for a combining one."""
+    if text.isascii():
+        return len(text)
+    return sum(map(_width, text))
+
+
+def _width(char: str) -> int:
+    if unicodedata.combining(char):
+        return 0
+    return 2 if unicodedata.east_asian_width(char) in "WF" else 1
+
+
+def padded(text: str, width: int, *, right: bool) -> str:
+    """`text` with spaces to `width` columns, before it if `right`."""
+    room = " " * (width - width_of(text))
+    return room + text if right else text + room
+
+
+def cropped(text: str, width: int, cut: Cut = Cut.END) -> str:
+    """`text` in at most `width` columns, with an ellipsis where something is left out."""
+    if width_of(text) <= width:
+        return text
+    room = width - len(ELLIPSIS)
+    if room < 2:
+        return _head(text, width)
+    if cut is Cut.START:
+        return ELLIPSIS + _tail(text, room)
+    if cut is Cut.MIDDLE:
+        return _head(text, room - room // 2) + ELLIPSIS + _tail(text, room // 2)
+    return _head(text, room) + ELLIPSIS
+
+
+def _head(text: str, width: int) -> str:
+    while width_of(text[:width]) > width:
+        text = text[: min(len(text), width) - 1]
+    return text[:width]
+
+
+def _tail(text: str, width: int) -> str:
+    return _head(text[::-1], width)[::-1]
+
+
+def wrapped(text: str, width: int, *, later: str = "", whole_words: bool = False) -> list[str]:
+    """One line of text as lines of at most `width` columns, broken at spaces, but never between number and unit.
+
+    `later` precedes all lines but the first. A word that is longer than a line is broken, unless it is to stay whole.
+    """
+    if width_of(text) <= width:
+        return [text]
+    import textwrap  # what goes into a pipe is not wrapped
+
+    held = _UNIT.sub(_HELD, text) if _HELD not in text else text
+    # Of wide characters half as many fit.
+    chars = width if text.isascii() else max(len(later) + 1, width * len(text) // width_of(text))
+    lines = textwrap.wrap(
+        held, chars, subsequent_indent=later, break_on_hyphens=False, break_long_words=not whole_words
+    )
+    return [part.replace(_HELD, " ") for line in lines for part in ([line] if whole_words else _pieces(line, width))]
+
+
+def _pieces(line: str, width: int) -> Iterator[str]:
+    """`line` in pieces of at most `width` columns: wide characters may be unevenly spread."""
+    while width_of(line) > width:
+        piece = _head(line, width)
+        yield piece
+        line = line[len(piece) :]
+    yield line
+
+
+def fitted(text: str, width: int) -> str:
+    """Lines of text at a width of `width` columns; what is broken goes on below, indented by two more."""
+    lines = []
+    for line in text.splitlines():
+        indent = len(line) - len(line.lstrip())
+        lines += wrapped(line, width, later=" " * min(indent + 2, width // 2))
+    return "\n".join(lines) + "\n" if lines else ""
