@@ -85,8 +85,8 @@ def tensor_table(model: Distribution) -> Table:
         for row in model.tensors
     )
     heads = (">#", "type", ">shape", ">size", ">bpw", *(["device"] if placed else []), "name")
-    heads = columns(*heads, middle="name")
-    return Table(title=f"{len(rows):,} tensors", columns=heads, rows=rows, drop=("#", "shape", "bpw", "size"))
+    shown = columns(*heads, middle="name")
+    return Table(title=f"{len(rows):,} tensors", columns=shown, rows=rows, drop=("#", "shape", "bpw", "size"))
 
 
 def layer_table(grid: Layers) -> Table:
