@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gguftool.analysis.dump import Dump, dump
     from gguftool.analysis.imatrix import ImatrixReport, ModelCoverage, check_imatrix, describe_imatrix
     from gguftool.analysis.imatrix import coverage_of as imatrix_coverage
+    from gguftool.analysis.info import Info, info
     from gguftool.analysis.lint.check import CheckOptions, CheckReport
     from gguftool.analysis.lint.check import check as check_model
     from gguftool.analysis.lint.check import codes as check_codes
@@ -116,7 +117,8 @@ __all__ = (
     "ExecuteError", "Extent",
     "ExternalJob", "FetchOptions", "Filler", "Finding", "FindingGroup", "FloatType", "ForceSizes", "Format",
     "FormatError",
-    "GGUFToolError", "Given", "Hash", "Header", "HeaderDiff", "Imatrix", "ImatrixKind", "ImatrixReport", "Input",
+    "GGUFToolError", "Given", "Hash", "Header", "HeaderDiff", "Imatrix", "ImatrixKind", "ImatrixReport", "Info",
+    "Input",
     "KeyRow", "LimitError",
     "LlamaQuantize", "MapEntry", "MergeOptions", "Mix", "MixContext", "MixDevice", "MixOptions", "MixTarget", "Model",
     "ModelCoverage", "ModelFile", "ModelLike", "NeedMoreData", "Observation", "Offer", "Offers",
@@ -127,7 +129,7 @@ __all__ = (
     "check_imatrix", "check_model", "check_recipe", "choose_mix", "compact_recipe", "decide_quantize",
     "describe_imatrix", "diff",
     "distribution", "dump", "execute", "expand_recipe", "extract_recipe", "file_hashes", "find_damage",
-    "find_preset", "find_type", "hash_files", "hash_tensors", "imatrix_coverage", "made_externally", "make_kv",
+    "find_preset", "find_type", "hash_files", "hash_tensors", "imatrix_coverage", "info", "made_externally", "make_kv",
     "metadata_rows", "nbytes", "offer_types", "open_donor",
     "open_imatrix", "open_inputs", "open_model", "open_models", "parse", "parse_any_recipe", "parse_devices",
     "parse_placement",
@@ -149,6 +151,7 @@ _MODULES = {
     "analysis.diff.models": "DiffOptions HeaderDiff diff_headers=diff",
     "analysis.dump": "Dump dump",
     "analysis.imatrix": "ImatrixReport ModelCoverage check_imatrix coverage_of=imatrix_coverage describe_imatrix",
+    "analysis.info": "Info info",
     "analysis.lint.check": "CheckOptions CheckReport check=check_model codes=check_codes",
     "analysis.lint.groups": "FindingGroup",
     "analysis.lint.rules": "Finding Severity",

@@ -207,6 +207,7 @@ TAKES: dict[str, Take] = {
     "diff": lambda model, out: gguftool.diff(model, model, gguftool.DiffOptions(layout=True)),
     "distribution": lambda model, out: gguftool.distribution(model),
     "dump": lambda model, out: gguftool.dump(model),
+    "info": lambda model, out: gguftool.info(model),
     "extract_recipe": lambda model, out: gguftool.extract_recipe(model),
     "find_damage": lambda model, out: gguftool.find_damage(_source(model), model),
     "hash_files": lambda model, out: gguftool.hash_files(model),

@@ -14,6 +14,7 @@ from gguftool.cli.shared.console import fail, fail_use, write_version
 _HERE = "gguftool.cli.commands"
 # Name, module and function (or the typer application of a group), and the first line of its help.
 COMMANDS = (
+    ("info", f"{_HERE}.info:info", "Show what a model is, on one screen."),
     ("dump", f"{_HERE}.dump:dump", "Show what is inside: metadata and tensors."),
     ("report", f"{_HERE}.report:report", "Show how parameters and bytes are distributed."),
     ("diff", f"{_HERE}.diff:diff", "Show in what two models differ: metadata and tensors."),
@@ -78,6 +79,12 @@ class LazyCommand(TyperCommand):
         return self.load().make_context(info_name, args, parent, **extra)
 
 
+def _is_model(word: str) -> bool:
+    """Whether a word in the place of a command can only be meant as a model: a path, an address, or a glob."""
+    separators = {"/", os.sep, os.altsep or "/"}
+    return any(mark in word for mark in (*separators, "*")) or word.lower().endswith(".gguf") or os.path.exists(word)
+
+
 class CommandTable(TyperGroup):
     """The group of all commands in `COMMANDS`."""
 
@@ -89,6 +96,8 @@ class CommandTable(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that `args` starts with; for an unknown one suggest names that differ by a typo."""
         name = args[0]
+        if name not in self.commands and _is_model(name):
+            return super().resolve_command(ctx, ["info", *args])
         if name not in self.commands and not name.startswith("-") and not ctx.resilient_parsing:
             from difflib import get_close_matches  # noqa: PLC0415 - for typos alone
 

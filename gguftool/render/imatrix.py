@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterator
 
 from gguftool.analysis.imatrix import ImatrixReport, ImatrixTensor, ModelCoverage
 from gguftool.errors import listed, printable
@@ -11,6 +10,7 @@ from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.render.format import Format
 from gguftool.render.registry import renders
 from gguftool.render.table import Table, columns, markdown_text, render_csv, render_markdown
+from gguftool.render.units import runs_text
 
 _RUNS = 8  # of numbers in a cell
 _UNITS = {"legacy": "chunks", "gguf": "tokens"}
@@ -117,12 +117,4 @@ def _without(one: ImatrixTensor) -> str:
     """``3 of 64 (5, 10-11)``, or nothing if all matrices have data."""
     if not one.without_data:
         return ""
-    return f"{len(one.without_data):,} of {one.matrices:,} ({_runs(one.without_data)})"
-
-
-def _runs(numbers: Sequence[int]) -> str:
-    runs = []
-    for _, pairs in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
-        run = [number for _, number in pairs]
-        runs.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
-    return ", ".join(runs[:_RUNS]) + (", ..." if len(runs) > _RUNS else "")
+    return f"{len(one.without_data):,} of {one.matrices:,} ({runs_text(one.without_data, _RUNS)})"

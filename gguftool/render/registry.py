@@ -17,6 +17,7 @@ _MODULES = {
     "gguftool.analysis.diff.models": "diff",
     "gguftool.analysis.dump": "dump",
     "gguftool.analysis.imatrix": "imatrix",
+    "gguftool.analysis.info": "info",
     "gguftool.analysis.lint.check": "findings.text",
     "gguftool.analysis.recipe": "recipe",
     "gguftool.analysis.report": "report",

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from gguftool.analysis.report import Distribution, Report
 from gguftool.errors import listed, printable
 from gguftool.render.format import Format
+from gguftool.render.label import label_text
 from gguftool.render.page.palette import palette
 from gguftool.render.page.strip import Strip, make_strip, strip_text
 from gguftool.render.registry import renders
@@ -19,7 +20,6 @@ from gguftool.render.report_tables import (
     compared_devices,
     compared_tables,
     csv_table,
-    label_text,
     layer_table,
     rules_table,
     share_table,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
 
-from gguftool.analysis.label import Label
 from gguftool.analysis.report import Distribution, Layers, Report, Share, TensorRow
 from gguftool.model.roles import Role
 from gguftool.record import replace
@@ -25,15 +24,6 @@ class ReportBy(Enum):
     LAYER = "layer"
     TENSOR = "tensor"
     FILE = "file"
-
-
-def label_text(label: Label) -> str:
-    """The label of a model in one line: ``IQ3_K mix, 3.10 bpw, 7 types, 231 GiB``."""
-    if not label.majority:
-        return "no tensors"
-    kind = f"{label.majority} mix" if label.mix else label.majority
-    types = "1 type" if label.types == 1 else f"{label.types} types"
-    return f"{kind}, {label.bits_per_weight:.2f} bpw, {types}, {format_size(label.nbytes)}"
 
 
 # --- one model -------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ class Column:
 
 @record
 class Table:
-    """Rows of cells under columns, with a title.
+    """Rows of cells under columns, with a title; there is no line of headings if all of them are empty.
 
     On a narrow screen the columns called `drop` are left out, in that order, and then texts are cut. Numbers never are.
     If there are tables `instead`, they are shown where this one does not fit without that.
@@ -65,7 +65,7 @@ def render_text(table: Table, width: int | None = None) -> str:
     if left_out:
         title += f" ({left_out:,} column{'s' * (left_out > 1)} left out: the screen is narrow)"
     lines = wrapped(title, width or width_of(title)) if title else []
-    for row in cells:
+    for row in cells if any(cells[0]) else cells[1:]:
         lines += _row_lines([(row[at], size, table.columns[at]) for at, size in shown.items()])
     return "\n".join(lines) + "\n"
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from itertools import groupby
 
 _DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY = {"KI": 1 << 10, "MI": 1 << 20, "GI": 1 << 30, "TI": 1 << 40}
@@ -31,6 +33,15 @@ def format_size(nbytes: int) -> str:
     if units[0] == "B":
         return f"{nbytes} B"
     return f"{size:.{2 if size < 9.995 else 1 if size < 99.95 else 0}f} {units[0]}"
+
+
+def runs_text(numbers: Sequence[int], limit: int) -> str:
+    """Numbers in ascending order as runs: ``0-5, 8-13``; beyond `limit` runs an ellipsis."""
+    runs = []
+    for _, pairs in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
+        run = [number for _, number in pairs]
+        runs.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
+    return ", ".join(runs[:limit]) + (", ..." if len(runs) > limit else "")
 
 
 def format_count(number: int) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from gguftool.cli.app import COMMANDS
-from tests.support.command import commands, environment, run_gguftool
+from tests.support import builders as b
+from tests.support.command import commands, environment, one_error_line, run_gguftool
 
 _LOADED = """
 import sys
@@ -73,11 +75,39 @@ def test_a_typo_gets_the_command_that_was_meant(typo: str, meant: str) -> None:
     assert f"No such command '{typo}'. Did you mean '{meant}'?" in done.stderr.decode()
 
 
-@pytest.mark.parametrize("word", ["list", "show", "repair", "extract", "help", "info"])
+@pytest.mark.parametrize("word", ["list", "show", "repair", "extract"])
 def test_another_word_gets_no_command_that_looks_a_little_like_it(word: str) -> None:
     done = run_gguftool(word)
     assert done.returncode == 2
     assert done.stderr.decode().endswith(f"gguftool: error: No such command '{word}'.\n")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with models, one of them called as a command is."""
+    for name in ("m.gguf", "model", "dump"):
+        (tmp_path / name).write_bytes(b.small_model())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("word", ["m.gguf", "model", "./dump", "*.gguf", "m.gguf --json"])
+def test_a_model_in_the_place_of_a_command_is_shown(word: str, folder: Path) -> None:
+    done, same = run_gguftool(*word.split()), run_gguftool("info", *word.split())
+    assert (done.returncode, done.stdout, done.stderr) == (0, same.stdout, same.stderr)
+    assert b"Tiny" in done.stdout
+
+
+def test_a_commands_name_wins_over_a_file(folder: Path) -> None:
+    assert "Missing argument 'MODEL'" in run_gguftool("dump").stderr.decode()
+
+
+@pytest.mark.parametrize("word", ["gone.gguf", "no/such/place", "http://127.0.0.1:9/m.gguf", "X*"])
+def test_what_can_only_be_a_model_gets_the_models_error(word: str, folder: Path) -> None:
+    done = run_gguftool(word)
+    assert done.returncode == 2
+    assert "No such command" not in done.stderr.decode()
+    assert word in one_error_line(done.stderr)
 
 
 def _paths() -> list[tuple[str, ...]]:

@@ -8,16 +8,12 @@ and `evaluate` computes them without running any code: what it does not know is 
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Callable, Mapping
 from functools import cache
-from importlib import resources
 from typing import Any, Final
 
-from gguftool.format.engine_facts.engines import IK_LLAMA_CPP, LLAMA_CPP
+from gguftool.format.engine_facts.names import engine_data
 from gguftool.record import record
-
-_FILES: Final = {LLAMA_CPP: "llama.cpp.json", IK_LLAMA_CPP: "ik_llama.cpp.json"}
 
 Value = int | None
 Lookup = Callable[[str], Value]
@@ -97,9 +93,9 @@ class HeadFacts:
 @cache
 def head_facts(engine: str) -> HeadFacts | None:
     """The facts about `engine`, or None if nobody has read its sources for them."""
-    if engine not in _FILES:
+    data = engine_data(engine)
+    if data is None:
         return None
-    data = json.loads(resources.files(__package__).joinpath(_FILES[engine]).read_text(encoding="utf-8"))
     keys = [_key(row) for row in data["keys"]]
     tensors = [_tensor(row) for row in data["tensors"]]
     vocabulary = data["vocabulary"]
