@@ -9,20 +9,21 @@ from gguftool.errors import printable
 from gguftool.render.format import Format
 from gguftool.render.quantize import duration
 from gguftool.render.registry import renders
-from gguftool.render.table import Table, columns, text_of
+from gguftool.render.table import Table, columns
 
 _SHOWN = 40  # tasks
 
 
 @renders(MeasurePlan, Format.TEXT)
-def measure_plan_text(plan: MeasurePlan) -> str:
+def measure_plan_parts(plan: MeasurePlan) -> Iterator[str | Table]:
     """The tasks that are left, and what they take."""
     rows = [(printable(task.group), task.type, f"{len(task.tensors):,}") for task in plan.tasks[:_SHOWN]]
     if len(plan.tasks) > _SHOWN:
         rows.append((f"and {len(plan.tasks) - _SHOWN:,} more", "", ""))
     heads = columns("group", "type", ">tensors")
-    table = text_of([Table(title=f"{len(plan.tasks):,} to measure", columns=heads, rows=tuple(rows))]) if rows else ""
-    return "\n".join((*([table] if table else []), *_plan_lines(plan))) + "\n"
+    if rows:
+        yield Table(title=f"{len(plan.tasks):,} to measure", columns=heads, rows=tuple(rows))
+    yield "".join(f"{line}\n" for line in _plan_lines(plan))
 
 
 def _plan_lines(plan: MeasurePlan) -> Iterator[str]:

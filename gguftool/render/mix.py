@@ -11,6 +11,7 @@ from gguftool.cooking.recipe_text import damage_words
 from gguftool.errors import printable
 from gguftool.render.format import Format
 from gguftool.render.registry import renders
+from gguftool.render.screen import Verbatim
 from gguftool.render.table import Table, columns
 from gguftool.render.units import format_size
 
@@ -20,7 +21,7 @@ _NEAR = 1.6  # rivals within this factor of the mix's size are shown
 
 
 @renders(Mix, Format.TEXT)
-def mix_parts(mix: Mix, *, recipe: bool = True) -> Iterator[str | Table]:
+def mix_parts(mix: Mix, *, recipe: bool = True) -> Iterator[str | Table | Verbatim]:
     """The summary, tables of types, devices, rivals and the curve, and the recipe if that is not written elsewhere."""
     yield _summary(mix)
     yield _types(mix)
@@ -32,9 +33,9 @@ def mix_parts(mix: Mix, *, recipe: bool = True) -> Iterator[str | Table]:
     if len(mix.curve) > 1:
         yield _curve(mix)
     if mix.arguments:
-        yield f"run it with\n  {printable(mix.arguments, 1 << 16)}\n"
+        yield Verbatim(text=f"run it with\n  {printable(mix.arguments, 1 << 16)}\n")
     if recipe:
-        yield mix.recipe
+        yield Verbatim(text=mix.recipe)
 
 
 def _summary(mix: Mix) -> str:

@@ -15,12 +15,12 @@ from gguftool.render.format import Format
 # Module that defines a report -> module of `render/` that renders it.
 _MODULES = {
     "gguftool.analysis.diff.models": "diff",
-    "gguftool.analysis.dump": "dump",
+    "gguftool.analysis.dump": "models.dump",
     "gguftool.analysis.imatrix": "imatrix",
-    "gguftool.analysis.info": "info",
+    "gguftool.analysis.info": "models.info",
     "gguftool.analysis.lint.check": "findings.text",
     "gguftool.analysis.recipe": "recipe",
-    "gguftool.analysis.report": "report",
+    "gguftool.analysis.report": "models.report",
     "gguftool.cooking.measuring.run": "measure",
     "gguftool.cooking.mix": "mix",
     "gguftool.storage.plan": "plan",

@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Iterator
 from enum import Enum
 
+from gguftool.record import record
+
 ELLIPSIS = "..."  # ASCII: every terminal's encoding has it
 _UNIT = re.compile(r"(?<=[0-9]) (?=(?:[KMGTP]iB|[KMBT]|bpw)\b)")  # a number keeps its unit
 _HELD = "\xa0"
@@ -19,6 +21,21 @@ class Cut(Enum):
     MIDDLE = "middle"
     START = "start"
     WRAP = "wrap"
+
+
+@record
+class Verbatim:
+    """Text to be copied, such as a command or a recipe: a terminal wraps it, so that a copy is still whole."""
+
+    text: str
+
+    def as_text(self) -> str:
+        """The text."""
+        return self.text
+
+    def as_rich(self, _width: int, /) -> str:
+        """The text."""
+        return self.text
 
 
 def width_of(text: str) -> int:
@@ -92,9 +109,12 @@ def _pieces(line: str, width: int) -> Iterator[str]:
 
 
 def fitted(text: str, width: int) -> str:
-    """Lines of text at a width of `width` columns; what is broken goes on below, indented by two more."""
+    """Lines of text at a width of `width` columns; what is broken goes on below, indented by two more.
+
+    Words stay whole: a path that is longer than a line is wrapped by the terminal, where it can be copied.
+    """
     lines = []
     for line in text.splitlines():
         indent = len(line) - len(line.lstrip())
-        lines += wrapped(line, width, later=" " * min(indent + 2, width // 2))
+        lines += wrapped(line, width, later=" " * min(indent + 2, width // 2), whole_words=True)
     return "\n".join(lines) + "\n" if lines else ""

@@ -14,11 +14,11 @@ from gguftool.model.opening import open_model, open_models
 from gguftool.model.roles import Role
 from gguftool.render.format import Format
 from gguftool.render.json_text import render_json
-from gguftool.render.label import label_text
+from gguftool.render.models.label import label_text
+from gguftool.render.models.report import report_csv, report_markdown, strips_of
+from gguftool.render.models.report_tables import ReportBy, percent
 from gguftool.render.page.strip import strip_rich, strip_text
 from gguftool.render.registry import render
-from gguftool.render.report import report_csv, report_markdown, strips_of
-from gguftool.render.report_tables import ReportBy, percent
 from gguftool.render.table import markdown_text
 from gguftool.storage.sources.local import LocalSource
 from tests.support.counted_work import LINEAR, calls_of

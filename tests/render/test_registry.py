@@ -66,5 +66,5 @@ def test_only_the_module_that_renders_the_report_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True, env=environment())
     loaded = {name.removeprefix("gguftool.render.") for name in done.stdout.split()}
-    assert "report" in loaded
+    assert "models.report" in loaded
     assert not loaded & {"dump", "diff", "check", "json_text", "page.page", "plan", "quantize", "recipe"}

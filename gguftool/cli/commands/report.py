@@ -20,8 +20,8 @@ from gguftool.errors import FormatError, PlanError
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model, open_models
 from gguftool.render.format import Format
+from gguftool.render.models.report_tables import ReportBy
 from gguftool.render.registry import render
-from gguftool.render.report_tables import ReportBy
 
 _BREAKDOWNS = tuple(by.value for by in ReportBy)
 

@@ -11,8 +11,8 @@ from itertools import islice
 
 from gguftool.analysis.report import Distribution, Share, TensorRow
 from gguftool.record import record
+from gguftool.render.models.report_tables import percent
 from gguftool.render.page.palette import Ink
-from gguftool.render.report_tables import percent
 from gguftool.render.units import format_count, format_size
 
 MAX_ROWS = 100

@@ -14,14 +14,14 @@ from gguftool.analysis.report import Distribution, Report
 from gguftool.model.roles import Role
 from gguftool.record import record
 from gguftool.render.format import Format
-from gguftool.render.label import label_text
+from gguftool.render.models.label import label_text
+from gguftool.render.models.report import model_lines, type_bits
 from gguftool.render.page.bars import Breakdown, make_chart
 from gguftool.render.page.document import render_document
 from gguftool.render.page.grids import metadata_grid, tensor_grid
 from gguftool.render.page.heat import heat_maps
 from gguftool.render.page.palette import palette
 from gguftool.render.registry import renders
-from gguftool.render.report import model_lines, type_bits
 from gguftool.render.units import format_count, format_size
 from gguftool.storage.sources.locate import base_name
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from gguftool.analysis.info import Info, Infos, LayerGroup
 from gguftool.errors import listed, printable, shell_word
 from gguftool.render.format import Format
-from gguftool.render.label import label_text
+from gguftool.render.models.label import label_text
 from gguftool.render.registry import renders
 from gguftool.render.screen import Cut
 from gguftool.render.table import Column, Table, columns

@@ -11,11 +11,8 @@ from collections.abc import Iterator
 from gguftool.analysis.report import Distribution, Report
 from gguftool.errors import listed, printable
 from gguftool.render.format import Format
-from gguftool.render.label import label_text
-from gguftool.render.page.palette import palette
-from gguftool.render.page.strip import Strip, make_strip, strip_text
-from gguftool.render.registry import renders
-from gguftool.render.report_tables import (
+from gguftool.render.models.label import label_text
+from gguftool.render.models.report_tables import (
     ReportBy,
     compared_devices,
     compared_tables,
@@ -26,6 +23,9 @@ from gguftool.render.report_tables import (
     stacks,
     tensor_table,
 )
+from gguftool.render.page.palette import palette
+from gguftool.render.page.strip import Strip, make_strip, strip_text
+from gguftool.render.registry import renders
 from gguftool.render.table import Table, markdown_text, render_csv, render_markdown
 from gguftool.render.units import format_count, format_size
 
