@@ -38,6 +38,28 @@ class Verbatim:
         return self.text
 
 
+@record
+class Commands:
+    """Commands to be copied, each with a comment on what it does."""
+
+    commands: tuple[tuple[str, str], ...]
+
+    def as_text(self) -> str:
+        """Commands and comments side by side."""
+        width = max(len(command) for command, _ in self.commands)
+        return "".join(f"{command:{width}}  # {what}\n" for command, what in self.commands)
+
+    def as_rich(self, width: int, /) -> str:
+        """The same, or where that is too wide each command below its comment."""
+        text = self.as_text()
+        if all(width_of(line) <= width for line in text.splitlines()):
+            return text
+        lines = [
+            line for command, what in self.commands for line in (*wrapped(f"# {what}", width, later="# "), command)
+        ]
+        return "\n".join(lines) + "\n"
+
+
 def width_of(text: str) -> int:
     """The columns that `text` takes: two for a wide character of East Asia, none for a combining one."""
     if text.isascii():

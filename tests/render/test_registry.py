@@ -67,4 +67,14 @@ def test_only_the_module_that_renders_the_report_is_imported() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True, env=environment())
     loaded = {name.removeprefix("gguftool.render.") for name in done.stdout.split()}
     assert "models.report" in loaded
-    assert not loaded & {"dump", "diff", "check", "json_text", "page.page", "plan", "quantize", "recipe"}
+    assert not loaded & {
+        "models.dump",
+        "models.info",
+        "diff",
+        "findings.text",
+        "json_text",
+        "page.page",
+        "plan",
+        "quantize",
+        "recipe",
+    }

@@ -9,7 +9,7 @@ from gguftool.errors import listed, printable, shell_word
 from gguftool.render.format import Format
 from gguftool.render.models.label import label_text
 from gguftool.render.registry import renders
-from gguftool.render.screen import Cut
+from gguftool.render.screen import Commands, Cut
 from gguftool.render.table import Column, Table, columns
 from gguftool.render.units import format_count, format_size, runs_text
 
@@ -23,7 +23,7 @@ _NEXT = (
 
 
 @renders(Info, Format.TEXT)
-def info_parts(info: Info, command_name: str = "") -> Iterator[str | Table]:
+def info_parts(info: Info, command_name: str = "") -> Iterator[str | Table | Commands]:
     """Facts, layers, memory, and where to look next: commands on the model as `command_name` names it."""
     yield f"{printable(info.name or info.model, 200)}\n"
     yield _pairs(_facts(info))
@@ -35,7 +35,7 @@ def info_parts(info: Info, command_name: str = "") -> Iterator[str | Table]:
 
 
 @renders(Infos, Format.TEXT)
-def infos_parts(infos: Infos, command_names: Sequence[str] = ()) -> Iterator[str | Table]:
+def infos_parts(infos: Infos, command_names: Sequence[str] = ()) -> Iterator[str | Table | Commands]:
     """One model after the other."""
     for at, info in enumerate(infos.models):
         yield from info_parts(info, command_names[at] if at < len(command_names) else "")
@@ -121,8 +121,6 @@ def _memory_table(info: Info) -> Table:
     return Table(title="memory in llama.cpp, KV cache in F16, without compute buffers", columns=heads, rows=rows)
 
 
-def _next(name: str) -> str:
-    """Commands that tell more, ready to paste: what each does stands behind it as a shell's comment."""
-    lines = [(f"gguftool {command} {shell_word(name)}", what) for command, what in _NEXT]
-    width = max(len(command) for command, _ in lines)
-    return "".join(f"{command:{width}}  # {what}\n" for command, what in lines)
+def _next(name: str) -> Commands:
+    """Commands that tell more, ready to paste."""
+    return Commands(commands=tuple((f"gguftool {command} {shell_word(name)}", what) for command, what in _NEXT))

@@ -13,6 +13,7 @@ from gguftool.analysis.report import Cell, Layers
 from gguftool.model.roles import Role
 from gguftool.record import record
 from gguftool.render.page.palette import COLOURS, NO_LETTER, Ink
+from gguftool.render.screen import wrapped
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -78,7 +79,7 @@ def letter(cell: Cell | None, inks: Mapping[str, Ink]) -> str:
 
 def strip_text(strip: Strip, width: int = TEXT_WIDTH) -> str:
     """The strip as plain text of at most `width` columns, wrapped if it has more layers."""
-    lines = [strip.title]
+    lines = wrapped(strip.title, width)
     for head, ruler, rows in _blocks(strip, width):
         lines.append(f"{'':{head}}{ruler}".rstrip())
         for row, cells in rows:
@@ -150,7 +151,7 @@ def _legend(strip: Strip, width: int) -> list[str]:
             lines.append("")
         lines[-1] += f"   {entry}" if lines[-1] else entry
     note = _explanation(strip)
-    return [*lines, note] if note else lines
+    return [*lines, *wrapped(note, width)] if note else lines
 
 
 def _append_legend(text: Text, strip: Strip, width: int) -> None:
