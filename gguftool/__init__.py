@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from gguftool.analysis.diff.data import DataOptions
     from gguftool.analysis.diff.models import DiffOptions, HeaderDiff
     from gguftool.analysis.diff.models import diff_headers as diff
-    from gguftool.analysis.dump import Dump, dump
+    from gguftool.analysis.dump import Dump, TensorSort, dump, sort_dump
     from gguftool.analysis.imatrix import ImatrixReport, ModelCoverage, check_imatrix, describe_imatrix
     from gguftool.analysis.imatrix import coverage_of as imatrix_coverage
     from gguftool.analysis.info import Info, info
@@ -125,7 +125,8 @@ __all__ = (
     "Options", "OutputFile", "OutputOptions", "PlacementRule", "Plan", "PlanError", "Preview", "QuantizeOptions",
     "QuantizePreview", "Receipt", "Recipe", "RecipeFormat", "RecipeReport", "RecipeRule", "Report",
     "SelectionOptions", "Severity", "Sizing", "Slow", "Source", "SourceError", "SplitOptions", "StrPath", "Tensor",
-    "TensorInfo", "TypeRow", "TypeTraits", "ValueType", "Verdict", "Weights", "__version__", "cat", "check_codes",
+    "TensorInfo", "TensorSort", "TypeRow", "TypeTraits", "ValueType", "Verdict", "Weights", "__version__", "cat",
+    "check_codes",
     "check_imatrix", "check_model", "check_recipe", "choose_mix", "compact_recipe", "decide_quantize",
     "describe_imatrix", "diff",
     "distribution", "dump", "execute", "expand_recipe", "extract_recipe", "file_hashes", "find_damage",
@@ -140,7 +141,8 @@ __all__ = (
     "plan_tensors_map",
     "plan_tensors_map_of_split", "plan_views", "preview_quantize", "read_evidence", "read_tensors_map",
     "recover_model",
-    "render_any_recipe", "render_recipe", "render_report", "report", "serialize", "tensor_hashes", "type_rows",
+    "render_any_recipe", "render_recipe", "render_report", "report", "serialize", "sort_dump", "tensor_hashes",
+    "type_rows",
     "verify_against_map", "verify_manifest",
 )  # fmt: skip
 
@@ -149,7 +151,7 @@ __all__ = (
 _MODULES = {
     "analysis.diff.data": "DataOptions",
     "analysis.diff.models": "DiffOptions HeaderDiff diff_headers=diff",
-    "analysis.dump": "Dump dump",
+    "analysis.dump": "Dump TensorSort dump sort_dump",
     "analysis.imatrix": "ImatrixReport ModelCoverage check_imatrix coverage_of=imatrix_coverage describe_imatrix",
     "analysis.info": "Info info",
     "analysis.lint.check": "CheckOptions CheckReport check=check_model codes=check_codes",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from gguftool.format.ggml import type_name
@@ -9,7 +12,7 @@ from gguftool.format.kv import KV, ValueType
 from gguftool.format.pattern import compile_pattern
 from gguftool.model.model import Tensor
 from gguftool.model.opening import ModelLike, as_model
-from gguftool.record import record
+from gguftool.record import record, replace
 
 if TYPE_CHECKING:
     from gguftool.analysis.imatrix import ImatrixReport  # a twentieth of the start-up of `gguftool dump`
@@ -120,6 +123,38 @@ def dump(
         missing=model.missing,
         remarks=model.remarks,
     )
+
+
+class TensorSort(str, Enum):
+    """What tensors are sorted by: names and offsets ascending, sizes descending."""
+
+    NAME = "name"
+    TYPE = "type"
+    SIZE = "size"
+    ELEMENTS = "elements"
+    BPW = "bpw"
+    OFFSET = "offset"
+
+
+_SORTS: dict[TensorSort, Callable[[TensorEntry], Any]] = {
+    TensorSort.NAME: lambda tensor: natural_key(tensor.name),
+    TensorSort.TYPE: lambda tensor: tensor.type,
+    TensorSort.SIZE: lambda tensor: -tensor.nbytes,
+    TensorSort.ELEMENTS: lambda tensor: -tensor.elements,
+    TensorSort.BPW: lambda tensor: -tensor.bits_per_weight,
+    TensorSort.OFFSET: lambda tensor: (tensor.file, tensor.offset),
+}
+
+
+def sort_dump(report: Dump, sort: TensorSort | None = None, limit: int | None = None) -> Dump:
+    """Sort the tensors of `report`, ties in model order, and keep the first `limit` of them."""
+    tensors = report.tensors if sort is None else sorted(report.tensors, key=_SORTS[sort])
+    return replace(report, tensors=tuple(tensors[:limit]))
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """A key that sorts numbers in names by value: `blk.2` before `blk.10`."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]{1,18})", name)]
 
 
 def kv_entry(index: int, kv: KV, limit: int | None) -> KVEntry:

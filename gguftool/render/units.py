@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -42,6 +43,15 @@ def runs_text(numbers: Sequence[int], limit: int) -> str:
         run = [number for _, number in pairs]
         runs.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
     return ", ".join(runs[:limit]) + (", ..." if len(runs) > limit else "")
+
+
+def format_float32(value: float) -> str:
+    """A float of 32 bits in as few digits as tell it from all others: ``1e-05``, not 9.999999747378752e-06."""
+    for digits in range(6, 9):
+        short = float(f"{value:.{digits}g}")
+        if struct.pack("<f", short) == struct.pack("<f", value):
+            return repr(short)
+    return repr(float(f"{value:.9g}"))
 
 
 def format_count(number: int) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from gguftool.analysis.dump import TensorSort, sort_dump
 from gguftool.analysis.dump import dump as make_dump
 from gguftool.cli.shared.console import remark, write, write_bytes
 from gguftool.cli.shared.imatrices import describe_if_imatrix, imatrix_instead, show_imatrix
@@ -20,6 +21,7 @@ from gguftool.model.opening import open_model
 from gguftool.record import replace
 from gguftool.render.format import Format
 from gguftool.render.registry import render
+from gguftool.render.units import format_float32
 
 _TEXT_ARRAY_LIMIT = 6
 
@@ -48,6 +50,14 @@ def dump(
     array_limit: ArrayLimit = None,
     no_kv: Annotated[bool, typer.Option("--no-kv", help="Leave the metadata out.")] = False,
     no_tensors: Annotated[bool, typer.Option("--no-tensors", help="Leave the tensors out.")] = False,
+    sort: Annotated[
+        TensorSort | None,
+        typer.Option("--sort", help="Sort the tensors; sizes from the largest on.", show_default=False),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", metavar="N", min=0, help="Show at most N tensors.", show_default=False),
+    ] = None,
     this_file_only: ThisFileOnly = False,
     json: Json = False,
     markdown: Markdown = False,
@@ -76,6 +86,7 @@ def dump(
     report = make_dump(opened, name_filter=name_filter, array_limit=array_limit, kvs=not no_kv, tensors=not no_tensors)
     if not no_tensors:
         report = replace(report, imatrix=describe_if_imatrix(opened, name_filter))
+    report = sort_dump(report, sort, limit)
     for text in report.remarks:
         remark(text)
     show(report, chosen, kvs=not no_kv, tensors=not no_tensors)
@@ -97,7 +108,7 @@ def _print_value(model: Model, key: str, array_limit: int | None, *, as_json: bo
     if as_json or kv.type is ValueType.ARRAY:
         write(render(value, Format.JSON))
     elif kv.type is not ValueType.STRING:
-        write(f"{value}\n")
+        write(f"{format_float32(value) if kv.type is ValueType.FLOAT32 else value}\n")
     elif sys.stdout.isatty():
         write("\n".join(printable(line, len(line)) for line in value.split("\n")) + "\n")
     else:

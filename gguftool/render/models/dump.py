@@ -6,11 +6,13 @@ from collections.abc import Iterator
 
 from gguftool.analysis.dump import Dump, KVEntry
 from gguftool.errors import printable
+from gguftool.format.engine_facts.enums import enum_name
 from gguftool.render.format import Format
 from gguftool.render.registry import renders
 from gguftool.render.table import Table, columns, markdown_text, render_csv, render_markdown
-from gguftool.render.units import format_size
+from gguftool.render.units import format_float32, format_size
 
+_FLOAT = "FLOAT32"
 _TEXT_LIMIT = 120  # characters to show of a string value
 
 
@@ -82,7 +84,7 @@ def _flat_kvs(report: Dump) -> Table:
             kv.type,
             kv.element_type or "",
             str(kv.count),
-            _value(kv) if kv.element_type else str(kv.value),
+            _value(kv) if kv.element_type or kv.type == _FLOAT else str(kv.value),
         )
         for kv in report.metadata
     )
@@ -94,7 +96,7 @@ def _tables(report: Dump, kvs: bool, tensors: bool) -> Iterator[Table]:
     if several:
         yield _files_table(report)
     if kvs:
-        rows = tuple((str(kv.index), _type(kv), f"{kv.count:,}", f"{kv.key} = {_value(kv)}") for kv in report.metadata)
+        rows = tuple((str(kv.index), _type(kv), f"{kv.count:,}", f"{kv.key} = {_named(kv)}") for kv in report.metadata)
         title = f"{len(rows)} metadata KV"
         heads = columns(">#", "type", ">count", "key = value")
         yield Table(title=title, columns=heads, rows=rows, drop=("count", "#", "type"))
@@ -139,12 +141,24 @@ def _type(kv: KVEntry) -> str:
     return kv.type if kv.element_type is None else f"[{kv.element_type}]"
 
 
+def _named(kv: KVEntry) -> str:
+    """The value; a number that stands for something with that: ``15 (Q4_K_M)``."""
+    is_number = isinstance(kv.value, int) and not isinstance(kv.value, bool)
+    name = enum_name(kv.key, kv.value) if is_number else ""
+    return _value(kv) + (f" ({name})" if name else "")
+
+
 def _value(kv: KVEntry) -> str:
+    shown = _float if _FLOAT in (kv.type, kv.element_type) else _scalar
     if kv.element_type is None:
-        return _scalar(kv.value)
-    items = ", ".join(_scalar(item) for item in kv.value)
+        return shown(kv.value)
+    items = ", ".join(map(shown, kv.value))
     more = ", ..." if kv.value else "..."
     return f"[{items}{more if kv.truncated else ''}]"
+
+
+def _float(value: object) -> str:
+    return format_float32(value) if isinstance(value, float) else _scalar(value)
 
 
 def _scalar(value: object) -> str:
