@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from gguftool.cli.shared.console import fail, fail_use, write_version
+from gguftool.cli.shared.console import fail, fail_use, write, write_version
 
 _HERE = "gguftool.cli.commands"
 # Name, module and function (or the typer application of a group), and the first line of its help.
@@ -96,6 +96,11 @@ class CommandTable(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that `args` starts with; for an unknown one suggest names that differ by a typo."""
         name = args[0]
+        if name == "help":
+            if len(args) == 1:
+                write(f"{ctx.get_help()}\n")
+                raise typer.Exit
+            return self.resolve_command(ctx, [*args[1:], "--help"])
         if name not in self.commands and _is_model(name):
             return super().resolve_command(ctx, ["info", *args])
         if name not in self.commands and not name.startswith("-") and not ctx.resilient_parsing:
@@ -144,7 +149,7 @@ def _root(
         ),
     ] = None,
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+        bool, typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     """Take GGUF model files apart and put them together again, tensor by tensor."""

@@ -57,7 +57,7 @@ def main() -> NoReturn:
 
 
 def _run() -> int:
-    if sys.argv[1:] == ["--version"]:
+    if sys.argv[1:] in (["--version"], ["-V"]):
         write_version()
         return 0
     from gguftool.cli.app import run  # noqa: PLC0415 - imports typer, four fifths of the time that --version takes

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from gguftool.errors import PlanError
+from gguftool.errors import PlanError, printable
 from gguftool.format.dequantize import decoded_by
 from gguftool.format.ftypes import no_such_type
 from gguftool.format.ggml import TYPES, TypeTraits, find_type, other_meanings
 from gguftool.record import record
 from gguftool.render.table import Table, columns
+
+_MOST_DIGITS = 10
 
 
 @record
@@ -35,13 +37,28 @@ class TypeRow:
 
 
 def type_rows(name: str | None = None) -> tuple[TypeRow, ...]:
-    """The types that may occur in files, or the one called `name`; raises `PlanError` that explains an unknown name."""
+    """The types that may occur in files, or the one of this name or number.
+
+    Raises `PlanError` that explains an unknown one.
+    """
     if name is None:
         return tuple(_row(traits) for traits in TYPES.values() if traits.in_files)
-    traits = find_type(name)
+    traits = _by_number(name) if name.isdecimal() and name.isascii() else find_type(name)
     if traits is None:
         raise PlanError(no_such_type(name))
     return (_row(traits),)
+
+
+def _by_number(text: str) -> TypeTraits:
+    """The type with a number; raises `PlanError` that says who else uses it, if anybody does."""
+    number = int(text) if len(text) < _MOST_DIGITS else -1
+    if number in TYPES:
+        return TYPES[number]
+    others = ", ".join(f"{other.name} ({other.holder})" for other in other_meanings(number))
+    used = f"; elsewhere it is {others}" if others else ""
+    raise PlanError(
+        f"neither engine has a tensor type with the number {printable(text, 20)}{used}; see 'gguftool types'"
+    )
 
 
 def types_table(rows: tuple[TypeRow, ...]) -> Table:

@@ -110,6 +110,32 @@ def test_what_can_only_be_a_model_gets_the_models_error(word: str, folder: Path)
     assert word in one_error_line(done.stderr)
 
 
+@pytest.mark.parametrize("words", ["", "types", "recipe", "recipe check"])
+def test_help_is_a_command_too(words: str) -> None:
+    done, same = run_gguftool("help", *words.split()), run_gguftool(*words.split(), "--help")
+    assert (done.returncode, done.stdout, done.stderr) == (0, same.stdout, b"")
+    assert done.stdout.startswith(f"Usage: gguftool {words}".encode())
+
+
+def test_help_on_a_typo_says_what_was_meant() -> None:
+    assert b"Did you mean 'merge'?" in run_gguftool("help", "mrege").stderr
+
+
+def test_the_version_has_a_short_option() -> None:
+    assert run_gguftool("-V").stdout == run_gguftool("--version").stdout
+
+
+def test_a_type_goes_by_its_number_too() -> None:
+    assert run_gguftool("types", "12").stdout == run_gguftool("types", "Q4_K").stdout
+    for number, said in (("36", "I2_S"), ("5", "elsewhere it is Q4_3 (removed)"), ("9" * 5000, "neither engine")):
+        done = run_gguftool("types", number)
+        assert said in (done.stdout + done.stderr).decode()
+
+
+def test_an_engine_that_nobody_has_gets_the_one_that_was_meant() -> None:
+    assert b"did you mean 'llama.cpp'?" in run_gguftool("check", "x", "--engine", "lama.cpp").stderr
+
+
 def _paths() -> list[tuple[str, ...]]:
     """The words of every command, those in groups too."""
     return [

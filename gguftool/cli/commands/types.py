@@ -15,7 +15,9 @@ from gguftool.render.types import describe_type, type_rows, types_table
 
 
 def types(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One type, by name.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One type, by name or number.", show_default=False)
+    ] = None,
     json: Json = False,
 ) -> None:
     """List the tensor types, or explain one.

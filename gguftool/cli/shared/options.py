@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gguftool.errors import did_you_mean, printable
 from gguftool.render.format import Format
 from gguftool.render.units import parse_size
 
@@ -150,7 +151,8 @@ def engines_named(names: Sequence[str] | None) -> tuple[str, ...]:
 
     for name in names or ():
         if name not in ENGINES:
-            raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{name}'")
+            meant = did_you_mean(name, ENGINES)
+            raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{printable(name)}'{meant}")
     return tuple(engine for engine in ENGINES if engine in (names or ()))
 
 
