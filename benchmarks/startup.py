@@ -1,8 +1,9 @@
-"""Starting up: processor time of short commands against another checkout.
+"""Starting up: processor time of short commands against programs of other packages, and against another checkout.
 
-    python -m benchmarks.startup OTHER_CHECKOUT [FOLDER]
+    python -m benchmarks.startup [OTHER_CHECKOUT [FOLDER]]
 
-Both checkouts run with this interpreter, and with byte code cached in FOLDER (default: a temporary one).
+The programs are gguf-dump of the package gguf and gguf-inspect of libgguf, as far as they are installed for this
+interpreter. Both checkouts run with it too, and with byte code cached in FOLDER (default: a temporary one).
 Prints each ratio with its bar; the exit status is 1 if a bar is missed.
 """
 
@@ -13,6 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from benchmarks.core import scratch
@@ -25,6 +27,11 @@ _BARS: tuple[tuple[str, float], ...] = (
     (f"dump {_DEMO}", 0.75),
     ("merge --help", 0.75),
     (f"swap m.gguf --from {_DEMO} --tensor blk -o o.gguf --force", 0.9),
+)
+# Our command, the program that does as much or less, and how much of its processor time ours may take.
+_AGAINST: tuple[tuple[str, str, float], ...] = (
+    (f"dump {_DEMO}", f"gguf-dump --no-tensors {_DEMO}", 0.5),
+    (f"info {_DEMO}", f"gguf-inspect {_DEMO}", 1.2),
 )
 
 
@@ -52,13 +59,31 @@ def starting(other: Path, folder: Path, rounds: int = _ROUNDS) -> Iterator[Verdi
         )
 
 
+def beside_others(folder: Path, rounds: int = _ROUNDS) -> Iterator[Verdict]:
+    """Run `dump` and `info` in turn with programs of other packages; those that are not installed are left out."""
+    environment = environment_of(REPO, folder)
+    for line, other, bar in _AGAINST:
+        name, *words = other.split()
+        program = shutil.which(name, path=str(Path(PYTHON).parent))
+        if program is None:
+            continue
+        ours = partial(cpu_of, (PYTHON, "-m", "gguftool", *line.split()), folder, environment)
+        theirs = partial(cpu_of, (program, *words), folder, environment)
+        ours(), theirs()
+        mine, before, detail = alternate(ours, theirs, rounds)
+        yield Verdict(
+            what=f"gguftool {line.replace(str(_DEMO), 'fixtures/demo.gguf')}, in processor time of {name}",
+            value=mine / before,
+            bar=bar,
+            unit="x",
+            detail=f"median {mine * 1000:.1f} ms against {before * 1000:.1f} ms; {detail}",
+        )
+
+
 def main() -> int:
-    if len(sys.argv) < 2:
-        print(__doc__, file=sys.stderr)
-        return 2
     with scratch(sys.argv[2:]) as folder:
         verdicts = []
-        for verdict in starting(Path(sys.argv[1]), folder):
+        for verdict in chain(beside_others(folder), *(starting(Path(other), folder) for other in sys.argv[1:2])):
             print(verdict, flush=True)
             verdicts.append(verdict)
     return 0 if all(verdict.ok for verdict in verdicts) else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -36,9 +37,15 @@ def test_every_bar_is_judged_against_the_other_checkout(tmp_path: Path) -> None:
     assert list((folder / "pycache").rglob("app.*.pyc"))
 
 
-def test_without_another_checkout_it_says_how_to_use_it(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", ["startup"])
-    assert startup.main() == 2
-    assert "OTHER_CHECKOUT" in capsys.readouterr().err
+def test_other_programs_are_what_runs_beside_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bin").mkdir()
+    for name in ("gguf-dump", "gguf-inspect"):
+        (tmp_path / "bin" / name).write_text(f"#!{sys.executable}\nimport sys\nassert len(sys.argv) > 1\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda name, path: str(tmp_path / "bin" / name))
+    assert [verdict.bar for verdict in startup.beside_others(tmp_path, rounds=1)] == [0.5, 1.2]
+
+
+def test_programs_that_are_not_installed_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name, path: None)
+    assert list(startup.beside_others(tmp_path, rounds=1)) == []

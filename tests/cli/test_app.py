@@ -11,6 +11,7 @@ import pytest
 from gguftool.cli.app import COMMANDS
 from tests.support import builders as b
 from tests.support.command import commands, environment, one_error_line, run_gguftool
+from tests.support.paths import REPO
 
 _LOADED = """
 import sys
@@ -48,6 +49,14 @@ def test_the_module_of_the_command_that_runs_is_imported_and_no_other(line: str,
     command = [sys.executable, "-c", _LOADED, *line.split()]
     done = subprocess.run(command, capture_output=True, check=False, env=environment(), encoding="utf-8")
     assert done.stderr.splitlines()[-1] == (f"gguftool.cli.commands.{loaded}" if loaded else "")
+
+
+@pytest.mark.parametrize("command", ["info", "dump", "check"])
+def test_what_reads_heads_imports_no_numbers_library(command: str) -> None:
+    code = _LOADED.replace("gguftool.cli.commands.", "numpy").replace("startswith", "__eq__")
+    line = [sys.executable, "-c", code, command, str(REPO / "fixtures" / "demo.gguf")]
+    done = subprocess.run(line, capture_output=True, check=True, env=environment(), encoding="utf-8")
+    assert done.stderr.splitlines()[-1:] in ([], [""])
 
 
 def test_version_does_without_the_command_line_library() -> None:
