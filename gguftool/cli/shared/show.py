@@ -21,9 +21,13 @@ _NARROWEST = 20
 
 
 def show(report: object, format: Format = Format.TEXT, **options: object) -> None:
-    """Write a report in `format`; `options` are those of the report's renderers."""
+    """Write a report in `format`; `options` are those of the report's renderers. Markdown names no folder."""
     if format is Format.TEXT:
         show_parts(parts_of(report, **options))
+    elif format is Format.MARKDOWN:
+        from gguftool.render.sharing import without_folders  # noqa: PLC0415 - for what goes into a thread
+
+        write(render(without_folders(report), format, **options))
     else:
         write(render(report, format, **options))
 
