@@ -17,6 +17,8 @@ _NAMING = frozenset({"model", "path", "paths", "file", "imatrix", "recipe"})  # 
 def without_folders(report: T) -> T:
     """`report` with the names of local files in place of their paths, also within texts; addresses stay whole."""
     names = {path: _base(path) for path in _paths(report) if _base(path) != path}
+    folders = {os.path.dirname(path) for path in names if os.path.isabs(path)}
+    names |= {os.path.join(folder, ""): "" for folder in folders if os.path.dirname(folder) != folder}  # of new files
     longest_first = dict(sorted(names.items(), key=lambda item: -len(item[0])))
     shared: T = _replaced(report, longest_first) if names else report
     return shared
