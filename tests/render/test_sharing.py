@@ -31,6 +31,16 @@ def test_markdown_names_no_folder(words: str, model: Path) -> None:
     assert b"secret" not in done.stdout
 
 
+@pytest.mark.parametrize("name", ["report", "dump", "check", "diff", "info"])
+def test_json_names_folders_only_if_that_is_asked_for(name: str, model: Path) -> None:
+    words = (name, *[model] * (1 + (name == "diff")), "--json")
+    done = run_gguftool(*words)
+    assert b"m.gguf" in done.stdout
+    assert b"secret" not in done.stdout
+    if name != "info":
+        assert b"secret" in run_gguftool(*words, "--full-paths").stdout
+
+
 def test_the_page_names_no_folder(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("jinja2", reason="not installed; run: pip install jinja2")
     run_gguftool("report", model, "--html", tmp_path / "page.html")

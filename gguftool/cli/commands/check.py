@@ -10,7 +10,7 @@ from gguftool.analysis.lint.check import MAX_TOKENS, CheckOptions, check_each, c
 from gguftool.analysis.lint.rules import Severity
 from gguftool.analysis.placement import parse_rules
 from gguftool.cli.shared.console import remark_each
-from gguftool.cli.shared.options import Json, ModelsArgument, ThisFileOnly, engines_named, one_format
+from gguftool.cli.shared.options import FullPaths, Json, ModelsArgument, ThisFileOnly, engines_named, one_format
 from gguftool.cli.shared.show import show
 
 
@@ -71,6 +71,7 @@ def check(
     ] = None,
     this_file_only: ThisFileOnly = False,
     json: Json = False,
+    full_paths: FullPaths = False,
     sarif: Annotated[
         bool, typer.Option("--sarif", help="Print SARIF 2.1.0, which GitHub's code scanning shows.")
     ] = False,
@@ -99,7 +100,7 @@ def check(
     reports = checked.reports
     for report in reports:
         remark_each(report.remarks)
-    show(reports[0] if len(reports) == 1 else checked, one_format(json=json, sarif=sarif))
+    show(reports[0] if len(reports) == 1 else checked, one_format(json=json, sarif=sarif), full_paths=full_paths)
     if not all(report.readable for report in reports):
         raise typer.Exit(2)
     if any(report.reaches(threshold) for report in reports):

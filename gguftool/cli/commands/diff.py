@@ -9,7 +9,7 @@ import typer
 from gguftool.analysis.diff.data import By, DataOptions
 from gguftool.analysis.diff.models import DiffOptions, HeaderDiff, bytes_to_compare, diff_headers
 from gguftool.cli.shared.console import progress_bar, remark_each
-from gguftool.cli.shared.options import Json, ThisFileOnly, one_format
+from gguftool.cli.shared.options import FullPaths, Json, ThisFileOnly, one_format
 from gguftool.cli.shared.patterns import check_patterns
 from gguftool.cli.shared.show import show
 from gguftool.model.companions import open_imatrix
@@ -43,6 +43,7 @@ def diff(
     ] = None,
     this_file_only: ThisFileOnly = False,
     json: Json = False,
+    full_paths: FullPaths = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print markdown, for a thread on GitHub.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print csv: a row for each difference.")] = False,
 ) -> None:
@@ -61,7 +62,7 @@ def diff(
     options = DiffOptions(layout=layout, ignore=tuple(ignore or ()))
     report = _compare(a, b, by or (By.TENSOR if data else None), imatrix, options, this_file_only)
     remark_each(report.remarks)
-    show(report, chosen)
+    show(report, chosen, full_paths=full_paths)
     if report.differs:
         raise typer.Exit(1)
 

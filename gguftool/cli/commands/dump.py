@@ -11,7 +11,7 @@ from gguftool.analysis.dump import TensorSort, sort_dump
 from gguftool.analysis.dump import dump as make_dump
 from gguftool.cli.shared.console import remark, write, write_bytes
 from gguftool.cli.shared.imatrices import describe_if_imatrix, imatrix_instead, show_imatrix
-from gguftool.cli.shared.options import Csv, Json, Markdown, ModelArgument, ThisFileOnly, one_format
+from gguftool.cli.shared.options import Csv, FullPaths, Json, Markdown, ModelArgument, ThisFileOnly, one_format
 from gguftool.cli.shared.patterns import check_patterns
 from gguftool.cli.shared.show import show
 from gguftool.errors import FormatError, PlanError, command_line, did_you_mean, printable
@@ -60,6 +60,7 @@ def dump(
     ] = None,
     this_file_only: ThisFileOnly = False,
     json: Json = False,
+    full_paths: FullPaths = False,
     markdown: Markdown = False,
     csv: Csv = False,
 ) -> None:
@@ -89,7 +90,7 @@ def dump(
     report = sort_dump(report, sort, limit)
     for text in report.remarks:
         remark(text)
-    show(report, chosen, kvs=not no_kv, tensors=not no_tensors)
+    show(report, chosen, full_paths=full_paths, kvs=not no_kv, tensors=not no_tensors)
 
 
 def _print_value(model: Model, key: str, array_limit: int | None, *, as_json: bool) -> None:

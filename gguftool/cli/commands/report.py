@@ -14,7 +14,17 @@ from gguftool.analysis.report import Report
 from gguftool.analysis.report import report as make_report
 from gguftool.cli.shared.console import remark
 from gguftool.cli.shared.imatrices import imatrix_among, imatrix_instead, show_imatrix
-from gguftool.cli.shared.options import Csv, Force, Json, Markdown, ModelsArgument, ThisFileOnly, local_path, one_format
+from gguftool.cli.shared.options import (
+    Csv,
+    Force,
+    FullPaths,
+    Json,
+    Markdown,
+    ModelsArgument,
+    ThisFileOnly,
+    local_path,
+    one_format,
+)
 from gguftool.cli.shared.show import show, show_receipt
 from gguftool.errors import FormatError, PlanError
 from gguftool.model.model import Model
@@ -70,6 +80,7 @@ def report(
     html: HtmlOption = None,
     this_file_only: ThisFileOnly = False,
     json: Json = False,
+    full_paths: FullPaths = False,
     markdown: Markdown = False,
     csv: Csv = False,
     force: Force = False,
@@ -97,7 +108,7 @@ def report(
     if html is not None:
         _write_page(made, opened, html, force=force)
     else:
-        show(made, chosen, by=breakdown)
+        show(made, chosen, full_paths=full_paths, by=breakdown)
 
 
 def _say_remarks(made: Report) -> None:

@@ -20,11 +20,14 @@ T = TypeVar("T")
 _NARROWEST = 20
 
 
-def show(report: object, format: Format = Format.TEXT, **options: object) -> None:
-    """Write a report in `format`; `options` are those of the report's renderers. Markdown names no folder."""
+def show(report: object, format: Format = Format.TEXT, *, full_paths: bool = True, **options: object) -> None:
+    """Write a report in `format`; `options` are those of the report's renderers.
+
+    Markdown names no folder of this machine, nor does JSON without `full_paths`.
+    """
     if format is Format.TEXT:
         show_parts(parts_of(report, **options))
-    elif format is Format.MARKDOWN:
+    elif format is Format.MARKDOWN or (format is Format.JSON and not full_paths):
         from gguftool.render.sharing import without_folders  # noqa: PLC0415 - for what goes into a thread
 
         write(render(without_folders(report), format, **options))
