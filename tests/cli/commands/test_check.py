@@ -135,7 +135,7 @@ def test_several_models_are_checked_one_by_one_and_a_set_once(tmp_path: Path, mi
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(model().bytes()[:-40])
     quiet = ("--ignore", "K,V,A,S11")
-    answer = json.loads(run(*names, mixed, *names, *quiet, "--json").stdout)["reports"]
+    answer = json.loads(run(*names, mixed, *names, *quiet, "--json", "--full-paths").stdout)["reports"]
     assert [(report["files"], Path(report["model"])) for report in answer] == [(3, names[0]), (1, mixed)]
     assert {Path(path) for path in answer[0]["paths"]} == set(names)
     assert run(*names, "--json", *quiet).stdout == run(names[0], "--json", *quiet).stdout  # one model, one report
