@@ -8,6 +8,9 @@ turn (branch and bound).
 
 The solver knows neither tensors nor bytes: `--size` minimizes damage under bytes, `--max-kld` bytes read under damage.
 Only numpy is needed.
+
+The page of `plan --html` solves the same problem in a browser (`render/page_of_plan/solver.js`), and its choice must be
+the same to the last tensor. So sums run from front to back (`_total`), and sorts are stable: change both or neither.
 """
 
 from __future__ import annotations
@@ -128,8 +131,8 @@ class _Problem:
         hulls = [_hull(row_w, row_l) for row_w, row_l in zip(weight.tolist(), loss.tolist(), strict=True)]
         self.base = np.array([hull[0] for hull in hulls])
         everyone = np.arange(len(hulls))
-        self.base_weight = float(weight[everyone, self.base].sum())
-        self.base_loss = float(loss[everyone, self.base].sum())
+        self.base_weight = _total(weight[everyone, self.base])
+        self.base_loss = _total(loss[everyone, self.base])
         steps = [(at, low, high) for at, hull in enumerate(hulls) for low, high in pairwise(hull)]
         item, low, high = (
             (np.array(column, dtype=int) for column in zip(*steps, strict=True)) if steps else [_none()] * 3
@@ -156,7 +159,7 @@ class _Problem:
         count = int(np.searchsorted(filled, budget, side="right"))
         taken = usable[:count]
         base[edges.item[taken]] = edges.option[taken]
-        loss += float(edges.loss[taken].sum())
+        loss += _total(edges.loss[taken])
         if count == len(usable):
             return _Relaxed(bound=loss, chosen=base, split=None, price=0.0)
         cut = usable[count]
@@ -169,7 +172,14 @@ class _Problem:
         import numpy as np
 
         everyone = np.arange(len(chosen))
-        return float(self.weight[everyone, chosen].sum()), float(self.loss[everyone, chosen].sum())
+        return _total(self.weight[everyone, chosen]), _total(self.loss[everyone, chosen])
+
+
+def _total(numbers: NDArray[Any]) -> float:
+    """The sum from front to back, without numpy's pairs."""
+    import numpy as np
+
+    return float(np.cumsum(numbers)[-1]) if len(numbers) else 0.0
 
 
 def _none() -> NDArray[Any]:
@@ -248,7 +258,7 @@ def _refine(problem: _Problem, budget: float, node: _Relaxed, best_loss: float) 
     regret = priced - priced[everyone, node.chosen][:, None]
     regret[everyone, node.chosen] = np.inf
     room = best_loss - node.bound
-    core = [int(at) for at in np.argsort(regret.min(axis=1))[:_CORE] if regret[at].min() <= room]
+    core = [int(at) for at in np.argsort(regret.min(axis=1), kind="stable")[:_CORE] if regret[at].min() <= room]
     weights, losses = (np.array([total]) for total in problem.totals(node.chosen))
     steps: list[tuple[int, NDArray[Any], NDArray[Any]]] = []
     spare = budget - weights[0]
@@ -284,5 +294,5 @@ def _best_states(
     kept = order[first]
     if len(kept) > _STATES:
         value = losses[kept] + price * weights[kept]
-        kept = kept[np.sort(np.argpartition(value, _STATES)[:_STATES])]
+        kept = kept[np.sort(np.argsort(value, kind="stable")[:_STATES])]
     return kept, weights[kept], losses[kept]
