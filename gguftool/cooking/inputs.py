@@ -6,14 +6,15 @@ import os
 from collections.abc import Sequence
 
 from gguftool.cooking.items import parse_type_rules
-from gguftool.cooking.mix import MixOptions
-from gguftool.cooking.offers import Offer, Pool, offers_of_ready, offers_of_source, ready_map, ready_model
+from gguftool.cooking.mix import MixOptions, Target
+from gguftool.cooking.offers import Offer, Pool, ReadyMade, offers_of_ready, offers_of_source, ready_map, ready_model
+from gguftool.cooking.rivals import mix_bytes, recipe_types
 from gguftool.errors import Notes
 from gguftool.format.ggml import find_type
 from gguftool.model.companions import read_map
 from gguftool.model.model import Model
 from gguftool.model.opening import ModelLike
-from gguftool.record import record
+from gguftool.record import record, replace
 from gguftool.surgery.inputs import as_inputs
 
 _HEAD_SPARE = 4096  # bytes that writers may add to a head: keys of the imatrix, a file type
@@ -25,7 +26,8 @@ _INFO = 64  # bytes of a tensor's entry in a head beside its name
 class Offers:
     """What there is: the offers of all tensors, and a model for metadata (None if there are maps alone).
 
-    `head` is the room that a file needs beside tensor data.  `ready`: the offers are those of quants that exist.
+    `head` is the room that a file needs beside tensor data.  `ready`: the offers are those of quants that exist, and
+    `quants` are these.
     """
 
     offers: tuple[Offer, ...]
@@ -33,6 +35,7 @@ class Offers:
     model: Model | None = None
     head: int = 0
     ready: bool = False
+    quants: tuple[ReadyMade, ...] = ()
 
 
 def open_offers(models: ModelLike | Sequence[ModelLike], options: MixOptions, notes: Notes) -> Offers:
@@ -49,7 +52,7 @@ def open_offers(models: ModelLike | Sequence[ModelLike], options: MixOptions, no
     offers = offers_of_ready(quants, allowed, options.engine, notes)
     model = opened[0] if opened else None
     name = ", ".join(quant.name for quant in quants[:3]) + (f" and {len(quants) - 3:,} more" if len(quants) > 3 else "")
-    return Offers(name=name, offers=offers, model=model, head=_head(model, offers), ready=True)
+    return Offers(name=name, offers=offers, model=model, head=_head(model, offers), ready=True, quants=tuple(quants))
 
 
 def _to_quantize(model: Model, options: MixOptions, notes: Notes) -> Offers:
@@ -71,6 +74,18 @@ def _to_quantize(model: Model, options: MixOptions, notes: Notes) -> Offers:
     if not model.is_complete:
         notes.remark("the set is not complete: only the tensors that are there are planned", model.name)
     return Offers(name=model.name, offers=offers, model=model, head=_head(model, offers), ready=False)
+
+
+def from_start(offered: Offers, options: MixOptions) -> MixOptions:
+    """Compare with the recipe to start from, and without another target take its size as the budget."""
+    if options.start is None:
+        return options
+    recipe = options.start[1]
+    options = replace(options, compare=(options.start, *options.compare))
+    if options.devices or options.target.in_words:
+        return options
+    size = mix_bytes(recipe_types(recipe, offered.offers), offered.offers, options.engine)
+    return replace(options, target=Target(tensor_bytes=size))
 
 
 def check_types(options: MixOptions, notes: Notes) -> None:

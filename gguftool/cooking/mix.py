@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from gguftool.cooking.damage.evidence import InputFile
 from gguftool.cooking.devices import Context, Device
@@ -167,3 +168,21 @@ def nats_of_ratio(ratio: float) -> float:
     if not ratio > 1 or not math.isfinite(ratio):
         raise ValueError(f"{ratio:g} is no ratio of perplexities to allow: give one above 1, such as 1.02")
     return math.log(ratio)
+
+
+def type_uses(tensors: Sequence[MixTensor]) -> tuple[TypeUse, ...]:
+    """How much of a mix each type is, most bytes first."""
+    by_type: dict[str, list[MixTensor]] = {}
+    for tensor in tensors:
+        if tensor.chosen:
+            by_type.setdefault(tensor.type, []).append(tensor)
+    uses = (
+        TypeUse(
+            type=text,
+            tensors=len(members),
+            nbytes=sum(member.nbytes for member in members),
+            elements=sum(member.elements for member in members),
+        )
+        for text, members in by_type.items()
+    )
+    return tuple(sorted(uses, key=lambda use: -use.nbytes))

@@ -182,6 +182,11 @@ class ReadyMade:
     name: str
     tensors: Mapping[str, tuple[tuple[int, ...], str, int]]
 
+    @property
+    def types(self) -> dict[str, str]:
+        """The type of each tensor."""
+        return {name: qtype for name, (_, qtype, _) in self.tensors.items()}
+
 
 def ready_model(model: Model) -> ReadyMade:
     """What a model holds."""

@@ -11,16 +11,18 @@ import math
 from collections.abc import Mapping, Sequence
 
 from gguftool.cooking.damage.evidence import NOTHING, Evidence
-from gguftool.cooking.damage.model import DamageModel, Levels, PresetLevels, Subject
+from gguftool.cooking.damage.model import Subject
 from gguftool.cooking.damage.sensitivities import EvidenceFiles, read_evidence, unknown_tensors
 from gguftool.cooking.devices import Placement, Reserve, engine_arguments, reserves
-from gguftool.cooking.inputs import Offers, check_types, open_offers
+from gguftool.cooking.exploration import Exploration, added
+from gguftool.cooking.inputs import Offers, check_types, from_start, open_offers
 from gguftool.cooking.items import Constraints, Item, make_items, parse_type_rules
-from gguftool.cooking.mix import CurvePoint, DeviceUse, Mix, MixOptions, MixTensor, Rival, Target, TypeUse
+from gguftool.cooking.levels import LevelSource
+from gguftool.cooking.mix import CurvePoint, DeviceUse, Mix, MixOptions, MixTensor, Rival, type_uses
 from gguftool.cooking.model_digest import model_digest
 from gguftool.cooking.offers import Offer, used_share
 from gguftool.cooking.recipe_text import recipe_text
-from gguftool.cooking.rivals import Priced, Scale, mix_bytes, nearest_preset, preset_mixes, recipe_types, thinned
+from gguftool.cooking.rivals import Priced, Scale, preset_mixes, recipe_types, thinned
 from gguftool.cooking.solving.choosing import Choice, Demands, Table, choose
 from gguftool.cooking.solving.solver import DoesNotFitError, frontier, solve
 from gguftool.errors import Notes, PlanError, grouped
@@ -40,6 +42,13 @@ def plan_mix(
     Raises as `open_model` does for paths and as readers of measurements do, and one `PlanError` for all demands that
     cannot be met.
     """
+    return explore_mix(models, options, evidence).mix
+
+
+def explore_mix(
+    models: ModelLike | Sequence[ModelLike], options: MixOptions, evidence: Evidence | EvidenceFiles = NOTHING
+) -> Exploration:
+    """Plan as `plan_mix` does, and keep the numbers that it chose from: for `plan --html`."""
     known = read_evidence(evidence) if isinstance(evidence, EvidenceFiles) else evidence
     notes = Notes()
     check_types(options, notes)
@@ -48,7 +57,7 @@ def plan_mix(
     if wrong is not None:
         notes.problem(wrong, "")
     _check_digest(offered, known, notes)
-    return choose_mix(offered, options, known, notes)
+    return explore_offers(offered, options, known, notes)
 
 
 def _check_digest(offered: Offers, known: Evidence, notes: Notes) -> None:
@@ -69,8 +78,13 @@ def choose_mix(offered: Offers, options: MixOptions, evidence: Evidence, notes: 
 
     Raises one `PlanError` for all demands that cannot be met.
     """
+    return explore_offers(offered, options, evidence, notes).mix
+
+
+def explore_offers(offered: Offers, options: MixOptions, evidence: Evidence, notes: Notes | None = None) -> Exploration:
+    """Choose as `choose_mix` does, and keep the numbers."""
     notes = Notes() if notes is None else notes
-    options = _from_start(offered, options)
+    options = from_start(offered, options)
     placement = Placement(options.devices)
     budgets, held = _budgets(offered, options, placement, notes)
     items = make_items(offered.offers, _constraints(offered, options, notes), placement.device_of, notes)
@@ -87,19 +101,16 @@ def choose_mix(offered: Offers, options: MixOptions, evidence: Evidence, notes: 
     )
     table = work.table(items)
     choice = choose(items, table, demands)
-    return work.mix(items, table, choice, held, notes)
-
-
-def _from_start(offered: Offers, options: MixOptions) -> MixOptions:
-    """Compare with the recipe to start from, and without another target take its size as the budget."""
-    if options.start is None:
-        return options
-    recipe = options.start[1]
-    options = replace(options, compare=(options.start, *options.compare))
-    if options.devices or options.target.in_words:
-        return options
-    size = mix_bytes(recipe_types(recipe, offered.offers), offered.offers, options.engine)
-    return replace(options, target=Target(tensor_bytes=size))
+    return Exploration(
+        mix=work.mix(items, table, choice, held, notes),
+        offered=offered,
+        options=options,
+        items=items,
+        table=table,
+        choice=choice,
+        budgets=budgets,
+        source=work.source,
+    )
 
 
 def _raise(notes: Notes) -> None:
@@ -179,27 +190,17 @@ class _Work:
         self._presets = (
             {} if offered.model is None else preset_mixes(offered.model, options.engine, imatrix=options.imatrix)
         )
-        self.levels, self._basis = self._levels(subjects)
+        start = options.start
+        self.source = LevelSource(
+            offers=offered.offers,
+            subjects=subjects,
+            presets=self._presets,
+            engine=options.engine,
+            evidence=evidence,
+            start=None if start is None else (start[0], recipe_types(start[1], offered.offers)),
+        )
+        self.levels, self._basis = self.source.choose(self._wanted_bytes())
         self._scale = Scale(offered.offers, self.levels, options.engine)
-
-    def _levels(self, subjects: Sequence[Subject]) -> tuple[Levels, str]:
-        evidence = self._evidence
-        if not evidence.says_nothing:
-            what = "measured" if evidence.observations else "given"
-            return DamageModel(subjects, evidence), f"damage {what} ({', '.join(one.name for one in evidence.inputs)})"
-        plain = Scale(self._offered.offers, DamageModel(subjects, NOTHING), self._options.engine)
-        sizes = {name: plain.price(name, types).nbytes for name, types in self._presets.items()}
-        name = nearest_preset(self._presets, sizes, self._wanted_bytes())
-        if self._options.start is not None:
-            start, recipe = self._options.start
-            levels = plain.price(start, recipe_types(recipe, self._offered.offers)).types
-            return PresetLevels(subjects, levels, evidence), f"nothing was measured: the levels of {start}"
-        like = {} if name is None else plain.price(name, self._presets[name]).types
-        what = "only errors were measured, no divergence" if evidence.errors else "nothing was measured"
-        basis = f"{what}: the levels of the preset {name}, scaled to the budget"
-        if name is None:
-            basis = f"{what}, and no preset is known for this model: all weights count alike"
-        return PresetLevels(subjects, like, evidence), basis
 
     def _wanted_bytes(self) -> int:
         target = self._options.target
@@ -213,7 +214,7 @@ class _Work:
         columns = {text: self._scale.damages(text).tolist() for text in types}
         places = [[self._names[name] for name in item.tensors] for item in items]
         damage = tuple(
-            tuple(sum(columns[text][at] for at in where) for text in item.types)
+            tuple(added(columns[text][at] for at in where) for text in item.types)
             for item, where in zip(items, places, strict=True)
         )
         devices = self._placement.names or ("",)
@@ -269,7 +270,7 @@ class _Work:
             high=None if interval is None else interval[1],
             gap=choice.gap,
             read_bytes=reads,
-            types=_type_uses(tensors),
+            types=type_uses(tensors),
             devices=self._device_uses(tensors, held),
             rivals=self._rivals(table),
             curve=self._curve(table),
@@ -348,9 +349,12 @@ class _Work:
         )
 
     def _rivals(self, table: Table) -> tuple[Rival, ...]:
-        """Presets and recipes to compare, the smallest first, each beside a plan of its size."""
+        """Presets, recipes to compare and ready-made quants, the smallest first, each beside a plan of its size."""
         mixes = [(name, types) for name, types in self._presets.items()]
         mixes += [(name, recipe_types(recipe, self._offered.offers)) for name, recipe in self._options.compare]
+        mixes += [
+            (quant.name, quant.types) for quant in self._offered.quants if self._names.keys() <= quant.types.keys()
+        ]
         priced = [self._scale.price(name, types) for name, types in mixes]
         return tuple(self._rival(one, table) for one in sorted(priced, key=lambda one: one.nbytes))
 
@@ -382,20 +386,3 @@ def _number(model: Model | None, key: str) -> int:
     architecture = None if model is None else model.get("general.architecture")
     kv = None if model is None or architecture is None else model.get(f"{architecture.value()}.{key}")
     return int(kv.value()) if kv is not None and kv.type in INTEGERS else 0
-
-
-def _type_uses(tensors: Sequence[MixTensor]) -> tuple[TypeUse, ...]:
-    by_type: dict[str, list[MixTensor]] = {}
-    for tensor in tensors:
-        if tensor.chosen:
-            by_type.setdefault(tensor.type, []).append(tensor)
-    uses = (
-        TypeUse(
-            type=text,
-            tensors=len(members),
-            nbytes=sum(member.nbytes for member in members),
-            elements=sum(member.elements for member in members),
-        )
-        for text, members in by_type.items()
-    )
-    return tuple(sorted(uses, key=lambda use: -use.nbytes))

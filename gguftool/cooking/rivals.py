@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Presets to go by where nothing was measured: mixes that people use, from small to large.
-_FAMILY: Final = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K")
+FAMILY: Final = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K")
 _SHOWN: Final = 48  # points of a curve
 
 
@@ -105,7 +105,7 @@ def preset_mixes(model: Model, engine: str, *, imatrix: bool) -> dict[str, dict[
 
 def nearest_preset(mixes: Mapping[str, Mapping[str, str]], sizes: Mapping[str, int], nbytes_wanted: int) -> str | None:
     """The preset of the usual family with the size nearest to the one wanted."""
-    family = [name for name in _FAMILY if name in mixes]
+    family = [name for name in FAMILY if name in mixes]
     return min(family, key=lambda name: abs(sizes[name] - nbytes_wanted), default=None)
 
 

@@ -307,7 +307,9 @@ def test_maps_alone_are_enough(tmp_path: Path) -> None:
     assert set(_types(found).values()) <= {"iq4_ks", "iq3_k", "q8_0"}
     assert len(set(_types(found).values())) > 1
     assert 4.3 < found.bits_per_weight <= 4.5
-    assert found.rivals == ()
+    assert [Path(one.name).suffixes[0] for one in found.rivals] == [".iq3_k", ".iq4_ks", ".q8_0"]
+    assert found.rivals[0].planned is not None
+    assert found.rivals[0].planned <= found.rivals[0].damage * (1 + 1e-9)
     assert parse_recipe(found.recipe).match("output_norm.weight") is not None
     held = MixOptions(
         target=Target(),

@@ -1,0 +1,60 @@
+"""The levels of damage that a plan goes by: what was measured, or where nothing was, those of a preset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gguftool.cooking.damage.evidence import NOTHING, Evidence
+from gguftool.cooking.damage.model import DamageModel, Levels, PresetLevels, Subject
+from gguftool.cooking.offers import Offer
+from gguftool.cooking.rivals import FAMILY, Scale, nearest_preset
+from gguftool.record import record
+
+
+@record
+class LevelSource:
+    """What levels are made from.
+
+    `presets` has the types of each preset by name; `start` the name and types of a recipe to improve on, to go by
+    instead of them.
+    """
+
+    offers: Sequence[Offer]
+    subjects: Sequence[Subject]
+    presets: Mapping[str, Mapping[str, str]]
+    engine: str
+    evidence: Evidence
+    start: tuple[str, Mapping[str, str]] | None = None
+
+    def choose(self, wanted: int) -> tuple[Levels, str]:
+        """The levels for a mix of about `wanted` bytes, and what they rest on in words."""
+        evidence = self.evidence
+        if not evidence.says_nothing:
+            what = "measured" if evidence.observations else "given"
+            names = ", ".join(one.name for one in evidence.inputs)
+            return DamageModel(self.subjects, evidence), f"damage {what} ({names})"
+        if self.start is not None:
+            return self.preset_levels(None), f"nothing was measured: the levels of {self.start[0]}"
+        what = "only errors were measured, no divergence" if evidence.errors else "nothing was measured"
+        name = nearest_preset(self.presets, self.preset_sizes(), wanted)
+        if name is None:
+            basis = f"{what}, and no preset is known for this model: all weights count alike"
+        else:
+            basis = f"{what}: the levels of the preset {name}, scaled to the budget"
+        return self.preset_levels(name), basis
+
+    def preset_levels(self, name: str | None) -> PresetLevels:
+        """The levels of one preset; without one those of the recipe to start from, else all weights count alike."""
+        like = (name, self.presets[name]) if name is not None else self.start or ("", {})
+        types = self._plain().price(*like).types if like[1] else {}
+        return PresetLevels(self.subjects, types, self.evidence)
+
+    def preset_sizes(self) -> dict[str, int]:
+        """The bytes of the presets to go by, from small to large; none with a recipe to start from."""
+        if self.start is not None:
+            return {}
+        plain = self._plain()
+        return {name: plain.price(name, self.presets[name]).nbytes for name in FAMILY if name in self.presets}
+
+    def _plain(self) -> Scale:
+        return Scale(self.offers, DamageModel(self.subjects, NOTHING), self.engine)
