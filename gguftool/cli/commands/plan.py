@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +17,7 @@ from gguftool.cooking.damage.sensitivities import EvidenceFiles
 from gguftool.cooking.devices import Context, Device, parse_devices
 from gguftool.cooking.items import FUSED, UP_GATE
 from gguftool.cooking.mix import Mix, MixOptions, Slow, Target, nats_of_ratio
-from gguftool.cooking.planning import plan_mix
+from gguftool.cooking.planning import explore_mix
 from gguftool.errors import PlanError, printable
 from gguftool.format.engine_facts.engines import ENGINES, LLAMA_CPP
 from gguftool.model.companions import open_imatrix
@@ -25,6 +25,7 @@ from gguftool.render.units import parse_size
 from gguftool.storage.sources.locate import open_source
 
 if TYPE_CHECKING:
+    from gguftool.cooking.exploration import Exploration
     from gguftool.storage.plan import OutputFile
 
 _PLOTS = (".png", ".svg")
@@ -186,6 +187,16 @@ def plan(
             show_default=False,
         ),
     ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html",
+            parser=local_path,
+            metavar="FILE",
+            help="Write a page to look at the plan, and to change budgets and locks.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
     force: Force = False,
 ) -> None:
@@ -221,8 +232,21 @@ def plan(
     if verify is not None:
         _check_verify(models, measure or (), text)
     files = EvidenceFiles(measure=tuple(measure or ()), curve=curve, sensitivity=sensitivity)
-    mix = plan_mix(models, options, files)
-    _write(mix, output, plot, force=force)
+    found = explore_mix(models, options, files)
+    mix, outputs = found.mix, []
+    if output is not None:
+        outputs.append(_file(output, mix.recipe.encode("utf-8", "surrogateescape")))
+    if plot is not None:
+        outputs.append(_file(plot, _chart(mix, plot.suffix.lower().removeprefix("."))))
+    if html is not None:
+        given = {
+            "measure": measure, "curve": curve, "sensitivity": sensitivity, "types": types, "imatrix": imatrix,
+            "engine": None if engine == LLAMA_CPP else engine, "lock": lock, "floor": floor, "ceiling": ceiling,
+            "fuse": fuse, "max_types": max_types, "ctx": ctx or None, "kv_type": None if kv_type == Context().kv_type else kv_type,
+            "ubatch": None if ubatch == Context().ubatch else ubatch, "slow": slow, "bench": bench, "compare": compare,
+        }  # fmt: skip
+        outputs.append(_file(html, _page(found, models, given)))
+    _write(outputs, force=force)
     remark_each(mix.remarks)
     if verify is not None:
         _verify(mix, verify, Path((measure or [""])[0]), models[0], text or "", imatrix)
@@ -326,17 +350,14 @@ def _bench(text: str) -> tuple[Slow, ...]:
     return slowness_of(source.read_at(0, min(source.size, MAX_FILE + 1)), name, device)
 
 
-def _write(mix: Mix, recipe: Path | None, plot: Path | None, *, force: bool) -> None:
+def _write(outputs: list[OutputFile], *, force: bool) -> None:
     """Write the files with the executor, so that each is complete, and replaces another only with --force."""
-    from gguftool.storage.execute.executor import execute  # noqa: PLC0415 - for -o and --plot alone
+    if not outputs:
+        return
+    from gguftool.storage.execute.executor import execute  # noqa: PLC0415 - for files alone
     from gguftool.storage.execute.options import Options  # noqa: PLC0415
     from gguftool.storage.plan import Plan  # noqa: PLC0415
 
-    outputs = [] if recipe is None else [_file(recipe, mix.recipe.encode("utf-8", "surrogateescape"))]
-    if plot is not None:
-        outputs.append(_file(plot, _chart(mix, plot.suffix.lower().removeprefix("."))))
-    if not outputs:
-        return
     execute(Plan(outputs=tuple(outputs), inputs=()), Options(force=force))
     for output in outputs:
         remark(f"wrote {output.path}")
@@ -355,3 +376,14 @@ def _chart(mix: Mix, form: str) -> bytes:
         return mix_chart(mix, form)
     except ImportError:
         raise PlanError("--plot needs matplotlib: pip install matplotlib") from None
+
+
+def _page(found: Exploration, models: list[str], given: Mapping[str, object]) -> bytes:
+    from gguftool.cli.shared.plan_again import option_words  # noqa: PLC0415 - for --html alone
+    from gguftool.render.page_of_plan.page import Command, plan_page  # noqa: PLC0415
+
+    imatrix = given["imatrix"]
+    command = Command(
+        models=tuple(models), options=option_words(given), imatrix=None if imatrix is None else str(imatrix)
+    )
+    return plan_page(found, command).encode("utf-8")

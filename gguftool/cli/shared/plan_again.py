@@ -1,0 +1,29 @@
+"""The words with which a run of `plan` can be repeated: for its page, which adds other targets, locks and floors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gguftool.render.page_of_plan.names import shown_source
+
+_FILES = frozenset({"measure", "curve", "sensitivity", "imatrix", "compare"})
+_LABELLED = frozenset({"bench"})  # DEVICE=FILE
+
+
+def option_words(options: Mapping[str, object]) -> tuple[str, ...]:
+    """The options that were given, by parameter; files by their names, for a page shows no folder of this machine."""
+    words: list[str] = []
+    for name, value in options.items():
+        for one in value if isinstance(value, Sequence) and not isinstance(value, str) else (value,):
+            if one is not None:
+                words += [f"--{name.replace('_', '-')}", _said(name, str(one))]
+    return tuple(words)
+
+
+def _said(name: str, text: str) -> str:
+    if name in _FILES:
+        return shown_source(text)
+    if name in _LABELLED:
+        device, _, file = text.partition("=")
+        return f"{device}={shown_source(file)}"
+    return text
