@@ -239,11 +239,14 @@ def plan(
     if plot is not None:
         outputs.append(_file(plot, _chart(mix, plot.suffix.lower().removeprefix("."))))
     if html is not None:
+        usual = Context()
         given = {
             "measure": measure, "curve": curve, "sensitivity": sensitivity, "types": types, "imatrix": imatrix,
             "engine": None if engine == LLAMA_CPP else engine, "lock": lock, "floor": floor, "ceiling": ceiling,
-            "fuse": fuse, "max_types": max_types, "ctx": ctx or None, "kv_type": None if kv_type == Context().kv_type else kv_type,
-            "ubatch": None if ubatch == Context().ubatch else ubatch, "slow": slow, "bench": bench, "compare": compare,
+            "fuse": fuse, "max_types": max_types, "ctx": ctx or None,
+            "kv_type": None if kv_type == usual.kv_type else kv_type,
+            "ubatch": None if ubatch == usual.ubatch else ubatch,
+            "slow": slow, "bench": bench, "compare": compare,
         }  # fmt: skip
         outputs.append(_file(html, _page(found, models, given)))
     _write(outputs, force=force)
