@@ -29,18 +29,18 @@ def render_document(template: str, **data: Any) -> str:
         from markupsafe import Markup
     except ImportError:
         raise PlanError("a page needs jinja2; get it with: pip install jinja2") from None
-    css, js = _colour_rules() + _resource("page.css"), _resource("page.js")
+    css, js = colour_rules() + _resource("page.css"), _resource("page.js")
     environment = Environment(
         loader=FunctionLoader(_resource),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_shown,
+        finalize=shown,
         keep_trailing_newline=True,
     )
     page = environment.get_template(template)
-    return page.render(policy=_policy(css, js), css=Markup(css), js=Markup(js), **data)
+    return page.render(policy=policy(css, js), css=Markup(css), js=Markup(js), **data)
 
 
 def project_link() -> str:
@@ -53,7 +53,7 @@ def project_link() -> str:
     return next((named[name] for name in ("Homepage", "Repository", "Documentation") if name in named), "")
 
 
-def _shown(value: Any) -> Any:
+def shown(value: Any) -> Any:
     """Escape what could reorder or hide text, in every plain string that a template puts out."""
     return printable(value, _TEXT_LIMIT) if type(value) is str else value
 
@@ -62,7 +62,7 @@ def _resource(name: str) -> str:
     return files("gguftool.render.page").joinpath(name).read_text("utf-8")
 
 
-def _colour_rules() -> str:
+def colour_rules() -> str:
     """A class for each colour; style attributes would need a laxer policy."""
     return "".join(
         f".c{index} {{ background: {back}; fill: {back}; color: {ink}; }}\n"
@@ -70,7 +70,8 @@ def _colour_rules() -> str:
     )
 
 
-def _policy(css: str, js: str) -> str:
+def policy(css: str, js: str) -> str:
+    """The content security policy that allows this style and this script, and nothing else."""
     return f"default-src 'none'; style-src {_hash(css)}; script-src {_hash(js)}; base-uri 'none'; form-action 'none'"
 
 

@@ -8,8 +8,6 @@ allows exactly the page's own style and script.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import shlex
 from importlib.resources import files
 from typing import Any
@@ -19,7 +17,7 @@ from gguftool.cooking.mix import Mix
 from gguftool.cooking.recipe_text import damage_words
 from gguftool.errors import PlanError, printable
 from gguftool.record import record
-from gguftool.render.page.palette import COLOURS
+from gguftool.render.page.document import colour_rules, policy, shown
 from gguftool.render.page_of_plan.curve import curves_of
 from gguftool.render.page_of_plan.look import Look, look_of
 from gguftool.render.page_of_plan.map import heat_map
@@ -27,7 +25,6 @@ from gguftool.render.page_of_plan.names import Names, names_of, shown_source
 from gguftool.render.page_of_plan.numbers import numbers_json
 from gguftool.render.units import format_size
 
-_TEXT_LIMIT = 4096
 _RECIPE_LIMIT = 1 << 20
 _SCRIPTS = ("solver.js", "recipe.js", "state.js", "page.js")
 
@@ -48,16 +45,16 @@ def plan_page(plan: Exploration, command: Command) -> str:
         from markupsafe import Markup
     except ImportError:
         raise PlanError("a page needs jinja2; get it with: pip install jinja2") from None
-    css = _colour_rules() + _resource("page.css")
+    css = colour_rules() + _resource("page.css")
     js = '"use strict";\n' + "".join(map(_resource, _SCRIPTS))
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_shown
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=shown
     )
     environment.filters["size"] = format_size
     look, names = look_of(plan), names_of(plan, command.models)
     texts = _texts(plan, command, names)
     return environment.from_string(_resource("page.html.j2")).render(
-        policy=_policy(css, js),
+        policy=policy(css, js),
         css=Markup(css),
         js=Markup(js),
         numbers=Markup(numbers_json(plan, look, texts["words"])),
@@ -70,34 +67,13 @@ def plan_page(plan: Exploration, command: Command) -> str:
 
 
 class Text(str):
-    """Text of many lines that is escaped already."""
+    """Text of many lines, with names escaped already: `shown` leaves it alone."""
 
     __slots__ = ()
 
 
-def _shown(value: Any) -> Any:
-    """Escape what could reorder or hide text, in every plain string that the template puts out."""
-    return printable(value, _TEXT_LIMIT) if type(value) is str else value
-
-
 def _resource(name: str) -> str:
     return files("gguftool.render.page_of_plan").joinpath(name).read_text("utf-8")
-
-
-def _colour_rules() -> str:
-    """A class for each colour; style attributes would need a laxer policy."""
-    return "".join(
-        f".c{index} {{ background: {back}; fill: {back}; color: {ink}; }}\n"
-        for index, (back, ink) in enumerate(COLOURS)
-    )
-
-
-def _policy(css: str, js: str) -> str:
-    return f"default-src 'none'; style-src {_hash(css)}; script-src {_hash(js)}; base-uri 'none'; form-action 'none'"
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 # --- what stands there without a script ------------------------------------------------------------------------------
