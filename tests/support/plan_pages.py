@@ -6,17 +6,42 @@ import json
 import shlex
 from pathlib import Path
 
-from gguftool.cooking.damage.evidence import Evidence
+from gguftool.cooking.damage.evidence import NOTHING, Evidence, Observation
 from gguftool.cooking.inputs import Offers
-from gguftool.cooking.mix import Mix, MixOptions
+from gguftool.cooking.mix import Mix, MixOptions, Target
+from gguftool.cooking.offers import default_types, offer_types
 from gguftool.cooking.planning import explore_offers
+from gguftool.format.engine_facts.engines import IK_LLAMA_CPP
 from gguftool.render.page_of_plan.page import Command, plan_page
+from tests.support import cooking
 from tests.support.browser import Browser
+from tests.support.hostile_text import HOSTILE
+from tests.support.html_pages import INJECTIONS
+
+SMOLLM2 = MixOptions(target=Target(tensor_bytes=70_000_000))
 
 
 def page_of_offers(offered: Offers, options: MixOptions, evidence: Evidence) -> str:
     """The page of a plan for `offered`."""
     return plan_page(explore_offers(offered, options, evidence), Command(models=("/secret/folder/model.gguf",)))
+
+
+def smollm2_page() -> str:
+    """The page of SmolLM2 as measured, with K types at 70 MB."""
+    return page_of_offers(cooking.smollm2_offers(cooking.K_TYPES), SMOLLM2, cooking.measured_evidence())
+
+
+def hostile_offers() -> Offers:
+    """Tensors with names that try to act on a page."""
+    short = (text for text in HOSTILE if text and len(text) < 1000)
+    names = (*INJECTIONS, *short, *(f"blk.{at}.attn_{text}.weight" for at, text in enumerate(INJECTIONS)))
+    offers = tuple(offer_types(name, (256, 256), ("q4_K", "q6_K")) for name in dict.fromkeys(names))
+    return Offers(name=INJECTIONS[0], offers=offers)
+
+
+def hostile_page() -> str:
+    """The page of `hostile_offers`."""
+    return page_of_offers(hostile_offers(), MixOptions(target=Target(bits=5.5)), NOTHING)
 
 
 def written(folder: Path, page: str, name: str = "page.html") -> Path:
@@ -71,3 +96,20 @@ def rules_in(recipe: str) -> list[str]:
 def command_on(browser: Browser, place: str = "plan-command") -> list[str]:
     """The words of a command that the page shows, as a shell reads them."""
     return shlex.split(text_of(browser, place))
+
+
+def large_offers(tensors: int = 2000, types: int = 20) -> tuple[Offers, Evidence]:
+    """A model of so many tensors with so many types on offer, each with a divergence of its own at one type."""
+    pool = [name for name in default_types(IK_LLAMA_CPP) if name != "iq1_s"][:types]
+    kinds = [("attn_q", 4096), ("attn_k", 512), ("attn_v", 512), ("attn_output", 4096), ("ffn_gate_exps", 16384),
+             ("ffn_up_exps", 16384), ("ffn_down_exps", 16384), ("ffn_gate_shexp", 1024), ("ffn_up_shexp", 1024),
+             ("ffn_down_shexp", 1024)]  # fmt: skip
+    named = [(f"blk.{at // len(kinds)}.{kinds[at % len(kinds)][0]}.weight", kinds[at % len(kinds)][1])
+             for at in range(tensors)]  # fmt: skip
+    offers = tuple(offer_types(name, (4096, rows), pool) for name, rows in named)
+    observations = tuple(
+        Observation(tensors=(name,), type="q3_K", value=1e-5 * (1 + (7919 * at) % 401), error=1e-6)
+        for at, (name, _) in enumerate(named)
+    )
+    offered = Offers(name="large", offers=offers, model=None, head=0, ready=False)
+    return offered, Evidence(errors={}, curve={}, observations=observations)

@@ -246,7 +246,7 @@ def plan(
             "fuse": fuse, "max_types": max_types, "ctx": ctx or None,
             "kv_type": None if kv_type == usual.kv_type else kv_type,
             "ubatch": None if ubatch == usual.ubatch else ubatch,
-            "slow": slow, "bench": bench, "compare": compare,
+            "slow": slow, "bench": bench, "compare": compare, "start": start,
         }  # fmt: skip
         outputs.append(_file(html, _page(found, models, given)))
     _write(outputs, force=force)

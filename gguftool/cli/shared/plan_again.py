@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from gguftool.render.page_of_plan.names import shown_source
 
-_FILES = frozenset({"measure", "curve", "sensitivity", "imatrix", "compare"})
+_FILES = frozenset({"measure", "curve", "sensitivity", "imatrix", "compare", "start"})
 _LABELLED = frozenset({"bench"})  # DEVICE=FILE
 
 

@@ -14,6 +14,7 @@ from gguftool.render.units import format_size
 _NAME = re.compile(r"(?P<stack>(?:\w+\.)*?blk)\.(?P<layer>[0-9]{1,6})\.(?P<base>.{1,200}?)(?:\.weight)?", re.DOTALL)
 _SPARSE = 20  # a map has at most so many places for each tensor: names of hostile files could make it huge
 _TICK = 5
+_MAX_NAME = 256
 
 
 @record
@@ -51,7 +52,7 @@ def heat_map(plan: Exploration, look: Look) -> HeatMap:
     others = []
     for index, tensor in enumerate(tensors):
         place = _place(index, tensor, look)
-        found = _NAME.fullmatch(tensor.name)
+        found = _NAME.fullmatch(tensor.name[:_MAX_NAME])
         if found is None:
             others.append(place)
             continue

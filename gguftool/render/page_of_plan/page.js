@@ -10,7 +10,10 @@ let waiting = 0;
 
 // A text that cannot hide or reorder what stands beside it.
 function shown(text) {
-  return text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (char) => `\\u{${char.codePointAt(0).toString(16)}}`);
+  return text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (char) => {
+    const code = char.codePointAt(0).toString(16);
+    return code.length < 3 ? `\\x${code.padStart(2, "0")}` : `\\u${code.padStart(4, "0")}`;
+  });
 }
 
 function put(id, text) {
@@ -99,7 +102,7 @@ function show() {
   put("sum-gap", `${(state.gap * 100).toFixed(2)}%`);
   put("problem", state.problem);
   byId("problem").hidden = !state.problem;
-  byId("interval").hidden = !state.untouched;
+  put("known", state.untouched || NUMBERS.unit === null ? KNOWN : "run the plan command below for the interval of the expected damage");
   byId("reset").disabled = state.untouched;
   all(".budget").forEach(showBudget);
   showTypes();
@@ -108,7 +111,7 @@ function show() {
   showMark(bits, damage);
   showRules();
   showTensor();
-  put("plan-command", planCommand());
+  put("plan-command", shown(planCommand()));
   put("recipe", state.untouched ? ORIGINAL : recipeText().split("\n").map(shown).join("\n"));
 }
 
@@ -241,11 +244,18 @@ function showRules() {
 
 // --- copying, sorting, moving ----------------------------------------------------------------------------------------
 
+// What is copied: names as they are, which the page shows escaped.
+function textOf(id) {
+  if (id === "plan-command") return planCommand();
+  if (id !== "recipe") return byId(id).textContent;
+  if (!state.untouched) return recipeText();
+  return ORIGINAL.split("\n").filter((line) => line.startsWith("#")).concat(recipeRules()).join("\n");
+}
+
 async function copy(button) {
   const id = button.dataset.copy;
-  const text = id === "recipe" && !state.untouched ? recipeText() : byId(id).textContent;
   try {
-    await navigator.clipboard.writeText(text);
+    await navigator.clipboard.writeText(textOf(id));
     put("status", "copied");
   } catch {
     getSelection().selectAllChildren(byId(id));
@@ -346,5 +356,5 @@ function wire() {
   show();
 }
 
-const ORIGINAL = byId("recipe").textContent;
+const ORIGINAL = byId("recipe").textContent, KNOWN = byId("known").textContent;
 wire();

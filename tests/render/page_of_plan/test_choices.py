@@ -18,6 +18,7 @@ from tests.support.browser import Browser
 from tests.support.paths import FIXTURES
 from tests.support.plan_pages import (
     command_on,
+    large_offers,
     page_of_offers,
     rules_in,
     rules_of,
@@ -141,3 +142,31 @@ def test_the_command_on_the_page_writes_the_recipe_on_the_page(
     (tmp_path / "mix.recipe").write_text(text_of(browser, "recipe"))
     words = [str(tmp_path / word) if word.startswith("mix.") else word for word in made[1:]]
     assert run_text(*words).returncode == 0
+
+
+def test_a_large_model_is_chosen_alike(browser: Browser, tmp_path: Path) -> None:
+    offered, evidence = large_offers()
+    options = MixOptions(target=Target(bits=4.0), engine="ik_llama.cpp")
+    browser.open(written(tmp_path, page_of_offers(offered, options, evidence)))
+    size = sum(offer.elements for offer in offered.offers) * 37 // 80
+    set_budget(browser, str(size))
+    mix = choose_mix(offered, replace(options, target=Target(tensor_bytes=size)), evidence)
+    assert rules_on(browser) == rules_of(mix)
+
+
+def test_what_the_page_cannot_choose_it_says(browser: Browser, tmp_path: Path) -> None:
+    known = cooking.measured_evidence()
+    options = MixOptions(target=Target(tensor_bytes=SIZES[1]), max_types=2)
+    browser.open(smollm2_page(tmp_path, options, known))
+    kinds = {rule.rpartition("=")[2] for rule in rules_on(browser)}
+    set_budget(browser, "72MB")
+    assert {rule.rpartition("=")[2] for rule in rules_on(browser)} == kinds
+    assert len(kinds) == 2
+    assert "the command line also chooses which types those are" in browser.run("document.body.innerText")
+    two = MixOptions(target=Target(), devices=parse_devices(["GPU=7GiB", "CPU=40GiB"], parse_size))
+    browser.open(written(tmp_path, page_of_offers(moe(24), two, NOTHING), "free.html"))
+    set_budget(browser, "6GiB", 0)
+    assert "the command line also chooses where they go" in browser.run("document.body.innerText")
+    assert text_of(browser, "problem") == ""
+    used = browser.run("[...document.querySelectorAll('.budget .used')].map(one => one.textContent)")
+    assert all(" used, " in one and one.endswith(" free") for one in used)
