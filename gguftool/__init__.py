@@ -50,11 +50,12 @@ if TYPE_CHECKING:
     from gguftool.cooking.devices import Context as MixContext
     from gguftool.cooking.devices import Device as MixDevice
     from gguftool.cooking.devices import parse_devices
+    from gguftool.cooking.exploration import Exploration
     from gguftool.cooking.inputs import Offers
     from gguftool.cooking.mix import Mix, MixOptions, Slow
     from gguftool.cooking.mix import Target as MixTarget
     from gguftool.cooking.offers import Offer, offer_types
-    from gguftool.cooking.planning import choose_mix, plan_mix
+    from gguftool.cooking.planning import choose_mix, explore_mix, plan_mix
     from gguftool.engines.llama_quantize import LlamaQuantize
     from gguftool.errors import ExecuteError, FormatError, GGUFToolError, LimitError, PlanError, SourceError
     from gguftool.format.cursor import NeedMoreData
@@ -114,7 +115,7 @@ __all__ = (
     "BadPatternError", "ByteOrder", "CheckOptions", "CheckReport", "ConsumeRequest", "Copy", "Damage",
     "DamageOptions",
     "DataOptions", "Decision", "DiffOptions", "Distribution", "Donor", "Dump", "Edits", "Evidence", "EvidenceFiles",
-    "ExecuteError", "Extent",
+    "ExecuteError", "Exploration", "Extent",
     "ExternalJob", "FetchOptions", "Filler", "Finding", "FindingGroup", "FloatType", "ForceSizes", "Format",
     "FormatError",
     "GGUFToolError", "Given", "Hash", "Header", "HeaderDiff", "Imatrix", "ImatrixKind", "ImatrixReport", "Info",
@@ -129,7 +130,7 @@ __all__ = (
     "check_codes",
     "check_imatrix", "check_model", "check_recipe", "choose_mix", "compact_recipe", "decide_quantize",
     "describe_imatrix", "diff",
-    "distribution", "dump", "execute", "expand_recipe", "extract_recipe", "file_hashes", "find_damage",
+    "distribution", "dump", "execute", "expand_recipe", "explore_mix", "extract_recipe", "file_hashes", "find_damage",
     "find_preset", "find_type", "hash_files", "hash_tensors", "imatrix_coverage", "info", "made_externally", "make_kv",
     "metadata_rows", "nbytes", "offer_types", "open_donor",
     "open_imatrix", "open_inputs", "open_model", "open_models", "parse", "parse_any_recipe", "parse_devices",
@@ -168,10 +169,11 @@ _MODULES = {
     "cooking.damage.evidence": "Evidence Given Observation",
     "cooking.damage.sensitivities": "EvidenceFiles read_evidence",
     "cooking.devices": "Context=MixContext Device=MixDevice parse_devices",
+    "cooking.exploration": "Exploration",
     "cooking.inputs": "Offers",
     "cooking.mix": "Mix MixOptions Slow Target=MixTarget",
     "cooking.offers": "Offer offer_types",
-    "cooking.planning": "choose_mix plan_mix",
+    "cooking.planning": "choose_mix explore_mix plan_mix",
     "engines.llama_quantize": "LlamaQuantize",
     "errors": "ExecuteError FormatError GGUFToolError LimitError PlanError SourceError",
     "format.cursor": "NeedMoreData",

@@ -208,6 +208,11 @@ TAKES: dict[str, Take] = {
     "distribution": lambda model, out: gguftool.distribution(model),
     "dump": lambda model, out: gguftool.dump(model),
     "info": lambda model, out: gguftool.info(model),
+    "explore_mix": lambda model, out: (
+        gguftool.explore_mix(
+            model, gguftool.MixOptions(target=gguftool.MixTarget(bits=6.0), types=("q4_0", "q8_0"))
+        ).mix
+    ),
     "extract_recipe": lambda model, out: gguftool.extract_recipe(model),
     "find_damage": lambda model, out: gguftool.find_damage(_source(model), model),
     "hash_files": lambda model, out: gguftool.hash_files(model),
@@ -352,7 +357,7 @@ def test_a_path_that_is_not_there_is_a_source_error(tmp_path: Path) -> None:
 
 def test_reports_are_rendered_as_the_command_line_does() -> None:
     report = gguftool.report(str(DEMO))
-    for name, options in {"TEXT": [], "JSON": ["--json"], "MARKDOWN": ["--markdown"], "CSV": ["--csv"]}.items():
+    for name, options in {"TEXT": [], "JSON": ["--json", "--full-paths"], "MARKDOWN": ["--markdown"], "CSV": ["--csv"]}.items():
         rendered = gguftool.render_report(report, gguftool.Format[name])
         assert rendered.encode() == run_gguftool("report", DEMO, *options).stdout
     with pytest.raises(TypeError, match="no html of Dump"):

@@ -26,6 +26,8 @@ _MODULES = {
     "gguftool.storage.plan": "plan",
     "gguftool.surgery.quantize.preview": "quantize",
 }
+# Formats of a report that are in a module of their own.
+_OF_BOTH = {("gguftool.cooking.exploration", Format.HTML): "page_of_plan.page"}
 _OF_FORMATS = {Format.JSON: "json_text", Format.HTML: "page.page", Format.SARIF: "findings.sarif"}
 _RENDERERS: dict[tuple[type, Format], Callable[..., Any]] = {}
 
@@ -78,7 +80,8 @@ def parts_of(report: object, **options: Any) -> tuple[str | Part, ...]:
 
 def _renderer(report: object, format: Format) -> Callable[..., Any]:
     kind = type(report)
-    module = _OF_FORMATS.get(format) or _MODULES.get(kind.__module__)
+    own = _OF_BOTH.get((kind.__module__, format))
+    module = own or _OF_FORMATS.get(format) or _MODULES.get(kind.__module__)
     if module is not None:
         import_module(f"gguftool.render.{module}")
     for base in kind.__mro__:

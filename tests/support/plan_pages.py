@@ -23,7 +23,8 @@ SMOLLM2 = MixOptions(target=Target(tensor_bytes=70_000_000))
 
 def page_of_offers(offered: Offers, options: MixOptions, evidence: Evidence) -> str:
     """The page of a plan for `offered`."""
-    return plan_page(explore_offers(offered, options, evidence), Command(models=("/secret/folder/model.gguf",)))
+    command = Command(models=("/secret/folder/model.gguf",))
+    return plan_page(explore_offers(offered, options, evidence), command=command)
 
 
 def smollm2_page() -> str:

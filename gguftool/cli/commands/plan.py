@@ -383,10 +383,12 @@ def _chart(mix: Mix, form: str) -> bytes:
 
 def _page(found: Exploration, models: list[str], given: Mapping[str, object]) -> bytes:
     from gguftool.cli.shared.plan_again import option_words  # noqa: PLC0415 - for --html alone
-    from gguftool.render.page_of_plan.page import Command, plan_page  # noqa: PLC0415
+    from gguftool.render.format import Format  # noqa: PLC0415
+    from gguftool.render.page_of_plan.page import Command  # noqa: PLC0415
+    from gguftool.render.registry import render  # noqa: PLC0415
 
     imatrix = given["imatrix"]
     command = Command(
         models=tuple(models), options=option_words(given), imatrix=None if imatrix is None else str(imatrix)
     )
-    return plan_page(found, command).encode("utf-8")
+    return render(found, Format.HTML, command=command).encode("utf-8")

@@ -17,12 +17,14 @@ from gguftool.cooking.mix import Mix
 from gguftool.cooking.recipe_text import damage_words
 from gguftool.errors import PlanError, printable
 from gguftool.record import record
+from gguftool.render.format import Format
 from gguftool.render.page.document import colour_rules, policy, shown
 from gguftool.render.page_of_plan.curve import curves_of
 from gguftool.render.page_of_plan.look import Look, look_of
 from gguftool.render.page_of_plan.map import heat_map
 from gguftool.render.page_of_plan.names import Names, names_of, shown_source
 from gguftool.render.page_of_plan.numbers import numbers_json
+from gguftool.render.registry import renders
 from gguftool.render.units import format_size
 
 _RECIPE_LIMIT = 1 << 20
@@ -33,13 +35,15 @@ _SCRIPTS = ("solver.js", "recipe.js", "state.js", "page.js")
 class Command:
     """How `plan` was called: models, options that are neither targets nor outputs, and the imatrix."""
 
-    models: tuple[str, ...] = ("MODEL",)
+    models: tuple[str, ...]
     options: tuple[str, ...] = ()
     imatrix: str | None = None
 
 
-def plan_page(plan: Exploration, command: Command) -> str:
-    """The page as HTML; raises `PlanError` that names the way to get jinja2 if it is missing."""
+@renders(Exploration, Format.HTML)
+def plan_page(plan: Exploration, *, command: Command | None = None) -> str:
+    """The page as HTML, with the command that made the plan; raises `PlanError` that says how to get jinja2."""
+    command = command or _plain_command(plan)
     try:
         from jinja2 import Environment, StrictUndefined
         from markupsafe import Markup
@@ -64,6 +68,12 @@ def plan_page(plan: Exploration, command: Command) -> str:
         **texts,
         **_tables(plan, look, names),
     )
+
+
+def _plain_command(plan: Exploration) -> Command:
+    """A command for a plan that none made."""
+    quants = tuple(quant.name for quant in plan.offered.quants)
+    return Command(models=quants or (plan.offered.name,))
 
 
 class Text(str):
