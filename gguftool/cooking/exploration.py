@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from gguftool.cooking.damage.levels import LevelSource
 from gguftool.cooking.inputs import Offers
 from gguftool.cooking.items import Item
-from gguftool.cooking.levels import LevelSource
 from gguftool.cooking.mix import Mix, MixOptions
 from gguftool.cooking.offers import Offer
 from gguftool.cooking.rivals import Scale

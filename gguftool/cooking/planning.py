@@ -11,13 +11,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 from gguftool.cooking.damage.evidence import NOTHING, Evidence
+from gguftool.cooking.damage.levels import LevelSource
 from gguftool.cooking.damage.model import Subject
 from gguftool.cooking.damage.sensitivities import EvidenceFiles, read_evidence, unknown_tensors
 from gguftool.cooking.devices import Placement, Reserve, engine_arguments, reserves
 from gguftool.cooking.exploration import Exploration, added
 from gguftool.cooking.inputs import Offers, check_types, from_start, open_offers
 from gguftool.cooking.items import Constraints, Item, make_items, parse_type_rules
-from gguftool.cooking.levels import LevelSource
 from gguftool.cooking.mix import CurvePoint, DeviceUse, Mix, MixOptions, MixTensor, Rival, type_uses
 from gguftool.cooking.model_digest import model_digest
 from gguftool.cooking.offers import Offer, used_share

@@ -149,9 +149,10 @@ def _target_words(plan: Exploration) -> list[str]:
 
 def _make(plan: Exploration, command: Command, models: list[str]) -> str:
     """The command that makes the file."""
+    if any(name.endswith(".map") for name in models):
+        return shlex.join(["gguftool", "cook", "mix.recipe", "--from", "FOLDER_OF_THE_QUANTS", "-o", "mix.gguf"])
     if plan.offered.ready:
-        quants = ["FOLDERS_OF_THE_QUANTS" if name.endswith(".map") else name for name in models]
-        return shlex.join(["gguftool", "merge", *dict.fromkeys(quants), "--recipe", "mix.recipe", "-o", "mix.gguf"])
+        return shlex.join(["gguftool", "merge", *models, "--recipe", "mix.recipe", "-o", "mix.gguf"])
     imatrix = [] if command.imatrix is None else ["--imatrix", shown_source(command.imatrix)]
     return shlex.join(["gguftool", "quantize", *models, "--recipe", "mix.recipe", *imatrix, "-o", "mix.gguf"])
 
