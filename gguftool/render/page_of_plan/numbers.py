@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from gguftool import __version__
-from gguftool.cooking.exploration import Exploration
+from gguftool.cooking.exploration import Exploration, LevelTable, added
 from gguftool.cooking.items import Item
 from gguftool.render.page_of_plan.look import Look
 
@@ -36,6 +36,7 @@ def _numbers(plan: Exploration, look: Look) -> dict[str, Any]:
     at = {offer.name: index for index, offer in enumerate(chosen)}
     types, sizes, damages, costs = _Pool(), _Pool(), _Pool(), _Pool()
     planned = {tensor.name: tensor.type for tensor in mix.tensors}
+    levels = plan.level_tables()
     return {
         "made": f"gguftool {__version__}",
         "engine": mix.engine,
@@ -56,8 +57,9 @@ def _numbers(plan: Exploration, look: Look) -> dict[str, Any]:
         ],
         "levels": [
             {"preset": table.preset, "bytes": table.nbytes, "damage": [damages.put(row) for row in table.damage]}
-            for table in plan.level_tables()
+            for table in levels
         ],
+        "planned_by": _level_of(plan, levels),
         "cost": _costs(plan, costs),
         "rows": {"types": types.rows, "bytes": sizes.rows, "damage": damages.rows, "cost": costs.rows},
         "budgets": [{"name": name, "spare": total - budget, "size": total} for name, total, budget in look.budgets],
@@ -68,6 +70,14 @@ def _numbers(plan: Exploration, look: Look) -> dict[str, Any]:
         "recipe": _order(plan, at),
         "gap": mix.gap,
     }
+
+
+def _level_of(plan: Exploration, levels: Sequence[LevelTable]) -> int:
+    """Which of `levels` the plan went by: the one that gives its damage."""
+    chosen = [tensor for tensor in plan.mix.tensors if tensor.chosen]
+    places = [offer.types.index(tensor.type) for offer, tensor in zip(plan.chosen, chosen, strict=True)]
+    sums = [added(row[place] for row, place in zip(table.damage, places, strict=True)) for table in levels]
+    return min(range(len(levels)), key=lambda at: abs(sums[at] - plan.mix.damage))
 
 
 def _offered(plan: Exploration, item: Item) -> tuple[str, ...]:

@@ -108,7 +108,7 @@ function show() {
   showTypes();
   showCells();
   showLines(damage);
-  showMark(bits, damage);
+  showMark(bits, sums(PLANNED_BY).damage); // the curve goes by the levels of the plan
   showRules();
   showTensor();
   put("plan-command", shown(planCommand()));

@@ -12,6 +12,7 @@ const ITEMS = NUMBERS.items.map(([tensors, types, device], index) => {
   for (const tensor of item.tensors) tensor.item = item;
   return item;
 });
+const PLANNED_BY = NUMBERS.levels[NUMBERS.planned_by];
 const BY_DAMAGE = NUMBERS.most !== null; // the fastest mix of a quality, not the best one of a size
 const FREE = -1; // no lock, no floor
 
@@ -34,6 +35,7 @@ function restore() {
 
 // Where nothing was measured, the levels are those of the preset nearest in size.
 function levels() {
+  if (state.untouched) return PLANNED_BY;
   const wanted = added(state.sizes);
   return NUMBERS.levels.reduce((best, one) =>
     Math.abs(one.bytes - wanted) < Math.abs(best.bytes - wanted) ? one : best);
@@ -184,8 +186,7 @@ function recipeText() {
   return `${header.join("\n")}\n${recipeRules()}`;
 }
 
-function sums() {
-  const level = levels();
+function sums(level = levels()) {
   const bytes = NUMBERS.fixed + added(TENSORS.map((one) => bytesOf(one, state.types[one.index])));
   return { bytes, damage: added(TENSORS.map((one) => damageOf(one, state.types[one.index], level))) };
 }

@@ -106,6 +106,35 @@ def test_presets_are_dots_on_the_curve_and_budgets_in_the_table(pages: dict[str,
     assert browser.run("document.querySelector('svg.wide .plan').getAttribute('cx')") != before
 
 
+OFF_THE_LINE = """(() => {
+    const svg = document.querySelector("svg.wide");
+    const ring = svg.querySelector(".plan"), line = svg.querySelector(".best");
+    const [x, y] = [ring.getAttribute("cx"), ring.getAttribute("cy")].map(Number);
+    const steps = [...Array(2000).keys()].map(at => line.getPointAtLength(line.getTotalLength() * at / 1999));
+    return Math.min(...steps.map(one => Math.hypot(one.x - x, one.y - y)));
+})()"""
+
+
+@pytest.mark.parametrize("name", ["measured", "presets"])
+def test_the_ring_of_the_plan_is_on_the_curve(pages: dict[str, Path], browser: Browser, name: str) -> None:
+    """Also where nothing was measured, and each size goes by levels of its own."""
+    browser.open(pages[name])
+    assert browser.run(OFF_THE_LINE) < 8
+
+
+def test_the_ring_moves_along_the_curve(pages: dict[str, Path], browser: Browser) -> None:
+    browser.open(pages["measured"])
+    at = "document.querySelector('svg.wide .plan').getAttribute('cx')"
+    before = browser.run(at)
+    browser.run("""(() => {
+        const slider = document.getElementById("b0");
+        slider.value = "700";
+        slider.dispatchEvent(new Event("input"));
+    })()""")
+    assert browser.run(at) != before
+    assert browser.run(OFF_THE_LINE) < 8
+
+
 def test_the_map_shows_types_or_damage(pages: dict[str, Path], browser: Browser) -> None:
     browser.open(pages["measured"])
     cells = "[...document.querySelectorAll('#map td button')].map(one => one.textContent)"
