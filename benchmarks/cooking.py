@@ -131,14 +131,17 @@ def as_it_runs(kitchen: Kitchen, preset: str) -> Iterator[Verdict]:
 
 
 def as_values(kitchen: Kitchen, preset: str) -> Iterator[Verdict]:
-    """K types on rows that no file could hold them for: their values in F16, against the preset's types likewise."""
+    """K types on rows that no file could hold them for: their values in F16, against the preset's types likewise.
+
+    No tensors are tied, as presets tie none.
+    """
     types = next(mix["types"] for name, mix in smollm2()["mixes"].items() if name.endswith(f"preset_{preset}"))
     offers = smollm2_offers(K_TYPES if preset == "Q3_K_M" else (*K_TYPES, "Q6_K"))
     sizes = {offer.name: dict(zip(offer.types, offer.nbytes, strict=True)) for offer in offers.offers}
     preset_types = {name: _alias(kind) for name, kind in types.items()}
     budget = sum(sizes[name][kind] for name, kind in preset_types.items())
     evidence = read_evidence(EvidenceFiles(measure=(str(kitchen.measured), str(kitchen.errors))))
-    mix = choose_mix(offers, MixOptions(target=Target(tensor_bytes=budget)), evidence)
+    mix = choose_mix(offers, MixOptions(target=Target(tensor_bytes=budget), fuse=()), evidence)
     plan_types = {tensor.name: tensor.type for tensor in mix.tensors}
     ours, theirs = (_divergence_of(kitchen, chosen) for chosen in (plan_types, preset_types))
     yield from _compared(f"{preset}'s size, K types as values", ours, theirs, PRESETS[preset], mix.damage)
