@@ -123,8 +123,8 @@ def as_it_runs(kitchen: Kitchen, preset: str) -> Iterator[Verdict]:
     evidence = read_evidence(EvidenceFiles(measure=(str(kitchen.measured), str(kitchen.errors))))
     mix = plan_mix(str(kitchen.reference), options, evidence)
     recipe.write_text(mix.recipe, encoding="utf-8")
-    made = ("quantize", kitchen.reference, "--recipe", recipe, "--imatrix", kitchen.imatrix, "--force", "-o", ours)
-    run((*_GGUFTOOL, *made))
+    source = ("--from", kitchen.reference, "--imatrix", kitchen.imatrix)
+    run((*_GGUFTOOL, "cook", recipe, *source, "--force", "-o", ours))
     assert ours.stat().st_size <= size
     what = f"{preset}'s size ({size / 1e6:.1f} MB), types that fit"
     yield from _compared(what, kitchen.divergence(ours), kitchen.divergence(theirs), 0, mix.damage)
