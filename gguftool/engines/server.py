@@ -65,7 +65,8 @@ def _ask(port: int, method: str, path: str, body: str | None = None) -> tuple[in
 def listening_port(pid: int) -> int | None:
     """The port on the loopback interface at which a process listens, or None."""
     try:
-        names = [os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")]
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            names = [os.readlink(entry.path) for entry in entries]
         with open(f"/proc/{pid}/net/tcp", encoding="ascii") as table:
             rows = [line.split() for line in table][1:]
     except OSError:

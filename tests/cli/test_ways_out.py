@@ -362,7 +362,7 @@ MADE = {
     "format/recipe.py": 1,
     "model/grouping.py": 2,
     "model/views.py": 1,
-    "render/types.py": 1,
+    "render/types.py": 2,
     "storage/execute/in_place.py": 2,
     "storage/execute/publish.py": 2,
     "storage/sources/sidecars.py": 2,

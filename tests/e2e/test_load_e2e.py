@@ -69,7 +69,7 @@ def test_a_type_of_the_other_engine_is_refused_and_the_rule_is_named(program: st
     path = FIXTURES / "engines" / "tiny-llama-IQ4_KS.gguf"
     done = run_gguftool("check", path, "--engine", "llama.cpp", "--load", program)
     assert done.returncode == 1
-    text = done.stdout.decode()
+    text = " ".join(done.stdout.decode().split())
     assert "E01 [llama.cpp]" in text
     assert "-> T01 explains it" in text
     assert "errors for llama.cpp" in text

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Collection, Iterator
 
 # Signals that come from outside a program, not from a fault of its own.
@@ -32,18 +33,24 @@ def kill_tree(process: subprocess.Popen[bytes], members: list[int] | None = None
 
 @contextlib.contextmanager
 def signals_held() -> Iterator[None]:
-    """Hold back the signals that stop a program until the end of the block; Windows cannot.
+    """Hold back the signals that stop a program until the end of the block.
 
-    A child that is started inside inherits that. It is ended by SIGKILL, which nothing holds back.
+    By handlers, not by a mask: a mask is a thread's own, and the system may choose another thread. Python runs handlers
+    in the main thread alone, so any other thread needs nothing.
     """
-    if sys.platform == "win32":
+    if threading.current_thread() is not threading.main_thread():
         yield
-    else:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-        try:
-            yield
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return
+    came: list[int] = []
+    held = [number for number in FROM_OUTSIDE if number.name != "SIGKILL" and callable(signal.getsignal(number))]
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in held}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in came[:1]:
+            signal.raise_signal(number)
 
 
 def forbid_core(pid: int) -> None:

@@ -69,7 +69,9 @@ def test_the_installed_llama_cpp_says_what_is_recorded(tmp_path: Path, recorded:
 def last_line(path: Path, **options: Any) -> str:
     """The summary, which is wrapped, as one line."""
     text = render(check(str(path), CheckOptions(**options)), Format.TEXT)
-    return " ".join(text[text.rindex(f"{path}: ") :].split())
+    lines = text.splitlines()
+    start = max(number for number, line in enumerate(lines) if not line.startswith(" "))
+    return " ".join(" ".join(lines[start:]).split())
 
 
 def test_the_last_line_names_the_releases(tmp_path: Path) -> None:
