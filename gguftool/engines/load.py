@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
@@ -28,8 +29,9 @@ _SECONDS = 60.0  # for what takes an engine one
 _BYTES_PER_SECOND = 250e6  # of a skeleton that is loaded to the end; seen: 760e6
 _SECONDS_PER_TOKEN = 20.0
 # llama.cpp's log is written by a thread that the end of the process cuts off: an engine that refuses a file may die
-# before it says why (one run of five on a quiet machine). It is asked again.
-_ASKED = 8
+# before it says why (one run of five on a quiet machine, three of five on a busy one). It is asked again.
+_ASKED = 40
+_ASKING = 10.0  # seconds in all, but for the first time
 _SHELL_SIGNALS = range(129, 129 + 64)  # exit status of a shell for a command that was stopped by a signal
 
 
@@ -85,8 +87,9 @@ def load(
     if to_the_end and seconds is None:
         limits = replace(limits, seconds=_SECONDS + size / _BYTES_PER_SECOND + tokens * _SECONDS_PER_TOKEN)
     outcome = _ask(engine, path, folder, limits, tokens=tokens, to_the_end=to_the_end)
+    end = time.monotonic() + _ASKING
     for _ in range(_ASKED - 1):
-        if outcome.verdict is not Verdict.REFUSED or outcome.lines:
+        if outcome.verdict is not Verdict.REFUSED or outcome.lines or time.monotonic() > end:
             break
         outcome = _ask(engine, path, folder, limits, tokens=tokens, to_the_end=to_the_end)
     return outcome
