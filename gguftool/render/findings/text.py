@@ -65,7 +65,10 @@ def _lines(report: CheckReport, wrap: _Wrap, width: int) -> Iterator[str]:
     findings = report.findings if report.readable else report.diagnoses
     for group in report.groups:
         yield from _group_lines(group, [findings[at] for at in group.findings], wrap, width)
-    yield from wrap(_tame(_summary(report)), later="    ")
+    summary, verdict = _summary(report)
+    yield from wrap(_tame(summary), later="    ")
+    if verdict:  # on a line of its own: "no" and "errors" on two lines would be misread
+        yield from wrap(f"    {_tame(verdict)}", later="    ")
 
 
 def _group_lines(group: FindingGroup, findings: Sequence[Finding], wrap: _Wrap, width: int) -> Iterator[str]:
@@ -98,11 +101,12 @@ def _tame(text: str) -> str:
     return printable(text, _LIMIT)
 
 
-def _summary(report: CheckReport) -> str:
+def _summary(report: CheckReport) -> tuple[str, str]:
+    """What was found and judged, and the verdict, empty if there is none."""
     if not report.readable:
         broken = len(report.diagnoses)
         of = f"{broken} of {report.files} files are" if report.files > 1 else "this is"
-        return f"{report.model}: {of} not a readable GGUF; nothing else was checked"
+        return f"{report.model}: {of} not a readable GGUF; nothing else was checked", ""
     found = ", ".join(_number(report.count(severity), severity.name.lower()) for severity in reversed(Severity))
     by_rules = "by the rules " if report.load else ""  # an engine that was asked says its own
     able = " and ".join(report.able)
@@ -112,7 +116,7 @@ def _summary(report: CheckReport) -> str:
     gaps = f"; not judged: {', '.join(report.not_judged)}" if report.not_judged else ""
     asked = f"; {_engine_verdict(report.load)}" if report.load else ""
     judged = f"{report.tensors:,} tensors, {report.rules} rules{by}{gaps}"
-    return f"{report.model}: {found}; {files}{judged}; {verdict}{asked}"
+    return f"{report.model}: {found}; {files}{judged};", f"{verdict}{asked}"
 
 
 def _engine_verdict(load: LoadReport) -> str:
