@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gguftool.cli.shared.console import fail, fail_use, write, write_version
+from gguftool.cli.shared.grouped import GroupedCommand
 
 _HERE = "gguftool.cli.commands"
 # Name, module and function (or the typer application of a group), and the first line of its help.
@@ -21,7 +22,7 @@ COMMANDS = (
     (
         "check",
         f"{_HERE}.check:check",
-        "Find what is wrong: whether it is a GGUF, whether it is sound, whether it will run there.",
+        "Find what is wrong, and which engines will not run it.",
     ),
     ("split", f"{_HERE}.split:split", "Take a model apart into shards."),
     ("merge", f"{_HERE}.merge:merge", "Put shards, or a mix of several quants, together."),
@@ -31,24 +32,24 @@ COMMANDS = (
     (
         "quantize",
         f"{_HERE}.quantize:quantize",
-        "Make a mix by a recipe, by rules, or by a preset of llama-quantize such as Q4_K_M.",
+        "Quantize a model by a recipe, by rules, or by a preset.",
     ),
     (
         "measure",
         f"{_HERE}.measure:measure",
-        "Measure what each tensor, or group, at a type does to a model's output.",
+        "Measure what each tensor at a type does to the output.",
     ),
-    ("plan", f"{_HERE}.plan:plan", "Choose the type of every tensor for a size, for devices, or for a quality."),
+    ("plan", f"{_HERE}.plan:plan", "Choose each tensor's type for a size, devices or quality."),
     (
         "cook",
         f"{_HERE}.cook:cook",
-        "Make the file that a recipe describes: copy what is there, quantize what is not.",
+        "Make the file that a recipe describes.",
     ),
     ("export", f"{_HERE}.export:export", "Write tensors to a safetensors file."),
-    ("fetch", f"{_HERE}.fetch:fetch", "Fetch a model or some of its tensors, or repair a download."),
+    ("fetch", f"{_HERE}.fetch:fetch", "Fetch a model or some of its tensors; repair a download."),
     ("hash", f"{_HERE}.hash:hash_", "Print sha256 of each tensor's data, or check them."),
     ("types", f"{_HERE}.types:types", "List the tensor types, or explain one."),
-    ("recipe", f"{_HERE}.recipe:app", "Check recipes, take them from models, and turn them into each other's formats."),
+    ("recipe", f"{_HERE}.recipe:app", "Check recipes, take them from models, and convert them."),
     ("imatrix", f"{_HERE}.imatrix:app", "Show importance matrices, convert, alter and make them."),
 )
 # How similar a command's name is to one that is suggested for it, by difflib. Its default of 0.6 suggests `split` for
@@ -71,7 +72,7 @@ class LazyCommand(TyperCommand):
         found = getattr(import_module(module), name)
         if not isinstance(found, typer.Typer):
             function, found = found, typer.Typer(rich_markup_mode=None, add_completion=False)
-            found.command(self.name)(function)
+            found.command(self.name, cls=GroupedCommand)(function)
         return typer.main.get_command(found)
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:

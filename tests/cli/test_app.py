@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -193,3 +195,42 @@ def test_a_group_without_a_command_shows_its_help() -> None:
     done = run_gguftool("recipe")
     assert (done.returncode, b"gguftool: error" in done.stderr) == (2, False)
     assert done.stderr.startswith(b"Usage: gguftool recipe")
+
+
+@pytest.mark.parametrize("path", _paths() + [(name,) for name, row in commands().items() if hasattr(row, "commands")])
+def test_a_summary_is_short(path: tuple[str, ...]) -> None:
+    command = commands()[path[0]]
+    for name in path[1:]:
+        command = command.commands[name]
+    assert len(command.help.splitlines()[0]) < 60
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in COMMANDS])
+def test_the_examples_in_a_commands_help_can_be_parsed(name: str) -> None:
+    _, _, examples = commands()[name].help.partition("Two ways to use it:")
+    lines = [line.partition(" > ")[0] for line in examples.splitlines() if line.startswith("gguftool ")]
+    assert len(lines) >= 2
+    for line in lines:
+        command, rest = commands()[name], shlex.split(line)[2:]
+        assert shlex.split(line)[1] == name
+        if hasattr(command, "commands"):
+            command = command.commands[rest.pop(0)]
+        context = command.make_context(name, rest)
+        assert context.args == [], line
+
+
+@pytest.mark.parametrize("name", ["merge", "alter", "quantize"])
+def test_many_options_are_shown_in_sections(name: str) -> None:
+    shown = run_gguftool(name, "--help").stdout.decode()
+    titles = re.findall(r"^([A-Z][a-z]+):$", shown, re.MULTILINE)
+    assert [title for title in titles if title != "Two ways to use it"] == [
+        "Arguments", "Options", "Output", "Layout", "Safety", "Speed",
+    ]  # fmt: skip
+    options = [option.opts for option in commands()[name].params if option.param_type_name == "option"]
+    assert all(shown.count(f"\n  {', '.join(sorted(names, key=len))}") >= 1 for names in options)
+    assert shown.index("Safety:") < shown.index("--force ") < shown.index("Speed:") < shown.index("--jobs")
+
+
+def test_few_options_are_in_one_list() -> None:
+    shown = run_gguftool("hash", "--help").stdout.decode()
+    assert re.findall(r"^[A-Z][a-z]+:$", shown, re.MULTILINE) == ["Arguments:", "Options:"]

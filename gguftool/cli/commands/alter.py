@@ -82,7 +82,7 @@ def alter(
     \b
     gguftool alter model.gguf --drop :mtp -o without-mtp.gguf
     gguftool alter a=model.gguf d=donor.gguf --take d::mtp -o with-mtp.gguf
-    """  # noqa: D301 - click keeps the lines of a paragraph after this character
+    """  # noqa: D301 - \b keeps the lines of a paragraph
     given = {
         **{"take": take, "drop": drop, "keep": keep, "rename": rename, "unfuse": unfuse, "fuse": fuse},
         **{"layers": layers, "experts": experts, "vocab": vocab, "set": set_, "remove": remove},

@@ -76,11 +76,17 @@ def check(
         bool, typer.Option("--sarif", help="Print SARIF 2.1.0, which GitHub's code scanning shows.")
     ] = False,
 ) -> None:
-    """Find what is wrong: whether it is a GGUF, whether it is sound, whether it will run there.
+    """Find what is wrong, and which engines will not run it.
 
     Findings are grouped by cause, the worst first, each with the command that mends it where there is one. Their codes
     are explained in docs/lint.md. Exit code 1 with findings, 2 with what is no readable GGUF.
-    """
+
+    Two ways to use it:
+
+    \b
+    gguftool check model.gguf --engine ik_llama.cpp
+    gguftool check 'models/*.gguf' --json
+    """  # noqa: D301 - \b keeps the lines of a paragraph
     threshold = _severity(fail_on)
     if load == "":
         raise typer.BadParameter("--load needs the name of an engine: xllamacpp, or the path of a program")

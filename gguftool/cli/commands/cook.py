@@ -96,11 +96,17 @@ def cook(
     layout: LayoutFlags,
     writing: Writing,
 ) -> None:
-    """Make the file that a recipe describes: copy what is there, quantize what is not.
+    """Make the file that a recipe describes.
 
-    It is a merge where every tensor is there in its type, else a quantization of the input with plain floats. Of remote
-    inputs only the ranges that are needed are fetched.
-    """
+    What an input has in its type is copied, the rest is quantized from the input with plain floats. Of remote inputs
+    only the ranges that are needed are fetched.
+
+    Two ways to use it:
+
+    \b
+    gguftool cook my.recipe --from model-BF16.gguf -o mix.gguf
+    gguftool cook my.recipe --from model-BF16.gguf --provenance -o mix.gguf
+    """  # noqa: D301 - \b keeps the lines of a paragraph
     check_engine(engine)
     tool = find_llama_quantize(llama_quantize) if llama_quantize is not None else None
     rules, file = read_recipe(recipe)

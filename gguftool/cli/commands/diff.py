@@ -50,7 +50,13 @@ def diff(
     """Show in what two models differ: metadata and tensors.
 
     Order, offsets, shards and alignment do not count. Exit code 0: no differences, 1: differences, 2: trouble.
-    """
+
+    Two ways to use it:
+
+    \b
+    gguftool diff a.gguf b.gguf
+    gguftool diff model-F16.gguf model-Q4_K_M.gguf --data --by role
+    """  # noqa: D301 - \b keeps the lines of a paragraph
     if json + markdown + csv > 1:
         raise typer.BadParameter("--json, --markdown and --csv exclude each other")
     chosen = one_format(json=json, markdown=markdown, csv=csv)

@@ -68,7 +68,13 @@ def dump(
 
     Every tensor with its type, shape, size in bytes, bits per weight and offset in the file.
     With --csv the tensors, or with --no-tensors the metadata. Of an imatrix also what it holds.
-    """
+
+    Two ways to use it:
+
+    \b
+    gguftool dump model.gguf --filter 'blk.0|general.name'
+    gguftool dump model.gguf --sort size --limit 10
+    """  # noqa: D301 - \b keeps the lines of a paragraph
     chosen = one_format(json=json, markdown=markdown, csv=csv)
     check_patterns([name_filter])
     try:

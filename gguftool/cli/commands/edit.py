@@ -75,7 +75,7 @@ def edit(
     \b
     gguftool edit model.gguf --set 'general.name=My mix' --set 'x.list[5]=3' -o new.gguf
     gguftool edit model.gguf --set-token 'eos=<|im_end|>' --in-place
-    """  # noqa: D301 - click keeps the lines of a paragraph after this character
+    """  # noqa: D301 - \b keeps the lines of a paragraph
     if recover:
         _recover(model)
         return

@@ -32,7 +32,13 @@ def export(
     """Write tensors to a safetensors file.
 
     Raw tensors keep their ggml type and dims in the file's metadata; swap --from takes both kinds back.
-    """
+
+    Two ways to use it:
+
+    \b
+    gguftool export model.gguf --tensor '^output' -o output.safetensors
+    gguftool export model.gguf --tensor ffn_down --dtype f16 -o ffn.safetensors
+    """  # noqa: D301 - \b keeps the lines of a paragraph
     names = {kind.value: kind for kind in FloatType}
     if dtype != "raw" and dtype not in names:
         raise typer.BadParameter(f"--dtype takes raw, f32, f16 or bf16, not '{dtype}'")

@@ -71,12 +71,18 @@ def fetch(
     layout: LayoutFlags,
     writing: Writing,
 ) -> None:
-    """Fetch a model or some of its tensors, or repair a download.
+    """Fetch a model or some of its tensors; repair a download.
 
     A model of one file comes byte for byte, a set as one merged file; where OUT is a folder, files come as they are.
     With --tensor OUT is a GGUF of these tensors, to merge or swap from. --repair looks for what is missing, zeroed or
     different in FILE and fetches that alone.
-    """
+
+    Two ways to use it:
+
+    \b
+    gguftool fetch hf://ORG/REPO/model.gguf -o model.gguf
+    gguftool fetch --repair model.gguf --from hf://ORG/REPO/model.gguf
+    """  # noqa: D301 - \b keeps the lines of a paragraph
     name = _one_model(model, source)
     if repair is not None:
         if tensor or layout.any:

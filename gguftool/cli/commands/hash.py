@@ -48,7 +48,13 @@ def hash_(
 
     The hash of a tensor does not depend on head or layout: the same tensor in another file has the same hash. The last
     line is over all data in header order, as llama-gguf-hash --sha256 prints it.
-    """
+
+    Two ways to use it:
+
+    \b
+    gguftool hash model.gguf --files > model.sha256
+    gguftool hash --check model.sha256
+    """  # noqa: D301 - \b keeps the lines of a paragraph
     opened = open_model(model) if model is not None else None
     if check is not None:
         with progress_bar(0) as progress:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from gguftool.cli.shared.console import counting_bar, remark
+from gguftool.cli.shared.grouped import GroupedCommand
 from gguftool.cli.shared.imatrices import show_imatrix
 from gguftool.cli.shared.operations import operations
 from gguftool.cli.shared.options import Csv, Json, Markdown, ModelArgument, OutputOption, one_format
@@ -29,7 +30,14 @@ from gguftool.surgery.convert_imatrix import kind_of_name, plan_convert_imatrix
 from gguftool.surgery.inputs import split_label
 
 app: typer.Typer = typer.Typer(
-    help="Show importance matrices, convert, alter and make them.",
+    help="""Show importance matrices, convert, alter and make them.
+
+    Two ways to use it:
+
+    \b
+    gguftool imatrix show imatrix.gguf --model model.gguf
+    gguftool imatrix convert imatrix.dat -o imatrix.gguf
+    """,
     rich_markup_mode=None,
     no_args_is_help=True,
     add_completion=False,
@@ -50,7 +58,7 @@ ToOption = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def show(
     file: ImatrixArgument,
     model: Annotated[
@@ -64,7 +72,9 @@ def show(
     markdown: Markdown = False,
     csv: Csv = False,
 ) -> None:
-    """Show an imatrix: chunks, datasets, and how much went into each entry.
+    """Show what is in an imatrix: chunks, datasets, entries.
+
+    And how much went into each entry.
 
     Experts that no token came to are listed. With --model: which tensors have no entry, and which entries do not fit.
     """
@@ -74,7 +84,7 @@ def show(
     show_imatrix(open_source(file), chosen, model=opened, name_filter=name_filter)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 @writer(without=("jobs", "no_resume", "hash_"))
 def convert(
     file: ImatrixArgument,
@@ -106,7 +116,7 @@ def convert(
     carry_out(plan, replace(writing, resume=False))
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 @writer(without=("jobs", "no_resume", "hash_"))
 def alter(
     files: Annotated[
@@ -137,7 +147,9 @@ def alter(
     *,
     writing: Writing,
 ) -> None:
-    """Change an imatrix as `gguftool alter` changed its model, so that the altered model can be quantized with it.
+    """Change an imatrix as `gguftool alter` changed its model.
+
+    The altered model can then be quantized with it.
 
     The operations are those of alter, with the same lists. The format stays.
     """
@@ -158,7 +170,7 @@ def alter(
     carry_out(with_inputs(plan, scripts), replace(writing, resume=False))
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 @writer(without=("jobs", "no_resume", "hash_", "dry_run"))
 def make(
     model: ModelArgument,

@@ -17,7 +17,13 @@ def info(models: ModelsArgument, this_file_only: ThisFileOnly = False, json: Jso
 
     Size, an honest label of its quantization, context, experts, memory to load it, and engines that will not run it.
     `gguftool FILE` is the same.
-    """
+
+    Two ways to use it:
+
+    \b
+    gguftool info model.gguf
+    gguftool info hf://ORG/REPO/model.gguf
+    """  # noqa: D301 - \b keeps the lines of a paragraph
     chosen = one_format(json=json)
     try:
         opened = open_models(*models, this_file_only=this_file_only)

@@ -96,10 +96,18 @@ def measure(
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Measure what each tensor, or group, at a type does to a model's output.
+    """Measure what each tensor at a type does to the output.
+
+    --group measures several tensors together.
 
     Each measurement is a line of OUT, written as soon as it is done: the same command goes on after an interruption.
-    """
+
+    Two ways to use it:
+
+    \b
+    gguftool measure m.gguf --text t.txt --engine ./llama-perplexity -o m.jsonl
+    gguftool measure model-BF16.gguf --errors --types q4_K,q6_K -o errors.jsonl
+    """  # noqa: D301 - \b keeps the lines of a paragraph
     selection = Selection(
         patterns=tuple(tensors or ()),
         types=tuple(name for text in types or () for name in text.split(",") if name),

@@ -111,7 +111,13 @@ def merge(
 
     Each tensor must come from exactly one input, or a recipe says in which type it is taken. Offsets are dense,
     split.* keys are gone, the metadata is true for the mix.
-    """
+
+    Two ways to use it:
+
+    \b
+    gguftool merge model-00001-of-00003.gguf -o model.gguf
+    gguftool merge q4_K.gguf q6_K.gguf --recipe my.recipe -o mix.gguf
+    """  # noqa: D301 - \b keeps the lines of a paragraph
     from gguftool.cli.shared.running import carry_out, output_options, with_inputs
     from gguftool.model.opening import open_model
     from gguftool.surgery.inputs import open_inputs

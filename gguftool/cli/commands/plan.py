@@ -200,11 +200,17 @@ def plan(
     json: Json = False,
     force: Force = False,
 ) -> None:
-    """Choose the type of every tensor for a size, for devices, or for a quality.
+    """Choose each tensor's type for a size, devices or quality.
 
     By what was measured of the tensors, or, where nothing was, by the levels of a preset. The result is a recipe for
     quantize or merge, with the damage to expect and a bound on how much better any mix could be.
-    """
+
+    Two ways to use it:
+
+    \b
+    gguftool plan model-BF16.gguf --size 4.2GiB --measure m.jsonl -o my.recipe
+    gguftool plan model-BF16.gguf --device GPU=22GiB:attn --device CPU=64GiB
+    """  # noqa: D301 - \b keeps the lines of a paragraph
     if engine not in ENGINES:
         raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{engine}'")
     if plot is not None and plot.suffix.lower() not in _PLOTS:

@@ -87,12 +87,20 @@ def quantize(
     layout: LayoutFlags,
     writing: Writing,
 ) -> None:
-    """Make a mix by a recipe, by rules, or by a preset of llama-quantize such as Q4_K_M.
+    """Quantize a model by a recipe, by rules, or by a preset.
+
+    PRESET is one of llama-quantize, such as Q4_K_M.
 
     What SOURCE or a model to reuse has in the wanted type is copied, the rest is quantized from SOURCE while it is
     written, as llama-quantize would. A rule counts for all tensors that it matches; others get the preset's type, or
     stay as they are.
-    """
+
+    Two ways to use it:
+
+    \b
+    gguftool quantize model-BF16.gguf Q4_K_M -o model-Q4_K_M.gguf
+    gguftool quantize model-BF16.gguf --recipe my.recipe -o mix.gguf
+    """  # noqa: D301 - \b keeps the lines of a paragraph
     check_engine(engine)
     chosen = named_preset(mix, preset, engine)
     if recipe is not None and tensor is not None:

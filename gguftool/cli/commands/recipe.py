@@ -16,6 +16,7 @@ from gguftool.analysis.recipe_compact import compact as compact_recipe
 from gguftool.analysis.recipe_compact import expand as expand_recipe
 from gguftool.analysis.recipe_compact import extract as extract_recipe
 from gguftool.cli.shared.console import remark, write_exactly
+from gguftool.cli.shared.grouped import GroupedCommand
 from gguftool.cli.shared.options import Force, Json, ModelArgument, local_path, one_format
 from gguftool.cli.shared.presets import PresetOption, Pure, named_preset
 from gguftool.cli.shared.running import file_plan
@@ -33,7 +34,14 @@ from gguftool.storage.sources.locate import open_source
 from gguftool.storage.sources.source import Source
 
 app: typer.Typer = typer.Typer(
-    help="Check recipes, take them from models, and turn them into each other's formats.",
+    help="""Check recipes, take them from models, and convert them.
+
+    Two ways to use it:
+
+    \b
+    gguftool recipe extract model.gguf -o my.recipe
+    gguftool recipe check my.recipe --model model.gguf
+    """,
     rich_markup_mode=None,
     no_args_is_help=True,
     add_completion=False,
@@ -76,7 +84,7 @@ RecipeOutput = Annotated[
 ]
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def check(
     file: Annotated[str, typer.Argument(metavar="FILE", help="The recipe, or the model if there is a preset alone.")],
     preset: Annotated[
@@ -99,7 +107,7 @@ def check(
     ] = FailOn.ERROR,
     json: Json = False,
 ) -> None:
-    """Say what a recipe would do to a model, and what is wrong with it.
+    """Show what a recipe does to a model, and what is wrong.
 
     Unmatched tensors, rules that match nothing or never apply, unknown types, rows that a type does not divide, up and
     gate in different types, and the size that comes out. The exit code is 1 where there are errors among these. With a
@@ -120,7 +128,7 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def extract(
     model: ModelArgument,
     to: ToOption = RecipeFormat.RECIPE,
@@ -180,7 +188,7 @@ def _pairs(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple((one, other) for one, _, other in pairs)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def expand(
     file: RecipeArgument,
     model: ModelOption,
@@ -196,7 +204,7 @@ def expand(
     _write(expand_recipe(recipe, opened.tensors), to, output, (*sources, *opened.sources), force=force)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def compact(
     file: RecipeArgument,
     model: ModelOption,
@@ -205,7 +213,10 @@ def compact(
     output: RecipeOutput = None,
     force: Force = False,
 ) -> None:
-    """Say a recipe in few rules that give the model's tensors the same types, and no others any."""
+    """Write a recipe in few rules.
+
+    They give the model's tensors the same types, and no others any.
+    """
     recipe, sources = _read(file, form)
     opened = _open(model)
     _remark_unmatched(recipe, opened)
@@ -213,7 +224,7 @@ def compact(
     _write(compact_recipe(assigned, recipe.name), to, output, (*sources, *opened.sources), force=force)
 
 
-@app.command()
+@app.command(cls=GroupedCommand)
 def convert(
     file: RecipeArgument,
     to: Annotated[RecipeFormat, typer.Option("--to", help="The format to write.")],

@@ -88,7 +88,13 @@ def report(
     """Show how parameters and bytes are distributed.
 
     Over types, roles, layers, tensors and devices, with an honest one-line label; several models side by side.
-    """
+
+    Two ways to use it:
+
+    \b
+    gguftool report model.gguf --by role
+    gguftool report model-Q4_K_M.gguf model-Q5_K_M.gguf --html report.html
+    """  # noqa: D301 - \b keeps the lines of a paragraph
     chosen = one_format(json=json, markdown=markdown, csv=csv, html=html is not None)
     rules, breakdown = parse_rules(place or ()), ReportBy(by) if by else None
     try:

@@ -61,7 +61,13 @@ def split(
     """Take a model apart into shards.
 
     Engines load the set from its shard 1, which holds all metadata; merge restores the file byte for byte.
-    """
+
+    Two ways to use it:
+
+    \b
+    gguftool split model.gguf shards/model --max-size 48G
+    gguftool split model.gguf shards/model --map
+    """  # noqa: D301 - \b keeps the lines of a paragraph
     if max_size is not None and max_tensors != 1:
         raise typer.BadParameter("--max-size and --max-tensors exclude each other")
     options = SplitOptions(

@@ -33,7 +33,13 @@ def swap(
     Shapes must agree, types may differ. Of a split set, OUT is the prefix of the new set. --in-place
     changes a single file where it is, which needs every tensor to take the same room as before; of a set it replaces
     the shards that change, whatever their size.
-    """
+
+    Two ways to use it:
+
+    \b
+    gguftool swap model.gguf --from donor.gguf --tensor output.weight -o new.gguf
+    gguftool swap model.gguf --from donor.gguf --tensor attn_v --in-place
+    """  # noqa: D301 - \b keeps the lines of a paragraph
     options = output_options(layout, keep_file_type=keep_file_type, in_place=in_place)
     output = one_target(output, in_place=in_place)
     opened_donor = open_donor(donor)

@@ -23,7 +23,13 @@ def types(
     """List the tensor types, or explain one.
 
     All types of llama.cpp and ik_llama.cpp that may occur in a file, with the engines that load them.
-    """
+
+    Two ways to use it:
+
+    \b
+    gguftool types q4_K
+    gguftool types --json
+    """  # noqa: D301 - \b keeps the lines of a paragraph
     rows = type_rows(name)
     if json:
         write(render(rows, Format.JSON))
