@@ -11,6 +11,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from gguftool.cli.shared.console import fail, fail_use, write, write_version
 from gguftool.cli.shared.grouped import GroupedCommand
+from gguftool.errors import printable
 
 _HERE = "gguftool.cli.commands"
 # Name, module and function (or the typer application of a group), and the first line of its help.
@@ -97,6 +98,8 @@ class CommandTable(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command that `args` starts with; for an unknown one suggest names that differ by a typo."""
         name = args[0]
+        if name == "help" and ctx.resilient_parsing:  # a shell completes the name behind it
+            return self.resolve_command(ctx, args[1:]) if len(args) > 1 else (None, None, [])
         if name == "help":
             if len(args) == 1:
                 write(f"{ctx.get_help()}\n")
@@ -124,10 +127,21 @@ app: typer.Typer = typer.Typer(
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(ctx: typer.Context, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
         write_version()
         raise typer.Exit
+
+
+def _show_completion(ctx: typer.Context, shell: str | None) -> None:
+    if shell is None or ctx.resilient_parsing:
+        return
+    from gguftool.cli.shared.completing import SHELLS, script_of  # noqa: PLC0415 - for --show-completion alone
+
+    if shell not in SHELLS:
+        raise typer.BadParameter(f"takes {', '.join(SHELLS[:-1])} or {SHELLS[-1]}, not '{printable(shell, 40)}'")
+    write(f"{script_of(shell)}\n")
+    raise typer.Exit
 
 
 def _keep_heads(folder: str | None) -> None:
@@ -149,6 +163,17 @@ def _root(
             show_default=False,
         ),
     ] = None,
+    show_completion: Annotated[
+        str | None,
+        typer.Option(
+            "--show-completion",
+            metavar="SHELL",
+            callback=_show_completion,
+            is_eager=True,
+            help="Print the script that completes commands in bash, zsh, fish or powershell.",
+            show_default=False,
+        ),
+    ] = None,
     version: Annotated[
         bool, typer.Option("--version", "-V", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -158,6 +183,11 @@ def _root(
 
 def run() -> int:
     """Run the command line and return its exit code; usage errors are printed like all other errors."""
+    instruction = os.environ.get("_GGUFTOOL_COMPLETE")  # `completing.VARIABLE`
+    if instruction:
+        from gguftool.cli.shared.completing import complete  # noqa: PLC0415 - for shells alone
+
+        return complete(typer.main.get_command(app), instruction)
     try:
         code = app(prog_name="gguftool", standalone_mode=False)
     except _USAGE_ERROR as error:

@@ -30,7 +30,15 @@ def section_of(names: list[str]) -> str:
 
 
 class GroupedCommand(TyperCommand):
-    """A command that shows its options in sections."""
+    """A command that shows its options in sections, and completes their values when a shell asks."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Parse `args`; for a shell that completes them, prepare the parameters."""
+        if extra.get("resilient_parsing"):
+            from gguftool.cli.shared.completing import prepare  # noqa: PLC0415 - for shells alone
+
+            prepare(self, args)
+        return super().make_context(info_name, args, parent, **extra)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments, then the options by section; without rows a section is left out."""
