@@ -19,6 +19,8 @@ from gguftool import __version__
 from gguftool.cli.app import app
 
 PAGE = Path(__file__).with_name("gguftool.1")
+# Else these are typeset as quotation marks, accents and hyphens, which nobody can paste into a shell.
+_ESCAPES = str.maketrans({"\\": "\\e", "-": "\\-", "`": "\\(ga", "'": "\\(aq", "^": "\\(ha", "~": "\\(ti"})
 _EXIT = """
 0  fine
 1  differences (diff), findings (check, recipe check), or hashes that are not as promised (hash)
@@ -30,10 +32,7 @@ _EXIT = """
 
 def escaped(text: str) -> str:
     """`text` as roff shows it: no character is a request or an escape."""
-    text = (
-        text.replace("\\", "\\e").replace("-", "\\-").replace("`", "\\(ga").replace("^", "\\(ha").replace("~", "\\(ti")
-    )
-    text = text.replace("'", "\\(aq")
+    text = text.translate(_ESCAPES)
     return f"\\&{text}" if text.startswith(".") else text
 
 

@@ -32,7 +32,7 @@ _MODELS = ("DONOR", "MODEL", "[MODEL]", "MODEL...", "[LABEL=]MODEL...", "SOURCE"
 
 
 def script_of(shell: str) -> str:
-    """Return the script that teaches `shell`, one of `SHELLS`, to ask us."""
+    """Make the script that teaches `shell`, one of `SHELLS`, to ask us."""
     make = import_module("typer.completion").get_completion_script
     return str(make(prog_name="gguftool", complete_var=VARIABLE, shell=shell))
 
@@ -124,17 +124,16 @@ def _names(context: Any, line: Sequence[str], names: Callable[[Model], Iterable[
     found: list[str] = []
 
     def read() -> None:
-        from gguftool.errors import GGUFToolError  # noqa: PLC0415 - for the one who asks
-        from gguftool.model.opening import open_model  # noqa: PLC0415
+        from gguftool.model.opening import open_model  # noqa: PLC0415 - for the one who asks
 
         path = next((path for text in (*_models(context), *line) for path in _paths(text)), None)
         try:
             plain = [] if path is None else [name for name in names(open_model(path)) if _PLAIN.fullmatch(name)]
-        except (GGUFToolError, OSError, RecursionError, MemoryError):
+        except Exception:  # whatever is wrong with the file, it is not said between the words of a command line
             return
         found.extend(plain[:_MOST_NAMES])
 
-    # A thread, because a named pipe or a dead network drive would let us wait for ever; it ends with the process.
+    # A thread, because a named pipe or a dead network drive would let us wait for ever. It ends with the process.
     reader = Thread(target=read, daemon=True)
     reader.start()
     reader.join(PATIENCE)
