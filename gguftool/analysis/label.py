@@ -42,7 +42,7 @@ def label_of(model: Model, places: Mapping[str, Place]) -> Label:
     matrices = [tensor for tensor in tensors if is_matrix(tensor)]
     # llama-quantize chooses the types of embeddings and output apart, so they do not count for the majority.
     majority = _majority([t for t in matrices if t.info.name not in EMBEDDINGS_AND_OUTPUT] or matrices or tensors)
-    # Every quantizer leaves routers as they are, so another type of theirs alone is no mix.
+    # Every quantizer leaves routers as they are, so another type there alone makes no mix.
     mixed = {tensor.info.type for tensor in matrices if places[tensor.info.name].role is not Role.ROUTER}
     total, elements = sum(tensor.nbytes for tensor in tensors), sum(tensor.info.elements for tensor in tensors)
     return Label(

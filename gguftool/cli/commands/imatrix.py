@@ -106,7 +106,7 @@ def convert(
 ) -> None:
     """Write an imatrix in the other format.
 
-    The weights that llama-quantize makes of it stay the same to the last bit; what else is lost is said.
+    The weights that llama-quantize makes of it stay the same to the last bit; a note names what else is lost.
     """
     kind = _kind(to, output)
     if chunk_size is not None and kind is ImatrixKind.LEGACY:

@@ -106,7 +106,9 @@ ForceSizesOption = Annotated[
         help="Whom to believe where a tensor's type and its room in the file differ.",
     ),
 ]
-Jobs = Annotated[int | None, typer.Option("--jobs", metavar="N", min=1, help="Threads. Default: as many as pay.")]
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", metavar="N", min=1, help="Threads. Default: chosen by measurement.")
+]
 Patterns = Annotated[
     list[str],
     typer.Option(
