@@ -32,13 +32,20 @@ TRIED_THERE = (
 )
 MAKE = "python -m tests.support.windows_python"
 _COMPILER = "x86_64-w64-mingw32-gcc"
+_STARTS = 3
+_MADE_AS = 2  # counts the ways in which this module has made it
 _TAG = f"{sys.version_info[0]}{sys.version_info[1]}"
 # typer 0.29 brings a library that wine 8 cannot load, as numpy does: what needs numpy is not tried here.
 _PACKAGES = ("typer<0.29", "tqdm", "safetensors", "pytest", "hypothesis", "colorama")
+# wine may end without a word before it starts a program, while its server is ending. The launcher makes a file first,
+# which tells such a start from a program that ended.
+_STARTED = "GGUFTOOL_STARTED"
 _LAUNCHER = """
 #include <windows.h>
 typedef int (*entry)(int, wchar_t **);
 int wmain(int count, wchar_t **words) {
+    wchar_t *started = _wgetenv(L"GGUFTOOL_STARTED");
+    if (started) CloseHandle(CreateFileW(started, GENERIC_WRITE, 7, NULL, CREATE_ALWAYS, 0, NULL));
     HMODULE library = LoadLibraryW(L"python%s.dll");
     return library ? ((entry)GetProcAddress(library, "Py_Main"))(count, words) : 111;
 }
@@ -51,7 +58,7 @@ def folder() -> Path:
     if cache is None:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         cache = str(Path(home) / "gguftool-windows-python")
-    return Path(cache) / f"python{_TAG}"
+    return Path(cache) / f"python{_TAG}-{_MADE_AS}"
 
 
 class WindowsPython:
@@ -61,13 +68,24 @@ class WindowsPython:
         self._home = home
 
     def run(self, *words: object, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[bytes]:
-        """Run ``python.exe WORDS`` in `cwd`, with this checkout's package."""
+        """Run ``python.exe WORDS`` in `cwd`, with this checkout's package; a start that fails in wine is repeated."""
+        with tempfile.TemporaryDirectory() as scratch:
+            started = Path(scratch, "started")
+            for _ in range(_STARTS):
+                done = self._once(words, cwd, timeout, started)
+                if started.exists():
+                    break
+        return done
+
+    def _once(
+        self, words: tuple[object, ...], cwd: Path, timeout: float, started: Path
+    ) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             ["wine", str(self._home / "python.exe"), *map(str, words)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             cwd=cwd,
-            env=_environment(self._home) | {"PYTHONPATH": on_drive(REPO)},
+            env=_environment(self._home) | {"PYTHONPATH": on_drive(REPO), _STARTED: on_drive(started)},
             timeout=timeout,
             check=False,
         )
