@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from gguftool.analysis.lint.check import CheckOptions, CheckReport, check
 from gguftool.analysis.lint.groups import FindingGroup, grouped
+from gguftool.analysis.lint.heads.hyperparameters import Hyperparameters
 from gguftool.analysis.lint.rules import RULES, Finding, Severity
 from gguftool.analysis.lint.titles import TITLES, Effect, anchor_of, effect_of
 from gguftool.errors import PlanError
@@ -122,6 +124,23 @@ def test_contradictions_everywhere_are_judged_in_bounded_time(tmp_path: Path) ->
 
 
 # --- order and titles ------------------------------------------------------------------------------------------------
+
+
+def test_keys_that_no_contradicting_tensor_depends_on_are_not_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: set[str] = set()
+    assuming = Hyperparameters.assuming
+
+    def noted(values: Hyperparameters, assumed: Mapping[str, int]) -> Hyperparameters:
+        tried.update(assumed)
+        return assuming(values, assumed)
+
+    monkeypatch.setattr(Hyperparameters, "assuming", noted)
+    group = only_group(report_of(tmp_path, llama().with_key("llama.feed_forward_length", "u32", 64)))
+    assert "llama.feed_forward_length" in tried
+    assert group.cause == "llama.feed_forward_length"
+    assert not tried & {"llama.context_length", "llama.attention.head_count", "llama.rope.dimension_count"}
 
 
 def finding(code: str, severity: Severity = Severity.ERROR, message: str = "", **more: object) -> Finding:

@@ -2,8 +2,8 @@
 
 A wrong key shows in many tensors, each of which is a contradiction of its own. So each number in the metadata is tried
 with the values that the tensors suggest. A key is to blame if a value makes tensors fit and none that fits unfit.
-Values are tried with one tensor of each kind first, and only the best of them with all: the work is bounded, whatever
-a file holds.
+Values are tried with one tensor of each kind first, and only the best of them with all; keys that these tensors do not
+depend on are not tried. So the work is bounded, whatever a file holds.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def blamed(
     few = frozenset(list(kinds.values())[:_KINDS])
     some = [each for each in wanted if each[:2] in few]
     tried: list[tuple[int, Blame]] = []
-    for key, value in _numbers(values):
+    for key, value in _numbers(values, _keys_behind(values, some, judge)):
         for fitting in sorted(_suggested(value, wrong)):
             judgement = judge(values.assuming({key: fitting}), some)
             if few <= judgement.places and (fixed := len(few) - len(judgement.wrong)):
@@ -93,10 +93,17 @@ def _explained(
     return replace(blame, places=tuple(place for place in before.wrong if place not in after.wrong))
 
 
-def _numbers(values: Hyperparameters) -> Iterator[tuple[str, int]]:
-    """The keys with numbers that the engine reads into values, and the number of tokens."""
+def _keys_behind(values: Hyperparameters, wanted: Sequence[Wanted], judge: Judge) -> Set[str]:
+    """The keys that the dims of the tensors `wanted` depend on."""
+    fresh = values.assuming({})
+    judge(fresh, wanted)
+    return fresh.keys_read
+
+
+def _numbers(values: Hyperparameters, wanted: Set[str]) -> Iterator[tuple[str, int]]:
+    """Those of the keys `wanted` that have numbers, in the engine's order, and the number of tokens."""
     keys = dict.fromkeys(values.name_of(fact) for fact in values.key_facts if fact.field)
-    for key in keys:
+    for key in filter(wanted.__contains__, keys):
         kv = values.kvs.get(key)
         if kv is not None and kv.type in INTEGERS and int(kv.value()) > 0:
             yield key, values.assumed.get(key, int(kv.value()))

@@ -76,6 +76,7 @@ class Hyperparameters:
         for kv in target.kvs:
             self.kvs.setdefault(kv.key, kv)
         self._locals: Mapping[str, str] = architecture.values
+        self.keys_read: set[str] = set()  # so far, to compute values: no other key changes these
         self._decoded: dict[str, Any] = {}
         self._depth = 0
 
@@ -155,6 +156,8 @@ class Hyperparameters:
         if fact is None:
             return None
         kv = self.kvs.get(self.name_of(fact))
+        if kv is not None:
+            self.keys_read.add(kv.key)
         if kv is not None and kv.key in self.assumed:
             return self.assumed[kv.key]
         if kv is None:
