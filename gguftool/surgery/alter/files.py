@@ -16,6 +16,8 @@ from gguftool.surgery.alter.state import Findings
 
 T = TypeVar("T")
 MAX_FILE = 32 << 20  # bytes; a list of every expert of the largest model has 1 MB
+_MAX_YAML = 1 << 20  # bytes of a mergekit file; PyYAML takes 6 s for them, and 4,096 slices have half of them
+_MOST_LAYERS = 1 << 20  # that a layer_range may name; the model says later how many there are
 
 
 @record
@@ -132,6 +134,8 @@ def parse_mergekit(text: str, name: str, labels: Sequence[str]) -> tuple[str, tu
 
 
 def _yaml(text: str, name: str) -> Any:
+    if len(text) > _MAX_YAML:
+        raise PlanError(f"has {len(text):,} characters; a mergekit file has at most {_MAX_YAML:,}", source=name)
     try:
         import yaml
     except ImportError:
@@ -159,9 +163,16 @@ def _source_of(entry: Any, number: int, problems: list[str]) -> tuple[str, int, 
     if not isinstance(bounds, list) or len(bounds) != 2 or not all(type(bound) is int for bound in bounds):
         problems.append(f"slice {number} has no layer_range of two numbers")
         return "", 0, 1
+    if max(map(abs, bounds)) > _MOST_LAYERS:  # Python does not write out integers of any length
+        problems.append(f"slice {number} has a layer_range beyond {_MOST_LAYERS:,}")
+        return "", 0, 1
     if not 0 <= bounds[0] < bounds[1]:
         problems.append(f"slice {number} has the layer_range {bounds}, which holds no layer")
-    return str(sources[0].get("model")), bounds[0], bounds[1]
+    model = sources[0].get("model")
+    if isinstance(model, list | dict):  # with aliases in YAML, one of a few bytes may be of any size as text
+        problems.append(f"slice {number} has a model that is no name")
+        return "", 0, 1
+    return str(model), bounds[0], bounds[1]
 
 
 def _label_of(model: str, labels: Sequence[str], problems: list[str]) -> str:
@@ -169,5 +180,5 @@ def _label_of(model: str, labels: Sequence[str], problems: list[str]) -> str:
         if normal_label(name) in labels:
             return normal_label(name)
     short = model.rpartition("/")[2]
-    problems.append(f"no input is labelled '{printable(model)}': give {printable(short)}=MODEL")
+    problems.append(f"no input is labelled '{printable(model, 80)}': give {printable(short, 80)}=MODEL")
     return ""

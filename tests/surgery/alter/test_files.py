@@ -127,11 +127,22 @@ def test_models_of_a_merge_are_labels_or_ends_of_names() -> None:
         (ONE, "a: [", "is not YAML"),
         (ONE, "a: !!python/object:os.system x", "is not YAML"),
         (ONE, "[" * 1500, "is not YAML"),
+        ("[0, 16]", f"[0, 0x{'f' * 5000}]", "slice 1 has a layer_range beyond 1,048,576"),
+        ("[0, 16]", f"[-0x{'f' * 5000}, 1]", "slice 1 has a layer_range beyond 1,048,576"),
+        ("org/Model-A, layer", "[a], layer", "slice 1 has a model that is no name"),
+        (ONE, "#" * ((1 << 20) + 1), "a mergekit file has at most 1,048,576"),
     ],
 )
 def test_what_is_no_merge_of_slices(old: str, new: str, said: str) -> None:
     with pytest.raises(PlanError, match=said):
         parse_mergekit(ONE.replace(old, new), "merge.yml", ())
+
+
+def test_aliases_that_would_be_a_name_of_any_length_are_refused_at_once() -> None:
+    doubled = "".join(f"x{level}: &x{level} [*x{level - 1}, *x{level - 1}]\n" for level in range(1, 64))
+    text = f"x0: &x0 [x, x]\n{doubled}{ONE.replace('model: org/Model-A', 'model: *x63')}"
+    with pytest.raises(PlanError, match="slice 2 has a model that is no name"):
+        parse_mergekit(text, "merge.yml", ())
 
 
 def test_without_pyyaml_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
