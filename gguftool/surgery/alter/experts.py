@@ -70,7 +70,7 @@ def _expert_layer(state: State, item: Item) -> int | None:
 
 def _for_all(text: str, layers: Sequence[int], count: int, findings: Findings) -> dict[int, Sequence[int]]:
     problems: list[str] = []
-    ids = resolve_own(parse_list(text), count, "experts", problems)
+    ids = resolve_own(parse_list(text, "experts"), count, "experts", problems)
     findings.problem(*problems)
     return dict.fromkeys(layers, ids)
 

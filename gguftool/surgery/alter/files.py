@@ -71,6 +71,8 @@ def parse_experts(text: str, name: str) -> str | dict[int, tuple[int, ...]]:
     if not text.lstrip().startswith(("{", "[")):
         return "".join(text.split())
     data = _json(text, name)
+    if data == {}:
+        raise PlanError("lists no layer; the form is {layer: [ids of experts]}", source=name)
     if isinstance(data, dict):
         try:
             return {int(layer): _ids(ids) for layer, ids in data.items()}

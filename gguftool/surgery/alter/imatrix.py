@@ -264,7 +264,7 @@ def _with_layers(
 ) -> tuple[Entries, list[int | None]]:
     """The entries of the layers in the list, and which layer of the input each is; None for another model's."""
     problems: list[str] = []
-    wanted = parse_list(text, labels=True)
+    wanted = parse_list(text, "layers", labels=True)
     unknown = sorted({span.label for span in wanted.spans if span.label is not None} - set(donors))
     if unknown:
         findings.problem(f"--layers: no imatrix is labelled {listed(unknown)}; give LABEL=FILE")
@@ -339,7 +339,7 @@ def _ids(
             return range(count)
         raise PlanError(f"--experts: no ids for layer {new if old is None else old}, which has experts")
     problems: list[str] = []
-    ids = resolve_own(parse_list(wanted), count, "experts", problems)
+    ids = resolve_own(parse_list(wanted, "experts"), count, "experts", problems)
     refuse(problems)
     return ids
 

@@ -40,12 +40,15 @@ def own_layers(state: State, numbers: Sequence[int]) -> list[Pick]:
 
 
 def with_keys(state: State, picks: Sequence[Pick], nextn: int, engines: Sequence[str], findings: Findings) -> State:
-    """`state` with the metadata of the layers `picks`, the last `nextn` of them for MTP; its tensors stay."""
+    """`state` with the metadata of the layers `picks`, the last `nextn` of them for MTP; its tensors stay.
+
+    Too many layers are a problem, and give `state` itself.
+    """
     if len(picks) > MAX_LAYERS:
         findings.problem(f"{len(picks):,} layers; gguftool writes at most {MAX_LAYERS:,}")
         return state
     kvs, order = true_counts(state, findings), state.model.byte_order
-    true = {id(pick.giver): true_counts(pick.giver) for pick in picks}
+    true = {key: true_counts(giver) for key, giver in _givers(picks).items()}
     sources = [LayerFrom(kvs=true[id(pick.giver)], layer=pick.layer) for pick in picks]
     changed = remap_layers(kvs, sources, engines=engines, byte_order=order)
     layers = tuple(pick.giver.layers[pick.layer] for pick in picks)
@@ -64,18 +67,26 @@ def true_counts(state: State, findings: Findings | None = None) -> tuple[KV, ...
 
 def with_sequence(state: State, picks: Sequence[Pick], nextn: int, engines: Sequence[str], findings: Findings) -> State:
     """`state` with the tensors and the metadata of the layers `picks`, the last `nextn` of them for MTP."""
-    groups = {id(pick.giver): _by_layer(pick.giver.items) for pick in picks}
+    keyed = with_keys(state, picks, nextn, engines, findings)
+    if keyed is state:  # too many layers: nothing is made of them
+        return state
+    givers = _givers(picks)
+    groups = {key: _by_layer(giver.items) for key, giver in givers.items()}
     layers = [
         [renamed(item, {item.name: in_layer(item.name, number)}) for item in groups[id(pick.giver)].get(pick.layer, ())]
         for number, pick in enumerate(picks)
     ]
     sequence = [pick.layer if pick.giver is state else None for pick in picks]
-    keyed = with_keys(state, picks, nextn, engines, findings)
     order = state.model.byte_order
     kvs = findings.add_changes(rename_in_keys(keyed.kvs, _new_names(state, picks), byte_order=order))
-    for donor in {id(pick.giver): pick.giver for pick in picks if pick.giver is not state}.values():
+    for donor in (giver for giver in givers.values() if giver is not state):
         kvs = findings.add_changes(bring_named(kvs, donor.kvs, _new_names(donor, picks), byte_order=order))
     return replace(keyed, kvs=kvs, items=tuple(with_layers(state.items, sequence, layers)))
+
+
+def _givers(picks: Iterable[Pick]) -> dict[int, State]:
+    """The states that give layers, each once, by their identity."""
+    return {id(pick.giver): pick.giver for pick in picks}
 
 
 def _by_layer(items: Iterable[Item]) -> dict[int, list[Item]]:
@@ -108,7 +119,7 @@ def select_layers(
 ) -> State:
     """`state` with the layers of the list `text`, some of them perhaps of `donors`, and its own MTP layers behind."""
     problems: list[str] = []
-    wanted = parse_list(text, labels=True)
+    wanted = parse_list(text, "layers", labels=True)
     givers = {label: donors[label] for label in _labels(wanted.spans) if label in donors}
     unknown = [label for label in _labels(wanted.spans) if label not in givers]
     if unknown:

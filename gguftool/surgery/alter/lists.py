@@ -38,13 +38,19 @@ class NumberList:
     excludes: bool = False
 
 
-def parse_list(text: str, *, labels: bool = False) -> NumberList:
-    """Parse a LIST; `labels`: spans may have ``LABEL:`` in front. Raises `PlanError` with the form that is expected."""
+def parse_list(text: str, option: str, *, labels: bool = False) -> NumberList:
+    """Parse the LIST of `option`, such as "layers"; `labels`: spans may have ``LABEL:`` in front.
+
+    Raises `PlanError` with the option and the form that is expected.
+    """
     excludes = text.startswith("!")
     parts = text.removeprefix("!").split(",")
     if len(parts) > _MAX_SPANS:
-        raise PlanError(f"a list of {len(parts):,} parts; gguftool reads at most {_MAX_SPANS:,}")
-    spans = tuple(_span(part.strip(), labels=labels and not excludes) for part in parts)
+        raise PlanError(f"--{option}: a list of {len(parts):,} parts; gguftool reads at most {_MAX_SPANS:,}")
+    try:
+        spans = tuple(_span(part.strip(), labels=labels and not excludes) for part in parts)
+    except PlanError as error:
+        raise PlanError(f"--{option}: {error}") from None
     return NumberList(spans=spans, excludes=excludes)
 
 

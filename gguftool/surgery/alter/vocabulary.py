@@ -11,21 +11,16 @@ Source: llama.cpp src/models/eagle3.cpp, dflash.cpp: row i of the head scores to
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 
 from gguftool.errors import PlanError
 from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.format.engine_facts.heads import head_facts
-from gguftool.format.ggml import find_type
-from gguftool.format.header import TensorInfo
 from gguftool.format.kv import INTEGERS, KV, ValueType, find_kv
 from gguftool.model.axes import AxisKind, tensor_axes, unknown_with_axis
-from gguftool.model.model import Sizing, Tensor
 from gguftool.model.remap.vocabulary import vocab_keys
+from gguftool.model.views import number_list
 from gguftool.record import replace
-from gguftool.storage.sources.source import whole
-from gguftool.storage.sources.virtual import BytesSource
 from gguftool.surgery.alter.lists import is_all, parse_list, resolve_own
 from gguftool.surgery.alter.state import Findings, Item, State, shown
 
@@ -81,7 +76,7 @@ def _read(wanted: str | Sequence[int], count: int, problems: list[str]) -> tuple
             problems.append(f"--vocab {shown(wanted)}: +N adds 1 to {_MAX_ADDED:,} tokens")
             return list(range(count)), 0
         return list(range(count)), int(digits)
-    return resolve_own(parse_list(wanted), count, "vocab", problems), 0
+    return resolve_own(parse_list(wanted, "vocab"), count, "vocab", problems), 0
 
 
 def _row_of_new(kvs: Sequence[KV], count: int) -> int:
@@ -144,7 +139,8 @@ def _with_draft_head(state: State, kept: Sequence[int], added: int, findings: Fi
     rows = [places[token] for token in kept] if places is not None else list(kept)
     count = _count(state.kvs) if old is None else len(old)
     items = [_with_draft_rows(state, item, rows, count, findings) for item in state.items if item.name != D2T]
-    head = Item(tensor=_d2t(state, kept), model=state.model)
+    listed = number_list(D2T, kept, byte_order=state.model.byte_order)
+    head = Item(tensor=listed, model=state.model)
     place = next((index for index, item in enumerate(state.items) if item.name == D2T), len(items))
     findings.remark(f"--vocab: the draft's head scores {len(kept):,} of {count:,} tokens; d2t lists them")
     return state.with_items([*items[:place], head, *items[place:]])
@@ -159,19 +155,3 @@ def _targets(state: State) -> list[int] | None:
 def _with_draft_rows(state: State, item: Item, rows: Sequence[int], count: int, findings: Findings) -> Item:
     axes = tensor_axes(item.name, state.architecture)
     return _with_rows(state, item, rows, count, findings) if axes.draft else item
-
-
-def _d2t(state: State, tokens: Sequence[int]) -> Tensor:
-    """The list of tokens as a tensor of I64 in memory."""
-    kind = find_type("I64")
-    assert kind is not None
-    order = state.model.byte_order
-    data = struct.pack(f"{order.value}{len(tokens)}q", *tokens)
-    return Tensor(
-        info=TensorInfo(name=D2T, dims=(len(tokens),), type=kind.id, offset=0),
-        padded_extent=whole(BytesSource(label=D2T, data=data)),
-        type_nbytes=len(data),
-        sizing=Sizing.EXACT,
-        alignment=state.model.alignment,
-        byte_order=order,
-    )

@@ -15,6 +15,7 @@ from gguftool.storage.plan import Plan
 from gguftool.surgery.alter.alteration import Alteration
 from gguftool.surgery.alter.plan import plan_alter
 from tests.support import builders as b
+from tests.support.counted_work import calls_of
 from tests.support.mix_models import write
 from tests.support.nginx import Nginx
 from tests.support.shuffled_models import ShuffledModel
@@ -194,6 +195,21 @@ def test_renames_that_cannot_be(tmp_path: Path, rename: tuple[str, str], said: s
 
 
 # --- layers, experts, tokens -----------------------------------------------------------------------------------------
+
+
+def test_more_layers_than_are_written_cost_no_tensors(tmp_path: Path) -> None:
+    source, count = gguftool.open_model(tiny(tmp_path, "llama")), 12_000
+    lists = ",".join(["0"] * count)
+    said: list[str] = []
+
+    def refused() -> None:
+        with pytest.raises(PlanError) as caught:
+            plan_alter(source, Alteration(layers=lists), tmp_path / "out.gguf")
+        said.append(str(caught.value))
+
+    calls = calls_of(refused)
+    assert "gguftool writes at most 4,096" in said[0]
+    assert calls < 40 * count  # a layer has 9 tensors, each of which would take more than that
 
 
 def test_layers_of_two_models(tmp_path: Path) -> None:

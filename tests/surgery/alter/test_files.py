@@ -69,7 +69,9 @@ def test_experts_of_a_file() -> None:
     assert parse_experts("0-3,\n5-\n", "k") == "0-3,5-"
 
 
-@pytest.mark.parametrize("text", ['{"a": [1]}', '{"0": 1}', '{"0": [1.5]}', '{"0": [true]}', "[-1]", "[", "[" * 9999])
+@pytest.mark.parametrize(
+    "text", ['{"a": [1]}', '{"0": 1}', '{"0": [1.5]}', '{"0": [true]}', "[-1]", "[", "[" * 9999, "{}"]
+)
 def test_what_is_no_file_of_experts(text: str) -> None:
     with pytest.raises(PlanError):
         parse_experts(text, "k")
