@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 Entries = Mapping[str, ImatrixEntry]
+_LEAST_SHARE = 16  # one expert in so many must have an entry: what is written grows with what was read
 
 
 @record
@@ -221,8 +222,6 @@ def _unstacked(entries: Entries, counts: Counts) -> Iterator[tuple[str, ImatrixE
 
 def _stacked(entries: Entries, counts: Counts) -> Iterator[tuple[str, ImatrixEntry]]:
     """The entries; those of single experts as one of all, at the place of the first."""
-    import numpy as np
-
     groups: dict[str, dict[int, ImatrixEntry]] = {}
     for name, entry in entries.items():
         whole = _stack_of(name)
@@ -233,13 +232,26 @@ def _stacked(entries: Entries, counts: Counts) -> Iterator[tuple[str, ImatrixEnt
         if whole is None:
             yield name, entry
         elif entry is next(iter(groups[whole[0]].values())):
-            experts = groups[whole[0]]
-            width, count = entry.sums.size, counts.experts or max(experts) + 1
-            sums, numbers = np.zeros((count, width), np.float32), np.zeros(count, np.float32)
-            for number, one in experts.items():
-                if number < count and one.sums.size == width:
-                    sums[number], numbers[number] = one.sums.ravel(), one.counts[0]
-            yield whole[0], ImatrixEntry(name=whole[0], sums=sums, counts=numbers)
+            yield whole[0], _stack(whole[0], groups[whole[0]], counts)
+
+
+def _stack(name: str, experts: Mapping[int, ImatrixEntry], counts: Counts) -> ImatrixEntry:
+    """One entry called `name` of those of single `experts`, which are as wide as the first; others get zeros."""
+    import numpy as np
+
+    width = next(iter(experts.values())).sums.size
+    there = {number: one for number, one in experts.items() if one.sums.size == width}
+    count = counts.experts or max(experts) + 1
+    if count > min(MAX_EXPERTS, _LEAST_SHARE * len(there)):
+        raise PlanError(
+            f"--fuse experts: only {len(there):,} of {count:,} experts have an entry for '{printable(name, 80)}'; "
+            "make the imatrix from more text, or leave the experts apart"
+        )
+    sums, numbers = np.zeros((count, width), np.float32), np.zeros(count, np.float32)
+    for number, one in there.items():
+        if number < count:
+            sums[number], numbers[number] = one.sums.ravel(), one.counts[0]
+    return ImatrixEntry(name=name, sums=sums, counts=numbers)
 
 
 def _stack_of(name: str) -> tuple[str, int] | None:

@@ -132,6 +132,25 @@ def test_layers_for_mtp_are_dropped_and_kept_at_the_end(tmp_path: Path) -> None:
     assert same(old.entries["blk.8.nextn.eh_proj.weight"], made.entries["blk.4.nextn.eh_proj.weight"])
 
 
+@pytest.mark.parametrize(("number", "width"), [(999_999, 8), (4095, 1 << 20)])
+def test_a_few_experts_do_not_make_an_entry_of_any_size(tmp_path: Path, number: int, width: int) -> None:
+    import numpy as np
+
+    entries = {
+        name: ImatrixEntry(name=name, sums=np.ones((1, size), np.float32), counts=np.ones(1, np.float32))
+        for name, size in (
+            (f"blk.0.ffn_up.{number}.weight", width),
+            *((f"blk.0.ffn_up.{n}.weight", 1) for n in range(300)),
+        )
+    }
+    given = Imatrix(entries=entries, datasets=("text",), chunk_count=1, chunk_size=512)
+    (tmp_path / "i.gguf").write_bytes(b"")
+    with pytest.raises(
+        PlanError, match=f"only 1 of {number + 1:,} experts have an entry for 'blk.0.ffn_up_exps.weight'"
+    ):
+        plan_alter_imatrix(tmp_path / "i.gguf", given, Alteration(fuse=("experts",)), tmp_path / "o.gguf")
+
+
 def test_layers_of_another_model_have_its_entries(tmp_path: Path) -> None:
     path = model(tmp_path)
     old = imatrix(path, ImatrixKind.GGUF)
