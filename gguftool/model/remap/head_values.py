@@ -103,6 +103,7 @@ class Rewrite:
 
     def __init__(self, kvs: Sequence[KV], byte_order: ByteOrder) -> None:
         self._kvs = list(kvs)
+        self._places = self._placed()
         self.byte_order = byte_order
         self.remarks: list[str] = []
         self.warnings: list[str] = []
@@ -128,8 +129,7 @@ class Rewrite:
         """Replace the entry of that key, or add it behind the key `after`; no remark if nothing changes."""
         index = self._index(kv.key)
         if index is None:
-            place = self._index(after)
-            self._kvs.insert(len(self._kvs) if place is None else place + 1, kv)
+            self._insert(kv, self._index(after))
             self.remarks.append(f"{printable(kv.key, 80)}: {shown(kv)} (new)")
         elif (self._kvs[index].type, self._kvs[index].raw) != (kv.type, kv.raw):
             self.remarks.append(f"{printable(kv.key, 80)}: {change(self._kvs[index], kv)}")
@@ -152,6 +152,7 @@ class Rewrite:
         if index is not None:
             self.remarks.append(f"{printable(key, 80)}: {shown(self._kvs[index])} (removed)")
             del self._kvs[index]
+            self._places = self._placed()
 
     def rekey(self, keys: Mapping[str, Sequence[str]]) -> None:
         """Give entries new keys, all at once: no new key removes an entry, several copy it to its place."""
@@ -165,11 +166,25 @@ class Rewrite:
                 if (other.type, other.raw) != (kv.type, kv.raw):
                     self.problems.append(f"{printable(key, 80)} would be there twice, with different values")
         self._kvs = list(found.values())
+        self._places = self._placed()
         for old, new in changed.items():
             self.remarks.append(f"{printable(old, 80)} -> {', '.join(printable(key, 80) for key in new) or 'removed'}")
 
+    def _insert(self, kv: KV, before: int | None) -> None:
+        """Add an entry behind the one at `before`, or at the end."""
+        if before is None:
+            self._places[kv.key] = len(self._kvs)
+            self._kvs.append(kv)
+        else:
+            self._kvs.insert(before + 1, kv)
+            self._places = self._placed()
+
+    def _placed(self) -> dict[str, int]:
+        """The place of each key, that of the first entry if several have it."""
+        return {kv.key: index for index, kv in reversed([*enumerate(self._kvs)])}
+
     def _index(self, key: str) -> int | None:
-        return next((index for index, kv in enumerate(self._kvs) if kv.key == key), None)
+        return self._places.get(key)
 
 
 def shown(kv: KV) -> str:

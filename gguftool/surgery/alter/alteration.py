@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from gguftool.errors import PlanError, listed, printable
 from gguftool.format.engine_facts.engines import BOTH, ENGINES
@@ -122,8 +122,9 @@ def _twice(given: Mapping[str, Sequence[str]], word: str) -> bool:
     return len(given.get(word, ())) > 1
 
 
-def refuse(problems: Sequence[str]) -> None:
-    """Raise one `PlanError` for all `problems`, if there are any."""
+def refuse(found: Iterable[str]) -> None:
+    """Raise one `PlanError` for all problems `found`, if there are any."""
+    problems = [*found]
     if len(problems) == 1:
         raise PlanError(problems[0])
     if problems:

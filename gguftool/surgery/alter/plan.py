@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -204,15 +205,22 @@ def _laid_out(
 
 def _unsaid(before: Sequence[KV], after: Sequence[KV], remarks: Sequence[str]) -> Iterator[str]:
     """A remark for each key that changes and has none."""
+    ordered = sorted(remarks)
     old, new = ({kv.key: kv for kv in reversed(kvs) if kv.key not in LAYOUT_KEYS} for kvs in (before, after))
     for key in dict.fromkeys((*old, *new)):
         if key in old and key in new and (old[key].type, old[key].raw) == (new[key].type, new[key].raw):
             continue
         name = printable(key, 80)
-        if not any(remark.startswith((f"{name}:", f"{name} ")) for remark in remarks):
+        if not any(_starts_one(ordered, start) for start in (f"{name}:", f"{name} ")):
             kv = new.get(key) or old[key]
             text = change(old[key], kv) if key in old and key in new else shown(kv)
             yield f"{name}: {text}{'' if key in old and key in new else ' (new)' if key in new else ' (removed)'}"
+
+
+def _starts_one(ordered: Sequence[str], start: str) -> bool:
+    """Whether one of the sorted texts starts with `start`."""
+    place = bisect_left(ordered, start)
+    return place < len(ordered) and ordered[place].startswith(start)
 
 
 def _by_origin(state: State) -> tuple[list[Tensor], list[Tensor]]:

@@ -27,21 +27,21 @@ class Findings:
     """
 
     def __init__(self) -> None:
-        self.problems: list[str] = []
-        self.refusals: list[str] = []
-        self.remarks: list[str] = []
+        self.problems: dict[str, None] = {}  # ordered sets
+        self.refusals: dict[str, None] = {}
+        self.remarks: dict[str, None] = {}
 
     def problem(self, *texts: str) -> None:
         """Add what cannot be done."""
-        self.problems += [text for text in dict.fromkeys(texts) if text not in self.problems]
+        self.problems |= dict.fromkeys(texts)
 
     def refuse(self, *texts: str) -> None:
         """Add what would change what the model computes."""
-        self.refusals += [text for text in dict.fromkeys(texts) if text not in self.refusals]
+        self.refusals |= dict.fromkeys(texts)
 
     def remark(self, *texts: str) -> None:
         """Add what the user should know."""
-        self.remarks += [text for text in dict.fromkeys(texts) if text not in self.remarks]
+        self.remarks |= dict.fromkeys(texts)
 
     def add_changes(self, changed: Remapped) -> tuple[KV, ...]:
         """Add what was found out when metadata was rewritten; return that metadata."""

@@ -10,12 +10,14 @@ import pytest
 
 import gguftool
 from gguftool.errors import PlanError
+from gguftool.format.kv import ValueType, make_kv
 from gguftool.model.model import Model
+from gguftool.record import replace
 from gguftool.storage.plan import Plan
 from gguftool.surgery.alter.alteration import Alteration
 from gguftool.surgery.alter.plan import plan_alter
 from tests.support import builders as b
-from tests.support.counted_work import calls_of
+from tests.support.counted_work import LINEAR, calls_of, growth
 from tests.support.mix_models import write
 from tests.support.nginx import Nginx
 from tests.support.shuffled_models import ShuffledModel
@@ -192,6 +194,27 @@ def test_renamed_tensors_take_the_keys_that_bear_their_names(tmp_path: Path) -> 
 )
 def test_renames_that_cannot_be(tmp_path: Path, rename: tuple[str, str], said: str) -> None:
     assert said in problems(tiny(tmp_path, "llama"), rename=(rename,))
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "operation"),
+    [
+        ("comfy.gguf.orig_shape.x.{}", "x.{}", {"rename": ((r"^x\.", "y."),)}),
+        ("clip.vision.{}", "v.{}", {"drop": (":vision",)}),
+    ],
+)
+def test_work_grows_with_the_number_of_names(tmp_path: Path, key: str, name: str, operation: Any) -> None:
+    model = gguftool.open_model(tiny(tmp_path, "llama"))
+    first = model.tensors["output_norm.weight"]
+
+    def work(count: int) -> None:
+        more = {name.format(number): first.named(name.format(number)) for number in range(count)}
+        kvs = tuple(make_kv(key.format(number), ValueType.UINT32, number) for number in range(count))
+        larger = replace(model, kvs=(*model.kvs, *kvs), tensors={**model.tensors, **more})
+        alteration = Alteration(**operation, output=gguftool.OutputOptions(anyway=True))
+        plan_alter(larger, alteration, tmp_path / "out.gguf")
+
+    assert growth(work, 500, runs=2) < LINEAR
 
 
 # --- layers, experts, tokens -----------------------------------------------------------------------------------------
