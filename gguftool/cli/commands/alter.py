@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gguftool.cli.shared.operations import operations
+from gguftool.cli.shared.operations import by_label, operations
 from gguftool.cli.shared.options import KeepFileType, OutputOption, engines_named, size_option
 from gguftool.cli.shared.running import carry_out, output_options, with_inputs
 from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
@@ -101,4 +101,4 @@ def _opened(models: Sequence[str]) -> tuple[Model, dict[str, Model]]:
     nameless = [each.name for each in inputs[1:] if not each.given]
     if nameless:
         raise typer.BadParameter(f"only the first model needs no label; give LABEL=MODEL for {listed(nameless, 4)}")
-    return inputs[0].model, {label: each.model for each in inputs for label in each.given}
+    return inputs[0].model, by_label((label, each.model) for each in inputs for label in each.given)

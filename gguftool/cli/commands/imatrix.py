@@ -11,7 +11,7 @@ import typer
 from gguftool.cli.shared.console import counting_bar, remark
 from gguftool.cli.shared.grouped import GroupedCommand
 from gguftool.cli.shared.imatrices import show_imatrix
-from gguftool.cli.shared.operations import operations
+from gguftool.cli.shared.operations import by_label, operations
 from gguftool.cli.shared.options import Csv, Json, Markdown, ModelArgument, OutputOption, one_format
 from gguftool.cli.shared.patterns import check_patterns
 from gguftool.cli.shared.running import carry_out, file_plan, with_inputs
@@ -164,7 +164,8 @@ def alter(
     source = open_source(labelled[0][1])
     own = read_imatrix(source)
     opened = [own, *(read_imatrix(open_source(name)) for _, name in labelled[1:])]
-    donors = {label: imatrix for (label, _), imatrix in zip(labelled, opened, strict=True) if label is not None}
+    pairs = zip(labelled, opened, strict=True)
+    donors = by_label((label, imatrix) for (label, _), imatrix in pairs if label is not None)
     alteration = alteration_of(words, OutputOptions())
     plan = plan_alter_imatrix(source, own, alteration, output, model=model, donors=donors)
     carry_out(with_inputs(plan, scripts), replace(writing, resume=False))

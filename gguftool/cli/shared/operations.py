@@ -1,14 +1,19 @@
-"""Operations of alter, from options and scripts."""
+"""Operations of alter, from options and scripts, and the inputs that they call by labels."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import typer
 
+from gguftool.errors import listed
+from gguftool.format.file_names import normal_label
 from gguftool.storage.sources.source import Source
 from gguftool.surgery.alter.files import read_text
 from gguftool.surgery.alter.script import MAX_SCRIPT, parse_script
+
+T = TypeVar("T")
 
 
 def operations(
@@ -24,3 +29,15 @@ def operations(
     if not any(word != "engine" for word, _ in words):
         raise typer.BadParameter("nothing to change: give an operation such as --drop :mtp, or --script FILE")
     return words, [source for _, source in read]
+
+
+def by_label(labelled: Iterable[tuple[str, T]]) -> dict[str, T]:
+    """The inputs by their labels; raises `typer.BadParameter` if two have the same one."""
+    found: dict[str, T] = {}
+    twice: list[str] = []
+    for label, each in labelled:
+        if found.setdefault(normal_label(label), each) is not each:
+            twice.append(label)
+    if twice:
+        raise typer.BadParameter(f"several inputs are labelled {listed(twice, 4)}; give each a label of its own")
+    return found

@@ -63,6 +63,8 @@ def test_files_that_are_read_are_never_outputs(folder: Path) -> None:
     [
         (["llama.gguf"], "nothing to change"),
         (["llama.gguf", "moe.gguf", "--drop", ":mtp"], "give LABEL=MODEL"),
+        (["b=llama.gguf", "B=moe.gguf", "--layers", "b:0"], "several inputs are labelled b"),
+        (["llama.gguf", "d=.", "--layers", "d:0"], "several inputs are labelled d"),
         (["llama.gguf", "--layers", "0", "--layers", "1"], "--layers is given 2 times"),
         (["llama.gguf", "--take", "x"], "is not of the form --take LABEL:WHAT"),
         (["llama.gguf", "--layers", "0", "--engine", "vllm"], "--engine takes"),
@@ -105,3 +107,5 @@ def test_an_imatrix_is_altered_by_the_script_of_its_model(folder: Path) -> None:
     assert made.entries["blk.0.attn_q.weight"].weights().tolist() == theirs
     done = run_gguftool("imatrix", "alter", source, source, "--layers", "0", "-o", "j.dat", cwd=folder)
     assert (done.returncode, b"give LABEL=FILE" in done.stderr) == (2, True)
+    done = run_gguftool("imatrix", "alter", f"b={source}", f"B={source}", "--layers", "b:0", "-o", "j.dat", cwd=folder)
+    assert (done.returncode, b"several inputs are labelled B" in done.stderr) == (2, True)
