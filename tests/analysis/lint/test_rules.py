@@ -801,6 +801,7 @@ HOSTILE_KEYS = [
     ("tokenizer.ggml.tokens", "str", "a"),
     ("tokenizer.chat_template", "str", "{% if a %}" * 5000),
     ("tokenizer.chat_template", "str", "{{ " + "(" * 5000),
+    ("tokenizer.chat_template", "str", "{{ " + "1" * 5000 + " }}"),
 ]
 
 

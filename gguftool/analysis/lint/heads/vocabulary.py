@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Final
 
 from gguftool.analysis.lint.heads.hyperparameters import TOKENS, judged_by, per_engine
@@ -124,6 +125,17 @@ def template_not_parsed(target: LintTarget, engine: str) -> Iterator[Hit]:
         return
     if len(text) > MAX_TEMPLATE:
         raise CannotEvaluate(f"the template has {len(text):,} characters")
+    if message := _syntax_error(text):
+        severity = Severity.ERROR if engine == LLAMA_CPP else Severity.WARNING
+        yield Hit(message=message, where=TEMPLATE, severity=severity)
+
+
+@lru_cache(maxsize=1)  # both engines ask about one template, and a long one takes seconds
+def _syntax_error(text: str) -> str:
+    """The first syntax error of a chat template with its line, or ""; raises `CannotEvaluate` if it cannot be parsed.
+
+    The template is never run.
+    """
     try:
         from jinja2 import TemplateSyntaxError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -135,8 +147,9 @@ def template_not_parsed(target: LintTarget, engine: str) -> Iterator[Hit]:
     try:
         environment.parse(_GENERATION.sub("", text))
     except TemplateSyntaxError as error:
-        severity = Severity.ERROR if engine == LLAMA_CPP else Severity.WARNING
-        message = f"line {error.lineno}: {printable(str(error.message), 200)}"
-        yield Hit(message=message, where=TEMPLATE, severity=severity)
+        return f"line {error.lineno}: {printable(str(error.message), 200)}"
     except RecursionError:
         raise CannotEvaluate("the template is nested too deeply to be parsed") from None
+    except ValueError:  # Python converts no text of more than 4,300 digits
+        raise CannotEvaluate("the template has a number of too many digits to be parsed") from None
+    return ""
