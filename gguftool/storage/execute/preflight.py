@@ -60,14 +60,15 @@ def check_targets(plan: Plan, *, force: bool) -> None:
 
 
 def _name_problems(plan: Plan) -> Iterator[str]:
-    """Yield what is wrong with the names on this system: devices of Windows, names that differ in case alone."""
-    names = [output.path.name for output in plan.outputs]
-    if NAMES_HAVE_RULES:
-        for output in plan.outputs:
-            if reason := name_problem(output.path.name):
-                yield f"{output.path}: {reason}"
-    if IGNORES_CASE and len({name.casefold() for name in names}) < len(names):
-        yield f"{plan.outputs[0].path}: file names differ in case alone, which this system does not tell apart"
+    """Yield what is wrong with the names on this system: devices of Windows, paths that differ in case alone."""
+    known: dict[str, str] = {}  # by its path without case
+    for output in plan.outputs:
+        if NAMES_HAVE_RULES and (reason := name_problem(output.path.name)):
+            yield f"{output.path}: {reason}"
+        path = str(output.path)
+        if IGNORES_CASE and (other := known.get(path.casefold())) is not None:
+            yield f"{path}: its name and that of {other} differ in case alone, which this system ignores; use another"
+        known[path.casefold()] = path
 
 
 def _replaced_problems(output: OutputFile, file_id: tuple[int, int]) -> Iterator[str]:

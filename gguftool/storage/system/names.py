@@ -24,7 +24,8 @@ NAMES_HAVE_RULES = sys.platform == "win32"
 IGNORES_CASE = sys.platform in ("win32", "darwin")
 
 # Names that are devices on Windows, with any extension.
-_DEVICES = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})
+_PORTS = (f"{port}{number}" for port in ("com", "lpt") for number in "123456789\u00b9\u00b2\u00b3")  # superscripts, too
+_DEVICES = frozenset({"con", "prn", "aux", "nul", "conin$", "conout$", *_PORTS})
 _FORBIDDEN = frozenset('<>:"|?*')
 
 if sys.platform == "win32":

@@ -257,6 +257,33 @@ def test_outputs_that_exist_are_counted(tmp_path: Path, count: int, more: str) -
     preflight.check_targets(plan_for(*paths), force=True)
 
 
+@pytest.mark.parametrize("ignores_case", [False, True])
+def test_names_that_differ_in_case_alone_are_refused_where_the_system_ignores_case(
+    ignores_case: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "IGNORES_CASE", ignores_case)
+    paths = [tmp_path / "fine.gguf", tmp_path / "Model.gguf", tmp_path / "model.GGUF"]
+    preflight.check_targets(plan_for(paths[1], tmp_path / "sub" / "Model.gguf"), force=False)  # another folder
+    if not ignores_case:
+        preflight.check_targets(plan_for(*paths), force=False)
+        return
+    with pytest.raises(ExecuteError) as caught:
+        preflight.check_targets(plan_for(*paths), force=True)
+    assert str(caught.value).startswith(f"{paths[2]}: its name and that of {paths[1]} differ in case alone")
+
+
+def test_names_of_devices_are_refused_where_the_system_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plan_for(tmp_path / "aux.gguf", tmp_path / "fine.gguf")
+    monkeypatch.setattr(preflight, "NAMES_HAVE_RULES", False)
+    preflight.check_targets(plan, force=False)
+    monkeypatch.setattr(preflight, "NAMES_HAVE_RULES", True)
+    with pytest.raises(ExecuteError) as caught:
+        preflight.check_targets(plan, force=False)
+    assert str(caught.value) == f"{tmp_path / 'aux.gguf'}: 'AUX' is the name of a device on Windows"
+
+
 @pytest.mark.parametrize("role", ["base", "replaces"])
 def test_another_file_in_the_place_of_the_one_to_change_is_refused(tmp_path: Path, role: str) -> None:
     path = tmp_path / "a"
