@@ -35,6 +35,7 @@ from gguftool.storage.execute.copying import shared_bytes
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.sources.locate import base_name
+from gguftool.storage.system.names import unlink
 from gguftool.storage.system.space import free_bytes
 from gguftool.surgery.compatibility import require_complete
 from gguftool.surgery.quantize.options import QuantizeOptions, Weights
@@ -277,7 +278,7 @@ class Bench:
         if self._scratch is not None:
             self._scratch.restore()
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._swapped)
+            unlink(self._swapped)
 
     @property
     def _swapped(self) -> Path:

@@ -26,6 +26,7 @@ from gguftool.record import record
 from gguftool.storage.sources.digest import digest
 from gguftool.storage.sources.locate import open_source
 from gguftool.storage.sources.source import whole
+from gguftool.storage.system.names import open_file, replace_file, unlink
 
 _FILE, _PART, _NOTE = "logits", "logits.part", "logits.json"
 _MAX_NOTE = 1 << 16
@@ -71,9 +72,9 @@ def make_logits(
         raise ExecuteError(f"saved no logits that can be read: {error}", source=str(run.engine.path)) from error
     _check(run, head, ppl, vocabulary)
     note = {"basis": _made_of(basis), "sha256": digest([whole(open_source(str(part)))]), "seconds": round(seconds, 3)}
-    os.replace(part, folder / _FILE)
+    replace_file(part, folder / _FILE)
     data = json.dumps(note).encode()
-    fd = os.open(folder / _NOTE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    fd = open_file(folder / _NOTE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
         os.write(fd, data)  # torn, it is no JSON, and the logits are made again
     finally:
@@ -85,7 +86,7 @@ def remove_logits(folder: Path) -> None:
     """Remove what earlier runs saved in `folder`, the note first."""
     for name in (_NOTE, _FILE, _PART):
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(folder / name)
+            unlink(folder / name)
 
 
 def same_perplexity(one: float, other: float) -> bool:

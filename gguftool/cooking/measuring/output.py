@@ -25,11 +25,8 @@ from gguftool.errors import ExecuteError, PlanError
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.plan import OutputFile, Plan
-from gguftool.storage.system.fileio import close_quietly, read_fully, sync_file, sync_folders
-
-_FLAGS = (
-    os.O_RDWR | os.O_APPEND | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-)
+from gguftool.storage.system.fileio import close_quietly, read_fully, set_size, sync_file, sync_folders
+from gguftool.storage.system.names import open_file
 
 
 class MeasureOutput:
@@ -69,7 +66,7 @@ class MeasureOutput:
             self.close()
             raise ExecuteError("changed while this run began; run it again", source=str(self.path))
         if kept != size:
-            os.ftruncate(self._fd, kept)
+            set_size(self._fd, kept)
         if is_new:
             sync_folders([self.path.absolute().parent])
 
@@ -84,7 +81,7 @@ class MeasureOutput:
                 view = view[os.write(self._fd, view) :]
             sync_file(self._fd)
         except OSError as error:
-            os.ftruncate(self._fd, size)
+            set_size(self._fd, size)
             full = " (make room and run it again)" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
             raise ExecuteError(f"cannot write: {error.strerror}{full}", source=str(self.path)) from error
         self.lines.append(line)
@@ -129,7 +126,7 @@ def read_output(path: Path) -> MeasureFile:
     Raises `FormatError` for one that `measure` did not write, `ExecuteError` if it cannot be read.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+        fd = open_file(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
         return MeasureFile(lines=(), nbytes=0)
     except OSError as error:
@@ -146,7 +143,7 @@ def read_output(path: Path) -> MeasureFile:
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, _FLAGS | os.O_CREAT, 0o666)
+        return open_file(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666, follow=False)
     except OSError as error:
         hint = "is a symbolic link; name the file itself" if error.errno == errno.ELOOP else error.strerror
         raise ExecuteError(f"cannot write: {hint}", source=str(path)) from error

@@ -25,6 +25,7 @@ from gguftool.storage.sources.digest import digest
 from gguftool.storage.sources.locate import open_source
 from gguftool.storage.sources.source import whole
 from gguftool.storage.system.fileio import close_quietly, write_fully
+from gguftool.storage.system.names import open_file
 from gguftool.storage.system.reflink import CLONE, KernelCopies, clone_grid
 from gguftool.surgery.quantize.quantized_source import QuantizedSource
 
@@ -122,8 +123,7 @@ class Scratch:
     def _open(self, tensor: Tensor) -> int:
         """Open the file of the copy that has `tensor`."""
         index = self.model.sources.index(tensor.padded_extent.source)
-        flags = os.O_RDWR | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-        return os.open(self._plan.outputs[index].path, flags)
+        return open_file(self._plan.outputs[index].path, os.O_RDWR, follow=False)
 
     def _carrier(self, maker: TypeMaker, typed: TypedTensor, fd: int, own: Tensor) -> _Carrier:
         try:

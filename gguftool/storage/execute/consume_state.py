@@ -16,7 +16,15 @@ from gguftool.storage.plan import Copy, OutputFile, Plan, Request, Step
 from gguftool.storage.sources.local import LocalSource
 from gguftool.storage.sources.sidecars import PART, consume_path, helper_path, only_copy_path
 from gguftool.storage.sources.source import Source
-from gguftool.storage.system.fileio import close_quietly, open_path, read_fully, read_some, sync_file, sync_folders
+from gguftool.storage.system.fileio import (
+    close_quietly,
+    open_path,
+    read_fully,
+    read_some,
+    set_size,
+    sync_file,
+    sync_folders,
+)
 from gguftool.storage.system.locks import lock
 from gguftool.storage.system.names import unlink
 from gguftool.storage.system.ownership import create_helper, open_helper
@@ -305,7 +313,7 @@ def _open_part(output: OutputFile, written: PartFile | None) -> PartFile:
             # New, or its run ended before this call. It is never longer than planned, so truncating loses no byte.
             if status.st_size > output.size:
                 raise ExecuteError("is longer than planned; nothing was removed", source=str(path))
-            os.ftruncate(fd, output.size)
+            set_size(fd, output.size)
     except BaseException:
         close_quietly(fd)
         raise

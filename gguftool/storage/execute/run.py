@@ -8,7 +8,6 @@ same outputs.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
@@ -33,7 +32,7 @@ from gguftool.storage.execute.resume import (
     worth_keeping,
 )
 from gguftool.storage.plan import Digests, OutputFile, Plan, bytes_below, chunks
-from gguftool.storage.system.fileio import WriteBack, bulk_sync
+from gguftool.storage.system.fileio import WriteBack, bulk_sync, set_size
 from gguftool.storage.system.reflink import KernelCopies
 
 # With more outputs than this on one file system, one checked syncfs is faster than an fsync for each.
@@ -100,7 +99,7 @@ class Run:
         self.is_begun = True
         if not self._first_is_old:
             journal.forget(0)
-            os.ftruncate(self._parts[0].fd, self.plan.outputs[0].size)
+            set_size(self._parts[0].fd, self.plan.outputs[0].size)
 
     def write(self) -> None:
         """Write the missing bytes of every output into its part file, durably with `Options.sync`."""
@@ -238,8 +237,8 @@ class Run:
         if not start:
             self._journal.forget(target.index)
         if target.is_old:
-            os.ftruncate(target.part.fd, start)  # bytes above the watermark may be anything
-            os.ftruncate(target.part.fd, target.output.size)
+            set_size(target.part.fd, start)  # bytes above the watermark may be anything
+            set_size(target.part.fd, target.output.size)
         self._digests.update(target.index, target.part.path, start)
         return start
 
@@ -263,8 +262,8 @@ class Run:
         if not there:
             self._journal.forget(index)
         if target.is_old and not there:
-            os.ftruncate(part.fd, 0)  # bytes of another plan would stay in the padding
-            os.ftruncate(part.fd, output.size)
+            set_size(part.fd, 0)  # bytes of another plan would stay in the padding
+            set_size(part.fd, output.size)
         rest = replace(output, copies=without(output.copies, there))
         skipped = sum(copy.extent.length for copy in output.copies) - sum(copy.extent.length for copy in rest.copies)
         self.options.progress(skipped)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gguftool.errors import SourceError
 from gguftool.record import record
-from gguftool.storage.system.names import open_file, replace_file
+from gguftool.storage.system.names import open_file, replace_file, unlink
 from gguftool.storage.system.ownership import is_own
 
 VARIABLE = "GGUFTOOL_CACHE"  # the environment variable that names the folder
@@ -72,7 +72,7 @@ def store(name: str, identity: str, head: bytes) -> None:
                 file.write(json.dumps(entry).encode() + b"\n" + head)
             replace_file(made, _entry_path(folder, name))
         except BaseException:
-            os.unlink(made)
+            unlink(made)
             raise
 
 
