@@ -16,6 +16,7 @@ from pathlib import Path
 from gguftool.cooking.measuring.work_folder import locked_folder, remove_folder, work_folder_of
 from gguftool.engines.llama_imatrix import ImatrixTool, Stretch, collect_chunks, find_imatrix_tool
 from gguftool.engines.llama_perplexity import engine_build
+from gguftool.engines.probe import require_linux
 from gguftool.errors import PlanError
 from gguftool.format.imatrix import ImatrixKind
 from gguftool.model.companions import read_imatrix
@@ -63,6 +64,7 @@ def made_imatrix(job: ImatrixJob, output: Path, hooks: MakeHooks | None = None) 
     another run makes the same file.
     """
     hooks = hooks or MakeHooks()
+    require_linux(job.engine)
     model, folder = _local_model(job.model), work_folder_of(output)
     with locked_folder(folder):
         tool = ImatrixTool(engine=find_imatrix_tool(job.engine, folder), context=job.context, arguments=job.arguments)

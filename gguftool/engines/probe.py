@@ -59,6 +59,12 @@ class LoadEngine:
         return f"{self.kind.value} ({self.engine}{f' {self.version}' if self.version else ''})"
 
 
+def require_linux(name: str) -> None:
+    """Raise `PlanError` on other systems; to be called before anything is made for the engine `name`."""
+    if not sys.platform.startswith("linux"):
+        raise PlanError("engines are asked on Linux only: what they map and use is read from /proc", source=name)
+
+
 def find_engine(name: str, folder: Path, *, tokens: int = 0, kinds: tuple[Kind, ...] = LOADERS) -> LoadEngine:
     """Find the engine `name`: xllamacpp, or the path of a program of llama.cpp or ik_llama.cpp. It runs in `folder`.
 
@@ -66,8 +72,7 @@ def find_engine(name: str, folder: Path, *, tokens: int = 0, kinds: tuple[Kind, 
 
     Raises `PlanError` if there is no such program, or none that this can drive or have generate `tokens`.
     """
-    if not sys.platform.startswith("linux"):
-        raise PlanError("engines are asked on Linux only: what they map and use is read from /proc", source=name)
+    require_linux(name)
     if name == XLLAMACPP and Kind.XLLAMACPP in kinds:
         return _xllamacpp()
     found = shutil.which(name)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from gguftool.cooking import imatrix_making
 from gguftool.cooking.imatrix_making import ImatrixJob, MakeHooks, made_imatrix
 from gguftool.errors import ExecuteError, PlanError
 from gguftool.format.imatrix import Imatrix, ImatrixKind
@@ -118,6 +119,16 @@ def test_another_program_is_refused(text: Path, tmp_path: Path) -> None:
     job = replace(_job(text), engine=str(tool("llama-quantize")))
     with pytest.raises(PlanError, match="is not llama-imatrix by its name"):
         _make(job, tmp_path / "out.gguf")
+
+
+def test_other_systems_are_refused_before_anything_is_made(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(imatrix_making, "locked_folder", lambda folder: pytest.fail("Windows cannot lock folders"))
+    monkeypatch.setattr(sys, "platform", "darwin")
+    job = ImatrixJob(model=str(MODEL), text=text, engine="llama-imatrix", kind=ImatrixKind.GGUF)
+    with pytest.raises(PlanError, match="on Linux only"), made_imatrix(job, tmp_path / "out.gguf"):
+        pass
 
 
 def test_the_command_writes_both_formats(text: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from gguftool.analysis.lint.rules import ENGINE_CODES, Finding, Severity
 from gguftool.engines.load import Outcome, Verdict, load
-from gguftool.engines.probe import LoadEngine, find_engine
+from gguftool.engines.probe import LoadEngine, find_engine, require_linux
 from gguftool.engines.skeleton import SkeletonFile, scratch_folder
 from gguftool.model.model import ModelFile
 from gguftool.record import record
@@ -62,6 +62,7 @@ def load_in(
     Returns the report, its finding if the engine did not take the model, and the engine if it judged the model. Raises
     `PlanError` for what is no engine, `ExecuteError` if it or the skeleton cannot be had.
     """
+    require_linux(name)
     with scratch_folder() as folder:
         engine = find_engine(name, folder, tokens=tokens)
         outcome = load(engine, [_skeleton(file) for file in files], folder, tokens=tokens)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
-from gguftool.analysis.lint.loading import explanation, finding_of
+from gguftool.analysis.lint import loading
+from gguftool.analysis.lint.loading import explanation, finding_of, load_in
 from gguftool.analysis.lint.rules import Finding, Severity
 from gguftool.engines.load import Outcome, Verdict
 from gguftool.engines.probe import Kind, LoadEngine
+from gguftool.errors import PlanError
 
 ENGINE = LoadEngine(kind=Kind.CLI, engine="ik_llama.cpp", version="7")
 GAP = Finding(
@@ -60,6 +64,13 @@ def test_the_way_out_is_that_of_the_rule() -> None:
 def test_each_verdict_has_a_code(verdict: Verdict, code: str) -> None:
     assert finding(verdict).code == code
     assert finding(verdict).way_out
+
+
+def test_other_systems_are_refused_before_a_folder_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "scratch_folder", lambda: pytest.fail("sparse files are asked about first"))
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(PlanError, match="on Linux only"):
+        load_in("xllamacpp", (), 0, ())
 
 
 def test_a_broken_engine_is_explained_by_no_rule_and_about_no_engine() -> None:
