@@ -85,6 +85,7 @@ CASES = (
     Case("F08", model(kvs=[("general.alignment", "u32", 4)], alignment=4).bytes()),
     Case("F09", model(kvs=[("a.b", "u32", 1), ("a.b", "u32", 2)]).bytes()),
     Case("F10", model(kvs=[("clé", "u32", 1)]).bytes()),
+    Case("F10", model(kvs=[("clé", "u32", 1), ("clè", "u32", 1)]).bytes()),
     Case("F11", model(kvs=[("a.b", "bool", 2)]).bytes()),
     Case("F15", File(tensors=[T("token_embd.weight")], kvs=[("llama.block_count", "u32", 0)]).bytes()),
     Case("F17", model(tail=b"GGUX" * 16).bytes()),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import TypeVar
@@ -194,11 +195,7 @@ def _keys(kvs: Sequence[KV]) -> str:
     return ", ".join(f"'{printable(kv.key, 80)}'" for kv in kvs[:4]) + (" ..." if len(kvs) > 4 else "")
 
 
-@rule(
-    "F09",
-    Severity.ERROR,
-    way_out="leave one of them; llama.cpp refuses the file, ik_llama.cpp takes the first",
-)
+@rule("F09", Severity.ERROR, way_out="leave one of them; llama.cpp refuses the file, ik_llama.cpp takes the first")
 def duplicate_keys(target: LintTarget) -> Iterator[Hit]:
     """A metadata key occurs twice."""
     for file in target.files:
@@ -219,11 +216,7 @@ def _leave_the_first(target: LintTarget, file: ModelFile, keys: Sequence[str]) -
     return edit_command(target, *words, does="leaves the first")
 
 
-@rule(
-    "F10",
-    Severity.WARNING,
-    way_out="give it an ASCII name of at most 65,535 bytes",
-)
+@rule("F10", Severity.WARNING, way_out="give it an ASCII name of at most 65,535 bytes")
 def odd_keys(target: LintTarget) -> Iterator[Hit]:
     """A metadata key is not as the specification wants it."""
 
@@ -232,14 +225,19 @@ def odd_keys(target: LintTarget) -> Iterator[Hit]:
 
     for file, found in _places_of(target, odd):
         message = f"not ASCII or longer than {MAX_KEY:,} bytes: {_keys(found)}"
-        short = [kv.key for kv in found if "=" not in kv.key]
-        words = [word for key in short for word in ("--rename", f"{key}={_ascii_name(key)}")]
-        way_out = edit_command(target, *words, does="gives ASCII names") if len(short) == len(found) else ""
-        yield Hit(message=message, where=_shown(file), way_out=way_out)
+        yield Hit(message=message, where=_shown(file), way_out=_give_ascii_names(target, [kv.key for kv in found]))
 
 
-def _ascii_name(key: str) -> str:
-    return re.sub(r"[^!-~]", "_", key) or "unnamed"
+def _give_ascii_names(target: LintTarget, keys: Sequence[str]) -> str:
+    """The command that renames `keys`, numbered where two would get one name; "" if there is no such command."""
+    names = [re.sub(r"[^!-~]", "_", key) for key in keys]
+    counts = Counter(names)
+    names = [name if counts[name] == 1 else f"{name}_{number}" for number, name in enumerate(names, 1)]
+    known = {kv.key for file in target.files for kv in file.header.kvs}
+    if len({*names, *keys}) < 2 * len(keys) or not known.isdisjoint(names) or any("=" in key for key in keys):
+        return ""
+    words = [word for key, name in zip(keys, names, strict=True) for word in ("--rename", f"{key}={name}")]
+    return edit_command(target, *words, does="gives ASCII names")
 
 
 @rule("F11", Severity.WARNING, way_out="make the file anew with a writer that writes 0 and 1")
