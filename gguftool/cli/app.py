@@ -32,26 +32,26 @@ COMMANDS = (
     ("edit", f"{_HERE}.edit:edit", "Change metadata."),
     (
         "quantize",
-        f"{_HERE}.quantize:quantize",
+        f"{_HERE}.cooking.quantize:quantize",
         "Quantize a model by a recipe, by rules, or by a preset.",
     ),
     (
         "measure",
-        f"{_HERE}.measure:measure",
+        f"{_HERE}.cooking.measure:measure",
         "Measure what each tensor at a type does to the output.",
     ),
-    ("plan", f"{_HERE}.plan:plan", "Choose each tensor's type for a size, devices or quality."),
+    ("plan", f"{_HERE}.cooking.plan:plan", "Choose each tensor's type for a size, devices or quality."),
     (
         "cook",
-        f"{_HERE}.cook:cook",
+        f"{_HERE}.cooking.cook:cook",
         "Make the file that a recipe describes.",
     ),
     ("export", f"{_HERE}.export:export", "Write tensors to a safetensors file."),
     ("fetch", f"{_HERE}.fetch:fetch", "Fetch a model or some of its tensors; repair a download."),
     ("hash", f"{_HERE}.hash:hash_", "Print sha256 of each tensor's data, or check them."),
     ("types", f"{_HERE}.types:types", "List the tensor types, or explain one."),
-    ("recipe", f"{_HERE}.recipe:app", "Check recipes, take them from models, and convert them."),
-    ("imatrix", f"{_HERE}.imatrix:app", "Show importance matrices, convert, alter and make them."),
+    ("recipe", f"{_HERE}.cooking.recipe:app", "Check recipes, take them from models, and convert them."),
+    ("imatrix", f"{_HERE}.cooking.imatrix:app", "Show importance matrices, convert, alter and make them."),
 )
 # How similar a command's name is to one that is suggested for it, by difflib. Its default of 0.6 suggests `split` for
 # `list` (0.67: l, i and t are in both); two swapped letters of a name of four, as in `dmup`, are 0.75.

@@ -16,15 +16,15 @@ from gguftool.render.format import Format
 _MODULES = {
     "gguftool.analysis.diff.models": "diff",
     "gguftool.analysis.dump": "models.dump",
-    "gguftool.analysis.imatrix": "imatrix",
+    "gguftool.analysis.imatrix": "cooking.imatrix",
     "gguftool.analysis.info": "models.info",
     "gguftool.analysis.lint.check": "findings.text",
-    "gguftool.analysis.recipe": "recipe",
+    "gguftool.analysis.recipe": "cooking.recipe",
     "gguftool.analysis.report": "models.report",
-    "gguftool.cooking.measuring.run": "measure",
-    "gguftool.cooking.mix": "mix",
+    "gguftool.cooking.measuring.run": "cooking.measure",
+    "gguftool.cooking.mix": "cooking.mix",
     "gguftool.storage.plan": "plan",
-    "gguftool.surgery.quantize.preview": "quantize",
+    "gguftool.surgery.quantize.preview": "cooking.quantize",
 }
 # Formats of a report that are in a module of their own.
 _OF_BOTH = {("gguftool.cooking.exploration", Format.HTML): "page_of_plan.page"}

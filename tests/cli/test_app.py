@@ -44,13 +44,13 @@ def test_a_command_is_called_as_the_table_calls_it(name: str) -> None:
         ("nonsense", ""),
         ("types --help", "types"),
         ("hash --help", "hash"),
-        ("recipe check --help", "recipe"),
+        ("recipe check --help", "cooking cooking.recipe"),
     ],
 )
 def test_the_module_of_the_command_that_runs_is_imported_and_no_other(line: str, loaded: str) -> None:
     command = [sys.executable, "-c", _LOADED, *line.split()]
     done = subprocess.run(command, capture_output=True, check=False, env=environment(), encoding="utf-8")
-    assert done.stderr.splitlines()[-1] == (f"gguftool.cli.commands.{loaded}" if loaded else "")
+    assert done.stderr.splitlines()[-1] == " ".join(f"gguftool.cli.commands.{name}" for name in loaded.split())
 
 
 @pytest.mark.parametrize("command", ["info", "dump", "check"])

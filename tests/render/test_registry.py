@@ -75,6 +75,6 @@ def test_only_the_module_that_renders_the_report_is_imported() -> None:
         "json_text",
         "page.page",
         "plan",
-        "quantize",
-        "recipe",
+        "cooking.quantize",
+        "cooking.recipe",
     }

@@ -32,7 +32,7 @@ def _heading(report: Dump) -> str:
         f"{format_size(total)}{shards}, alignment {first.alignment}, data from offset {first.data_offset:,}"
     ]
     if report.imatrix:
-        from gguftool.render.imatrix import imatrix_heading
+        from gguftool.render.cooking.imatrix import imatrix_heading
 
         lines.append(imatrix_heading(report.imatrix).rstrip("\n"))
     if report.missing:
@@ -103,7 +103,7 @@ def _tables(report: Dump, kvs: bool, tensors: bool) -> Iterator[Table]:
     if tensors:
         yield _tensors_table(report, several)
     if report.imatrix:
-        from gguftool.render.imatrix import imatrix_table
+        from gguftool.render.cooking.imatrix import imatrix_table
 
         yield imatrix_table(report.imatrix)
 

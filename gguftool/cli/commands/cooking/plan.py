@@ -379,7 +379,7 @@ def _file(path: Path, data: bytes) -> OutputFile:
 
 
 def _chart(mix: Mix, form: str) -> bytes:
-    from gguftool.render.mix import mix_chart  # noqa: PLC0415 - for --plot alone
+    from gguftool.render.cooking.mix import mix_chart  # noqa: PLC0415 - for --plot alone
 
     try:
         return mix_chart(mix, form)

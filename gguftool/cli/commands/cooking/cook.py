@@ -30,7 +30,7 @@ from gguftool.format.engine_facts.engines import LLAMA_CPP
 from gguftool.format.recipe import render_recipe
 from gguftool.model.opening import open_model
 from gguftool.record import replace
-from gguftool.render.card import card_of
+from gguftool.render.cooking.card import card_of
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from gguftool.storage.execute.preflight import check_targets

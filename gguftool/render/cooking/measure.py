@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from gguftool.cooking.measuring.run import MeasurePlan, MeasureReport
 from gguftool.errors import printable
+from gguftool.render.cooking.quantize import duration
 from gguftool.render.format import Format
-from gguftool.render.quantize import duration
 from gguftool.render.registry import renders
 from gguftool.render.table import Table, columns
 
