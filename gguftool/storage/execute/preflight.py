@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 from collections.abc import Iterator
@@ -60,15 +61,29 @@ def check_targets(plan: Plan, *, force: bool) -> None:
 
 
 def _name_problems(plan: Plan) -> Iterator[str]:
-    """Yield what is wrong with the names on this system: devices of Windows, paths that differ in case alone."""
-    known: dict[str, str] = {}  # by its path without case
+    """Yield what is wrong with the names: one file named twice, and what this system does not allow."""
+    seen: dict[str, Path] = {}
+    folder_of = functools.cache(_real_folder)
     for output in plan.outputs:
-        if NAMES_HAVE_RULES and (reason := name_problem(output.path.name)):
-            yield f"{output.path}: {reason}"
-        path = str(output.path)
-        if IGNORES_CASE and (other := known.get(path.casefold())) is not None:
-            yield f"{path}: its name and that of {other} differ in case alone, which this system ignores; use another"
-        known[path.casefold()] = path
+        path = output.path
+        if NAMES_HAVE_RULES and (reason := name_problem(path.name)):
+            yield f"{path}: {reason}"
+        place = os.path.join(folder_of(path.parent), path.name)
+        key = place.casefold() if IGNORES_CASE else place
+        if key not in seen:
+            seen[key] = path
+        elif seen[key].name == path.name:
+            yield f"{path}: is named for two outputs; give each file a name of its own"
+        else:
+            yield f"{path}: its name and that of {seen[key]} differ in case alone, which this system ignores; use another"
+
+
+def _real_folder(folder: Path) -> str:
+    """Resolve `folder`, or keep it as it is named if that is not possible."""
+    try:
+        return os.path.realpath(folder)
+    except (OSError, ValueError):
+        return str(folder)
 
 
 def _replaced_problems(output: OutputFile, file_id: tuple[int, int]) -> Iterator[str]:

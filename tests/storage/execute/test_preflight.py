@@ -51,6 +51,26 @@ def links(source: Path) -> dict[str, Path]:
     }
 
 
+def two_outputs(*paths: Path) -> Plan:
+    return Plan(outputs=tuple(OutputFile(path=path, head=b"x", copies=(), size=1) for path in paths), inputs=())
+
+
+@pytest.mark.parametrize("way", ["same", "dots", "linked folder"])
+def test_two_outputs_of_one_plan_are_not_one_file(way: str, source: Path) -> None:
+    target = links(source)[way]
+    source.unlink()
+    with pytest.raises(ExecuteError, match="is named for two outputs; give each file a name of its own"):
+        execute(two_outputs(source, target), Options(force=True))
+    assert not source.exists()
+
+
+def test_names_in_one_folder_differ_in_more_than_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "IGNORES_CASE", True)
+    preflight.check_targets(two_outputs(tmp_path / "a" / "x", tmp_path / "b" / "X"), force=False)
+    with pytest.raises(ExecuteError, match="X: differs from x in case alone"):
+        execute(two_outputs(tmp_path / "c" / "x", tmp_path / "c" / "X"), Options())
+
+
 @pytest.mark.parametrize("way", ["same", "dots", "hard link", "symbolic link", "linked folder"])
 @pytest.mark.parametrize("force", [(), ("--force",)], ids=["", "--force"])
 def test_an_input_is_never_the_output(way: str, force: tuple[str, ...], source: Path) -> None:

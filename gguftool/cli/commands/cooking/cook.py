@@ -142,7 +142,8 @@ def cook(
     page = None if card is None else file_plan(card, card_of(cooked.plan, text, words), cooked.plan.inputs)
     if not writing.dry_run:
         if page is not None:
-            check_targets(page, force=writing.force)  # before hours of work
+            both = replace(page, outputs=(*cooked.plan.outputs, *page.outputs))
+            check_targets(both, force=writing.force)  # before hours of work
         if not no_verify:
             verify_maps([one.model for one in inputs], cooked.plan)
     written = _carry_out(cooked, output, writing)

@@ -80,6 +80,17 @@ def test_a_card_that_is_there_stops_it_first(gguftool: Run, recipe: Path, tmp_pa
     assert gguftool(*words, "--force").returncode == 0
 
 
+@pytest.mark.parametrize("name", ["out.gguf", "sub/../out.gguf"])
+def test_a_card_never_replaces_the_model_that_it_is_of(gguftool: Run, recipe: Path, tmp_path: Path, name: str) -> None:
+    template = make_suite(tmp_path, ("Q4_K", "Q8_0"))
+    (tmp_path / "sub").mkdir()
+    words = ("cook", recipe, "--from", template, "-o", tmp_path / "out.gguf", "--card", tmp_path / name, "--force")
+    done = gguftool(*words)
+    assert done.returncode == 2
+    assert "out.gguf: is named for two outputs; give each file a name of its own" in done.stderr.decode()
+    assert not (tmp_path / "out.gguf").exists()
+
+
 def test_an_unknown_engine_is_bad_usage(gguftool: Run, recipe: Path, tmp_path: Path) -> None:
     done = gguftool("cook", recipe, "--from", tmp_path, "-o", tmp_path / "out.gguf", "--engine", "x")
     assert done.returncode == 2
