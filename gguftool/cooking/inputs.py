@@ -15,6 +15,7 @@ from gguftool.model.companions import read_map
 from gguftool.model.model import Model
 from gguftool.model.opening import ModelLike
 from gguftool.record import record, replace
+from gguftool.storage.sources.source import Source
 from gguftool.surgery.inputs import as_inputs
 
 _HEAD_SPARE = 4096  # bytes that writers may add to a head: keys of the imatrix, a file type
@@ -27,7 +28,7 @@ class Offers:
     """What there is: the offers of all tensors, and a model for metadata (None if there are maps alone).
 
     `head` is the room that a file needs beside tensor data.  `ready`: the offers are those of quants that exist, and
-    `quants` are these.
+    `quants` are these.  `sources` are the files of all models: none of them may be an output.
     """
 
     offers: tuple[Offer, ...]
@@ -36,6 +37,7 @@ class Offers:
     head: int = 0
     ready: bool = False
     quants: tuple[ReadyMade, ...] = ()
+    sources: tuple[Source, ...] = ()
 
 
 def open_offers(models: ModelLike | Sequence[ModelLike], options: MixOptions, notes: Notes) -> Offers:
@@ -52,7 +54,15 @@ def open_offers(models: ModelLike | Sequence[ModelLike], options: MixOptions, no
     offers = offers_of_ready(quants, allowed, options.engine, notes)
     model = opened[0] if opened else None
     name = ", ".join(quant.name for quant in quants[:3]) + (f" and {len(quants) - 3:,} more" if len(quants) > 3 else "")
-    return Offers(name=name, offers=offers, model=model, head=_head(model, offers), ready=True, quants=tuple(quants))
+    return Offers(
+        name=name,
+        offers=offers,
+        model=model,
+        head=_head(model, offers),
+        ready=True,
+        quants=tuple(quants),
+        sources=tuple(source for one in opened for source in one.sources),
+    )
 
 
 def _to_quantize(model: Model, options: MixOptions, notes: Notes) -> Offers:
@@ -73,7 +83,7 @@ def _to_quantize(model: Model, options: MixOptions, notes: Notes) -> Offers:
         notes.remark(text, model.name)
     if not model.is_complete:
         notes.remark("the set is not complete: only the tensors that are there are planned", model.name)
-    return Offers(name=model.name, offers=offers, model=model, head=_head(model, offers), ready=False)
+    return Offers(name=model.name, offers=offers, model=model, head=_head(model, offers), sources=model.sources)
 
 
 def from_start(offered: Offers, options: MixOptions) -> MixOptions:

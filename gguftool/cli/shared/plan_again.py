@@ -4,10 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from gguftool.cooking.exploration import Exploration
+from gguftool.render.format import Format
 from gguftool.render.page_of_plan.names import shown_source
+from gguftool.render.page_of_plan.page import Command
+from gguftool.render.registry import render
 
 _FILES = frozenset({"measure", "curve", "sensitivity", "imatrix", "compare", "start"})
 _LABELLED = frozenset({"bench"})  # DEVICE=FILE
+
+
+def page_again(found: Exploration, models: Sequence[str], given: Mapping[str, object]) -> bytes:
+    """The page of a plan, with the command that was `given` these options by parameter."""
+    imatrix = given["imatrix"]
+    command = Command(
+        models=tuple(models), options=option_words(given), imatrix=None if imatrix is None else str(imatrix)
+    )
+    return render(found, Format.HTML, command=command).encode("utf-8")
 
 
 def option_words(options: Mapping[str, object]) -> tuple[str, ...]:

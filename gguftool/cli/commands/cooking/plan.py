@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,8 +25,8 @@ from gguftool.render.units import parse_size
 from gguftool.storage.sources.locate import open_source
 
 if TYPE_CHECKING:
-    from gguftool.cooking.exploration import Exploration
     from gguftool.storage.plan import OutputFile
+    from gguftool.storage.sources.source import Source
 
 _PLOTS = (".png", ".svg")
 
@@ -215,6 +215,9 @@ def plan(
         raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{engine}'")
     if plot is not None and plot.suffix.lower() not in _PLOTS:
         raise typer.BadParameter(f"--plot takes a file that ends in {' or '.join(_PLOTS)}")
+    targets = [path.absolute() for path in (output, plot, html) if path is not None]
+    if len(set(targets)) < len(targets):
+        raise typer.BadParameter("-o, --plot and --html write a file each: give each another name")
     if imatrix is not None:
         open_imatrix(imatrix)
     devices = _devices(device or ())
@@ -245,6 +248,8 @@ def plan(
     if plot is not None:
         outputs.append(_file(plot, _chart(mix, plot.suffix.lower().removeprefix("."))))
     if html is not None:
+        from gguftool.cli.shared.plan_again import page_again  # noqa: PLC0415 - for --html alone
+
         usual = Context()
         given = {
             "measure": measure, "curve": curve, "sensitivity": sensitivity, "types": types, "imatrix": imatrix,
@@ -254,8 +259,11 @@ def plan(
             "ubatch": None if ubatch == usual.ubatch else ubatch,
             "slow": slow, "bench": bench, "compare": compare, "start": start,
         }  # fmt: skip
-        outputs.append(_file(html, _page(found, models, given)))
-    _write(outputs, force=force)
+        outputs.append(_file(html, page_again(found, models, given)))
+    if outputs:
+        named = [*models, *(measure or ()), curve, sensitivity, imatrix, *(compare or ()), start]
+        named += [text.partition("=")[2] for text in bench or ()]
+        _write(outputs, (*found.offered.sources, *_local_files(named)), force=force)
     remark_each(mix.remarks)
     if verify is not None:
         _verify(mix, verify, Path((measure or [""])[0]), models[0], text or "", imatrix)
@@ -359,15 +367,20 @@ def _bench(text: str) -> tuple[Slow, ...]:
     return slowness_of(source.read_at(0, min(source.size, MAX_FILE + 1)), name, device)
 
 
-def _write(outputs: list[OutputFile], *, force: bool) -> None:
-    """Write the files with the executor, so that each is complete, and replaces another only with --force."""
-    if not outputs:
-        return
-    from gguftool.storage.execute.executor import execute  # noqa: PLC0415 - for files alone
+def _local_files(names: Sequence[str | None]) -> tuple[Source, ...]:
+    """The files of this machine among `names` of what was read."""
+    from gguftool.storage.sources.local import open_local  # noqa: PLC0415 - for outputs alone
+
+    return tuple(open_local(Path(name)) for name in names if name is not None and Path(name).is_file())
+
+
+def _write(outputs: Sequence[OutputFile], inputs: tuple[Source, ...], *, force: bool) -> None:
+    """Write the files with the executor: each is complete, replaces another only with --force, and never an input."""
+    from gguftool.storage.execute.executor import execute  # noqa: PLC0415 - for outputs alone
     from gguftool.storage.execute.options import Options  # noqa: PLC0415
     from gguftool.storage.plan import Plan  # noqa: PLC0415
 
-    execute(Plan(outputs=tuple(outputs), inputs=()), Options(force=force))
+    execute(Plan(outputs=tuple(outputs), inputs=inputs), Options(force=force))
     for output in outputs:
         remark(f"wrote {output.path}")
 
@@ -385,16 +398,3 @@ def _chart(mix: Mix, form: str) -> bytes:
         return mix_chart(mix, form)
     except ImportError:
         raise PlanError("--plot needs matplotlib: pip install matplotlib") from None
-
-
-def _page(found: Exploration, models: list[str], given: Mapping[str, object]) -> bytes:
-    from gguftool.cli.shared.plan_again import option_words  # noqa: PLC0415 - for --html alone
-    from gguftool.render.format import Format  # noqa: PLC0415
-    from gguftool.render.page_of_plan.page import Command  # noqa: PLC0415
-    from gguftool.render.registry import render  # noqa: PLC0415
-
-    imatrix = given["imatrix"]
-    command = Command(
-        models=tuple(models), options=option_words(given), imatrix=None if imatrix is None else str(imatrix)
-    )
-    return render(found, Format.HTML, command=command).encode("utf-8")

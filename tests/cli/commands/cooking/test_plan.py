@@ -159,3 +159,29 @@ def test_missing_extras_name_the_command(tmp_path: Path) -> None:
         )
         assert done.returncode == 2, done.stderr
         assert done.stderr.endswith(f"pip install {lacking}\n")
+
+
+def test_no_output_replaces_an_input(tmp_path: Path) -> None:
+    model, sums, start = tmp_path / "m.gguf", Path(table(tmp_path / "s.csv")), tmp_path / "start.recipe"
+    model.write_bytes(Path(MODEL).read_bytes())
+    start.write_text(".*=q8_0\n")
+    basis = ("--measure", str(sums), "--start", str(start), "--bpw", "6", "--force")
+    for option, path in (("-o", model), ("--html", model), ("-o", sums), ("-o", start)):
+        before = path.read_bytes()
+        done = run_gguftool("plan", model, *basis, option, path)
+        assert done.returncode == 2
+        assert "is an input" in one_error_line(done.stderr)
+        assert path.read_bytes() == before
+    quants = [tmp_path / Path(name).name for name in QUANTS]
+    for own, name in zip(quants, QUANTS, strict=True):
+        own.write_bytes(Path(name).read_bytes())
+    done = run_gguftool("plan", *quants, "--bpw", "6", "--force", "-o", quants[1])
+    assert "is an input" in one_error_line(done.stderr)
+    assert quants[1].read_bytes() == Path(QUANTS[1]).read_bytes()
+
+
+def test_two_outputs_of_one_name_are_bad_usage(tmp_path: Path) -> None:
+    done = run_gguftool("plan", MODEL, "--bpw", "6", "-o", tmp_path / "one", "--html", tmp_path / "one")
+    assert done.returncode == 2
+    assert b"-o, --plot and --html" in done.stderr
+    assert list(tmp_path.iterdir()) == []
