@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
 
+from gguftool.cooking.damage.evidence import MOST
 from gguftool.errors import FormatError, LimitError, printable
 from gguftool.format.ggml import find_type
 from gguftool.record import record
@@ -228,6 +229,19 @@ def _positive(name: str, fields: Mapping[str, Any]) -> float:
     return value
 
 
+def _damage(name: str, fields: Mapping[str, Any]) -> float:
+    """A number that damage is computed from."""
+    value = _number(name, fields)
+    if abs(value) > MOST:
+        raise ValueError(f"'{name}' is {value:g}, which no measurement gives")
+    return value
+
+
+def _damage_from_zero(name: str, fields: Mapping[str, Any]) -> float:
+    _damage(name, fields)
+    return _positive(name, fields)
+
+
 def _count(name: str, fields: Mapping[str, Any]) -> int:
     value = fields[name]
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 1 << 62:
@@ -256,7 +270,7 @@ def _flag(name: str, fields: Mapping[str, Any]) -> bool:
 
 
 def _positive_or_none(name: str, fields: Mapping[str, Any]) -> float | None:
-    return None if fields[name] is None else _positive(name, fields)
+    return None if fields[name] is None else _damage_from_zero(name, fields)
 
 
 def _scores(_: str, fields: Mapping[str, Any]) -> Scores:
@@ -266,7 +280,7 @@ def _scores(_: str, fields: Mapping[str, Any]) -> Scores:
     chunks = None if by_chunk is None else tuple(_number("by_chunk", {"by_chunk": value}) for value in by_chunk)
     numbers = {name: _positive(name, fields) for name in _POSITIVE_SCORES}
     tokens, count = _count("tokens", fields), _count("chunks", fields)
-    return Scores(kld=_number("kld", fields), **numbers, tokens=tokens, chunks=count, by_chunk=chunks)
+    return Scores(kld=_damage("kld", fields), **numbers, tokens=tokens, chunks=count, by_chunk=chunks)
 
 
 def _carrier(name: str, fields: Mapping[str, Any]) -> Carrier | None:
@@ -294,12 +308,12 @@ _VALUES: dict[str, Any] = {
     "type": _type,
     "censored": _flag,
     "base_ppl": _positive,
-    "error": _positive,
+    "error": _damage_from_zero,
     "weighted_error": _positive_or_none,
     "rows": _count,
     "of": _count,
     "source": _text_or_none,
-    "factor": _positive,
+    "factor": _damage_from_zero,
     "predicted": _positive,
     "actual": _positive,
     "recipe": _text,

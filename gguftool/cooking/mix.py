@@ -17,12 +17,19 @@ from gguftool.record import record
 class Target:
     """What to reach, one of: `size` of the whole file, `bits` per weight, `tensor_bytes` of all tensors' data, or
     `most_damage` in nats, as fast as possible.  Budgets of devices are in `MixOptions.devices`.
+
+    Raises `ValueError` for bits or a damage that are no finite number.
     """
 
     size: int | None = None
     bits: float | None = None
     tensor_bytes: int | None = None
     most_damage: float | None = None
+
+    def __post_init__(self) -> None:
+        for what, value in (("bits per weight", self.bits), ("damage", self.most_damage)):
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{value:g} {what}: expected a finite number, such as 4.5 bits or a damage of 0.02")
 
     @property
     def in_words(self) -> str:

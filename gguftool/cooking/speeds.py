@@ -12,37 +12,51 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from gguftool.cooking.damage.suite_csv import MAX_FILE, looks_like_suite, parse_table
 from gguftool.cooking.mix import Slow
 from gguftool.errors import FormatError, LimitError
 from gguftool.format.ggml import find_type
 
+_MOST = 1_000_000  # how many times as fast as another a type can be; --slow takes no more
+
 
 def slowness_of(data: bytes, name: str, device: str) -> tuple[Slow, ...]:
-    """The factors of all types in a benchmark of `device`; raises `FormatError` for a file that holds none."""
+    """The factors of all types in a benchmark of `device`; raises `FormatError` for one that holds none."""
     if len(data) > MAX_FILE:
         raise LimitError(f"has {len(data):,} bytes; gguftool reads a table of at most {MAX_FILE:,}", source=name)
     found: dict[str, float] = {}
-    for type_text, speed in _sweep(data, name) if looks_like_suite(data) else _llama_bench(data):
+    for type_text, speed in _sweep(data, name) if looks_like_suite(data) else _llama_bench(data, name):
         found[type_text] = max(speed, found.get(type_text, 0.0))
     if not found:
         raise FormatError(
             "holds no speed of any type; expected the CSV of 'llama-bench -o csv' with -n, or a tg_results.csv",
             source=name,
         )
-    fastest = max(found.values())
+    fastest, slowest = max(found.values()), min(found.values())
+    if not 0 < fastest < _MOST * slowest:
+        raise FormatError(
+            f"holds speeds of which one is {_MOST:,} times another or more: no benchmark of one device", source=name
+        )
     return tuple(Slow(type=text, device=device, factor=fastest / speed) for text, speed in found.items())
 
 
-def _llama_bench(data: bytes) -> Iterator[tuple[str, float]]:
+def _llama_bench(data: bytes, name: str) -> Iterator[tuple[str, float]]:
     """Types and the bytes that they are read at in a second, of rows that generate and do not process a prompt."""
-    for row in csv.DictReader(io.StringIO(data.decode("utf-8-sig", "replace"))):
+    for row in _rows(data, name):
         type_text = _type_in(row.get("model_type") or "")
         size, speed = _number(row, "model_size"), _number(row, "avg_ts")
         generates = _number(row, "n_gen") > 0 and not _number(row, "n_prompt") > 0
         if type_text is not None and generates and size > 0 and speed > 0:
             yield type_text, size * speed
+
+
+def _rows(data: bytes, name: str) -> Iterator[dict[str, Any]]:
+    try:
+        yield from csv.DictReader(io.StringIO(data.decode("utf-8-sig", "replace")))
+    except csv.Error as error:
+        raise FormatError(f"is no CSV: {error}", source=name) from None
 
 
 def _type_in(words: str) -> str | None:

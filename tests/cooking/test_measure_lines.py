@@ -48,6 +48,10 @@ def test_a_last_line_without_its_end_counts_as_absent() -> None:
     [
         (1, {"kld": "many"}, "'kld' is not a finite number"),
         (1, {"kld": 10**400}, "too large"),
+        (1, {"kld": 1e300}, "no measurement gives"),
+        (3, {"error": 1e300}, "no measurement gives"),
+        (3, {"weighted_error": 1e300}, "no measurement gives"),
+        (4, {"factor": 1e300}, "no measurement gives"),
         (1, {"kld_se": -1}, "below zero"),
         (1, {"tensors": "blk"}, "not a list of texts"),
         (1, {"type": "q99\x1b"}, r"'q99\\x1b' is no type"),

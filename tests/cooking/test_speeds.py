@@ -30,3 +30,17 @@ def test_sweeps_of_the_suite_count_tokens_and_bits() -> None:
 def test_what_holds_no_speed_says_what_would(data: bytes) -> None:
     with pytest.raises(FormatError, match="llama-bench -o csv"):
         slowness_of(data, "b.csv", "CPU")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("x" * 200_000 + ",1,0,1,1\n", "is no CSV"),
+        ("llama Q4_K,1e300,0,1,1e300\nllama Q6_K,1,0,1,1\n", "no benchmark of one device"),
+        ("llama Q4_K,1e-300,0,1,1e-300\n", "no benchmark of one device"),
+        ("llama Q4_K,1e6,0,1,1\nllama Q6_K,1,0,1,1\n", "no benchmark of one device"),
+    ],
+)
+def test_numbers_of_no_benchmark_are_refused(rows: str, message: str) -> None:
+    with pytest.raises(FormatError, match=message):
+        slowness_of(f"model_type,model_size,n_prompt,n_gen,avg_ts\n{rows}".encode(), "b.csv", "CPU")

@@ -1,16 +1,18 @@
 """What is known of the damage that types do: measurements, given sensitivities, error tables, curves of types.
 
-Every source ends here (`sensitivities.py` reads files, `suite_csv.py` those of GGUF-Tool-Suite), and `damage.py` starts
+Every source ends here (`sensitivities.py` reads files, `suite_csv.py` those of GGUF-Tool-Suite), and `model.py` starts
 here.  Tensors and types go by name; types in the recipe's spelling.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from gguftool.record import record
 
 Key = tuple[str, str]  # tensor, type
+MOST: Final = 1e30  # no damage, error or factor is near it, and sums and products of such numbers stay finite
 
 
 @record

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from gguftool.cooking.damage import suite_csv
-from gguftool.cooking.damage.evidence import NOTHING, Evidence, Given, InputFile, Key, Observation
+from gguftool.cooking.damage.evidence import MOST, NOTHING, Evidence, Given, InputFile, Key, Observation
 from gguftool.cooking.measure_lines import MAX_FILE, ErrorLine, KldLine, MeasureFile, ScaleLine, parse_measure
 from gguftool.errors import FormatError, LimitError, PlanError, joined_problems, listed, printable
 from gguftool.format.ggml import find_type
@@ -220,4 +220,4 @@ def _given(fields: Mapping[str, Any], problems: list[str]) -> Iterable[Given]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -MOST <= value <= MOST

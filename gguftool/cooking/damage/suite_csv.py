@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
-from gguftool.cooking.damage.evidence import Observation
+from gguftool.cooking.damage.evidence import MOST, Observation
 from gguftool.cooking.damage.typical import log_typical, typical_error
 from gguftool.errors import FormatError, LimitError, joined_problems, printable
 from gguftool.format.ggml import find_type
@@ -111,7 +111,7 @@ def _cells(columns: Sequence[str], texts: Sequence[str], number: int, problems: 
             value = float(text.removesuffix("%"))
         except ValueError:
             value = math.nan
-        if not math.isfinite(value) or (value < 0 and not percent):
+        if not abs(value) <= MOST or (value < 0 and not percent):
             problems.append(f"line {number}, {printable(column, 80)}: '{printable(text, 40)}' is no such number")
         else:
             cells[column] = Cell(value=value, percent=percent)
@@ -230,9 +230,10 @@ def _groups(table: Table) -> dict[str, str]:
 def _measured_together(values: Mapping[str, float], groups: Mapping[str, str]) -> Iterable[tuple[str, ...]]:
     """The names, those of a group that have the same number together."""
     found: dict[tuple[str, str, float] | str, list[str]] = {}
+    leaders = frozenset(groups.values())
     for name, value in values.items():
         layer = _LAYER.fullmatch(name)
-        leader = layer and (groups.get(layer[2]) or (layer[2] if layer[2] in groups.values() else None))
+        leader = layer and (groups.get(layer[2]) or (layer[2] if layer[2] in leaders else None))
         key = (layer[1], leader, value) if layer and leader and value else name
         found.setdefault(key, []).append(name)
     return (tuple(names) for names in found.values())

@@ -153,3 +153,16 @@ def test_tensors_of_another_model_are_counted(tmp_path: Path) -> None:
     assert unknown_tensors(found, ["a", "b", "c", "d"]) is None
     assert "another conversion" in str(unknown_tensors(found, ["a", "b"]))
     assert "another model" in str(unknown_tensors(found, ["x"]))
+
+
+@pytest.mark.parametrize("number", [10**400, 1e300, -1])
+def test_numbers_that_are_no_damage_are_named(tmp_path: Path, number: float) -> None:
+    name = write_json(tmp_path / "s.json", {"gguftool": "sensitivities", "tensors": {"a.weight": number}})
+    with pytest.raises(FormatError, match=r"a\.weight: .* is no damage"):
+        read_evidence(EvidenceFiles(sensitivity=name))
+
+
+def test_a_spread_beyond_all_numbers_is_named(tmp_path: Path) -> None:
+    fields = {"gguftool": "sensitivities", "spread": 10**400, "tensors": {"a.weight": 1.0}}
+    with pytest.raises(FormatError, match='"spread" is 1000'):
+        read_evidence(EvidenceFiles(sensitivity=write_json(tmp_path / "s.json", fields)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 
 import pytest
 
@@ -188,3 +189,23 @@ def test_typical_errors_fall_with_the_bits() -> None:
     errors = [typical_error(name) for name in order]
     assert errors == sorted(errors, reverse=True)
     assert typical_error("F32") > 0
+
+
+def test_a_number_that_no_engine_prints_is_named() -> None:
+    with pytest.raises(FormatError, match=r"line 2, blk\.0\.attn_k\.weight: '1e\+308'"):
+        parse_table(table({"iq1_kt": {**values(), "blk.0.attn_k.weight": "1e+308"}}), "t")
+
+
+def test_many_groups_take_time_in_proportion() -> None:
+    """Half of 80,000 tensors in groups and half alone: by pairs of both it would take minutes."""
+    names = [f"blk.{at // 30}.b{at}" for at in range(80_000)]
+    rows = [("q3_K", "0.001"), ("q4_K", "0.002")]
+    lines = [
+        ",".join([qtype, *(value if at % 30 < 15 else f"0.{at + 100_000}" for at in range(len(names)))])
+        for qtype, value in rows
+    ]
+    data = "\n".join([f"QTYPE,{','.join(names)}", *lines, ""]).encode()
+    begun = time.process_time()
+    found = readings_of(parse_table(data, "t")).observations
+    assert time.process_time() - begun < 20
+    assert max(len(one.tensors) for one in found) == 15

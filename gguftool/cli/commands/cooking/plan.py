@@ -329,9 +329,9 @@ def _target(
         raise typer.BadParameter("give a target: --size, --bpw, --device, --max-kld or --max-ppl-ratio, or a --start")
     try:
         most = max_kld if max_ppl_ratio is None else nats_of_ratio(max_ppl_ratio)
+        return Target(size=size, bits=bpw, most_damage=most)
     except ValueError as error:
-        raise typer.BadParameter(f"--max-ppl-ratio: {error}") from None
-    return Target(size=size, bits=bpw, most_damage=most)
+        raise typer.BadParameter(f"{', '.join(named)}: {error}") from None
 
 
 def _fused(texts: list[str] | None) -> tuple[str, ...]:

@@ -161,6 +161,16 @@ def test_missing_extras_name_the_command(tmp_path: Path) -> None:
         assert done.stderr.endswith(f"pip install {lacking}\n")
 
 
+@pytest.mark.parametrize("option", ["--bpw", "--max-kld", "--max-ppl-ratio"])
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_a_target_that_is_no_number_is_bad_usage(option: str, number: str, tmp_path: Path) -> None:
+    done = run_text("plan", MODEL, option, number, "--measure", table(tmp_path / "s.csv"))
+    assert done.returncode == 2
+    assert option in done.stderr
+    assert number in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_no_output_replaces_an_input(tmp_path: Path) -> None:
     model, sums, start = tmp_path / "m.gguf", Path(table(tmp_path / "s.csv")), tmp_path / "start.recipe"
     model.write_bytes(Path(MODEL).read_bytes())
