@@ -6,7 +6,7 @@ Everything that contradicts itself is collected, so that one message names all o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from gguftool.cooking.offers import Offer
 from gguftool.errors import Notes, printable
@@ -185,8 +185,3 @@ def _fused(
     if apart:
         notes.remark("fused tensors are on different devices, and chosen apart", f"{apart:,} groups")
     return list(groups.values())
-
-
-def types_by_name(items: Sequence[Item], chosen: Sequence[int]) -> Mapping[str, str]:
-    """The type of every tensor, from the choice for each item."""
-    return {name: item.types[option] for item, option in zip(items, chosen, strict=True) for name in item.tensors}

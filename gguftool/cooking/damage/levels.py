@@ -9,6 +9,7 @@ from gguftool.cooking.damage.model import DamageModel, Levels, PresetLevels, Sub
 from gguftool.cooking.offers import Offer
 from gguftool.cooking.rivals import FAMILY, Scale, nearest_preset
 from gguftool.record import record
+from gguftool.storage.sources.locate import base_name
 
 
 @record
@@ -27,14 +28,14 @@ class LevelSource:
     start: tuple[str, Mapping[str, str]] | None = None
 
     def choose(self, wanted: int) -> tuple[Levels, str]:
-        """The levels for a mix of about `wanted` bytes, and what they rest on in words."""
+        """The levels for a mix of about `wanted` bytes, and what they rest on in words, without folders."""
         evidence = self.evidence
         if not evidence.says_nothing:
             what = "measured" if evidence.observations else "given"
-            names = ", ".join(one.name for one in evidence.inputs)
+            names = ", ".join(base_name(one.name) for one in evidence.inputs)
             return DamageModel(self.subjects, evidence), f"damage {what} ({names})"
         if self.start is not None:
-            return self.preset_levels(None), f"nothing was measured: the levels of {self.start[0]}"
+            return self.preset_levels(None), f"nothing was measured: the levels of {base_name(self.start[0])}"
         what = "only errors were measured, no divergence" if evidence.errors else "nothing was measured"
         name = nearest_preset(self.presets, self.preset_sizes(), wanted)
         if name is None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -245,17 +246,18 @@ class DamageModel:
             stack, layer, base = self._places[at]
             if layer is not None:
                 by_role.setdefault((stack, base), []).append((layer, at))
-        for known in by_role.values():
-            known.sort()
+        for measured in by_role.values():
+            measured.sort()
         expected = []
         for at, (stack, layer, base) in enumerate(self._places):
             if at in self._given:
                 spread = next(iter(self._given[at].values()))[1]
                 expected.append((shift, spread))
                 continue
-            others = [(other, means[index]) for other, index in by_role.get((stack, base), ()) if index != at]
+            others = [] if layer is None else _beside(by_role.get((stack, base), ()), layer, at)
             if others and layer is not None:
-                expected.append((_interpolated(others, layer), _SPREAD_OF_LAYERS))
+                known = [(other, means[index]) for other, index in others]
+                expected.append((_interpolated(known, layer), _SPREAD_OF_LAYERS))
             else:
                 expected.append((overall, _SPREAD_OF_ROLES))
         self._apply_bounds(expected)
@@ -316,6 +318,13 @@ class DamageModel:
 def _mean(residuals: Sequence[_Residual]) -> float:
     weights = [1 / one.spread**2 for one in residuals]
     return sum(weight * one.value for weight, one in zip(weights, residuals, strict=True)) / sum(weights)
+
+
+def _beside(measured: Sequence[tuple[int, int]], layer: int, at: int) -> list[tuple[int, int]]:
+    """The nearest pairs of layer and subject on both sides of `layer`, without the subject `at`."""
+    place = bisect_left(measured, (layer, at))
+    after = place + (place < len(measured) and measured[place][1] == at)
+    return [*measured[max(place - 1, 0) : place], *measured[after : after + 1]]
 
 
 def _interpolated(known: Sequence[tuple[int, float]], layer: int) -> float:

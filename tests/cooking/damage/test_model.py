@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 
@@ -55,6 +56,14 @@ def test_unmeasured_layers_are_interpolated_within_their_role() -> None:
     assert layers[2] == pytest.approx(2e-3, rel=0.01)
     assert layers[7] == pytest.approx(layers[4], rel=0.01)
     assert layers[:5] == sorted(layers[:5])
+
+
+def test_layers_by_the_ten_thousand_take_time_in_proportion() -> None:
+    names = [f"blk.{layer}.attn_v.weight" for layer in range(30_000)]
+    found = tuple(observed(1e-3, 1e-5, name) for name in names)
+    begun = time.process_time()
+    DamageModel([Subject(name=name, elements=32) for name in names], Evidence(errors={}, curve={}, observations=found))
+    assert time.process_time() - begun < 20
 
 
 def test_a_role_that_nobody_measured_moves_with_the_others() -> None:

@@ -190,6 +190,17 @@ def test_no_output_replaces_an_input(tmp_path: Path) -> None:
     assert quants[1].read_bytes() == Path(QUANTS[1]).read_bytes()
 
 
+def test_a_recipe_names_no_folder(tmp_path: Path) -> None:
+    start = tmp_path / "start.recipe"
+    start.write_text(".*=q8_0\n")
+    for basis in (("--measure", table(tmp_path / "s.csv")), ()):
+        done = run_text("plan", MODEL, "--start", str(start), *basis, "-o", str(tmp_path / "mix.recipe"), "--force")
+        assert done.returncode == 0, done.stderr
+        recipe = (tmp_path / "mix.recipe").read_text()
+        assert "# basis: " in recipe
+        assert str(tmp_path) not in recipe
+
+
 def test_two_outputs_of_one_name_are_bad_usage(tmp_path: Path) -> None:
     done = run_gguftool("plan", MODEL, "--bpw", "6", "-o", tmp_path / "one", "--html", tmp_path / "one")
     assert done.returncode == 2
