@@ -88,6 +88,15 @@ function choose(quick) {
   }
   const loss = added(found.map((one) => one.solution.loss)), bound = added(found.map((one) => one.solution.bound));
   state.gap = loss > 0 ? Math.max(0, loss - bound) / loss : 0;
+  if (BY_DAMAGE) state.problem = tooFull().join("; ");
+}
+
+// Devices on which a mix of this damage has no room: the page keeps the damage alone.
+function tooFull() {
+  return NUMBERS.budgets.flatMap(({ name }, at) => {
+    const over = usedBytes(at) - state.sizes[at];
+    return over > 0 ? [`${name}: ${size(over)} too much; the plan command below keeps damage and sizes`] : [];
+  });
 }
 
 // The independent problems: one for each device, or the fewest bytes read for a damage.

@@ -116,6 +116,20 @@ def test_the_fastest_mix_of_a_quality(browser: Browser, tmp_path: Path) -> None:
         assert command_on(browser)[-4:] == ["--max-kld", most, "-o", "mix.recipe"]
 
 
+def test_a_quality_that_fills_a_device_too_much_is_a_problem(browser: Browser, tmp_path: Path) -> None:
+    known, device = cooking.measured_evidence(), parse_devices(["CPU=75M"], parse_size)
+    browser.open(smollm2_page(tmp_path, MixOptions(target=Target(most_damage=0.3), devices=device), known))
+    assert text_of(browser, "problem") == ""
+    set_budget(browser, "0.02")
+    free = choose_mix(cooking.smollm2_offers(TYPES), MixOptions(target=Target(most_damage=0.02)), known)
+    assert free.nbytes > 75_000_000
+    assert rules_on(browser) == rules_of(free)  # the damage is kept
+    assert "CPU: " in text_of(browser, "problem")
+    assert "too much" in text_of(browser, "problem")
+    set_budget(browser, "0.3")
+    assert text_of(browser, "problem") == ""
+
+
 @pytest.mark.parametrize("models", [(MODEL,), tuple(QUANTS)])
 def test_the_command_on_the_page_writes_the_recipe_on_the_page(
     browser: Browser, tmp_path: Path, models: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
