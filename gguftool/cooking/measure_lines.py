@@ -1,7 +1,8 @@
 """The file that `measure` writes, by which `plan` chooses types: one JSON object a line (docs/measuring.md).
 
 Every line says what it was measured on, so that a later run knows which lines are its own. A line is appended as a
-whole, after its measurement; a last line without its end is what a killed run left, and counts as absent.
+whole, after its measurement; a last line without its end is what a killed run left, and counts as absent.  Other bytes
+at the end are not: the next run would cut off what is not ours.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ MAX_FILE = 1 << 30  # bytes; held in memory. 2,000 tensors at 20 types take 20 M
 LEAST_KLD = 1e-5  # nats: an engine prints six decimals, the last of which is rounding of its saved logits
 ERRORS = 3  # standard errors below which a divergence is not told from none
 _BASIS = ("model", "text", "imatrix", "engine", "options")
+_BEGIN = b'{"kind": "'  # of each line
 _ALWAYS = frozenset({"model", "imatrix"})
 _T = TypeVar("_T")
 
@@ -180,6 +182,7 @@ def parse_measure(data: bytes, name: str) -> MeasureFile:
     if len(data) > MAX_FILE:
         raise LimitError(f"has {len(data):,} bytes; gguftool reads a measure file of at most {MAX_FILE:,}", source=name)
     nbytes = data.rfind(b"\n") + 1
+    _check_rest(data[nbytes : nbytes + 1024], name)
     lines = []
     for number, raw in enumerate(data[:nbytes].splitlines(), 1):
         try:
@@ -187,6 +190,16 @@ def parse_measure(data: bytes, name: str) -> MeasureFile:
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise FormatError(_reason(error), source=name, where=f"line {number}") from None
     return MeasureFile(lines=tuple(lines), nbytes=nbytes)
+
+
+def _check_rest(rest: bytes, name: str) -> None:
+    """Raise `FormatError` unless `rest` begins a line; after a power cut zeros may stand for what was written."""
+    begun = rest.rstrip(b"\0")
+    if not begun.startswith(_BEGIN) and not _BEGIN.startswith(begun):
+        raise FormatError(
+            "is no file of measurements: it ends with something that is no line of measure; give another file",
+            source=name,
+        )
 
 
 def _reason(error: Exception) -> str:

@@ -169,3 +169,15 @@ def _engines(folder: Path) -> list[str]:
         if words[0].endswith(b"llama-imatrix") and any(str(folder).encode() in word for word in words):
             found.append(path.parent.name)
     return found
+
+
+def test_the_model_and_the_text_are_no_outputs(text: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(MODEL.read_bytes())
+    for output in (model, text):
+        before = output.read_bytes()
+        words = ("--text", text, "--engine", "llama-imatrix", "--to", "gguf", "--force", "-o", output)
+        done = run_gguftool("imatrix", "make", model, *words)
+        assert done.returncode == 2
+        assert b"is an input" in done.stderr
+        assert output.read_bytes() == before

@@ -43,6 +43,17 @@ def test_a_last_line_without_its_end_counts_as_absent() -> None:
         assert found.nbytes == len(TEXT) - len(serialize_line(LINES[-1]))
 
 
+@pytest.mark.parametrize("rest", [b"GGUF\3\0\0", b"a text of one line", b'{"other": 1', b"\0\0GGUF"])
+@pytest.mark.parametrize("before", ["", TEXT])
+def test_what_begins_no_line_is_not_what_a_killed_run_left(before: str, rest: bytes) -> None:
+    with pytest.raises(FormatError, match="give another file"):
+        parse_measure(before.encode() + rest, "m.jsonl")
+
+
+def test_zeros_of_a_power_cut_count_as_absent() -> None:
+    assert parse_measure(TEXT.encode() + b'{"kind\0\0\0', "m.jsonl").nbytes == len(TEXT)
+
+
 @pytest.mark.parametrize(
     ("line", "changes", "message"),
     [

@@ -206,7 +206,8 @@ def make(
     kind = _kind(to, output)
     if not text.is_file():
         raise SourceError("there is no such file", source=str(text))
-    check_targets(file_plan(output, "", ()), force=writing.force)  # before hours of work
+    read = (*open_model(model).sources, open_source(str(text)))
+    check_targets(file_plan(output, "", read), force=writing.force)  # before hours of work
     job = ImatrixJob(
         model=model,
         text=text,
@@ -221,7 +222,7 @@ def make(
         counting_bar("chunks") as progress,
         made_imatrix(job, output, MakeHooks(progress=progress, note=remark)) as plan,
     ):
-        carry_out(plan, replace(writing, resume=False))
+        carry_out(with_inputs(plan, read), replace(writing, resume=False))
 
 
 def _kind(to: str | None, output: Path) -> ImatrixKind:

@@ -17,6 +17,7 @@ from tests.support.engine_tools import tool
 from tests.support.fake_perplexity import make_fake
 from tests.support.faults import tree
 from tests.support.measure_cases import MODEL, lines_of
+from tests.support.paths import FIXTURES
 from tests.support.rude_server import RudeServer
 
 TEXT = b"It was a bright cold day in April, and the clocks were striking thirteen. " * 30
@@ -178,3 +179,14 @@ def test_a_real_engine_measures_the_tiny_model(tmp_path: Path) -> None:
     assert done.returncode == 0
     assert output.read_bytes() == wanted
     assert not (tmp_path / "out.jsonl.work").exists()
+
+
+def test_a_file_that_measure_did_not_write_stays_as_it_is(tmp_path: Path) -> None:
+    model = tmp_path / "m.gguf"
+    model.write_bytes((FIXTURES / "mix" / "tiny-BF16.gguf").read_bytes())
+    before = model.read_bytes()
+    assert b"\n" not in before
+    done = run_gguftool("measure", model, "--errors", "--types", "q8_0", "-o", model)
+    assert done.returncode == 2
+    assert "give another file" in one_error_line(done.stderr)
+    assert model.read_bytes() == before
