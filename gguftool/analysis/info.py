@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from gguftool.analysis.kv_cache import KVCache, kv_cache, number, numbers, text
+from gguftool.analysis.kv_cache import KVCache, kv_cache
 from gguftool.analysis.label import Label, label_of
 from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.format.engine_facts.names import KnownNames, known_names
 from gguftool.format.ggml import TYPES, type_name
 from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.kv import ValueType
+from gguftool.model.hparams import number, numbers, text
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import ModelLike, as_model, as_models
 from gguftool.model.roles import Place, Role, tensor_places

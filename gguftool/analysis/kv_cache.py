@@ -7,11 +7,11 @@ from collections.abc import Collection, Sequence
 from gguftool.format.engine_facts.caches import BYTES, CELLS, NO_CACHE, OTHER_CACHE, SHARED_FROM, SHARED_KEY, UBATCH
 from gguftool.format.engine_facts.engines import LLAMA_CPP
 from gguftool.format.header import ARCHITECTURE_KEY
-from gguftool.format.kv import INTEGERS, ValueType
+from gguftool.format.kv import ValueType
+from gguftool.model.hparams import MOST_LAYERS, number, numbers, text
 from gguftool.model.model import Model
 from gguftool.record import record
 
-_MOST_LAYERS = 1024  # entries of an array by layer that are decoded; engines take 512 layers
 _PATTERN = "attention.sliding_window_pattern"
 
 
@@ -31,30 +31,6 @@ class KVCache:
 
 def _padded(tokens: int) -> int:
     return -(-tokens // CELLS) * CELLS
-
-
-def numbers(model: Model, key: str) -> tuple[int, ...]:
-    """The whole number under the architecture's `key`, or those of an array by layer; empty if there is none."""
-    kv = model.get(f"{text(model, ARCHITECTURE_KEY)}.{key}")
-    if kv is None:
-        return ()
-    if kv.type in INTEGERS:
-        return (int(kv.value()),)
-    if kv.type is ValueType.ARRAY and kv.element_type in (*INTEGERS, ValueType.BOOL):
-        return tuple(map(int, kv.value(_MOST_LAYERS)))
-    return ()
-
-
-def number(model: Model, key: str) -> int | None:
-    """The whole number under the architecture's `key`, or None."""
-    found = numbers(model, key)
-    return found[0] if len(found) == 1 else None
-
-
-def text(model: Model, key: str) -> str:
-    """The text under `key`; empty if there is none."""
-    kv = model.get(key)
-    return str(kv.value()) if kv is not None and kv.type is ValueType.STRING else ""
 
 
 def kv_cache(model: Model, layers: Collection[int]) -> KVCache | None:
@@ -110,7 +86,7 @@ def _first_shared(model: Model, architecture: str) -> int:
     shared = number(model, SHARED_KEY)
     if shared:
         return max((number(model, "block_count") or 0) - shared, 0)
-    return SHARED_FROM.get(architecture, _MOST_LAYERS)
+    return SHARED_FROM.get(architecture, MOST_LAYERS)
 
 
 def _windowed(model: Model, architecture: str, layers: Sequence[int]) -> tuple[frozenset[int], int]:

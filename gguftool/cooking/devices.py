@@ -24,8 +24,10 @@ from gguftool.cooking.offers import Offer
 from gguftool.errors import printable
 from gguftool.format.engine_facts.embeddings import TOKEN_EMBD
 from gguftool.format.ggml import find_type
+from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.kv import ValueType
 from gguftool.format.pattern import BadPatternError, NamePattern, compile_pattern
+from gguftool.model.hparams import text as text_of
 from gguftool.model.model import Model
 from gguftool.record import record
 
@@ -146,7 +148,7 @@ class Placement:
 
 def kv_cache_bytes(model: Model, offers: Sequence[Offer], context: Context) -> int:
     """The bytes of the KV cache. Raises `ValueError` for a model without the numbers, or rows that do not fit."""
-    architecture = _text(model, "general.architecture")
+    architecture = text_of(model, ARCHITECTURE_KEY)
     traits = find_type(context.kv_type)
     if traits is None:
         raise ValueError(f"--kv-type {printable(context.kv_type, 40)} is no type")
@@ -175,7 +177,7 @@ def kv_cache_bytes(model: Model, offers: Sequence[Offer], context: Context) -> i
 
 def compute_bytes(model: Model, offers: Sequence[Offer], context: Context) -> int:
     """An upper bound of the compute buffer of one device, in bytes, with flash attention."""
-    architecture = _text(model, "general.architecture")
+    architecture = text_of(model, ARCHITECTURE_KEY)
     width = _numbers(model, f"{architecture}.embedding_length", 0)[0]
     used = _numbers(model, f"{architecture}.expert_used_count", 0)[0]
     experts = used * _numbers(model, f"{architecture}.expert_feed_forward_length", 0)[0]
@@ -269,8 +271,3 @@ def _numbers(model: Model, key: str, default: int) -> list[int]:
     values = value if isinstance(value, list) else [value]
     found = [int(one) for one in values if isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 1 << 40]
     return found if found and len(found) == len(values) else [default]
-
-
-def _text(model: Model, key: str) -> str:
-    kv = model.get(key)
-    return str(kv.value()) if kv is not None and kv.type is ValueType.STRING else ""

@@ -18,7 +18,9 @@ from gguftool.format.engine_facts.engines import IK_LLAMA_CPP
 from gguftool.format.engine_facts.fallback import keeps_type
 from gguftool.format.engine_facts.types import ImatrixPolicy, type_facts_of, written_type
 from gguftool.format.ggml import TYPES, TypeTraits, find_type, nbytes, type_alias, type_name
+from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.tensors_map import MapEntry
+from gguftool.model.hparams import text as text_of
 from gguftool.model.model import Model
 from gguftool.model.scales import owner_of
 from gguftool.record import record
@@ -97,7 +99,7 @@ def offer_types(name: str, dims: tuple[int, ...], types: Iterable[str], *, check
 
 def offers_of_source(model: Model, pool: Pool, extra: Mapping[str, Sequence[str]], notes: Notes) -> tuple[Offer, ...]:
     """The offers of every tensor of `model`; `extra` names types to offer beside the pool's (locks, presets)."""
-    bitnet = "bitnet" in _architecture(model)
+    bitnet = "bitnet" in text_of(model, ARCHITECTURE_KEY)
     offers = []
     for name, tensor in model.tensors.items():
         own = type_alias(tensor.info.type)
@@ -165,11 +167,6 @@ def why_not(name: str, dims: tuple[int, ...], type_text: str, pool: Pool, *, bit
 def _misses_kernel(traits: TypeTraits, ne0: int, rows: int, kernel_ne0: int, kernel_ne1: int) -> bool:
     packed = traits.is_quantized or traits.interleaved_rows > 1
     return packed and bool(ne0 % kernel_ne0 or rows % kernel_ne1)
-
-
-def _architecture(model: Model) -> str:
-    kv = model.get("general.architecture")
-    return str(kv.value()) if kv is not None else ""
 
 
 # --- ready-made quants -----------------------------------------------------------------------------------------------

@@ -26,8 +26,7 @@ from gguftool.cooking.rivals import Priced, Scale, preset_mixes, recipe_types, t
 from gguftool.cooking.solving.choosing import Choice, Demands, Table, choose
 from gguftool.cooking.solving.solver import DoesNotFitError, frontier, solve
 from gguftool.errors import Notes, PlanError, grouped
-from gguftool.format.kv import INTEGERS
-from gguftool.model.model import Model
+from gguftool.model.hparams import number
 from gguftool.model.opening import ModelLike
 from gguftool.record import replace
 
@@ -378,11 +377,7 @@ class _Work:
 def _shares(offered: Offers) -> dict[str, float]:
     """The share of each tensor that one token meets."""
     names = {offer.name: offer for offer in offered.offers}
-    experts, used = _number(offered.model, "expert_count"), _number(offered.model, "expert_used_count")
+    model = offered.model
+    keys = ("expert_count", "expert_used_count")
+    experts, used = (0, 0) if model is None else (max(number(model, key) or 0, 0) for key in keys)
     return {name: used_share(name, names, experts, used) for name in names}
-
-
-def _number(model: Model | None, key: str) -> int:
-    architecture = None if model is None else model.get("general.architecture")
-    kv = None if model is None or architecture is None else model.get(f"{architecture.value()}.{key}")
-    return int(kv.value()) if kv is not None and kv.type in INTEGERS else 0

@@ -20,7 +20,9 @@ from gguftool.format.engine_facts.fallback import keeps_type, rows_fallback
 from gguftool.format.engine_facts.types import type_facts_of
 from gguftool.format.ftypes import no_such_type
 from gguftool.format.ggml import TYPES, TypeTraits, find_type, nbytes, type_alias, type_name
+from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.recipe import Recipe
+from gguftool.model.hparams import text as text_of
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import ModelLike, as_model
 from gguftool.model.roles import Place, Role, tensor_places
@@ -103,7 +105,7 @@ def transfer_recipe(model: ModelLike, target: ModelLike, options: TransferOption
     options = options or TransferOptions()
     old, new = as_model(model), as_model(target)
     _check(options)
-    depth, chooser = _Depths(old, new), _Chooser(options, "bitnet" in _architecture(new))
+    depth, chooser = _Depths(old, new), _Chooser(options, "bitnet" in text_of(new, ARCHITECTURE_KEY))
     types: dict[str, str] = {}
     for name, tensor in new.tensors.items():
         if owner_of(new.tensors, name) is not None:
@@ -150,11 +152,6 @@ def _check(options: TransferOptions) -> None:
     unknown = [no_such_type(text) for text in names if find_type(text) is None]
     if unknown:
         raise PlanError(joined_problems(unknown))
-
-
-def _architecture(model: Model) -> str:
-    kv = model.get("general.architecture")
-    return str(kv.value()) if kv is not None else ""
 
 
 def _is_kept(tensor: Tensor, engine: str) -> bool:

@@ -159,6 +159,21 @@ def engines_named(names: Sequence[str] | None) -> tuple[str, ...]:
     return tuple(engine for engine in ENGINES if engine in (names or ()))
 
 
+def check_engine(name: str | None) -> None:
+    """Refuse, as bad usage, what is not the name of an engine."""
+    engines_named(None if name is None else (name,))
+
+
+def shell_words(option: str, text: str) -> tuple[str, ...]:
+    """Split the value of `option` as a shell does; an open quote is bad usage."""
+    import shlex  # noqa: PLC0415 - not for --help
+
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{option}: {error}") from None
+
+
 def one_target(output: Path | None, *, in_place: bool) -> Path | None:
     """Check that exactly one of -o and --in-place is given; the output, or None for in place."""
     if (output is None) != in_place:

@@ -11,7 +11,6 @@ from gguftool.cli.shared.options import one_format
 from gguftool.cli.shared.running import carry_out
 from gguftool.cli.shared.show import show
 from gguftool.cli.shared.writing import Writing
-from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.model.companions import read_imatrix
 from gguftool.record import replace
 from gguftool.storage.execute.preflight import check_targets, translate_os_errors
@@ -39,12 +38,6 @@ LlamaQuantizeOption = Annotated[
         show_default=False,
     ),
 ]
-
-
-def check_engine(engine: str) -> None:
-    """Refuse, as bad usage, a name that is none of an engine."""
-    if engine not in ENGINES:
-        raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{engine}'")
 
 
 def read_weights(name: str | None) -> tuple[Weights | None, tuple[Source, ...]]:

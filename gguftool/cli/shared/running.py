@@ -17,6 +17,7 @@ from gguftool.model.padding import MAX_RESERVE, Filler
 from gguftool.record import replace
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
+from gguftool.storage.execute.preflight import check_targets
 from gguftool.storage.plan import OutputFile, Plan, Receipt
 from gguftool.storage.sources.source import Source
 
@@ -100,3 +101,12 @@ def file_plan(path: Path, text: str, read: Sequence[Source]) -> Plan:
     """Plan a file of text; none of the sources `read` may be it."""
     data = text.encode("utf-8", "surrogateescape")
     return Plan(outputs=(OutputFile(path=path, head=data, copies=(), size=len(data)),), inputs=tuple(read))
+
+
+def write_files(files: Sequence[tuple[Path, bytes]], read: Sequence[Source], *, force: bool) -> None:
+    """Write files beside each other or apart; none is begun if one may not be written or is one of `read`."""
+    outputs = [OutputFile(path=path, head=data, copies=(), size=len(data)) for path, data in files]
+    check_targets(Plan(outputs=tuple(outputs), inputs=tuple(read)), force=force)
+    for output in outputs:  # a plan of several is a set, which lies in one folder
+        execute(Plan(outputs=(output,), inputs=tuple(read)), Options(force=force))
+        remark(f"wrote {output.path}")

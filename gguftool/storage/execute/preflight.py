@@ -75,7 +75,7 @@ def _name_problems(plan: Plan) -> Iterator[str]:
         elif seen[key].name == path.name:
             yield f"{path}: is named for two outputs; give each file a name of its own"
         else:
-            yield f"{path}: its name and that of {seen[key]} differ in case alone, which this system ignores; use another"
+            yield f"{path}: its name and that of {seen[key]} differ in case alone, which this system ignores"
 
 
 def _real_folder(folder: Path) -> str:

@@ -9,13 +9,12 @@ import typer
 
 from gguftool.cli.shared.console import remark, remark_each
 from gguftool.cli.shared.maps import verify_maps
-from gguftool.cli.shared.options import OutputOption, local_path, size_option
+from gguftool.cli.shared.options import OutputOption, check_engine, local_path, size_option
 from gguftool.cli.shared.quantizing import (
     AllowRequantize,
     ImatrixOption,
     LlamaQuantizeOption,
     carry_out_decision,
-    check_engine,
     read_weights,
 )
 from gguftool.cli.shared.recipes import read_recipe

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ from gguftool.cli.shared.console import counting_bar, remark
 from gguftool.cli.shared.grouped import GroupedCommand
 from gguftool.cli.shared.imatrices import show_imatrix
 from gguftool.cli.shared.operations import by_label, operations
-from gguftool.cli.shared.options import Csv, Json, Markdown, ModelArgument, OutputOption, one_format
+from gguftool.cli.shared.options import Csv, Json, Markdown, ModelArgument, OutputOption, one_format, shell_words
 from gguftool.cli.shared.patterns import check_patterns
 from gguftool.cli.shared.running import carry_out, file_plan, with_inputs
 from gguftool.cli.shared.writing import Writing, writer
@@ -74,9 +73,8 @@ def show(
 ) -> None:
     """Show what is in an imatrix: chunks, datasets, entries.
 
-    And how much went into each entry.
-
-    Experts that no token came to are listed. With --model: which tensors have no entry, and which entries do not fit.
+    Each entry is listed with how much went into it, and with the experts that no token came to. With --model: which
+    tensors have no entry, and which entries do not fit.
     """
     chosen = one_format(json=json, markdown=markdown, csv=csv)
     check_patterns([name_filter])
@@ -216,7 +214,7 @@ def make(
         context=context,
         chunks=chunks,
         every=every,
-        arguments=tuple(shlex.split(engine_options)),
+        arguments=shell_words("--engine-options", engine_options),
     )
     with (
         counting_bar("chunks") as progress,

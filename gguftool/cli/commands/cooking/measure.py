@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 from typing import Annotated
 
 import typer
 
 from gguftool import __version__
 from gguftool.cli.shared.console import counting_bar, remark, remark_each
-from gguftool.cli.shared.options import DryRun, Json, ModelArgument, OutputOption, one_format
+from gguftool.cli.shared.options import DryRun, Json, ModelArgument, OutputOption, one_format, shell_words
 from gguftool.cli.shared.patterns import check_patterns
 from gguftool.cli.shared.show import show
 from gguftool.cli.shared.signals import Interrupted
@@ -141,7 +140,7 @@ def measure(
             quants=tuple(map(_absolute, quants or ())),
             context=context,
             chunks=chunks,
-            arguments=_words(engine_options),
+            arguments=shell_words("--engine-options", engine_options),
             seconds=timeout,
             any_width=any_width,
             version=__version__,
@@ -191,13 +190,6 @@ def _rules(engine: str | None) -> str:
     if engine not in ENGINES:
         raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)} with --errors, not '{engine}'")
     return engine
-
-
-def _words(text: str) -> tuple[str, ...]:
-    try:
-        return tuple(shlex.split(text))
-    except ValueError as error:
-        raise typer.BadParameter(f"--engine-options: {error}") from None
 
 
 def _refuse(**given: object) -> None:

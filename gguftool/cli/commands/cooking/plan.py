@@ -10,8 +10,9 @@ import typer
 
 from gguftool import __version__
 from gguftool.cli.shared.console import remark, remark_each
-from gguftool.cli.shared.options import Force, Json, local_path, one_format, size_option
+from gguftool.cli.shared.options import Force, Json, check_engine, local_path, one_format, size_option
 from gguftool.cli.shared.recipes import read_recipe
+from gguftool.cli.shared.running import write_files
 from gguftool.cli.shared.show import show
 from gguftool.cooking.damage.sensitivities import EvidenceFiles
 from gguftool.cooking.devices import Context, Device, parse_devices
@@ -19,13 +20,12 @@ from gguftool.cooking.items import FUSED, UP_GATE
 from gguftool.cooking.mix import Mix, MixOptions, Slow, Target, nats_of_ratio
 from gguftool.cooking.planning import explore_mix
 from gguftool.errors import PlanError, printable
-from gguftool.format.engine_facts.engines import ENGINES, LLAMA_CPP
+from gguftool.format.engine_facts.engines import LLAMA_CPP
 from gguftool.model.companions import open_imatrix
 from gguftool.render.units import parse_size
 from gguftool.storage.sources.locate import open_source
 
 if TYPE_CHECKING:
-    from gguftool.storage.plan import OutputFile
     from gguftool.storage.sources.source import Source
 
 _PLOTS = (".png", ".svg")
@@ -211,8 +211,7 @@ def plan(
     gguftool plan model-BF16.gguf --size 4.2GiB --measure m.jsonl -o my.recipe
     gguftool plan model-BF16.gguf --device GPU=22GiB:attn --device CPU=64GiB
     """  # noqa: D301 - \b keeps the lines of a paragraph
-    if engine not in ENGINES:
-        raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{engine}'")
+    check_engine(engine)
     if plot is not None and plot.suffix.lower() not in _PLOTS:
         raise typer.BadParameter(f"--plot takes a file that ends in {' or '.join(_PLOTS)}")
     targets = [path.absolute() for path in (output, plot, html) if path is not None]
@@ -242,11 +241,12 @@ def plan(
         _check_verify(models, measure or (), text)
     files = EvidenceFiles(measure=tuple(measure or ()), curve=curve, sensitivity=sensitivity)
     found = explore_mix(models, options, files)
-    mix, outputs = found.mix, []
+    mix = found.mix
+    outputs: list[tuple[Path, bytes]] = []
     if output is not None:
-        outputs.append(_file(output, mix.recipe.encode("utf-8", "surrogateescape")))
+        outputs.append((output, mix.recipe.encode("utf-8", "surrogateescape")))
     if plot is not None:
-        outputs.append(_file(plot, _chart(mix, plot.suffix.lower().removeprefix("."))))
+        outputs.append((plot, _chart(mix, plot.suffix.lower().removeprefix("."))))
     if html is not None:
         from gguftool.cli.shared.plan_again import page_again  # noqa: PLC0415 - for --html alone
 
@@ -259,11 +259,11 @@ def plan(
             "ubatch": None if ubatch == usual.ubatch else ubatch,
             "slow": slow, "bench": bench, "compare": compare, "start": start,
         }  # fmt: skip
-        outputs.append(_file(html, page_again(found, models, given)))
+        outputs.append((html, page_again(found, models, given)))
     if outputs:
         named = [*models, *(measure or ()), curve, sensitivity, imatrix, *(compare or ()), start]
         named += [text.partition("=")[2] for text in bench or ()]
-        _write(outputs, (*found.offered.sources, *_local_files(named)), force=force)
+        write_files(outputs, (*found.offered.sources, *_local_files(named)), force=force)
     remark_each(mix.remarks)
     if verify is not None:
         _verify(mix, verify, Path((measure or [""])[0]), models[0], text or "", imatrix)
@@ -372,23 +372,6 @@ def _local_files(names: Sequence[str | None]) -> tuple[Source, ...]:
     from gguftool.storage.sources.local import open_local  # noqa: PLC0415 - for outputs alone
 
     return tuple(open_local(Path(name)) for name in names if name is not None and Path(name).is_file())
-
-
-def _write(outputs: Sequence[OutputFile], inputs: tuple[Source, ...], *, force: bool) -> None:
-    """Write the files with the executor: each is complete, replaces another only with --force, and never an input."""
-    from gguftool.storage.execute.executor import execute  # noqa: PLC0415 - for outputs alone
-    from gguftool.storage.execute.options import Options  # noqa: PLC0415
-    from gguftool.storage.plan import Plan  # noqa: PLC0415
-
-    execute(Plan(outputs=tuple(outputs), inputs=inputs), Options(force=force))
-    for output in outputs:
-        remark(f"wrote {output.path}")
-
-
-def _file(path: Path, data: bytes) -> OutputFile:
-    from gguftool.storage.plan import OutputFile  # noqa: PLC0415
-
-    return OutputFile(path=path, head=data, copies=(), size=len(data))
 
 
 def _chart(mix: Mix, form: str) -> bytes:

@@ -7,14 +7,13 @@ from typing import Annotated
 
 import typer
 
-from gguftool.cli.shared.options import KeepFileType, OutputOption, size_option
+from gguftool.cli.shared.options import KeepFileType, OutputOption, check_engine, size_option
 from gguftool.cli.shared.presets import PresetOption, Pure, named_preset
 from gguftool.cli.shared.quantizing import (
     AllowRequantize,
     ImatrixOption,
     LlamaQuantizeOption,
     carry_out_decision,
-    check_engine,
     read_weights,
 )
 from gguftool.cli.shared.recipes import read_recipe

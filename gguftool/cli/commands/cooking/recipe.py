@@ -17,12 +17,12 @@ from gguftool.analysis.recipe_compact import expand as expand_recipe
 from gguftool.analysis.recipe_compact import extract as extract_recipe
 from gguftool.cli.shared.console import remark, write_exactly
 from gguftool.cli.shared.grouped import GroupedCommand
-from gguftool.cli.shared.options import Force, Json, ModelArgument, local_path, one_format
+from gguftool.cli.shared.options import Force, Json, ModelArgument, check_engine, local_path, one_format
 from gguftool.cli.shared.presets import PresetOption, Pure, named_preset
 from gguftool.cli.shared.running import file_plan
 from gguftool.cli.shared.show import show
 from gguftool.errors import FormatError, PlanError, listed
-from gguftool.format.engine_facts.engines import ENGINES, LLAMA_CPP
+from gguftool.format.engine_facts.engines import LLAMA_CPP
 from gguftool.format.recipe import MAX_TEXT, Recipe, RecipeFormat, parse_any, render_any
 from gguftool.model.companions import open_imatrix
 from gguftool.model.model import Model
@@ -113,8 +113,7 @@ def check(
     gate in different types, and the size that comes out. The exit code is 1 where there are errors among these. With a
     preset, what no rule matches gets its types, as 'gguftool quantize' gives them.
     """
-    if engine is not None and engine not in ENGINES:
-        raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{engine}'")
+    check_engine(engine)
     chosen = named_preset(preset, named, engine or LLAMA_CPP)
     if model is None and chosen is None:
         raise typer.BadParameter("give --model MODEL, or a preset such as Q4_K_M for the model FILE")
@@ -166,8 +165,7 @@ def extract(
         return
     from gguftool.cooking.transfer import TransferOptions, transfer_recipe, transfer_words  # noqa: PLC0415 - for --for
 
-    if engine not in ENGINES:
-        raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)}, not '{engine}'")
+    check_engine(engine)
     options = TransferOptions(engine=engine, substitutes=_pairs(substitute or ()), avoid=_words(avoid or ""), cuda=cuda)
     other = _open(target)
     transfer = transfer_recipe(opened, other, options)

@@ -82,6 +82,32 @@ def test_ready_made_quants_and_comparison(tmp_path: Path) -> None:
     assert merged.returncode == 0, merged.stderr
 
 
+@pytest.mark.parametrize("option", ["MODEL", "--measure", "--compare"])
+def test_no_output_replaces_what_was_read(tmp_path: Path, option: str) -> None:
+    given = {
+        "MODEL": tmp_path / "m.gguf",
+        "--measure": tmp_path / "kld_results.csv",
+        "--compare": tmp_path / "o.recipe",
+    }
+    given["MODEL"].write_bytes(Path(MODEL).read_bytes())
+    table(given["--measure"])
+    given["--compare"].write_text(".*=q8_0\n")
+    before = given[option].read_bytes()
+    words = [str(given["MODEL"]), *(str(word) for name in ("--measure", "--compare") for word in (name, given[name]))]
+    done = run_text("plan", *words, "--bpw", "6", "-o", str(given[option]), "--force")
+    assert done.returncode == 2
+    assert "an output cannot overwrite it" in done.stderr
+    assert given[option].read_bytes() == before
+
+
+def test_outputs_can_lie_in_several_folders(tmp_path: Path) -> None:
+    recipe, page = tmp_path / "a" / "mix.recipe", tmp_path / "b" / "mix.html"
+    done = run_text("plan", MODEL, "--bpw", "6", "-o", str(recipe), "--html", str(page))
+    assert done.returncode == 0, done.stderr
+    assert parse_recipe(recipe.read_text()).rules
+    assert page.read_text().startswith("<!")
+
+
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_the_curve_can_be_drawn(tmp_path: Path, ending: str) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed; pip install -e '.[test]'")
