@@ -11,6 +11,7 @@ files behave as Microsoft documents them, owners and virus scanners do not.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,8 @@ TRIED_THERE = (
 MAKE = "python -m tests.support.windows_python"
 _COMPILER = "x86_64-w64-mingw32-gcc"
 _STARTS = 3
+_SERVER_SECONDS = 60
+_OF_WINE = re.compile(rb"^wine: .*\n?", re.MULTILINE)
 _MADE_AS = 2  # counts the ways in which this module has made it
 _TAG = f"{sys.version_info[0]}{sys.version_info[1]}"
 # typer 0.29 brings a library that wine 8 cannot load, as numpy does: what needs numpy is not tried here.
@@ -61,21 +64,32 @@ def folder() -> Path:
     return Path(cache) / f"python{_TAG}-{_MADE_AS}"
 
 
+class WineError(Exception):
+    """wine itself failed: nothing is known of the program that it ran."""
+
+
 class WindowsPython:
     """Runs the interpreter; paths of this system are drive Z."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
+        _keep_server(home)
 
     def run(self, *words: object, cwd: Path, timeout: float = 300) -> subprocess.CompletedProcess[bytes]:
-        """Run ``python.exe WORDS`` in `cwd`, with this checkout's package; a start that fails in wine is repeated."""
+        """Run ``python.exe WORDS`` in `cwd`, with this checkout's package; a start that fails in wine is repeated.
+
+        Raises `WineError` if the program ended badly and wine tells of a fault. wine's lines are not in `stderr`: its
+        services write them there, too.
+        """
         with tempfile.TemporaryDirectory() as scratch:
             started = Path(scratch, "started")
             for _ in range(_STARTS):
                 done = self._once(words, cwd, timeout, started)
                 if started.exists():
                     break
-        return done
+        if done.returncode and (faults := _OF_WINE.findall(done.stderr)):
+            raise WineError(b"".join(faults).decode(errors="replace"))
+        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout, _OF_WINE.sub(b"", done.stderr))
 
     def _once(
         self, words: tuple[object, ...], cwd: Path, timeout: float, started: Path
@@ -105,6 +119,13 @@ def windows_python() -> WindowsPython:
     if not (folder() / "python.exe").is_file() or shutil.which("wine") is None:
         pytest.skip(f"no Windows Python here; run: apt-get install wine wine64 gcc-mingw-w64-x86-64 && {MAKE}")
     return WindowsPython(folder())
+
+
+def _keep_server(home: Path) -> None:
+    """Keep wine's server and services for a minute after each program: with fewer starts there are fewer faults."""
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    for words in (["wineserver", f"-p{_SERVER_SECONDS}"], ["wine", "cmd", "/c", "exit"]):
+        subprocess.run(words, **quiet, env=_environment(home), check=False, timeout=60)
 
 
 def make() -> None:
