@@ -123,9 +123,9 @@ def windows_python() -> WindowsPython:
 
 def _keep_server(home: Path) -> None:
     """Keep wine's server and services for a minute after each program: with fewer starts there are fewer faults."""
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    none = subprocess.DEVNULL  # the services would hold a pipe open
     for words in (["wineserver", f"-p{_SERVER_SECONDS}"], ["wine", "cmd", "/c", "exit"]):
-        subprocess.run(words, **quiet, env=_environment(home), check=False, timeout=60)
+        subprocess.run(words, stdin=none, stdout=none, stderr=none, env=_environment(home), check=False, timeout=60)
 
 
 def make() -> None:
