@@ -10,8 +10,7 @@ import resource
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,12 +24,11 @@ from gguftool.storage.system import fileio
 from gguftool.surgery.merge import plan_merge
 from tests.support import builders as b
 from tests.support.command import one_error_line, run_gguftool
+from tests.support.mounts import mounted, needs_root
 from tests.support.writer_cases import CASES, listing, run, set_up
 
 GIB = 1 << 30
 MODEL = b.gguf(b.llama_kvs(b.KV("general.quantization_version", b.U32, 2)), b.llama_tensors())
-is_root = os.name == "posix" and os.geteuid() == 0
-needs_root = pytest.mark.skipif(not is_root, reason="mounting needs root: run as root")
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="no strace: apt-get install strace")
 
 
@@ -39,18 +37,6 @@ def source(tmp_path: Path) -> Path:
     path = tmp_path / "m.gguf"
     path.write_bytes(MODEL)
     return path
-
-
-@contextmanager
-def mounted(at: Path, *arguments: str) -> Iterator[Path]:
-    at.mkdir()
-    done = subprocess.run(["mount", *arguments, str(at)], capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip(f"cannot mount here: {done.stderr.decode().strip()}; as root: modprobe -a loop vfat")
-    try:
-        yield at
-    finally:
-        subprocess.run(["umount", str(at)], check=True)
 
 
 def sparse_model(path: Path, size: int) -> Path:

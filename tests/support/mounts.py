@@ -18,7 +18,9 @@ def mounted(at: Path, *arguments: str) -> Iterator[Path]:
     at.mkdir()
     done = subprocess.run(["mount", *arguments, str(at)], capture_output=True, check=False)
     if done.returncode:
-        pytest.skip(f"cannot mount here: {done.stderr.decode().strip()}; needs CAP_SYS_ADMIN and loop devices")
+        pytest.skip(
+            f"cannot mount here: {done.stderr.decode().strip()}; as root with CAP_SYS_ADMIN: modprobe -a loop vfat"
+        )
     try:
         yield at
     finally:
