@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from gguftool.analysis.kv_cache import KVCache, kv_cache
+from gguftool.analysis.kv_cache import KVCache, attention_layers, kv_cache
 from gguftool.analysis.label import Label, label_of
 from gguftool.format.engine_facts.engines import ENGINES
 from gguftool.format.engine_facts.names import KnownNames, known_names
@@ -15,7 +14,7 @@ from gguftool.format.kv import ValueType
 from gguftool.model.hparams import number, numbers, text
 from gguftool.model.model import Model, Tensor
 from gguftool.model.opening import ModelLike, as_model, as_models
-from gguftool.model.roles import Place, Role, tensor_places
+from gguftool.model.roles import Place, tensor_places
 from gguftool.record import record
 from gguftool.storage.sources.locate import base_name
 
@@ -25,8 +24,6 @@ _TOKENS, _TOKENIZER, _PRE = "tokenizer.ggml.tokens", "tokenizer.ggml.model", "to
 _TEMPLATE = "tokenizer.chat_template"
 _NO_TOKENIZER = ("no_vocab", "none")
 _BYTE_PAIRS = ("gpt2", "hybriddna", "whitespace")  # tokenizers that have a pre-tokenizer
-_ATTENTION = re.compile(r"\.(?:attn_k|attn_kv_a_mqa|attn_k_b|attn_kv_b)\.weight$")
-_FUSED_ATTENTION, _RECURRENT = re.compile(r"\.attn_qkv\.weight$"), re.compile(r"\.ssm_")
 
 
 @record
@@ -178,23 +175,6 @@ def _group(stack: str, layers: Mapping[int, Sequence[Tensor]]) -> LayerGroup:
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
-
-
-def attention_layers(places: Mapping[str, Place]) -> tuple[int, ...]:
-    """The layers of `blk.N` with attention over the context; MTP layers, which run apart, are left out."""
-    found: set[int] = set()
-    fused: set[int] = set()
-    recurrent: set[int] = set()
-    for name, place in places.items():
-        if place.layer is None or place.stack != "blk" or place.role is Role.MTP:
-            continue
-        if _ATTENTION.search(name):
-            found.add(place.layer)
-        elif _FUSED_ATTENTION.search(name):
-            fused.add(place.layer)
-        elif _RECURRENT.search(name):
-            recurrent.add(place.layer)
-    return tuple(sorted(found | (fused - recurrent)))
 
 
 def _memory(cache: KVCache | None, trained: int | None, nbytes: int) -> Iterator[ContextMemory]:

@@ -1,36 +1,85 @@
-"""How much memory the KV cache of a model takes in llama.cpp, by the length of the context; from the head alone."""
+"""How much memory the KV cache of a model takes in llama.cpp, by the length of the context; from the head alone.
+
+    cells * the bytes of a row of keys and a row of values, summed over the layers with attention
+
+Cells are the tokens of the context, rounded up to 256; a layer with a sliding window has no more of them than the
+window and a batch take.  With latent attention (MLA) there is no row of values: they are a part of the keys.
+
+Source: llama.cpp src/llama-kv-cache.cpp and llama-kv-cache-iswa.cpp, b11434; the tests compare with what it logs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 
-from gguftool.format.engine_facts.caches import BYTES, CELLS, NO_CACHE, OTHER_CACHE, SHARED_FROM, SHARED_KEY, UBATCH
+from gguftool.errors import PlanError, printable
+from gguftool.format.engine_facts.caches import CELLS, NO_CACHE, OTHER_CACHE, SHARED_FROM, SHARED_KEY, UBATCH
 from gguftool.format.engine_facts.engines import LLAMA_CPP
+from gguftool.format.ggml import find_type
 from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.kv import ValueType
 from gguftool.model.hparams import MOST_LAYERS, number, numbers, text
 from gguftool.model.model import Model
+from gguftool.model.roles import Place, Role
 from gguftool.record import record
 
 _PATTERN = "attention.sliding_window_pattern"
+_ATTENTION = re.compile(r"\.(?:attn_k|attn_kv_a_mqa|attn_k_b|attn_kv_b)\.weight$")
+_FUSED_ATTENTION, _RECURRENT = re.compile(r"\.attn_qkv\.weight$"), re.compile(r"\.ssm_")
 
 
 @record
 class KVCache:
-    """Bytes for each token, of layers that see the whole context and of those that see `window` tokens."""
+    """Numbers for each token: one row of keys and one of values a layer, by the layer's sight.
 
-    per_token: int
-    per_token_in_window: int = 0
+    `rows` are of layers that see the whole context, `rows_in_window` of those that see `window` tokens.
+    """
+
+    rows: tuple[int, ...]
+    rows_in_window: tuple[int, ...] = ()
     window: int = 0
 
-    def nbytes(self, context: int) -> int:
-        """Bytes for one sequence of `context` tokens, keys and values in F16."""
-        cells = _padded(context)
-        return self.per_token * cells + self.per_token_in_window * min(cells, _padded(self.window + UBATCH))
+    def nbytes(self, context: int, *, kv_type: str = "f16", ubatch: int = UBATCH) -> int:
+        """Bytes for one sequence of `context` tokens, with keys and values in `kv_type`, `ubatch` computed at once.
+
+        Raises `PlanError` for a name that is no type, and for a type whose blocks the rows do not fill.
+        """
+        cells = padded_context(context)
+        in_window = min(cells, padded_context(self.window + ubatch))
+        whole, seen = (sum(_row_bytes(row, kv_type) for row in rows) for rows in (self.rows, self.rows_in_window))
+        return whole * cells + seen * in_window
 
 
-def _padded(tokens: int) -> int:
+def padded_context(tokens: int) -> int:
+    """The cells of a cache for so many tokens."""
     return -(-tokens // CELLS) * CELLS
+
+
+def _row_bytes(row: int, kv_type: str) -> int:
+    traits = find_type(kv_type)
+    if traits is None:
+        raise PlanError(f"'{printable(kv_type, 40)}' is no type of a KV cache: take f16 or q8_0")
+    if row % traits.block_size:
+        raise PlanError(f"rows of {row:,} of the KV cache are no whole blocks of {traits.alias}: take f16")
+    return row // traits.block_size * traits.type_size
+
+
+def attention_layers(places: Mapping[str, Place]) -> tuple[int, ...]:
+    """The layers of `blk.N` with attention over the context; MTP layers, which run apart, are left out."""
+    found: set[int] = set()
+    fused: set[int] = set()
+    recurrent: set[int] = set()
+    for name, place in places.items():
+        if place.layer is None or place.stack != "blk" or place.role is Role.MTP:
+            continue
+        if _ATTENTION.search(name):
+            found.add(place.layer)
+        elif _FUSED_ATTENTION.search(name):
+            fused.add(place.layer)
+        elif _RECURRENT.search(name):
+            recurrent.add(place.layer)
+    return tuple(sorted(found | (fused - recurrent)))
 
 
 def kv_cache(model: Model, layers: Collection[int]) -> KVCache | None:
@@ -42,14 +91,12 @@ def kv_cache(model: Model, layers: Collection[int]) -> KVCache | None:
         return None
     owners = [layer for layer in layers if layer < _first_shared(model, architecture)]
     windowed, window = _windowed(model, architecture, owners)
-    sizes = {
-        layer: _entry(heads, layer) * sum(_of_layer(model, lengths, layer in windowed)) * BYTES for layer in owners
-    }
-    return KVCache(
-        per_token=sum(size for layer, size in sizes.items() if layer not in windowed),
-        per_token_in_window=sum(size for layer, size in sizes.items() if layer in windowed),
-        window=window,
-    )
+    in_sight: dict[bool, list[int]] = {False: [], True: []}
+    for layer in owners:
+        count = _entry(heads, layer)
+        rows = (count * max(length, 0) for length in _of_layer(model, lengths, layer in windowed))
+        in_sight[layer in windowed] += (row for row in rows if row)
+    return KVCache(rows=tuple(in_sight[False]), rows_in_window=tuple(in_sight[True]), window=max(window, 0))
 
 
 def _by_layer(model: Model, key: str) -> tuple[int, ...] | None:

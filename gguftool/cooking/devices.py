@@ -3,13 +3,11 @@
 A rule is read as ``-ot`` is: searched in the name, the first that matches decides.  A device without a rule takes the
 rest.  Before weights, a device holds:
 
-- the KV cache, on GPUs where there are any:  cells x sum over attention layers of (K row + V row), cells being the
-  context rounded up to 256; with MLA there is no V row.  This is what llama.cpp logs as "KV buffer size", to the byte
-  (sliding windows need less).
+- the KV cache, on GPUs where there are any (analysis/kv_cache.py has the formula).
 - compute buffers:  4 * ubatch * (vocabulary + 8 * width + 3 * widest feed-forward layer in use) + 4 * ubatch * cells.
   An upper bound of what llama.cpp logs as "compute buffer size" with flash attention; docs/cooking.md compares.
 
-Source: llama.cpp src/llama-kv-cache.cpp, src/llama-hparams.cpp, src/llama-context.cpp, b11434.
+Source: llama.cpp src/llama-context.cpp, b11434.
 """
 
 from __future__ import annotations
@@ -19,25 +17,25 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
+from gguftool.analysis.kv_cache import attention_layers, kv_cache, padded_context
 from gguftool.analysis.recipe_compact import compact
 from gguftool.cooking.offers import Offer
-from gguftool.errors import printable
+from gguftool.errors import PlanError, printable
+from gguftool.format.engine_facts.caches import NO_CACHE, OTHER_CACHE
 from gguftool.format.engine_facts.embeddings import TOKEN_EMBD
-from gguftool.format.ggml import find_type
 from gguftool.format.header import ARCHITECTURE_KEY
-from gguftool.format.kv import ValueType
 from gguftool.format.pattern import BadPatternError, NamePattern, compile_pattern
+from gguftool.model.hparams import numbers
 from gguftool.model.hparams import text as text_of
 from gguftool.model.model import Model
+from gguftool.model.roles import tensor_places
 from gguftool.record import record
 
 CPU = "CPU"
-_CELLS = 256  # contexts are rounded up to this
 _CPU_NAMES = frozenset({"CPU", "RAM", "HOST"})
 _NUMBERED = re.compile(r"(?:GPU|VRAM)([0-9]{0,2})")
 _DEVICE = re.compile(r"(?P<name>[A-Za-z][A-Za-z0-9_]{0,31})=(?P<size>[^:]+)(?::(?P<pattern>.+))?", re.DOTALL)
 _ATTENTION = re.compile(r"blk\.([0-9]{1,6})\.attn_(?:k|kv|qkv|kv_a_mqa)\.weight")
-_MOST_LAYERS = 1 << 16
 
 
 @record
@@ -147,55 +145,50 @@ class Placement:
 
 
 def kv_cache_bytes(model: Model, offers: Sequence[Offer], context: Context) -> int:
-    """The bytes of the KV cache. Raises `ValueError` for a model without the numbers, or rows that do not fit."""
+    """The bytes of the KV cache of the layers in `offers`, by their names.
+
+    Raises `PlanError` for a model that llama.cpp caches more of than keys and values, a head that lacks the numbers, or
+    a type that does not fit.
+    """
     architecture = text_of(model, ARCHITECTURE_KEY)
-    traits = find_type(context.kv_type)
-    if traits is None:
-        raise ValueError(f"--kv-type {printable(context.kv_type, 40)} is no type")
-    layers = min(_numbers(model, f"{architecture}.block_count", 0)[0], _MOST_LAYERS)
-    heads = _numbers(model, f"{architecture}.attention.head_count", 0)
-    shared = _numbers(model, f"{architecture}.attention.head_count_kv", heads[0])
-    width = _numbers(model, f"{architecture}.embedding_length", 0)[0]
-    own = width // max(heads[0], 1)
-    key = _numbers(model, f"{architecture}.attention.key_length", own)[0]
-    value = _numbers(model, f"{architecture}.attention.value_length", own)[0]
-    if model.get(f"{architecture}.attention.key_length_mla") is not None:
-        value = 0
-    cells = -(-context.ctx // _CELLS) * _CELLS
-    attending = {int(match[1]) for offer in offers if (match := _ATTENTION.fullmatch(offer.name))}
-    total = 0
-    for layer in range(layers):
-        if attending and layer not in attending:
-            continue  # recurrent: a state of fixed size, small
-        count = shared[layer] if layer < len(shared) else shared[-1]
-        for row in (count * key, count * value):
-            if row % traits.block_size:
-                raise ValueError(f"rows of {row:,} of the KV cache are no whole blocks of {traits.alias}: take f16")
-            total += cells * (row // traits.block_size) * traits.type_size
-    return total
+    if architecture in NO_CACHE:
+        return 0
+    layers = attention_layers(tensor_places(offer.name for offer in offers))
+    cache = kv_cache(model, layers)
+    if cache is None and layers:
+        why = (
+            f"llama.cpp caches more than keys and values for {printable(architecture, 40)}"
+            if architecture in OTHER_CACHE
+            else "its metadata do not tell the heads and their length"
+        )
+        raise PlanError(f"--ctx: {why}; leave it out, and give less than the device has as its size", source=model.name)
+    return cache.nbytes(context.ctx, kv_type=context.kv_type, ubatch=context.ubatch) if cache is not None else 0
 
 
 def compute_bytes(model: Model, offers: Sequence[Offer], context: Context) -> int:
     """An upper bound of the compute buffer of one device, in bytes, with flash attention."""
-    architecture = text_of(model, ARCHITECTURE_KEY)
-    width = _numbers(model, f"{architecture}.embedding_length", 0)[0]
-    used = _numbers(model, f"{architecture}.expert_used_count", 0)[0]
-    experts = used * _numbers(model, f"{architecture}.expert_feed_forward_length", 0)[0]
-    widest = max([*_numbers(model, f"{architecture}.feed_forward_length", 0), experts])
+    width = _largest(model, "embedding_length")
+    experts = _largest(model, "expert_used_count") * _largest(model, "expert_feed_forward_length")
+    widest = max(_largest(model, "feed_forward_length"), experts)
     vocabulary = next((offer.dims[1] for offer in offers if offer.name == TOKEN_EMBD and len(offer.dims) > 1), 0)
-    cells = -(-context.ctx // _CELLS) * _CELLS
+    cells = padded_context(context.ctx)
     batch = min(context.ubatch, cells)
     return 4 * batch * (vocabulary + 8 * width + 3 * widest) + 4 * batch * cells
+
+
+def _largest(model: Model, key: str) -> int:
+    """The number under the architecture's `key`, the largest of an array by layer; 0 if there is none."""
+    return max((0, *numbers(model, key)))
 
 
 def reserves(
     placement: Placement, model: Model | None, offers: Sequence[Offer], context: Context
 ) -> Mapping[str, Reserve]:
-    """What each device holds beside weights. Raises `ValueError` where the model does not say."""
+    """What each device holds beside weights. Raises `PlanError` where the model does not say."""
     if not context.ctx:
         return {name: Reserve(kv_cache=0, compute=0) for name in placement.names}
     if model is None:
-        raise ValueError("--ctx needs a model to take the numbers of heads from, and there are maps alone")
+        raise PlanError("--ctx needs a model to take the numbers of heads from, and there are maps alone")
     compute = compute_bytes(model, offers, context)
     cache = kv_cache_bytes(model, offers, context)
     holders = layer_shares(placement, offers) or dict.fromkeys(placement.names[:1], 1.0)
@@ -262,12 +255,3 @@ def override_rules(placement: Placement, free: Mapping[str, str]) -> tuple[tuple
             rules.append((r"^token_embd\.weight$", CPU))
         rules.append((".*", rest.buffer))
     return tuple(rules)
-
-
-def _numbers(model: Model, key: str, default: int) -> list[int]:
-    """The integers under `key`, one or one a layer; `default` where there are none."""
-    kv = model.get(key)
-    value = None if kv is None else kv.value(_MOST_LAYERS) if kv.type is ValueType.ARRAY else kv.value()
-    values = value if isinstance(value, list) else [value]
-    found = [int(one) for one in values if isinstance(one, int) and not isinstance(one, bool) and 0 <= one < 1 << 40]
-    return found if found and len(found) == len(values) else [default]

@@ -146,8 +146,8 @@ def _budgets(
         return {"": total - fixed.get("", 0)}, {}
     try:
         held = reserves(placement, offered.model, offered.offers, options.context)
-    except ValueError as error:
-        notes.problem(str(error), "")
+    except PlanError as error:
+        notes.problem(error.message, "")
         return {}, {}
     free = placement.rest[0] if placement.rest else placement.names[0]
     fixed[free] = fixed.get(free, 0) + (fixed.pop("", 0))

@@ -82,7 +82,7 @@ def test_a_window_takes_so_many_tokens_and_those_of_a_batch(tmp_path: Path) -> N
     assert [one.kv_cache for one in of(tmp_path, layers).memory] == [256 * 768]
     every = layers.with_key("gemma3.attention.sliding_window_pattern", "u32", 2)  # one of two sees everything
     assert [one.kv_cache for one in of(tmp_path, every).memory] == [128 * 4096 + 128 * 768]
-    assert KVCache(per_token=0, per_token_in_window=2, window=10_000).nbytes(512) == 1024
+    assert KVCache(rows=(), rows_in_window=(1,), window=10_000).nbytes(512) == 1024
 
 
 def test_what_is_trained_for_less_is_given_for_that_alone(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from itertools import pairwise
 from pathlib import Path
@@ -20,11 +21,13 @@ from gguftool.cooking.devices import (
     reserves,
 )
 from gguftool.cooking.offers import Offer, offer_types
+from gguftool.errors import PlanError
 from gguftool.model.opening import open_model
 from gguftool.render.units import parse_size
 from tests.support import builders
 from tests.support.cooking import moe_shapes
 from tests.support.paths import FIXTURES
+from tests.support.text_command import run_text
 
 QWEN = str(FIXTURES / "engines" / "tiny-qwen3moe-Q4_K.gguf")
 MIB = 1 << 20
@@ -91,24 +94,27 @@ def test_reserves_are_what_llama_cpp_logs_or_more(ctx: int, ubatch: int, cache: 
 
 def test_a_quantized_cache_is_smaller_and_must_fit_its_rows() -> None:
     model = open_model(QWEN)
-    plain = kv_cache_bytes(model, (), Context(ctx=512))
-    assert kv_cache_bytes(model, (), Context(ctx=512, kv_type="q8_0")) == plain * 34 // 64
-    with pytest.raises(ValueError, match="no whole blocks of q4_K"):
-        kv_cache_bytes(model, (), Context(ctx=512, kv_type="q4_K"))
-    with pytest.raises(ValueError, match="is no type"):
-        kv_cache_bytes(model, (), Context(ctx=512, kv_type="zz"))
+    own = tuple(offer_types(name, one.info.dims, ["f32"]) for name, one in model.tensors.items())
+    plain = kv_cache_bytes(model, own, Context(ctx=512))
+    assert kv_cache_bytes(model, own, Context(ctx=512, kv_type="q8_0")) == plain * 34 // 64
+    with pytest.raises(PlanError, match="no whole blocks of q4_K"):
+        kv_cache_bytes(model, own, Context(ctx=512, kv_type="q4_K"))
+    with pytest.raises(PlanError, match="is no type"):
+        kv_cache_bytes(model, own, Context(ctx=512, kv_type="zz"))
+
+
+LAYERS = ("blk.0.attn_k.weight", "blk.1.attn_k.weight")
 
 
 def test_heads_by_layer_latent_attention_and_layers_without_attention(tmp_path: Path) -> None:
-    def bytes_of(*kvs: builders.KV, names: tuple[str, ...] = ()) -> int:
+    def bytes_of(*kvs: builders.KV, names: tuple[str, ...] = LAYERS, ctx: int = 256, ubatch: int = 512) -> int:
         path = tmp_path / "m.gguf"
         path.write_bytes(builders.gguf(kvs, [builders.tensor("token_embd.weight", "F32", (64, 4))]))
-        model = open_model(path)
-        return kv_cache_bytes(model, tuple(offer_types(name, (64, 64), ["f32"]) for name in names), Context(ctx=256))
+        offers = tuple(offer_types(name, (64, 64), ["f32"]) for name in names)
+        return kv_cache_bytes(open_model(path), offers, Context(ctx=ctx, ubatch=ubatch))
 
     base = (
         builders.KV("general.architecture", 8, "x"),
-        builders.KV("x.block_count", 4, 2),
         builders.KV("x.embedding_length", 4, 64),
         builders.KV("x.attention.head_count", 4, 4),
     )
@@ -121,9 +127,38 @@ def test_heads_by_layer_latent_attention_and_layers_without_attention(tmp_path: 
         builders.KV("x.attention.key_length", 4, 576),
         builders.KV("x.attention.key_length_mla", 4, 192),
         builders.KV("x.attention.value_length", 4, 512),
+        builders.KV("x.attention.value_length_mla", 4, 128),
     )
     assert bytes_of(*base, *latent) == 256 * 2 * 576 * 2
-    assert bytes_of(*base, names=("blk.1.attn_k.weight",)) == 256 * (64 + 64) * 2
+    assert bytes_of(*base, names=LAYERS[1:]) == 256 * (64 + 64) * 2
+    assert bytes_of(*base, names=()) == 0
+    window = (
+        builders.KV("x.attention.sliding_window", 4, 256),
+        builders.KV("x.attention.sliding_window_pattern", 9, builders.Array(7, (True, False))),
+    )
+    assert bytes_of(*base, *window, ctx=4096, ubatch=200) == (512 + 4096) * (64 + 64) * 2
+
+
+@pytest.mark.parametrize(
+    ("architecture", "keys", "why"),
+    [
+        ("deepseek32", ("embedding_length", "attention.head_count"), "caches more than keys and values for deepseek32"),
+        ("x", ("embedding_length",), "do not tell the heads"),
+    ],
+)
+def test_a_cache_that_is_not_known_is_refused_with_a_way_out(
+    architecture: str, keys: tuple[str, ...], why: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "m.gguf"
+    kvs = (
+        builders.KV("general.architecture", 8, architecture),
+        *(builders.KV(f"{architecture}.{key}", 4, 64) for key in keys),
+    )
+    path.write_bytes(builders.gguf(kvs, [builders.tensor(LAYERS[0], "F32", (64, 64))]))
+    found = run_text("plan", str(path), "--device", "CPU=1G", "--ctx", "512")
+    assert found.returncode == 2
+    assert re.search(f"--ctx: .*{why}.*; leave it out, and give less than the device has", found.stderr)
+    assert found.stderr.count("error:") == 1
 
 
 def test_the_cache_is_on_gpus_with_the_attention() -> None:
@@ -132,7 +167,7 @@ def test_the_cache_is_on_gpus_with_the_attention() -> None:
     assert shares == {"GPU0": 40 / 94, "GPU1": 54 / 94}
     held = reserves(found, None, offers(), Context())
     assert {one.nbytes for one in held.values()} == {0}
-    with pytest.raises(ValueError, match="maps alone"):
+    with pytest.raises(PlanError, match="maps alone"):
         reserves(found, None, offers(), Context(ctx=1))
 
 

@@ -35,4 +35,3 @@ SHARED_KEY: Final = "attention.shared_kv_layers"  # so many of the last layers h
 
 CELLS: Final = 256  # a cache has a multiple of these, one for each token
 UBATCH: Final = 512  # tokens that are computed at once by default; a sliding window holds these besides its own
-BYTES: Final = 2  # of a number in the cache: F16 by default
