@@ -17,7 +17,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from benchmarks.measure import PYTHON, REPO, Verdict, run
+from benchmarks.measure import PYTHON, Verdict, run
 from gguftool.cooking.damage.sensitivities import EvidenceFiles, read_evidence
 from gguftool.cooking.measuring.bench import make_maker, open_reference
 from gguftool.cooking.measuring.scratch import Scratch
@@ -25,10 +25,9 @@ from gguftool.cooking.mix import MixOptions, Target
 from gguftool.cooking.planning import choose_mix, plan_mix
 from gguftool.engines.llama_perplexity import PerplexityRun, compare_logits, find_perplexity, save_logits
 from gguftool.format.ggml import find_type
-from gguftool.model.opening import open_model
 from tests.support.cooking import K_TYPES, smollm2, smollm2_offers
 from tests.support.engine_tools import tool
-from tests.support.smollm2 import SMOLLM2_COMMAND, find_smollm2
+from tests.support.smollm2 import make_reference, write_texts
 
 _GGUFTOOL = (PYTHON, "-m", "gguftool")
 FITTING = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", "iq4_nl")
@@ -53,9 +52,9 @@ class Kitchen:
     def prepare(self) -> None:
         """Make what is missing."""
         if not self.held_out.exists():
-            self._write_texts()
+            write_texts((self.text, self.held_out))
         if not self.reference.exists():
-            self._make_reference()
+            make_reference(self.reference)
         if not self.imatrix.exists():
             words = ("-m", self.reference, "-f", self.text, "-o", self.imatrix, "--chunks", 12, "-c", CONTEXT)
             run((tool("llama-imatrix"), *map(str, words)))
@@ -70,32 +69,6 @@ class Kitchen:
         """The divergence of `model` from the reference in each chunk of the held-out text, in nats."""
         means = compare_logits(self._run, model, self.logits).running
         return [count * mean - (count - 1) * before for count, (before, mean) in _numbered(means)]
-
-    def _write_texts(self) -> None:
-        pages = sorted((REPO / "docs").glob("*.md"))
-        for target, part in ((self.text, pages[::2]), (self.held_out, pages[1::2])):
-            target.write_text("\n".join(page.read_text(encoding="utf-8") for page in part), encoding="utf-8")
-
-    def _make_reference(self) -> None:
-        import numpy as np
-
-        source = find_smollm2()
-        if source is None:
-            raise SystemExit(f"SmolLM2 is missing: {SMOLLM2_COMMAND}")
-        plain = self.folder / "plain.gguf"
-        run((*_GGUFTOOL, "quantize", source, "--tensor", ".*=f16", "--allow-requantize", "--no-sync", "-o", plain))
-        noise = np.random.default_rng(1)
-        made, quantized = open_model(plain), open_model(source)
-        with plain.open("r+b") as file:
-            for name, tensor in quantized.tensors.items():
-                if tensor.type_name != "Q4_1":
-                    continue
-                blocks = np.frombuffer(tensor.raw(), np.uint8).reshape(-1, 20)
-                steps = np.abs(blocks[:, :2].copy().view("<f2").astype("f4")).repeat(32)
-                values = made.tensors[name].numpy().reshape(-1) + noise.uniform(-0.5, 0.5, steps.size) * steps
-                file.seek(made.tensors[name].extent.offset)
-                file.write(values.astype("<f2").tobytes())
-        plain.rename(self.reference)
 
 
 def _numbered(means: tuple[float, ...]) -> Iterator[tuple[int, tuple[float, float]]]:
