@@ -95,7 +95,9 @@ def _curve(mix: Mix, names: Names, kind: str, width: int) -> Curve:
         columns=tuple(
             Tick(at=x_of(at * step), text=f"{at * step:g}") for at in range(first, math.floor(right / step) + 1)
         ),
-        lines=tuple(Tick(at=y_of(10.0**at), text=f"{10.0**at:g}") for at in range(math.ceil(bottom), math.floor(top) + 1)),
+        lines=tuple(
+            Tick(at=y_of(10.0**at), text=f"{10.0**at:g}") for at in range(math.ceil(bottom), math.floor(top) + 1)
+        ),
         dots=tuple(
             Dot(x=x, y=y, words=text, label=label) for (x, y, _), text, label in zip(placed, words, labels, strict=True)
         ),
