@@ -357,7 +357,7 @@ def test_a_path_that_is_not_there_is_a_source_error(tmp_path: Path) -> None:
 
 def test_reports_are_rendered_as_the_command_line_does() -> None:
     report = gguftool.report(str(DEMO))
-    ways = {"TEXT": [], "JSON": ["--json", "--full-paths"], "MARKDOWN": ["--markdown"], "CSV": ["--csv"]}
+    ways = {"TEXT": [], "JSON": ["--json", "--full-paths"], "MARKDOWN": ["--markdown"], "CSV": ["--csv", "--full-paths"]}
     for name, options in ways.items():
         rendered = gguftool.render_report(report, gguftool.Format[name])
         if name == "MARKDOWN":  # the command leaves out folders

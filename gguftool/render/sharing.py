@@ -4,28 +4,62 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from gguftool.errors import printable, shell_word
 from gguftool.record import replace
 from gguftool.storage.sources.locate import is_url
 
 T = TypeVar("T")
-_NAMING = frozenset({"model", "path", "paths", "file", "imatrix", "recipe"})  # fields that name files
+# Fields that name files: in any report, or in one record.
+_NAMING = frozenset({"model", "path", "paths", "file", "imatrix", "recipe"})
+_NAMING_IN = frozenset({"InputFile.name", "Rival.name"})
+# What a file says of itself is data: `{"value": "/data/x"}` stays as it is, also where `/data` is the model's folder.
+_EXACT = frozenset(
+    {
+        "EntryDifference.new",
+        "EntryDifference.old",
+        "ImatrixReport.datasets",
+        "KVEntry.value",
+        "KVSide.value",
+        "Mix.recipe",
+    }
+)
+_SHOWN = 4096  # characters of a name in messages
+# Within texts a path begins where no path, word or address goes on.
+_BEFORE = r"(?<![\w/.~%\\-])"
 
 
-def without_folders(report: T) -> T:
-    """`report` with the names of local files in place of their paths, also within texts; addresses stay whole."""
-    names = {path: _base(path) for path in _paths(report) if _base(path) != path}
+def without_folders(report: T, paths: Iterable[str] = (), *, below_here: bool = False) -> T:
+    """`report` with the names of local files in place of their paths, also within texts; addresses stay whole.
+
+    `paths` are files that the report names in fields where other things can be, too. With `below_here` a file in or
+    below the current folder is named by its relative path.
+    """
+    name_of = _relative if below_here else _base
+    found = [path for path in (*_paths(report), *paths) if not is_url(path)]
+    names = {path: name_of(path) for path in found if name_of(path) != path}
     folders = {os.path.dirname(path) for path in names if os.path.isabs(path)}
     names |= {os.path.join(folder, ""): "" for folder in folders if os.path.dirname(folder) != folder}  # of new files
-    longest_first = dict(sorted(names.items(), key=lambda item: -len(item[0])))
-    shared: T = _replaced(report, longest_first) if names else report
+    if not names:
+        return report
+    shared: T = _replaced(report, _replacer(names))
     return shared
 
 
 def _base(path: str) -> str:
-    return path if is_url(path) else os.path.basename(path.rstrip("/\\")) or path
+    return os.path.basename(path.rstrip("/\\")) or path
+
+
+def _relative(path: str) -> str:
+    """The path from the current folder, or the file's name if it is elsewhere."""
+    try:
+        relative = os.path.relpath(path)
+    except ValueError:  # another drive
+        return _base(path)
+    return _base(path) if relative.split(os.sep)[0] == os.pardir else relative
 
 
 def _paths(value: Any, naming: bool = False) -> Iterator[str]:
@@ -38,18 +72,30 @@ def _paths(value: Any, naming: bool = False) -> Iterator[str]:
             yield from _paths(item, naming)
     elif dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
-            yield from _paths(getattr(value, field.name), field.name in _NAMING)
+            names_file = field.name in _NAMING or f"{type(value).__name__}.{field.name}" in _NAMING_IN
+            if f"{type(value).__name__}.{field.name}" not in _EXACT:
+                yield from _paths(getattr(value, field.name), names_file)
 
 
-def _replaced(value: Any, names: Mapping[str, str]) -> Any:
+def _replacer(names: Mapping[str, str]) -> Callable[[str], str]:
+    """Replace the keys of `names` by their values, however messages and commands spell them."""
+    spelled = dict(names)
+    for path, name in names.items():
+        spelled.setdefault(printable(path, _SHOWN), printable(name, _SHOWN))
+        spelled.setdefault(shell_word(path).strip('"'), shell_word(name).strip('"'))  # the quotes stay
+    longest_first = sorted(spelled, key=len, reverse=True)
+    wanted = re.compile(f"{_BEFORE}(?:{'|'.join(map(re.escape, longest_first))})")
+    return lambda text: wanted.sub(lambda match: spelled[match[0]], text)
+
+
+def _replaced(value: Any, clean: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        for path, name in names.items():
-            value = value.replace(path, name) if path in value else value
-        return value
+        return clean(value)
     if isinstance(value, tuple):
-        return tuple(_replaced(item, names) for item in value)
+        return tuple(_replaced(item, clean) for item in value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = type(value).__name__
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        changed = {name: _replaced(old, names) for name, old in fields.items()}
+        changed = {name: old if f"{kind}.{name}" in _EXACT else _replaced(old, clean) for name, old in fields.items()}
         return replace(value, **changed) if any(changed[name] is not fields[name] for name in fields) else value
     return value

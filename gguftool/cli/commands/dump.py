@@ -83,7 +83,7 @@ def dump(
         legacy = imatrix_instead(model, error)
         if key is not None:
             raise
-        show_imatrix(legacy, chosen, name_filter=name_filter)
+        show_imatrix(legacy, chosen, name_filter=name_filter, full_paths=full_paths)
         return
     if key is not None:
         _print_value(opened, key, array_limit, as_json=chosen is Format.JSON)

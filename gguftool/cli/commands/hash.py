@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from gguftool.analysis.verify import Verdict, hash_files, hash_tensors, verify_manifest
-from gguftool.cli.shared.console import progress_bar, write_exactly
-from gguftool.cli.shared.options import Force, Json
-from gguftool.cli.shared.show import show_as, show_receipt
+from gguftool.analysis.verify import hash_files, hash_tensors, verify_manifest
+from gguftool.cli.shared.console import progress_bar, write, write_exactly
+from gguftool.cli.shared.options import Force, FullPaths, Json
+from gguftool.cli.shared.show import show, show_receipt
 from gguftool.errors import PlanError
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
+from gguftool.render.format import Format
 from gguftool.render.hashes import manifest_text, sums_text, verdicts_text
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
@@ -43,6 +45,7 @@ def hash_(
     ] = None,
     force: Force = False,
     json: Json = False,
+    full_paths: FullPaths = False,
 ) -> None:
     """Print sha256 of each tensor's data, or check them.
 
@@ -56,10 +59,17 @@ def hash_(
     gguftool hash --check model.sha256
     """  # noqa: D301 - \b keeps the lines of a paragraph
     opened = open_model(model) if model is not None else None
+    names = [file.source.name for file in opened.files] if opened is not None else []
     if check is not None:
         with progress_bar(0) as progress:
             verdicts = verify_manifest(check, opened, jobs, progress)
-        _show_verdicts(verdicts, json=json)
+        if json:
+            names += [verdict.name for verdict in verdicts if os.path.isabs(verdict.name)]  # of files, in the manifest
+            show(verdicts, Format.JSON, full_paths=full_paths, paths=names)
+        else:
+            write(verdicts_text(verdicts))
+        if any(verdict.ok is False for verdict in verdicts) or not any(verdict.ok for verdict in verdicts):
+            raise typer.Exit(1)
         return
     if opened is None:
         raise typer.BadParameter("MODEL is needed, or --check MANIFEST")
@@ -69,16 +79,12 @@ def hash_(
     size = sum(file.source.size for file in opened.files)
     with progress_bar(size if files else 2 * size) as progress:
         hashes = (hash_files if files else hash_tensors)(opened, jobs, progress)
-    if files and not json:
+    if json:
+        show(hashes, Format.JSON, full_paths=full_paths, paths=names)
+    elif files:
         write_exactly(sums_text(hashes))
     else:
-        show_as(hashes, manifest_text, json=json)
-
-
-def _show_verdicts(verdicts: tuple[Verdict, ...], *, json: bool) -> None:
-    show_as(verdicts, verdicts_text, json=json)
-    if any(verdict.ok is False for verdict in verdicts) or not any(verdict.ok for verdict in verdicts):
-        raise typer.Exit(1)
+        write(manifest_text(hashes))
 
 
 def _write_map(model: Model, *, force: bool, jobs: int | None) -> Receipt:

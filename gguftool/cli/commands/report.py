@@ -107,7 +107,7 @@ def report(
     if imatrix is not None:
         if chosen is Format.HTML:
             raise PlanError("is an importance matrix, of which there is no page", source=imatrix.name)
-        show_imatrix(imatrix, chosen)
+        show_imatrix(imatrix, chosen, full_paths=full_paths)
         return
     made = make_report(opened, rules)
     _say_remarks(made)

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from gguftool.analysis.imatrix import ImatrixReport
 
 
-def show_imatrix(source: Source, format: Format, *, model: Model | None = None, name_filter: str = "") -> None:
+def show_imatrix(
+    source: Source, format: Format, *, model: Model | None = None, name_filter: str = "", full_paths: bool = False
+) -> None:
     """Show the imatrix in `source`; with `model`, which of its tensors it covers."""
     from gguftool.analysis.imatrix import describe_imatrix
     from gguftool.model.companions import read_imatrix
 
-    show(describe_imatrix(source.name, read_imatrix(source), model=model, name_filter=name_filter), format)
+    report = describe_imatrix(source.name, read_imatrix(source), model=model, name_filter=name_filter)
+    show(report, format, full_paths=full_paths)
 
 
 def describe_if_imatrix(model: Model, name_filter: str = "") -> ImatrixReport | None:

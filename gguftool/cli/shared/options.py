@@ -74,7 +74,9 @@ ThisFileOnly = Annotated[
     bool, typer.Option("--this-file-only", help="Open a shard by itself, without the rest of its set.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md).")]
-FullPaths = Annotated[bool, typer.Option("--full-paths", help="In JSON, name files with the folders of this machine.")]
+FullPaths = Annotated[
+    bool, typer.Option("--full-paths", help="Name files with the folders of this machine also in JSON.")
+]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print markdown, to paste into a thread.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print csv with plain numbers.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")]

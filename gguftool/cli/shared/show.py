@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from gguftool.cli.shared.console import ReaderGone, drop_stdout, remark, standard_output, write, write_exactly
 from gguftool.errors import ExecuteError
@@ -15,24 +15,32 @@ from gguftool.render.screen import fitted
 if TYPE_CHECKING:
     from gguftool.storage.plan import Receipt
 
-T = TypeVar("T")
-
 _NARROWEST = 20
 
 
-def show(report: object, format: Format = Format.TEXT, *, full_paths: bool = True, **options: object) -> None:
+def show(
+    report: object,
+    format: Format = Format.TEXT,
+    *,
+    full_paths: bool = False,
+    paths: Iterable[str] = (),
+    **options: object,
+) -> None:
     """Write a report in `format`; `options` are those of the report's renderers.
 
-    Markdown names no folder of this machine, nor does JSON without `full_paths`.
+    Text is for this terminal. The other formats are for others: they name no folder of this machine without
+    `full_paths`. `paths` are files that the report names in fields where other things can be, too.
     """
     if format is Format.TEXT:
         show_parts(parts_of(report, **options))
-    elif format is Format.MARKDOWN or (format is Format.JSON and not full_paths):
+    elif full_paths:
+        write(render(report, format, **options))
+    else:
         from gguftool.render.sharing import without_folders  # noqa: PLC0415 - for what goes into a thread
 
-        write(render(without_folders(report), format, **options))
-    else:
-        write(render(report, format, **options))
+        # Code scanning finds a file by its path in the repository.
+        shared = without_folders(report, paths, below_here=format is Format.SARIF)
+        write(render(shared, format, **options))
 
 
 def show_parts(parts: Sequence[str | Part]) -> None:
@@ -62,11 +70,6 @@ def _print_rich(shown: object, width: int) -> None:
     console = Console(markup=False, highlight=False, emoji=False, width=width)
     with standard_output():
         console.print(shown)
-
-
-def show_as(data: T, text: Callable[[T], str], *, json: bool) -> None:
-    """Write data without a registered renderer: as JSON, or rendered by `text`."""
-    write(render(data, Format.JSON) if json else text(data))
 
 
 def show_receipt(receipt: Receipt, *, json: bool, model: str = "") -> None:

@@ -117,7 +117,7 @@ class Measuring:
             floor_is_there=self._floor is not None,
             logits_bytes=logits_bytes(self._inputs, self._setup),
             scratch_bytes=self._jobs * sum(file.source.size for file in self._inputs.model.files),
-            folder=str(self._folder),
+            folder=str(self._output.path.with_name(self._folder.name)),
             seconds=seconds * runs if self._tasks or self._floor is None else 0.0,
             remarks=self._remarks,
         )

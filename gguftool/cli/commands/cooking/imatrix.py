@@ -11,7 +11,16 @@ from gguftool.cli.shared.console import counting_bar, remark
 from gguftool.cli.shared.grouped import GroupedCommand
 from gguftool.cli.shared.imatrices import show_imatrix
 from gguftool.cli.shared.operations import by_label, operations
-from gguftool.cli.shared.options import Csv, Json, Markdown, ModelArgument, OutputOption, one_format, shell_words
+from gguftool.cli.shared.options import (
+    Csv,
+    FullPaths,
+    Json,
+    Markdown,
+    ModelArgument,
+    OutputOption,
+    one_format,
+    shell_words,
+)
 from gguftool.cli.shared.patterns import check_patterns
 from gguftool.cli.shared.running import carry_out, file_plan, with_inputs
 from gguftool.cli.shared.writing import Writing, writer
@@ -68,6 +77,7 @@ def show(
         str, typer.Option("--filter", metavar="REGEX", help="List only entries in whose name REGEX is found.")
     ] = "",
     json: Json = False,
+    full_paths: FullPaths = False,
     markdown: Markdown = False,
     csv: Csv = False,
 ) -> None:
@@ -79,7 +89,7 @@ def show(
     chosen = one_format(json=json, markdown=markdown, csv=csv)
     check_patterns([name_filter])
     opened = open_model(model) if model is not None else None
-    show_imatrix(open_source(file), chosen, model=opened, name_filter=name_filter)
+    show_imatrix(open_source(file), chosen, model=opened, name_filter=name_filter, full_paths=full_paths)
 
 
 @app.command(cls=GroupedCommand)

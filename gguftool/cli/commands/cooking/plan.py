@@ -10,7 +10,7 @@ import typer
 
 from gguftool import __version__
 from gguftool.cli.shared.console import remark, remark_each
-from gguftool.cli.shared.options import Force, Json, check_engine, local_path, one_format, size_option
+from gguftool.cli.shared.options import Force, FullPaths, Json, check_engine, local_path, one_format, size_option
 from gguftool.cli.shared.recipes import read_recipe
 from gguftool.cli.shared.running import write_files
 from gguftool.cli.shared.show import show
@@ -198,6 +198,7 @@ def plan(
         ),
     ] = None,
     json: Json = False,
+    full_paths: FullPaths = False,
     force: Force = False,
 ) -> None:
     """Choose each tensor's type for a size, devices or quality.
@@ -268,7 +269,7 @@ def plan(
     if verify is not None:
         _verify(mix, verify, Path((measure or [""])[0]), models[0], text or "", imatrix)
     if json:
-        show(mix, one_format(json=True))
+        show(mix, one_format(json=True), full_paths=full_paths)
     else:
         show(mix, recipe=output is None)
 
@@ -376,8 +377,9 @@ def _local_files(names: Sequence[str | None]) -> tuple[Source, ...]:
 
 def _chart(mix: Mix, form: str) -> bytes:
     from gguftool.render.cooking.mix import mix_chart  # noqa: PLC0415 - for --plot alone
+    from gguftool.render.sharing import without_folders  # noqa: PLC0415 - for --plot alone
 
     try:
-        return mix_chart(mix, form)
+        return mix_chart(without_folders(mix), form)
     except ImportError:
         raise PlanError("--plot needs matplotlib: pip install matplotlib") from None

@@ -17,7 +17,7 @@ from gguftool.analysis.recipe_compact import expand as expand_recipe
 from gguftool.analysis.recipe_compact import extract as extract_recipe
 from gguftool.cli.shared.console import remark, write_exactly
 from gguftool.cli.shared.grouped import GroupedCommand
-from gguftool.cli.shared.options import Force, Json, ModelArgument, check_engine, local_path, one_format
+from gguftool.cli.shared.options import Force, FullPaths, Json, ModelArgument, check_engine, local_path, one_format
 from gguftool.cli.shared.presets import PresetOption, Pure, named_preset
 from gguftool.cli.shared.running import file_plan
 from gguftool.cli.shared.show import show
@@ -106,6 +106,7 @@ def check(
         FailOn, typer.Option("--fail-on", help="The severity of findings from which on the exit code is 1.")
     ] = FailOn.ERROR,
     json: Json = False,
+    full_paths: FullPaths = False,
 ) -> None:
     """Show what a recipe does to a model, and what is wrong.
 
@@ -122,7 +123,7 @@ def check(
         open_imatrix(imatrix)
     mix = None if chosen is None else PresetMix(preset=chosen, imatrix=imatrix is not None, pure=pure)
     report = check_recipe(recipe, _open_alone(file) if model is None else _open(model), mix, engine)
-    show(report, one_format(json=json))
+    show(report, one_format(json=json), full_paths=full_paths)
     if report.reaches(Severity[fail_on.name]):
         raise typer.Exit(1)
 
