@@ -86,6 +86,14 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     assert held == {path.relative_to(REPO).as_posix() for path in files}
     assert "gguftool/py.typed" in held
     assert {"gguftool/format/engine_facts/llama.cpp.json", "gguftool/format/engine_facts/ik_llama.cpp.json"} <= held
+    shared = {name.partition(".data/data/share/")[2] for name in other if ".data/" in name}
+    assert shared == {
+        "bash-completion/completions/gguftool",
+        "fish/vendor_completions.d/gguftool.fish",
+        "gguftool/gguftool.ps1",
+        "man/man1/gguftool.1",
+        "zsh/site-functions/_gguftool",
+    }
     assert [name for name in other if not re.match(r"gguftool-[\d.]+\.(dist-info|data)/", name)] == []
 
 

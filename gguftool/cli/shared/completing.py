@@ -27,6 +27,14 @@ _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 # With what the user typed before it, such as the REGEX of a rule.
 _SAFE = re.compile(r"[A-Za-z0-9_.,=*^+:@/\-]{1,1000}")
 _WORDS = re.compile(r"[a-z0-9_.\-]+(\|[a-z0-9_.\-]+)+")
+# zsh loads a file of its folders at the first press of the key, and expects completions from it. typer's script only
+# registers its function, which works for the second press.
+_REGISTER = "compdef _gguftool_completion gguftool"
+_REGISTER_OR_RUN = f"""if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
+  _gguftool_completion "$@"
+else
+  {_REGISTER}
+fi"""
 # Metavars of models that tensors and keys are read from; a donor first, because it is what tensors are taken from.
 _MODELS = ("DONOR", "MODEL", "[MODEL]", "MODEL...", "[LABEL=]MODEL...", "SOURCE", "A")
 
@@ -34,7 +42,8 @@ _MODELS = ("DONOR", "MODEL", "[MODEL]", "MODEL...", "[LABEL=]MODEL...", "SOURCE"
 def script_of(shell: str) -> str:
     """Make the script that teaches `shell`, one of `SHELLS`, to ask us."""
     make = import_module("typer.completion").get_completion_script
-    return str(make(prog_name="gguftool", complete_var=VARIABLE, shell=shell))
+    script = str(make(prog_name="gguftool", complete_var=VARIABLE, shell=shell))
+    return script.replace(_REGISTER, _REGISTER_OR_RUN) if shell == "zsh" else script
 
 
 def complete(command: Any, instruction: str) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import runpy
+import select
 import shutil
 import socket
 import subprocess
@@ -128,10 +131,60 @@ def test_a_script_names_the_program_and_its_variable(shell: str) -> None:
     assert completing.VARIABLE.encode() in done.stdout
 
 
+def test_the_files_that_the_wheel_has_are_what_is_shown() -> None:
+    folder = REPO / "docs" / "completions"
+    files = runpy.run_path(str(folder / "make.py"))["FILES"]
+    assert {path.name for path in folder.iterdir()} - {"make.py", "__pycache__"} == set(files)
+    assert set(completing.SHELLS) - set(files.values()) == {"pwsh"}
+    for name, shell in files.items():
+        shown = run_gguftool("--show-completion", shell).stdout
+        assert (folder / name).read_bytes() == shown, "run: python docs/completions/make.py"
+    assert run_gguftool("--show-completion", "pwsh").stdout == (folder / "gguftool.ps1").read_bytes()
+
+
 def test_another_shell_is_bad_usage() -> None:
     done = run_gguftool("--show-completion", "nosh")
     assert done.returncode == 2
     assert b"takes bash, zsh, fish, powershell or pwsh, not 'nosh'" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh: apt-get install zsh")
+def test_zsh_completes_at_the_first_press_of_the_key(tmp_path: Path) -> None:
+    program = tmp_path / "gguftool"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gguftool "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    leader, follower = os.openpty()
+    variables = {**environment(), "PATH": f"{tmp_path}:{os.environ['PATH']}", "TERM": "xterm"}
+    with subprocess.Popen(["zsh", "-f", "-i"], stdin=follower, stdout=follower, stderr=follower, env=variables) as shell:
+        os.close(follower)
+        start = f"fpath+=({REPO}/docs/completions); autoload -Uz compinit; compinit -u -D; echo rea''dy\n"
+        os.write(leader, start.encode())
+        started = _shown_until(leader, b"\nready")
+        os.write(leader, b"gguftool mer\t")
+        completed = _shown_until(leader, b"merge")
+        shell.kill()
+    os.close(leader)
+    assert (started, completed) == (True, True)
+
+
+def _shown_until(leader: int, wanted: bytes) -> bool:
+    """Whether the terminal shows `wanted` within some seconds."""
+    shown, end = b"", time.monotonic() + 30
+    while wanted not in shown and time.monotonic() < end:
+        if select.select([leader], [], [], 1)[0]:
+            shown += os.read(leader, 4096)
+    return wanted in shown
+
+
+@pytest.mark.skipif(shutil.which("fish") is None, reason="no fish: apt-get install fish")
+def test_fish_completes_by_its_script(tmp_path: Path) -> None:
+    program = tmp_path / "gguftool"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gguftool "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    script = f'source {REPO}/docs/completions/gguftool.fish; complete -C "gguftool mer"'
+    variables = {**environment(), "PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
+    done = subprocess.run(["fish", "-c", script], capture_output=True, env=variables, timeout=30, check=True)
+    assert done.stdout.startswith(b"merge\t"), done.stderr
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="no bash: apt-get install bash")
@@ -139,7 +192,7 @@ def test_bash_completes_by_its_script(tmp_path: Path) -> None:
     program = tmp_path / "gguftool"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gguftool "$@"\n', encoding="utf-8")
     program.chmod(0o755)
-    script = run_gguftool("--show-completion", "bash").stdout.decode()
+    script = (REPO / "docs" / "completions" / "gguftool.bash").read_text(encoding="utf-8")
     asked = f'COMP_WORDS=(gguftool mer) COMP_CWORD=1; _gguftool_completion "{program}"; echo "${{COMPREPLY[*]}}"'
     done = subprocess.run(["bash", "-c", f"{script}\n{asked}"], capture_output=True, env=environment(), check=True)
     assert (done.stdout, done.stderr) == (b"merge\n", b"")

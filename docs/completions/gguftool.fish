@@ -1,0 +1,1 @@
+complete --command gguftool --no-files --arguments "(env _GGUFTOOL_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=get-args _TYPER_COMPLETE_ARGS=(commandline -cp) gguftool)" --condition "env _GGUFTOOL_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args _TYPER_COMPLETE_ARGS=(commandline -cp) gguftool"
