@@ -357,7 +357,8 @@ def test_a_path_that_is_not_there_is_a_source_error(tmp_path: Path) -> None:
 
 def test_reports_are_rendered_as_the_command_line_does() -> None:
     report = gguftool.report(str(DEMO))
-    ways = {"TEXT": [], "JSON": ["--json", "--full-paths"], "MARKDOWN": ["--markdown"], "CSV": ["--csv", "--full-paths"]}
+    full = "--full-paths"
+    ways = {"TEXT": [], "JSON": ["--json", full], "MARKDOWN": ["--markdown"], "CSV": ["--csv", full]}
     for name, options in ways.items():
         rendered = gguftool.render_report(report, gguftool.Format[name])
         if name == "MARKDOWN":  # the command leaves out folders

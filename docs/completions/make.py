@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent
-sys.path.insert(0, str(FOLDER.parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from gguftool.cli.shared.completing import script_of
 
+FOLDER = Path(__file__).resolve().parent
 # The names that the shells load completions by.
 FILES = {"gguftool.bash": "bash", "_gguftool": "zsh", "gguftool.fish": "fish", "gguftool.ps1": "powershell"}
 

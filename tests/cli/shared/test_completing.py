@@ -155,7 +155,9 @@ def test_zsh_completes_at_the_first_press_of_the_key(tmp_path: Path) -> None:
     program.chmod(0o755)
     leader, follower = os.openpty()
     variables = {**environment(), "PATH": f"{tmp_path}:{os.environ['PATH']}", "TERM": "xterm"}
-    with subprocess.Popen(["zsh", "-f", "-i"], stdin=follower, stdout=follower, stderr=follower, env=variables) as shell:
+    with subprocess.Popen(
+        ["zsh", "-f", "-i"], stdin=follower, stdout=follower, stderr=follower, env=variables
+    ) as shell:
         os.close(follower)
         start = f"fpath+=({REPO}/docs/completions); autoload -Uz compinit; compinit -u -D; echo rea''dy\n"
         os.write(leader, start.encode())
