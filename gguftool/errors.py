@@ -148,9 +148,14 @@ def did_you_mean(wanted: str, names: Iterable[str]) -> str:
     if not near:
         from difflib import get_close_matches  # noqa: PLC0415 - for typos alone
 
-        near = get_close_matches(wanted, known, n=1)
+        near = get_close_matches(wanted, known, n=1) or _beginning_with(wanted, known)
     quoted = " or ".join(f"'{printable(name)}'" for name in near)
     return f"; did you mean {quoted}?" if near else ""
+
+
+def _beginning_with(start: str, names: Iterable[str]) -> list[str]:
+    """The first few of `names` that begin with `start`, if that is more than a letter."""
+    return [name for name in names if len(start) > 1 and name.lower().startswith(start.lower())][:3]
 
 
 class Notes:

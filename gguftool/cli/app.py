@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -11,7 +12,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from gguftool.cli.shared.console import fail, fail_use, write, write_version
 from gguftool.cli.shared.grouped import GroupedCommand
-from gguftool.errors import printable
+from gguftool.errors import did_you_mean, printable
 
 _HERE = "gguftool.cli.commands"
 # Name, module and function (or the typer application of a group), and the first line of its help.
@@ -56,6 +57,9 @@ COMMANDS = (
 # How similar a command's name is to one that is suggested for it, by difflib. Its default of 0.6 suggests `split` for
 # `list` (0.67: l, i and t are in both); two swapped letters of a name of four, as in `dmup`, are 0.75.
 _SIMILAR = 0.7
+# What typer says of a value that is not one of an option's words.
+_NOT_ONE_OF = re.compile(r"'([^']*)' is not one of (('[^']*'(, )?)+)\.?$")
+_QUOTED = re.compile(r"'([^']*)'")
 # Base of all errors in how a command is called; typer exports only some that derive from it.
 _USAGE_ERROR: Any = typer.BadParameter.__base__
 
@@ -139,7 +143,8 @@ def _show_completion(ctx: typer.Context, shell: str | None) -> None:
     from gguftool.cli.shared.completing import SHELLS, script_of  # noqa: PLC0415 - for --show-completion alone
 
     if shell not in SHELLS:
-        raise typer.BadParameter(f"takes {', '.join(SHELLS[:-1])} or {SHELLS[-1]}, not '{printable(shell, 40)}'")
+        near = did_you_mean(shell, SHELLS)
+        raise typer.BadParameter(f"takes {', '.join(SHELLS[:-1])} or {SHELLS[-1]}, not '{printable(shell, 40)}'{near}")
     write(f"{script_of(shell)}\n")
     raise typer.Exit
 
@@ -205,4 +210,6 @@ def run() -> int:
 def _fail_use(error: Any) -> None:
     context = error.ctx
     hint = (context.get_usage(), f"Try '{context.command_path} -h' for help.") if context else ()
-    fail_use(" ".join(error.format_message().split()), hint)
+    text = " ".join(error.format_message().split())
+    choice = _NOT_ONE_OF.search(text)
+    fail_use(text.removesuffix(".") + did_you_mean(choice[1], _QUOTED.findall(choice[2])) if choice else text, hint)

@@ -9,8 +9,8 @@ from gguftool.cooking.items import parse_type_rules
 from gguftool.cooking.mix import MixOptions, Target
 from gguftool.cooking.offers import Offer, Pool, ReadyMade, offers_of_ready, offers_of_source, ready_map, ready_model
 from gguftool.cooking.rivals import mix_bytes, recipe_types
-from gguftool.errors import Notes
-from gguftool.format.ggml import find_type
+from gguftool.errors import Notes, did_you_mean
+from gguftool.format.ggml import TYPES, find_type
 from gguftool.model.companions import read_map
 from gguftool.model.model import Model
 from gguftool.model.opening import ModelLike
@@ -103,7 +103,8 @@ def check_types(options: MixOptions, notes: Notes) -> None:
     for text in options.types:
         traits = find_type(text)
         if traits is None or options.engine not in traits.engines or not traits.in_files:
-            notes.problem(f"--types: {options.engine} has no such type", text)
+            known = [one.alias for one in TYPES.values() if options.engine in one.engines and one.in_files]
+            notes.problem(f"--types: {options.engine} has no such type", text + did_you_mean(text, known))
 
 
 def _head(model: Model | None, offers: Sequence[Offer]) -> int:

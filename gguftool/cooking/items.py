@@ -12,7 +12,7 @@ from gguftool.cooking.offers import Offer
 from gguftool.errors import Notes, printable
 from gguftool.format.ftypes import no_such_type
 from gguftool.format.ggml import find_type
-from gguftool.format.pattern import BadPatternError, NamePattern, compile_pattern, literal
+from gguftool.format.pattern import BadPatternError, NamePattern, compile_pattern, literal, near_tensor
 from gguftool.record import record
 
 UP_GATE = "up-gate"
@@ -163,7 +163,8 @@ def _report_idle(offers: Sequence[Offer], constraints: Constraints, notes: Notes
             if any(rule.matches(name) for name in chosen):
                 continue
             what = "only tensors that stay as they are" if any(rule.matches(name) for name in fixed) else "no tensor"
-            notes.problem(f"--{option[:-1]} matches {what}", f"{rule.pattern}={rule.type}")
+            near = near_tensor(rule.pattern, chosen) if what == "no tensor" else ""
+            notes.problem(f"--{option[:-1]} matches {what}", f"{rule.pattern}={rule.type}{near}")
 
 
 def _fused(

@@ -17,15 +17,17 @@ import math
 import re
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import lru_cache, partial
+from itertools import chain, islice
 
-from gguftool.errors import PlanError, printable
+from gguftool.errors import PlanError, did_you_mean, printable
 
 MAX_PATTERN = 4096  # characters; a rule that lists every layer of a large model has a few hundred
 MAX_STEPS = 250_000_000  # of one search at worst, by `_bounds`; they take about 1 s
 _SEARCHED = (256, 127, 63)  # characters of a name that a pattern with choices or free length may search
 _TIMED = 10**5  # steps at worst from which searches are timed
+_LIKE = 5000  # names that a pattern without a match is compared with, before their parts
 MAX_SECONDS = 5.0  # that one pattern may search, over all names
 
 _CLASSES = {
@@ -251,3 +253,12 @@ def _digit_class(digits: list[str]) -> str:
             runs.append([digit])
     parts = (f"{run[0]}-{run[-1]}" if len(run) > 2 else "".join(map(str, run)) for run in runs)
     return f"[{''.join(parts)}]"
+
+
+def near_tensor(pattern: str, names: Collection[str]) -> str:
+    """The end of a message about a pattern that matches none of `names`: the name, or the part of one, that it is like.
+
+    ``blk.0.atn_q.weight`` is like a whole name, ``atn_q`` like a part of many.
+    """
+    parts = (part for name in names for part in name.split(".") if not part.isdigit())
+    return did_you_mean(pattern, dict.fromkeys(chain(islice(names, _LIKE), parts)))

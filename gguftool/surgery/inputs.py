@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from types import MappingProxyType
 
-from gguftool.errors import FormatError, GGUFToolError, PlanError, listed, printable
+from gguftool.errors import FormatError, GGUFToolError, PlanError, did_you_mean, listed, printable
 from gguftool.format.file_names import is_label_of, label_of_name, normal_label
 from gguftool.format.header import TensorInfo
 from gguftool.format.kv import ByteOrder
@@ -99,7 +99,8 @@ def find_inputs(inputs: Sequence[Input], label: str) -> list[Input]:
     if found:
         return found
     known = sorted({known for candidate in inputs for known in candidate.labels})
-    raise PlanError(f"no input is labelled '{printable(label)}'; the labels are {listed(known) or 'none'}")
+    near = did_you_mean(label, known)
+    raise PlanError(f"no input is labelled '{printable(label)}'; the labels are {listed(known) or 'none'}{near}")
 
 
 def split_label(argument: str) -> tuple[str | None, str]:

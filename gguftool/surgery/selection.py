@@ -9,13 +9,12 @@ that gives the weight, whatever the recipe says.  Problems are collected and rep
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from gguftool.errors import Notes, PlanError, grouped, listed, printable
 from gguftool.format.ggml import TYPES, find_type, type_alias, type_name
-from gguftool.format.pattern import BadPatternError, compile_pattern
+from gguftool.format.pattern import BadPatternError, compile_pattern, near_tensor
 from gguftool.model.model import Model
 from gguftool.model.scales import owner_of, scales_of
 from gguftool.record import record
@@ -24,6 +23,9 @@ from gguftool.surgery.metadata import SelectedTensor
 
 if TYPE_CHECKING:
     from gguftool.format.recipe import Recipe, RecipeRule
+
+
+_HINTS = 4  # rules without a match that are compared with all names, for a typo
 
 
 def select_tensors(patterns: Sequence[str], names: Collection[str]) -> tuple[str, ...]:
@@ -42,9 +44,7 @@ def select_tensors(patterns: Sequence[str], names: Collection[str]) -> tuple[str
             problems.append(f"'{printable(pattern)}' {error}")
             continue
         if not found:
-            near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.6)
-            hint = f"; nearest: {printable(near[0])}" if near else ""
-            problems.append(f"'{printable(pattern)}' matches no tensor{hint}")
+            problems.append(f"'{printable(pattern)}' matches no tensor{near_tensor(pattern, names)}")
         chosen |= found
     if problems:
         raise PlanError("; ".join(problems))
@@ -297,6 +297,7 @@ def report_idle_rules(
     A rule that matches no tensor is a problem; if earlier rules take all the tensors that it matches, a remark.
     """
     used = {id(rule) for rule in rules.values()}
+    hints = iter(range(_HINTS))
     for rule in recipe.rules:
         if id(rule) in used:
             continue
@@ -310,4 +311,5 @@ def report_idle_rules(
                 line,
             )
         else:
-            notes.problem("this rule matches no tensor", line)
+            near = "" if next(hints, None) is None else near_tensor(rule.pattern, rules.keys())
+            notes.problem("this rule matches no tensor", line + near)

@@ -12,6 +12,7 @@ from gguftool.analysis.placement import parse_rules
 from gguftool.cli.shared.console import remark_each
 from gguftool.cli.shared.options import FullPaths, Json, ModelsArgument, ThisFileOnly, engines_named, one_format
 from gguftool.cli.shared.show import show
+from gguftool.errors import did_you_mean, printable
 
 
 def check(
@@ -117,12 +118,15 @@ def _severity(text: str) -> Severity:
     try:
         return Severity[text.upper()]
     except KeyError:
-        raise typer.BadParameter(f"--fail-on takes error, warning or info, not '{text}'") from None
+        near = did_you_mean(text, [one.name.lower() for one in Severity])
+        raise typer.BadParameter(f"--fail-on takes error, warning or info, not '{printable(text)}'{near}") from None
 
 
 def _codes(option: str, text: str) -> tuple[str, ...]:
     wanted = tuple(part.strip().upper() for part in text.split(",") if part.strip())
     for part in wanted:
         if not any(code.startswith(part) for code in codes()):
-            raise typer.BadParameter(f"{option}: no code begins with '{part}'; docs/lint.md lists them")
+            near = did_you_mean(part, codes())
+            text = f"{option}: no code begins with '{printable(part)}'{near}; docs/lint.md lists them"
+            raise typer.BadParameter(text)
     return wanted

@@ -11,6 +11,7 @@ from gguftool.cli.shared.console import remark
 from gguftool.cli.shared.options import ModelArgument, Patterns, local_path
 from gguftool.cli.shared.running import carry_out
 from gguftool.cli.shared.writing import Writing, writer
+from gguftool.errors import did_you_mean, printable
 from gguftool.model.opening import open_model
 from gguftool.surgery.dequantized_source import FloatType
 from gguftool.surgery.export import plan_export
@@ -41,7 +42,8 @@ def export(
     """  # noqa: D301 - \b keeps the lines of a paragraph
     names = {kind.value: kind for kind in FloatType}
     if dtype != "raw" and dtype not in names:
-        raise typer.BadParameter(f"--dtype takes raw, f32, f16 or bf16, not '{dtype}'")
+        near = did_you_mean(dtype, ("raw", *names))
+        raise typer.BadParameter(f"--dtype takes raw, f32, f16 or bf16, not '{printable(dtype)}'{near}")
     if output.suffix.lower() != ".safetensors":
         remark(f"{output.name} becomes a safetensors file, whatever its name says; for a GGUF: fetch --tensor")
     carry_out(plan_export(open_model(model), tensor, output, names.get(dtype)), writing)

@@ -26,7 +26,7 @@ from gguftool.cli.shared.options import (
     one_format,
 )
 from gguftool.cli.shared.show import show, show_receipt
-from gguftool.errors import FormatError, PlanError
+from gguftool.errors import FormatError, PlanError, did_you_mean, printable
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model, open_models
 from gguftool.render.format import Format
@@ -38,7 +38,8 @@ _BREAKDOWNS = tuple(by.value for by in ReportBy)
 
 def _breakdown(text: str | None) -> str | None:
     if text not in (None, *_BREAKDOWNS):
-        raise typer.BadParameter(f"'{text}' is none of {', '.join(_BREAKDOWNS)}")
+        near = did_you_mean(text or "", _BREAKDOWNS)
+        raise typer.BadParameter(f"takes {', '.join(_BREAKDOWNS)}, not '{printable(text or '')}'{near}")
     return text
 
 

@@ -12,6 +12,7 @@ from gguftool.cli.shared.options import ModelArgument, local_name, size_option
 from gguftool.cli.shared.running import carry_out, output_options
 from gguftool.cli.shared.show import show_receipt
 from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
+from gguftool.errors import did_you_mean, printable
 from gguftool.format.file_names import THIREUS_TAIL
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
@@ -77,7 +78,8 @@ def split(
         output=output_options(layout, max_size=max_size),
     )
     if naming not in (None, "thireus"):
-        raise typer.BadParameter(f"--naming takes thireus, not '{naming}'")
+        near = did_you_mean(naming, ("thireus",))
+        raise typer.BadParameter(f"--naming takes thireus, not '{printable(naming)}'{near}")
     if naming is not None:
         prefix += THIREUS_TAIL
     if write_map and (max_tensors != 1 or max_size is not None or bundle_small or tensor_first_split):

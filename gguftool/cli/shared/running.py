@@ -12,6 +12,7 @@ from gguftool.cli.shared.options import engines_named, one_format
 from gguftool.cli.shared.show import show, show_receipt
 from gguftool.cli.shared.signals import publishing
 from gguftool.cli.shared.writing import LayoutFlags, Writing
+from gguftool.errors import did_you_mean, printable
 from gguftool.model.layout import ForceSizes, OutputOptions
 from gguftool.model.padding import MAX_RESERVE, Filler
 from gguftool.record import replace
@@ -38,10 +39,13 @@ def output_options(
 
 
 def _force_sizes(text: str | None) -> ForceSizes | None:
+    if text is None:
+        return None
     try:
-        return None if text is None else ForceSizes(text)
+        return ForceSizes(text)
     except ValueError:
-        raise typer.BadParameter(f"--force-sizes takes gap or type, not '{text}'") from None
+        near = did_you_mean(text, [one.value for one in ForceSizes])
+        raise typer.BadParameter(f"--force-sizes takes gap or type, not '{printable(text)}'{near}") from None
 
 
 def _filler(layout: LayoutFlags, *, in_place: bool) -> Filler:

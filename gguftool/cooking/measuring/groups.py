@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from gguftool.errors import PlanError, printable
+from gguftool.errors import PlanError, did_you_mean, printable
 from gguftool.format.engine_facts.fallback import keeps_type
 from gguftool.format.pattern import BadPatternError, NamePattern, compile_pattern
 from gguftool.model.model import Model
@@ -36,7 +36,8 @@ def parse_grouping(texts: Sequence[str]) -> Grouping:
     for text in texts:
         regex, found, name = text.rpartition("=")
         if not (found and regex and name):
-            raise ValueError(f"'{printable(text)}' is neither none, role, layer nor REGEX=NAME")
+            near = did_you_mean(text, _WAYS)
+            raise ValueError(f"'{printable(text)}' is neither none, role, layer nor REGEX=NAME{near}")
         try:
             compile_pattern(regex)
         except BadPatternError as error:

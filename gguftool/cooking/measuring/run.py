@@ -25,7 +25,7 @@ from gguftool.cooking.measuring.output import MeasureOutput
 from gguftool.cooking.measuring.work_folder import locked_folder, remove_folder, work_folder_of
 from gguftool.cooking.model_digest import model_digest
 from gguftool.cooking.type_values import TypeMaker
-from gguftool.errors import ExecuteError, GGUFToolError, PlanError, printable
+from gguftool.errors import ExecuteError, GGUFToolError, PlanError, did_you_mean, printable
 from gguftool.errors import grouped as grouped_reasons
 from gguftool.format.ggml import TYPES, find_type
 from gguftool.model.model import Model
@@ -238,7 +238,8 @@ def _refusal(model: Model, maker: TypeMaker, name: str, type_id: int) -> str | N
 def _known_type(text: str) -> int:
     traits = find_type(text)
     if traits is None or not traits.in_files or traits.kind == "integer":
-        raise PlanError(f"'{printable(text)}' is no type of weights; 'gguftool types' lists them")
+        near = did_you_mean(text, [one.alias for one in TYPES.values() if one.in_files and one.kind != "integer"])
+        raise PlanError(f"'{printable(text)}' is no type of weights{near}; 'gguftool types' lists them")
     return traits.id
 
 

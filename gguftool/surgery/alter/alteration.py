@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from gguftool.errors import PlanError, listed, printable
+from gguftool.errors import PlanError, did_you_mean, listed, printable
 from gguftool.format.engine_facts.engines import BOTH, ENGINES
 from gguftool.model.layout import OutputOptions
 from gguftool.record import record
@@ -42,7 +42,10 @@ class Alteration:
 
 def check_alteration(alteration: Alteration) -> list[str]:
     """List what contradicts itself, before any model is looked at."""
-    problems = [f"--{word} {kind}: the kinds are {', '.join(KINDS)}" for word, kind in _unknown_kinds(alteration)]
+    problems = [
+        f"--{word} {kind}: the kinds are {', '.join(KINDS)}{did_you_mean(kind, KINDS)}"
+        for word, kind in _unknown_kinds(alteration)
+    ]
     both = [kind for kind in alteration.fuse if kind in alteration.unfuse]
     problems += [f"--fuse {kind} and --unfuse {kind} exclude each other" for kind in both]
     if alteration.drop and alteration.keep:
@@ -51,7 +54,9 @@ def check_alteration(alteration: Alteration) -> list[str]:
     problems += [f"--take LABEL:{what} and --drop {what} exclude each other" for what in sorted(taken & dropped)]
     unknown = [engine for engine in alteration.engines if engine not in ENGINES]
     if unknown:
-        problems.append(f"no engine is called {listed(unknown)}; there are {', '.join(ENGINES)}")
+        problems.append(
+            f"no engine is called {listed(unknown)}; there are {', '.join(ENGINES)}{did_you_mean(unknown[0], ENGINES)}"
+        )
     return problems
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from gguftool.errors import PlanError, SourceError, printable
+from gguftool.errors import PlanError, SourceError, did_you_mean, printable
 from gguftool.format.file_names import normal_label
 from gguftool.record import record
 from gguftool.storage.sources.locate import open_source
@@ -182,5 +182,6 @@ def _label_of(model: str, labels: Sequence[str], problems: list[str]) -> str:
         if normal_label(name) in labels:
             return normal_label(name)
     short = model.rpartition("/")[2]
-    problems.append(f"no input is labelled '{printable(model, 80)}': give {printable(short, 80)}=MODEL")
+    near = did_you_mean(short, labels)
+    problems.append(f"no input is labelled '{printable(model, 80)}': give {printable(short, 80)}=MODEL{near}")
     return ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from gguftool.errors import PlanError, listed, printable
+from gguftool.errors import PlanError, did_you_mean, listed, printable
 from gguftool.format.file_names import normal_label
 from gguftool.format.imatrix import Imatrix, ImatrixEntry, ImatrixKind
 from gguftool.format.imatrix_write import serialize_gguf, serialize_legacy
@@ -279,7 +279,8 @@ def _with_layers(
     wanted = parse_list(text, "layers", labels=True)
     unknown = sorted({span.label for span in wanted.spans if span.label is not None} - set(donors))
     if unknown:
-        findings.problem(f"--layers: no imatrix is labelled {listed(unknown)}; give LABEL=FILE")
+        near = did_you_mean(unknown[0], donors)
+        findings.problem(f"--layers: no imatrix is labelled {listed(unknown)}; give LABEL=FILE{near}")
         return entries, list(range(counts.layers))
     numbers: list[tuple[str | None, int]]
     sizes = {label: max((layer_of(name) or 0 for name in donor), default=0) + 1 for label, donor in donors.items()}

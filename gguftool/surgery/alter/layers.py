@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from gguftool.errors import listed, printable
+from gguftool.errors import did_you_mean, listed, printable
 from gguftool.format.engine_facts.layer_keys import layer_key
 from gguftool.format.kv import KV, ValueType, find_kv
 from gguftool.model.remap.head_values import Rewrite
@@ -123,7 +123,8 @@ def select_layers(
     givers = {label: donors[label] for label in _labels(wanted.spans) if label in donors}
     unknown = [label for label in _labels(wanted.spans) if label not in givers]
     if unknown:
-        findings.problem(f"--layers: no input is labelled {listed(unknown)}; give LABEL=MODEL")
+        near = did_you_mean(unknown[0], donors)
+        findings.problem(f"--layers: no input is labelled {listed(unknown)}; give LABEL=MODEL{near}")
         return state
     if not state.trunk:
         findings.problem("there are no layers to list: the metadata has no block_count, or it is 0")

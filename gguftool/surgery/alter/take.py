@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from gguftool.errors import PlanError, listed, printable
+from gguftool.errors import PlanError, did_you_mean, listed, printable
 from gguftool.format.file_names import normal_label
 from gguftool.model.guards import OUTPUT, TOKEN_EMBD
 from gguftool.model.remap.names import bring_named
@@ -34,6 +34,7 @@ def take(
     donor = donors.get(normal_label(label))
     if donor is None:
         known = f"the labels are {listed(sorted(donors))}" if donors else f"give {printable(label, 40)}=MODEL"
+        known += did_you_mean(label, donors)
         findings.problem(f"--take {label}:{what}: no input is labelled '{printable(label, 40)}'; {known}")
         return state
     try:

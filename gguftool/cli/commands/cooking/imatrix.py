@@ -24,7 +24,7 @@ from gguftool.cli.shared.options import (
 from gguftool.cli.shared.patterns import check_patterns
 from gguftool.cli.shared.running import carry_out, file_plan, with_inputs
 from gguftool.cli.shared.writing import Writing, writer
-from gguftool.errors import SourceError
+from gguftool.errors import SourceError, did_you_mean, printable
 from gguftool.format.imatrix import ImatrixKind
 from gguftool.model.companions import read_imatrix
 from gguftool.model.layout import OutputOptions
@@ -236,7 +236,8 @@ def make(
 def _kind(to: str | None, output: Path) -> ImatrixKind:
     """The format that --to or the output's ending says."""
     if to not in {None, "legacy", "gguf"}:
-        raise typer.BadParameter(f"--to takes legacy or gguf, not '{to}'")
+        near = did_you_mean(to, ("legacy", "gguf"))
+        raise typer.BadParameter(f"--to takes legacy or gguf, not '{printable(to)}'{near}")
     kind = ImatrixKind(to) if to else kind_of_name(output)
     if kind is None:
         raise typer.BadParameter(f"'{output.name}' ends neither in .dat nor in .gguf: say --to legacy or --to gguf")

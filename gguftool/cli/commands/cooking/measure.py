@@ -9,7 +9,7 @@ import typer
 
 from gguftool import __version__
 from gguftool.cli.shared.console import counting_bar, remark, remark_each
-from gguftool.cli.shared.options import DryRun, Json, ModelArgument, OutputOption, one_format, shell_words
+from gguftool.cli.shared.options import DryRun, Json, ModelArgument, OutputOption, check_engine, one_format, shell_words
 from gguftool.cli.shared.patterns import check_patterns
 from gguftool.cli.shared.show import show
 from gguftool.cli.shared.signals import Interrupted
@@ -187,8 +187,7 @@ def _rules(engine: str | None) -> str:
     """Whose rules choose the tensors of the error table."""
     if engine is None:
         return next(iter(ENGINES))
-    if engine not in ENGINES:
-        raise typer.BadParameter(f"--engine takes {' or '.join(ENGINES)} with --errors, not '{engine}'")
+    check_engine(engine)
     return engine
 
 

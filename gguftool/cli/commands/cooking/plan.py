@@ -19,8 +19,10 @@ from gguftool.cooking.devices import Context, Device, parse_devices
 from gguftool.cooking.items import FUSED, UP_GATE
 from gguftool.cooking.mix import Mix, MixOptions, Slow, Target, nats_of_ratio
 from gguftool.cooking.planning import explore_mix
-from gguftool.errors import PlanError, printable
+from gguftool.errors import PlanError, did_you_mean, printable
 from gguftool.format.engine_facts.engines import LLAMA_CPP
+from gguftool.format.ftypes import no_such_type
+from gguftool.format.ggml import find_type
 from gguftool.model.companions import open_imatrix
 from gguftool.render.units import parse_size
 from gguftool.storage.sources.locate import open_source
@@ -238,6 +240,7 @@ def plan(
         start=None if start is None else (start, read_recipe(start)[0]),
         made_by=f"gguftool {__version__}",
     )
+    _check_slow(options.slow, devices)
     if verify is not None:
         _check_verify(models, measure or (), text)
     files = EvidenceFiles(measure=tuple(measure or ()), curve=curve, sensitivity=sensitivity)
@@ -335,11 +338,22 @@ def _target(
         raise typer.BadParameter(f"{', '.join(named)}: {error}") from None
 
 
+def _check_slow(slow: Sequence[Slow], devices: Sequence[Device]) -> None:
+    """Refuse, as bad usage, a type or a device that there is not: it would slow nothing down."""
+    names = ["*", *(device.name for device in devices)]
+    for one in slow:
+        if one.type != "*" and find_type(one.type) is None:
+            raise typer.BadParameter(f"--slow: {no_such_type(one.type)}")
+        if devices and one.device not in names:
+            raise typer.BadParameter(f"no --device is '{printable(one.device, 80)}'{did_you_mean(one.device, names)}")
+
+
 def _fused(texts: list[str] | None) -> tuple[str, ...]:
     wanted = tuple(dict.fromkeys(texts or ()))
     unknown = [text for text in wanted if text not in (*FUSED, "none")]
     if unknown or ("none" in wanted and len(wanted) > 1):
-        raise typer.BadParameter(f"--fuse takes {', '.join(FUSED)} or none alone, not '{', '.join(wanted)}'")
+        near = did_you_mean(unknown[0], (*FUSED, "none")) if unknown else ""
+        raise typer.BadParameter(f"--fuse takes {', '.join(FUSED)} or none alone, not '{', '.join(wanted)}'{near}")
     if "none" in wanted:
         return ()
     return tuple(dict.fromkeys((UP_GATE, *wanted)))
