@@ -1,6 +1,6 @@
 """What commands show on terminals of different widths: snapshots, no line wider than the terminal, no number broken.
 
-After a change that is meant, `python -m tests.cli.test_screens` writes the snapshots anew.
+After a change that is meant, `python -m tests.cli.test_screens` writes the snapshots again.
 """
 
 from __future__ import annotations
@@ -16,13 +16,21 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from gguftool import __version__
 from gguftool.analysis.dump import dump
 from gguftool.analysis.info import info
 from gguftool.analysis.lint.check import check
 from gguftool.analysis.report import report
+from gguftool.cooking.damage.sensitivities import EvidenceFiles
+from gguftool.cooking.devices import Context, parse_devices
+from gguftool.cooking.mix import Mix, MixOptions, Target
+from gguftool.cooking.planning import explore_mix
+from gguftool.format.recipe import parse_recipe
+from gguftool.record import replace
 from gguftool.render.registry import joined, parts_of
 from gguftool.render.screen import fitted, width_of
 from gguftool.render.types import type_rows, types_table
+from gguftool.render.units import parse_size
 from tests.support.command import environment
 from tests.support.paths import REPO
 
@@ -30,6 +38,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no ps
 
 SCREENS = REPO / "tests" / "golden" / "screens"
 DEMO = "fixtures/demo.gguf"
+VERSION = "gguftool VERSION"  # in snapshots: a release changes no screen
 WIDTHS = (40, 60, 80, 120, 200)
 _NUMBER = re.compile(r"[0-9][0-9,.]*[0-9]|[0-9]")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -41,11 +50,50 @@ COMMANDS: dict[str, Callable[[], tuple[object, ...]]] = {
     "types": lambda: (types_table(type_rows()),),
     "report": lambda: parts_of(report(DEMO)),
     "check": lambda: parts_of(check(DEMO)),
+    "plan": lambda: parts_of(_planned(PLAN)),
+    "plan-devices": lambda: parts_of(_planned(PLAN_DEVICES)),
+}
+MEASURED = "tests/golden/screens/sensitivities.json"
+KNOWN = ("--types", "q4_0,q5_0,q8_0", "--sensitivity", MEASURED)
+PLAN = MixOptions(
+    target=Target(size=61_000),
+    types=("q4_0", "q5_0", "q8_0"),
+    imatrix=False,
+    compare=(("tests/golden/screens/by-hand.recipe", parse_recipe(".=q5_0", "by-hand.recipe")),),
+    made_by=f"gguftool {__version__}",
+)
+PLAN_DEVICES = replace(
+    PLAN,
+    target=Target(),
+    devices=parse_devices(("CUDA0=1645000:attn|output", "RAM=1640000"), parse_size),
+    compare=(),
+    context=Context(ctx=64),
+)
+# The words behind each command's name.
+WORDS: dict[str, tuple[str, ...]] = {
+    "types": (),
+    "plan": (DEMO, "--size", "61000", *KNOWN, "--compare", "tests/golden/screens/by-hand.recipe"),
+    "plan-devices": (DEMO, "--device", "CUDA0=1645000:attn|output", "--device", "RAM=1640000", "--ctx", "64", *KNOWN),
 }
 
 
+def _planned(options: MixOptions) -> Mix:
+    return explore_mix((DEMO,), options, EvidenceFiles(sensitivity=MEASURED)).mix
+
+
 def _line(name: str) -> list[str]:
-    return [name] if name == "types" else [name, DEMO]
+    return [name.partition("-")[0], *WORDS.get(name, (DEMO,))]
+
+
+def golden(name: str, width: int | str) -> str:
+    """The snapshot of a screen, as this version prints it."""
+    text = (SCREENS / f"{name}-{width}.txt").read_text(encoding="utf-8")
+    return text.replace(VERSION, f"gguftool {__version__}")
+
+
+def is_whole(line: str) -> bool:
+    """Whether a line is to be copied as it is, however wide: a command, a rule of a recipe or of devices, a digest."""
+    return line.lstrip("# ").startswith(("gguftool ", "^", "-ngl ", "run with: ", "sha256:"))
 
 
 def on_terminal(width: int, name: str, **variables: str) -> str:
@@ -95,13 +143,13 @@ def in_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_screen_is_as_it_was(name: str, width: int) -> None:
-    assert at_width(name, width) == (SCREENS / f"{name}-{width}.txt").read_text(encoding="utf-8")
+    assert at_width(name, width) == golden(name, width)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_pipe_gets_everything(name: str) -> None:
     whole = joined(COMMANDS[name]())  # type: ignore[arg-type]
-    assert whole == (SCREENS / f"{name}-pipe.txt").read_text(encoding="utf-8")
+    assert whole == golden(name, "pipe")
     piped = subprocess.run(
         [sys.executable, "-m", "gguftool", *_line(name)],
         capture_output=True,
@@ -118,7 +166,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_number_is_broken(name: str) -
     for width in range(40, 251):
         shown = at_width(name, width)
         wide = [line for line in shown.splitlines() if width_of(line) > width]
-        assert not [line for line in wide if not line.lstrip().startswith("gguftool ")], (width, wide)
+        assert not [line for line in wide if not is_whole(line)], (width, wide)
         cropped = re.sub(r"[^ ]*\.\.\.[^ ]*", "", shown)  # what is left of a name that was cut
         assert set(_NUMBER.findall(cropped)) <= numbers | {str(count) for count in range(20)}, width
 
@@ -127,11 +175,11 @@ def test_no_line_is_wider_than_the_terminal_and_no_number_is_broken(name: str) -
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("width", [40, 80])
 def test_a_real_terminal_gets_the_same(name: str, width: int) -> None:
-    wanted = (SCREENS / f"{name}-{width}.txt").read_text(encoding="utf-8")
+    wanted = golden(name, width)
     shown = _COLOURS.sub("", on_terminal(width, name))
     assert _words(shown) == _words(wanted)
     assert [line for line in shown.splitlines() if line not in wanted.splitlines()] == [] or name == "report"
-    assert max(width_of(line) for line in shown.splitlines() if not line.lstrip().startswith("gguftool ")) <= width
+    assert max(width_of(line) for line in shown.splitlines() if not is_whole(line)) <= width
 
 
 def _words(shown: str) -> list[str]:
@@ -144,16 +192,20 @@ def _words(shown: str) -> list[str]:
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"LC_ALL": "C"}, {"TERM": "dumb"}], ids=repr)
 def test_neither_colours_nor_the_locale_change_a_line(name: str, variables: dict[str, str]) -> None:
     shown = on_terminal(60, name, **variables)
-    assert _words(_COLOURS.sub("", shown)) == _words((SCREENS / f"{name}-60.txt").read_text(encoding="utf-8"))
+    assert _words(_COLOURS.sub("", shown)) == _words(golden(name, 60))
     assert shown.isascii()
     if "LC_ALL" not in variables:
         assert not re.search(r"\x1b\[[0-9;]*(?:3|4|9|10)[0-7]", shown), "a colour"
+
+
+def _unversioned(text: str) -> str:
+    return text.replace(f"gguftool {__version__}", VERSION)
 
 
 if __name__ == "__main__":
     SCREENS.mkdir(exist_ok=True)
     os.chdir(REPO)
     for name, parts in COMMANDS.items():
-        (SCREENS / f"{name}-pipe.txt").write_text(joined(parts()), encoding="utf-8")  # type: ignore[arg-type]
+        (SCREENS / f"{name}-pipe.txt").write_text(_unversioned(joined(parts())), encoding="utf-8")  # type: ignore[arg-type]
         for width in WIDTHS:
-            (SCREENS / f"{name}-{width}.txt").write_text(at_width(name, width), encoding="utf-8")
+            (SCREENS / f"{name}-{width}.txt").write_text(_unversioned(at_width(name, width)), encoding="utf-8")

@@ -9,19 +9,40 @@ from typing import Any
 from gguftool.cooking.mix import CurvePoint, Mix
 from gguftool.cooking.recipe_text import damage_words
 from gguftool.errors import printable
+from gguftool.record import record
 from gguftool.render.format import Format
 from gguftool.render.registry import renders
-from gguftool.render.screen import Verbatim
+from gguftool.render.screen import Verbatim, wrapped
 from gguftool.render.table import Table, columns
 from gguftool.render.units import format_size
 
 _POINTS = 12  # of the curve in text
-_BAR = 40  # characters
+_BAR = 32  # characters; a bar that a narrow terminal cuts would lie, so the column is left out there
+_BARS = "on a scale of logarithms"
 _NEAR = 1.6  # rivals within this factor of the mix's size are shown
 
 
+@record
+class Recipe:
+    """A recipe to be copied: a narrow terminal breaks its comments into more comments, but no rule and no command."""
+
+    text: str
+
+    def as_text(self) -> str:
+        """The recipe."""
+        return self.text
+
+    def as_rich(self, width: int, /) -> str:
+        """The recipe with comments of at most `width` columns."""
+        lines = []
+        for line in self.text.splitlines():
+            comment = line.startswith("#") and not line.startswith("# run with:")
+            lines += wrapped(line, width, later="#   ", whole_words=True) if comment else [line]
+        return "".join(f"{line}\n" for line in lines)
+
+
 @renders(Mix, Format.TEXT)
-def mix_parts(mix: Mix, *, recipe: bool = True) -> Iterator[str | Table | Verbatim]:
+def mix_parts(mix: Mix, *, recipe: bool = True) -> Iterator[str | Table | Verbatim | Recipe]:
     """The summary, tables of types, devices, rivals and the curve, and the recipe if that is not written elsewhere."""
     yield _summary(mix)
     yield _types(mix)
@@ -35,7 +56,7 @@ def mix_parts(mix: Mix, *, recipe: bool = True) -> Iterator[str | Table | Verbat
     if mix.arguments:
         yield Verbatim(text=f"run it with\n  {printable(mix.arguments, 1 << 16)}\n")
     if recipe:
-        yield Verbatim(text=mix.recipe)
+        yield Recipe(text=mix.recipe)
 
 
 def _summary(mix: Mix) -> str:
@@ -61,7 +82,8 @@ def _types(mix: Mix) -> Table:
         )
         for use in mix.types
     )
-    return Table(title="types", columns=columns("type", ">tensors", ">bytes", ">share", ">bpw"), rows=rows)
+    heads = columns("type", ">tensors", ">bytes", ">share", ">bpw")
+    return Table(title="types", columns=heads, rows=rows, drop=("share", "tensors"))
 
 
 def _devices(mix: Mix) -> Table:
@@ -78,7 +100,7 @@ def _devices(mix: Mix) -> Table:
         for use in mix.devices
     )
     heads = columns("device", ">size", ">KV cache", ">compute", ">weights", ">free", ">tensors")
-    return Table(title="devices", columns=heads, rows=rows)
+    return Table(title="devices", columns=heads, rows=rows, drop=("tensors", "compute", "KV cache", "size"))
 
 
 def _rivals(mix: Mix) -> Table:
@@ -86,7 +108,7 @@ def _rivals(mix: Mix) -> Table:
     near = [one for one in mix.rivals if mix.nbytes / _NEAR <= one.nbytes <= mix.nbytes * _NEAR]
     if mix.unit is None:
         sizes = tuple((printable(one.name), f"{one.nbytes:,}", f"{one.bits_per_weight:.3f}") for one in near)
-        return Table(title="other mixes", columns=columns("mix", ">bytes", ">bpw"), rows=sizes)
+        return Table(title="other mixes", columns=columns("mix", ">bytes", ">bpw", middle="mix"), rows=sizes)
     rows = tuple(
         (
             printable(one.name),
@@ -98,8 +120,8 @@ def _rivals(mix: Mix) -> Table:
         )
         for one in near
     )
-    heads = columns("mix", ">bytes", ">bpw", f">{_label(mix)}", ">planned, same size", ">change")
-    return Table(title="beside other mixes", columns=heads, rows=rows)
+    heads = columns("mix", ">bytes", ">bpw", f">{_label(mix)}", ">planned, same size", ">change", middle="mix")
+    return Table(title="beside other mixes", columns=heads, rows=rows, drop=("planned, same size", "bpw", "bytes"))
 
 
 def _label(mix: Mix) -> str:
@@ -120,8 +142,8 @@ def _curve(mix: Mix) -> Table:
         )
         for point, log in zip(points, logs, strict=True)
     )
-    heads = columns(">bpw", ">size", f">{_label(mix)}", "on a scale of logarithms")
-    return Table(title="the best mixes of other sizes", columns=heads, rows=rows)
+    heads = columns(">bpw", ">size", f">{_label(mix)}", _BARS)
+    return Table(title="the best mixes of other sizes", columns=heads, rows=rows, drop=(_BARS,))
 
 
 def _some(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
