@@ -13,9 +13,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from gguftool.errors import PlanError, printable
+from gguftool.errors import PlanError
 from gguftool.format.engine_facts.caches import CELLS, NO_CACHE, OTHER_CACHE, SHARED_FROM, SHARED_KEY, UBATCH
 from gguftool.format.engine_facts.engines import LLAMA_CPP
+from gguftool.format.ftypes import no_such_type
 from gguftool.format.ggml import find_type
 from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.kv import ValueType
@@ -59,7 +60,7 @@ def padded_context(tokens: int) -> int:
 def _row_bytes(row: int, kv_type: str) -> int:
     traits = find_type(kv_type)
     if traits is None:
-        raise PlanError(f"'{printable(kv_type, 40)}' is no type of a KV cache: take f16 or q8_0")
+        raise PlanError(f"KV cache: {no_such_type(kv_type)}")
     if row % traits.block_size:
         raise PlanError(f"rows of {row:,} of the KV cache are no whole blocks of {traits.alias}: take f16")
     return row // traits.block_size * traits.type_size

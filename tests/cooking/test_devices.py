@@ -99,7 +99,7 @@ def test_a_quantized_cache_is_smaller_and_must_fit_its_rows() -> None:
     assert kv_cache_bytes(model, own, Context(ctx=512, kv_type="q8_0")) == plain * 34 // 64
     with pytest.raises(PlanError, match="no whole blocks of q4_K"):
         kv_cache_bytes(model, own, Context(ctx=512, kv_type="q4_K"))
-    with pytest.raises(PlanError, match="is no type"):
+    with pytest.raises(PlanError, match="there is no tensor type"):
         kv_cache_bytes(model, own, Context(ctx=512, kv_type="zz"))
 
 

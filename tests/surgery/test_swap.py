@@ -251,7 +251,9 @@ def test_trailing_ones_are_no_other_shape(tmp_path: Path, pair: list[str]) -> No
 
 
 def test_patterns_that_match_nothing_are_all_told_with_the_nearest_name(tmp_path: Path, pair: list[str]) -> None:
-    with pytest.raises(PlanError, match=r"'outptu\.weight' matches no tensor; did you mean 'output\.weight'.*'\(' is not"):
+    with pytest.raises(
+        PlanError, match=r"'outptu\.weight' matches no tensor; did you mean 'output\.weight'.*'\(' is not"
+    ):
         swapped(pair[0], pair[1], ["outptu.weight", "("], tmp_path / "out.gguf")
 
 
