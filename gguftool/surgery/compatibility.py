@@ -1,4 +1,4 @@
-"""Check inputs: is a model complete, and do several belong to one model? All contradictions are reported at once."""
+"""Check inputs: is a model complete, and do several inputs belong to one model? Reports all contradictions at once."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ _VOCABULARY = frozenset(
 
 
 def require_complete(model: Model) -> None:
-    """Raise `PlanError` with what is missing if `model` lacks shards or tensors."""
+    """Raise `PlanError` that lists what is missing, if `model` lacks shards or tensors."""
     if model.is_complete:
         return
     found = len(model.tensors)
-    count = "" if model.expected_tensors is None else f": {found:,} of {model.expected_tensors:,} tensors are there"
+    count = "" if model.expected_tensors is None else f": it has {found:,} of {model.expected_tensors:,} tensors"
     gaps = f"; missing: {listed(model.missing)}" if model.missing else f" ({KEY_TENSORS} is wrong, or shards are)"
     raise PlanError(f"the model is incomplete{count}{gaps}", source=model.name)
 
 
 def refuse_not_computable(created: Iterable[Tensor], kept: Iterable[Tensor], options: OutputOptions) -> tuple[str, ...]:
-    """Refuse `created` tensors of types on which engines abort; with `options.anyway` warn of them, as of `kept` ones.
+    """Refuse `created` tensors of types on which engines abort; with `options.anyway`, only warn of them.
 
-    Both engines abort on the same; `options.engines` names those that the output is for. Returns the warnings; raises
-    one `PlanError` that names all refused tensors.
+    `kept` tensors of such types only cause warnings. Both engines abort on the same types; `options.engines` names the
+    engines that the output is for. Returns the warnings; raises one `PlanError` that names all refused tensors.
     """
     refused = grouped(_not_computable(created))
     named = " and ".join(options.engines or BOTH)
@@ -49,7 +49,7 @@ def refuse_not_computable(created: Iterable[Tensor], kept: Iterable[Tensor], opt
 
 
 def _not_computable(tensors: Iterable[Tensor]) -> dict[str, list[str]]:
-    """Map each reason why engines abort to the names that it holds for."""
+    """Map each reason why engines abort to the names of the tensors concerned."""
     reasons: dict[str, list[str]] = {}
     for tensor in tensors:
         if reason := why_not_computable(tensor.info.name, tensor.info.type):
@@ -60,8 +60,8 @@ def _not_computable(tensors: Iterable[Tensor]) -> dict[str, list[str]]:
 def contradictions(donor: Model, inputs: Sequence[Input], allowed: Collection[str]) -> Iterator[str]:
     """Describe every contradiction between the metadata of an input and of `donor`.
 
-    Compared are the architecture, its own keys, and the vocabulary; a key that only one side has, or one of `allowed`,
-    is no contradiction.
+    Compares the architecture, its own keys, and the vocabulary. A key that only one side has, or one of `allowed`, is
+    not a contradiction.
     """
     for source in inputs:
         if source.model is donor:
@@ -76,7 +76,7 @@ def contradictions(donor: Model, inputs: Sequence[Input], allowed: Collection[st
 
 
 def metadata_conflicts(ours: Sequence[KV], theirs: Sequence[KV]) -> Iterator[str]:
-    """Yield the keys in which `theirs` contradict `ours`, as `contradictions` compares them."""
+    """Yield the keys in which `theirs` contradict `ours`, by the rules of `contradictions`."""
     yield from (kv.key for _, kv in _conflicts(ours, theirs))
 
 
@@ -91,7 +91,7 @@ def _conflicts(ours: Sequence[KV], theirs: Sequence[KV]) -> Iterator[tuple[KV, K
 
 
 def shape_conflicts(reference: Model, names: Sequence[str], inputs: Sequence[Input]) -> Iterator[str]:
-    """Describe each of `names` with another shape in an input than in `reference`; trailing ones are ignored."""
+    """Describe each of `names` that has another shape in an input than in `reference`, apart from trailing ones."""
     for source in inputs:
         for name in names:
             tensor, expected = source.model.tensors.get(name), reference.tensors.get(name)
@@ -107,7 +107,7 @@ def _matters(key: str, prefix: str | None) -> bool:
 
 
 def _both_shown(mine: KV, theirs: KV) -> tuple[str, str]:
-    """Show both values; of arrays of equal length, the first elements that differ."""
+    """Show both values; for arrays of equal length, the first elements that differ."""
     if mine.type is theirs.type is ValueType.ARRAY and mine.count == theirs.count:
         for index, pair in enumerate(zip(mine.value(), theirs.value(), strict=True)):
             if pair[0] != pair[1]:

@@ -23,12 +23,12 @@ def plan_convert_imatrix(
     """Plan `imatrix`, which was read from `source`, as the file `output` in the format `kind`.
 
     `chunk_size`: tokens in a chunk, which a legacy file does not record. Remarks name what the legacy format cannot
-    hold. Raises `PlanError` if the imatrix is in that format already, or the format cannot express it.
+    hold. Raises `PlanError` if the imatrix is already in that format, or the format cannot express it.
     """
     source = as_source(source)
     if kind is imatrix.kind:
         form = "a GGUF" if kind is ImatrixKind.GGUF else "in the legacy format"
-        raise PlanError(f"is {form} already; --to {_other(kind).value} makes the other one", source=source.name)
+        raise PlanError(f"is already {form}; --to {_other(kind).value} makes the other one", source=source.name)
     try:
         data = serialize_gguf(imatrix, chunk_size) if kind is ImatrixKind.GGUF else serialize_legacy(imatrix)
     except PlanError as error:

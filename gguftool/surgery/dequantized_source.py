@@ -1,7 +1,7 @@
 """A source that computes: a quantized tensor read as floats.
 
-Reads are by whole units (a block, a row, or the rows that a type interleaves), so any range can be read, and memory
-follows the range, not the tensor.
+It reads whole units (a block, a row, or the rows that a type interleaves). So any range can be read, and memory use
+depends on the range, not on the tensor.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class FloatType(Enum):
 
     @property
     def nbytes(self) -> int:
-        """Bytes an element."""
+        """Bytes of an element."""
         return 4 if self is FloatType.F32 else 2
 
 
@@ -56,7 +56,7 @@ class DequantizedSource(Source):
 
     @property
     def identity(self) -> str:
-        """The identity of the input, and what is computed from it."""
+        """The identity of the input, and the computation."""
         place = f"{self.tensor.extent.offset}+{self.tensor.nbytes}"
         scaled = "" if self.factor is None else f" {self.factor.identity}"
         kind = type_name(self.tensor.info.type)
@@ -73,7 +73,7 @@ class DequantizedSource(Source):
         return self.tensor.padded_extent.source.is_remote
 
     def stream(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
-        """Compute `length` bytes from `offset` as those of the input come: by one request if it is remote."""
+        """Compute `length` bytes from `offset` as the input arrives: in one request if it is remote."""
         extent, block = self.tensor.extent, self.decoder.unit * self.dtype.nbytes
         first, last = offset // block, -(-(offset + length) // block)
         place, size = extent.offset + first * self.decoder.unit_bytes, (last - first) * self.decoder.unit_bytes
@@ -116,9 +116,9 @@ def dequantized(
     """`tensor` as floats, times `factor`; raise `PlanError` for a type that cannot be computed here."""
     name, kind = printable(tensor.info.name), type_name(tensor.info.type)
     if tensor.type_nbytes is None and decoded_by(tensor.info.type):
-        raise PlanError(f"'{name}' is {kind} but its rows are not whole blocks")
+        raise PlanError(f"'{name}' is {kind}, but its rows are not whole blocks")
     traits = TYPES.get(tensor.info.type)
-    is_integer = traits is not None and traits.kind == "integer"  # no weights: nobody wants them rounded to floats
+    is_integer = traits is not None and traits.kind == "integer"  # not weights: floats would round them
     decoder = None if is_integer else decoder_of(tensor.info.type, byte_order, tensor.info.dims)
     if decoder is None:
         if decoded_by(tensor.info.type) == "gguftool" and byte_order is ByteOrder.LITTLE:

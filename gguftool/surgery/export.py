@@ -22,10 +22,10 @@ from gguftool.surgery.selection import select_tensors
 def plan_export(model: ModelLike, patterns: Sequence[str], output: StrPath, dtype: FloatType | None = None) -> Plan:
     """Plan the safetensors file `output` with the tensors that match `patterns`.
 
-    `dtype` None copies bytes as they are: dtype U8, with type and dims in the file's metadata, so that `swap` can take
-    them back; the scales of a weight come with it. As floats a weight is multiplied by its scale, as llama.cpp does,
-    and its scales are left out. Raises one `PlanError` with every tensor that cannot be exported that way, or every
-    pattern that matches nothing.
+    With `dtype` None, bytes are copied as they are: dtype U8, with type and dims in the file's metadata, so that `swap`
+    can take them back; the scales of a weight come with it. As floats, a weight is multiplied by its scale, as in
+    llama.cpp, and its scales are left out. Raises one `PlanError` with every tensor that cannot be exported that way,
+    or every pattern that matches nothing.
     """
     model = as_model(model)
     names, remarks = _with_scales(select_tensors(patterns, tuple(model.tensors)), model, raw=dtype is None)
@@ -65,7 +65,7 @@ def plan_export(model: ModelLike, patterns: Sequence[str], output: StrPath, dtyp
 
 
 def _with_scales(names: Sequence[str], model: Model, *, raw: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The tensors to export for `names`, in the model's order, and remarks: raw with all scales, floats without."""
+    """The tensors to export for `names`, in the model's order, and remarks; all scales if `raw`, else none."""
     chosen = set(names)
     scales = {scale for name in names for scale in scales_of(model.tensors, name)}
     if raw:
@@ -87,15 +87,15 @@ def _contents(tensors: Sequence[Tensor], model: Model, dtype: FloatType | None) 
     if len(problems) == 1:
         raise PlanError(problems[0])
     if problems:
-        raise PlanError(f"{len(problems):,} tensors cannot be exported so", problems=problems)
+        raise PlanError(f"{len(problems):,} tensors cannot be exported this way", problems=problems)
     return contents
 
 
 def _content(tensor: Tensor, model: Model, dtype: FloatType | None) -> Extent:
     if tensor.sizing is Sizing.CONFLICT or (dtype is None and tensor.sizing is Sizing.GAP):
         raise PlanError(
-            f"'{printable(tensor.info.name)}' is {type_alias(tensor.info.type)}, whose size cannot be told from its "
-            f"padding: {tensor.padded_extent.length:,} bytes lie in its place"
+            f"'{printable(tensor.info.name)}' is {type_alias(tensor.info.type)}, and its size cannot be told from its "
+            f"padding: together they take {tensor.padded_extent.length:,} bytes"
         )
     if dtype is None:
         return tensor.extent

@@ -1,4 +1,4 @@
-"""Fetch: bring one model, or some of its tensors, from anywhere into local files."""
+"""Fetch: copy a model, or some of its tensors, from anywhere into local files."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from gguftool.surgery.selection import select_tensors
 
 @record
 class FetchOptions:
-    """Which tensors to take (default: all), and how they lie in the output; tensors by pattern make one file."""
+    """Which tensors to take (default: all), and how the output is laid out; tensors by pattern make one file."""
 
     patterns: tuple[str, ...] = ()
     output: OutputOptions = OutputOptions()
 
     @property
     def as_it_is(self) -> bool:
-        """Whether the layout stays as it is."""
+        """Whether the layout is kept."""
         return replace(self.output, force_sizes=None, keep_file_type=False) == OutputOptions()
 
 
@@ -52,15 +52,15 @@ def plan_fetch(model: ModelLike, output: StrPath, options: FetchOptions | None =
 
 
 def plan_fetch_files(model: ModelLike, folder: StrPath) -> Plan:
-    """Plan the files of `model` as they are, under their own names in `folder`; each is verified if it can be.
+    """Plan the files of `model` unchanged, under their own names in `folder`; each with a known sha256 is verified.
 
-    Raises `PlanError` if the model is incomplete, or a name is unsafe or stands for two files.
+    Raises `PlanError` if the model is incomplete, or a name is unsafe or belongs to two files.
     """
     model = as_model(model)
     require_complete(model)
     outputs = tuple(_as_it_is(file.source, Path(folder) / _own_name(file)) for file in model.files)
     if len({output.path for output in outputs}) < len(outputs):
-        raise PlanError("files of one name lie in several folders; -o OUT.gguf makes one file of them")
+        raise PlanError("several folders have files of the same name; -o OUT.gguf makes one file of them")
     return Plan(outputs=outputs, inputs=model.sources, remarks=model.remarks)
 
 
@@ -74,12 +74,12 @@ def _own_name(file: ModelFile) -> str:
     name = base_name(file.source.name)
     # An escaped slash is decoded by now, and would lead out of the folder.
     if not name or name.startswith((".", "-")) or set(name) & {"/", "\\"} or not name.isprintable():
-        raise PlanError(f"'{printable(name)}' is no name for a file here; -o OUT.gguf names it")
+        raise PlanError(f"'{printable(name)}' cannot be the name of a file here; -o OUT.gguf gives it another")
     return name
 
 
 def _plan_part(model: Model, names: Sequence[str], output: Path, options: FetchOptions) -> Plan:
-    """Plan a file of some tensors; it records the whole model's count, so that it does not pass for complete."""
+    """Plan a file of some tensors. It records the whole model's count, so that it is not taken for complete."""
     tensors = [model.tensors[name] for name in names]
     dialect = options.output.dialect_for(model)
     check_sizes(tensors, dialect)

@@ -1,4 +1,4 @@
-"""Open what writers take tensors from: the labelled inputs of a merge, and the donor of a swap."""
+"""Open the models that writers take tensors from: the labelled inputs of a merge, and the donor of a swap."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gguftool.record import record, replace
 from gguftool.storage.sources.locate import open_source, without_query
 from gguftool.storage.sources.source import Extent, Source
 
-# --- inputs of a merge: models, with the labels under which a recipe may call for them --------------------------------
+# --- inputs of a merge: models, with the labels by which a recipe may refer to them ----------------------------------
 
 _LABELLED = re.compile(r"(?P<label>[A-Za-z0-9_.+-]+)=(?P<spec>.+)", re.DOTALL)
 
@@ -28,7 +28,7 @@ _LABELLED = re.compile(r"(?P<label>[A-Za-z0-9_.+-]+)=(?P<spec>.+)", re.DOTALL)
 class Input:
     """One model to take tensors from; `given`: labels from the user, `claimed`: labels in file names and maps.
 
-    Both are normalized. A given label counts before a claimed one, also before that of another input.
+    Both are normalized. A given label takes precedence over a claimed one, even over one of another input.
     """
 
     model: Model
@@ -46,14 +46,14 @@ class Input:
         return self.model.name
 
     def is_labelled(self, type_id: int, *, given: bool) -> bool:
-        """Whether a label stands for tensor type `type_id`: one that the user gave, else one of a name or a map."""
+        """Whether a label stands for tensor type `type_id`: with `given` a label from the user, else a claimed one."""
         return any(is_label_of(label, type_id) for label in (self.given if given else self.claimed))
 
 
 def open_inputs(arguments: Sequence[StrPath]) -> tuple[Input, ...]:
     """Open ``MODEL`` and ``LABEL=MODEL`` arguments, in their order; a file named twice counts once.
 
-    Neighbouring arguments without a label are pooled, so that a glob that the shell expanded is one input. Raises
+    Adjacent arguments without a label are pooled, so that a glob that the shell expanded is one input. Raises
     `SourceError` or `FormatError` as `open_models` does.
     """
     inputs: dict[frozenset[object], Input] = {}
@@ -70,7 +70,7 @@ def open_inputs(arguments: Sequence[StrPath]) -> tuple[Input, ...]:
 
 
 def as_inputs(inputs: Input | ModelLike | Sequence[Input | ModelLike]) -> list[Input]:
-    """Inputs as they are, models without labels, and paths opened as `open_inputs` does, neighbours together."""
+    """Inputs unchanged, models as inputs without labels, and paths opened by `open_inputs`, adjacent ones pooled."""
     if isinstance(inputs, Input | Model | str | os.PathLike):
         inputs = [inputs]
     opened: list[Input] = []
@@ -110,7 +110,7 @@ def split_label(argument: str) -> tuple[str | None, str]:
 
 
 def _runs(arguments: Sequence[str]) -> Iterator[tuple[str | None, list[str]]]:
-    """Group neighbouring arguments without a label; each labelled one stands alone."""
+    """Group adjacent arguments without a label; each labelled argument is a group by itself."""
     pending: list[str] = []
     for argument in arguments:
         label, spec = split_label(argument)
@@ -132,8 +132,8 @@ def _claimed(model: Model) -> Iterator[str]:
     try:
         maps = find_maps(model.files)
     except GGUFToolError:
-        return  # an unreadable map gives no label; the check of hashes reports what is wrong with it
-    if len(maps) == 1:  # several maps beside one set mean a mix, which has no single label
+        return  # an unreadable map gives no label; the check of hashes reports its error
+    if len(maps) == 1:  # several maps next to one set mean a mix, which has no single label
         entries = next(iter(maps.values()))
         by_map = label_of_name(entries[0].file) if entries else None
         if by_map is not None:
@@ -169,7 +169,7 @@ def open_donor(spec: StrPath) -> Donor:
 
 
 def as_donor(donor: Donor | ModelLike) -> Donor:
-    """`donor` itself, an open model as donor, or what `open_donor` opens at a path."""
+    """`donor` itself, an open model as a donor, or the donor that `open_donor` opens at a path."""
     if isinstance(donor, Model):
         return _donor(donor)
     return donor if isinstance(donor, Donor) else open_donor(donor)
@@ -193,7 +193,7 @@ def _open_safetensors(spec: str) -> Donor:
     found = {}
     for entry in listed:
         if entry.type_id is None:
-            continue  # a dtype that ggml lacks; selecting this tensor is an error that says so
+            continue  # a dtype that ggml lacks; selecting this tensor raises an error that says so
         info = TensorInfo(name=entry.name, dims=entry.dims, type=entry.type_id, offset=0)
         size = entry.end - entry.begin
         found[entry.name] = Tensor(

@@ -1,4 +1,4 @@
-"""Merge: put tensors of any inputs together into one valid model, in one file or a set of shards."""
+"""Merge: combine tensors from any inputs into one valid model, in one file or a set of shards."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @record
 class MergeOptions:
-    """Which tensors to take, and how they lie in the output.
+    """Which tensors to take, and how the output is laid out.
 
     `kv_from`: the model that gives the metadata, default: the first input with a `general.architecture`;
     `allowed_mismatches`: keys in which inputs may differ; `provenance`: record in `gguftool.source.*` where each
@@ -57,7 +57,7 @@ class MergeOptions:
 
 
 def merge_anchor(output: Path, max_size: int | None) -> Path:
-    """The name that identifies the output, however many files it has: its path, or the prefix of a set."""
+    """The name that identifies the output, for one file or many: its path, or the prefix of a set."""
     return output if max_size is None else Path(str(output).removesuffix(".gguf"))
 
 
@@ -66,9 +66,9 @@ def plan_merge(
 ) -> Plan:
     """Plan the model that `inputs` make together, as the file `output`; with a size limit, as a set of that prefix.
 
-    A path among `inputs` may have a label, ``LABEL=PATH``, and neighbouring paths are pooled, as on the command line.
+    A path among `inputs` may have a label, ``LABEL=PATH``, and adjacent paths are pooled, as on the command line.
     Each tensor must be in exactly one input, or `options.recipe` selects it by type or label. Metadata, order and
-    spelling of dims come from one input; what the metadata says about quantization is made true for the output.
+    spelling of dims come from one input; metadata about quantization is corrected for the output.
     Raises one `PlanError` with all problems: missing, extra and ambiguous tensors, shapes and metadata that contradict
     each other, rules that match nothing, types that no input has, sizes in doubt; and another one with every reason why
     the output would not load (`planned_head.judge_planned`).
@@ -81,7 +81,7 @@ def plan_merge(
     if left_out:
         sources = [source for source in sources if source not in left_out]
         where = listed([source.name for source in left_out])
-        remarks.append(f"left out, as their architecture is not that of {donor.name}: {where}")
+        remarks.append(f"left out, as their architecture differs from that of {donor.name}: {where}")
     if options.recipe is None:
         sources = _without_strays(sources, remarks)
     reference = _reference(donor, sources)
@@ -158,12 +158,14 @@ def _same_model(model: ModelLike | None, sources: Sequence[Input]) -> Model | No
     if model is None:
         return None
     model = as_model(model)
-    wanted = model.sources[0].file_key  # the file with the metadata: shards under several prefixes are several inputs
+    wanted = model.sources[
+        0
+    ].file_key  # the file with the metadata; shards with different prefixes are different inputs
     return next((s.model for s in sources if wanted in {x.file_key for x in s.model.sources}), model)
 
 
 def _of_other_architecture(donor: Model, sources: Sequence[Input], allowed: Sequence[str]) -> list[Input]:
-    """The inputs of another architecture than the donor that the user named: they lie there by chance."""
+    """The inputs of another architecture than the donor that the user named: they are there by chance."""
     wanted = donor.get(ARCHITECTURE_KEY)
     if wanted is None or ARCHITECTURE_KEY in allowed:
         return []
@@ -179,19 +181,19 @@ def _without_strays(sources: list[Input], remarks: list[str]) -> list[Input]:
     whole = complete[0].model.tensors.keys()
     strays = [s for s in sources if s is not complete[0] and s.model.missing and s.model.tensors.keys() <= whole]
     if strays:
-        remarks.append(f"left out incomplete sets beside {complete[0].name}: {listed([s.name for s in strays])}")
+        remarks.append(f"left out incomplete sets next to {complete[0].name}: {listed([s.name for s in strays])}")
     return [source for source in sources if source not in strays]
 
 
 def _reference(donor: Model, sources: Sequence[Input]) -> Model | None:
-    """The model that decides which tensors there are, their order and spelling: the donor or a complete input, or None.
+    """The model that decides about tensors, their order and spelling: the donor or a complete input, or None.
 
-    A file that looks complete but has fewer tensors than the donor's set counts is a part like the others.
+    A file that looks complete, but has fewer tensors than the donor's set counts, is a part like the others.
     """
     least = donor.expected_tensors or 1
     candidates = [donor, *(source.model for source in sources)]
     if len(candidates) == 2 and candidates[0] is candidates[1] and donor.is_complete:
-        return donor  # also without tensors: there are files with only a vocabulary
+        return donor  # even without tensors: some files have only a vocabulary
     return next((model for model in candidates if model.is_complete and len(model.tensors) >= least), None)
 
 
@@ -214,7 +216,7 @@ def _as_in(reference: Model | None, tensor: Tensor) -> Tensor:
 
 
 def _by_origin(chosen: Sequence[SelectedTensor], reference: Model) -> tuple[list[Tensor], list[Tensor]]:
-    """The tensors that `reference` has in another type or not at all, and those that it has in their type."""
+    """The tensors that `reference` lacks or has in another type, and those that it has in the same type."""
     created: list[Tensor] = []
     kept: list[Tensor] = []
     for choice in chosen:
@@ -225,7 +227,7 @@ def _by_origin(chosen: Sequence[SelectedTensor], reference: Model) -> tuple[list
 
 
 def _scale_remarks(names: Sequence[str], reference: Model, selection: Selection) -> Iterator[str]:
-    """Count the scales that the output has and `reference` lacks, and the other way round."""
+    """Count the scales that only the output has, and those that only `reference` has."""
     added = [name for name in names if name in selection.chosen and name not in reference.tensors]
     added = list(scale_owners(added, [choice.model for choice in selection.chosen.values()])) if added else []
     dropped = [name for name in names if name not in selection.chosen]
@@ -235,7 +237,7 @@ def _scale_remarks(names: Sequence[str], reference: Model, selection: Selection)
 # --- problems --------------------------------------------------------------------------------------------------------
 
 
-_LIST_OF_TENSORS = "the model that gives the metadata says which tensors there are: --kv-from names another"
+_LIST_OF_TENSORS = "the model that gives the metadata decides which tensors belong: --kv-from names another"
 
 
 def _problems(
@@ -245,23 +247,23 @@ def _problems(
     owners = scale_owners(names, [donor, *(source.model for source in sources)])
     without = sum(name in donor.tensors or name not in owners for name in names)  # a donor counts its own scales
     if len(sources) > 1 and donor.get(ARCHITECTURE_KEY) is None:
-        yield f"{donor.name}, which is to give the metadata, has no general.architecture"
+        yield f"{donor.name} should give the metadata, but has no general.architecture"
     for source in sources:
         extra = [name for name in source.model.tensors if name not in known]
         if extra:
             where = reference.name if reference else "the set"
             yield f"not in {where}, but in {source.name}: {listed(extra, 8)}; {_LIST_OF_TENSORS}"
         if source.model.byte_order is not donor.byte_order:
-            yield f"{source.name} is {source.model.byte_order.name.lower()}-endian, {donor.name} is not"
+            yield f"{source.name} is {source.model.byte_order.name.lower()}-endian, but {donor.name} is not"
     if reference is None and donor.expected_tensors is None:
-        yield "no input is complete, and the metadata does not say how many tensors there are (split.tensors.count)"
+        yield "no input is complete, and the metadata does not give the number of tensors (split.tensors.count)"
     elif reference is None and donor.expected_tensors == without:
         pass
     elif reference is None and donor.expected_tensors is not None and donor.expected_tensors < len(names):
         counts = [f"{len(source.model.tensors):,} in {source.name}" for source in sources]
-        yield f"{len(names):,} tensors are there, {donor.expected_tensors:,} belong together: {listed(counts)}"
+        yield f"{len(names):,} tensors were found, but {donor.expected_tensors:,} belong together: {listed(counts)}"
     elif reference is None and donor.expected_tensors != len(names):
-        yield f"{len(names):,} of {donor.expected_tensors:,} tensors are there; {_in_no_input(donor, sources)}"
+        yield f"{len(names):,} of {donor.expected_tensors:,} tensors were found; {_in_no_input(donor, sources)}"
     if reference is not None:
         yield from shape_conflicts(reference, names, sources)
     yield from contradictions(donor, sources, options.allowed_mismatches)
@@ -276,14 +278,14 @@ def _in_no_input(donor: Model, sources: Sequence[Input]) -> str:
     (count,) = counts
     gaps = sorted(set(range(1, count + 1)) - {shard.number for shard in shards})
     if not gaps:
-        return "every shard number is there, so sets that are cut differently were mixed"
+        return "every shard number exists, so sets that are cut differently were mixed"
     one_set = len({shard.prefix for shard in shards}) == 1
     names = [str(replace(shards[0], number=number)) for number in gaps]
     return f"in no input: shards {listed(names if one_set else [name[-19:-5] for name in names])}"
 
 
 def _refuse_problems(problems: Sequence[str], remarks: Sequence[str]) -> None:
-    """Raise one error for all problems; add which inputs were left out, as that may be the cause."""
+    """Raise one error for all problems; also list the inputs that were left out, which may be the cause."""
     if problems:
         problems = [*problems, *(remark for remark in remarks if remark.startswith("left out"))]
         count = "1 problem" if len(problems) == 1 else f"{len(problems):,} problems"
@@ -306,7 +308,7 @@ def _provenance(chosen: Sequence[SelectedTensor], order: ByteOrder) -> tuple[KV,
 
 
 def _short_names(paths: Sequence[tuple[str, ...]]) -> list[str]:
-    """The shortest ends of the paths that tell them apart: the name alone if that is enough."""
+    """The shortest ends of the paths that tell them apart: just the name if that is enough."""
     for depth in range(1, max(map(len, paths), default=1) + 1):
         names = ["/".join(parts[-depth:]) for parts in paths]
         if len(set(names)) == len(names):

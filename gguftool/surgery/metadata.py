@@ -1,7 +1,7 @@
-"""The output's metadata: the donor's, byte for byte, but for what a file says about its own quantization.
+"""The output's metadata: the donor's, byte for byte, except for keys about the file's own quantization.
 
-`general.file_type`, `general.quantization_version` and `quantize.imatrix.*` are made true for the tensors that the
-output holds.  If all tensors come from the donor, nothing changes.
+`general.file_type`, `general.quantization_version` and `quantize.imatrix.*` are corrected to match the tensors in the
+output.  If all tensors come from the donor, nothing changes.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ QUANTIZATION_VERSION_KEY = "general.quantization_version"
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION in ggml/include/ggml.h of both engines
 IMATRIX_PREFIX = "quantize.imatrix."
 PROVENANCE_PREFIX = "gguftool.source."  # written by merge --provenance; true only for the tensors of that file
-# Keys that describe how a model lies in files, not the model; every writer makes its own.
+# Keys that describe how files store a model, not the model; every writer makes its own.
 LAYOUT_KEYS = SPLIT_KEYS | {ORDER_KEY, PADDING_KEY}
-# Starts of the keys that are made true for the output.
+# Prefixes of the keys that are corrected for the output.
 MADE_TRUE = (FILE_TYPE_KEY, QUANTIZATION_VERSION_KEY, IMATRIX_PREFIX)
 
 
@@ -41,7 +41,7 @@ class SelectedTensor:
 
 @record
 class OutputMetadata:
-    """The output's metadata, and remarks on what differs from the donor's."""
+    """The output's metadata, and remarks on differences from the donor's."""
 
     kvs: tuple[KV, ...]
     remarks: tuple[str, ...]
@@ -50,7 +50,7 @@ class OutputMetadata:
 def majority_type(tensors: Iterable[Tensor]) -> int | None:
     """The type id of most elements, over tensors of two or more dimensions; None without such tensors.
 
-    Embeddings and the output do not count: llama-quantize gives them their own types in most mixes.
+    Embeddings and the output do not count, because llama-quantize gives them their own types in most mixes.
     """
     votes: Counter[int] = Counter()
     for tensor in tensors:
@@ -74,7 +74,7 @@ def output_metadata(donor: Model, chosen: Sequence[SelectedTensor], *, keep_file
 
 
 def with_preset(metadata: OutputMetadata, preset: FType) -> OutputMetadata:
-    """Set what llama-quantize writes under `preset`: its file type, whatever the tensors are, and the version."""
+    """Set the keys that llama-quantize writes for `preset`: its file type, whatever the tensors, and the version."""
     kvs = _with(metadata.kvs, make_kv(FILE_TYPE_KEY, ValueType.UINT32, preset.id))
     kvs = _with(kvs, make_kv(QUANTIZATION_VERSION_KEY, ValueType.UINT32, QUANTIZATION_VERSION))
     remarks = tuple(text for text in metadata.remarks if not text.startswith(FILE_TYPE_KEY))
@@ -84,7 +84,7 @@ def with_preset(metadata: OutputMetadata, preset: FType) -> OutputMetadata:
 def with_true_file_type(
     metadata: OutputMetadata, chosen: Sequence[SelectedTensor], order: ByteOrder, *, wanted: bool
 ) -> OutputMetadata:
-    """Set the file type by the majority of the `chosen` tensors if `wanted`; else warn if it contradicts them."""
+    """If `wanted`, set the file type by the majority of the `chosen` tensors; else warn if it contradicts them."""
     old = find_kv(metadata.kvs, FILE_TYPE_KEY)
     tensors = [choice.tensor for choice in chosen]
     ftype = _true_file_type(tensors)
@@ -106,7 +106,7 @@ def with_true_file_type(
 def contradicts(file_type: int, tensors: Sequence[Tensor]) -> bool:
     """Whether no engine makes a file of these tensors under `file_type`.
 
-    It says floats, and most elements are quantized; or no tensor has the type that it stands for, or a fallback of it.
+    True if it stands for floats but most elements are quantized, or if no tensor has its type or a fallback of it.
     """
     majority = majority_type(tensors)
     if majority is None:
@@ -122,7 +122,7 @@ def contradicts(file_type: int, tensors: Sequence[Tensor]) -> bool:
 
 
 def _made_as(tensor: Tensor, kinds: Iterable[TypeTraits]) -> bool:
-    """Whether the tensor has one of `kinds`, or what an engine falls back to for its rows."""
+    """Whether the tensor has one of `kinds`, or the type that an engine falls back to for its rows."""
     own = type_name(tensor.info.type)
     wide = tensor.info.dims[0]
     return any(own == kind.name or own == fallback_type(kind.name, wide, engine) for kind in kinds for engine in BOTH)
@@ -181,7 +181,7 @@ def _with_quantization_version(
 def _with_imatrix(
     kvs: tuple[KV, ...], donor: Model, chosen: Sequence[SelectedTensor], remarks: list[str]
 ) -> tuple[KV, ...]:
-    """Take `quantize.imatrix.*` from the one model that all quantized tensors come from, else drop it."""
+    """Take `quantize.imatrix.*` from the model that all quantized tensors come from; drop it if there are several."""
     makers = {id(choice.model): choice.model for choice in chosen if _is_quantized(choice.tensor)}
     if makers.keys() == {id(donor)}:
         return kvs
@@ -193,7 +193,7 @@ def _with_imatrix(
     if len(records) == 1 and theirs:  # models quantized with the same imatrix carry the same keys
         return (*rest, *(kv for kv in next(iter(makers.values())).kvs if kv.key.startswith(IMATRIX_PREFIX)))
     if theirs or len(rest) < len(kvs):
-        reasons = {0: "no tensor is quantized", 1: "the model that the quantized tensors come from has none"}
+        reasons = {0: "no tensor is quantized", 1: "the model that the quantized tensors come from has no such keys"}
         why = reasons.get(len(makers), f"the quantized tensors come from {len(makers)} models")
         remarks.append(f"{IMATRIX_PREFIX}* left out: {why}")
     return rest
@@ -217,5 +217,5 @@ def _with(kvs: tuple[KV, ...], new: KV) -> tuple[KV, ...]:
 
 
 def without_layout_keys(kvs: Iterable[KV]) -> tuple[KV, ...]:
-    """Leave out the keys that describe how the model lies in files."""
+    """Leave out the keys that describe how files store the model."""
     return tuple(kv for kv in kvs if kv.key not in LAYOUT_KEYS)

@@ -1,11 +1,11 @@
-"""Judge the head that a plan would write, by the rules of `check`: a plan that would not load is refused.
+"""Check the head that a plan would write, by the rules of `check`: an output that would not load is refused.
 
-Only what the plan makes worse refuses it. An error that an input has already is not the plan's fault: people mend a
-broken file with two edits in a row, and a type that one engine lacks is no reason against a file for the other. So the
+A plan is refused only for what it makes worse. Errors that an input already has are not the plan's fault: people fix a
+broken file with two edits in a row, and a type that one engine lacks is fine in a file for the other engine. So the
 plan's errors are compared, place by place, with those of its inputs.
 
-Planners ask `is_judged_already` first: nothing is imported and no rule is run if all that the rules look at is as in
-the inputs.
+Planners call `is_judged_already` first: if the output has everything that the rules look at from its inputs, no rule is
+imported or run.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from gguftool.analysis.lint.heads.planned import Place
     from gguftool.analysis.lint.rules import Finding
 
-# Keys that no rule about loading looks at, or whose type alone matters, if they begin so and are not in `_READ`.
+# Prefixes of keys that no rule about loading looks at, or of which only the type matters, unless they are in `_READ`.
 _UNREAD = ("gguftool.", "split.", "quantize.")
 _SHOWN_ONLY = "general."
 _READ = frozenset({ARCHITECTURE_KEY, ALIGNMENT_KEY, "general.type"})
 _VOCABULARY, _OF_VOCABULARIES = "V", ("tokenizer.", ARCHITECTURE_KEY, "general.type")
-_NOTED = ("K", "V", "A")  # codes of which new warnings are worth a note
-# Errors about keys keep other rules from being evaluated: once they are mended, more may come to light.
+_NOTED = ("K", "V", "A")  # codes that get a note for new warnings
+# Errors about keys keep other rules from being evaluated: once they are fixed, more errors may show.
 _WITH_ARCHITECTURE = ("K", "V", "A", "S11", "M", "D")
 _WITH_KEYS = ("K03", "K04", "K05", "K06", "A", "S11", "D")
 _HIDDEN_BY: dict[str, tuple[str, ...]] = {
@@ -49,7 +49,7 @@ _HIDDEN_BY: dict[str, tuple[str, ...]] = {
 
 
 def is_judged_already(kvs: Sequence[KV], tensors: Collection[Tensor], inputs: Sequence[Model]) -> bool:
-    """Whether all that rules look at in a head of `kvs` and `tensors` is as in the inputs, of which one is complete."""
+    """Whether a head of `kvs` and `tensors` has all that rules look at from the inputs, one of which is complete."""
     complete = [model for model in inputs if model.is_complete]
     if not complete:
         return False
@@ -70,7 +70,7 @@ def _has_tensors(model: Model, tensors: Collection[Tensor]) -> bool:
 
 
 def _read_by_rules(kvs: Iterable[KV]) -> list[tuple[str, ValueType, bytes]]:
-    """The entries that rules look at, sorted by key; of those for people only what is no text, by its type."""
+    """The entries that rules look at, sorted by key; of those for people, only the types of values other than text."""
     found = []
     for kv in kvs:
         if kv.key.startswith(_UNREAD):
@@ -82,19 +82,19 @@ def _read_by_rules(kvs: Iterable[KV]) -> list[tuple[str, ValueType, bytes]]:
 
 
 def judge_planned(plan: Plan, inputs: Sequence[Model], *, engines: Sequence[str] = (), anyway: bool = False) -> Plan:
-    """Judge the head that `plan` writes, as a reader of its outputs will see it; return it with notes as remarks.
+    """Check the head that `plan` writes, as a reader of its outputs will see it; return the plan with notes as remarks.
 
-    `inputs`: the models that the plan is made of, the one that gives the metadata first. `engines`: those that the
-    output is for, default: both. Raises one `PlanError` with every error that no input has, for an engine that loads
-    one of the inputs (for any, if none loads one), and if no engine is left that loads the output; with `anyway` these
-    become notes.
+    `inputs`: the models that the plan is made of; the first gives the metadata. `engines`: those that the output is
+    for, default: both. Raises one `PlanError` with every error that no input has, for each engine that loads one of the
+    inputs (for each engine, if none loads an input), and if no engine is left that loads the output; with `anyway`
+    these become notes.
     """
     heads = _heads(plan, inputs[0])
     verdict = _judged(heads, inputs, tuple(engines) or tuple(ENGINES))
     if verdict.refused and not anyway:
         named = dict.fromkeys(engine for each in verdict.refused for engine in each.engines) or engines or ENGINES
         raise PlanError(
-            f"what this would write does not load in {' and '.join(named)}; --anyway writes it",
+            f"the output would not load in {' and '.join(named)}; --anyway writes it",
             problems=verdict.lines,
         )
     notes = (*(f"does not load: {line}" for line in verdict.lines), *verdict.notes)
@@ -105,7 +105,7 @@ def judge_planned(plan: Plan, inputs: Sequence[Model], *, engines: Sequence[str]
 
 
 def _heads(plan: Plan, model: Model) -> tuple[tuple[Header, int], ...]:
-    """The heads of the model that `plan` leaves behind, each with its file's size; shards that stay are of `model`."""
+    """The heads of the model after `plan`, each with its file's size; shards that stay come from `model`."""
     if any(output.replaces is not None for output in plan.outputs):
         new = {output.replaces: output for output in plan.outputs}
         return tuple(
@@ -116,7 +116,7 @@ def _heads(plan: Plan, model: Model) -> tuple[tuple[Header, int], ...]:
 
 
 def _head(output: OutputFile, model: Model) -> tuple[Header, int]:
-    """The head that is written, or that of the shard which is copied whole."""
+    """The head that is written, or that of a shard that is copied whole."""
     if output.head:
         return parse(output.head, output.size), output.size
     source = output.copies[0].extent.source
@@ -133,7 +133,7 @@ def _metadata(heads: Sequence[tuple[Header, int]]) -> tuple[KV, ...]:
 
 @record
 class _Verdict:
-    """The findings for which a plan is refused, those that only came to light, and notes on what else there is."""
+    """The findings for which a plan is refused, those that were hidden before, and notes on the rest."""
 
     refused: tuple[Finding, ...] = ()
     lines: tuple[str, ...] = ()
@@ -142,7 +142,7 @@ class _Verdict:
 
 @record
 class _Before:
-    """What the inputs have already: places of errors, those of the input with the metadata, and engines that load one.
+    """The state of the inputs: places of errors, those of the input with the metadata, and engines that load an input.
 
     `warnings` are places of warnings.
     """
@@ -175,7 +175,7 @@ def _judged(heads: Sequence[tuple[Header, int]], inputs: Sequence[Model], engine
     able = planned.able_engines(errors, judged)
     if before.able and not able and not new:  # each input loads somewhere, and the output nowhere
         refused = planned.only_at(errors, frozenset(place for place in places if place[1] in ("", *judged)))
-    notes = [f"comes to light: {planned.in_words(each)}" for each in shown]
+    notes = [f"hidden until now: {planned.in_words(each)}" for each in shown]
     fresh = planned.only_at(warnings, planned.places_of(warnings) - before.warnings)
     notes += [f"warning {planned.in_words(each)}" for each in fresh]
     if not able and not new and not refused:
@@ -184,7 +184,7 @@ def _judged(heads: Sequence[tuple[Header, int]], inputs: Sequence[Model], engine
 
 
 def _same_vocabulary(kvs: Sequence[KV], others: Sequence[KV]) -> bool:
-    """Whether all that rules on vocabularies look at is the same in both."""
+    """Whether everything that rules on vocabularies look at is the same in both."""
     ours, theirs = (
         [(kv.key, kv.type, kv.raw) for kv in some if kv.key.startswith(_OF_VOCABULARIES)] for some in (kvs, others)
     )
@@ -197,11 +197,11 @@ def _noted(warnings: Iterable[Finding]) -> tuple[Finding, ...]:
 
 def _staying(errors: Sequence[Finding]) -> str:
     codes = listed(sorted({each.code for each in errors}))
-    return f"errors that were there before stay ({codes}); check lists them"
+    return f"errors of the input remain ({codes}); check lists them"
 
 
 def _was_hidden(finding: Finding, mended: frozenset[Place]) -> bool:
-    """Whether `finding` could not be seen before an error about keys was mended."""
+    """Whether `finding` was hidden until an error about keys was fixed."""
     for code, engine, _ in mended:
         if engine and finding.engines and engine not in finding.engines:
             continue
@@ -211,7 +211,7 @@ def _was_hidden(finding: Finding, mended: frozenset[Place]) -> bool:
 
 
 def _before(inputs: Sequence[Model], engines: tuple[str, ...], without: tuple[str, ...]) -> _Before:
-    """Judge the inputs, each by itself; if none is complete, also what they hold together."""
+    """Check the inputs, each by itself; if none is complete, also all of them together."""
     from gguftool.analysis.lint.heads import planned
 
     name = inputs[0].files[0].source.name

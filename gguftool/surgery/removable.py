@@ -1,7 +1,8 @@
 """Which inputs merge --consume may remove: files with all their tensors in the output.
 
-A run that goes on takes its plan from a journal. The journal is a file like any other: it may be edited, or come from
-a backup. So what it would remove is checked again, against the heads of the files that are still there.
+A resumed run takes its plan from a journal. The journal is a file like any other: somebody may have edited it, or
+restored it from a backup. So the files that it would remove are checked again, against the heads of all files that
+still exist.
 """
 
 from __future__ import annotations
@@ -35,12 +36,13 @@ def consuming(
 ) -> Plan:
     """Let `plan` remove the files of `models` with all their tensors among `chosen`; the others get a remark.
 
-    A file without tensors is removed if the output has its metadata, as `donor`'s. Raises `PlanError` if nothing can
-    be removed, or if the output takes bytes from a source that is not local: the journal must be enough to resume.
+    A file without tensors is removed if it gave the output's metadata, as the file of `donor`. Raises `PlanError` if
+    nothing can be removed, or if the output takes bytes from a source that is not local: the journal must be enough to
+    resume.
     """
     far = dict.fromkeys(source.name for source in _used(plan) if not isinstance(source, LocalSource))
     if far:
-        raise PlanError(f"--consume goes with local inputs alone, fetch these first: {listed(tuple(far), 8)}")
+        raise PlanError(f"--consume works only with local inputs; fetch these first: {listed(tuple(far), 8)}")
     taken: dict[Source, dict[str, Tensor]] = {}
     for choice in chosen:
         taken.setdefault(choice.tensor.padded_extent.source, {})[choice.tensor.info.name] = choice.tensor
@@ -55,14 +57,14 @@ def consuming(
             reasons.setdefault(reason, []).append(source.name)
     stays = [f"{reason}: {listed(names, 8)}" for reason, names in reasons.items()]
     if not goes:
-        raise PlanError("--consume can remove none of the inputs", problems=stays)
+        raise PlanError("--consume cannot remove any of the inputs", problems=stays)
     steps = _steps(plan, goes)
     remarks = (*plan.remarks, *(f"not removed, {reason}" for reason in stays))
     return replace(plan, remarks=remarks, consume=Consume(anchor=anchor, steps=steps, request=request))
 
 
 def _why_needed(file: ModelFile, taken: dict[str, Tensor], donor: Model) -> str | None:
-    """Why `file` holds more than what the output takes from it, or None."""
+    """Why `file` holds more than the output takes from it, or None."""
     names = [info.name for info in file.header.tensors]
     if not names:
         is_donors = file.source == donor.files[0].source
@@ -78,7 +80,7 @@ def _why_needed(file: ModelFile, taken: dict[str, Tensor], donor: Model) -> str 
 
 
 def _steps(plan: Plan, goes: set[Source]) -> tuple[Step, ...]:
-    """The order of copying: files to remove come first, as they make room, metadata last of them; then the others."""
+    """The order of copying: first files to remove, to make room, the one with metadata last; then the others."""
     used = _used(plan)
     first: Sequence[Source] = [source for source in used if source in goes]
     without_data = [source for source in plan.inputs if source in goes and source not in used]
@@ -95,9 +97,9 @@ def _used(plan: Plan) -> tuple[Source, ...]:
 
 
 def why_kept(source: Source, inputs: Iterable[Source]) -> str | None:
-    """Why the file of `source` must not be removed, or None if it may be; `inputs`: all sources that are read."""
+    """Why the file of `source` must stay, or None if it may be removed; `inputs`: all sources that are read."""
     if not isinstance(source, LocalSource):
-        return "no local file"
+        return "not a local file"
     names = {real_path(other.path) for other in inputs if isinstance(other, LocalSource) and _same_file(other, source)}
     if len(names) > 1:
         return "given under several names"
@@ -110,7 +112,7 @@ def why_kept(source: Source, inputs: Iterable[Source]) -> str | None:
     if status.st_nlink > 1:
         return "several names (hard links)"
     if not os.access(os.path.dirname(source.path) or ".", os.W_OK | os.X_OK):
-        return "its folder may not be written"
+        return "its folder is not writable"
     return None
 
 
@@ -118,15 +120,16 @@ def _same_file(source: Source, other: Source) -> bool:
     return source.file_id == other.file_id
 
 
-# --- going on --------------------------------------------------------------------------------------------------------
+# --- resuming --------------------------------------------------------------------------------------------------------
 
 
 def find_begun(anchor: Path, request: Request, plan_again: Callable[[], Plan]) -> Plan | None:
     """The plan that an earlier run of the same command began at `anchor`, or None.
 
     While no input is gone, the plan must be the one that `plan_again` makes. After that, the outputs must hold every
-    tensor of each input that would still be removed, and its metadata where no other input gives them.
-    Raises `ExecuteError` if they do not, or if another command began; `GGUFToolError` as `plan_again` and reading do.
+    tensor of each input that would still be removed, and its metadata if no other input gives them.
+    Raises `ExecuteError` if they do not, or if another command began the run; `GGUFToolError` as `plan_again` and
+    reading do.
     """
 
     def check(begun: Plan) -> None:
@@ -137,7 +140,7 @@ def find_begun(anchor: Path, request: Request, plan_again: Callable[[], Plan]) -
         if problems:
             raise ExecuteError(
                 f"is not the journal of this merge, and would lose tensors or metadata: {joined_problems(problems)}. "
-                f"Nothing was changed; move {consume_path(anchor).name} and the .only-copy files beside it away, and "
+                f"Nothing was changed; move {consume_path(anchor).name} and the .only-copy files next to it away, and "
                 "start again",
                 source=str(consume_path(anchor)),
             )
@@ -148,11 +151,11 @@ def find_begun(anchor: Path, request: Request, plan_again: Callable[[], Plan]) -
 def _differences(begun: Plan, now: Plan) -> Iterator[str]:
     """Describe how a plan differs from the one that the same command makes now; paths may be spelled differently."""
     if [output.path.name for output in begun.outputs] != [output.path.name for output in now.outputs]:
-        yield "the outputs are others"
+        yield "the outputs are different"
         return
     for old, new in zip(begun.outputs, now.outputs, strict=True):
         if old.head != new.head or old.size != new.size:
-            yield f"the head of {new.path.name} is another"
+            yield f"the head of {new.path.name} is different"
         if [_place(copy) for copy in old.copies] != [_place(copy) for copy in new.copies]:
             yield f"the tensors of {new.path.name} come from other places"
     may_go = {real_path(source.name) for source in now.consume.freed} if now.consume is not None else set()
@@ -170,7 +173,7 @@ def _freed(plan: Plan) -> tuple[Source, ...]:
 
 
 def _uncovered(begun: Plan, request: Request) -> Iterator[str]:
-    """Describe what `begun` would lose by removing the sources that are still there."""
+    """Describe the data that `begun` would lose by removing the sources that still exist."""
     try:
         outputs = [_Held.of(output) for output in begun.outputs]
     except (FormatError, NeedMoreData, ValueError):
@@ -189,7 +192,7 @@ def _uncovered(begun: Plan, request: Request) -> Iterator[str]:
 
 
 def _lost_metadata(source: Source, header: Header, held: _Held, request: Request) -> Iterator[str]:
-    """Describe how the output's metadata differ from those of a file that gives them, or contradict the file's."""
+    """Describe where the output's metadata differ from those of the file that gives them, or contradict another's."""
     theirs, ours = _kept(header.kvs), _kept(held.header.kvs)
     given = next((option.partition("=")[2] for option in request.options if option.startswith("--kv-from=")), None)
     is_donor = not header.tensors or (given is not None and real_path(given) == real_path(source.name))
@@ -204,7 +207,7 @@ def _lost_metadata(source: Source, header: Header, held: _Held, request: Request
 
 
 def _kept(kvs: Iterable[KV]) -> dict[str, tuple[object, bytes]]:
-    """Type and bytes of the keys that a merge takes from the donor as they are; of equal keys the last."""
+    """Type and bytes of the keys that a merge takes from the donor unchanged; for duplicate keys, of the last."""
     rest = without_provenance(without_layout_keys(kvs))
     return {
         kv.key: (kv.type, bytes(kv.raw)) for kv in rest if kv.key != ALIGNMENT_KEY and not kv.key.startswith(MADE_TRUE)
@@ -213,7 +216,7 @@ def _kept(kvs: Iterable[KV]) -> dict[str, tuple[object, bytes]]:
 
 @record
 class _Held:
-    """An output of a begun plan, with its head parsed: where its tensors are, and what fills them."""
+    """An output of a begun plan, with its head parsed: where its tensors are, and which copies fill them."""
 
     output: OutputFile
     header: Header
@@ -222,7 +225,7 @@ class _Held:
 
     @classmethod
     def of(cls, output: OutputFile) -> _Held:
-        """Parse the head; raise `ValueError` if it has other bytes than a writer of this package makes."""
+        """Parse the head; raise `ValueError` if its bytes are not those that a writer of this package makes."""
         header = parse(output.head, output.size)
         if serialize(header) != output.head:
             raise ValueError

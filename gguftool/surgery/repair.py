@@ -1,8 +1,8 @@
-"""Repair: find what is damaged in a local file, and fetch only that again.
+"""Repair: find the damaged parts of a local file, and fetch only those again.
 
-An interrupted download leaves traces that can be seen without the original: a file that is too short, holes, pages of
-zeros.  The head is compared byte for byte, and tensors if their hashes are known.  Zeros may be right (embeddings of
-unused tokens are), so fetching some of them in vain is the price of not having the original; a recorded sha256 of the
+An interrupted download leaves traces that show without the original: a file that is too short, holes, pages of zeros.
+The head is compared byte for byte, and tensors if their hashes are known.  Zeros may be correct (embeddings of unused
+tokens are zeros), so some are fetched in vain: that is the price of not having the original.  A recorded sha256 of the
 whole file tells, before and after, whether anything is left to repair.
 """
 
@@ -34,7 +34,7 @@ _NO_PAGE = bytes(_PAGE)
 
 @record
 class Damage:
-    """What is wrong with a file: (start, end) ranges to fetch in bytes, and a sentence for each kind of damage.
+    """The damage of a file: (start, end) ranges to fetch in bytes, and a sentence for each kind of damage.
 
     `sha256`: the recorded hash of the whole file, or None; `is_proven`: the file has that hash now.
     """
@@ -54,8 +54,8 @@ class Damage:
 class DamageOptions:
     """How to look for damage: `hashes` maps tensor names to the sha256 of their data; `jobs` threads hash.
 
-    Ranges at most `max_gap` bytes apart are joined, and more of them if there are more than `max_ranges`: an undo
-    journal has room for four times the default.
+    Ranges at most `max_gap` bytes apart are joined, and ranges farther apart if there are more than `max_ranges`: an
+    undo journal has room for four times the default.
     """
 
     hashes: Mapping[str, str] | None = None
@@ -68,7 +68,7 @@ class DamageOptions:
 def find_damage(
     local: Source | StrPath, original: ModelFile | ModelLike, options: DamageOptions | None = None
 ) -> Damage:
-    """Compare `local` with `original`; reads all of the first and the head of the second.
+    """Compare `local` with `original`; reads all of `local` and the head of `original`.
 
     Raises `PlanError` if `local` is not a local file, or another model.
     """
@@ -98,14 +98,14 @@ def plan_repair(
 ) -> Plan:
     """Plan `local` with the damaged ranges taken from `original`, as `output`.
 
-    `output` None repairs the file itself: in place with an undo journal if the size agrees, else by a new file that
+    `output` None repairs the file itself: in place with an undo journal if the size is right, else with a new file that
     replaces the old one. Raises `PlanError` if the sha256 proves damage, but nothing shows where it is.
     """
     local, source = as_source(local), _one_file(original).source
     if not damage.found and damage.sha256 is not None and not damage.is_proven:
         raise PlanError(
-            f"its sha256 is not the recorded {damage.sha256}, and no hole, no zeros and no difference in the head show "
-            "where: name the tensors' hashes with --check MANIFEST, or fetch it anew without --repair",
+            f"its sha256 is not the recorded {damage.sha256}, but no hole, no zeros and no difference in the head show "
+            "where: give the tensors' hashes with --check MANIFEST, or fetch the whole file without --repair",
             source=local.name,
         )
     bad = [_copy(source, start, end) for start, end in damage.ranges]
@@ -121,17 +121,17 @@ def plan_repair(
         sha256=damage.sha256,
     )
     fetched = f"fetches {damage.nbytes:,} of {source.size:,} bytes"
-    unproven = () if damage.sha256 else ("nobody recorded the file's sha256, so other damage cannot be excluded",)
+    unproven = () if damage.sha256 else ("no sha256 is recorded for the file, so other damage cannot be ruled out",)
     return Plan(outputs=(whole,), inputs=(local, source), remarks=(*damage.found, fetched, *unproven))
 
 
 def _one_file(original: ModelFile | ModelLike) -> ModelFile:
-    """The file that `original` is, or the only one of the model that it names: a set is repaired file by file."""
+    """The file `original`, or the only file of the model `original`: a set is repaired file by file."""
     if isinstance(original, ModelFile):
         return original
     model = original if isinstance(original, Model) else open_model(original, this_file_only=True)
     if len(model.files) != 1:
-        raise PlanError(f"has {len(model.files):,} files; one file is repaired from one", source=model.name)
+        raise PlanError(f"has {len(model.files):,} files; repair needs the one file to repair from", source=model.name)
     return model.files[0]
 
 
@@ -183,14 +183,14 @@ def _refuse_other_model(local: Source, original: ModelFile) -> None:
     common = sum(ours.get(name) == place for name, place in theirs.items())
     if 2 * common < max(len(ours), len(theirs)):
         raise PlanError(
-            f"only {common:,} of {len(theirs):,} tensors lie here as in {original.source.name}: this is another model, "
+            f"only {common:,} of {len(theirs):,} tensors agree with {original.source.name}: this is another model, "
             "or another revision of it (name one as @REVISION)",
             source=local.name,
         )
 
 
 def _in_a_map(original: ModelFile) -> str | None:
-    """The sha256 in a tensors.map beside `original`, or None."""
+    """The sha256 in a tensors.map next to `original`, or None."""
     try:
         entries = [entry for entries in find_maps([original]).values() for entry in entries]
     except GGUFToolError:
@@ -200,7 +200,7 @@ def _in_a_map(original: ModelFile) -> str | None:
 
 
 def _scan(local: Source, size: int, progress: Progress) -> tuple[list[tuple[int, int]], str]:
-    """Ranges of zeros (whole pages, and zeros adjoining them) in the first `size` bytes, and these bytes' sha256."""
+    """Ranges of zeros (whole pages, and zeros next to them) in the first `size` bytes, and their sha256."""
     sha256 = hashlib.sha256()
     zeros: list[tuple[int, int]] = []
     fd_context = local.descriptor()

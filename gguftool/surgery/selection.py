@@ -1,10 +1,10 @@
 """Select tensors: by patterns of their names, and for each tensor of a merge the input that it comes from.
 
-Without a recipe each tensor must come from exactly one input.  With one, the recipe's type is looked for in this order:
-an input that has the tensor in exactly that type; an input with that type as its label; for tensors that no engine
-quantizes, the type that all inputs agree on; and if the user allows it, the type that llama-quantize would have fallen
-back to.  All but the first are reported as remarks.  The scales of a weight (`model/scales.py`) come from the input
-that gives the weight, whatever the recipe says.  Problems are collected and reported at once.
+Without a recipe, each tensor must be in exactly one input.  With a recipe, the input is searched in this order: one
+that has the tensor in exactly the recipe's type; one that is labelled with that type; for tensors that no engine
+quantizes, any input, if all agree on the type; and if the user allows it, one that has the type to which
+llama-quantize would have fallen back.  All but the first cause a remark.  The scales of a weight (`model/scales.py`)
+come from the input that gives the weight, whatever the recipe says.  Problems are collected and reported at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _HINTS = 4  # rules without a match that are compared with all names, for a typo
 def select_tensors(patterns: Sequence[str], names: Collection[str]) -> tuple[str, ...]:
     """Select those of `names` that any of `patterns` matches, in the order of `names`.
 
-    A pattern that equals a name means that tensor alone; any other is a regular expression, searched unanchored. A
+    A pattern that equals a name means only that tensor; any other is a regular expression, searched unanchored. A
     string is one pattern.
     Raises one `PlanError` that lists every pattern that matches nothing or is not valid.
     """
@@ -66,7 +66,7 @@ class SelectionOptions:
 class Selection:
     """The tensor selected for every name; if there are `problems`, some names are missing.
 
-    Scales of weights are missing, too, if the input that gives the weight has none.
+    Scales are missing, too, if the input that gives the weight has none.
     """
 
     chosen: Mapping[str, SelectedTensor]
@@ -122,7 +122,7 @@ def scales_remark(added: Sequence[str], dropped: Sequence[str]) -> tuple[str, ..
 
 
 def with_scales(names: Sequence[str], models: Sequence[Model]) -> tuple[str, ...]:
-    """`names`, and behind each weight those of its scales that only some of `models` have."""
+    """`names`, and after each weight those of its scales that only some of `models` have."""
     known, found = set(names), []
     for name in names:
         found.append(name)
@@ -138,18 +138,20 @@ def _scale(name: str, weight: str, source: Model, inputs: Sequence[Input], notes
         return None if own is None else SelectedTensor(tensor=own, model=source)
     holders = [each for each in inputs if name in each.model.tensors]
     parts = [each.model for each in holders if weight not in each.model.tensors]
-    if len(parts) == 1:  # parts of one model: the scale may lie in another one than its weight
+    if len(parts) == 1:  # parts of one model: the scale may be in another part than its weight
         return SelectedTensor(tensor=parts[0].tensors[name], model=parts[0])
     if type_name(source.tensors[weight].info.type) == "NVFP4":
         where = listed([each.name for each in holders])
-        notes.problem(f"its weight comes from {source.name}, which is not complete and lacks it; not of {where}", name)
+        notes.problem(
+            f"its weight comes from {source.name}, which is incomplete and lacks it; not taken from {where}", name
+        )
     return None
 
 
 def _tears(
     name: str, weight: str, source: Model, rule: RecipeRule | None, inputs: Sequence[Input], notes: Notes
 ) -> bool:
-    """Whether a rule written for the scale `name` would take it from elsewhere than its `weight`, a problem."""
+    """Whether a rule for the scale `name` would take it from another input than its `weight`, which is a problem."""
     if rule is None or rule.matches(weight):
         return False
     scale = scales_of(source.tensors, weight).get(name)
@@ -163,8 +165,8 @@ def _tears(
         torn = scale is not None and rule.type_id is not None and scale.info.type != rule.type_id
     if torn:
         notes.problem(
-            f"line {rule.line} ({printable(rule.pattern)}={printable(rule.target)}) takes it from elsewhere than its "
-            f"weight, which comes from {source.name}: delete that line, as scales need no rule",
+            f"line {rule.line} ({printable(rule.pattern)}={printable(rule.target)}) takes it from another input than "
+            f"its weight, which comes from {source.name}: delete that line; scales need no rule",
             name,
         )
     return torn
@@ -177,7 +179,7 @@ def _only(name: str, holders: Sequence[Input], notes: Notes) -> Input | None:
         notes.problem("in no input", name)
     else:
         where = listed([holder.name for holder in holders])
-        notes.problem(f"in several inputs ({where}), a --recipe chooses", name)
+        notes.problem(f"in several inputs ({where}); choose one with --recipe", name)
     return None
 
 
@@ -198,7 +200,7 @@ def _by_rule(
     elif rule.type_id is not None:
         return _by_type(name, rule.type_id, holders, options, notes)
     else:
-        notes.problem(f"'{printable(rule.target)}' in line {rule.line} is no type", name)
+        notes.problem(f"'{printable(rule.target)}' in line {rule.line} is not a type", name)
     return None
 
 
@@ -239,10 +241,10 @@ def _by_type(
         fallen = _fallen_back(name, type_id, holders)
         if fallen is not None:
             found = type_alias(fallen.model.tensors[name].info.type)
-            notes.remark(f"wanted {wanted}, rows are too short for it; taken as the fallback {found}", name)
+            notes.remark(f"wanted {wanted}, but its rows are too short; taken as the fallback {found}", name)
             return fallen
     there = listed(sorted({type_alias(holder.model.tensors[name].info.type) for holder in holders}))
-    notes.problem(f"no input has it as {wanted}; there is {there}", name)
+    notes.problem(f"no input has it as {wanted}; the inputs have {there}", name)
     return None
 
 
@@ -253,7 +255,7 @@ def _holding(name: str, type_id: int, holders: Iterable[Input]) -> list[Input]:
 def _second_best(name: str, type_id: int, holders: Sequence[Input]) -> tuple[Input, str] | None:
     """An input labelled with the type; or any input, if no engine quantizes the tensor and all have the same type.
 
-    The second item says in words which it is. None if there is neither.
+    The second item describes the input in words. None if there is neither.
     """
     from gguftool.format.engine_facts.fallback import keeps_type
 
@@ -269,7 +271,7 @@ def _second_best(name: str, type_id: int, holders: Sequence[Input]) -> tuple[Inp
 
 
 def _fallen_back(name: str, type_id: int, holders: Sequence[Input]) -> Input | None:
-    """The input that has the type to which an engine's llama-quantize falls back, as rows are too short for `type_id`.
+    """The input that has the type to which an engine's llama-quantize falls back if rows are too short for `type_id`.
 
     None if no input has it.
     """

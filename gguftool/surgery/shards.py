@@ -1,4 +1,4 @@
-"""Lay out sets of shards: distribute tensors over new ones (by number, by bytes), and rewrite existing sets."""
+"""Lay out sets of shards: distribute tensors over new shards (by number or bytes), and rewrite existing sets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from gguftool.surgery.metadata import without_layout_keys
 
 @record
 class Cut:
-    """How to cut: by tensors in a shard, or by bytes in a file (`max_size`, which counts first); sizes in bytes.
+    """How to cut: by tensors per shard, or by bytes per file (`max_size`, which takes precedence); sizes in bytes.
 
     `bundle_small`: tensors below this size go into shard 1; `tensor_first`: shard 1 holds others too.
     """
@@ -89,14 +89,14 @@ class _Cutter:
         return split if alignment is None else (alignment, *split)
 
     def _tensor_order(self, order: ByteOrder) -> tuple[KV, ...]:
-        """The key that records the tensors' order for merge, as bundling breaks it; empty if nothing is bundled."""
+        """The key that records the tensors' order for merge, as bundling changes it; empty if nothing is bundled."""
         if not self.bundled:
             return ()
         names = [tensor.info.name for tensor in self.tensors]
         return (make_kv(ORDER_KEY, ValueType.ARRAY, names, element=ValueType.STRING, byte_order=order),)
 
     def bundled_within_limit(self) -> tuple[Tensor, ...]:
-        """The bundled tensors that fit into shard 1: a limit in bytes holds for it too."""
+        """The bundled tensors that fit into shard 1: a limit in bytes applies to it too."""
         if self.options.max_size is None:
             return self.bundled
         room, fitting = self._room(1, ()), []
@@ -117,7 +117,7 @@ class _Cutter:
         return [tuple(tensor for tensor in self.tensors if tensor.info.name in names), *rest]
 
     def _fill(self, shard: list[Tensor], number: int, tensors: Iterator[Tensor]) -> list[tuple[Tensor, ...]]:
-        """Fill shards from `number` on, starting with what `shard` holds already."""
+        """Fill shards from `number` on, starting with the tensors already in `shard`."""
         shards: list[tuple[Tensor, ...]] = []
         room = self._room(number, shard)
         held = 0  # tensors bundled into shard 1 do not count against --max-tensors
@@ -134,7 +134,7 @@ class _Cutter:
         return [*shards, tuple(shard)] if shard or number + len(shards) == 1 else shards
 
     def _room(self, number: int, shard: Sequence[Tensor]) -> tuple[int, int]:
-        """Bytes of a shard (head without padding, data) before more is added."""
+        """Bytes of a shard (head without padding, data) before more tensors are added."""
         head = Header(
             version=self.dialect.version,
             byte_order=self.dialect.byte_order,
@@ -151,9 +151,9 @@ class _Cutter:
 
 
 def _dialect_of(number: int, dialect: Dialect, old: Header | None = None) -> Dialect:
-    """`dialect` for one shard: only the one with the metadata gets room for later edits.
+    """`dialect` for one shard: only the shard with the metadata gets a filler for later edits.
 
-    A shard that has such room in its `old` header keeps it.
+    A shard that has a filler in its `old` header keeps it.
     """
     filler = dialect.filler if number == 1 else replace(dialect.filler, reserve=0)
     if old is not None and old.get(PADDING_KEY) is not None:
@@ -193,11 +193,11 @@ class TensorChanges:
 
     @property
     def more(self) -> int:
-        """By how many tensors the model grows."""
+        """The number of tensors by which the model grows."""
         return sum(map(len, self.added.values())) - len(self.dropped)
 
     def touches(self, name: str) -> bool:
-        """Whether the tensor called `name`, or what follows it, changes."""
+        """Whether the tensor called `name`, or its scales after it, change."""
         return name in self.taken or name in self.added or name in self.dropped
 
     def applied(self, tensors: Iterable[Tensor]) -> list[Tensor]:
@@ -249,9 +249,9 @@ def replace_shards(
     """
     shards = [parse_shard_name(file.source.name) for file in model.files]  # engines and recovery go by the names
     if any(source.file_id is None for source in model.sources):
-        raise PlanError("is not local, and cannot be changed in place; -o PREFIX writes a new one", source=model.name)
+        raise PlanError("is not local, and cannot be changed in place; -o PREFIX writes a new set", source=model.name)
     if any(shard is None or shard.prefix != (shards[0] or shard).prefix for shard in shards):
-        raise PlanError("is not one set of shards; -o PREFIX writes a new one", source=model.name)
+        raise PlanError("is not one set of shards; -o PREFIX writes a new set", source=model.name)
     outputs = []
     for file in model.files:
         own_dialect = _shard_dialect(file, model, dialect)
@@ -282,7 +282,7 @@ def _rewritten(
 
 
 def _in_shard_order(model: Model) -> list[ModelFile]:
-    """The files, with the one of the metadata first; those of a model joined from partial sets by shard number."""
+    """The files, the one with the metadata first; for a model joined from partial sets, by shard number."""
     first, *others = model.files
     return [first, *sorted(others, key=lambda file: file.shard.number if file.shard else 0)]
 
@@ -303,7 +303,7 @@ def _renumbered(kvs: tuple[KV, ...], number: int, count: int, n_tensors: int, or
 
 
 def _own_kvs(file: ModelFile, model_kvs: tuple[KV, ...] | None, dialect: Dialect) -> tuple[KV, ...]:
-    """A shard's metadata: its own; in shard 1, with `model_kvs` in place of all but the keys of the layout."""
+    """A shard's metadata: its own; in shard 1, `model_kvs` replace all but the keys of the layout."""
     kvs = file.header.kvs
     if model_kvs is not None and without_layout_keys(kvs) != without_layout_keys(model_kvs):
         kvs = (*without_layout_keys(model_kvs), *(kv for kv in kvs if not without_layout_keys([kv])))

@@ -15,7 +15,7 @@ from gguftool.surgery.shards import Cut, lay_out_set
 
 @record
 class SplitOptions:
-    """How to cut, and how tensors lie in the shards; sizes in bytes.
+    """How to cut, and how the shards are laid out; sizes in bytes.
 
     `max_tensors`: tensors in a shard, ignored if `output.max_size` is set; `bundle_small`: tensors below this size go
     into shard 1; `tensor_first`: shard 1 holds others too.

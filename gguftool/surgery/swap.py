@@ -1,4 +1,4 @@
-"""Swap: replace tensors of a model by a donor's, and leave the rest alone."""
+"""Swap: replace tensors of a model with a donor's, and leave the rest unchanged."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def plan_swap(
 ) -> Plan:
     """Plan `model` with the tensors that match `patterns` taken from `donor`; for a set, `output` is the new prefix.
 
-    `output` None changes the model in place: in a single file every new tensor must have the old one's padded size, of
-    a set the shards that change are replaced. Types may differ, shapes must agree. A set keeps its shards, so
+    `output` None changes the model in place: in a single file every new tensor must have the old one's padded size; in
+    a set, the shards that change are replaced. Types may differ, but shapes must agree. A set keeps its shards, so
     `options.max_size` has no effect. Raises one `PlanError` with all problems.
     """
     model, donor, output = as_model(model), as_donor(donor), None if output is None else Path(output)
@@ -60,7 +60,7 @@ def plan_swap(
 
 
 def select_swaps(model: Model, donor: Donor, patterns: Sequence[str]) -> TensorChanges:
-    """Select by `patterns` the tensors of `model` to replace by the donor's; their scales are replaced with them.
+    """Select by `patterns` the tensors of `model` to replace with the donor's; their scales are replaced with them.
 
     Dims are spelled as in `model`. Raises one `PlanError` with every tensor that the donor lacks or has in another
     shape or byte order, every scale without its weight, and every pattern that matches nothing.
@@ -92,7 +92,7 @@ def select_swaps(model: Model, donor: Donor, patterns: Sequence[str]) -> TensorC
     changes = _with_scales(model, donor, taken, problems)
     if wrong_order:
         order = model.byte_order.name.lower()
-        problems.append(f"the model is {order}-endian, the donor's bytes are not: {listed(wrong_order, 8)}")
+        problems.append(f"the model is {order}-endian, but the donor's bytes are not: {listed(wrong_order, 8)}")
     if len(problems) == 1:
         raise PlanError(problems[0])
     if problems:
@@ -160,7 +160,7 @@ def _refuse_not_computable(model: Model, changes: TensorChanges, options: Output
 
 
 def _refuse_other_count(model: Model, changes: TensorChanges) -> None:
-    """Raise `PlanError` if scales come or go: then everything behind the head, or every shard's count, changes."""
+    """Raise `PlanError` if scales come or go: then everything after the head, or every shard's count, changes."""
     added = [scale.info.name for scales in changes.added.values() for scale in scales]
     if added or changes.dropped:
         what = f"the scales {listed(added, 4)} come" if added else f"the scales {listed(sorted(changes.dropped), 4)} go"
@@ -168,12 +168,12 @@ def _refuse_other_count(model: Model, changes: TensorChanges) -> None:
 
 
 def _refuse_other_sizes(model: Model, taken: Mapping[str, Tensor], dialect: Dialect) -> None:
-    """Raise `PlanError` if a tensor's padded size would change: in place, nothing behind it may move."""
+    """Raise `PlanError` if a tensor's padded size would change: in place, nothing after it may move."""
     problems = []
     for name, tensor in taken.items():
         old, new = padded_size(model.tensors[name], dialect).total, padded_size(tensor, dialect).total
         if old != new:
-            problems.append(f"'{printable(name)}' takes {new:,} bytes, its place has {old:,}")
+            problems.append(f"'{printable(name)}' takes {new:,} bytes, but its place has {old:,}")
     if problems:
         raise PlanError(f"not in place: {'; '.join(problems)}; -o OUT writes a new file", source=model.name)
 

@@ -31,7 +31,7 @@ def plan_tensors_map(model: ModelLike, sha256: Mapping[str, str], output: StrPat
         if len(model.files) > 1:
             count, file = crowded[0]
             found = f"{printable(file.source.name)} holds {count:,}"
-        what = "a tensors.map is for sets of one tensor a shard, with the metadata alone in shard 1"
+        what = "a tensors.map is for sets with one tensor in each shard, and only the metadata in shard 1"
         raise PlanError(f"{what}; {found}", source=model.name)
     return _plan((_entry_of(file, sha256[file.source.name]) for file in model.files[1:]), Path(output), model)
 
@@ -39,7 +39,7 @@ def plan_tensors_map(model: ModelLike, sha256: Mapping[str, str], output: StrPat
 def plan_tensors_map_of_split(model: ModelLike, plan: Plan, sha256: Sequence[str]) -> Plan:
     """Plan the map of the shards that `plan` split `model` into, one tensor each after the first.
 
-    `sha256` has the hash of each output of `plan`, in order. The map is written beside the shards.
+    `sha256` has the hash of each output of `plan`, in order. The map is written next to the shards.
     """
     model = as_model(model)
     shards = zip(plan.outputs[1:], sha256[1:], strict=True)

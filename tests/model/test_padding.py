@@ -161,7 +161,7 @@ def test_more_than_the_reserve_is_refused_and_nothing_changes(big: Path, tmp_pat
     path = tmp_path / "out.gguf"
     execute(plan_edit(open_model(big), Edits(), path, Filler(reserve=3000)))
     before = path.read_bytes()
-    with pytest.raises(PlanError, match=r"cannot be changed in place.*-o OUT, takes .* with --pad, .*--reserve 64KiB"):
+    with pytest.raises(PlanError, match=r"cannot be changed in place.*-o OUT\) takes .* with --pad, .*--reserve 64KiB"):
         plan_edit(open_model(path), set_("tokenizer.chat_template", 4000), None)
     assert path.read_bytes() == before
 

@@ -82,7 +82,7 @@ def test_one_file_comes_byte_for_byte_and_once(tmp_path: Path) -> None:
 def test_other_bytes_than_recorded_are_not_published(tmp_path: Path) -> None:
     source = Recorded(BIG, said="0" * 64)
     plan = plan_fetch(remote_model(source), tmp_path / "out.gguf")
-    with pytest.raises(ExecuteError, match=f"{hashlib.sha256(BIG).hexdigest()}, recorded is 0000"):
+    with pytest.raises(ExecuteError, match=f"{hashlib.sha256(BIG).hexdigest()}, but the recorded one is 0000"):
         execute(plan)
     assert not list(tmp_path.iterdir())
 
@@ -105,7 +105,7 @@ def test_a_set_comes_as_one_file_or_as_it_is(tmp_path: Path) -> None:
     "name", ["..gguf", "-o.gguf", "a\\b.gguf", "a\x1b[2J.gguf", "a%2F..%2F..%2Fb.gguf", "%2Fetc%2Fb.gguf"]
 )
 def test_names_of_strangers_are_no_names_here(name: str, tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match="is no name for a file here"):
+    with pytest.raises(PlanError, match="cannot be the name of a file here"):
         plan_fetch_files(remote_model(SlowSource(BIG, name=f"https://host.example/{name}")), tmp_path)
 
 
@@ -128,7 +128,7 @@ def test_some_tensors_are_a_donor_and_no_complete_model(tmp_path: Path) -> None:
     swapped = plan_swap(local, donor, ["blk.3.ffn_down.weight"], tmp_path / "swapped.gguf")
     execute(swapped)
     assert (tmp_path / "swapped.gguf").read_bytes() == BIG
-    with pytest.raises(PlanError, match="tensors are there"):
+    with pytest.raises(PlanError, match="tensors were found"):
         plan_merge([part], tmp_path / "no.gguf")
 
 
@@ -281,7 +281,7 @@ def test_where_the_repaired_file_is_not_as_recorded_the_old_one_stays(tmp_path: 
             os.truncate(path, len(BIG) - 7)
         before = path.read_bytes()
         local, file = open_local(path), original(Recorded(BIG))
-        with pytest.raises(ExecuteError, match="recorded is"):
+        with pytest.raises(ExecuteError, match="the recorded one is"):
             execute(plan_repair(local, file, find_damage(local, file), None))
         assert tree(tmp_path) == {"local.gguf": before}
 
@@ -289,7 +289,7 @@ def test_where_the_repaired_file_is_not_as_recorded_the_old_one_stays(tmp_path: 
 def test_another_model_is_refused(tmp_path: Path) -> None:
     other = b.gguf(b.llama_kvs(), b.llama_tensors())
     (tmp_path / "local.gguf").write_bytes(other)
-    with pytest.raises(PlanError, match=r"only 0 of 6 tensors lie here as in https://.*another model"):
+    with pytest.raises(PlanError, match=r"only 0 of 6 tensors agree with https://.*another model"):
         find_damage(open_local(tmp_path / "local.gguf"), original(Recorded(BIG)))
 
 

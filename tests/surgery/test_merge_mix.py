@@ -201,15 +201,15 @@ def test_inputs_of_other_architecture_are_left_out_where_the_donor_is_named(tmp_
     other = quant(tmp_path / "other.gguf", "Q6_K", clip, llama=False, shapes={"v.blk.0.attn_q.weight": (256, 4)})
     assert "general.architecture differs" in problems([*pair, other], tmp_path / "out.gguf", MIX)
     plan = merge_plan([*pair, other], tmp_path / "out.gguf", MIX, kv_from=pair[0])
-    assert f"left out, as their architecture is not that of {pair[0]}: {other}" in plan.remarks
+    assert f"left out, as their architecture differs from that of {pair[0]}: {other}" in plan.remarks
     said = problems([*pair, other], tmp_path / "out.gguf", ".*=q6_K", kv_from=pair[0])
-    assert f"left out, as their architecture is not that of {pair[0]}: {other}" in said
+    assert f"left out, as their architecture differs from that of {pair[0]}: {other}" in said
 
 
 def test_mixed_byte_orders_are_refused(tmp_path: Path, pair: list[str]) -> None:
     big = quant(tmp_path / "big.gguf", "Q4_K", order=">")
     said = problems([pair[0], big], tmp_path / "out.gguf", MIX)
-    assert f"{big} is big-endian, {pair[0]} is not" in said
+    assert f"{big} is big-endian, but {pair[0]} is not" in said
 
 
 def test_versions_mix_and_the_donors_is_kept(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def test_unrelated_files_in_the_pool_are_refused_with_a_list(tmp_path: Path) -> 
     mmproj = (b.KV("general.architecture", b.STR, "clip"), b.KV("clip.vision.block_count", b.U32, 1))
     quant(tmp_path / "f" / "mmproj.gguf", "F16", *mmproj, llama=False, shapes={"v.blk.0.attn_q.weight": (32, 4)})
     said = problems([tmp_path / "f"], tmp_path / "out.gguf")
-    assert re.search(r"8 tensors are there, 7 belong together: .*, 1 in \S+mmproj\.gguf", said)
+    assert re.search(r"8 tensors were found, but 7 belong together: .*, 1 in \S+mmproj\.gguf", said)
     assert "general.architecture differs" in said
 
 
@@ -332,7 +332,7 @@ def test_text_files_in_the_folder_do_not_matter_and_broken_ggufs_are_named(tmp_p
 def test_an_incomplete_pool_says_which_shards_are_missing(tmp_path: Path) -> None:
     folder = per_tensor(tmp_path / "f", "M-Q8_0", "Q8_0", only=(1, 2, 3, 5))
     said = problems([folder], tmp_path / "out.gguf")
-    assert "3 of 7 tensors are there" in said
+    assert "3 of 7 tensors were found" in said
     assert "M-Q8_0-00004-of-00008.gguf" in said
 
 

@@ -324,7 +324,7 @@ def test_the_reason_for_a_lost_imatrix_is_that_nothing_is_quantized(tmp_path: Pa
 def test_the_reason_for_a_lost_imatrix_is_that_the_other_model_has_none(tmp_path: Path, pair: list[str]) -> None:
     other = quant(tmp_path / "o.gguf", "Q6_K")
     remarks = plan_remarks(pair[0], other, recipe="norm=f32\n.*=q6_K", folder=tmp_path)
-    assert "quantize.imatrix.* left out: the model that the quantized tensors come from has none" in remarks
+    assert "quantize.imatrix.* left out: the model that the quantized tensors come from has no such keys" in remarks
 
 
 def test_the_imatrix_of_an_input_that_is_not_the_donor_is_missed_too(tmp_path: Path, pair: list[str]) -> None:

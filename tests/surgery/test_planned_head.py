@@ -33,7 +33,7 @@ from tests.support.command import run_gguftool
 from tests.support.head_corpus import VERDICTS, Head, corpus, llama
 from tests.support.paths import REPO
 
-REFUSED = "what this would write does not load in "
+REFUSED = "the output would not load in "
 # By the rules it loads, by the engine it does not; tests/analysis/lint/test_verdicts.py has the reason.
 UNKNOWN_TO_RULES = {"llama: head counts another by layer"}
 MERGES = "tokenizer.ggml.merges"
@@ -199,9 +199,9 @@ def test_a_broken_file_is_mended_step_by_step(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     head = llama().with_key("llama.block_count", "str", "2").with_key("llama.embedding_length", "u64", 64)
     path.write_bytes(head.bytes())
-    assert edit(path, "x.y=u32:1").remarks == ("errors that were there before stay (K02); check lists them",)
+    assert edit(path, "x.y=u32:1").remarks == ("errors of the input remain (K02); check lists them",)
     assert edit(path, "llama.embedding_length=u32:64").remarks[1:] == (
-        "errors that were there before stay (K02); check lists them",
+        "errors of the input remain (K02); check lists them",
     )
     assert len(edit(path, "llama.embedding_length=u32:64", "llama.block_count=u32:2").remarks) == 2
     with pytest.raises(PlanError, match=r"K02 .*'llama\.context_length' is STRING"):
@@ -214,7 +214,7 @@ def test_what_comes_to_light_by_mending_is_a_note(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(llama().without_key("general.architecture").without_key("llama.embedding_length").bytes())
     (note,) = edit(path, "general.architecture=str:llama").remarks
-    assert note.startswith("comes to light: K03 [llama.cpp, ik_llama.cpp] llama.embedding_length: ")
+    assert note.startswith("hidden until now: K03 [llama.cpp, ik_llama.cpp] llama.embedding_length: ")
 
 
 @pytest.mark.parametrize("kind", [Q6_0, 999], ids=["of one engine", "of none"])

@@ -82,7 +82,7 @@ def test_kv_from_a_model_without_scales_gets_those_of_the_weights(tmp_path: Path
 
 @pytest.mark.parametrize("rule", ["\\.scale=@q", "blk\\.0\\.ffn_up\\.scale=f16"])
 def test_a_rule_that_tears_a_scale_from_its_weight_is_an_error(tmp_path: Path, pair: list[str], rule: str) -> None:
-    with pytest.raises(PlanError, match="delete that line, as scales need no rule"):
+    with pytest.raises(PlanError, match="delete that line; scales need no rule"):
         merge_plan(pair, tmp_path / "o.gguf", f"{rule}\n.*=@nv")
 
 

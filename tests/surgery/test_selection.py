@@ -112,13 +112,13 @@ def test_disagreement_on_what_no_engine_quantizes_is_a_problem(tmp_path: Path) -
     a = quant(tmp_path / "ma.gguf", "Q8_0")
     c = quant(tmp_path / "mb.gguf", "Q4_K", types={"output_norm.weight": "F16"})
     said = problems([a, c], tmp_path / "out.gguf", "output_norm=bf16\nnorm=f32\n.*=q8_0")
-    assert "no input has it as bf16; there is f16, f32: output_norm.weight" in said
+    assert "no input has it as bf16; the inputs have f16, f32: output_norm.weight" in said
 
 
 def test_matrices_are_never_taken_by_agreement(tmp_path: Path) -> None:
     a = quant(tmp_path / "ma.gguf", "Q8_0")
     said = problems([a], tmp_path / "out.gguf", "norm=f32\nattn_q=q4_K\n.*=q8_0")
-    assert "no input has it as q4_K; there is q8_0: blk.0.attn_q.weight" in said
+    assert "no input has it as q4_K; the inputs have q8_0: blk.0.attn_q.weight" in said
 
 
 def test_strict_takes_exact_types_only(tmp_path: Path, pair: list[str]) -> None:
@@ -140,15 +140,15 @@ def test_a_fallback_is_taken_only_where_allowed_and_said(tmp_path: Path) -> None
     ]
     recipe = "norm=f32\n.*=q4_K"
     said = problems(inputs, tmp_path / "out.gguf", recipe)
-    assert "no input has it as q4_K; there is q5_0, q8_0: blk.0.ffn_down.weight" in said
+    assert "no input has it as q4_K; the inputs have q5_0, q8_0: blk.0.ffn_down.weight" in said
     plan = merge_plan(inputs, tmp_path / "out.gguf", recipe, allow_fallback=True)
-    assert "wanted q4_K, rows are too short for it; taken as the fallback q5_0: blk.0.ffn_down.weight" in plan.remarks
+    assert "wanted q4_K, but its rows are too short; taken as the fallback q5_0: blk.0.ffn_down.weight" in plan.remarks
 
 
 def test_a_fallback_is_not_taken_where_the_type_fits_the_rows(tmp_path: Path) -> None:
     inputs = [quant(tmp_path / "mq.gguf", "Q4_K", types={"blk.0.ffn_down.weight": "Q5_0"})]
     said = problems(inputs, tmp_path / "out.gguf", "norm=f32\n.*=q4_K", allow_fallback=True)
-    assert "there is q5_0: blk.0.ffn_down.weight" in said
+    assert "the inputs have q5_0: blk.0.ffn_down.weight" in said
 
 
 @pytest.mark.parametrize("dims", [(), (96,), (96, 2)])
@@ -158,7 +158,7 @@ def test_types_that_nobody_knows_have_no_fallback_and_end_nothing(tmp_path: Path
     c = quant(tmp_path / "mb.gguf", "Q8_0", shapes=shapes, types={"odd.weight": "F16"})
     for target in ("type#999", "q4_K"):
         said = problems([a, c], tmp_path / "out.gguf", f"odd={target}\nnorm=f32\n.*=q8_0", allow_fallback=True)
-        assert f"no input has it as {target}; there is f16, f32: odd.weight" in said
+        assert f"no input has it as {target}; the inputs have f16, f32: odd.weight" in said
 
 
 def test_at_label_picks_an_input_outright(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_where_several_qualify_the_earlier_wins_and_it_is_said(tmp_path: Path) -
 
 def test_without_a_recipe_each_tensor_comes_from_exactly_one_input(tmp_path: Path, pair: list[str]) -> None:
     said = problems(pair, tmp_path / "out.gguf")
-    assert f"in several inputs ({pair[0]}, {pair[1]}), a --recipe chooses: " in said
+    assert f"in several inputs ({pair[0]}, {pair[1]}); choose one with --recipe: " in said
 
 
 @pytest.mark.parametrize("name", ["blk.0.attn_output.weight", "output.weight", "token_embd.weight"])
@@ -239,7 +239,7 @@ def test_all_problems_are_told_in_one_error(tmp_path: Path, pair: list[str]) -> 
     recipe = "nothing=f32\nattn_q=iq4_xs\nattn_output=@none\nffn=q8_0\nattn_norm=f32\noutput\\.weight=q4_K"
     said = problems(pair, tmp_path / "out.gguf", recipe)
     for part in (
-        "there is q4_K, q8_0: blk.0.attn_q.weight",
+        "the inputs have q4_K, q8_0: blk.0.attn_q.weight",
         "no input is labelled 'none'",
         "matched by no rule of the recipe: token_embd.weight, output_norm.weight",
         "this rule matches no tensor: line 1: nothing=f32",

@@ -148,7 +148,7 @@ def test_a_dtype_that_ggml_lacks_is_told(tmp_path: Path, pair: list[str]) -> Non
 def test_safetensors_into_a_big_endian_model_are_refused(tmp_path: Path) -> None:
     big = quant(tmp_path / "big.gguf", "Q8_0", order=">")
     path = _safetensors(tmp_path / "x.safetensors", {"blk.0.attn_q.weight": ("F16", [6, 256], bytes(512 * 6))})
-    with pytest.raises(PlanError, match=r"is big-endian, the donor's bytes are not: 'blk\.0\.attn_q\.weight'"):
+    with pytest.raises(PlanError, match=r"is big-endian, but the donor's bytes are not: 'blk\.0\.attn_q\.weight'"):
         swapped(big, path, ["attn_q"], tmp_path / "out.gguf")
 
 
@@ -259,7 +259,7 @@ def test_patterns_that_match_nothing_are_all_told_with_the_nearest_name(tmp_path
 
 def test_other_byte_order_is_refused(tmp_path: Path, pair: list[str]) -> None:
     big = quant(tmp_path / "big.gguf", "Q8_0", order=">")
-    with pytest.raises(PlanError, match="the model is little-endian, the donor's bytes are not"):
+    with pytest.raises(PlanError, match="the model is little-endian, but the donor's bytes are not"):
         swapped(pair[0], big, ["attn_q"], tmp_path / "out.gguf")
 
 
@@ -331,5 +331,5 @@ def test_a_small_swap_in_a_big_file_takes_little_memory_and_time(
 @pytest.mark.parametrize(("kind", "other"), [("Q8_0", "Q4_K"), ("Q4_K", "Q8_0")])
 def test_in_place_a_smaller_tensor_is_refused_as_a_larger_one_is(kind: str, other: str, tmp_path: Path) -> None:
     base, donor = quant(tmp_path / "base.gguf", kind), quant(tmp_path / "donor.gguf", other)
-    with pytest.raises(PlanError, match=r"attn_q.weight' takes .* bytes, its place has"):
+    with pytest.raises(PlanError, match=r"attn_q.weight' takes .* bytes, but its place has"):
         plan_swap(gguftool.open_model(base), open_donor(donor), ["attn_q"], None, OutputOptions())

@@ -1,4 +1,4 @@
-"""Runs that remove their sources (`merge --consume`): copy one source after the other, remove each once it is safe.
+"""Runs that remove their sources (`merge --consume`): copy one source after another, and remove each once it is safe.
 
 For each source: copy all that the outputs take from it, fsync, read back and compare, record it durably in the
 journal, check the file's identity once more, unlink, fsync its folder. Everything else (writing part files,
@@ -43,18 +43,16 @@ Write = Callable[[OutputFile], object]
 def write_consuming(
     plan: Plan, consume: Consume, options: Options, write: Write
 ) -> tuple[tuple[str, ...], Digests | None]:
-    """Write a plan and remove its sources as they are copied, or resume one; return the removed names, and digests.
+    """Write or resume a plan, and remove its sources as they are copied; return the removed names, and digests.
 
-    `write` writes one file, durably and as a whole or not at all.
+    `write` writes one file durably, and completely or not at all.
 
     After the first removal, part files and journal are kept, whatever goes wrong.
     """
     if not options.sync:
-        raise ExecuteError("sources can be removed only for an output that is durable, not with --no-sync")
+        raise ExecuteError("sources can be removed only once the output is durable; run it without --no-sync")
     if finish_set(plan.first_shard_path) is not None:
-        options.note(
-            f"finished publishing the set of {plan.first_shard_path.name}, in which an earlier run was interrupted"
-        )
+        options.note(f"finished publishing the set of {plan.first_shard_path.name}, which an interrupted run had begun")
     with contextlib.ExitStack() as cleanup:
         cleanup.enter_context(folders(plan, sync=True))
         hold_folders(consume.freed, cleanup)
@@ -98,12 +96,14 @@ def _begin(plan: Plan, consume: Consume, cleanup: contextlib.ExitStack, write: W
         write(journal)
     run = open_consuming(consume.anchor, cleanup)
     if run is None or run.begun.consume.begun != begun:
-        raise ExecuteError("another run was here meanwhile; run it again", source=str(consume.anchor))
+        raise ExecuteError(
+            "another run changed this in the meantime; run the command again", source=str(consume.anchor)
+        )
     return run
 
 
 def _settled_sources(run: Consuming) -> set[Source]:
-    """Sources that an earlier run copied and that need no further step: they are to be kept, or are removed."""
+    """Sources that an earlier run copied and that need no further step: they stay, or are already removed."""
     return {
         step.source
         for number, step in enumerate(run.steps)
@@ -112,7 +112,7 @@ def _settled_sources(run: Consuming) -> set[Source]:
 
 
 def _fill_only_copies(run: Consuming, options: Options) -> None:
-    """Copy source after source into the part files; remove each removable one once its bytes are safe there."""
+    """Copy one source after another into the part files; remove it, if it may go, once its bytes are safe there."""
     outputs = run.plan.outputs
     run.check_parts()
     is_new = [run.make_part(index) for index in range(len(outputs))]
@@ -133,7 +133,7 @@ def _fill_only_copies(run: Consuming, options: Options) -> None:
 
 
 def _copy_step(run: Consuming, number: int, options: Options, is_new: Sequence[bool]) -> str:
-    """Copy all that the outputs take from one source, durably; compare it, and return the sha256 of what reads back."""
+    """Copy all that the outputs take from one source, durably; read it back, compare it, and return its sha256."""
     digest = hashlib.sha256()
     for index, copies in run.copies_of(number):
         with run.part(index) as part:
@@ -153,8 +153,8 @@ def _write_durably(part: PartFile, output: OutputFile, options: Options, *, fres
 def _is_safe(run: Consuming, number: int) -> bool:
     """Whether an earlier run copied this source, and the part files still have its bytes.
 
-    A source that is to be removed and still exists is copied again, whatever the journal says: no run removes a file
-    because of another run's record. Raises `ExecuteError` if both the source and its bytes are gone.
+    A source that still has to be removed is copied again, whatever the journal says: no run removes a file because of
+    another run's record. Raises `ExecuteError` if both the source and its bytes are gone.
     """
     if number not in run.begun.copied or (run.steps[number].frees and not run.is_freed(number)):
         return False
@@ -166,8 +166,8 @@ def _is_safe(run: Consuming, number: int) -> bool:
         return True
     if run.is_freed(number):
         raise ExecuteError(
-            f"the part file beside the output no longer has the bytes that were read back from it before this file was "
-            f"removed; nothing more is removed, and part file and {run.path.name} stay",
+            "the part file next to the output no longer has the bytes that were read back from it before this file was "
+            f"removed; nothing more is removed, and the part file and {run.path.name} are kept",
             source=run.steps[number].source.name,
         )
     return False
@@ -187,19 +187,19 @@ def _keep_or_discard(run: Consuming, error: BaseException, options: Options) -> 
     """Keep part files and journal after a signal, or if sources are gone; otherwise remove them."""
     if run.something_is_freed():
         options.note(
-            "source files were removed, and the part file beside the output is the only copy of their tensors: keep "
-            "it; the same command goes on"
+            "source files were removed, and the part file next to the output is the only copy of their tensors: keep "
+            "it; run the same command again to resume"
         )
     elif isinstance(error, Exception):
         run.discard()
     else:
-        options.note("what is done is kept: the same command goes on, --no-resume starts anew")
+        options.note("finished work is kept: run the same command again to resume, or with --no-resume to start over")
 
 
 def hold_folders(sources: Iterable[Source], cleanup: contextlib.ExitStack) -> None:
     """Lock the folders of `sources`: two runs must not each take a part of one set into their part files.
 
-    Windows cannot lock folders: there each file is compared again before it is removed, and that is all.
+    Windows cannot lock folders: there, the only guard is that each file is compared again before it is removed.
     """
     folders = {real_path(source.path).parent for source in sources if isinstance(source, LocalSource)}
     for folder in sorted(folders) if HAVE_FOLDER_DESCRIPTORS else ():
@@ -213,7 +213,7 @@ def hold_folders(sources: Iterable[Source], cleanup: contextlib.ExitStack) -> No
 
 
 def read_back(copies: Iterable[Copy], part: PartFile, digest: hashlib._Hash) -> None:
-    """Compare what `part` has on disk with the sources of `copies`, and add it to `digest`.
+    """Compare the bytes of `part` on disk with the sources of `copies`, and add them to `digest`.
 
     Raises `ExecuteError` if they differ.
     """
@@ -223,7 +223,9 @@ def read_back(copies: Iterable[Copy], part: PartFile, digest: hashlib._Hash) -> 
         for data in copy.extent.source.stream(copy.extent.offset, copy.extent.length):
             found = _read_part(part, place, len(data))
             if found != data:
-                raise ExecuteError("reads back other bytes than were written", source=str(part.path), offset=place)
+                raise ExecuteError(
+                    "does not read back the bytes that were written", source=str(part.path), offset=place
+                )
             digest.update(found)
             place += len(found)
 
@@ -252,9 +254,9 @@ def free(source: Source) -> None:
     except FileNotFoundError:
         status = None
     if status is None or FileStamp.of(status) != source.file_stamp:
-        raise SourceError("is another file than was copied, and stays; put back the one that was", source=str(path))
+        raise SourceError("is no longer the file that was copied, and is kept; put that file back", source=str(path))
     if status.st_nlink > 1:
-        raise SourceError("has several names (hard links) now, and stays; remove it, or the others", source=str(path))
+        raise SourceError("has several names (hard links) now, and is kept; remove it or the others", source=str(path))
     unlink(path)
     sync_folders([path.parent])
 
@@ -263,13 +265,13 @@ def free(source: Source) -> None:
 
 
 def check_room(run: Consuming) -> None:
-    """Refuse, before any write, a run that would not fit at some point, counting the space freed by then."""
+    """Refuse, before any write, a run that would not fit at some point, given the space that it has freed by then."""
     lacking = _folders_without_space(run, sharing=False)
     if lacking and (lacking := _folders_without_space(run, sharing=True)):
         folder, nbytes, free = lacking[0]
         raise ExecuteError(
-            f"needs {nbytes:,} bytes at the fullest moment, sources being removed as they are copied, and {free:,} are "
-            "free here; make room or choose another folder",
+            f"needs {nbytes:,} bytes at its peak, although it removes sources as it copies them, and {free:,} are free "
+            "here; make room or choose another folder",
             source=str(folder),
         )
 
@@ -307,7 +309,7 @@ class _BytesByDevice(dict[int, int]):
 
 
 def _rewritable_bytes(run: Consuming, index: int) -> int:
-    """Bytes that a part file occupies, beyond those of removed sources: they are written again, in place."""
+    """Bytes that a part file occupies, without those of removed sources: they are written again, in place."""
     path = only_copy_path(run.plan.outputs[index].path)
     with contextlib.suppress(FileNotFoundError):
         check_helper(path, target=run.plan.outputs[index].path)

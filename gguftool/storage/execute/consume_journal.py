@@ -2,8 +2,8 @@
 
 It holds the whole plan, then a record of what is safe. After the first removal, part files and journal together are the
 only copy. So the journal holds all that another process needs to finish: heads, copies, sources with their identities,
-and the command that was run. It gets its name complete and durable before any other file is made, with a digest over
-the plan. After that, lines are only appended, each durable before the file that it is about is removed:
+and the command that was run, with a digest over the plan. It gets its name when it is complete and durable, before any
+other file is created. After that, lines are only appended, and each is durable before its source is removed:
 
     copied STEP SHA256    all bytes of this source are in the part files, durable, and read back equal
     complete INODE...     all part files are complete, and are about to get their names
@@ -63,7 +63,7 @@ class FreedSource(Source):
 
     def read_at(self, offset: int, length: int) -> NoReturn:  # noqa: ARG002 - the interface of all sources
         """Raise `SourceError`: the file is gone."""
-        raise SourceError("was removed when its bytes were safe", source=self.name, offset=offset)
+        raise SourceError("was removed after its bytes were copied", source=self.name, offset=offset)
 
 
 @record
@@ -88,7 +88,7 @@ def real_path(path: str | os.PathLike[str]) -> Path:
 def consume_file(plan: Plan, consume: Consume) -> OutputFile:
     """Make the journal for `plan`, as a file to write.
 
-    Raises `PlanError` if a source is no local file, or if the journal would be too large.
+    Raises `PlanError` if a source is not a local file, or if the journal would be too large.
     """
     numbers: dict[Source, int] = {step.source: number for number, step in enumerate(consume.steps)}
     content = {
@@ -104,7 +104,7 @@ def consume_file(plan: Plan, consume: Consume) -> OutputFile:
     data = b"".join([_MAGIC, struct.pack("<Q", len(text)), text, *(output.head for output in plan.outputs)])
     data += hashlib.sha256(data).digest() + b"\n"
     if len(data) > _MAX_PLAN:
-        raise PlanError(f"its journal would take {len(data):,} bytes, at most {_MAX_PLAN:,}: too many tensors or files")
+        raise PlanError(f"its journal would take {len(data):,} bytes, over {_MAX_PLAN:,}: too many tensors or files")
     return OutputFile(path=consume_path(consume.anchor), head=data, copies=(), size=len(data))
 
 
@@ -115,7 +115,7 @@ def digest_in(head: bytes) -> str:
 
 def _source_entry(step: Step) -> list[Any]:
     if not isinstance(step.source, LocalSource):
-        raise PlanError("is not a local file; only those can make room", source=step.source.name)
+        raise PlanError("is not a local file; --consume removes only local files", source=step.source.name)
     return [str(real_path(step.source.path)), step.source.file_stamp, step.frees]
 
 
@@ -143,8 +143,8 @@ def read_unfinished(anchor: Path) -> Unfinished | None:
         return _parse(data, anchor)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError, PlanError):
         raise ExecuteError(
-            "is not a journal of merge --consume, or is damaged. The part files beside it (.gguftool-*.only-copy) may "
-            "be the only copy of tensors: keep them, nothing was removed",
+            "is not a journal of merge --consume, or is damaged. The part files next to it (.gguftool-*.only-copy) may "
+            "be the only copy of tensors: keep them; nothing was removed",
             source=str(path),
         ) from None
 
@@ -219,8 +219,8 @@ def _reopened(path: Path, stamp: FileStamp, *, frees: bool, is_copied: bool) -> 
 def stamp_if_same(path: Path, stamp: FileStamp) -> FileStamp | None:
     """The current stamp of the file at `path`, or None if it is not the file that `stamp` identifies.
 
-    Compares inode, size and mtime. The device number may change with a reboot, and a new owner or hard link changes the
-    ctime: once other sources are removed, neither may prevent resuming. Raises `SourceError` if `path` cannot be read.
+    Compares inode, size and mtime. A reboot may change the device number, and a new owner or hard link changes the
+    ctime: once other sources are removed, neither must prevent resuming. Raises `SourceError` if `path` cannot be read.
     """
     try:
         now = FileStamp.of(os.stat(path))
@@ -236,7 +236,7 @@ def _parse_outputs(
 ) -> Iterator[OutputFile]:
     entries = zip(content["outputs"], content["copies"], content["marks"], strict=True)
     for (name, size, head), copies, marks in entries:
-        # A journal must not name outputs other than the one that it is beside.
+        # A journal must not name any output but the one that it lies next to.
         _require(name == anchor.name or (name.startswith(f"{anchor.name}-") and Path(name).name == name))
         yield OutputFile(
             path=anchor.parent / name,

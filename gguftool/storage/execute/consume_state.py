@@ -35,11 +35,11 @@ _PAGE = 4096  # bytes
 def find_unfinished(anchor: Path, request: Request, check: Callable[[Plan], None]) -> Plan | None:
     """The plan that an earlier run of the same command began at `anchor`, or None.
 
-    Some models of that command may be gone, also from the command line if the shell expanded a pattern: every model
-    that is named now must be one of those named then. Raises `ExecuteError` if another command began.
+    Some models of that command may be gone, and gone from the command line too if the shell expanded a pattern. So
+    every model named now must be one that was named then. Raises `ExecuteError` if another command began the run.
 
-    A journal is a file like any other: it may be edited, or come from a backup. So `check` compares the plan with the
-    sources that still exist, and raises if running it would lose something of them.
+    A journal is a file like any other: somebody may have edited it, or restored it from a backup. So `check` compares
+    the plan with the sources that still exist, and raises if running it would lose some of their data.
     """
     found = read_unfinished(anchor)
     if found is None:
@@ -54,8 +54,8 @@ def find_unfinished(anchor: Path, request: Request, check: Callable[[Plan], None
     ]
     if strange or unnamed or request.options != began.options:
         raise ExecuteError(
-            "an unfinished merge --consume lies here, whose part file may be the only copy of tensors; it was begun "
-            f"with {listed([*began.models, *began.options], 8)}, and only that command goes on",
+            "a merge --consume is unfinished here, and its part file may be the only copy of tensors; it was started "
+            f"with {listed([*began.models, *began.options], 8)}, and only that command resumes it",
             source=str(anchor),
         )
     check(found.plan)
@@ -71,13 +71,13 @@ def _matches(model: str, path: Path) -> bool:
 
 
 def discard_unused(anchor: Path) -> None:
-    """Remove what an unfinished run left; raise `ExecuteError` if a source that it may have removed is gone."""
+    """Remove the files of an unfinished run; raise `ExecuteError` if a source that it may have removed is gone."""
     with contextlib.ExitStack() as cleanup:
         run = open_consuming(anchor, cleanup)
         if run is not None and not run.discard():
             raise ExecuteError(
-                "sources were removed by the unfinished run here, so its part file is the only copy of their tensors, "
-                "and stays; the same command without --no-resume goes on",
+                "the unfinished run here removed sources, so its part file is the only copy of their tensors and is "
+                "kept; the same command without --no-resume resumes it",
                 source=str(anchor),
             )
 
@@ -167,7 +167,7 @@ class Consuming:
             return False
         if self.something_is_freed():
             raise ExecuteError(
-                "is gone, and so are sources whose bytes were in it; put it back, the journal is still there",
+                "is gone, and so are sources that were copied into it; put it back: the journal is still there",
                 source=str(path),
             )
         close_quietly(create_helper(path))
@@ -204,9 +204,9 @@ class Consuming:
         return read_some(self.fd, 1, os.fstat(self.fd).st_size - 1) == b"\n"
 
     def is_published(self) -> bool:
-        """Whether the outputs have their names already: an earlier run ended before it removed the journal.
+        """Whether the outputs already have their names: an earlier run ended before it removed the journal.
 
-        Raises `ExecuteError` if they had their names, but are gone or replaced now.
+        Raises `ExecuteError` if they had their names, but are now gone or replaced.
         """
         inodes = self.begun.complete
         if inodes is None or self.begun.consume.freed:  # no run is complete before its sources are gone
@@ -215,7 +215,7 @@ class Consuming:
         parts = [os.path.lexists(only_copy_path(output.path)) for output in self.plan.outputs]
         if not all(there) and not any(parts):
             raise ExecuteError(
-                "was complete and got its name, and is another file now, or gone; where that is as you want it, "
+                "was complete and had its name, but is now another file, or gone; if you want it that way, "
                 f"remove {self.path.name}",
                 source=str(self.plan.outputs[0].path),
             )
@@ -234,8 +234,8 @@ class Consuming:
                 try:
                     if not _begins_as_planned(fd, output, exact=exact):
                         raise ExecuteError(
-                            f"is not the part file that {self.path.name} tells of, and may be the only copy of "
-                            "tensors: nothing was changed; put the two back that belong together, or move both away",
+                            f"is not the part file that {self.path.name} describes, and may be the only copy of "
+                            "tensors: nothing was changed; put back the two that belong together, or move both away",
                             source=str(path),
                         )
                 finally:

@@ -48,7 +48,7 @@ class CopyState:
         self.sizes: Sizes = sizes or Sizes()
         self.stop: threading.Event = threading.Event()
         self.error: BaseException | None = None
-        self.copied: int = 0  # bytes written, without shared ones
+        self.copied: int = 0  # bytes written, without those shared with a source
         self._progress = progress
         self._write_back = write_back
         self._listener = listener
@@ -75,7 +75,7 @@ class CopyState:
         )
 
     def guard(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Wrap `work` for a thread: an error is kept, and stops all threads."""
+        """Wrap `work` for a thread: the first error is kept, and stops all threads."""
 
         def guarded() -> None:
             try:

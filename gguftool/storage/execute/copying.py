@@ -1,10 +1,10 @@
 """Copy extents into open files, by the fastest way that works here, in several threads.
 
-A range with source and target offsets that agree modulo the block size is cloned if the file system can: the whole
-blocks are shared, only the ragged head and tail are copied. Everything else is cut into segments that a few threads
-copy: by the server's own copy call on network file systems, otherwise by reading and writing through one small buffer
-per thread. Sources without a descriptor are copied by `streaming`. The calling thread is one of the workers, so the
-exception of a signal is raised between two buffers and stops the others.
+If the source and target offsets of a range agree modulo the block size, and the file system can clone, the whole blocks
+are shared and only the ragged head and tail are copied. Everything else is cut into segments that a few threads copy:
+with the server's own copy call on network file systems, otherwise by reading and writing through one small buffer per
+thread. `streaming` copies sources without a descriptor. The calling thread is one of the workers, so an exception from
+a signal is raised between two buffers and stops the others.
 
 Memory use is one buffer per thread, whatever the extents' lengths.
 """
@@ -31,7 +31,7 @@ from gguftool.storage.system.threads import join_all, start
 BUFFER = 512 << 10  # bytes; fits in the processor's second-level cache between read and write
 MAX_JOBS = 64
 
-_Segment = tuple[Copy, int]  # what one thread copies at once, and the target file descriptor
+_Segment = tuple[Copy, int]  # the bytes that one thread copies in one go, and the target file descriptor
 
 
 @record
@@ -48,10 +48,10 @@ def copy_all(copies: Iterable[Copy], target: int, state: CopyState | None = None
 
 
 def copy_works(works: Sequence[Work], state: CopyState, *, fresh: bool = False) -> int:
-    """Carry out `works` in this thread and helpers; return the number of bytes copied, without shared ones.
+    """Carry out `works` in this thread and helper threads; return the number of bytes copied, without shared ones.
 
-    `fresh`: the targets read as zeros wherever nothing was written, so that holes of sources stay holes. If `state`
-    has a listener, pass a single work: offsets do not tell the targets apart.
+    `fresh`: the targets read as zeros wherever nothing was written, so holes in the sources stay holes. If `state`
+    has a listener, pass a single work: a listener cannot tell targets apart by their offsets.
     Raises `SourceError` if a source ends early or fails, `OSError` or `ExecuteError` if a target fails.
     """
     kinds = [(_by_kind(work.copies), work.target) for work in works]
@@ -133,7 +133,7 @@ class _Files:
         self._ahead: list[_Segment] = []
 
     def start(self) -> list[threading.Thread]:
-        """Start helpers if there is more than one segment: for one they are not worth it."""
+        """Start helper threads if there is more than one segment: for one they do not pay."""
         self._ahead = list(islice(self._segments, 2))
         if len(self._ahead) < 2:
             return []
@@ -244,7 +244,7 @@ def _whole_blocks(copy: Copy, grid: int, least: int) -> tuple[int, int]:
 def shared_bytes(copies: Iterable[Copy], folder: Path) -> int:
     """Count the bytes of `copies` that a file in `folder` would share with their sources.
 
-    This is tried: the first block of each copy is shared with an unnamed temporary file.
+    Found out by trying: the first block of each copy is shared with an unnamed temporary file.
     """
     fd = open_unnamed(folder)
     if fd is None:

@@ -1,9 +1,9 @@
 """The one executor: carry out any plan, whichever command made it.
 
-Order of events, for each output file: part file, bytes, check of the sources, fsync, publishing under the final name,
-fsync of the folder. All of several outputs are complete and durable before the first is published, and the first
-output (shard 1 of a set, from which engines start) is published last. So: after exit 0 the named outputs are complete;
-otherwise they do not exist, or are the old ones.
+Order of events, for each output file: create the part file, write the bytes, check the sources, fsync, publish under
+the final name, fsync the folder. If there are several outputs, all are complete and durable before the first is
+published, and the first output (shard 1 of a set, from which engines start) is published last. So after exit 0 the
+named outputs are complete; otherwise they do not exist, or are the old ones.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gguftool.storage.plan import Digests, OutputFile, Plan, Receipt
 def execute(plan: Plan, options: Options | None = None) -> Receipt:
     """Write every output of `plan`.
 
-    Raises `ExecuteError` if an output may not or cannot be written, and `SourceError` if an input fails or changes;
+    Raises `ExecuteError` if an output must not or cannot be written, and `SourceError` if an input fails or changes;
     then no new file exists under a final name.
     """
     options = options or Options()
@@ -42,7 +42,7 @@ def execute(plan: Plan, options: Options | None = None) -> Receipt:
             return replace(receipt, digests=digests_of(plan, options))
         check_targets(plan, force=options.force)
         with folders(plan, sync=options.sync):
-            if plan.outputs[0].base is not None:  # needs space for its journal only, which is a separate plan
+            if plan.outputs[0].base is not None:  # needs space only for its journal, which is a separate plan
                 from gguftool.storage.execute.in_place import change_in_place  # few runs change a file in place
 
                 # As above: `execute` writes the undo journal, so it is passed down.
@@ -57,12 +57,12 @@ def _write_file(output: OutputFile) -> None:
 
 
 def _finished_before(plan: Plan, options: Options) -> bool:
-    """Finish publishing a set for an interrupted run, if there is one; return whether it was of this same plan."""
+    """Finish publishing the set of an interrupted run, if there is one; return whether that run had this same plan."""
     finished = finish_set(plan.first_shard_path)
     if finished is None:
         return False
     name = plan.first_shard_path.name
-    options.note(f"finished publishing the set of {name}, in which an earlier run was interrupted")
+    options.note(f"finished publishing the set of {name}, which an interrupted run had begun")
     if finished.fingerprint != plan.fingerprint:
         return False
     remove_quietly(resume_path(plan))

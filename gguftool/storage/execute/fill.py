@@ -24,7 +24,7 @@ Parts = Sequence[tuple[PartFile, OutputFile]]
 def write_outputs(parts: Parts, state: CopyState, *, fresh: bool = True) -> int:
     """Write heads and copies of outputs into their parts; several small outputs at once keep all threads busy.
 
-    Returns the number of bytes written, without those that are shared with their sources, which takes no time.
+    Returns the number of bytes written, without those shared with their sources, which takes no time.
     `fresh`: the parts read as zeros wherever nothing was written.
     """
     with _attach_path(parts):
@@ -40,7 +40,7 @@ def check_sizes(parts: Parts) -> None:
     for part, output in parts:
         written = os.fstat(part.fd).st_size
         if written != output.size:
-            raise ExecuteError(f"is {written:,} bytes long, planned were {output.size:,}", source=str(part.path))
+            raise ExecuteError(f"is {written:,} bytes long, but {output.size:,} were planned", source=str(part.path))
 
 
 def sync_parts(parts: Parts) -> None:
@@ -71,8 +71,8 @@ def verify_checksum(written: Path, output: OutputFile) -> None:
     found = digest([whole(open_local_even_unfinished(written))])
     if found != output.sha256:
         raise ExecuteError(
-            f"would have sha256 {found}, recorded is {output.sha256}: bytes were damaged on the way, at their source, "
-            "or in what was here already; nothing was written, fetch the file anew",
+            f"would have sha256 {found}, but the recorded one is {output.sha256}: bytes were damaged on the way, at "
+            "their source, or in the part that was here already; nothing was written: fetch the file again",
             source=str(output.path),
         )
 

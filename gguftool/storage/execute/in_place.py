@@ -4,9 +4,9 @@ Change: write the undo journal, overwrite the changed ranges of the file, fsync,
 fails, the old bytes are written back. If the process is killed, the journal stays: readers refuse the file, and
 `gguftool edit FILE --recover` writes the old bytes back.
 
-Undo journal: a file beside the target (see `sidecars`) with a magic line, the length of a JSON text (64 bits, little
-endian), this text (the target's name and size, the changed ranges), then the old bytes of the ranges, one after the
-other. It is complete and durable before the target changes, and locked while it changes.
+Undo journal: a file next to the target (see `sidecars`). It holds a magic line, the length of a JSON text (64 bits,
+little endian), this text (the target's name and size, the changed ranges), then the old bytes of the ranges, one after
+another. It is complete and durable before the target changes, and locked while it changes.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from gguftool.storage.system.ownership import open_helper, require_owners
 
 
 def change_in_place(plan: Plan, options: Options, write: Callable[[Plan, Options], object]) -> Receipt:
-    """Write the undo journal, then the changes, then remove the journal; always durable, whatever `options` say.
+    """Write the undo journal, then the changes, then remove the journal; always durably, whatever `options` say.
 
     `write` carries out a plan that makes a new file. The journal is locked while the file changes, so that no other
-    process takes a live run for an interrupted one.
+    process mistakes a live run for an interrupted one.
     """
     (output,) = plan.outputs
     check_change(output)
@@ -88,8 +88,8 @@ def _sync_unlink(target: Path) -> None:
         sync_folders([target.parent])
     except OSError as error:
         raise ExecuteError(
-            f"is as wanted, and its undo journal is gone, but not durably: {error.strerror}; should the power fail, "
-            f"the journal may be back, and {command_line('edit', str(target), '--recover')} gives the old file back",
+            f"is complete, and its undo journal is removed, but not durably: {error.strerror}; after a power failure "
+            f"the journal may be back, and {command_line('edit', str(target), '--recover')} restores the old file",
             source=str(target),
         ) from error
 
@@ -115,7 +115,7 @@ def _undo(target: Path, journal_fd: int) -> Journal:
         sync_folders([target.parent])
     except OSError as error:
         raise ExecuteError(
-            f"cannot be given back its old bytes: {error.strerror}; they are safe in {journal.source.name}, and "
+            f"cannot get its old bytes back: {error.strerror}; they are safe in {journal.source.name}, and "
             f"{command_line('edit', str(target), '--recover')} tries again",
             source=str(target),
         ) from error
@@ -155,7 +155,7 @@ def journal_file(output: OutputFile) -> OutputFile:
 
 
 def read_journal(target: Path, fd: int) -> Journal:
-    """Read the journal of `target`, open as `fd`; raise `FormatError` if it is damaged, or of another file."""
+    """Read the journal of `target`, open as `fd`; raise `FormatError` if it is damaged or belongs to another file."""
     source = LocalSource(path=undo_path(target), file_stamp=FileStamp.of(os.fstat(fd)))
     start = len(_MAGIC) + 8
     first = source.read_at(0, min(start, source.size))
@@ -170,7 +170,7 @@ def read_journal(target: Path, fd: int) -> Journal:
         raise FormatError(f"is damaged: {error}", source=source.name) from None
     old = _old_offsets(start + length, ranges)
     inside = all(0 <= offset <= offset + count <= size for offset, count in ranges)
-    # A change in place never alters the size, so a journal with another size is not of this file.
+    # A change in place never alters the size, so a journal with another size belongs to another file.
     same_size = open_local_even_unfinished(target).size == size
     if name != target.name or not (ranges and inside and same_size) or old[-1] != source.size:
         raise FormatError(f"does not belong to {target.name}, or is damaged", source=source.name)
@@ -195,7 +195,7 @@ def journal_lock(target: Path) -> Iterator[int]:
     try:
         fd = open_helper(path, twin=helper_path(path, PART))
     except FileNotFoundError:
-        raise SourceError("there is no unfinished change in place of this file", source=str(target)) from None
+        raise SourceError("has no unfinished change in place", source=str(target)) from None
     try:
         if not lock(fd) or not os.path.lexists(path):
             raise busy(target)

@@ -13,14 +13,14 @@ MIB = 1 << 20
 class Sizes:
     """Sizes in bytes and times in seconds, chosen by measurement (docs/benchmarks.md); tests choose small ones.
 
-    `segment`: what one thread copies at once.
-    `least_clone`: shorter ranges are copied, as sharing their blocks costs more metadata than it saves.
+    `segment`: bytes that one thread copies in one go.
+    `least_clone`: shorter ranges are copied, because sharing their blocks costs more metadata than it saves.
     `least_request`, `most_request`: limits of one request to a source without a descriptor. At 15 MB/s per connection
     and 100 ms to the host, the round trips of 64 MiB requests cost 2 %.
-    `range_step`, `range_pause`: ranges of such sources are made durable and recorded after `range_step` bytes, but at
-    least `range_pause` apart.
+    `range_step`, `range_pause`: ranges of such sources are made durable and recorded after `range_step` bytes, but not
+    more often than every `range_pause` seconds.
     `hash_step`: outputs are hashed while they are written, in steps of this size. Hashing is at most two steps behind
-    the copy; that much should still be in memory.
+    the copy; the page cache should hold that much.
     `write_back`: bytes that a run writes before it starts write-back early.
     `grace`: how long to wait, at the end, for threads that hang in the connection to a dead server.
     """
@@ -42,13 +42,13 @@ class Options:
 
     `force` replaces existing outputs. `private`: outputs are journals, which nobody else may open. `sync` makes outputs
     durable before publishing; without it a run cannot be resumed. `resume` continues an interrupted run of the same
-    plan. `checkpoint`: number of bytes, at most twice that, after which progress is recorded for a later run. `jobs`:
+    plan. `checkpoint`: progress is recorded for a later run after this many bytes, at most after twice as many. `jobs`:
     number of threads that copy, and of threads that hash (default: chosen by measurement). `hash_files` and
     `hash_parts` add digests of the outputs and of their marks to the receipt.
 
     `progress` is called with the number of bytes just copied, `note` with messages for the user. `publishing` is called
-    before outputs get their names: an exception raised by a signal after that still takes the names back, but little
-    is left to do.
+    before outputs get their names: if a signal raises an exception after that, the names are still taken back, but
+    little is left to do.
     """
 
     force: bool = False

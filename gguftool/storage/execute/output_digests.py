@@ -1,9 +1,9 @@
 """Optional hashing of outputs while they are written.
 
-sha256 takes bytes in order, so the digest of a file is the work of one thread, and so is the digest over all named
-ranges; single ranges are hashed in parallel. The complete part of an output is hashed in other threads while the next
-chunk is copied, and the copy waits for them at the chunk after that: they read what was just written, from memory.
-They read the output, not its sources, so a digest is of the bytes in the file, however they got there: copied, shared
+sha256 takes bytes in order, so one thread computes the digest of a file, and one the digest over all named ranges;
+single ranges are hashed in parallel. Other threads hash the complete part of an output while the next chunk is copied,
+and the copy waits for them at the chunk after that: so they read bytes that were just written, from memory.
+They read the output, not its sources. So a digest covers the bytes in the file, however they got there: copied, shared
 with a source, or written by an earlier run.
 """
 
@@ -139,7 +139,7 @@ class _GrownOutputs:
 
     @contextlib.contextmanager
     def descriptor(self, index: int) -> Iterator[int]:
-        """Open an output, for one use: a set may have thousands."""
+        """Open an output for one use: a set may have thousands."""
         path = self.paths[index]
         try:
             fd = open_file(path, os.O_RDONLY, follow=False)

@@ -1,8 +1,8 @@
 """Part files: an output is written to one until it is complete.
 
-A part file is created in the target's folder (so that publishing is a rename within one file system) under a short name
+A part file is created in the target's folder (so that publishing is a rename within one file system). Its short name is
 derived from the target's name: a later run finds it, and a target name of 255 bytes still works. An exclusive lock
-tells a live run from a killed one: a locked part is refused, an unlocked one is left over and is taken over (see
+tells a live run from a killed one: a locked part is refused; an unlocked one is left over, and is taken over (see
 `resume`) or removed. Nothing is ever written under the final name.
 
 A part file that is the only copy of its bytes (see `consume`) has another name, and no other run takes it over.
@@ -32,8 +32,8 @@ _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK
 class PartFile:
     """A part file, its final path `target` with the planned `size`, and its (device, inode).
 
-    It is open and locked, or closed: then `fd` is -1, and `mtime` (in nanoseconds) tells it from a later file that was
-    given the same inode. On file systems that another machine serves, times may change after closing: `mtime` is None.
+    It is open and locked, or closed: then `fd` is -1, and `mtime` (in nanoseconds) tells it from a later file with the
+    same inode. On network file systems, times may change after closing: there `mtime` is None.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class PartFile:
         close_quietly(self.fd)
 
     def closed(self) -> PartFile:
-        """Close it, and return it as a closed one, which still knows its file."""
+        """Close it, and return a closed one, which still knows its file."""
         try:
             mtime = None if is_served(self.fd) else os.fstat(self.fd).st_mtime_ns
         finally:
@@ -102,17 +102,17 @@ class PartFile:
 
 
 def replaced(path: Path, place: str | None) -> ExecuteError:
-    """Make the error for a part file that is not at its path any more; `place`: where it is now, if that is known."""
-    where = "" if place is None else f"; what was written is now {printable(place, 4096)}"
+    """Make the error for a part file that is no longer at its path; `place`: where it is now, if that is known."""
+    where = "" if place is None else f"; the file that was written is now {printable(place, 4096)}"
     return ExecuteError(
-        f"is not the file that was written here: it was removed or replaced meanwhile, or its folder was moved{where}; "
+        f"is not the file that was written here: it was removed or replaced, or its folder was moved{where}; "
         "no output was made or changed",
         source=str(path),
     )
 
 
 def create_part(target: Path, size: int, *, is_sized: bool = True) -> PartFile:
-    """Create the part file for `target` with `size` zero bytes; remove one that a killed run left.
+    """Create the part file for `target` with `size` zero bytes; first remove one that a killed run left.
 
     Without `is_sized` it is empty, and no later run takes it over. Raises `ExecuteError` if another run holds it.
     """
@@ -192,7 +192,7 @@ def refuse_busy(target: Path) -> None:
 def publish(part: Path, target: Path, is_written: Callable[[Path], bool]) -> None:
     """Give a complete part file its final name; never replace an existing file, but raise `ExecuteError`.
 
-    `is_written`: whether the file at a path is the very one that was written. If another one got the name in the last
+    `is_written`: whether the file at a path is the very one that was written. If another file got the name at the last
     moment, the name is taken back.
     """
     if not is_written(part):
@@ -211,9 +211,9 @@ def publish(part: Path, target: Path, is_written: Callable[[Path], bool]) -> Non
 
 
 def _link(part: Path, target: Path) -> bool:
-    """Give the file a second name; return False if that is no way to publish here.
+    """Give the file a second name; return False if files cannot be published that way here.
 
-    Linking never replaces a file, renaming does, but for systems where it does not.
+    Linking never replaces a file. Renaming does, except on some systems.
     """
     if RENAME_NEVER_REPLACES:
         return False
@@ -277,7 +277,7 @@ def refuse_only_copies(targets: Iterable[Path]) -> None:
             if os.path.lexists(path):
                 check_helper(path, target=target, twin=helper_path(path, PART))
                 raise ExecuteError(
-                    f"an unfinished merge --consume lies here: {path.name} may be the only copy of tensors whose files "
-                    f"are gone; the same merge with --consume, as it was begun, goes on",
+                    f"a merge --consume is unfinished here: {path.name} may be the only copy of tensors from files "
+                    "that are gone; run that same merge --consume again to resume it",
                     source=str(target),
                 )

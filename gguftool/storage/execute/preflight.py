@@ -2,7 +2,7 @@
 
 Targets: no output may overwrite an input, follow a symbolic link, or replace a file without `force`. Folders: missing
 ones are created, and removed again if the run fails. Space: blocks that an output shares with its source, or that an
-earlier run's part file occupies, need none.
+earlier run's part file already occupies, are not counted.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def check_targets(plan: Plan, *, force: bool) -> None:
 
 
 def _name_problems(plan: Plan) -> Iterator[str]:
-    """Yield what is wrong with the names: one file named twice, and what this system does not allow."""
+    """Yield problems with the names: one file named twice, or a name that this system does not allow."""
     seen: dict[str, Path] = {}
     folder_of = functools.cache(_real_folder)
     for output in plan.outputs:
@@ -75,11 +75,11 @@ def _name_problems(plan: Plan) -> Iterator[str]:
         elif seen[key].name == path.name:
             yield f"{path}: is named for two outputs; give each file a name of its own"
         else:
-            yield f"{path}: its name and that of {seen[key]} differ in case alone, which this system ignores"
+            yield f"{path}: its name differs from that of {seen[key]} only in case, which this system ignores"
 
 
 def _real_folder(folder: Path) -> str:
-    """Resolve `folder`, or keep it as it is named if that is not possible."""
+    """Resolve `folder`, or keep its name if that is not possible."""
     try:
         return os.path.realpath(folder)
     except (OSError, ValueError):
@@ -87,13 +87,13 @@ def _real_folder(folder: Path) -> str:
 
 
 def _replaced_problems(output: OutputFile, file_id: tuple[int, int]) -> Iterator[str]:
-    """Yield reasons why the output may not replace the file at its path."""
+    """Yield reasons why the output must not replace the file at its path."""
     if output.replaces is None or file_id != output.replaces.file_id:
         yield f"{output.path}: is a symbolic link or another file now; name the file itself"
 
 
 def _base_problems(output: OutputFile, status: os.stat_result) -> Iterator[str]:
-    """Yield reasons why the file at the output's path may not be changed in place."""
+    """Yield reasons why the file at the output's path must not be changed in place."""
     if output.base is None or (status.st_dev, status.st_ino) != output.base.file_id:
         yield f"{output.path}: is a symbolic link or another file now; name the file itself"
     if status.st_nlink > 1:
@@ -150,7 +150,7 @@ def check_space(plan: Plan) -> None:
 def check_change(output: OutputFile) -> None:
     """Refuse a change in place that needs new blocks if they do not fit: restoring the old bytes needs them too.
 
-    Other changes need space for their journal only, which is checked when the journal is written.
+    Other changes need space only for their journal, which is checked when the journal is written.
     """
     changed = sum(length for _, length in output.changed_ranges)
     folder = output.path.parent

@@ -5,8 +5,8 @@ gets a second name (a hard link), which is kept until the folder is durable.
 
 Several files: old and new shards must never load together, even after a crash in between. So a set journal is written
 first, when all parts are complete and durable. The first shard, from which engines start, moves aside first and gets
-its name last. An error undoes everything. After a crash, the journal lets the next writer, or
-`gguftool edit FILE --recover`, finish: a part file that still exists was not yet published, wherever the run stopped.
+its name last. An error undoes everything. After a crash, the next writer, or `gguftool edit FILE --recover`, finishes
+with the help of the journal: a part file that still exists was not yet published, wherever the run stopped.
 Readers refuse the set while the journal exists.
 """
 
@@ -56,7 +56,7 @@ class HalfwayError(ExecuteError):
 
 
 def publish_one(part: PartFile, *, replace: bool, sync: bool, private: bool = False) -> None:
-    """Publish a single output; if that fails, restore what the final name was before.
+    """Publish a single output; if that fails, restore what had the final name before.
 
     `private`: it is a journal, and keeps the mode of a helper file.
     """
@@ -90,9 +90,9 @@ def publish_one(part: PartFile, *, replace: bool, sync: bool, private: bool = Fa
 
 
 class _Modes:
-    """Modes for files that get their names in one folder; plain creation there is measured once.
+    """Modes for files that get their names in one folder; the mode of plain creation there is probed once.
 
-    The measuring file has a name made from `target`: whoever finishes after a kill measures again, and removes it.
+    The name of the probe file is made from `target`: the run that finishes after a kill probes again, and removes it.
     """
 
     def __init__(self, target: Path) -> None:
@@ -100,9 +100,9 @@ class _Modes:
         self._plain: int | None = None
 
     def give(self, part: Path, target: Path, *, old: Path | None) -> None:
-        """Give an earlier run's part file the mode of `old`, the file that it replaces, or else of plain creation.
+        """Give an earlier run's part file the mode of `old`, the file that it replaces, or else that of plain creation.
 
-        A file of another user gives no mode: it might let that user write the new one.
+        The mode of another user's file is not used: it might let that user write the new one.
         """
         fd = open_helper(part, target=target)
         try:
@@ -111,7 +111,7 @@ class _Modes:
             close_quietly(fd)
 
     def give_written(self, part: PartFile, *, old: Path | None) -> None:
-        """Give a part file of this run its mode, as `give`; raise `ExecuteError` if it is not at its path any more."""
+        """Give a part file of this run its mode, as `give`; raise `ExecuteError` if it is no longer at its path."""
         fd = reopen_written(part.path, part.is_file)
         if fd is None:
             raise replaced(part.path, None)
@@ -155,15 +155,15 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def _give_back(old: Path, target: Path, kept: os.stat_result | None) -> None:
-    """Give the old file its name back; raise `ExecuteError` if another file lies at the path `old` meanwhile.
+    """Give the old file its name back; raise `ExecuteError` if another file is at the path `old` now.
 
-    `kept`: the status of the file that moved aside; if it is not known, the file is believed as a helper is.
+    `kept`: the status of the file that moved aside; if it is unknown, the file is checked as a helper file is.
     """
     if kept is None:
         check_helper(old)
     elif not os.path.samestat(os.lstat(old), kept):
         raise ExecuteError(
-            f"was replaced while {target.name} was moved aside to it, and does not get that name", source=str(old)
+            f"was replaced while it held the old {target.name}, and does not get that name", source=str(old)
         )
     rename(old, target)
 
@@ -183,7 +183,7 @@ def _unpublish(part: PartFile) -> None:
 
 @record
 class SetJournal:
-    """A set that is being published: `names` and sizes in publishing order, all beside `first_shard`.
+    """A set that is being published: `names` and sizes in publishing order, all in the folder of `first_shard`.
 
     `replace`: files under these names are old ones, to be replaced. `suffix`: the suffix of the part files.
     """
@@ -213,14 +213,14 @@ class SetJournal:
 def publish_set(plan: Plan, parts: Sequence[PartFile], superseded: Path | None, *, replace: bool, sync: bool) -> None:
     """Publish several outputs; `parts` are all durable, in publishing order, the first shard's last.
 
-    The resume journal at `superseded` is obsolete once all have their names, and is removed then.
+    The resume journal at `superseded` is removed once all have their names: it is obsolete then.
 
     Raises `HalfwayError` if the set could be neither published nor rolled back, or its journal cannot be removed; then
     the journal stays.
     """
     first_shard = plan.first_shard_path
     if any(part.target.parent != first_shard.parent for part in parts):
-        raise ExecuteError("the files of a set must lie in one folder", source=str(first_shard))
+        raise ExecuteError("the files of a set must be in one folder", source=str(first_shard))
     sizes = {output.path: output.size for output in plan.outputs}
     names = tuple((part.target.name, sizes[part.target]) for part in parts)
     suffix = ONLY_COPY if plan.consume is not None else PART
@@ -269,9 +269,9 @@ def _rename_all(
     *,
     sync: bool,
 ) -> None:
-    """Move old files aside, then publish; add each published part to `done`. Renames are tried, not checked before.
+    """Move old files aside, then publish; add each published part to `done`. Renames are tried without a check before.
 
-    `kept` gets the status of each file that moves aside: another file at its place is not believed later.
+    `kept` gets the status of each file that moves aside: another file in its place is not trusted later.
     """
     aside = journal.aside if journal.replace else ()
     for path in aside:
@@ -305,7 +305,7 @@ def _roll_back(
         _remove_journal(journal, fd)
     except (OSError, ExecuteError) as second:
         raise HalfwayError(
-            f"could be neither published ({_reason(error)}) nor taken back ({_reason(second)}); all new data is "
+            f"could be neither published ({_reason(error)}) nor rolled back ({_reason(second)}); all new data is "
             f"complete and safe: {command_line('edit', str(journal.first_shard), '--recover')} finishes",
             source=str(journal.first_shard),
         ) from error
@@ -339,7 +339,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _write_journal(journal: SetJournal, cleanup: contextlib.ExitStack, *, sync: bool) -> int:
-    """Write the journal, durably and as a whole or not at all; lock it until `cleanup` ends."""
+    """Write the journal durably, and completely or not at all; lock it until `cleanup` ends."""
     fields = {
         "version": _VERSION,
         "fingerprint": journal.fingerprint,
@@ -407,7 +407,7 @@ def _read(fd: int) -> bytes:
 
 
 def _parse(first_shard: Path, data: bytes) -> SetJournal | None:
-    """Parse the journal; None if it was not written to its end: then nothing was renamed."""
+    """Parse the journal; None if it was not written completely: then nothing was renamed."""
     if not data.endswith(b"\n"):
         return None
     import json
@@ -433,7 +433,7 @@ def _parse(first_shard: Path, data: bytes) -> SetJournal | None:
 
 
 def _is_sibling(name: str, first_shard: str) -> bool:
-    """Whether `name` differs from the first shard's name in its digits only: a journal must name no other files."""
+    """Whether `name` differs from the first shard's name only in digits: a journal must name no other files."""
     return re.sub("[0-9]", "0", name) == re.sub("[0-9]", "0", first_shard)
 
 
@@ -455,7 +455,7 @@ def _roll_forward(journal: SetJournal) -> None:
 def _finish_part(part: Path, target: Path, size: int, modes: _Modes, *, replace: bool) -> None:
     status = check_helper(part, target=target)
     if status.st_size != size:
-        raise ExecuteError(f"has {status.st_size:,} bytes, the journal says {size:,}", source=str(part))
+        raise ExecuteError(f"has {status.st_size:,} bytes, but the journal says {size:,}", source=str(part))
 
     def is_written(path: Path) -> bool:
         return _exists(path) and os.path.samestat(os.lstat(path), status)

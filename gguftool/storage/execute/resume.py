@@ -5,16 +5,16 @@ sources, outputs). Each other line is one of
 
     INDEX OFFSET       output INDEX is complete below OFFSET, its watermark
     INDEX START END    this range of output INDEX is complete (outputs with streamed sources, see `CompletedRanges`)
-    INDEX anew         output INDEX is restarted from scratch; ignore all earlier lines about it
+    INDEX anew         output INDEX starts over; ignore all earlier lines about it
 
-A line is appended only after the data that it is about is durable, and a torn line claims less, never more: so the
-journal is true wherever a run was interrupted. It is created at the first checkpoint: runs that write little, because
-they are short or share blocks, leave none. It is kept beside the first output; the lock of that output's part file is
-the lock of the journal.
+A line is appended only after its data is durable, and a torn line claims less, never more: so the journal is true
+wherever a run was interrupted. It is created at the first checkpoint: runs that write little, because they are short or
+share blocks, leave no journal. It is kept next to the first output; the lock of that output's part file is the lock of
+the journal.
 
 `CompletedRanges` collects the ranges of one streamed output, where data arrives out of order, and records them in the
-journal from time to time, after an fsync. A later run trusts what it finds only after it has compared the last bytes
-with their source (`agrees`, `believable`).
+journal from time to time, after an fsync. A later run trusts the recorded progress only after it has compared the last
+bytes with their source (`agrees`, `believable`).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ResumeJournal:
 
     `sync_data` makes all part files durable at once, if there are many. If it is None, the caller makes each part
     file durable before it is recorded. `guard` is called before anything is recorded, and raises `ExecuteError` if the
-    part files at their paths are not this run's any more: the journal may be another run's then, too.
+    part files at their paths are no longer this run's: then the journal may be another run's, too.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class ResumeJournal:
             self._append("".join(f"{index} {start} {end}\n" for start, end in ranges).encode())
 
     def forget(self, index: int) -> None:
-        """Record, before the part of output `index` is made or truncated, that nothing of it is complete."""
+        """Record, before the part of output `index` is created or truncated, that none of it is complete."""
         if index not in self._forgotten and (index in self.done.ends or index in self.done.ranges):
             self._forgotten.add(index)
             self._append(f"{index} {_RESTART}\n".encode())
@@ -166,7 +166,7 @@ def _header_line(plan: Plan) -> bytes:
 def read_resume(plan: Plan) -> Done:
     """Read the progress of an interrupted run of this same plan; empty if there is no journal.
 
-    Raises `ExecuteError`, which says what changed, if the journal is of another plan. Call with the lock held.
+    Raises `ExecuteError`, which says what changed, if the journal belongs to another plan. Call with the lock held.
     """
     nothing = Done(ends={}, ranges={})
     try:
@@ -180,7 +180,7 @@ def read_resume(plan: Plan) -> Done:
     if header["fingerprint"] != plan.fingerprint:
         raise ExecuteError(
             f"an interrupted run left part files of another plan here: {_difference(header, plan)}; "
-            "--no-resume removes them and starts anew",
+            "--no-resume removes them and starts over",
             source=str(plan.outputs[0].path),
         )
     return _done(lines, plan)
@@ -202,7 +202,7 @@ def _done(lines: Sequence[bytes], plan: Plan) -> Done:
 
 
 def _lines(lines: Sequence[bytes], plan: Plan) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Yield each line's output index and numbers (empty for a restart from scratch); skip torn lines."""
+    """Yield each line's output index and numbers (no numbers if the output starts over); skip torn lines."""
     for line in lines:
         first, *words = line.split(b" ")
         with contextlib.suppress(ValueError):
@@ -237,12 +237,12 @@ def _difference(header: dict[str, Any], plan: Plan) -> str:
         return f"its sources were {listed(list(before))}"
     outputs = [[output.path.name, output.size] for output in plan.outputs]
     if header["outputs"] != outputs:
-        return f"it was to write {len(header['outputs']):,} file(s) of other names or sizes"
-    return "its options were others"
+        return f"its {len(header['outputs']):,} output(s) had other names or sizes"
+    return "its options were different"
 
 
 def remove_resume(plan: Plan) -> None:
-    """Remove a journal, of any plan, and the part files it names. Call with the lock held."""
+    """Remove the journal of any plan, and the part files that it names. Call with the lock held."""
     path = resume_path(plan)
     try:
         with open(open_helper(path, writable=False), "rb") as file:

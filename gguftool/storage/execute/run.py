@@ -1,8 +1,8 @@
 """One run of a plan that makes new files: part files, bytes, resume journal, digests, publishing.
 
-A `Run` holds the state that all of these need, so that no function passes it on. Parts are written in publishing order.
-The first output's part is created first and stays open and locked to the end: its lock keeps out a second run on the
-same outputs.
+A `Run` holds the state that all of these share, so that no function passes it on. Parts are written in publishing
+order. The first output's part is created first and stays open and locked to the end: its lock keeps out a second run on
+the same outputs.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from gguftool.storage.system.reflink import KernelCopies
 # With more outputs than this on one file system, one checked syncfs is faster than an fsync for each.
 _SYNCFS_FROM = 8
 
-# Outputs of up to `_SMALL` bytes are written in batches of up to `_BATCH`: one alone has too few bytes for several
+# Outputs of up to `_SMALL` bytes are written in batches of up to `_BATCH`: a single one has too few bytes for several
 # threads, and threads that write to one file wait for each other.
 _SMALL = 8 << 20
 _BATCH = 8
@@ -76,7 +76,7 @@ class Run:
     # --- the order of events ---
 
     def begin(self) -> None:
-        """Read the journal that an interrupted run left; raise `ExecuteError` if it is of another plan."""
+        """Read the journal that an interrupted run left; raise `ExecuteError` if it belongs to another plan."""
         self.is_begun = not self._first_is_old  # until the journal is read, this run must not remove an old part
         if not self.options.resume:
             remove_resume(self.plan)
@@ -107,7 +107,7 @@ class Run:
         if self._journal.sync_data is not None:
             self._journal.sync_data()
         if done:
-            self.options.note(f"went on from {done:,} bytes that an interrupted run had written")
+            self.options.note(f"resumed after {done:,} bytes that an interrupted run had written")
 
     def finish_digests(self) -> Digests | None:
         """Finish the requested digests; None if there are none."""
@@ -116,7 +116,7 @@ class Run:
     def publish(self) -> None:
         """Give the parts their final names.
 
-        For one output the resume journal is removed before: otherwise a later run would trust it. For several,
+        For one output the resume journal is removed first: otherwise a later run would trust it. For several,
         `publish_set` removes it.
         """
         self.options.publishing()
@@ -134,7 +134,9 @@ class Run:
         """After `error`: keep part files and journal if a later run can use them, otherwise remove them."""
         journal = self._begun_journal
         if journal is not None and journal.is_kept and worth_keeping(error, self.plan.inputs):
-            self.options.note("what is done is kept: the same command goes on from there, --no-resume starts anew")
+            self.options.note(
+                "finished work is kept: run the same command again to resume, or with --no-resume to start over"
+            )
             return
         self._remove_parts()
         if journal is not None:
@@ -156,9 +158,9 @@ class Run:
     def _open_part(self, index: int) -> tuple[PartFile, bool]:
         """Open or create the part file of output `index`; the flag is true if an earlier run left it.
 
-        A journal that knows an earlier part is told first that the new one is empty: a kill in between would leave
-        zeros that the journal calls complete. The first part's lock is needed to read the journal: until then the first
-        part has no size.
+        If the journal knows an earlier part, it records first that the new one is empty: otherwise a kill in between
+        would leave zeros that the journal calls complete. The first part's lock is needed to read the journal: until
+        then the first part has no size.
         """
         output = self.plan.outputs[index]
         part = take_over(output.path, output.size)
@@ -219,7 +221,7 @@ class Run:
             return self._write_in_chunks(opened)
 
     def _write_in_chunks(self, targets: Sequence[_Target]) -> int:
-        """Write one output, or several small ones, each from its watermark on; return as `_write_batch`."""
+        """Write one output, or several small ones, each from its watermark on; return the same as `_write_batch`."""
         starts = [self._begin_chunks(target) for target in targets]
         skipped = sum(bytes_below(target.output, start) for target, start in zip(targets, starts, strict=True))
         self.options.progress(skipped)
@@ -256,7 +258,7 @@ class Run:
             self._digests.update(chunk.target.index, chunk.target.part.path, chunk.end)
 
     def _write_streamed(self, target: _Target) -> int:
-        """Write the missing bytes of `target`, and record ranges as they are written; return as `_write_batch`."""
+        """Write the missing bytes of `target`, record ranges as they are written; return the same as `_write_batch`."""
         index, part, output = target.index, target.part, target.output
         there = believable(part, output, self._journal.done.ranges.get(index, ())) if target.is_old else ()
         if not there:

@@ -1,12 +1,12 @@
 """Copy from sources without a descriptor: bytes that come over a network, or are computed.
 
-Lanes: each kind of source has a `Lane` with a number of threads (default: chosen by measurement), so that computing
-does not wait for a server, nor local copies for either. A thread that hangs in a dead connection at the end is left
-behind. It writes through the lane's own descriptor, and nothing after the lane has stopped: a write in progress is
-waited for.
+Lanes: each kind of source has a `Lane` with its own threads (their number was chosen by measurement), so that computing
+does not wait for a server, and local copies wait for neither. A thread that hangs in a dead connection at the end is
+left behind. It writes through the lane's own descriptor, and writes nothing after the lane has stopped: the lane waits
+for a write in progress.
 
 Requests: `join_runs` joins copies that are close together in their source into `SourceRun`s, and `requests` cuts these
-into pieces, each of which a thread reads in one go.
+into pieces. A thread reads each piece in one go.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Lane:
 
     @property
     def needs_threads(self) -> bool:
-        """Whether there is more than one request, and more than one thread may be used."""
+        """Whether there is more than one request, and more than one thread is allowed."""
         with self._lock:
             if not self._ahead:
                 self._ahead = list(islice(self._requests, 2))
@@ -113,7 +113,7 @@ class Lane:
             self._state.start_write_back(self._fd, copy.offset, copy.extent.length)
 
     def _write(self, piece: memoryview, target: int) -> bool:
-        """Write one piece; return whether all of it was written: not if the copy was stopped."""
+        """Write one piece; return whether all of it was written: false if the copy was stopped."""
         stopped = self._state.stop.is_set
         with self._lock:
             if stopped():

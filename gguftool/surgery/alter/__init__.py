@@ -1,1 +1,1 @@
-"""Alter: change which tensors there are, and of what parts they are made."""
+"""Alter: change which tensors a model has, and which parts they are made of."""

@@ -1,4 +1,4 @@
-"""What to alter: the operations in the order in which they run, whatever the order in which they are given."""
+"""The operations of alter. They run in a fixed order, in whatever order they are given."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from gguftool.model.layout import OutputOptions
 from gguftool.record import record
 from gguftool.surgery.edit.settings import split_assignment
 
-_MAX_PROBLEMS = 40  # that one error lists
+_MAX_PROBLEMS = 40  # listed in one error
 KINDS = ("qkv", "gate_up", "experts")  # of --fuse and --unfuse
 
 
 @record
 class Alteration:
-    """Operations on a model; they run in the order of these fields, and numbers mean the input's.
+    """Operations on a model. They run in the order of these fields; numbers refer to the input.
 
     `take`: pairs of a donor's label and a WHAT; `drop`, `keep`: WHATs, a name, a regular expression or one of the
     groups ``:mtp``, ``:vision``, ``:tied``, ``:unused``; `rename`: pairs of a regular expression and the new name;
@@ -41,7 +41,7 @@ class Alteration:
 
 
 def check_alteration(alteration: Alteration) -> list[str]:
-    """List what contradicts itself, before any model is looked at."""
+    """List contradictions that show before any model is opened."""
     problems = [
         f"--{word} {kind}: the kinds are {', '.join(KINDS)}{did_you_mean(kind, KINDS)}"
         for word, kind in _unknown_kinds(alteration)
@@ -66,14 +66,16 @@ def _unknown_kinds(alteration: Alteration) -> list[tuple[str, str]]:
 
 
 def alteration_of(words: Sequence[tuple[str, str]], output: OutputOptions) -> Alteration:
-    """Make an alteration of pairs of an operation's word and its value, as command lines and scripts give them.
+    """Make an alteration from pairs of an operation's word and its value, as command lines and scripts give them.
 
-    Raises one `PlanError` for values that do not have their form, and for lists that are given twice.
+    Raises one `PlanError` for values of the wrong form, and for lists that are given twice.
     """
     given: dict[str, list[str]] = {}
     for word, value in words:
         given.setdefault(word, []).append(value)
-    problems = [f"--{word} is given {len(given[word])} times, and is one list" for word in _ONCE if _twice(given, word)]
+    problems = [
+        f"--{word} is given {len(given[word])} times, but takes one list" for word in _ONCE if _twice(given, word)
+    ]
     taken = _pairs(given.get("take", []), "--take LABEL:WHAT", _split_take, problems)
     renamed = _pairs(given.get("rename", []), "--rename REGEX=NEW", _split_rename, problems)
     settings = [split_assignment(text, (), "--set KEY=[TYPE:]VALUE") for text in given.get("set", ())]
@@ -118,7 +120,7 @@ def _split_take(text: str) -> tuple[str, str]:
 
 
 def _split_rename(text: str) -> tuple[str, str]:
-    """Split at the last ``=``: expressions may hold one, names do not."""
+    """Split at the last ``=``: expressions may contain one, names do not."""
     pattern, _, new = text.rpartition("=")
     return pattern, new
 

@@ -18,14 +18,16 @@ Ids = Mapping[int, Sequence[int]]
 def select_experts(
     state: State, wanted: str | Ids, engines: Sequence[str], given: Sequence[str], findings: Findings
 ) -> State:
-    """`state` with the experts of a list, the same in all layers, or of ids by layer of the input.
+    """`state` with the experts of a list, which is the same for all layers, or of ids by layer of the input.
 
     `given` names keys that are set or removed afterwards.
     """
     count = integer(state.kvs, "expert_count") or 0
     if not 0 < count <= MAX_EXPERTS:
         found = (
-            "counts no experts" if count == 0 else f"counts {count:,} experts; gguftool selects among {MAX_EXPERTS:,}"
+            "counts no experts"
+            if count == 0
+            else f"counts {count:,} experts; gguftool selects among at most {MAX_EXPERTS:,}"
         )
         findings.problem(f"--experts: the metadata {found} (expert_count)")
         return state
@@ -37,7 +39,7 @@ def select_experts(
         kept = _by_layer(state, wanted, layers, count, findings)
     findings.problem(
         *(
-            f"{shown(name)}: has {count:,} of something, and what it is for is not known; it may count experts"
+            f"{shown(name)}: has a dimension of {count:,} with an unknown meaning; it may count experts"
             for name in unknown_with_axis(state.as_model(), AxisKind.EXPERTS, count)
         )
     )
@@ -80,7 +82,7 @@ def _by_layer(
 ) -> dict[int, Sequence[int]]:
     """The ids for each layer of the state, by the layer of the input that it was.
 
-    Layers without ids keep all experts, if the others keep as many. Ids for layers that are gone are passed over.
+    Layers without ids keep all experts, if the others keep the same number. Ids for layers that are gone are ignored.
     """
     origins = {layer: state.origin(layer) for layer in layers}
     own = {layer: origin.number for layer, origin in origins.items() if origin.label is None}
@@ -93,7 +95,9 @@ def _by_layer(
         findings.problem(*_of_others([layer for layer in others if layer not in own]))
     idle = sorted(set(wanted) - set(own.values()))
     if idle:
-        findings.remark(f"--experts: ids for layers {listed_spans(idle)} are passed over: these have no experts here")
+        findings.remark(
+            f"--experts: ids for layers {listed_spans(idle)} are ignored: these layers have no experts here"
+        )
     return kept
 
 
@@ -101,7 +105,7 @@ def _without_ids(state: State, layers: Sequence[int], own: Mapping[int, int]) ->
     if not layers:
         return []
     missing = listed_spans(sorted({own[layer] for layer in layers}))
-    text = f"--experts: no ids for layers {missing}, which have experts: every layer must keep as many"
+    text = f"--experts: no ids for layers {missing}, which have experts: all layers must keep the same number"
     mtp = all(layer >= state.trunk for layer in layers)
     return [f"{text}; these are for MTP: give ids for them too, or --drop :mtp" if mtp else text]
 
@@ -110,11 +114,11 @@ def _of_others(layers: Sequence[int]) -> list[str]:
     if not layers:
         return []
     spans = listed_spans(layers)
-    return [f"--experts: ids by layer are the input's, and new layers {spans} are another model's: give a list for all"]
+    return [f"--experts: ids go by layers of the input; new layers {spans} are of another model: give a list for all"]
 
 
 def _selected(state: State, item: Item, kept: Ids, chunk: int, findings: Findings) -> list[Item]:
-    """`item` with the experts that its layer keeps; a tensor of one expert as often as that is kept."""
+    """`item` with the experts that its layer keeps; a tensor of one expert, once for each time that it is kept."""
     axes = tensor_axes(item.name, state.architecture)
     layer = layer_of(item.name)
     ids = kept.get(layer if layer is not None else -1)

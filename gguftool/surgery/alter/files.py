@@ -17,12 +17,12 @@ from gguftool.surgery.alter.state import Findings
 T = TypeVar("T")
 MAX_FILE = 32 << 20  # bytes; a list of every expert of the largest model has 1 MB
 _MAX_YAML = 1 << 20  # bytes of a mergekit file; PyYAML takes 6 s for them, and 4,096 slices have half of them
-_MOST_LAYERS = 1 << 20  # that a layer_range may name; the model says later how many there are
+_MOST_LAYERS = 1 << 20  # largest number in a layer_range; it is compared with the model's layers later
 
 
 @record
 class Lists:
-    """The lists of an alteration with the contents of their files, and these files."""
+    """The lists of an alteration, with ``@FILE`` replaced by the file's contents, and the files that were read."""
 
     layers: str | None
     experts: str | Mapping[int, Sequence[int]] | None
@@ -31,7 +31,7 @@ class Lists:
 
 
 def read_lists(alteration: Alteration, labels: Sequence[str], findings: Findings) -> Lists:
-    """The lists, those of files read; one that cannot be read is a problem, and None."""
+    """The lists, read from their files; one that cannot be read becomes None, and a problem."""
     sources: list[Source] = []
 
     def layers_of(text: str, name: str) -> str:
@@ -46,7 +46,7 @@ def read_lists(alteration: Alteration, labels: Sequence[str], findings: Findings
 
 
 def _contents(value: T, parse: Callable[[str, str], T], sources: list[Source], findings: Findings) -> T | None:
-    """A list as it was given, or what `parse` makes of the file that an ``@FILE`` names."""
+    """A list as it was given, or the file of an ``@FILE`` as `parse` reads it."""
     if not isinstance(value, str) or not value.startswith("@"):
         return value
     try:
@@ -72,7 +72,7 @@ def parse_experts(text: str, name: str) -> str | dict[int, tuple[int, ...]]:
         return "".join(text.split())
     data = _json(text, name)
     if data == {}:
-        raise PlanError("lists no layer; the form is {layer: [ids of experts]}", source=name)
+        raise PlanError("lists no layers; the form is {layer: [ids of experts]}", source=name)
     if isinstance(data, dict):
         try:
             return {int(layer): _ids(ids) for layer, ids in data.items()}
@@ -82,7 +82,7 @@ def parse_experts(text: str, name: str) -> str | dict[int, tuple[int, ...]]:
 
 
 def parse_tokens(text: str, name: str) -> str | tuple[int, ...]:
-    """Read a JSON list of token ids, or ids with blanks or line ends between them; else a list with commas."""
+    """Read token ids: a JSON list, ids separated by blanks or line ends, or a list with commas."""
     if text.lstrip().startswith("["):
         return _list_of_ids(_json(text, name), name, "ids of tokens")
     words = text.split()
@@ -115,22 +115,23 @@ def _ids(data: object) -> tuple[int, ...]:
 
 
 def parse_mergekit(text: str, name: str, labels: Sequence[str]) -> tuple[str, tuple[str, ...]]:
-    """Read the slices of a passthrough merge as a list of layers, and remarks on what else the file says.
+    """Read the slices of a passthrough merge as a list of layers; also return remarks on ignored parts of the file.
 
-    A merge of one model is about the input; of several, each is the input labelled with its name, or the last part
-    of it. Raises one `PlanError` for what such a merge does not have, or if PyYAML is not installed.
+    In a merge of one model, the model is the input. In a merge of several, each is the input labelled with the model's
+    name, or the last part of that name. Raises one `PlanError` if the file is not such a merge, or if PyYAML is not
+    installed.
     """
     data = _yaml(text, name)
     if not isinstance(data, dict) or data.get("merge_method") != "passthrough":
-        raise PlanError("merge_method is not passthrough, the only one that copies layers as they are", source=name)
+        raise PlanError("merge_method is not passthrough, the only one that copies layers unchanged", source=name)
     problems: list[str] = []
     sources = [_source_of(each, number, problems) for number, each in enumerate(_slices(data), start=1)]
     models = list(dict.fromkeys(model for model, _, _ in sources))
     given = {model: _label_of(model, labels, problems) for model in models} if len(models) > 1 else {}
     if problems or not sources:
-        raise PlanError("is no merge of slices", source=name, problems=problems or ["there are no slices"])
+        raise PlanError("is not a merge of slices", source=name, problems=problems or ["there are no slices"])
     ignored = sorted(str(key) for key in data if key not in ("slices", "merge_method"))
-    remarks = (f"{name}: only slices are read, not {printable(', '.join(ignored))}",) if ignored else ()
+    remarks = (f"{name}: only slices are read; ignored: {printable(', '.join(ignored))}",) if ignored else ()
     spans = (f"{given[model]}:{first}-{end - 1}" if given else f"{first}-{end - 1}" for model, first, end in sources)
     return ",".join(spans), remarks
 
@@ -141,7 +142,7 @@ def _yaml(text: str, name: str) -> Any:
     try:
         import yaml
     except ImportError:
-        raise PlanError("is YAML, which takes PyYAML: pip install PyYAML", source=name) from None
+        raise PlanError("is YAML, which needs PyYAML: pip install PyYAML", source=name) from None
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -157,10 +158,10 @@ def _source_of(entry: Any, number: int, problems: list[str]) -> tuple[str, int, 
     """The model and the range of a slice, its end excluded."""
     sources = entry.get("sources") if isinstance(entry, dict) else None
     if not isinstance(sources, list) or len(sources) != 1 or not isinstance(sources[0], dict):
-        problems.append(f"slice {number} has not exactly one source")
+        problems.append(f"slice {number} does not have exactly one source")
         return "", 0, 1
     if "parameters" in sources[0] or "parameters" in entry:
-        problems.append(f"slice {number} has parameters, which change weights; alter copies them as they are")
+        problems.append(f"slice {number} has parameters, which change weights; alter copies weights unchanged")
     bounds = sources[0].get("layer_range")
     if not isinstance(bounds, list) or len(bounds) != 2 or not all(type(bound) is int for bound in bounds):
         problems.append(f"slice {number} has no layer_range of two numbers")
@@ -169,10 +170,10 @@ def _source_of(entry: Any, number: int, problems: list[str]) -> tuple[str, int, 
         problems.append(f"slice {number} has a layer_range beyond {_MOST_LAYERS:,}")
         return "", 0, 1
     if not 0 <= bounds[0] < bounds[1]:
-        problems.append(f"slice {number} has the layer_range {bounds}, which holds no layer")
+        problems.append(f"slice {number} has the layer_range {bounds}, which is empty")
     model = sources[0].get("model")
-    if isinstance(model, list | dict):  # with aliases in YAML, one of a few bytes may be of any size as text
-        problems.append(f"slice {number} has a model that is no name")
+    if isinstance(model, list | dict):  # YAML aliases can make a few bytes into text of any size
+        problems.append(f"slice {number} has a model that is not a name")
         return "", 0, 1
     return str(model), bounds[0], bounds[1]
 

@@ -1,11 +1,12 @@
-"""Fuse tensors that engines multiply at once, and take fused ones apart: the same bytes, other pieces.
+"""Fuse tensors that engines multiply at once, and take fused tensors apart: the same bytes, in other pieces.
 
 ``qkv``      attn_q, attn_k, attn_v <-> attn_qkv: rows of q, then k, then v
-``gate_up``  ffn_gate_exps, ffn_up_exps <-> ffn_gate_up_exps: of each expert the rows of gate, then of up
-``experts``  ffn_gate.X, ... <-> ffn_gate_exps, ...: the old form, a tensor for each expert, and the present one
+``gate_up``  ffn_gate_exps, ffn_up_exps <-> ffn_gate_up_exps: for each expert the rows of gate, then those of up
+``experts``  ffn_gate.X, ... <-> ffn_gate_exps, ...: the old form with a tensor for each expert, and the current one
 
-Biases and scales follow.  What cannot be fused (other types, for example) stays as it is: engines decide by layer.
-Fusing loses in which order the tensors lay; if that was another one, it is recorded, and taking apart restores it.
+Biases and scales follow.  Tensors that cannot be fused (of different types, for example) stay as they are: engines
+decide layer by layer.  Fusing loses the order of the tensors in the file.  If unfusing would not restore it, the order
+is recorded, and unfusing uses the record.
 
 Sources: llama.cpp b11434 src/llama-model.cpp (create_tensor_qkv, create_tensor_gate_up_exps, the pass over scales);
 ik_llama.cpp 8337e4cd src/llama-load-tensors.cpp.
@@ -37,7 +38,7 @@ _ENDS = ("weight", "bias", "scale", "input_scale")
 
 @record
 class Made:
-    """Tensors made of others: `new` in their order take the place of `old` ones, which go."""
+    """Tensors made of others: the `new` ones, in their order, take the place of the `old` ones."""
 
     old: tuple[str, ...]
     new: tuple[Tensor, ...]
@@ -48,7 +49,7 @@ class Left(Exception):
 
 
 def fuse(state: State, kind: str, engines: Sequence[str], findings: Findings) -> State:
-    """`state` with the tensors of `kind` put together, where types and dims allow it, if `engines` read that."""
+    """`state` with the tensors of `kind` fused, if their types and dims allow it and `engines` read the result."""
     made, left = _tried(_stacks(state) if kind == "experts" else _fusions(state, FUSIONS[kind]))
     findings.refuse(*(_not_read("--fuse", kind, reads_fused, state, engines) if made else ()))
     changed = _changed(state, f"--fuse {kind}", made, left, findings)
@@ -68,7 +69,7 @@ def unfuse(state: State, kind: str, engines: Sequence[str], findings: Findings) 
 def _not_read(
     word: str, kind: str, reads: Callable[[str, str, str], bool | None], state: State, engines: Sequence[str]
 ) -> list[str]:
-    """A refusal if one of `engines` does not read what would be made; what is not known is judged with the output."""
+    """A refusal if one of `engines` does not read the new tensors; if that is not known, the output's check decides."""
     deaf = [engine for engine in engines if reads(kind, state.architecture, engine) is False]
     others = [f"--engine {engine}" for engine in engines if engine not in deaf]
     if not deaf:
@@ -84,7 +85,7 @@ Attempt = tuple[str, Callable[[], Made]]
 
 
 def _tried(attempts: Iterable[Attempt]) -> tuple[list[Made], dict[str, list[str]]]:
-    """Make what can be made; the rest by the reason why it stays."""
+    """The tensors that can be made; and the others, by the reason why they stay."""
     made: list[Made] = []
     left: dict[str, list[str]] = {}
     for name, attempt in attempts:
@@ -96,10 +97,10 @@ def _tried(attempts: Iterable[Attempt]) -> tuple[list[Made], dict[str, list[str]
 
 
 def _changed(state: State, what: str, made: Sequence[Made], left: Mapping[str, list[str]], findings: Findings) -> State:
-    """`state` with all that was `made`; it is a problem if that is nothing."""
-    reasons = [f"{what} leaves as they are, {line}" for line in grouped(left, 4)]
+    """`state` with the tensors of `made`; a problem if there are none."""
+    reasons = [f"{what} leaves tensors unchanged, {line}" for line in grouped(left, 4)]
     if not made:
-        findings.problem(*(reasons or [f"{what}: there is nothing of that kind"]))
+        findings.problem(*(reasons or [f"{what}: the model has nothing of that kind"]))
         return state
     counts = (sum(len(names) for names in each) for each in zip(*((one.old, one.new) for one in made), strict=True))
     findings.remark("{}: {:,} tensor(s) -> {:,}".format(what, *counts), *reasons)
@@ -108,7 +109,7 @@ def _changed(state: State, what: str, made: Sequence[Made], left: Mapping[str, l
 
 
 def _new_names(made: Sequence[Made]) -> dict[str, list[str]]:
-    """Map each old name to those of the new tensors that its bytes are in."""
+    """Map each old name to the names of the new tensors that hold its bytes."""
     names: dict[str, list[str]] = {}
     for each in made:
         for old in each.old:
@@ -118,7 +119,7 @@ def _new_names(made: Sequence[Made]) -> dict[str, list[str]]:
 
 
 def _replaced(state: State, made: Sequence[Made]) -> list[Item]:
-    """The tensors of `state` with the new ones at the place of the first old one."""
+    """The tensors of `state`, with the new ones in the place of the first old one."""
     by_name = state.by_name
     places = {name: place for place, name in enumerate(by_name)}
     first = {min(each.old, key=places.__getitem__): each for each in made}
@@ -136,14 +137,14 @@ def _replaced(state: State, made: Sequence[Made]) -> list[Item]:
 
 
 def _fusions(state: State, fusion: Fusion) -> Iterator[Attempt]:
-    """For each layer that has the first part, what puts its parts together."""
+    """For each layer that has the first part, the attempt that fuses its parts."""
     tensors = {item.name: item.tensor for item in state.items}
     for prefix in _prefixes(tensors, fusion.parts[0], fusion.kind):
         yield f"{prefix}{fusion.fused}", partial(_fused, tensors, prefix, fusion)
 
 
 def _prefixes(names: Iterable[str], base: str, kind: str) -> list[str]:
-    """The layers that have a weight called `base`, as ``blk.N.``, but for those in which it is something else."""
+    """The layers that have a weight called `base`, as ``blk.N.``, except those where it is something else."""
     layers: dict[str, list[str]] = {}
     for name in names:
         found = _IN_LAYER.fullmatch(name)
@@ -153,12 +154,12 @@ def _prefixes(names: Iterable[str], base: str, kind: str) -> list[str]:
 
 
 def _fused(tensors: Mapping[str, Tensor], prefix: str, fusion: Fusion) -> Made:
-    """Put one weight together, with its biases and scales; raises `Left`."""
+    """Fuse one weight, with its biases and scales; raises `Left`."""
     weights = _parts(tensors, prefix, fusion, "weight")
     if len(weights) < len(fusion.parts):
-        raise Left(f"not all of {', '.join(fusion.parts)} are there")
+        raise Left(f"not all of {', '.join(fusion.parts)} exist")
     if f"{prefix}{fusion.fused}.weight" in tensors:
-        raise Left(f"{fusion.fused} is there already")
+        raise Left(f"{fusion.fused} already exists")
     kinds = list(dict.fromkeys(type_name(weight.info.type) for weight in weights))
     if len(kinds) > 1:
         raise Left(f"their types differ ({', '.join(kinds)})")
@@ -187,7 +188,7 @@ def _parts(tensors: Mapping[str, Tensor], prefix: str, fusion: Fusion, end: str)
 
 
 def _joined_biases(biases: Sequence[Tensor]) -> Tensor:
-    """One bias of several; of experts, each expert's one after the other."""
+    """One bias of several; for experts, those of one expert after those of another."""
     if len(biases[0].info.dims) < 2:
         return cat(0, biases)
     flat = cat(1, [_with_dims(bias, (bias.info.dims[0], 1, *bias.info.dims[1:])) for bias in biases])
@@ -195,15 +196,15 @@ def _joined_biases(biases: Sequence[Tensor]) -> Tensor:
 
 
 def _with_dims(tensor: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """A tensor of plain numbers with other dims, whatever its rows: no block spans them."""
+    """A tensor of plain numbers with other dims. Its rows do not matter: no block spans several numbers."""
     traits = TYPES.get(tensor.info.type)
     if traits is None or traits.block_size != 1:
-        raise Left(f"biases of the type {tensor.type_name}")
+        raise Left(f"biases have the type {tensor.type_name}")
     return replace(tensor, info=replace(tensor.info, dims=dims))
 
 
 def _parted(state: State, kind: str) -> Iterator[Attempt]:
-    """For each fused weight, what takes it apart."""
+    """For each fused weight, the attempt that takes it apart."""
     fusion = FUSIONS[kind]
     tensors = {item.name: item.tensor for item in state.items}
     for prefix in _prefixes(tensors, fusion.fused, kind):
@@ -216,7 +217,7 @@ def _parts_of(state: State, tensors: Mapping[str, Tensor], prefix: str, kind: st
     whole = f"{prefix}{fusion.fused}"
     there = [part for part in fusion.parts if f"{prefix}{part}.weight" in tensors]
     if there:
-        raise Left(f"{', '.join(there)} are there already")
+        raise Left(f"{', '.join(there)} already exist")
     old = [tensors[f"{whole}.{end}"] for end in _ENDS if f"{whole}.{end}" in tensors]
     weight = old[0]
     rows = _rows(state, weight, kind)
@@ -236,16 +237,16 @@ def _rows(state: State, weight: Tensor, kind: str) -> tuple[int, ...]:
     total = weight.info.dims[1] if len(weight.info.dims) > 1 else 0
     if kind == "gate_up":
         if total % 2 or not total:
-            raise Left(f"{total:,} rows are not gate and up")
+            raise Left(f"{total:,} rows do not divide into gate and up")
         return total // 2, total // 2
     rows = qkv_rows(state.kvs, layer_of(weight.name) or 0, total)
     if rows is None:
-        raise Left(f"{total:,} rows are not the q, k and v of the heads that the metadata has")
+        raise Left(f"{total:,} rows do not fit the q, k and v of the heads in the metadata")
     return rows
 
 
 def _part(tensor: Tensor, rows: range, weight: Tensor) -> Tensor:
-    """The part of a weight, or of its bias, that is made of `rows` of the weight; a scale is that of each part."""
+    """The part of a weight, or of its bias, that belongs to `rows` of the weight; a scale belongs to every part."""
     if tensor is weight:
         return tensor.take(1, rows)
     if tensor.name.endswith(SUFFIXES):
@@ -264,7 +265,7 @@ def _part(tensor: Tensor, rows: range, weight: Tensor) -> Tensor:
 
 
 def _stacks(state: State) -> Iterator[Attempt]:
-    """For each layer and kind of the old form, what puts the tensors of its experts together."""
+    """For each layer and kind of the old form, the attempt that stacks the tensors of its experts."""
     groups: dict[tuple[str, str], dict[int, Tensor]] = {}
     for item in state.items:
         found = _EXPERT.fullmatch(item.name)
@@ -277,18 +278,18 @@ def _stacks(state: State) -> Iterator[Attempt]:
 
 
 def _stacked(name: str, experts: Mapping[int, Tensor], count: int, names: Container[str]) -> Made:
-    """Put the experts of one weight, bias or scale together; raises `Left`."""
+    """Stack the experts of one weight, bias or scale; raises `Left`."""
     if sorted(experts) != list(range(count)):
-        raise Left(f"{len(experts):,} of {count:,} experts are there")
+        raise Left(f"only {len(experts):,} of {count:,} experts exist")
     if name in names:
-        raise Left("the form with all experts is there already")
+        raise Left("the tensor with all experts already exists")
     tensors = [experts[number] for number in range(count)]
     axis = {"weight": 2, "bias": 1}.get(name.rpartition(".")[2], 0)
     return Made(old=tuple(tensor.name for tensor in tensors), new=(cat(axis, tensors).named(name),))
 
 
 def _unstacked(state: State) -> Iterator[Attempt]:
-    """For each tensor of all experts, what takes it apart."""
+    """For each tensor of all experts, the attempt that takes it apart."""
     for item in state.items:
         found = _STACKED.fullmatch(item.name)
         if found:

@@ -1,8 +1,8 @@
-"""Alter an importance matrix as its model was: the same lists, so that the altered model can be quantized with it.
+"""Alter an importance matrix like its model, by the same lists, so that the altered model can be quantized with it.
 
 Weights say how strongly each column of a tensor's input was used.  Tensors that are fused have the same input, so the
-fused entry is that of a part, and the other way round; both forms are written, as some layers may keep the other one.
-Experts of one tensor are rows of its entry, one after the other in a legacy file.
+entry of the fused tensor equals that of each part.  Both forms are written, because some layers may keep the other one.
+Experts of one tensor are rows of its entry; a legacy file stores them one after another.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 Entries = Mapping[str, ImatrixEntry]
-_LEAST_SHARE = 16  # one expert in so many must have an entry: what is written grows with what was read
+_LEAST_SHARE = 16  # one expert in so many must have an entry: this bounds the output by the size of the input
 
 
 @record
 class Counts:
-    """What lists number in the model of an imatrix; 0 for what nobody says."""
+    """Numbers of layers and experts in the model of an imatrix; 0 if unknown."""
 
     trunk: int
     layers: int
@@ -73,15 +73,15 @@ def plan_alter_imatrix(
 ) -> Plan:
     """Plan `imatrix`, which was read from `source`, as the file `output` for the model that `alteration` makes.
 
-    `model`: the model before it was altered (its head says how many layers and experts there are); without one they are
-    counted by the entries, and experts of a legacy file cannot be told apart. `donors`: label -> the imatrix of another
-    model that gives layers. What concerns no entry (keys, tokens, engines) is passed over.
+    `model`: the model before it was altered (its head gives the numbers of layers and experts); without it they are
+    counted from the entries, and the experts of a legacy file cannot be told apart. `donors`: label -> the imatrix of
+    another model that gives layers. Operations that concern no entry (keys, tokens, engines) are ignored.
     Raises one `PlanError` with all problems.
     """
     source, output, findings = as_source(source), Path(output), Findings()
     findings.problem(*check_alteration(alteration))
     if kind_of_name(output) not in (None, imatrix.kind):
-        findings.problem(f"{output.name} is the name of the other format; imatrix convert changes it")
+        findings.problem(f"{output.name} is a name for the other format; imatrix convert changes the format")
     others = {normal_label(label): donor for label, donor in (donors or {}).items()}
     lists = read_lists(alteration, tuple(others), findings)
     counts = _counts(imatrix, None if model is None else as_model(model))
@@ -126,7 +126,7 @@ def _counts(imatrix: Imatrix, model: Model | None) -> Counts:
 
 
 def _at_most(number: int, limit: int) -> int:
-    """A count from the metadata of a model; 0, as if nobody said it, if it makes no sense."""
+    """A count from the metadata of a model; 0, which means unknown, if it makes no sense."""
     return number if 0 <= number <= limit else 0
 
 
@@ -134,7 +134,7 @@ def _at_most(number: int, limit: int) -> int:
 
 
 def _without(entries: Entries, alteration: Alteration, counts: Counts, findings: Findings) -> Entries:
-    """The entries that are not dropped, or kept; a group or a pattern may have none here."""
+    """The entries that remain after --drop and --keep; a group or pattern may match no entry here."""
     if alteration.drop:
         gone = {name for what in alteration.drop for name in _meant(entries, what, counts)}
         return {name: entry for name, entry in entries.items() if name not in gone}
@@ -175,7 +175,7 @@ def _named(entry: ImatrixEntry, name: str) -> ImatrixEntry:
 
 
 def _formed(entries: Entries, alteration: Alteration, counts: Counts) -> Entries:
-    """`entries` with those of the other forms beside them, each behind the one that it is made of."""
+    """`entries` and those of the other forms, each after the one that it is made from."""
     made = dict(entries)
     for kind in alteration.unfuse:
         made = dict(_unstacked(made, counts) if kind == "experts" else _parted(made, kind))
@@ -185,7 +185,7 @@ def _formed(entries: Entries, alteration: Alteration, counts: Counts) -> Entries
 
 
 def _fused(entries: Entries, kind: str) -> Iterator[tuple[str, ImatrixEntry]]:
-    """The entries, and behind each first part that of the fused tensor: all parts have the same input."""
+    """The entries, and after each first part that of the fused tensor: all parts have the same input."""
     fusion = FUSIONS.get(kind)
     for name, entry in entries.items():
         yield name, entry
@@ -197,7 +197,7 @@ def _fused(entries: Entries, kind: str) -> Iterator[tuple[str, ImatrixEntry]]:
 
 
 def _parted(entries: Entries, kind: str) -> Iterator[tuple[str, ImatrixEntry]]:
-    """The entries, and behind each of a fused tensor those of its parts."""
+    """The entries, and after each entry of a fused tensor those of its parts."""
     fusion = FUSIONS.get(kind)
     for name, entry in entries.items():
         yield name, entry
@@ -208,7 +208,7 @@ def _parted(entries: Entries, kind: str) -> Iterator[tuple[str, ImatrixEntry]]:
 
 
 def _unstacked(entries: Entries, counts: Counts) -> Iterator[tuple[str, ImatrixEntry]]:
-    """The entries; those of all experts as one for each expert."""
+    """The entries; an entry of all experts becomes one for each expert."""
     for name, entry in entries.items():
         stem, base, end = _parts_of_name(name)
         if base not in STACKS or end != "weight":
@@ -221,7 +221,7 @@ def _unstacked(entries: Entries, counts: Counts) -> Iterator[tuple[str, ImatrixE
 
 
 def _stacked(entries: Entries, counts: Counts) -> Iterator[tuple[str, ImatrixEntry]]:
-    """The entries; those of single experts as one of all, at the place of the first."""
+    """The entries; those of single experts become one of all experts, in the place of the first."""
     groups: dict[str, dict[int, ImatrixEntry]] = {}
     for name, entry in entries.items():
         whole = _stack_of(name)
@@ -236,7 +236,7 @@ def _stacked(entries: Entries, counts: Counts) -> Iterator[tuple[str, ImatrixEnt
 
 
 def _stack(name: str, experts: Mapping[int, ImatrixEntry], counts: Counts) -> ImatrixEntry:
-    """One entry called `name` of those of single `experts`, which are as wide as the first; others get zeros."""
+    """One entry called `name` from those of single `experts`, as wide as the first; missing experts get zeros."""
     import numpy as np
 
     width = next(iter(experts.values())).sums.size
@@ -245,7 +245,7 @@ def _stack(name: str, experts: Mapping[int, ImatrixEntry], counts: Counts) -> Im
     if count > min(MAX_EXPERTS, _LEAST_SHARE * len(there)):
         raise PlanError(
             f"--fuse experts: only {len(there):,} of {count:,} experts have an entry for '{printable(name, 80)}'; "
-            "make the imatrix from more text, or leave the experts apart"
+            "make the imatrix from more text, or keep the experts separate"
         )
     sums, numbers = np.zeros((count, width), np.float32), np.zeros(count, np.float32)
     for number, one in there.items():
@@ -255,7 +255,7 @@ def _stack(name: str, experts: Mapping[int, ImatrixEntry], counts: Counts) -> Im
 
 
 def _stack_of(name: str) -> tuple[str, int] | None:
-    """The name of the entry of all experts, and the number, for that of one expert."""
+    """For the name of one expert's entry: the name of the entry of all experts, and the expert's number."""
     expert = tensor_axes(name, "").expert
     if expert is None or not name.endswith(f".{expert}.weight"):
         return None
@@ -274,7 +274,7 @@ def _parts_of_name(name: str) -> tuple[str, str, str]:
 def _with_layers(
     entries: Entries, text: str, donors: Mapping[str, Entries], counts: Counts, findings: Findings
 ) -> tuple[Entries, list[int | None]]:
-    """The entries of the layers in the list, and which layer of the input each is; None for another model's."""
+    """The entries of the layers in the list, and each layer's number in the input; None if it is another model's."""
     problems: list[str] = []
     wanted = parse_list(text, "layers", labels=True)
     unknown = sorted({span.label for span in wanted.spans if span.label is not None} - set(donors))
@@ -334,7 +334,7 @@ def _with_experts(
 
 
 def _counts_experts(name: str, axes: Axes) -> bool:
-    """Whether an entry is of experts; that of a router is not, whose input is the same whatever it chooses."""
+    """Whether an entry is of experts. That of a router is not: its input is the same whichever experts it chooses."""
     if not name.endswith(".weight") or _parts_of_name(name)[1] == "ffn_gate_inp":
         return False
     return axes.experts is not None or axes.expert is not None
@@ -343,7 +343,7 @@ def _counts_experts(name: str, axes: Axes) -> bool:
 def _ids(
     wanted: str | Mapping[int, Sequence[int]], new: int, old: int | None, entry: ImatrixEntry, counts: Counts
 ) -> Sequence[int]:
-    """The ids for layer `new`, which was the input's `old` one; all if no layer gets fewer."""
+    """The expert ids for layer `new`, which was layer `old` of the input; all if no layer keeps fewer."""
     count = counts.experts or len(_matrices(entry, counts)[0])
     if not isinstance(wanted, str):
         if old is not None and old in wanted:
@@ -366,18 +366,18 @@ def _selected(entry: ImatrixEntry, axes: Axes, ids: Sequence[int], counts: Count
     chosen = list(kept_chunks(ids, counts.chunk) if axes.chunks else ids)
     outside = [number for number in chosen if not 0 <= number < len(rows)]
     if outside:
-        raise PlanError(f"'{printable(entry.name, 80)}' has {len(rows):,} experts, not number {outside[0]}")
+        raise PlanError(f"'{printable(entry.name, 80)}' has {len(rows):,} experts; number {outside[0]} does not exist")
     yield ImatrixEntry(name=entry.name, sums=rows[chosen], counts=numbers[chosen])
 
 
 def _matrices(entry: ImatrixEntry, counts: Counts, *, chunks: bool = False) -> tuple[Floats, Floats]:
-    """The sums of an entry of experts, one row each, and their counts; raises `PlanError` if nobody says how many."""
+    """The sums of an entry of experts, one row each, and counts; raises `PlanError` if their number is unknown."""
     if len(entry.sums) > 1:
         return entry.sums, entry.counts
     experts = counts.experts // counts.chunk if chunks else counts.experts
     if not experts or entry.values % experts:
         raise PlanError(
-            f"'{printable(entry.name, 80)}' has the experts in one row, and nothing says how many: give --model MODEL"
+            f"'{printable(entry.name, 80)}' has all experts in one row, and their number is unknown: give --model MODEL"
         )
     import numpy as np
 

@@ -1,7 +1,7 @@
-"""Layers: drop, repeat, reorder them, and take some of other models; layers for MTP stay at the end.
+"""Layers: drop, repeat and reorder them, and take layers from other models; layers for MTP stay at the end.
 
-Whatever changes the sequence of layers goes through `with_sequence`: tensors are renumbered, and every key that
-depends on the layers (`model/remap`) is made true for the new sequence.
+Every change of the sequence of layers goes through `with_sequence`, which renumbers tensors and adapts every key that
+depends on the layers (`model/remap`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gguftool.surgery.alter.state import MAX_LAYERS, Findings, Item, State, in_l
 from gguftool.surgery.compatibility import metadata_conflicts
 
 _TOKENS = "tokenizer.ggml.tokens"
-# Keys of an architecture that say how far a model was trained, and change no tensor.
+# Keys of an architecture that describe the training context; they change no tensor.
 _HARMLESS = ("context_length", "rope.scaling.original_context_length", "vocab_size")
 
 
@@ -35,7 +35,7 @@ class Pick:
 
 
 def own_layers(state: State, numbers: Sequence[int]) -> list[Pick]:
-    """Picks of the state's own layers."""
+    """Pick layers of the state itself."""
     return [Pick(giver=state, layer=number) for number in numbers]
 
 
@@ -68,7 +68,7 @@ def true_counts(state: State, findings: Findings | None = None) -> tuple[KV, ...
 def with_sequence(state: State, picks: Sequence[Pick], nextn: int, engines: Sequence[str], findings: Findings) -> State:
     """`state` with the tensors and the metadata of the layers `picks`, the last `nextn` of them for MTP."""
     keyed = with_keys(state, picks, nextn, engines, findings)
-    if keyed is state:  # too many layers: nothing is made of them
+    if keyed is state:  # too many layers
         return state
     givers = _givers(picks)
     groups = {key: _by_layer(giver.items) for key, giver in givers.items()}
@@ -85,7 +85,7 @@ def with_sequence(state: State, picks: Sequence[Pick], nextn: int, engines: Sequ
 
 
 def _givers(picks: Iterable[Pick]) -> dict[int, State]:
-    """The states that give layers, each once, by their identity."""
+    """The states that give layers, each once, by `id`."""
     return {id(pick.giver): pick.giver for pick in picks}
 
 
@@ -99,7 +99,7 @@ def _by_layer(items: Iterable[Item]) -> dict[int, list[Item]]:
 
 
 def _new_names(giver: State, picks: Sequence[Pick]) -> dict[str, list[str]]:
-    """The names of the giver's tensors in the new layers: of a layer there may be several, or none."""
+    """The names that the giver's tensors have in the new layers: several if a layer is repeated, none if dropped."""
     places: dict[int, list[int]] = {}
     for number, pick in enumerate(picks):
         if pick.giver is giver:
@@ -117,7 +117,7 @@ def _new_names(giver: State, picks: Sequence[Pick]) -> dict[str, list[str]]:
 def select_layers(
     state: State, text: str, donors: Mapping[str, State], engines: Sequence[str], findings: Findings
 ) -> State:
-    """`state` with the layers of the list `text`, some of them perhaps of `donors`, and its own MTP layers behind."""
+    """`state` with the layers of the list `text`, some perhaps from `donors`, followed by its own MTP layers."""
     problems: list[str] = []
     wanted = parse_list(text, "layers", labels=True)
     givers = {label: donors[label] for label in _labels(wanted.spans) if label in donors}
@@ -127,7 +127,7 @@ def select_layers(
         findings.problem(f"--layers: no input is labelled {listed(unknown)}; give LABEL=MODEL{near}")
         return state
     if not state.trunk:
-        findings.problem("there are no layers to list: the metadata has no block_count, or it is 0")
+        findings.problem("the model has no layers to list: the metadata has no block_count, or it is 0")
         return state
     numbers = resolve(wanted, lambda label: givers[label].trunk if label else state.trunk, "layers", problems)
     for label, giver in givers.items():
@@ -135,7 +135,7 @@ def select_layers(
             problems += differences(state, giver, label)
     problems += _other_stacks(state)
     if not numbers and not problems:
-        problems.append(f"--layers {printable(text, 40)} leaves no layer")
+        problems.append(f"--layers {printable(text, 40)} leaves no layers")
     findings.problem(*problems)
     if problems:
         return state
@@ -159,23 +159,23 @@ def _pick(state: State, givers: Mapping[str, State], label: str | None, number: 
 
 
 def _behind(state: State) -> str:
-    return f", and {state.nextn} for MTP behind them" if state.nextn else ""
+    return f", and {state.nextn} for MTP after them" if state.nextn else ""
 
 
 def _other_stacks(state: State) -> list[str]:
     stacks = sorted({name.partition(".blk.")[0] for item in state.items if ".blk." in (name := item.name)} - {"v", "a"})
     found = [stack for stack in stacks if stack in ("enc", "dec")]
-    return [f"the model has the stacks {listed(found)}; lists of layers are for models with one"] if found else []
+    return [f"the model has the stacks {listed(found)}; --layers works only for models with one stack"] if found else []
 
 
 def differences(state: State, donor: State, label: str) -> list[str]:
-    """Describe in what a donor of layers differs from the input: architecture, widths, byte order, tokens."""
+    """Describe how a donor of layers differs from the input: architecture, widths, byte order, tokens."""
     problems = []
     if donor.model.byte_order is not state.model.byte_order:
-        problems.append(f"{label} is {donor.model.byte_order.name.lower()}-endian, the input is not")
+        problems.append(f"{label} is {donor.model.byte_order.name.lower()}-endian, but the input is not")
     if donor.architecture != state.architecture:
         found, wanted = printable(donor.architecture or "none", 40), printable(state.architecture or "none", 40)
-        return [*problems, f"{label} is of the architecture {found}, the input of {wanted}"]
+        return [*problems, f"{label} has the architecture {found}, but the input has {wanted}"]
     for key in metadata_conflicts(state.kvs, donor.kvs):
         if _matters(key, state.architecture):
             problems.append(_difference(state, donor, label, key))
@@ -193,4 +193,4 @@ def _difference(state: State, donor: State, label: str, key: str) -> str:
     if ours is None or theirs is None or ValueType.ARRAY in (ours.type, theirs.type):
         return f"{printable(key, 80)} differs in {label}"
     texts = (printable(str(kv.value()), 40) for kv in (ours, theirs))
-    return f"{printable(key, 80)} is {next(texts)}, in {label} {next(texts)}"
+    return f"{printable(key, 80)} is {next(texts)}, but in {label} it is {next(texts)}"

@@ -10,14 +10,14 @@ from gguftool.format.file_names import normal_label
 from gguftool.record import record
 
 _SPAN = re.compile(r"(?:(?P<label>[A-Za-z0-9_.+-]+):)?(?P<first>[0-9]{1,9})(?P<dash>-(?P<last>[0-9]{1,9})?)?", re.ASCII)
-_MAX_NUMBERS = 1 << 20  # of one list, spans written out: four times the largest vocabulary
+_MAX_NUMBERS = 1 << 20  # in one list, with spans written out: four times the largest vocabulary
 _MAX_SPANS = 1 << 16
 FORM = "such as 0-10,7-10,11- or !3,7"
 
 
 @record
 class Span:
-    """The numbers `first` to `last`, both included, or to the end; `label` is another model's, None for the input."""
+    """The numbers `first` to `last`, both included, or to the end; `label` names another model, None is the input."""
 
     first: int
     last: int | None
@@ -58,7 +58,7 @@ def _span(text: str, *, labels: bool) -> Span:
     found = _SPAN.fullmatch(text)
     if found is None or (found["label"] and not labels):
         form = f"{FORM}, or b:8-23 of the model labelled b" if labels else FORM
-        raise PlanError(f"'{printable(text, 40)}' is no part of a list of numbers, {form}")
+        raise PlanError(f"'{printable(text, 40)}' is not part of a list of numbers, {form}")
     first = int(found["first"])
     last = first if not found["dash"] else None if found["last"] is None else int(found["last"])
     if last is not None and last < first:
@@ -69,9 +69,9 @@ def _span(text: str, *, labels: bool) -> Span:
 def resolve(
     wanted: NumberList, count_of: Callable[[str | None], int], option: str, problems: list[str]
 ) -> list[tuple[str | None, int]]:
-    """Write out `wanted` as pairs of label and number; `count_of` a label is how many there are.
+    """Write out `wanted` as pairs of label and number; `count_of` gives the count for a label.
 
-    What is out of range is left out and added to `problems`; `option` is what the list was given for, such as "layers".
+    Numbers out of range are left out and added to `problems`; `option` is the list's option, such as "layers".
     """
     numbers: list[tuple[str | None, int]] = []
     for span in wanted.spans:
@@ -93,7 +93,7 @@ def resolve(
 
 
 def resolve_own(wanted: NumberList, count: int, option: str, problems: list[str]) -> list[int]:
-    """Write out a list without labels, of `count` things; see `resolve`."""
+    """Write out a list of `count` things without labels; see `resolve`."""
     return [number for _, number in resolve(wanted, lambda _: count, option, problems)]
 
 

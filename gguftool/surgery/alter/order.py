@@ -1,4 +1,4 @@
-"""The order of the tensors of an output: whatever is taken apart and put together again lies as before."""
+"""The order of an output's tensors: tensors that are taken apart and put together again are in their old order."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from gguftool.format.kv import ValueType, find_kv, make_kv
 from gguftool.record import replace
 from gguftool.surgery.alter.state import Findings, Item, State, layer_of
 
-# Names of tensors in their order before some were fused; written only if taking them apart would not restore it.
+# Names of tensors in their order before some were fused; written only if unfusing would not restore that order.
 UNFUSED_ORDER_KEY = "gguftool.unfused_order"
 
 
 def inserted(ours: Sequence[Item], theirs: Sequence[str], new: Mapping[str, Item]) -> list[Item]:
-    """`ours` with the items `new`, each behind the tensor that it follows in the donor's order, `theirs`.
+    """`ours` with the items `new`, each after the tensor that it follows in `theirs`, the donor's order.
 
     A new tensor that follows none of ours comes first.
     """
@@ -32,9 +32,9 @@ def inserted(ours: Sequence[Item], theirs: Sequence[str], new: Mapping[str, Item
 
 
 def with_layers(ours: Sequence[Item], sequence: Sequence[int | None], layers: Sequence[Sequence[Item]]) -> list[Item]:
-    """`ours`, its layers replaced by `layers`; `sequence` says which of ours each is, None for another model's.
+    """`ours`, its layers replaced by `layers`; `sequence` has each layer's number in ours, None for another model's.
 
-    A layer stays where it is, as long as the numbers in `sequence` grow; any other layer follows the one before it.
+    A layer stays in its place while the numbers in `sequence` grow; any other layer follows the one before it.
     """
     places: dict[int | None, list[int]] = {}
     for place, item in enumerate(ours):
@@ -63,7 +63,7 @@ def _in_place(sequence: Sequence[int | None]) -> set[int]:
 
 
 def with_recorded_order(state: State, restorable: Sequence[str], order: Sequence[str], findings: Findings) -> State:
-    """`state` with a key that records `order`, unless one does, or it is the `restorable` one."""
+    """`state` with a key that records `order`, unless the key exists, or `order` equals `restorable`."""
     if list(restorable) == list(order) or find_kv(state.kvs, UNFUSED_ORDER_KEY) is not None:
         return state
     key = make_kv(
@@ -73,12 +73,12 @@ def with_recorded_order(state: State, restorable: Sequence[str], order: Sequence
         element=ValueType.STRING,
         byte_order=state.model.byte_order,
     )
-    findings.remark(f"{UNFUSED_ORDER_KEY} records in which order {len(order):,} tensors lay, for --unfuse")
+    findings.remark(f"{UNFUSED_ORDER_KEY} records the order of {len(order):,} tensors, for --unfuse")
     return replace(state, kvs=(*state.kvs, key))
 
 
 def in_recorded_order(state: State, findings: Findings) -> State:
-    """`state` in the order that was recorded, as far as it has these tensors; the key goes if it has all of them."""
+    """`state` in the recorded order, as far as it has these tensors; if it has all of them, the key is removed."""
     key = find_kv(state.kvs, UNFUSED_ORDER_KEY)
     if key is None or key.type is not ValueType.ARRAY or key.element_type is not ValueType.STRING:
         return state
@@ -89,5 +89,5 @@ def in_recorded_order(state: State, findings: Findings) -> State:
     items = tuple(by_name[next(following)] if item.name in known else item for item in state.items)
     if len(recorded) < key.count:
         return state.with_items(items)
-    findings.remark(f"{UNFUSED_ORDER_KEY} left out: the tensors lie as it says")
+    findings.remark(f"{UNFUSED_ORDER_KEY} left out: the tensors are in that order again")
     return replace(state, items=items, kvs=tuple(kv for kv in state.kvs if kv.key != UNFUSED_ORDER_KEY))

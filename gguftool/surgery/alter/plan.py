@@ -1,4 +1,4 @@
-"""Plan an altered model: the operations in their order, the guards, and the file that the tensors make."""
+"""Plan an altered model: run the operations in their order, check the result, and lay out the file."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def plan_alter(
 ) -> Plan:
     """Plan `model` with the operations of `alteration` as the file `output`; with a size limit, as a set.
 
-    `donors`: label -> the model that operations call so; the input may have a label, too. Every change of metadata is a
-    remark. Nothing is read but heads, lists, and tensors that must be compared (`:tied`, scales).
+    `donors`: label -> model; operations refer to a donor by its label, and the input may have a label, too. Every
+    change of metadata gets a remark. Only heads, lists, and tensors that must be compared (`:tied`, scales) are read.
     Raises one `PlanError` with all problems: lists out of range, groups that do not divide, donors of other widths or
-    vocabularies, operations that exclude each other, what would compute something else; and another one with every
-    reason why one of `alteration.engines` would not load the output.
+    vocabularies, operations that exclude each other, changes after which the model would compute something else; and
+    another one with every reason why one of `alteration.engines` would not load the output.
     """
     model = as_model(model)
     require_complete(model)
@@ -65,7 +65,7 @@ def plan_alter(
 
 
 def _guard(state: State, kvs: tuple[KV, ...], engines: Sequence[str], findings: Findings) -> None:
-    """Find what would load and compute something else; what the input itself does so already is not refused."""
+    """Find changes after which the model loads but computes something else; faults of the input are not refused."""
     model = state.model
     before = semantic_guards(model, model.kvs, model.tensors, engines)
     after = semantic_guards(model, kvs, [item.name for item in state.items], engines)
@@ -74,7 +74,7 @@ def _guard(state: State, kvs: tuple[KV, ...], engines: Sequence[str], findings: 
 
 
 def _raise(findings: Findings, *, anyway: bool) -> None:
-    """Raise one `PlanError` for all problems, and for what would compute something else unless `anyway`."""
+    """Raise one `PlanError` for all problems and, unless `anyway`, for all refusals."""
     refused = [] if anyway else [f"{text} (--anyway writes it)" for text in findings.refusals]
     refuse([*findings.problems, *refused])
 
@@ -85,7 +85,7 @@ def _raise(findings: Findings, *, anyway: bool) -> None:
 def _altered(
     model: Model, alteration: Alteration, lists: Lists, donors: Mapping[str, Model], findings: Findings
 ) -> State:
-    """Run the operations; one that fails leaves the state as it is, so that the others find their problems, too."""
+    """Run the operations; one that fails leaves the state unchanged, so that the others report their problems, too."""
     state = state_of(model)
     giving = {label: state_of(donor, None if donor is model else label) for label, donor in donors.items()}
     for operation in _first(alteration, giving, findings):
@@ -98,7 +98,7 @@ def _altered(
 
 
 def _givers(state: State, alteration: Alteration, donors: Mapping[str, State]) -> dict[str, State]:
-    """The donors of layers in the form of the output; the input's own label stands for the state as it is now."""
+    """The donors of layers in the form of the output; the input's own label means the current state."""
     own = state.model
     return {label: state if donor.model is own else _formed(donor, alteration) for label, donor in donors.items()}
 
@@ -129,7 +129,7 @@ def _first(alteration: Alteration, donors: Mapping[str, State], findings: Findin
 
 
 def _forms(alteration: Alteration, findings: Findings) -> Iterator[Operation]:
-    """Operations on the form of tensors, which layers of other models go through as well."""
+    """Operations on the form of tensors; they apply to layers of other models, too."""
     for given in alteration.rename:
         yield partial(rename, given=given, findings=findings)
     for kind in (kind for kind in alteration.unfuse if kind in KINDS):
@@ -147,7 +147,7 @@ def _run(operation: Operation, state: State, findings: Findings) -> State:
 
 
 def _formed(donor: State, alteration: Alteration) -> State:
-    """A donor of layers in the form of the output; what it does not have in that form shows when layers are judged."""
+    """A donor of layers in the form of the output; the check of the layers finds what it lacks in that form."""
     unheard = Findings()
     for operation in _forms(alteration, unheard):
         donor = _run(operation, donor, unheard)
@@ -155,7 +155,7 @@ def _formed(donor: State, alteration: Alteration) -> State:
 
 
 def _edited(state: State, alteration: Alteration, findings: Findings) -> tuple[tuple[KV, ...], tuple[Source, ...]]:
-    """The metadata with the values that are set and removed, and the files that were read for them."""
+    """The metadata after --set and --remove, and the files that values were read from."""
     edits = Edits(
         remove=alteration.remove, settings=tuple(f"{key}={value}" for key, value in alteration.set), force_type=False
     )
@@ -204,7 +204,7 @@ def _laid_out(
 
 
 def _unsaid(before: Sequence[KV], after: Sequence[KV], remarks: Sequence[str]) -> Iterator[str]:
-    """A remark for each key that changes and has none."""
+    """A remark for each changed key that has none yet."""
     ordered = sorted(remarks)
     old, new = ({kv.key: kv for kv in reversed(kvs) if kv.key not in LAYOUT_KEYS} for kvs in (before, after))
     for key in dict.fromkeys((*old, *new)):
@@ -224,7 +224,7 @@ def _starts_one(ordered: Sequence[str], start: str) -> bool:
 
 
 def _by_origin(state: State) -> tuple[list[Tensor], list[Tensor]]:
-    """The tensors that the input has in another type or not at all, and those that it has in their type."""
+    """The tensors that the input lacks or has in another type, and those that it has in the same type."""
     created: list[Tensor] = []
     kept: list[Tensor] = []
     for item in state.items:

@@ -1,4 +1,4 @@
-"""Rename tensors by a regular expression, and with them the keys that bear their names."""
+"""Rename tensors by a regular expression, and the keys that contain their names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gguftool.model.remap.names import rename_in_keys
 from gguftool.record import replace
 from gguftool.surgery.alter.state import Findings, State, renamed, shown
 
-_MAX_NAME = 63  # bytes; GGML_MAX_NAME of both engines is 64, with the zero behind
+_MAX_NAME = 63  # bytes; GGML_MAX_NAME of both engines is 64, with the terminating zero
 
 
 def rename(state: State, given: tuple[str, str], findings: Findings) -> State:
@@ -34,14 +34,14 @@ def rename(state: State, given: tuple[str, str], findings: Findings) -> State:
 
 
 def with_names(state: State, renames: Mapping[str, str], findings: Findings) -> State:
-    """`state` with its tensors renamed, old name -> new one, and the keys that bear the names."""
+    """`state` with its tensors renamed (`renames`: old name -> new one), and the keys that contain the names."""
     names = {old: [new] for old, new in renames.items()}
     kvs = findings.add_changes(rename_in_keys(state.kvs, names, byte_order=state.model.byte_order))
     return replace(state, kvs=kvs, items=tuple(renamed(item, renames) for item in state.items))
 
 
 def without_names(state: State, gone: Collection[str], findings: Findings) -> State:
-    """`state` without what its metadata says of tensors that are gone."""
+    """`state` without the metadata about tensors that are `gone`."""
     changed = rename_in_keys(state.kvs, dict.fromkeys(gone, ()), byte_order=state.model.byte_order)
     return replace(state, kvs=findings.add_changes(changed))
 
@@ -59,7 +59,7 @@ def renames_of(given: tuple[str, str], names: Iterable[str]) -> dict[str, str]:
     except BadPatternError as error:
         raise PlanError(f"--rename: {shown(pattern)} {error}") from None
     except (re.error, IndexError) as error:
-        raise PlanError(f"--rename: {shown(new)} refers to a group that is not there ({error})") from None
+        raise PlanError(f"--rename: {shown(new)} refers to a group that does not exist ({error})") from None
     return found
 
 

@@ -1,11 +1,11 @@
-"""Scripts of operations: the words of the command line, one a line, a file to publish beside a model.
+"""Scripts of operations: the words of the command line, one per line, in a file to publish with a model.
 
     # reap.alter
     experts @keep.json
     fuse gate_up
     engine ik_llama.cpp
 
-A ``#`` at the start of a line or behind a blank starts a comment. Files of a script lie in its folder.
+A ``#`` at the start of a line or after a blank starts a comment. Paths in a script are relative to its folder.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ _COMMENT = re.compile(r"(?:^|\s)#.*", re.DOTALL)
 def parse_script(text: str, name: str) -> tuple[tuple[str, str], ...]:
     """Read the operations of the script called `name`: pairs of word and value.
 
-    Raises one `PlanError` with the lines that are no operation.
+    Raises one `PlanError` with all lines that are not an operation.
     """
     operations, problems = [], []
     for number, line in _lines(text):
         word, _, value = line.partition(" ")
         value = value.strip()
         if word not in WORDS:
-            hint = did_you_mean(word.removeprefix("--"), WORDS) or f"; they are {', '.join(WORDS)}"
-            problems.append(f"line {number}: '{printable(word, 40)}' is no operation{hint}")
+            hint = did_you_mean(word.removeprefix("--"), WORDS) or f"; operations are {', '.join(WORDS)}"
+            problems.append(f"line {number}: '{printable(word, 40)}' is not an operation{hint}")
         elif not value:
-            problems.append(f"line {number}: '{word}' needs a value behind it")
+            problems.append(f"line {number}: '{word}' needs a value after it")
         else:
             operations.append((word, _in_folder(value, name) if word in _WITH_FILE else value))
     if problems:

@@ -1,7 +1,7 @@
-"""A model while it is altered: tensors with the model that each comes from, metadata, and where each layer comes from.
+"""A model while it is altered: its tensors, its metadata, and where each tensor and layer comes from.
 
-Operations are functions from a `State` to a `State`; what they find out goes into `Findings`.  Layers are numbered as
-engines do: the trunk's first, those for multi-token prediction (MTP) behind them.
+Operations are functions from a `State` to a `State`; they report problems and remarks in `Findings`.  Layers are
+numbered as in engines: those of the trunk first, then those for multi-token prediction (MTP).
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ MAX_LAYERS = 4096  # of a model; engines are built for 512 (LLAMA_MAX_LAYERS in 
 
 
 class Findings:
-    """What operations found out, in their order, each sentence once.
+    """Problems and remarks of operations, in their order, each sentence once.
 
-    `problems` cannot be done; `refusals` would load and compute something else, and `--anyway` lets them pass.
+    `problems` make the request impossible. `refusals` are results that would load but compute something else;
+    `--anyway` writes them.
     """
 
     def __init__(self) -> None:
@@ -32,19 +33,19 @@ class Findings:
         self.remarks: dict[str, None] = {}
 
     def problem(self, *texts: str) -> None:
-        """Add what cannot be done."""
+        """Add a reason why the request is impossible."""
         self.problems |= dict.fromkeys(texts)
 
     def refuse(self, *texts: str) -> None:
-        """Add what would change what the model computes."""
+        """Add a reason why the output would compute something else."""
         self.refusals |= dict.fromkeys(texts)
 
     def remark(self, *texts: str) -> None:
-        """Add what the user should know."""
+        """Add a message for the user."""
         self.remarks |= dict.fromkeys(texts)
 
     def add_changes(self, changed: Remapped) -> tuple[KV, ...]:
-        """Add what was found out when metadata was rewritten; return that metadata."""
+        """Add the findings of rewritten metadata; return that metadata."""
         self.problem(*changed.problems)
         self.refuse(*changed.refusals)
         self.remark(*changed.remarks, *changed.warnings)
@@ -66,7 +67,7 @@ class Item:
 
 @record
 class Origin:
-    """Where a layer comes from: the label of the model, None for the input, and the number there."""
+    """Where a layer comes from: the label of its model (None for the input), and its number there."""
 
     label: str | None
     number: int
@@ -76,7 +77,7 @@ class Origin:
 class State:
     """A model while it is altered; `model` is the input, which gives the metadata.
 
-    `layers` has an entry for each layer, those of the last `nextn` are for MTP. A model without layers has none.
+    `layers` has an entry for each layer; the last `nextn` are for MTP. It is empty for a model without layers.
     """
 
     model: Model
@@ -101,7 +102,7 @@ class State:
         return {item.name: item for item in self.items}
 
     def origin(self, layer: int) -> Origin:
-        """Where `layer` comes from; one that the metadata does not count is the input's."""
+        """Where `layer` comes from; the input, if the metadata does not count that layer."""
         return self.layers[layer] if layer < len(self.layers) else Origin(label=None, number=layer)
 
     def with_items(self, items: Iterable[Item]) -> State:
@@ -109,13 +110,13 @@ class State:
         return replace(self, items=tuple(items))
 
     def as_model(self) -> Model:
-        """The state as a model, to select from and to judge."""
+        """The state as a model, to select tensors from and to check."""
         tensors = {item.name: item.tensor for item in self.items}
         return replace(self.model, kvs=self.kvs, tensors=tensors, missing=(), expected_tensors=None)
 
 
 def state_of(model: Model, label: str | None = None) -> State:
-    """The state of `model` before any operation; `label` is what its layers are called by."""
+    """The state of `model` before any operation; lists refer to its layers by `label`."""
     items = tuple(Item(tensor=tensor, model=model) for tensor in model.tensors.values())
     trunk, nextn = count_layers(model.kvs, model.tensors)
     layers = tuple(Origin(label=label, number=number) for number in range(trunk + nextn))
@@ -150,16 +151,16 @@ def in_layer(name: str, layer: int) -> str:
 
 
 def is_mtp_base(name: str) -> bool:
-    """Whether the name alone says that a tensor is for MTP: ``blk.N.nextn.*``, and ``mtp.*`` of other programs."""
+    """Whether a tensor is for MTP by its name alone: ``blk.N.nextn.*``, or ``mtp.*`` as other programs write it."""
     found = _LAYER.match(name)
     return (found[2] if found else name).startswith(("nextn.", "mtp."))
 
 
 def count_layers(kvs: Sequence[KV], names: Iterable[str]) -> tuple[int, int]:
-    """The layers of the trunk, and those for MTP, by the metadata as far as the tensors agree with it.
+    """The numbers of layers of the trunk and for MTP, from the metadata as far as the tensors agree with it.
 
-    Layers with a ``nextn`` tensor are for MTP whatever the metadata says, and so are those behind them. Layers that the
-    metadata promises for MTP count as the trunk's if they are there behind others, and none has such a tensor.
+    A layer with a ``nextn`` tensor is for MTP whatever the metadata says, and so are the layers after it. Layers that
+    the metadata counts for MTP belong to the trunk if they follow others and none of them has such a tensor.
     """
     blocks, nextn = integer(kvs, "block_count") or 0, integer(kvs, "nextn_predict_layers") or 0
     if not 0 <= blocks <= MAX_LAYERS:
@@ -175,7 +176,7 @@ def count_layers(kvs: Sequence[KV], names: Iterable[str]) -> tuple[int, int]:
 
 
 def mtp_names(state: State) -> list[str]:
-    """The names of all tensors for MTP: of its layers, and those that no layer has."""
+    """The names of all tensors for MTP: those of its layers, and those outside layers."""
     return [
         item.name
         for item in state.items

@@ -1,4 +1,4 @@
-"""Take tensors of other models, and leave out tensors: with their scales, and with the keys of MTP layers."""
+"""Take tensors from other models, and leave tensors out, together with their scales and the keys of MTP layers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gguftool.surgery.alter.rename import without_names
 from gguftool.surgery.alter.state import Findings, Item, State, in_layer, integer, layer_of, renamed
 from gguftool.surgery.alter.what import find_tensors
 
-# A companion file, as convert_hf_to_gguf.py --mtp of llama.cpp writes one, has these beside its layers.
+# A companion file, as llama.cpp's convert_hf_to_gguf.py --mtp writes it, has these in addition to its layers.
 _BESIDE_MTP = frozenset({TOKEN_EMBD, OUTPUT, "output.bias", "output_norm.weight", "output_norm.bias"})
 _ENCODER_KEYS = re.compile(r"[^.]+\.(?:vision|audio)\.")
 
@@ -28,7 +28,7 @@ def take(
 ) -> State:
     """`state` with the tensors of a donor; `given` is its label and what to take.
 
-    Tensors of MTP layers get the numbers behind the trunk here. Scales go with their weights.
+    Tensors of MTP layers get the numbers after this trunk. Scales go with their weights.
     """
     label, what = given
     donor = donors.get(normal_label(label))
@@ -79,27 +79,28 @@ def _name_here(state: State, donor: State, name: str) -> str:
 
 
 def _place_here(state: State, donor: State, name: str) -> str:
-    """The tensor here at whose place a donor's stands if the ends of both trunks are laid on each other."""
+    """The tensor here that corresponds to a donor's, with layers counted from the end of both trunks."""
     layer = layer_of(name)
     return name if layer is None else in_layer(name, max(layer - donor.trunk + state.trunk, -1))
 
 
 def _already(state: State, names: Sequence[str]) -> str:
     if any(_mtp_layer(state, name) is not None for name in names):
-        return f"{listed(list(names), 4)}: there already; --drop :mtp, in a run of its own, makes room for another"
-    return f"{listed(list(names), 4)}: there already; swap replaces tensors"
+        return f"{listed(list(names), 4)}: already in the model; --drop :mtp, in a separate run, makes room for others"
+    return f"{listed(list(names), 4)}: already in the model; swap replaces tensors"
 
 
 def _taken_remark(new: Mapping[str, Item], donor: State, label: str) -> str:
     size = sum(item.tensor.nbytes for item in new.values())
     whole = sum(item.tensor.nbytes for item in donor.items)
     return (
-        f"takes {len(new):,} tensor(s), {size:,} bytes of {whole:,}, of {printable(label, 40)}: {listed(list(new), 4)}"
+        f"takes {len(new):,} tensor(s), {size:,} of {whole:,} bytes, from {printable(label, 40)}: "
+        f"{listed(list(new), 4)}"
     )
 
 
 def _with_heads(state: State, donor: State, heads: Sequence[int], engines: Sequence[str], findings: Findings) -> State:
-    """`state`, to which the tensors of the donor's MTP layers `heads` were added, with the metadata for them."""
+    """`state`, which has the tensors of the donor's MTP layers `heads` already, with the metadata for them."""
     numbers = [layer - donor.trunk for layer in heads]
     ours = state.nextn if _has_mtp(state, numbers) else 0
     count = max([ours, *(number + 1 for number in numbers)])
@@ -139,7 +140,7 @@ def drop(state: State, whats: Sequence[str], engines: Sequence[str], findings: F
 
 
 def keep(state: State, whats: Sequence[str], engines: Sequence[str], findings: Findings) -> State:
-    """`state` with only the tensors of `whats` and their scales; `:mtp` with what a companion has."""
+    """`state` with only the tensors of `whats` and their scales; for `:mtp`, with all that a companion file has."""
     kept = set(_with_scales(state, _found(state, whats, engines, findings)))
     if ":mtp" in whats:
         kept |= {item.name for item in state.items if item.name in _BESIDE_MTP}
@@ -167,19 +168,19 @@ def _dropped_remarks(state: State, gone: Collection[str]) -> list[str]:
 
 
 def _torn_layers(before: State, after: State) -> list[str]:
-    """A problem if layers of the trunk lost all their tensors, and so the engines' count is wrong."""
+    """A problem if layers of the trunk lost all their tensors: then engines count layers wrongly."""
     had, has = ({layer_of(item.name) for item in state.items} for state in (before, after))
     lost = sorted(layer for layer in had - has if layer is not None and layer < before.trunk)
     if not lost:
         return []
     spans = listed_spans(lost)
-    return [f"no tensor of layers {spans} would be left: --layers '!{spans}' drops layers and renumbers the others"]
+    return [f"layers {spans} would have no tensors left: --layers '!{spans}' drops layers and renumbers the others"]
 
 
 def _settled(before: State, after: State, engines: Sequence[str], findings: Findings, *, promised: bool) -> State:
     """`after` with the metadata of the MTP layers that still have tensors.
 
-    Layers that had none before stay promised, unless `promised` says that they go as well.
+    Layers that had none before stay in the metadata's count, unless `promised` says that they go as well.
     """
     had, has = _mtp_numbers(before), _mtp_numbers(after)
     left = [number for number in range(before.nextn) if number in has or (number not in had and not promised)]

@@ -1,4 +1,4 @@
-"""Plan a file of given metadata and tensors, which may be views: tensors made of parts of others."""
+"""Plan a file from metadata and tensors; tensors may be views, made of parts of others."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def plan_views(
 ) -> Plan:
     """Plan the file `output` with the metadata `kvs` and `tensors` in this order; with `options.max_size` a set.
 
-    `like` gives version, byte order, alignment and room in the head; its files and those of the tensors are the inputs.
-    Keys that say how a model is split are left out. All tensors of a model in one file, and its metadata, give that
-    file byte for byte. Raises one `PlanError` for names that stand twice and byte orders that differ, another one for
-    sizes in doubt.
+    `like` gives version, byte order, alignment and padding of the head; its files and those of the tensors are the
+    inputs. Keys that say how a model is split are left out. The metadata and all tensors of a single-file model give
+    that file byte for byte. Raises one `PlanError` for duplicate names and different byte orders, another one for sizes
+    in doubt.
     """
     options, output, like = options or OutputOptions(), Path(output), as_model(like)
     _refuse_problems(tensors, like)
@@ -44,7 +44,7 @@ def plan_views(
 
 
 def _inputs(like: Model, outputs: Sequence[OutputFile]) -> tuple[Source, ...]:
-    """The files of `like`, and all others that bytes are taken from."""
+    """The files of `like`, and all other files that give bytes."""
     used = (copy.extent.source for output in outputs for copy in output.copies)
     return tuple(dict.fromkeys((*like.sources, *used)))
 
@@ -54,7 +54,7 @@ def _refuse_problems(tensors: Sequence[Tensor], like: Model) -> None:
     other = [tensor.name for tensor in tensors if tensor.byte_order is not like.byte_order]
     if other:
         order = like.byte_order.name.lower()
-        problems.append(f"the output is {order}-endian, as {like.name} is, and these tensors are not: {listed(other)}")
+        problems.append(f"the output is {order}-endian, like {like.name}, but these tensors are not: {listed(other)}")
     if len(problems) == 1:
         raise PlanError(problems[0])
     if problems:

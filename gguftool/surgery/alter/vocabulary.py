@@ -1,10 +1,10 @@
-"""The vocabulary: keep some tokens, or add unused ones, with every row and every key that goes by token.
+"""The vocabulary: keep some tokens, or add unused ones, with every row and every key that is indexed by token.
 
-A new token has no row of its own. Rows cannot be made up without knowing every type, so it gets that of the last
-unused token, or of the last one: equal logits, and the lower number wins where the best token is taken.
+A new token has no row of its own. Rows cannot be made up without knowing every type, so it gets the row of the last
+unused token, or of the last token. Their logits are equal, and greedy sampling takes the lower number.
 
-A draft head of EAGLE-3 or DFlash may score fewer tokens than its target has: `d2t` says which. There a list leaves the
-vocabulary alone and cuts the head, and `d2t` is written for it.
+A draft head of EAGLE-3 or DFlash may score fewer tokens than its target has: `d2t` lists them. For such a model a list
+leaves the vocabulary unchanged, cuts the head, and writes `d2t` for it.
 
 Source: llama.cpp src/models/eagle3.cpp, dflash.cpp: row i of the head scores token d2t[i].
 """
@@ -31,7 +31,7 @@ _MAX_ADDED = 1 << 16
 
 
 def change_vocabulary(state: State, wanted: str | Sequence[int], findings: Findings) -> State:
-    """`state` with the tokens of a list, or ``+N`` unused ones at the end; of a draft only its head changes."""
+    """`state` with the tokens of a list, or ``+N`` unused ones at the end; in a draft, only its head changes."""
     count = _count(state.kvs)
     if not count:
         findings.problem(f"--vocab: the metadata has no list of {_TOKENS}")
@@ -45,7 +45,10 @@ def change_vocabulary(state: State, wanted: str | Sequence[int], findings: Findi
         return _with_draft_head(state, kept, added, findings)
     unknown = unknown_with_axis(state.as_model(), AxisKind.VOCABULARY, count)
     findings.problem(
-        *(f"{shown(name)}: has {count:,} of something that is not known; it may count tokens" for name in unknown)
+        *(
+            f"{shown(name)}: has a dimension of {count:,} with an unknown meaning; it may count tokens"
+            for name in unknown
+        )
     )
     changed = vocab_keys(state.kvs, kept, added, byte_order=state.model.byte_order)
     rows = [*kept, *([_row_of_new(state.kvs, count)] * added)]
@@ -106,7 +109,7 @@ def _with_rows(state: State, item: Item, rows: Sequence[int], count: int, findin
     dims = item.tensor.info.dims
     if axis >= len(dims) or dims[axis] != count:
         have = dims[axis] if axis < len(dims) else 1
-        findings.problem(f"{shown(item.name)} has {have:,} rows; there are {count:,} tokens")
+        findings.problem(f"{shown(item.name)} has {have:,} rows, but there are {count:,} tokens")
         return item
     try:
         return replace(item, tensor=item.tensor.take(axis, rows))
@@ -126,9 +129,11 @@ def _is_draft(state: State) -> bool:
 
 
 def _with_draft_head(state: State, kept: Sequence[int], added: int, findings: Findings) -> State:
-    """`state` with a head for the tokens `kept` alone, and the `d2t` that says so."""
+    """`state` with a head for only the tokens `kept`, and the `d2t` for it."""
     if added:
-        findings.problem("--vocab +N: the head of a draft scores tokens of its target, it has none of its own to add")
+        findings.problem(
+            "--vocab +N: the head of a draft scores the tokens of its target; it has no tokens of its own to add"
+        )
         return state
     old = _targets(state)
     places = {token: row for row, token in enumerate(old)} if old is not None else None
@@ -147,7 +152,7 @@ def _with_draft_head(state: State, kept: Sequence[int], added: int, findings: Fi
 
 
 def _targets(state: State) -> list[int] | None:
-    """The tokens that the rows of the head score, or None if they are all."""
+    """The tokens that the rows of the head score, or None if it scores all."""
     item = state.by_name.get(D2T)
     return None if item is None else [int(token) for token in item.tensor.numpy().reshape(-1)]
 

@@ -1,9 +1,9 @@
-"""WHAT of the operations: a pattern of names as elsewhere, or a group.
+"""The WHAT of an operation: a pattern of names as elsewhere, or a group.
 
-``:mtp``     layers for multi-token prediction, and tensors for it that no layer has
-``:vision``  encoders of images and sound, and what joins them to the model, as Ollama keeps them in one file
-``:tied``    output.weight, if its bytes are token_embd.weight's: engines then use that
-``:unused``  tensors that none of the engines asked for reads
+``:mtp``     layers for multi-token prediction, and tensors for it outside of layers
+``:vision``  encoders of images and sound and their projectors, which Ollama keeps in the model's file
+``:tied``    output.weight, if it has the bytes of token_embd.weight: without it engines use token_embd.weight
+``:unused``  tensors that none of the requested engines reads
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ _VISION = re.compile(r"(?:v|a|mm|resampler)\.", re.ASCII)
 def find_tensors(state: State, what: str, engines: Sequence[str]) -> list[str]:
     """The names of the tensors that `what` means, in the order of `state`.
 
-    Raises `PlanError` if there are none, and says for a group why. `:mtp` may be empty if the metadata promises layers.
+    Raises `PlanError` if there are none, for a group with the reason. `:mtp` may be empty if the metadata counts layers
+    for it.
     """
     if not what.startswith(":"):
         return list(select_tensors([what], [item.name for item in state.items]))
     if what not in GROUPS:
-        raise PlanError(f"{shown(what)} is no group{did_you_mean(what, GROUPS)}; they are {', '.join(GROUPS)}")
+        raise PlanError(f"{shown(what)} is not a group{did_you_mean(what, GROUPS)}; groups are {', '.join(GROUPS)}")
     if what == ":mtp":
         return _mtp(state)
     if what == ":vision":
         found = [item.name for item in state.items if _VISION.match(item.name)]
         if not found:
-            raise PlanError(":vision: no tensor of an encoder (v.*, a.*, mm.*, resampler.*) is there")
+            raise PlanError(":vision: the model has no encoder tensors (v.*, a.*, mm.*, resampler.*)")
         return found
     return _tied(state) if what == ":tied" else _unused(state, engines)
 
@@ -42,16 +43,16 @@ def find_tensors(state: State, what: str, engines: Sequence[str]) -> list[str]:
 def _mtp(state: State) -> list[str]:
     found = mtp_names(state)
     if not found and not state.nextn and not integer(state.kvs, "nextn_predict_layers"):
-        raise PlanError(":mtp: no tensor for multi-token prediction is there, and the metadata promises none")
+        raise PlanError(":mtp: the model has no tensors for multi-token prediction, and its metadata counts none")
     return found
 
 
 def _tied(state: State) -> list[str]:
     model = state.as_model()
     if not {OUTPUT, TOKEN_EMBD} <= model.tensors.keys():
-        raise PlanError(f":tied: there is no {OUTPUT} beside {TOKEN_EMBD}; nothing is there twice")
+        raise PlanError(f":tied: there is no {OUTPUT} next to {TOKEN_EMBD}, so nothing is stored twice")
     if not is_tied(model):
-        raise PlanError(f":tied: {OUTPUT} is not {TOKEN_EMBD}: without it the model computes something else")
+        raise PlanError(f":tied: {OUTPUT} differs from {TOKEN_EMBD}: without it the model computes something else")
     return [OUTPUT]
 
 
@@ -63,10 +64,10 @@ def _unused(state: State, engines: Sequence[str]) -> list[str]:
     for engine in engines:
         report = check(state.model, CheckOptions(engines=(engine,), select=("A03",)))
         if any(finding.undecided for finding in report.findings) or not report.readable:
-            raise PlanError(f":unused: what {engine} reads of {state.architecture} is not known")
+            raise PlanError(f":unused: it is not known which tensors of {state.architecture} {engine} reads")
         names = {name for finding in report.findings for name in finding.tensors}
         surplus = names if surplus is None else surplus & names
     found = [item.name for item in state.items if item.name in (surplus or ())]
     if not found:
-        raise PlanError(f":unused: {' or '.join(engines)} asks for every tensor")
+        raise PlanError(f":unused: {' or '.join(engines)} reads every tensor")
     return found

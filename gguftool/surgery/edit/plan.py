@@ -37,9 +37,9 @@ class Edits:
     """Changes of metadata, applied in this order: rename and remove keys, then set values (in place, or at the end).
 
     `values`: whole entries; `settings`: ``KEY=[TYPE:]VALUE`` and ``KEY[INDEX]=[TYPE:]VALUE``, by default of the type
-    that is there; `file_settings`: the same with ``@FILE`` for the value, a JSON list for an array; `tokens`: name of a
-    special token and text of the token, such as ``("eos", "<|im_end|>")``; `force_type`: let values change the type of
-    a key that is there.
+    that the key has; `file_settings`: the same with ``@FILE`` for the value, a JSON list for an array; `tokens`: name
+    of a special token and text of the token, such as ``("eos", "<|im_end|>")``; `force_type`: let values change the
+    type of an existing key.
     """
 
     rename: tuple[tuple[str, str], ...] = ()
@@ -76,7 +76,9 @@ def edited(kvs: Sequence[KV], edits: Edits, byte_order: ByteOrder = ByteOrder.LI
     renamed = dict(edits.rename)
     keys = [renamed.get(key, key) for key in before]
     files = [read_file_setting(text, keys) for text in edits.file_settings]
-    settings = files + [read_setting(text, keys) for text in edits.settings]  # an element may change a list of a file
+    settings = files + [
+        read_setting(text, keys) for text in edits.settings
+    ]  # an element may be in an array from a file
     targets = (*(setting.target for setting in settings), *(kv.key for kv in edits.values))
     problems = [*_layout_problems(edits, targets), *_missing(edits, before), *_rename_problems(edits, before)]
     problems += _two_sources(files, settings[len(files) :])
@@ -100,7 +102,7 @@ def _layout_problems(edits: Edits, targets: Sequence[str]) -> list[str]:
     for key in (*edits.remove, *(name for pair in edits.rename for name in pair), *targets):
         if key in LAYOUT_KEYS or key in _NOT_BY_EDIT:
             way = _NOT_BY_EDIT.get(key, "gguftool itself")
-            problems.append(f"{key} says how the file is laid out, and is changed by {way}")
+            problems.append(f"{key} describes the layout of the file; it is changed by {way}")
     return problems
 
 
@@ -111,10 +113,10 @@ def _missing(edits: Edits, keys: Sequence[str]) -> list[str]:
 
 
 def _rename_problems(edits: Edits, keys: Sequence[str]) -> list[str]:
-    problems = [f"'{printable(new)}' is there already; --remove it first" for _, new in edits.rename if new in keys]
+    problems = [f"'{printable(new)}' already exists; --remove it first" for _, new in edits.rename if new in keys]
     for side in zip(*edits.rename, strict=True):
         twice = sorted({key for key in side if side.count(key) > 1})
-        problems += [f"'{printable(key)}' stands in two renames" for key in twice]
+        problems += [f"'{printable(key)}' is in two renames" for key in twice]
     return problems
 
 
@@ -135,10 +137,10 @@ def plan_edit(
 ) -> Plan:
     """Plan `model` with `edits` as `output`, the prefix if it is a set; `output` None changes the model in place.
 
-    Of a set only shard 1 is rewritten. `filler` pads the head for sharing or later edits; a filler that is there
-    already is resized. A head that shrank gets one in place, so that it ends where the old one did. Raises `PlanError`
-    if an edit is impossible, or if in place the head of a single file cannot end there; and, unless `anyway`, one with
-    every reason why one of `engines` (default: both) would no longer load the model (`planned_head.judge_planned`).
+    For a set, only shard 1 is rewritten. `filler` pads the head for sharing or later edits; an existing filler is
+    resized. In place, a head that shrank gets one, so that it ends where the old one did. Raises `PlanError` if an edit
+    is impossible, or if in place the head of a single file cannot end there; and, unless `anyway`, one with every
+    reason why one of `engines` (default: both) would no longer load the model (`planned_head.judge_planned`).
     """
     model, output = as_model(model), None if output is None else Path(output)
     require_complete(model)
@@ -168,7 +170,7 @@ def _laid_out(model: Model, result: Edited, edits: Edits, output: Path | None, f
 
 
 def _kept(model: Model, filler: Filler) -> Filler:
-    """`filler`, which keeps the room that a filler in `model` has now."""
+    """`filler`, at least as large as the filler that `model` has now."""
     if model.get(PADDING_KEY) is None:
         return filler
     return replace(filler, at_least=model.files[0].header.data_offset)
@@ -190,8 +192,8 @@ def _edit_in_place(model: Model, kvs: tuple[KV, ...], dialect: Dialect, edits: E
     padded = replace(dialect, filler=Filler(pad=True))
     whole = gguf_file(Path(base.name), kvs, tensors, padded)
     raise PlanError(
-        f"{error.message.removesuffix(NEW_FILE)}. A new file, -o OUT, takes {whole.size:,} bytes; with --pad, "
-        f"{congruent_bytes(whole.copies):,} of them are shared where the file system can (XFS, btrfs), and "
+        f"{error.message.removesuffix(NEW_FILE)}. A new file (-o OUT) takes {whole.size:,} bytes; with --pad, "
+        f"{congruent_bytes(whole.copies):,} of them are shared on file systems that can (XFS, btrfs), and "
         f"--reserve 64KiB leaves room for the next edit in place{_in_one_command(base.name, edits)}",
         source=base.name,
     )

@@ -1,7 +1,7 @@
-"""Settings: `KEY=[TYPE:]VALUE` as users write it, turned into metadata by what the model has under that key.
+"""Settings: turn `KEY=[TYPE:]VALUE`, as users write it, into metadata of the type that the model has under that key.
 
-A key that is there keeps its type: a setting without a type takes it, one with another type is refused unless the
-caller forces it.  `KEY[INDEX]` is one element of an array, unless the model has a key of that very name.
+An existing key keeps its type: a setting without a type takes it, and one with another type is refused unless the
+caller forces it.  `KEY[INDEX]` is one element of an array, unless the model has a key of exactly that name.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SHOWN = 80  # characters of a setting in a message
 
 @record
 class Setting:
-    """A value for `target`, which is a key or `KEY[INDEX]`; `spelling` is its type, None for the one that is there.
+    """A value for `target`, which is a key or `KEY[INDEX]`; `spelling` is its type, None to keep the existing type.
 
     `source` is the file that `text` was read from, or None.
     """
@@ -36,7 +36,7 @@ class Setting:
 
 
 def split_assignment(text: str, keys: Iterable[str], usage: str) -> tuple[str, str]:
-    """Split ``KEY=REST`` at the first ``=``, or behind one of `keys` that contains one; the longest wins."""
+    """Split ``KEY=REST`` at the first ``=``, or after one of `keys` if it contains ``=``; the longest key wins."""
     for known in sorted((key for key in keys if "=" in key and text.startswith(key)), key=len, reverse=True):
         end = _END_OF_KEY.match(text, len(known))
         if end:
@@ -72,7 +72,7 @@ def read_file_setting(text: str, keys: Iterable[str] = ()) -> Setting:
 
 
 def _check_literal(setting: Setting) -> None:
-    """Check a value that names its whole type; any other needs the model."""
+    """Check a value that names its full type; any other needs the model."""
     if setting.spelling is not None and setting.spelling not in ANY_WIDTH:
         _parsed(setting, setting.spelling, ByteOrder.LITTLE)
 
@@ -114,13 +114,13 @@ class Values:
         have, given = type_spelling(old), type_spelling(new)
         if have != given:
             self._refuse_type(new.key, have, given)
-            self.remarks.append(f"'{printable(new.key)}' was {have} and is {given} now")
+            self.remarks.append(f"'{printable(new.key)}' was {have} and is now {given}")
         elif old.count != new.count:
-            self.remarks.append(f"'{printable(new.key)}' had {old.count:,} element(s) and has {new.count:,} now")
+            self.remarks.append(f"'{printable(new.key)}' had {old.count:,} element(s) and now has {new.count:,}")
         at = next(index for index, kv in enumerate(self.kvs) if kv.key == new.key)
         times = sum(kv.key == new.key for kv in self.kvs)
         if times > 1:
-            self.remarks.append(f"'{printable(new.key)}' stood {times} times in the metadata and stands once now")
+            self.remarks.append(f"'{printable(new.key)}' was in the metadata {times} times and is now there once")
         self.kvs = [kv for kv in self.kvs if kv.key != new.key]
         self.kvs.insert(at, new)
 
@@ -142,7 +142,7 @@ class Values:
                 raise PlanError(_needs_type(setting, [kv.key for kv in self.kvs]))
             return given
         if given is None and old.element_type is ValueType.ARRAY:
-            raise PlanError(f"'{printable(setting.target)}' is an array of arrays; those are not written")
+            raise PlanError(f"'{printable(setting.target)}' is an array of arrays, which gguftool does not write")
         if given is None or (given in ANY_WIDTH and old.type in ANY_WIDTH[given]):
             return type_spelling(old)
         if given in ANY_WIDTH:
@@ -153,7 +153,7 @@ class Values:
     def _refuse_type(self, key: str, have: str, given: str) -> None:
         if self._force_type:
             return
-        text = "; str: in front takes the whole text as the value" if have == "str" else ""
+        text = "; str: in front makes the whole text the value" if have == "str" else ""
         raise PlanError(
             f"'{printable(key)}' is {have}, not {given}: leave the type out to keep it, or change it "
             f"with --force-type{text}"
@@ -167,7 +167,7 @@ class Values:
         if old.type is not ValueType.ARRAY:
             raise PlanError(f"'{name}' is {type_spelling(old)}, not an array: it has no element [{index}]")
         if old.element_type is ValueType.ARRAY:
-            raise PlanError(f"'{name}' is an array of arrays; its elements are not changed one by one")
+            raise PlanError(f"'{name}' is an array of arrays; its elements cannot be changed one by one")
         if not -old.count <= index < old.count:
             what = f"{old.count:,} elements, [0] to [{old.count - 1}]" if old.count else "no elements"
             raise PlanError(f"'{name}' has {what}: [{index}] is out of range")

@@ -31,12 +31,12 @@ def token_key(name: str) -> str:
     """The key of the special token `name`, such as `eos`; raises `PlanError` for a name that no engine reads."""
     if name not in SPECIAL_TOKENS:
         near = did_you_mean(name, SPECIAL_TOKENS)
-        raise PlanError(f"'{printable(name)}' is no special token; they are {', '.join(SPECIAL_TOKENS)}{near}")
+        raise PlanError(f"'{printable(name)}' is not a special token; those are {', '.join(SPECIAL_TOKENS)}{near}")
     return SPECIAL_TOKENS[name]
 
 
 def token_value(kvs: Sequence[KV], name: str, text: str, byte_order: ByteOrder) -> KV:
-    """The entry that makes the token with `text` the special token `name`; raises `PlanError` if there is not one."""
+    """The entry that makes the token with `text` the special token `name`; raises `PlanError` unless one has it."""
     key = token_key(name)
     vocabulary = find_kv(kvs, TOKENS_KEY)
     if vocabulary is None or type_spelling(vocabulary) != "str[]":

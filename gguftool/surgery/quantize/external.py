@@ -1,10 +1,10 @@
-"""Quantize with an installed llama-quantize: the way to types that no library here makes.
+"""Quantize with an installed llama-quantize, for types that no library here makes.
 
-The program gets a small GGUF, with the model's metadata and only the tensors to convert, and one rule for each type;
-its output supplies the pending tensors of a decision.  Tensors are renamed after their type,
-``iq4_ks.000017.weight``: then one rule for each type is enough, and neither engine takes them for parts of attention,
-which it counts.  Embeddings and the output keep the names by which engines know them.  An imatrix is cut to these
-tensors, as exact weights in the legacy format, which every release of both engines reads.
+The program gets a small GGUF with the model's metadata and only the tensors to convert, and one rule for each type.
+Its output supplies the pending tensors of a decision.  Tensors are renamed after their type,
+``iq4_ks.000017.weight``: so one rule for each type is enough, and neither engine counts them as parts of attention.
+Embeddings and the output keep their names, by which engines know them.  An imatrix is cut to these tensors, as exact
+weights in the legacy format, which every release of both engines reads.
 
 How the program is run is in `engines/llama_quantize.py`.
 Source: src/llama-quant.cpp of llama.cpp and src/llama.cpp of ik_llama.cpp (which names they look at).
@@ -43,7 +43,7 @@ _F32 = 0  # the type id
 
 @record
 class ExternalJob:
-    """What to run: the program of `options`, for `output`, with `threads` (default: one for each core)."""
+    """A run of the program of `options`, for `output`, with `threads` (default: one for each core)."""
 
     options: QuantizeOptions
     output: Path
@@ -53,7 +53,7 @@ class ExternalJob:
     def tool(self) -> Path:
         """The program; raises `PlanError` if the options have none."""
         if self.options.llama_quantize is None:
-            raise PlanError("no llama-quantize is given that could make the tensors")
+            raise PlanError("these tensors need a llama-quantize, and none is given")
         return self.options.llama_quantize.path
 
 
@@ -63,8 +63,8 @@ def made_externally(
 ) -> Iterator[Mapping[str, Tensor]]:
     """Make the pending tensors of `decision`; yield them by name, until the context ends.
 
-    They lie in a temporary folder beside the output, which the end of the context removes. `note` gets one line of
-    progress. Raises `ExecuteError` if the program fails, `PlanError` if it made something else than asked for.
+    They are in a temporary folder next to the output, which is removed when the context ends. `note` gets one line of
+    progress. Raises `ExecuteError` if the program fails, `PlanError` if it made something other than requested.
     """
     with tempfile.TemporaryDirectory(prefix=".gguftool-", dir=_existing(job.output.parent)) as folder:
         place = Path(folder)
@@ -94,7 +94,7 @@ def _opened(path: Path, tool: Path) -> Model:
     try:
         return open_model(path)
     except FormatError as error:  # it names a file that is removed before the user reads this
-        raise ExecuteError(f"what it wrote is no sound GGUF: {error}", source=str(tool)) from error
+        raise ExecuteError(f"what it wrote is not a valid GGUF: {error}", source=str(tool)) from error
 
 
 def _rule(step: TensorStep, engine: str) -> str:
@@ -138,7 +138,7 @@ def _small_plan(source: Model, steps: Mapping[str, TensorStep], folder: Path, op
 
 
 def _input(tensor: Tensor, step: TensorStep) -> Tensor:
-    """The tensor to convert: as `source` has it, or as F32 with its scale multiplied in, which the program ignores."""
+    """The tensor to convert: as `source` has it, or as F32 times its scale, because the program ignores scales."""
     if step.factor is None:
         return tensor
     computed = dequantized(tensor, FloatType.F32, tensor.byte_order, step.factor)
@@ -153,7 +153,7 @@ def _input(tensor: Tensor, step: TensorStep) -> Tensor:
 
 
 def _entry(name: str, step: TensorStep) -> ImatrixEntry:
-    """An entry that has the tensor's weights as its sums and a count of 1, so that nothing is divided again."""
+    """An entry with the tensor's weights as its sums and a count of 1, so that nothing is divided again."""
     import numpy as np
 
     if step.entry is None:
@@ -163,13 +163,13 @@ def _entry(name: str, step: TensorStep) -> ImatrixEntry:
 
 
 def _checked(made: Model, name: str, step: TensorStep) -> Tensor:
-    """The tensor made for `step`, under its own name; raises `PlanError` if it is another type or shape."""
+    """The tensor made for `step`, under its own name; raises `PlanError` if its type or shape is wrong."""
     wanted, found = step.tensor.info, made.tensors.get(name)
     if found is None or found.info.type != wanted.type or found.info.shape != wanted.shape:
         got = "nothing" if found is None else f"{type_alias(found.info.type)} {listed([str(found.info.dims)])}"
         raise PlanError(
-            f"made {got} of '{printable(wanted.name)}', asked for was {type_alias(wanted.type)} {wanted.dims}; "
-            "is --engine the one that this program is of?",
+            f"made {got} of '{printable(wanted.name)}', but {type_alias(wanted.type)} {wanted.dims} was requested; "
+            "does this program belong to the engine given by --engine?",
             source="llama-quantize",
         )
     return replace(found, info=replace(found.info, name=wanted.name, dims=wanted.dims))

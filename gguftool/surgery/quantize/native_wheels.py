@@ -13,12 +13,12 @@ from gguftool.record import record
 
 _LIBGGUF = {"Linux": ("x86_64",), "Darwin": ("x86_64", "arm64"), "Windows": ("amd64",)}
 _XLLAMACPP = {"Linux": ("x86_64", "aarch64"), "Darwin": ("x86_64", "arm64"), "Windows": ("amd64",)}  # glibc and musl
-_NEWEST_PYTHON = (3, 13)  # that libgguf has wheels for; those of xllamacpp are for all
+_NEWEST_PYTHON = (3, 13)  # the newest that libgguf has wheels for; xllamacpp has them for all
 
 
 @record
 class Machine:
-    """What decides which wheels pip takes: `system` as `platform.system` names it, `python` as (3, 13)."""
+    """The properties by which pip chooses wheels: `system` as `platform.system` names it, `python` as (3, 13)."""
 
     system: str
     machine: str
@@ -37,7 +37,7 @@ def this_machine() -> Machine:
 
 
 def how_to_install(here: Machine) -> str:
-    """The command that brings native quantizers to `here`, with the reason if it is not the usual one."""
+    """The command that installs native quantizers on `here`, with the reason if it is not the usual one."""
     lacking = _without_libgguf(here)
     if not lacking:
         return "pip install libgguf"
@@ -47,7 +47,7 @@ def how_to_install(here: Machine) -> str:
 
 
 def _without_libgguf(here: Machine) -> str:
-    """What keeps libgguf's wheels from `here`, or "" if there is one."""
+    """Why libgguf has no wheel for `here`, or "" if it has one."""
     if here.system == "Linux" and not here.is_glibc:
         return "Linux with musl"
     if here.machine not in _LIBGGUF.get(here.system, ()):

@@ -21,13 +21,13 @@ class Weights:
 
 @record
 class QuantizeOptions:
-    """How to choose and make types, and how tensors lie in the output.
+    """How to choose and make types, and how the output is laid out.
 
-    `engine`: follow this engine's rules (kept tensors, fallbacks, types that it has); `requantize`: also quantize what
-    is quantized in the source; `weights`: the imatrix to use; `llama_quantize`: an installed program that makes
-    everything but plain floats, default: the best library installed; `reuse`: models to copy tensors from that have
-    the wanted type already; `preset`: the mix for tensors that no rule matches, default: they stay as they are; `pure`:
-    of the preset, take its main type for all; `repack`: only rearrange rows, so that no number changes;
+    `engine`: follow this engine's rules (kept tensors, fallbacks, types that it has); `requantize`: also quantize
+    tensors that are quantized in the source; `weights`: the imatrix to use; `llama_quantize`: an installed program that
+    makes everything but plain floats, default: the best library installed; `reuse`: models from which tensors are
+    copied that already have the wanted type; `preset`: the mix for tensors that no rule matches, default: they stay as
+    they are; `pure`: use only the preset's main type; `repack`: only rearrange rows, so that no number changes;
     `allowed_mismatches`: keys in which models to reuse may differ.
     """
 

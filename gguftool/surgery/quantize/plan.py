@@ -1,8 +1,8 @@
 """Quantize: plan a model in which a recipe decides each tensor's type, and convert as little as possible for it.
 
-A tensor that the source has in its target type is copied, else one that a model to reuse has in it.  The rest is
-computed from the source while it is written (`quantized_source.py`), or made first by an installed llama-quantize
-(`external.py`).  The result is a plan like any other.
+A tensor is copied from the source if it has its target type there, else from a model to reuse that has it in that type.
+The rest is computed from the source while it is written (`quantized_source.py`), or made beforehand by an installed
+llama-quantize (`external.py`).  The result is a plan like any other.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class TensorOrigin(Enum):
 class TensorStep:
     """One tensor of the output: `tensor` as it will be, from `model`.
 
-    `entry`: the weights that it is made with; `factor`: the scale that is multiplied into it.
+    `entry`: the imatrix weights that it is quantized with; `factor`: the scale that is multiplied into it.
     """
 
     tensor: Tensor
@@ -58,10 +58,10 @@ class TensorStep:
 
 @record
 class Decision:
-    """The step for each tensor of the output, in the order of `source`, and the models of which some are reused.
+    """The step for each tensor of the output, in the order of `source`, and the models that give reused tensors.
 
-    Scales are with their weights: of one that is made, they are multiplied into it; of one that is reused, they are
-    those of its model.
+    Scales go with their weights: they are multiplied into a weight that is made; a reused weight comes with those of
+    its model.
     """
 
     source: Model
@@ -76,11 +76,11 @@ class Decision:
 
     @property
     def pending(self) -> tuple[TensorStep, ...]:
-        """The steps that wait for an installed llama-quantize."""
+        """The steps that need an installed llama-quantize."""
         return tuple(step for step in self.made if isinstance(step.tensor.padded_extent.source, Pending))
 
     def with_made(self, made: Mapping[str, Tensor]) -> Decision:
-        """The decision with its pending tensors replaced by those that llama-quantize `made`, by name."""
+        """The decision with its pending tensors replaced by those in `made`, by name."""
         steps = (
             replace(step, tensor=made[step.tensor.info.name]) if step.tensor.info.name in made else step
             for step in self.steps
@@ -93,7 +93,7 @@ def plan_quantize(source: ModelLike, recipe: Recipe, output: StrPath, options: Q
 
     The first rule that matches a tensor counts; a tensor that no rule matches keeps its type. Raises one `PlanError`
     with all problems: rules that match nothing, types that the engine or the back end lacks, tensors that need an
-    imatrix, an imatrix of another model. Plans with `Decision.pending` steps cannot be carried out as they are: take
+    imatrix, an imatrix of another model. Plans with `Decision.pending` steps cannot be carried out as they are: use
     `decide`, `made_externally` and `plan_decision` for these.
     """
     options = options or QuantizeOptions()
@@ -105,7 +105,7 @@ def decide(source: ModelLike, recipe: Recipe, options: QuantizeOptions) -> Decis
     source, reuse = as_model(source), tuple(map(as_model, options.reuse))
     require_complete(source)
     if source.byte_order is not ByteOrder.LITTLE:
-        raise PlanError("is big-endian: what is quantized here is little-endian", source=source.name)
+        raise PlanError("is big-endian, but gguftool quantizes only to little-endian", source=source.name)
     notes = Notes()
     targets = target_types(source, recipe, EngineRules(engine=options.engine, mix=_mix(options)), notes)
     quantizer = TensorQuantizer(source, options, notes)
@@ -186,24 +186,24 @@ def _folded(tensor: Tensor, source: Model, notes: Notes) -> Factor | None:
 
 
 def _scale_steps(step: TensorStep, source: Model, notes: Notes) -> list[TensorStep]:
-    """The steps of the scales that the tensor of `step` keeps; the notes tell what becomes of the others."""
+    """The steps of the scales that the tensor of `step` keeps; `notes` reports what happens to the others."""
     name = step.tensor.info.name
     own = scales_of(source.tensors, name)
     if step.origin is TensorOrigin.QUANTIZED and own and not _keeps_scales(source):
         if step.factor is not None:
-            notes.remark("multiplied by the scale beside it, which is left out", name)
+            notes.remark("multiplied by its scale, which is left out", name)
         return []
     found = scales_of(step.model.tensors, name)
     if found.keys() - own.keys():
         notes.remark(f"comes with its scales, from {step.model.name}", name)
     if own.keys() - found.keys():
-        notes.remark(f"its scales are left out: {step.model.name}, which has it in this type, has none", name)
+        notes.remark(f"its scales are left out: {step.model.name} has it in this type without scales", name)
     origin = TensorOrigin.COPIED if step.origin is TensorOrigin.QUANTIZED else step.origin
     return [TensorStep(tensor=scale, origin=origin, model=step.model) for scale in found.values()]
 
 
 def _keeps_scales(source: Model) -> bool:
-    """Whether scales are part of the architecture of `source`, and stay beside weights of any type."""
+    """Whether scales are part of the architecture of `source`, and stay with weights of any type."""
     kv = source.get(ARCHITECTURE_KEY)
     return kv is not None and kv.type is ValueType.STRING and kv.value() in SCALED_ARCHITECTURES
 

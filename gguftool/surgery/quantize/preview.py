@@ -1,4 +1,4 @@
-"""Preview a quantization: how much is copied, reused and quantized, and how long it takes, from a short trial."""
+"""Preview a quantization: how much is copied, reused and quantized, and how long that takes, from a short trial."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class QuantizedShare:
 
 @record
 class QuantizePreview:
-    """What a run would do; `seconds` with `threads` threads, or None if there is nothing to quantize or to try."""
+    """A preview of a run; `seconds` with `threads` threads, or None if there is nothing to quantize or to try."""
 
     plan: Preview
     copied: tuple[SourceShare, ...]
@@ -48,7 +48,7 @@ class QuantizePreview:
 
 
 def preview_quantize(decision: Decision, plan: Plan, jobs: int | None = None) -> QuantizePreview:
-    """Sum up `decision`, and quantize a few rows to each type for the time; raises `SourceError` if reading fails."""
+    """Sum up `decision`, and time the types on a few rows each; raises `SourceError` if reading fails."""
     threads = jobs or os.cpu_count() or 1
     types: dict[int, list[TensorStep]] = {}
     for step in decision.made:

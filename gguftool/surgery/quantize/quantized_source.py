@@ -1,8 +1,8 @@
-"""A source that computes: a tensor quantized while it is read. Rows of floats go in, blocks of the new type come out.
+"""A source that computes: a tensor quantized while it is read. It turns rows of floats into blocks of the new type.
 
 Every type here is row-wise, so a range of bytes is a range of rows: any part of a tensor can be computed by itself, in
-any thread, and an interrupted run resumes in the middle. Memory is a chunk of rows for each thread, whatever the
-tensor's size. The input floats are those that llama-quantize takes: F16, BF16 and quantized types widened to F32.
+any thread, and an interrupted run resumes in the middle. Memory use is a chunk of rows for each thread, whatever the
+tensor's size. The input floats are those that llama-quantize uses: F16, BF16 and quantized types widened to F32.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 _CHUNK = 256 << 10  # elements computed at once: 1 MiB of F32, which stays in the processor's cache
 _LOCAL_CHUNK = 512 << 10  # elements worth a thread's while: a second of the slowest types, 5 ms of the fastest
 _REMOTE_CHUNK = 8 << 20  # elements, if the rows come over a network: 16 MiB of BF16 a request
-MAX_ROW = 4 << 20  # elements; a row is the least that can be computed, and real ones have up to 100,000
-# Up to this, scales of half precision cannot overflow, whatever the type; beyond, the output is checked.
+MAX_ROW = 4 << 20  # elements; a row is the smallest unit of work, and real ones have up to 100,000
+# Up to this, half-precision scales cannot overflow, whatever the type; above it, the output is checked.
 _LARGEST_SAFE = 65504.0
-# Quantizers add up weights times squares in F32, which ends at 3e38. Beyond, libgguf writes NaN, or ends the process.
+# Quantizers add up weights times squares in F32, which ends at 3e38. Above that, libgguf writes NaN or aborts.
 _LARGEST_WEIGHED_SQUARE = 1e30
 _ANY_RANGE = frozenset({"float", "fp4"})  # kinds of types for which nothing is added up
 
 
 @lru_cache(maxsize=4)
 def _weights(entry: ImatrixEntry, dims: tuple[int, ...]) -> NDArray[Any]:
-    """The weights of all matrices; those of a few hundred experts take 10 MB and time: not for each range."""
+    """The weights of all matrices, cached: for a few hundred experts they take 10 MB, and time."""
     return entry.weights_for(dims)
 
 
@@ -87,7 +87,7 @@ class QuantizedSource(Source):
 
     @property
     def identity(self) -> str:
-        """The identity of the input, what is computed from it, and by which back end."""
+        """The identity of the input, of the computation, and of the back end."""
         info, extent = self.tensor.info, self.tensor.extent
         return (
             f"{extent.source.identity} {extent.offset}+{extent.length} {type_name(info.type)} "
@@ -102,7 +102,7 @@ class QuantizedSource(Source):
 
     @property
     def preferred_chunk(self) -> int:
-        """Bytes worth one thread's while: less than of a file, as types differ a thousandfold in speed."""
+        """Bytes that make a thread worthwhile: fewer than for a file, because types differ a thousandfold in speed."""
         elements = _REMOTE_CHUNK if self.is_remote else _LOCAL_CHUNK
         return max(elements // self.traits.block_size * self.traits.type_size, 32 * self.row_size)
 
@@ -134,7 +134,7 @@ class QuantizedSource(Source):
             yield data[max(offset - start, 0) : end - start]
 
     def _chunks(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Cut rows into chunks; with weights, a chunk is of one matrix, as each has its own."""
+        """Cut rows into chunks; with weights, a chunk is within one matrix, because each matrix has its own weights."""
         step = max(1, _CHUNK // self.width)
         dims = self.tensor.info.dims
         matrix = dims[1] if self.entry is not None and len(dims) > 1 else self.rows
@@ -144,7 +144,7 @@ class QuantizedSource(Source):
             first = end
 
     def _reader(self, begin: int, behind: int) -> Callable[[int, int], bytes]:
-        """A function that reads the input of rows `first` to `last`; one request for all, if rows are whole units."""
+        """A function that reads the input of rows `first` to `last`; in one request, if rows are whole units."""
         extent, decoder = self.tensor.extent, self.decoder
         if self.width % decoder.unit:  # rows that are interleaved: a chunk may begin within a group of them
             return lambda first, last: extent.source.read_at(*self._units(first, last))
@@ -182,7 +182,9 @@ class QuantizedSource(Source):
         rows = to_f32(numbers).reshape(last - first, width)
         if self.factor is None:
             return rows
-        with np.errstate(over="ignore", invalid="ignore"):  # what F32 cannot hold becomes an infinity, and is refused
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # values that F32 cannot hold become infinities, and are refused
             return self.factor.times(rows, first * width)
 
     def _refuse_not_finite(self, rows: NDArray[Any], first: int) -> None:
@@ -212,7 +214,7 @@ class QuantizedSource(Source):
         )
 
     def _refuse_overflow(self, data: bytes | bytearray, first: int) -> None:
-        """Check the output for large values: scales are mostly of half precision, which ends at 65,504."""
+        """Check the output for overflow: most scales have half precision, which ends at 65,504."""
         import numpy as np
 
         made = decoder_of(self.traits.id, ByteOrder.LITTLE, self.tensor.info.dims)

@@ -56,12 +56,12 @@ class Pending(Source):
 
     @property
     def identity(self) -> str:
-        """What will be made, from what, and by which program."""
+        """The tensor, its input, and the program that makes it."""
         return self.key
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Raise `PlanError`: these bytes are not made yet."""
-        raise PlanError(f"{length:,} bytes at {offset:,} are still to be made", source=self.name)
+        raise PlanError(f"{length:,} bytes at {offset:,} are not made yet", source=self.name)
 
 
 @dataclass(slots=True)
@@ -83,7 +83,7 @@ class TensorQuantizer:
     def quantize(self, tensor: Tensor, wanted: int, factor: Factor | None = None) -> tuple[Tensor, ImatrixEntry | None]:
         """Turn `tensor`, times `factor`, into type id `wanted`; the second item is its imatrix entry, or None.
 
-        If that cannot be done, `tensor` comes back as it is, and `notes` has the problem.
+        If that cannot be done, `tensor` is returned unchanged, and `notes` gets the problem.
         """
         name = tensor.info.name
         change = relayout_of(tensor.info.type, wanted, tensor.info.dims)
@@ -92,7 +92,9 @@ class TensorQuantizer:
             return self._tensor(tensor, wanted, RelayoutSource(tensor=tensor, change=change, wanted=wanted)), None
         if self.options.repack:
             own = type_alias(tensor.info.type)
-            self.notes.problem(f"{own} and {type_alias(wanted)} are not the same numbers, as --repack wants it", name)
+            self.notes.problem(
+                f"{own} and {type_alias(wanted)} do not hold the same numbers, as --repack requires", name
+            )
             return tensor, None
         problem, decoder = self._problem(tensor)
         if problem or decoder is None:
@@ -146,10 +148,10 @@ class TensorQuantizer:
         """Why `tensor` cannot be read as numbers, or the decoder that reads it."""
         own = TYPES.get(tensor.info.type)
         if own is None or tensor.type_nbytes is None or tensor.sizing is Sizing.CONFLICT:
-            return f"it is {type_alias(tensor.info.type)} here, of a size or type in doubt", None
+            return f"it is {type_alias(tensor.info.type)} here, and its size or type is in doubt", None
         if not own.is_plain_float and not self.options.requantize:
             return (
-                f"it is {own.alias} here: quantizing again loses more than once; --allow-requantize does it, a BF16 or "
+                f"it is {own.alias} here, and quantizing again loses more; --allow-requantize does it, but a BF16 or "
                 "F16 source is better"
             ), None
         decoder = decoder_of(tensor.info.type, ByteOrder.LITTLE, tensor.info.dims)
@@ -179,28 +181,26 @@ class TensorQuantizer:
         entry = self._found(name, weights.imatrix.entries) if weights is not None and self.weighs else None
         if entry is not None and not entry.fits(tensor.info.dims):
             if name != TOKEN_EMBD:
-                self.notes.problem(f"the imatrix is of another model: {entry.misfit(tensor.info.dims)}", name)
+                self.notes.problem(f"the imatrix belongs to another model: {entry.misfit(tensor.info.dims)}", name)
                 return None
-            self.notes.remark(
-                "its entry in the imatrix has another size, and is not used, as llama-quantize does", name
-            )
+            self.notes.remark("its entry in the imatrix has another size and is ignored, as in llama-quantize", name)
             entry = None
         if entry is None:
             self._without_weights(name, wanted)
         elif entry.blank_matrices(tensor.info.dims):
             self.notes.remark(
-                "its weights in the imatrix, or those of an expert, are all 0: most types keep nothing of the numbers "
-                "then, also in llama-quantize",
+                "its weights in the imatrix, or those of an expert, are all 0: then most types lose all of its "
+                "numbers, in llama-quantize too",
                 name,
             )
         return entry
 
     def _found(self, name: str, entries: Mapping[str, ImatrixEntry]) -> ImatrixEntry | None:
-        """The entry under `name`, or the one that the engine takes in its place."""
+        """The entry under `name`, or the one that the engine uses instead."""
         other = None if name in entries else stand_in(name, entries, self.options.engine)
         if other is not None:
             part = other.rpartition(".weight")[0].rpartition(".")[2]
-            self.notes.remark(f"no entry in the imatrix, takes that of {part}, as {self.options.engine} does", name)
+            self.notes.remark(f"no entry in the imatrix; uses that of {part}, as {self.options.engine} does", name)
         return entries.get(other or name)
 
     def _without_weights(self, name: str, wanted: int) -> None:
@@ -212,29 +212,29 @@ class TensorQuantizer:
         exempt = may_lack_imatrix(name, self.options.engine)
         if policy is ImatrixPolicy.ASSERTED or (policy is ImatrixPolicy.YES and not exempt):
             has = "--imatrix FILE gives one" if self.options.weights is None else "the given one has no entry for it"
-            self.notes.problem(f"{type_alias(wanted)} needs an imatrix, {has}", name)
+            self.notes.problem(f"{type_alias(wanted)} needs an imatrix; {has}", name)
         elif self.options.weights is not None:
             self.unweighed.append(name)
 
     def finish(self) -> None:
-        """Report what concerns the imatrix as a whole; call it after the last tensor."""
+        """Report problems of the imatrix as a whole; call it after the last tensor."""
         weights, notes = self.options.weights, self.notes
         if weights is None:
             return
         entries = weights.imatrix.entries
         if not any(name in entries or stand_in(name, entries, self.options.engine) for name in self.source.tensors):
             have = listed(list(entries), 3)
-            notes.problem(f"the imatrix is of another model, it has {have} and no tensor of", self.source.name)
+            notes.problem(f"the imatrix belongs to another model: it has {have}, and no tensor of", self.source.name)
         elif self.unweighed and not self.weighs:
             way = how_to_install(this_machine())
             notes.remark(f"gguf.quants ignores the imatrix; back ends that use it: {way}", self.unweighed[0])
         else:
             for name in self.unweighed:
-                notes.remark("not in the imatrix, quantized without", name)
+                notes.remark("not in the imatrix, so quantized without it", name)
 
 
 def _not_offered(wanted: int, quantizer: Quantizer, engine: str) -> str:
-    """The problem that `quantizer` does not make the type `wanted`, with the ways to get it."""
+    """The message that `quantizer` does not make the type `wanted`, with the ways to get it."""
     ways = []
     makers = TYPES[wanted].quantized_by
     if quantizer.name == GGUF and LIBGGUF in makers:

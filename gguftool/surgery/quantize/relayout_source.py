@@ -34,7 +34,7 @@ class RelayoutSource(Source):
 
     @property
     def identity(self) -> str:
-        """The identity of the input, and what is made of it."""
+        """The identity of the input, and the conversion."""
         extent = self.tensor.extent
         return (
             f"{extent.source.identity} {extent.offset}+{extent.length} to {type_name(self.wanted)} {self.tensor.shape}"

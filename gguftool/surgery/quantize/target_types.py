@@ -1,9 +1,9 @@
-"""The target type of each tensor: what a recipe asks for, turned into what an engine's llama-quantize would write.
+"""The target type of each tensor: the type in the recipe, or the one that llama-quantize would write instead.
 
-An explicit rule is a rule for every tensor that it matches, also for embeddings and the output; only a preset gives
-these types of their own.  A rule is followed as far as the engine can: some tensors are never quantized, rows may not
-divide into the type's blocks, and some types cannot be used for some tensors.  Every difference from the rule is
-reported with the tensor's name.
+An explicit rule holds for every tensor that it matches, including embeddings and the output; only a preset gives these
+types of their own.  A rule is followed as far as the engine can: some tensors are never quantized, rows may not divide
+into the type's blocks, and some types cannot be used for some tensors.  Every difference from the rule is reported with
+the tensor's name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gguftool.surgery.selection import report_idle_rules
 
 @record
 class EngineRules:
-    """Which engine's rules to follow; `mix`: the preset for tensors that no rule matches, default: they stay."""
+    """The engine to follow; `mix`: the preset for tensors that no rule matches, default: they stay as they are."""
 
     engine: str
     mix: PresetMix | None = None
@@ -31,7 +31,7 @@ class EngineRules:
 def target_types(model: Model, recipe: Recipe, rules: EngineRules, notes: Notes) -> dict[str, int]:
     """Map each tensor of `model` to its target type id: its own type if no rule matches, or none can be followed.
 
-    What differs from the recipe goes to `notes`, as a remark or a problem.
+    Differences from the recipe go to `notes`, as remarks or problems.
     """
     assigned = recipe.assign(model.tensors)
     report_idle_rules(recipe, assigned, notes)
@@ -67,12 +67,12 @@ class _Chooser:
         if rule.label is not None:
             notes.problem(f"the rule takes the input {rule.target}: quantize makes types, merge takes inputs", name)
         elif traits is None or not traits.in_files:
-            notes.problem(f"'{rule.target}' is no type that can be made", name)
+            notes.problem(f"'{rule.target}' is not a type that can be made", name)
         elif _keeps(tensor, traits, engine):
             if traits.id != own:
                 notes.remark(f"wanted {traits.alias}, kept as {type_alias(own)}, as {engine} does", name)
         elif engine not in traits.engines:
-            notes.problem(f"{engine} has no {traits.alias}; --engine {traits.engines[0]} has", name)
+            notes.problem(f"{engine} has no {traits.alias}; --engine {traits.engines[0]} has it", name)
         else:
             return self._written(tensor, traits)
         return own
@@ -101,17 +101,17 @@ class _Chooser:
         return traits.id
 
     def _fallback(self, tensor: Tensor, traits: TypeTraits) -> tuple[str | None, str]:
-        """The name of the type to use instead of `traits` and the reason; None, and the problem, if there is none."""
+        """The name of the type to use instead of `traits`, and the reason; or None, and the problem."""
         name, dims, engine = tensor.info.name, tensor.info.dims, self.rules.engine
         if dims[0] % traits.block_size:
             fallen = fallback_type(traits.name, dims[0], engine)
-            blocks = f"rows of {dims[0]:,} are no whole blocks of {traits.alias}"
+            blocks = f"rows of {dims[0]:,} are not whole blocks of {traits.alias}"
             if fallen is None:
                 return None, f"{blocks}: {explain_fallback(traits.name, dims[0], engine)}"
             return fallen, f"{blocks}, made {fallen.lower()}"
         fallen = rows_fallback(traits.name)
         if fallen is None:
-            return None, f"{traits.alias} cannot be made of it"
+            return None, f"it cannot be made into {traits.alias}"
         rows = f"{dims[1] if len(dims) > 1 else 1:,} rows"
         why = "embeddings are looked up by single rows" if name in EMBEDDINGS else f"{rows} do not divide"
         return fallen, f"{traits.alias} packs {traits.interleaved_rows} rows together, {why}; made {fallen}"

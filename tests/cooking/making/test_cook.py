@@ -98,7 +98,9 @@ def test_what_is_not_there_is_quantized_and_the_rest_is_reused(tmp_path: Path) -
 
 def test_without_plain_floats_the_lack_is_told_as_merge_tells_it(tmp_path: Path) -> None:
     specs = [quant(tmp_path / f"{kind}.gguf", kind) for kind in ("Q4_K", "Q8_0")]
-    with pytest.raises(PlanError, match=r"no input has it as bf16; there is q4_K, q8_0: blk\.0\.ffn_down\.weight"):
+    with pytest.raises(
+        PlanError, match=r"no input has it as bf16; the inputs have q4_K, q8_0: blk\.0\.ffn_down\.weight"
+    ):
         _cook(MIX, specs, tmp_path / "out.gguf")
 
 

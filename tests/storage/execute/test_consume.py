@@ -397,7 +397,7 @@ def test_a_file_put_in_the_place_of_a_source_before_it_goes_stays(
         real(source)  # type: ignore[arg-type]
 
     monkeypatch.setattr(consume, "free", free)
-    with pytest.raises(SourceError, match="another file"):
+    with pytest.raises(SourceError, match="no longer the file"):
         executor.execute(from_command(tmp_path))
     assert paths[2].read_bytes() == b"somebody else's"
     assert helper_path(tmp_path / "out.gguf", "consume").exists()
@@ -659,7 +659,7 @@ def test_what_reads_back_differently_is_not_removed(tmp_path: Path, monkeypatch:
         return data[:-1] + bytes([data[-1] ^ 1])
 
     monkeypatch.setattr(consume, "read_fully", rotten)
-    with pytest.raises(ExecuteError, match="reads back other bytes"):
+    with pytest.raises(ExecuteError, match="does not read back the bytes"):
         executor.execute(from_command(tmp_path))
     assert all(path.exists() for path in paths)
     assert sorted(os.listdir(tmp_path)) == ["in"]
@@ -747,7 +747,7 @@ def test_a_disk_without_that_room_is_refused_before_anything_is_written(tmp_path
         before = state(disk)
         done = run_gguftool("merge", disk / "in", "-o", disk / "out.gguf", "--consume", "--yes")
         assert done.returncode == 2
-        assert "at the fullest moment" in one_error_line(done.stderr)
+        assert "at its peak" in one_error_line(done.stderr)
         assert state(disk) == before
 
 

@@ -132,7 +132,7 @@ def test_a_part_file_begins_as_planned_or_is_blank_in_places(
         if blank_is_good:
             run.check_parts()
         else:
-            with pytest.raises(ExecuteError, match=f"is not the part file that {run.path.name} tells of"):
+            with pytest.raises(ExecuteError, match=f"is not the part file that {run.path.name} describes"):
                 run.check_parts()
     assert path.read_bytes() == data
 
@@ -218,7 +218,7 @@ def test_outputs_are_published_when_they_are_the_complete_files(begun: Plan, tmp
         assert run.is_published() is True
     for data in (HEAD.ljust(20479, b"\0"), HEAD.ljust(20481, b"\0"), b"x" + HEAD[1:].ljust(20479, b"\0"), bytes(20480)):
         out.write_bytes(data)
-        with opened(begun, good) as run, pytest.raises(ExecuteError, match="was complete and got its name"):
+        with opened(begun, good) as run, pytest.raises(ExecuteError, match="was complete and had its name"):
             run.is_published()
         put_part(begun, b"")
         with opened(begun, good) as run:
@@ -249,7 +249,7 @@ def test_only_the_same_command_goes_on(begun: Plan, tmp_path: Path) -> None:
             if good:
                 assert find_unfinished(tmp_path / "out", request, seen.append) is not None
             else:
-                with pytest.raises(ExecuteError, match="only that command goes on"):
+                with pytest.raises(ExecuteError, match="only that command resumes it"):
                     find_unfinished(tmp_path / "out", request, seen.append)
     assert len(seen) == 4
     assert find_unfinished(tmp_path / "elsewhere", REQUEST, seen.append) is None
@@ -278,7 +278,7 @@ def test_what_reads_back_is_compared_and_hashed(part: PartFile) -> None:
     consume.digest_part(copies, part, digests[1])
     assert [digest.hexdigest() for digest in digests] == [wanted, wanted]
     os.pwrite(part.fd, b"?", 500 + (1 << 20) + 6)
-    with pytest.raises(ExecuteError, match="reads back other bytes than were written") as caught:
+    with pytest.raises(ExecuteError, match="does not read back the bytes that were written") as caught:
         consume.read_back(copies, part, hashlib.sha256())
     assert caught.value.offset == 500 + (1 << 20)  # where the piece begins that differs
     os.ftruncate(part.fd, 600)
@@ -293,7 +293,7 @@ def test_only_the_file_that_was_copied_goes(tmp_path: Path) -> None:
     path.write_bytes(b"x")
     source = open_local(path)
     os.link(path, tmp_path / "b")
-    with pytest.raises(SourceError, match="is another file than was copied"):
+    with pytest.raises(SourceError, match="is no longer the file that was copied"):
         consume.free(source)  # the link changed its ctime
     source = open_local(path)
     with pytest.raises(SourceError, match="has several names"):
@@ -302,7 +302,7 @@ def test_only_the_file_that_was_copied_goes(tmp_path: Path) -> None:
     source = open_local(path)
     consume.free(source)
     assert not path.exists()
-    with pytest.raises(SourceError, match="is another file"):
+    with pytest.raises(SourceError, match="is no longer the file"):
         consume.free(source)
     consume.free(MemorySource(label="m", data=b""))
 
@@ -328,11 +328,11 @@ def test_the_fullest_moment_must_fit(
         if fits:
             consume.check_room(run)
             return
-        with pytest.raises(ExecuteError, match="bytes at the fullest moment") as caught:
+        with pytest.raises(ExecuteError, match="bytes at its peak") as caught:
             consume.check_room(run)
     assert caught.value.source == str(begun.outputs[0].path.parent)
     if not shared:
-        assert "needs 13,192 bytes at the fullest moment" in str(caught.value)
+        assert "needs 13,192 bytes at its peak" in str(caught.value)
         assert "and 13,191 are free here" in str(caught.value)
 
 

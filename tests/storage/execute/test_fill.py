@@ -56,7 +56,7 @@ def test_a_part_of_another_size_is_refused(pairs: list[Pair], size: int) -> None
     os.ftruncate(pairs[1][0].fd, size)
     with pytest.raises(ExecuteError) as caught:
         check_sizes(pairs)
-    assert str(caught.value) == f"{pairs[1][0].path}: is {size} bytes long, planned were 20"
+    assert str(caught.value) == f"{pairs[1][0].path}: is {size} bytes long, but 20 were planned"
 
 
 def test_errors_without_a_name_get_that_of_the_output_or_the_folder(
@@ -98,7 +98,7 @@ def test_an_expected_checksum_is_compared(tmp_path: Path) -> None:
     for wrong in ("0" * 64, "f" * 64):  # one sorts before, one behind
         with pytest.raises(ExecuteError) as caught:
             verify_checksum(path, output(wrong))
-        assert f"would have sha256 {right}, recorded is {wrong}" in str(caught.value)
+        assert f"would have sha256 {right}, but the recorded one is {wrong}" in str(caught.value)
         assert caught.value.source == str(tmp_path / "out")
 
 

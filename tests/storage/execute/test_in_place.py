@@ -220,7 +220,7 @@ def test_a_part_of_another_size_than_the_set_journal_says_is_not_installed(size:
         "names": [[SHARDS[1], len(new) + size]],
     }
     set_journal_path(tmp_path / SHARDS[0]).write_text(json.dumps(fields) + "\n")
-    with pytest.raises(ExecuteError, match=f"has {len(new)} bytes, the journal says {len(new) + size}"):
+    with pytest.raises(ExecuteError, match=f"has {len(new)} bytes, but the journal says {len(new) + size}"):
         finish_set(tmp_path / SHARDS[0])
     assert (tmp_path / SHARDS[1]).read_bytes() == old
     assert part.read_bytes() == new
@@ -342,6 +342,6 @@ def test_a_file_that_cannot_get_its_old_bytes_back_is_named_with_the_way_out(
     with pytest.raises(ExecuteError) as caught:
         in_place.recover(target)
     assert caught.value.source == str(target)
-    assert "cannot be given back its old bytes: Input/output error; they are safe in" in str(caught.value)
+    assert "cannot get its old bytes back: Input/output error; they are safe in" in str(caught.value)
     assert f"edit {target} --recover" in str(caught.value)
     assert helper_path(target, "undo").exists()

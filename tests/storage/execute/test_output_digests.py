@@ -103,7 +103,7 @@ def test_a_run_that_goes_on_hashes_what_was_written_before(case: Case, tmp_path:
         if not plan.outputs[0].path.exists():
             notes: list[str] = []
             assert_true(plan, execute(plan, asked(case, note=notes.append)))
-            went_on += any("went on from" in note or "finished publishing" in note for note in notes)
+            went_on += any("resumed after" in note or "finished publishing" in note for note in notes)
     assert went_on >= 3
 
 

@@ -68,7 +68,9 @@ def test_an_open_part_is_known_by_its_inode_and_size(target: Path) -> None:
     part.path.rename(target)
     assert part.is_published()
     for check in (part.require, part.require_place):
-        with pytest.raises(ExecuteError, match=f"what was written is now {target}; no output was made") as caught:
+        with pytest.raises(
+            ExecuteError, match=f"the file that was written is now {target}; no output was made"
+        ) as caught:
             check()
         assert caught.value.source == str(part.path)
     part.path.write_bytes(bytes(10))
@@ -120,14 +122,14 @@ def test_a_closed_part_is_found_beside_an_open_one_in_a_folder_that_moved(tmp_pa
         other.require(first)
     with pytest.raises(ExecuteError) as caught:
         other.require()
-    assert "what was written is now" not in str(caught.value)
+    assert "the file that was written is now" not in str(caught.value)
     os.truncate(tmp_path / "moved" / other.path.name, 3)
     with pytest.raises(ExecuteError) as caught:
         other.require(first)
-    assert "what was written is now" not in str(caught.value)
+    assert "the file that was written is now" not in str(caught.value)
     with pytest.raises(ExecuteError) as caught:
         other.require(first.closed())
-    assert "what was written is now" not in str(caught.value)
+    assert "the file that was written is now" not in str(caught.value)
 
 
 def test_publishing_never_replaces_and_takes_back_what_is_not_its_own(target: Path) -> None:
@@ -213,7 +215,7 @@ def test_what_may_be_the_only_copy_is_not_written_over(tmp_path: Path, path_of: 
     path = path_of(targets[1])  # type: ignore[operator]
     path.write_bytes(b"")
     path.chmod(0o600)
-    with pytest.raises(ExecuteError, match=f"an unfinished merge --consume lies here: {path.name}") as caught:
+    with pytest.raises(ExecuteError, match=f"a merge --consume is unfinished here: {path.name}") as caught:
         refuse_only_copies(targets)
     assert caught.value.source == str(targets[1])
     refuse_only_copies(targets[:1])

@@ -67,7 +67,7 @@ def test_two_outputs_of_one_plan_are_not_one_file(way: str, source: Path) -> Non
 def test_names_in_one_folder_differ_in_more_than_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "IGNORES_CASE", True)
     preflight.check_targets(two_outputs(tmp_path / "a" / "x", tmp_path / "b" / "X"), force=False)
-    with pytest.raises(ExecuteError, match=r"X: its name and that of \S+x differ in case alone"):
+    with pytest.raises(ExecuteError, match=r"X: its name differs from that of \S+x only in case"):
         execute(two_outputs(tmp_path / "c" / "x", tmp_path / "c" / "X"), Options())
 
 
@@ -289,7 +289,7 @@ def test_names_that_differ_in_case_alone_are_refused_where_the_system_ignores_ca
         return
     with pytest.raises(ExecuteError) as caught:
         preflight.check_targets(plan_for(*paths), force=True)
-    assert str(caught.value).startswith(f"{paths[2]}: its name and that of {paths[1]} differ in case alone")
+    assert str(caught.value).startswith(f"{paths[2]}: its name differs from that of {paths[1]} only in case")
 
 
 def test_names_of_devices_are_refused_where_the_system_has_them(

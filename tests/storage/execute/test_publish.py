@@ -318,7 +318,7 @@ def test_a_set_that_cannot_be_taken_back_keeps_its_journal(
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
         patch.setattr(publish, "_unpublish", fail)
-        words = r"neither published \(Input/output error\) nor taken back \(Read-only file system\).*--recover"
+        words = r"neither published \(Input/output error\) nor rolled back \(Read-only file system\).*--recover"
         with pytest.raises(HalfwayError, match=words):
             publish_set(plan(tmp_path, *NAMES), parts, None, replace=True, sync=True)
     assert finish_set(tmp_path / NAMES[1]) is not None
@@ -363,7 +363,7 @@ def test_a_set_in_two_folders_is_refused(tmp_path: Path, written: Callable[..., 
     names = [f"{other}/{NAMES[0]}", f"m/{NAMES[1]}"]
     parts = written(*names)
     whole = changed(plan(tmp_path, *names), first_shard=tmp_path / "m" / NAMES[1])
-    with pytest.raises(ExecuteError, match="must lie in one folder"):
+    with pytest.raises(ExecuteError, match="must be in one folder"):
         publish_set(whole, parts, None, replace=False, sync=True)
     for part in parts:
         part.require()

@@ -79,7 +79,7 @@ def test_killed_near_its_end_a_run_goes_on_and_copies_only_the_rest(case: Case, 
     with Injector().active() as injector:
         execute(plan, told.options())
     assert listing(folder) == wanted
-    assert any("went on from" in note for note in told.notes)
+    assert any("resumed after" in note for note in told.notes)
     copied = sum(name in ("copy_file_range", "pwrite") for name in injector.calls)
     assert copied <= 4, injector.calls
     assert told.progress == plan.preview().bytes_copied
@@ -168,10 +168,10 @@ def test_what_was_written_goes_when_the_disk_is_full_and_stays_on_a_signal(tmp_p
 
     with pytest.raises(KeyboardInterrupt):
         execute(plan, Options(checkpoint=CHECKPOINT, note=told.notes.append, progress=interrupt))
-    assert any("goes on from there" in note for note in told.notes)
+    assert any("run the same command again to resume" in note for note in told.notes)
     assert helper_path(plan.outputs[0].path, "part").exists()
     execute(plan, told.options())
-    assert any("went on from" in note for note in told.notes)
+    assert any("resumed after" in note for note in told.notes)
 
 
 def test_what_lies_above_the_watermark_is_forgotten_also_in_the_gaps(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_what_lies_above_the_watermark_is_forgotten_also_in_the_gaps(tmp_path: P
     part.write_bytes(part.read_bytes()[:mark] + b"\xee" * (4000 - mark))
     told = Told()
     execute(plan, told.options())
-    assert any("went on from" in note for note in told.notes)
+    assert any("resumed after" in note for note in told.notes)
     assert output.path.read_bytes() == b"".join(
         (tmp_path / "source").read_bytes()[at : at + 100] + bytes(100) for at in range(0, 2000, 100)
     )
@@ -292,12 +292,12 @@ def test_a_signal_ends_it_cleanly_and_the_same_command_goes_on(number: int, code
         process.send_signal(number)
         _, said = process.communicate(timeout=20)
     assert process.returncode == code, said
-    assert b"the same command goes on" in said
+    assert b"run the same command again" in said
     assert b"Traceback" not in said
     assert not (tmp_path / "out.gguf").exists()
     done = run_gguftool(*arguments)
     assert done.returncode == 0, done.stderr
-    assert b"went on from" in done.stderr
+    assert b"resumed after" in done.stderr
     assert (tmp_path / "out.gguf").read_bytes() == (tmp_path / "m.gguf").read_bytes()
 
 
@@ -490,8 +490,8 @@ def test_a_restart_forgets_what_stands_before_it(tmp_path: Path) -> None:
     [
         ({"identity": "other"}, "changed since: "),
         ({"name": "elsewhere"}, "its sources were elsewhere"),
-        ({"outputs": [["out", 1], ["b", 2]]}, "it was to write 2 file(s) of other names or sizes"),
-        ({}, "its options were others"),
+        ({"outputs": [["out", 1], ["b", 2]]}, "its 2 output(s) had other names or sizes"),
+        ({}, "its options were different"),
     ],
 )
 def test_how_another_plan_differs_is_said(tmp_path: Path, change: dict[str, Any], words: str) -> None:

@@ -317,5 +317,5 @@ def test_what_version_0_1_left_in_a_folder_of_our_own_is_resumed() -> None:
             lambda: execute(plan, Options(checkpoint=CHECKPOINT, note=lambda text: notes.write_text(text) and None)),
         )
         assert problem == ""
-        assert "went on from" in notes.read_text()
+        assert "resumed after" in notes.read_text()
         assert (folder / "out").read_bytes() == (folder / "big").read_bytes()

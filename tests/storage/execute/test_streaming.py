@@ -180,7 +180,7 @@ def test_after_a_lost_connection_the_same_plan_fetches_only_what_is_missing(tmp_
     notes: list[str] = []
     with pytest.raises(SourceError, match="gone"):
         execute(plan_of(path, copy_of(lost, 0, len(DATA), 0)), Options(jobs=jobs, note=notes.append))
-    assert any("same command goes on" in note for note in notes)
+    assert any("run the same command again to resume" in note for note in notes)
     assert not path.exists()
     again = SlowSource(DATA)
     counted: list[int] = []
@@ -190,7 +190,7 @@ def test_after_a_lost_connection_the_same_plan_fetches_only_what_is_missing(tmp_
     # One piece a connection may be under way, and the end of one range is compared.
     assert len(DATA) <= lost.served + again.served <= len(DATA) + jobs * 64 * KIB + 64 * KIB
     assert sum(counted) == len(DATA)
-    assert any("went on from" in note for note in notes)
+    assert any("resumed after" in note for note in notes)
     assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
 
 

@@ -259,7 +259,7 @@ def test_what_an_interrupted_run_copied_is_not_asked_room_for_where_the_rest_is_
         execute(plan, Options(checkpoint=4 * MIB, progress=stop_behind(40 * MIB)))
     said: list[str] = []
     execute(plan, Options(checkpoint=4 * MIB, note=said.append))
-    assert "went on from" in said[0]
+    assert "resumed after" in said[0]
     assert (folder / "out").read_bytes() == data[32 : 48 * MIB + 32] + data[48 * MIB :]
 
 

@@ -100,12 +100,12 @@ def test_a_companion_of_mtp_layers_alone_has_no_trunk(tmp_path: Path) -> None:
     source = tiny(tmp_path, "llama", nextn_predict_layers=4)
     made = altered(source, rename=(("^output_norm", "output_norm"),), set=(("general.name", "x"),))
     assert own(made, "nextn_predict_layers") == 4
-    assert "there are no layers to list" in problems(source, layers="0")
+    assert "the model has no layers to list" in problems(source, layers="0")
 
 
 def test_a_second_head_is_refused(tmp_path: Path) -> None:
     source = tiny(tmp_path, "qwen35")
-    assert "there already; --drop :mtp" in problems(source, {"d": source}, take=(("d", ":mtp"),))
+    assert "already in the model; --drop :mtp" in problems(source, {"d": source}, take=(("d", ":mtp"),))
 
 
 def test_a_head_from_a_server_costs_its_ranges_and_the_heads_of_files(
@@ -151,7 +151,7 @@ def test_an_encoder_goes_with_its_keys(tmp_path: Path) -> None:
 
 def test_an_output_is_dropped_only_if_it_is_the_embedding(tmp_path: Path) -> None:
     source = tiny(tmp_path, "llama")
-    assert "is not token_embd.weight" in problems(source, drop=(":tied",))
+    assert "differs from token_embd.weight" in problems(source, drop=(":tied",))
     assert "it differs from token_embd.weight" in problems(source, drop=("output.weight",))
     embedding = gguftool.open_model(source).tensors["token_embd.weight"]
     twin = b.Tensor("output.weight", embedding.info.dims, embedding.info.type, embedding.raw())
@@ -163,12 +163,12 @@ def test_an_output_is_dropped_only_if_it_is_the_embedding(tmp_path: Path) -> Non
 def test_what_no_engine_asks_for_is_unused(tmp_path: Path) -> None:
     source = tiny(tmp_path, "llama", b.tensor("mtp.proj.weight", "F32", (4,)))
     assert len(altered(source, drop=(":unused",)).tensors) == len(gguftool.open_model(source).tensors) - 1
-    assert "asks for every tensor" in problems(tiny(tmp_path, "qwen3moe"), drop=(":unused",))
+    assert "reads every tensor" in problems(tiny(tmp_path, "qwen3moe"), drop=(":unused",))
 
 
 def test_a_layer_cannot_be_dropped_by_name(tmp_path: Path) -> None:
     said = problems(tiny(tmp_path, "llama"), drop=(r"^blk\.[12]\.",))
-    assert "no tensor of layers 1-2 would be left: --layers '!1-2'" in said
+    assert "layers 1-2 would have no tensors left: --layers '!1-2'" in said
 
 
 def test_renamed_tensors_take_the_keys_that_bear_their_names(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_renamed_tensors_take_the_keys_that_bear_their_names(tmp_path: Path) -> 
     [
         (("nothing", "x"), "'nothing' matches no tensor"),
         (("(", "x"), "is not a regular expression"),
-        (("a", r"\2"), "refers to a group that is not there"),
+        (("a", r"\2"), "refers to a group that does not exist"),
         ((r"blk\.[0-9]", "blk.0"), "several tensors would be called blk.0.attn_norm.weight"),
         (("attn", "x" * 60), "names of at most 63 bytes"),
         (("^output.weight$", ""), "a tensor would have no name"),
@@ -252,9 +252,9 @@ def test_donors_must_have_the_same_widths_and_tokens(tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     theirs = tiny(tmp_path / "b", "llama", embedding_length=512, context_length=4)
     said = problems(tiny(tmp_path, "llama"), {"b": theirs}, layers="0,b:1")
-    assert "llama.embedding_length is 256, in b 512" in said
+    assert "llama.embedding_length is 256, but in b it is 512" in said
     assert "context_length" not in said
-    assert "of the architecture qwen3moe, the input of llama" in problems(
+    assert "has the architecture qwen3moe, but the input has llama" in problems(
         tiny(tmp_path, "llama"), {"b": tiny(tmp_path, "qwen3moe")}, take=(("b", "router"), ("b", "gate_inp"))
     )
     trimmed = altered(tiny(tmp_path, "llama"), vocab="0-255")
@@ -303,7 +303,7 @@ def test_experts_one_by_one_are_selected_and_numbered(tmp_path: Path) -> None:
         ("0-8", "--experts 0-8: there are 8, 0 to 7"),
         ({0: [0], 1: [0, 1], 2: [0]}, "layers would keep 1, 2 experts"),
         ({0: [9], 1: [0], 2: [0]}, "experts 9 are out of range"),
-        ("0-2x", "is no part of a list"),
+        ("0-2x", "is not part of a list"),
     ],
 )
 def test_lists_of_experts_that_cannot_be(tmp_path: Path, experts: Any, said: str) -> None:
@@ -312,7 +312,7 @@ def test_lists_of_experts_that_cannot_be(tmp_path: Path, experts: Any, said: str
 
 def test_an_unknown_tensor_that_may_count_experts_stops_the_run(tmp_path: Path) -> None:
     source = tiny(tmp_path, "qwen3moe", b.tensor("blk.0.expert_magic.weight", "F32", (4, 8)))
-    assert "'blk.0.expert_magic.weight': has 8 of something" in problems(source, experts="0-3")
+    assert "'blk.0.expert_magic.weight': has a dimension of 8" in problems(source, experts="0-3")
 
 
 def test_tokens_and_their_rows(tmp_path: Path) -> None:
@@ -354,7 +354,7 @@ def test_the_head_of_a_draft_is_cut_with_a_list_of_its_tokens(tmp_path: Path) ->
 def test_only_what_has_one_type_is_fused(tmp_path: Path) -> None:
     other = b.tensor("blk.1.attn_v.weight", "Q6_K", (256, 64))
     plan = planned(tiny(tmp_path, "llama", other, drop="blk.1.attn_v"), fuse=("qkv",), engines=MAINLINE)
-    assert "--fuse qkv leaves as they are, their types differ (Q4_K, Q6_K): blk.1.attn_qkv" in plan.remarks
+    assert "--fuse qkv leaves tensors unchanged, their types differ (Q4_K, Q6_K): blk.1.attn_qkv" in plan.remarks
 
 
 def test_an_engine_that_does_not_read_the_form_refuses_it(tmp_path: Path) -> None:
@@ -441,7 +441,7 @@ def test_many_names_cost_no_more_than_their_number(tmp_path: Path) -> None:
     path = tmp_path / "many.gguf"
     path.write_bytes(b.gguf(b.llama_kvs(), layers))
     said = problems(path, fuse=("qkv",), layers="0", drop=("attn_k",), rename=(("nothing", "x"),))
-    assert "not all of attn_q, attn_k, attn_v are there: blk.0.attn_qkv" in said
+    assert "not all of attn_q, attn_k, attn_v exist: blk.0.attn_qkv" in said
 
 
 HUGE = (1 << 32) - 1

@@ -106,7 +106,7 @@ slices:
 def test_a_merge_of_one_model_is_about_the_input() -> None:
     spans, remarks = parse_mergekit(ONE, "merge.yml", ())
     assert spans == "0-15,8-23"
-    assert remarks == ("merge.yml: only slices are read, not dtype",)
+    assert remarks == ("merge.yml: only slices are read; ignored: dtype",)
 
 
 def test_models_of_a_merge_are_labels_or_ends_of_names() -> None:
@@ -120,8 +120,8 @@ def test_models_of_a_merge_are_labels_or_ends_of_names() -> None:
     ("old", "new", "said"),
     [
         ("passthrough", "slerp", "merge_method is not passthrough"),
-        ("[0, 16]}", "[0, 16]}, {model: b, layer_range: [0, 1]}", "slice 1 has not exactly one source"),
-        ("[0, 16]", "[16, 0]", "holds no layer"),
+        ("[0, 16]}", "[0, 16]}, {model: b, layer_range: [0, 1]}", "slice 1 does not have exactly one source"),
+        ("[0, 16]", "[16, 0]", "which is empty"),
         ("[0, 16]", "16", "no layer_range of two numbers"),
         ("layer_range: [0, 16]}", "layer_range: [0, 16], parameters: {scale: 2}}", "have|has parameters"),
         (ONE[ONE.index("slices") :], "slices: 3", "there are no slices"),
@@ -131,7 +131,7 @@ def test_models_of_a_merge_are_labels_or_ends_of_names() -> None:
         (ONE, "[" * 1500, "is not YAML"),
         ("[0, 16]", f"[0, 0x{'f' * 5000}]", "slice 1 has a layer_range beyond 1,048,576"),
         ("[0, 16]", f"[-0x{'f' * 5000}, 1]", "slice 1 has a layer_range beyond 1,048,576"),
-        ("org/Model-A, layer", "[a], layer", "slice 1 has a model that is no name"),
+        ("org/Model-A, layer", "[a], layer", "slice 1 has a model that is not a name"),
         (ONE, "#" * ((1 << 20) + 1), "a mergekit file has at most 1,048,576"),
     ],
 )
@@ -143,7 +143,7 @@ def test_what_is_no_merge_of_slices(old: str, new: str, said: str) -> None:
 def test_aliases_that_would_be_a_name_of_any_length_are_refused_at_once() -> None:
     doubled = "".join(f"x{level}: &x{level} [*x{level - 1}, *x{level - 1}]\n" for level in range(1, 64))
     text = f"x0: &x0 [x, x]\n{doubled}{ONE.replace('model: org/Model-A', 'model: *x63')}"
-    with pytest.raises(PlanError, match="slice 2 has a model that is no name"):
+    with pytest.raises(PlanError, match="slice 2 has a model that is not a name"):
         parse_mergekit(text, "merge.yml", ())
 
 

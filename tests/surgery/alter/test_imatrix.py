@@ -175,7 +175,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
         ({"layers": "b:1"}, "no imatrix is labelled b"),
         ({"experts": "9"}, "--experts 9: there are 8"),
         ({"experts": {0: [0]}}, "no ids for layer 1"),
-        ({"experts": {0: [9], 1: [0], 2: [0]}}, "has 8 experts, not number 9"),
+        ({"experts": {0: [9], 1: [0], 2: [0]}}, "has 8 experts; number 9 does not exist"),
         ({"keep": ("nothing",)}, "--keep leaves no entry"),
         ({"fuse": ("x",)}, "--fuse x"),
     ):
@@ -183,7 +183,7 @@ def test_what_cannot_be(tmp_path: Path) -> None:
             altered(path, legacy, **operations)
     with pytest.raises(PlanError, match="give --model MODEL"):
         plan_alter_imatrix(tmp_path / "i.dat", legacy, Alteration(experts="0-3"), tmp_path / "o.dat")
-    with pytest.raises(PlanError, match="imatrix convert changes it"):
+    with pytest.raises(PlanError, match="imatrix convert changes the format"):
         plan_alter_imatrix(tmp_path / "i.dat", legacy, Alteration(layers="0"), tmp_path / "o.gguf", model=path)
 
 

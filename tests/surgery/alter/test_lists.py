@@ -50,7 +50,7 @@ def test_labels_are_of_other_models_whatever_their_case() -> None:
     "text", ["", "a", "1-2-3", "-3", "1,,2", "0x1", "1.5", "b:1", "!!1", "\u0661", "1 2", "9" * 10]
 )
 def test_what_is_no_list(text: str) -> None:
-    with pytest.raises(PlanError, match=r"^--layers: '.*' is no part of a list of numbers"):
+    with pytest.raises(PlanError, match=r"^--layers: '.*' is not part of a list of numbers"):
         parse_list(text, "layers")
 
 

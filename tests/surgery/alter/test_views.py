@@ -393,7 +393,7 @@ def test_all_problems_are_said_at_once() -> None:
         plan_views(model.kvs, [first, second.named(first.name), other], "out.gguf", like=model)
     assert error.value.problems == (
         "several tensors are called token_embd.weight; a file holds a name once",
-        f"the output is little-endian, as {model.name} is, and these tensors are not: other",
+        f"the output is little-endian, like {model.name}, but these tensors are not: other",
     )
     with pytest.raises(PlanError, match="several tensors are called"):
         plan_views(model.kvs, [first, first], "out.gguf", like=model)

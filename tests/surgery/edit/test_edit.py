@@ -107,7 +107,7 @@ def test_nan_is_a_value(model: Path) -> None:
         ("llama.block_count=str:2", "'llama.block_count' is u32, not str: leave the type out"),
         ("llama.block_count=i64:2", "u32, not i64"),
         ("llama.block_count=float:2", "u32, not float"),
-        ("general.name=u32:3", "str: in front takes the whole text"),
+        ("general.name=u32:3", "str: in front makes the whole text the value"),
         ("x=i64[]:[1]", r"i32\[\], not i64\[\]"),
         ("x=i32:1", r"i32\[\], not i32:"),
         ("x.small=256", "256 does not fit u8, which goes from 0 to 255"),
@@ -140,8 +140,8 @@ def test_what_does_not_fit_is_refused(model: Path, setting: str, words: str) -> 
 def test_a_forced_type_and_a_new_length_are_remarks(model: Path) -> None:
     edits = Edits(settings=("x.small=str:2", "x=[1]"), force_type=True)
     plan = gguftool.plan_edit(model, edits, model.with_name("out.gguf"))
-    assert plan.remarks[:2] == ("'x.small' was u8 and is str now", "'x' had 5 element(s) and has 1 now")
-    assert [text.partition(" (")[0] for text in plan.remarks[2:]] == ["errors that were there before stay"]
+    assert plan.remarks[:2] == ("'x.small' was u8 and is now str", "'x' had 5 element(s) and now has 1")
+    assert [text.partition(" (")[0] for text in plan.remarks[2:]] == ["errors of the input remain"]
     value = make_kv("x.eps", ValueType.FLOAT64, 1.0)
     with pytest.raises(PlanError, match="f32, not f64"):
         edited([make_kv("x.eps", ValueType.FLOAT32, 1.0)], Edits(values=(value,)))
@@ -208,7 +208,7 @@ def test_keys_that_stand_more_than_once_are_not_dropped_without_a_remark() -> No
     twice = [make_kv("x", ValueType.STRING, value) for value in ("first", "second")]
     result = edited(twice, Edits(settings=("x=new",)))
     assert [kv.value() for kv in result.kvs] == ["new"]
-    assert result.remarks == ("'x' stood 2 times in the metadata and stands once now",)
+    assert result.remarks == ("'x' was in the metadata 2 times and is now there once",)
 
 
 def test_a_special_token_is_set_by_its_text(model: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_special_token_is_set_by_its_text(model: Path) -> None:
         ("eos", "<im_end>", r"no token has the text '<im_end>'; did you mean '<\|im_end\|>'"),
         ("eos", "a", "2 tokens have the text 'a': 3, 4; --set tokenizer.ggml.eos_token_id=u32:ID"),
         ("eos", "5", "--set tokenizer.ggml.eos_token_id=5"),
-        ("oes", "</s>", "'oes' is no special token; they are bos, eos"),
+        ("oes", "</s>", "'oes' is not a special token; those are bos, eos"),
     ],
 )
 def test_a_token_that_is_not_clear_is_refused(model: Path, name: str, text: str, words: str) -> None:

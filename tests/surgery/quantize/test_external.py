@@ -101,7 +101,7 @@ def test_embeddings_keep_their_names(tmp_path: Path) -> None:
     [
         ("echo loading; echo 'it went wrong' >&2; exit 3", "ended with 3; it said last: loading | it went wrong"),
         ('for last; do :; done; shift $(($# - 4)); cp "$1" "$2"', "made bf16"),
-        ('shift $(($# - 4)); head -c 100000 "$1" > "$2"', "llama-quantize: what it wrote is no sound GGUF"),
+        ('shift $(($# - 4)); head -c 100000 "$1" > "$2"', "llama-quantize: what it wrote is not a valid GGUF"),
         ('shift $(($# - 4)); echo nonsense > "$2"', "not a GGUF"),
     ],
 )

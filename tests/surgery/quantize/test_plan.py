@@ -276,7 +276,7 @@ def test_an_interrupted_run_goes_on_in_the_middle_of_a_tensor(tmp_path: Path) ->
     told = Told()
     execute(again, told.options())
     assert (tmp_path / "out.gguf").read_bytes() == wanted
-    assert any(note.startswith("went on from") for note in told.notes)
+    assert any(note.startswith("resumed after") for note in told.notes)
 
 
 # --- what is copied, reused, made ---
@@ -351,7 +351,7 @@ def test_quantized_sources_are_quantized_again_only_when_asked(tmp_path: Path) -
         Options(sync=False),
     )
     first = open_model(path)
-    with pytest.raises(PlanError, match=r"q8_0 here: quantizing again loses.*--allow-requantize"):
+    with pytest.raises(PlanError, match=r"q8_0 here, and quantizing again loses.*--allow-requantize"):
         written(tmp_path, first, everything("q4_K"))
     made = written(tmp_path, first, everything("q4_K"), requantize=True)
     import libgguf
@@ -481,11 +481,11 @@ def test_ik_takes_the_entry_of_another_tensor(
         if engine == "ik_llama.cpp" and taken is not None:
             assert step.entry is not None
             assert step.entry.name == f"blk.0.{taken}.weight"
-            said = f"no entry in the imatrix, takes that of {taken}, as ik_llama.cpp does: {name}"
+            said = f"no entry in the imatrix; uses that of {taken}, as ik_llama.cpp does: {name}"
             assert said in decision.remarks
         else:
             assert step.entry is None
-            assert any("not in the imatrix, quantized without" in remark for remark in decision.remarks)
+            assert any("not in the imatrix, so quantized without it" in remark for remark in decision.remarks)
 
 
 @pytest.mark.parametrize(("engine", "number"), [("llama.cpp", ValueType.UINT32), ("ik_llama.cpp", ValueType.INT32)])
@@ -651,8 +651,8 @@ def test_a_truncated_imatrix_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "width", "said"),
     [
-        ("blk.0.attn_q.weight", WIDTH * 2, "of another model: 'blk.0.attn_q.weight' has 512 values"),
-        ("blk.9.attn_q.weight", WIDTH, "of another model, it has blk.9.attn_q.weight"),
+        ("blk.0.attn_q.weight", WIDTH * 2, "belongs to another model: 'blk.0.attn_q.weight' has 512 values"),
+        ("blk.9.attn_q.weight", WIDTH, "belongs to another model: it has blk.9.attn_q.weight"),
     ],
 )
 def test_an_imatrix_of_another_model_is_named(tmp_path: Path, name: str, width: int, said: str) -> None:
@@ -663,7 +663,7 @@ def test_an_imatrix_of_another_model_is_named(tmp_path: Path, name: str, width: 
 
 def test_types_that_need_an_imatrix_name_the_tensors(tmp_path: Path) -> None:
     model = opened(tmp_path, llama())
-    assert "iq2_xs needs an imatrix, --imatrix FILE gives one: blk.0.attn_q" in problems_of(
+    assert "iq2_xs needs an imatrix; --imatrix FILE gives one: blk.0.attn_q" in problems_of(
         model, recipe(attn_q="iq2_xs")
     )
     assert "iq3_xxs needs an imatrix" in problems_of(model, recipe(attn_q="iq3_xxs"))
@@ -677,7 +677,7 @@ def test_types_that_need_an_imatrix_name_the_tensors(tmp_path: Path) -> None:
 def test_all_problems_are_said_at_once(tmp_path: Path) -> None:
     rules = Recipe(rules=tuple(make_rule(*rule) for rule in (("nothing", "q4_K"), ("attn", "@label"), ("out", "q8_k"))))
     said = problems_of(opened(tmp_path, llama()), rules)
-    for part in ("3 problems", "this rule matches no tensor", "@label", "no type that can be made"):
+    for part in ("3 problems", "this rule matches no tensor", "@label", "not a type that can be made"):
         assert part in said
 
 
