@@ -408,7 +408,7 @@ def test_what_a_finding_quotes_reaches_no_terminal_as_it_is(tmp_path: Path, key:
     for more, code in (((), 2), (("--anyway",), 0)):
         done = run_gguftool("edit", path, "--set", value, "-o", tmp_path / "o.gguf", *more)
         assert done.returncode == code, done.stderr
-        assert b"does not load" in done.stderr
+        assert b"not load" in done.stderr
         assert not set("\x1b\r\u202e") & set((done.stdout + done.stderr).decode())
 
 
