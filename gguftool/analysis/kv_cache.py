@@ -62,7 +62,7 @@ def _row_bytes(row: int, kv_type: str) -> int:
     if traits is None:
         raise PlanError(f"KV cache: {no_such_type(kv_type)}")
     if row % traits.block_size:
-        raise PlanError(f"rows of {row:,} of the KV cache are no whole blocks of {traits.alias}: take f16")
+        raise PlanError(f"rows of {row:,} of the KV cache are not whole blocks of {traits.alias}: use f16")
     return row // traits.block_size * traits.type_size
 
 

@@ -1,11 +1,11 @@
-"""Devices: which tensors go where, what a device has left for weights, and the command line that places them so.
+"""Devices: which tensors go where, how much space a device has left for weights, and the engine options to place them.
 
-A rule is read as ``-ot`` is: searched in the name, the first that matches decides.  A device without a rule takes the
-rest.  Before weights, a device holds:
+A rule works like ``-ot``: it is searched in the name, and the first that matches decides.  A device without a rule
+takes the rest.  In addition to weights, a device holds:
 
 - the KV cache, on GPUs where there are any (analysis/kv_cache.py has the formula).
 - compute buffers:  4 * ubatch * (vocabulary + 8 * width + 3 * widest feed-forward layer in use) + 4 * ubatch * cells.
-  An upper bound of what llama.cpp logs as "compute buffer size" with flash attention; docs/cooking.md compares.
+  An upper bound of the "compute buffer size" in llama.cpp's log with flash attention; docs/cooking.md compares.
 
 Source: llama.cpp src/llama-context.cpp, b11434.
 """
@@ -40,7 +40,7 @@ _ATTENTION = re.compile(r"blk\.([0-9]{1,6})\.attn_(?:k|kv|qkv|kv_a_mqa)\.weight"
 
 @record
 class Device:
-    """A place for weights: `size` bytes, and the rule of ``-ot``; without one it takes the rest."""
+    """A place for weights: `size` bytes, and its rule for ``-ot``; without a rule it takes the rest."""
 
     name: str
     size: int
@@ -54,7 +54,7 @@ class Device:
 
     @property
     def buffer(self) -> str:
-        """The name of its buffer type in ``-ot``: GPU is CUDA0, GPU1 is CUDA1, others are taken as they are."""
+        """The name of its buffer type in ``-ot``: GPU is CUDA0, GPU1 is CUDA1, other names are kept."""
         if self.is_cpu:
             return CPU
         numbered = _NUMBERED.fullmatch(self.name.upper())
@@ -63,7 +63,7 @@ class Device:
 
 @record
 class Context:
-    """What runs beside the weights: `cells` of context, the type of K and V, tokens in a batch; 0 for no reserve."""
+    """What needs memory besides weights: `cells` of context, the type of K and V, tokens in a batch; 0: no reserve."""
 
     ctx: int = 0
     kv_type: str = "f16"
@@ -72,7 +72,7 @@ class Context:
 
 @record
 class Reserve:
-    """What a device holds beside weights, in bytes."""
+    """Memory of a device that is not for weights, in bytes."""
 
     kv_cache: int
     compute: int
@@ -84,7 +84,7 @@ class Reserve:
 
 
 def parse_devices(texts: Iterable[str], parse_size: Callable[[str], int]) -> tuple[Device, ...]:
-    """Parse ``NAME=SIZE[:REGEX]`` texts; raise `ValueError` that lists all faulty ones."""
+    """Parse ``NAME=SIZE[:REGEX]`` texts; raise a `ValueError` that lists all invalid ones."""
     devices, problems = [], []
     for text in texts:
         match = _DEVICE.fullmatch(text)
@@ -99,7 +99,7 @@ def parse_devices(texts: Iterable[str], parse_size: Callable[[str], int]) -> tup
             problems.append(f"'{printable(text, 80)}': {error}")
             continue
         if pattern is not None and ("," in pattern or "=" in pattern):
-            problems.append(f"'{printable(text, 80)}': a rule of -ot holds no comma and no '='")
+            problems.append(f"'{printable(text, 80)}': a rule of -ot must not contain a comma or '='")
             continue
         devices.append(Device(name=match["name"], size=size, pattern=pattern, regex=regex))
     names: dict[str, int] = {}
@@ -113,7 +113,7 @@ def parse_devices(texts: Iterable[str], parse_size: Callable[[str], int]) -> tup
 
 
 class Placement:
-    """Where `devices` put tensors; several devices without a rule share the rest, which is then free."""
+    """The placement of tensors on `devices`; the rest is free to be shared by several devices without a rule."""
 
     def __init__(self, devices: Sequence[Device]) -> None:
         self.rules: tuple[Device, ...] = tuple(device for device in devices if device.regex is not None)
@@ -132,16 +132,16 @@ class Placement:
         return tuple(name for name in self.names if not self._devices[name].is_cpu)
 
     def device_of(self, tensor: str) -> str:
-        """The name of the tensor's device; empty if that is free, or if no device takes the tensor."""
+        """The name of the tensor's device; empty if the placement is free, or if no device takes the tensor."""
         for device in self.rules:
             if device.regex is not None and device.regex.search(tensor):
                 return device.name
         if tensor == TOKEN_EMBD and self._cpu is not None:
-            return self._cpu.name  # where engines look tokens up, whatever -ngl says
+            return self._cpu.name  # engines look tokens up there, whatever -ngl says
         return self.rest[0] if len(self.rest) == 1 else ""
 
 
-# --- what runs beside the weights -------------------------------------------------------------------------------------
+# --- memory besides weights -------------------------------------------------------------------------------------------
 
 
 def kv_cache_bytes(model: Model, offers: Sequence[Offer], context: Context) -> int:
@@ -159,7 +159,7 @@ def kv_cache_bytes(model: Model, offers: Sequence[Offer], context: Context) -> i
         why = (
             f"llama.cpp caches more than keys and values for {printable(architecture, 40)}"
             if architecture in OTHER_CACHE
-            else "its metadata do not tell the heads and their length"
+            else "its metadata lacks the heads or their length"
         )
         raise PlanError(f"--ctx: {why}; leave it out, and give less than the device has as its size", source=model.name)
     return cache.nbytes(context.ctx, kv_type=context.kv_type, ubatch=context.ubatch) if cache is not None else 0
@@ -184,11 +184,11 @@ def _largest(model: Model, key: str) -> int:
 def reserves(
     placement: Placement, model: Model | None, offers: Sequence[Offer], context: Context
 ) -> Mapping[str, Reserve]:
-    """What each device holds beside weights. Raises `PlanError` where the model does not say."""
+    """The memory of each device that is not for weights. Raises `PlanError` if the model lacks the numbers."""
     if not context.ctx:
         return {name: Reserve(kv_cache=0, compute=0) for name in placement.names}
     if model is None:
-        raise PlanError("--ctx needs a model to take the numbers of heads from, and there are maps alone")
+        raise PlanError("--ctx needs a model to take the numbers of heads from, but there are only maps")
     compute = compute_bytes(model, offers, context)
     cache = kv_cache_bytes(model, offers, context)
     holders = layer_shares(placement, offers) or dict.fromkeys(placement.names[:1], 1.0)
@@ -199,7 +199,7 @@ def reserves(
 
 
 def layer_shares(placement: Placement, offers: Sequence[Offer]) -> dict[str, float]:
-    """The share of layers on each GPU, by where the attention is; layers with theirs in main memory go to the first."""
+    """The share of layers on each GPU, by the place of their attention; if it is in main memory, on the first GPU."""
     gpus = placement.gpus
     if not gpus:
         return {}
@@ -218,7 +218,7 @@ def layer_shares(placement: Placement, offers: Sequence[Offer]) -> dict[str, flo
 def engine_arguments(
     placement: Placement, offers: Sequence[Offer], context: Context, free: Mapping[str, str] = MappingProxyType({})
 ) -> str:
-    """The arguments with which an engine places tensors as planned: -ngl, -ts, -ot in order, -c; for a shell.
+    """The engine's arguments that place tensors as planned, for a shell: -ngl, -ts, -ot in order, -c.
 
     `free` maps tensors that no rule places to their devices.
     """
@@ -241,7 +241,7 @@ def engine_arguments(
 def override_rules(placement: Placement, free: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """The rules of ``-ot`` in order: those given, free tensors by name, token embeddings in main memory, the rest.
 
-    No rule holds a comma or ``=``, which ``-ot`` reads as its own.
+    No rule contains a comma or ``=``, which are separators of ``-ot``.
     """
     if len(placement.names) < 2:
         return ()

@@ -1,8 +1,8 @@
-"""The error table: by how much each tensor changes at each type. It needs no engine and no text.
+"""The error table: how much each tensor changes at each type. It needs no engine and no text.
 
-Errors sit in few rows (some dimensions of a head), so regular samples mislead by up to seven times: rows are drawn at
-random, in short runs, because a remote model is read by ranges; small tensors are taken whole. The sample is drawn by
-the tensor's name alone, so that every type, every quant and every run sees the same rows.
+Errors are concentrated in few rows (some dimensions of a head), so regular samples mislead by a factor of up to seven.
+So rows are drawn at random, in short runs, because a remote model is read by ranges; small tensors are taken whole. The
+sample depends only on the tensor's name, so every type, every quant and every run sees the same rows.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from gguftool.record import record
 WHOLE = 1 << 20  # elements of a tensor that is taken whole
 _LEAST_ROWS = 512
 _ELEMENTS = 1 << 19  # elements of a sample with short rows
-_RUN = 16  # rows read together; a multiple of what types interleave
+_RUN = 16  # rows read together; a multiple of the rows that types interleave
 
 
 @record
 class TensorError:
-    """The relative squared errors of a tensor at a type, plain and by the imatrix, from `rows` of its rows."""
+    """The relative squared errors of a tensor at a type, plain and weighted by the imatrix, from `rows` of its rows."""
 
     error: float
     weighted_error: float | None
@@ -40,7 +40,7 @@ def type_error(typed: TypedTensor, *, threads: int | None = None) -> TensorError
 
 
 def sample_rows(name: str, rows: int, width: int) -> list[tuple[int, int]]:
-    """Draw ranges of rows of the tensor `name`: all of a small one, else some hundreds or more, in runs."""
+    """Draw ranges of rows of the tensor `name`: all rows of a small tensor, else a few hundred or more, in runs."""
     wanted = max(_LEAST_ROWS, _ELEMENTS // max(width, 1))
     if rows * width <= WHOLE or rows <= 2 * wanted:
         return [(0, rows)]
@@ -56,7 +56,7 @@ def error_lines(
     *,
     refused: Callable[[str, str, GGUFToolError], None],
 ) -> Iterator[ErrorLine]:
-    """Measure each (tensor, type id) of `wanted`; `refused` is told the tensor, the type and why one cannot be."""
+    """Measure each (tensor, type id) of `wanted`; for impossible ones call `refused` with tensor, type and reason."""
     for name, type_id in wanted:
         alias = TYPES[type_id].alias
         try:

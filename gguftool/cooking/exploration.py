@@ -1,4 +1,4 @@
-"""A plan with the numbers that it was chosen from, so that it can be chosen again with other budgets: `plan --html`."""
+"""A plan and the numbers it was chosen from, so that it can be chosen again with other budgets: `plan --html`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Rows = tuple[tuple[float, ...], ...]
 class LevelTable:
     """The damage of each tensor to choose for, at each type on offer, in their order.
 
-    `preset` and `nbytes`: a budget next to this size goes by the levels of this preset; None if all budgets do.
+    `preset` and `nbytes`: a budget near this size uses the levels of this preset; None if the table is for all budgets.
     """
 
     preset: str | None
@@ -30,7 +30,7 @@ class LevelTable:
 
 @record
 class Exploration:
-    """The plan `mix`, and what it was chosen from: items, their numbers, and the bytes left for them by device."""
+    """The plan `mix`, and the problem that it solves: items, their numbers, and the bytes left for them by device."""
 
     mix: Mix
     offered: Offers
@@ -47,7 +47,7 @@ class Exploration:
         return tuple(offer for offer in self.offered.offers if offer.choice)
 
     def level_tables(self) -> tuple[LevelTable, ...]:
-        """The damage by tensor and type: one table, or where nothing was measured one for each preset to go by."""
+        """The damage by tensor and type: one table, or if nothing was measured, one for each preset to use."""
         source = self.source
         if not source.evidence.says_nothing:
             levels, _ = source.choose(0)

@@ -1,8 +1,8 @@
-"""`imatrix make`: an importance matrix by an installed llama-imatrix, part by part, so that a killed run goes on.
+"""`imatrix make`: an importance matrix by an installed llama-imatrix, part by part, so that a killed run can resume.
 
-Each run of the tool collects over some chunks of the text on top of the file before, in a folder beside the output.
-The folder is locked while it is used.  Names of files say how far they go, and of which model, text, engine and options
-they are: others are not taken.
+Each run of the tool collects over some chunks of the text and adds them to the previous file, in a folder next to the
+output.  The folder is locked while it is used.  Names of files contain the number of chunks and a digest of model,
+text, engine and options: other files are not used.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _DIGEST = 16  # hex digits in the names of parts
 
 @record
 class ImatrixJob:
-    """What to make: of `model` by the text in `text`, with the llama-imatrix `engine`, as a file of `kind`.
+    """The imatrix to make: of `model`, by the text in `text`, with the llama-imatrix `engine`, as a file of `kind`.
 
-    `context`: tokens of a chunk.  `chunks`: how many; None for the whole text, in one run that cannot go on.  `every`:
-    chunks of one run of the tool.  `arguments`: more options for the engine.
+    `context`: tokens of a chunk.  `chunks`: how many; None for the whole text, in one run that cannot resume.
+    `every`: chunks of one run of the tool.  `arguments`: more options for the engine.
     """
 
     model: str
@@ -50,7 +50,7 @@ class ImatrixJob:
 
 @record
 class MakeHooks:
-    """`progress` takes the chunks that are done, and how many there will be at most; `note` a remark."""
+    """Callbacks: `progress` gets the number of chunks done, and at most how many there will be; `note` a remark."""
 
     progress: Callable[[int, int], None] = lambda done, total: None
     note: Callable[[str], None] = lambda text: None
@@ -58,10 +58,10 @@ class MakeHooks:
 
 @contextlib.contextmanager
 def made_imatrix(job: ImatrixJob, output: Path, hooks: MakeHooks | None = None) -> Iterator[Plan]:
-    """Make the imatrix and yield the plan that writes it to `output`; without an error the parts go at the end.
+    """Make the imatrix and yield the plan that writes it to `output`; without an error, remove the parts at the end.
 
-    Raises `PlanError` for a model or a program that will not do, `ExecuteError` for what the tool does instead, or if
-    another run makes the same file.
+    Raises `PlanError` for an unsuitable model or program, `ExecuteError` if the tool fails or another run makes the
+    same file.
     """
     hooks = hooks or MakeHooks()
     require_linux(job.engine)
@@ -93,7 +93,7 @@ def _collected(job: ImatrixJob, tool: ImatrixTool, model: Path, folder: Path, ho
         stretch = Stretch(first=done, chunks=wanted, before=before if done else None)
         found = collect_chunks(tool, model, job.text.absolute(), begun, stretch)
         if not found:
-            hooks.note(f"the text ends within two chunks after chunk {done:,}; {total:,} were asked for")
+            hooks.note(f"the text ends within two chunks after chunk {done:,}; {total:,} were requested")
             break
         done += found
         begun.replace(folder / f"{name}-{done}{suffix}")
@@ -105,13 +105,13 @@ def _collected(job: ImatrixJob, tool: ImatrixTool, model: Path, folder: Path, ho
 
 
 def _done_before(folder: Path, name: str, suffix: str) -> int:
-    """How many chunks the file of an earlier run has."""
+    """The number of chunks in the file of an earlier run."""
     numbers = (path.name.removeprefix(f"{name}-").removesuffix(suffix) for path in folder.glob(f"{name}-*{suffix}"))
     return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
 
 def _identity(job: ImatrixJob, tool: ImatrixTool, model: Path) -> str:
-    """A digest of all that changes what a part holds."""
+    """A digest of everything that changes the contents of a part."""
     digest = hashlib.sha256()
     sources = open_model(model).sources
     for text in (*(source.identity for source in sources), engine_build(tool.engine), str(job.context), *job.arguments):

@@ -1,4 +1,4 @@
-"""Open what `plan` chooses from: a model to quantize, or ready-made quants and tensors.maps."""
+"""Open the inputs of `plan`: a model to quantize, or ready-made quants and tensors.maps."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from gguftool.storage.sources.source import Source
 from gguftool.surgery.inputs import as_inputs
 
 _HEAD_SPARE = 4096  # bytes that writers may add to a head: keys of the imatrix, a file type
-_PADDING = 31  # bytes behind a tensor, at most
-_INFO = 64  # bytes of a tensor's entry in a head beside its name
+_PADDING = 31  # bytes after a tensor, at most
+_INFO = 64  # bytes of a tensor's entry in a head, without its name
 
 
 @record
 class Offers:
-    """What there is: the offers of all tensors, and a model for metadata (None if there are maps alone).
+    """The offers of all tensors, and a model for metadata (None if there are only maps).
 
-    `head` is the room that a file needs beside tensor data.  `ready`: the offers are those of quants that exist, and
-    `quants` are these.  `sources` are the files of all models: none of them may be an output.
+    `head`: bytes that a file needs in addition to tensor data.  `ready`: the offers are those of existing quants, which
+    are `quants`.  `sources`: the files of all models; none of them must be an output.
     """
 
     offers: tuple[Offer, ...]
@@ -82,12 +82,12 @@ def _to_quantize(model: Model, options: MixOptions, notes: Notes) -> Offers:
     for text in model.remarks:
         notes.remark(text, model.name)
     if not model.is_complete:
-        notes.remark("the set is not complete: only the tensors that are there are planned", model.name)
+        notes.remark("the set is not complete: only the tensors in it are planned", model.name)
     return Offers(name=model.name, offers=offers, model=model, head=_head(model, offers), sources=model.sources)
 
 
 def from_start(offered: Offers, options: MixOptions) -> MixOptions:
-    """Compare with the recipe to start from, and without another target take its size as the budget."""
+    """Add the recipe to start from to the comparison, and without another target use its size as the budget."""
     if options.start is None:
         return options
     recipe = options.start[1]
@@ -108,7 +108,7 @@ def check_types(options: MixOptions, notes: Notes) -> None:
 
 
 def _head(model: Model | None, offers: Sequence[Offer]) -> int:
-    """The bytes that a file of these tensors has beside their data, at most."""
+    """The most bytes that a file of these tensors has in addition to their data."""
     if model is None:
         return 0
     infos = sum(len(offer.name.encode("utf-8", "replace")) + _INFO for offer in offers) if len(model.files) > 1 else 0

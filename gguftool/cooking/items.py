@@ -1,6 +1,6 @@
-"""From offers to items: tensors that must have one type together, with what locks, floors and ceilings leave of it.
+"""From offers to items: tensors that must have one type together, and the types that locks, floors and ceilings allow.
 
-Everything that contradicts itself is collected, so that one message names all of it.
+All contradictions are collected, so that one message lists them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gguftool.record import record
 UP_GATE = "up-gate"
 QKV = "qkv"
 FUSED = (UP_GATE, QKV)
-# Tensors that an engine computes as one where their types are the same. Source: ik_llama.cpp
+# Tensors that an engine computes as one if their types are the same. Source: ik_llama.cpp
 # src/llama-build-context.cpp (-fmoe, fused up and gate, merged qkv).
 _FUSED = {
     UP_GATE: re.compile(r"(?P<block>.*)ffn_(?:up|gate)(?P<kind>_exps|_shexp|_shexps|_chexps|)\.weight", re.DOTALL),
@@ -41,7 +41,7 @@ class TypeRule:
 
 @record
 class Constraints:
-    """What the user demands; `fuse`: which kinds of tensors get one type together."""
+    """The user's constraints; `fuse`: which kinds of tensors get one type together."""
 
     fuse: tuple[str, ...] = (UP_GATE,)
     locks: tuple[TypeRule, ...] = ()
@@ -51,7 +51,7 @@ class Constraints:
 
 @record
 class Item:
-    """Tensors that get one type together: for each type on offer the bytes of all of them."""
+    """Tensors that get one type together: for each type on offer, the bytes of all of them."""
 
     tensors: tuple[str, ...]
     types: tuple[str, ...]
@@ -61,9 +61,9 @@ class Item:
 
 
 def parse_type_rules(option: str, texts: Iterable[str], names: Iterable[str], notes: Notes) -> tuple[TypeRule, ...]:
-    """Parse ``PATTERN=TYPE`` texts; a pattern that is one of `names` means that tensor alone.
+    """Parse ``PATTERN=TYPE`` texts; a pattern that is one of `names` means only that tensor.
 
-    Faulty ones are problems in `notes`.
+    Invalid texts are problems in `notes`.
     """
     known = frozenset(names)
     rules = []
@@ -97,9 +97,7 @@ def make_items(
         if not common:
             if all(allowed[name] for name in members):  # else that tensor's own problem was reported
                 own = "; ".join(f"{name}: {', '.join(allowed[name])}" for name in members)
-                notes.problem(
-                    f"no type is left that all of them can have together ({own}), and they are fused", members[0]
-                )
+                notes.problem(f"no type is left that all of these fused tensors can have ({own})", members[0])
             continue
         sizes = [dict(zip(by_name[name].types, by_name[name].nbytes, strict=True)) for name in members]
         items.append(
@@ -115,7 +113,7 @@ def make_items(
 
 
 class _Limits:
-    """What the rules leave of each offer."""
+    """The types that the rules leave of each offer."""
 
     def __init__(self, constraints: Constraints, notes: Notes) -> None:
         self._rules, self._notes = constraints, notes
@@ -145,7 +143,7 @@ class _Limits:
         left = tuple(text for text in offer.types if low <= _bits(text) <= high)
         if not left:
             asked = f"--floor and --ceiling ask for {low:g} to {high:g} bits"
-            self._notes.problem(f"{asked}, which none on offer has ({', '.join(offer.types)})", offer.name)
+            self._notes.problem(f"{asked}, which no type on offer has ({', '.join(offer.types)})", offer.name)
         return left
 
 
@@ -155,7 +153,7 @@ def _bits(type_text: str) -> float:
 
 
 def _report_idle(offers: Sequence[Offer], constraints: Constraints, notes: Notes) -> None:
-    """Rules that take no tensor are problems: they are mistyped, or for another model."""
+    """Report rules that match no tensor: they are mistyped, or for another model."""
     chosen = [offer.name for offer in offers if offer.choice]
     fixed = [offer.name for offer in offers if not offer.choice]
     for option in ("locks", "floors", "ceilings"):
@@ -170,7 +168,7 @@ def _report_idle(offers: Sequence[Offer], constraints: Constraints, notes: Notes
 def _fused(
     names: Sequence[str], kinds: Sequence[str], device_of: Callable[[str], str], notes: Notes
 ) -> list[list[str]]:
-    """The names, those that are fused together; not across devices, where engines cannot fuse them."""
+    """The names, grouped by fused tensors; not across devices, because engines cannot fuse those."""
     groups: dict[tuple[str, ...], list[str]] = {}
     for name in names:
         match = next(((kind, found) for kind in kinds if (found := _FUSED[kind].fullmatch(name))), None)
@@ -184,5 +182,7 @@ def _fused(
             blocks[key[:3]] = blocks.get(key[:3], 0) + 1
     apart = sum(count > 1 for count in blocks.values())
     if apart:
-        notes.remark("fused tensors are on different devices, and chosen apart", f"{apart:,} groups")
+        notes.remark(
+            "fused tensors are on different devices, so their types are chosen separately", f"{apart:,} groups"
+        )
     return list(groups.values())

@@ -1,8 +1,8 @@
-"""The file that `measure` writes, by which `plan` chooses types: one JSON object a line (docs/measuring.md).
+"""The file that `measure` writes and `plan` reads: one JSON object per line (docs/measuring.md).
 
-Every line says what it was measured on, so that a later run knows which lines are its own. A line is appended as a
-whole, after its measurement; a last line without its end is what a killed run left, and counts as absent.  Other bytes
-at the end are not: the next run would cut off what is not ours.
+Every line records what it was measured on, so that a later run knows which lines are its own. A line is appended as a
+whole, after its measurement. An incomplete last line was left by a killed run, and is ignored.  Other bytes at the end
+are an error: the next run would cut off data that is not ours.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from gguftool.record import record
 
 MAX_FILE = 1 << 30  # bytes; held in memory. 2,000 tensors at 20 types take 20 MB
 LEAST_KLD = 1e-5  # nats: an engine prints six decimals, the last of which is rounding of its saved logits
-ERRORS = 3  # standard errors below which a divergence is not told from none
+ERRORS = 3  # standard errors; a smaller divergence cannot be told from zero
 _BASIS = ("model", "text", "imatrix", "engine", "options")
-_BEGIN = b'{"kind": "'  # of each line
+_BEGIN = b'{"kind": "'  # starts each line
 _ALWAYS = frozenset({"model", "imatrix"})
 _T = TypeVar("_T")
 
 
 @record
 class Basis:
-    """What was measured on: hashes of model, text and imatrix, the engine's build, the options that change numbers.
+    """The basis of a measurement: hashes of model, text and imatrix, the engine's build, options that change numbers.
 
-    None for what a line does not depend on.
+    A field is None if the line does not depend on it.
     """
 
     model: str
@@ -42,10 +42,10 @@ class Basis:
     gguftool: str
 
     def differences(self, other: Basis) -> list[str]:
-        """The names of what differs, so that measurements of both do not belong together.
+        """The names of fields that differ, so that measurements of both do not belong together.
 
-        Text, engine and options only where both have some: the error of a type depends on none of them. The release of
-        gguftool may differ.
+        Text, engine and options are compared only if both have them: the error of a type depends on none of them. The
+        release of gguftool may differ.
         """
         pairs = ((name, getattr(self, name), getattr(other, name)) for name in _BASIS)
         return [name for name, a, b in pairs if a != b and (name in _ALWAYS or None not in (a, b))]
@@ -56,7 +56,7 @@ class Scores:
     """A comparison with the reference: mean over `tokens` scored, with standard errors over them.
 
     `kld` in nats; `same_top` is the share of equal top tokens, from 0 to 1. `by_chunk`: the divergence of each chunk,
-    None where the engine's decimals do not tell it.
+    None if the engine prints too few decimals for it.
     """
 
     kld: float
@@ -93,7 +93,7 @@ class FloorLine:
 class KldLine:
     """The model with the `tensors` of a `group` at one type, against the reference.
 
-    `censored`: the divergence was not told from the floor, and `scores.kld` is what it is below of.
+    `censored`: the divergence could not be told from the floor, and `scores.kld` is an upper bound.
     """
 
     group: str
@@ -106,16 +106,16 @@ class KldLine:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What makes it the same measurement as another of the same basis."""
+        """The fields that identify a measurement among those of the same basis."""
         return ("kld", self.group, self.tensors, self.type)
 
 
 @record
 class ErrorLine:
-    """The relative squared error of one tensor at one type, from `rows` of its rows, `of` in all.
+    """The relative squared error of one tensor at one type, from `rows` of its `of` rows.
 
-    `weighted_error` is the same with the weights of the imatrix, None without. `source` names the ready-made model that
-    the values are from, None if they were made here.
+    `weighted_error` is the same with the weights of the imatrix, None without one. `source` names the ready-made model
+    that the values are from, None if they were made here.
     """
 
     tensor: str
@@ -129,7 +129,7 @@ class ErrorLine:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What makes it the same measurement as another of the same basis."""
+        """The fields that identify a measurement among those of the same basis."""
         return ("error", self.tensor, self.type, self.source)
 
 
@@ -151,7 +151,7 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 @record
 class MeasureFile:
-    """All lines in order. `nbytes` is where the last whole line ends: what follows is to be cut off."""
+    """All lines in order. `nbytes` is the end of the last complete line: bytes after it must be cut off."""
 
     lines: tuple[Line, ...]
     nbytes: int
@@ -178,7 +178,7 @@ def serialize_line(line: Line) -> str:
 
 
 def parse_measure(data: bytes, name: str) -> MeasureFile:
-    """Parse a file; `name` is for errors. Raises `FormatError` with the line, for what `measure` does not write."""
+    """Parse a file; `name` is for errors. Raises `FormatError` with the line number, if `measure` did not write it."""
     if len(data) > MAX_FILE:
         raise LimitError(f"has {len(data):,} bytes; gguftool reads a measure file of at most {MAX_FILE:,}", source=name)
     nbytes = data.rfind(b"\n") + 1
@@ -193,18 +193,18 @@ def parse_measure(data: bytes, name: str) -> MeasureFile:
 
 
 def _check_rest(rest: bytes, name: str) -> None:
-    """Raise `FormatError` unless `rest` begins a line; after a power cut zeros may stand for what was written."""
+    """Raise `FormatError` unless `rest` is the start of a line; after a power failure, it may be zeros."""
     begun = rest.rstrip(b"\0")
     if not begun.startswith(_BEGIN) and not _BEGIN.startswith(begun):
         raise FormatError(
-            "is no file of measurements: it ends with something that is no line of measure; give another file",
+            "is not a file of measurements: it ends with something that is not a line of measure; give another file",
             source=name,
         )
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
-        return f"the field '{printable(str(error.args[0]))}' is missing; this is no line that measure writes"
+        return f"the field '{printable(str(error.args[0]))}' is missing; this is not a line that measure writes"
     text = "too deeply nested" if isinstance(error, RecursionError) else str(error)
     return f"{printable(text)}; measure writes one JSON object a line"
 
@@ -243,10 +243,10 @@ def _positive(name: str, fields: Mapping[str, Any]) -> float:
 
 
 def _damage(name: str, fields: Mapping[str, Any]) -> float:
-    """A number that damage is computed from."""
+    """A number that is used to compute damage."""
     value = _number(name, fields)
     if abs(value) > MOST:
-        raise ValueError(f"'{name}' is {value:g}, which no measurement gives")
+        raise ValueError(f"'{name}' is {value:g}, which cannot be a measurement")
     return value
 
 
@@ -265,7 +265,7 @@ def _count(name: str, fields: Mapping[str, Any]) -> int:
 def _type(name: str, fields: Mapping[str, Any]) -> str:
     text = _text(name, fields)
     if find_type(text) is None:
-        raise ValueError(f"'{printable(text)}' is no type")
+        raise ValueError(f"'{printable(text)}' is not a type")
     return text
 
 
@@ -334,7 +334,7 @@ _VALUES: dict[str, Any] = {
 
 
 def foreign_line(lines: Iterable[Line], basis: Basis) -> tuple[int, list[str]] | None:
-    """Find the first line that does not belong to `basis`: its number, and what differs."""
+    """Find the first line that does not belong to `basis`: its number, and the differences."""
     for number, line in enumerate(lines, 1):
         differences = line.basis.differences(basis)
         if differences:

@@ -1,4 +1,4 @@
-"""What `plan` is asked for, and what it answers."""
+"""The options of `plan`, and its result."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from gguftool.record import record
 
 @record
 class Target:
-    """What to reach, one of: `size` of the whole file, `bits` per weight, `tensor_bytes` of all tensors' data, or
+    """The goal, one of: `size` of the whole file, `bits` per weight, `tensor_bytes` of all tensors' data, or
     `most_damage` in nats, as fast as possible.  Budgets of devices are in `MixOptions.devices`.
 
-    Raises `ValueError` for bits or a damage that are no finite number.
+    Raises `ValueError` if bits or damage are not a finite number.
     """
 
     size: int | None = None
@@ -33,7 +33,7 @@ class Target:
 
     @property
     def in_words(self) -> str:
-        """The target as a person would say it; empty if there is none."""
+        """The target in words; empty if there is none."""
         if self.size is not None:
             return f"{self.size:,} bytes"
         if self.bits is not None:
@@ -54,7 +54,7 @@ class Slow:
 
 @record
 class MixOptions:
-    """Demands on a mix.  `locks`, `floors` and `ceilings` are ``REGEX=TYPE`` texts; `types` none for the engine's own.
+    """Demands on a mix.  `locks`, `floors` and `ceilings` are ``REGEX=TYPE`` texts; `types` empty for the engine's own.
 
     `imatrix`: the mix will be quantized with one.  `fuse`: which tensors get one type together (`items.FUSED`).
     `compare`: other recipes, by name.  `start`: a recipe to improve on, by name: its types are on offer, and without a
@@ -80,7 +80,7 @@ class MixOptions:
 
 @record
 class MixTensor:
-    """One tensor of the mix; `chosen` is false for what stays as it is, `damage` 0 there."""
+    """One tensor of the mix; `chosen` is false for a tensor that stays as it is, which has a `damage` of 0."""
 
     name: str
     type: str
@@ -106,7 +106,7 @@ class DeviceUse:
 
 @record
 class Rival:
-    """Another mix; `planned` is the damage that a plan of the same size has, None where that cannot be."""
+    """Another mix; `planned` is the damage of a plan of the same size, None if there cannot be one."""
 
     name: str
     nbytes: int
@@ -126,7 +126,7 @@ class CurvePoint:
 
 @record
 class TypeUse:
-    """How much of the mix a type is, of the tensors that were chosen for."""
+    """The share of a type in the mix, among tensors that a type was chosen for."""
 
     type: str
     tensors: int
@@ -139,10 +139,10 @@ class Mix:
     """The plan.  Bytes are those of tensor data.
 
     `unit` of all damages: "KLD" in nats, "ln PPL", or None if nothing was measured: then they only order mixes.
-    `low` and `high`: nine of ten mixes with such evidence lie between, None without a unit.  `gap`: by which fraction
-    of its loss (damage, or with a target of damage the bytes read for a token) the best mix could be better at most.
-    `basis` says what the choice rests on.  `read_bytes` is what a token reads, slow types counted longer.  `arguments`
-    are an engine's, to place tensors as planned.
+    `low` and `high`: nine in ten mixes with such evidence are between them; None without a unit.  `gap`: the best mix
+    could be better by at most this fraction of the loss (damage, or with a target of damage the bytes read for a
+    token).  `basis` describes the basis of the choice.  `read_bytes`: the bytes that a token reads; slow types count
+    for more.  `arguments`: engine arguments that place tensors as planned.
     """
 
     model: str
@@ -173,12 +173,12 @@ class Mix:
 def nats_of_ratio(ratio: float) -> float:
     """The damage that a ratio of perplexities stands for; raises `ValueError` for one that is not above 1."""
     if not ratio > 1 or not math.isfinite(ratio):
-        raise ValueError(f"{ratio:g} is no ratio of perplexities to allow: give one above 1, such as 1.02")
+        raise ValueError(f"{ratio:g} is not a ratio of perplexities to allow: give one above 1, such as 1.02")
     return math.log(ratio)
 
 
 def type_uses(tensors: Sequence[MixTensor]) -> tuple[TypeUse, ...]:
-    """How much of a mix each type is, most bytes first."""
+    """The share of each type in a mix, most bytes first."""
     by_type: dict[str, list[MixTensor]] = {}
     for tensor in tensors:
         if tensor.chosen:

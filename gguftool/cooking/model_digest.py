@@ -1,8 +1,8 @@
-"""Tell by a digest whether a measurement is of this model, without reading all of it.
+"""A digest that shows whether a measurement belongs to this model, without reading all of it.
 
-It covers the hyperparameters, the name, type and dims of every tensor, and a piece of its data at a place drawn by its
-name. So a fine-tune with the same vocabulary and shapes has another one, and a remote model of a thousand tensors takes
-a thousand small requests. How the model is split does not matter, nor what else its metadata say.
+It covers the hyperparameters, the name, type and dims of every tensor, and a piece of its data at a place that depends
+on its name. So a fine-tune with the same vocabulary and shapes has another digest, and a remote model of a thousand
+tensors takes a thousand small requests. The split into shards does not matter, and neither does other metadata.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Which types each tensor of the mix can have, and the bytes of each: from a model to quantize, or from what is there.
+"""The types that each tensor of the mix can have, and the bytes of each: from a model to quantize, or from quants.
 
 A model to quantize offers the types of a pool, as far as the engine runs them on that tensor: whole blocks in a row,
-rows that divide by the interleave, embeddings that can be looked up, no type that wants an imatrix without one.  What
-llama-quantize leaves alone has one offer: itself.  Several ready-made quants, or tensors.maps of some, offer what they
-hold.
+rows that divide by the interleave, embeddings that can be looked up, no type that needs an imatrix without one.  A
+tensor that llama-quantize does not change has one offer: its own type.  Several ready-made quants, or their
+tensors.maps, offer the types that they have.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from gguftool.model.model import Model
 from gguftool.model.scales import owner_of
 from gguftool.record import record
 
-_KINDS = frozenset({"legacy", "k", "i", "trellis"})  # what a pool has by itself
-_HOPELESS = 0.3  # a relative squared error that only models trained for the type survive
+_KINDS = frozenset({"legacy", "k", "i", "trellis"})  # kinds of types in a default pool
+_HOPELESS = 0.3  # a relative squared error that only models trained for the type tolerate
 _NEEDS = frozenset({ImatrixPolicy.YES, ImatrixPolicy.ASSERTED})
 
 
 @record
 class Offer:
-    """One tensor: `types` in the recipe's spelling, with the bytes of each.  `own` is the type that costs nothing.
+    """One tensor: `types` in the recipe's spelling, with the bytes of each.  `own` is the type without damage.
 
-    `choice` is false for what is taken as it is: its bytes count, and no rule is written for it.
+    `choice` is false for a tensor that is taken as it is: its bytes count, but no rule is written for it.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Offer:
 
 @record
 class Pool:
-    """What may be made: `types`, none for the engine's own; `imatrix`: one will be given."""
+    """The types that may be made: `types`, empty for the engine's own; `imatrix`: one will be given."""
 
     engine: str
     types: tuple[str, ...] = ()
@@ -65,13 +65,13 @@ class Pool:
 
 
 def default_types(engine: str) -> tuple[str, ...]:
-    """All quantized types of `engine` that any model can have, without those that only rearrange another's rows."""
+    """All quantized types of `engine` for any model, without those that only rearrange the rows of another type."""
     found = [traits for traits in TYPES.values() if engine in traits.engines and is_common(traits)]
     return tuple(traits.alias for traits in sorted(found, key=lambda traits: traits.bits_per_weight))
 
 
 def is_common(traits: TypeTraits) -> bool:
-    """Whether a type is for weights of any model, and its rows are not another type's rearranged."""
+    """Whether a type is for weights of any model, and does not only rearrange the rows of another type."""
     common = traits.kind in _KINDS and traits.in_files and traits.interleaved_rows == 1
     return common and typical_error(traits.name) < _HOPELESS
 
@@ -79,7 +79,7 @@ def is_common(traits: TypeTraits) -> bool:
 def offer_types(name: str, dims: tuple[int, ...], types: Iterable[str], *, check_widths: bool = True) -> Offer:
     """An offer of `types` for a tensor; with `check_widths` off, rows count as if they were whole blocks.
 
-    Raises `ValueError` for an unknown type, or for rows that are no whole blocks of one.
+    Raises `ValueError` for an unknown type, or for rows that are not whole blocks of a type.
     """
     found = {}
     for text in types:
@@ -98,7 +98,7 @@ def offer_types(name: str, dims: tuple[int, ...], types: Iterable[str], *, check
 
 
 def offers_of_source(model: Model, pool: Pool, extra: Mapping[str, Sequence[str]], notes: Notes) -> tuple[Offer, ...]:
-    """The offers of every tensor of `model`; `extra` names types to offer beside the pool's (locks, presets)."""
+    """The offers of every tensor of `model`; `extra` names types to offer in addition to the pool (locks, presets)."""
     bitnet = "bitnet" in text_of(model, ARCHITECTURE_KEY)
     offers = []
     for name, tensor in model.tensors.items():
@@ -127,7 +127,7 @@ def offers_of_source(model: Model, pool: Pool, extra: Mapping[str, Sequence[str]
 
 
 def _fallbacks(name: str, dims: tuple[int, ...], wanted: Iterable[str], pool: Pool, *, bitnet: bool) -> set[str]:
-    """What llama-quantize would write instead of the types of the pool, none of which fits."""
+    """The types that llama-quantize would write instead of the pool's, none of which fits."""
     written = (written_type(text, dims[0], pool.engine) for text in wanted if type_facts_of(text) is not None)
     found = (traits for traits in map(find_type, written) if traits is not None)
     return {traits.alias for traits in found if why_not(name, dims, traits.name, pool, bitnet=bitnet) is None}
@@ -137,7 +137,7 @@ def why_not(name: str, dims: tuple[int, ...], type_text: str, pool: Pool, *, bit
     """Why a tensor cannot have a type in the engine of `pool`; None if it can."""
     traits = find_type(type_text)
     if traits is None:
-        return f"'{type_text}' is no type"
+        return f"'{type_text}' is not a type"
     facts = type_facts_of(traits.name)
     rows = dims[1] if len(dims) > 1 else 1
     embedded = name in EMBEDDINGS
@@ -146,9 +146,9 @@ def why_not(name: str, dims: tuple[int, ...], type_text: str, pool: Pool, *, bit
     if traits.kind == "integer" or traits.name in ("F64", "I2_S"):
         return f"engines cannot multiply with {traits.alias}"
     if traits.kind == "ternary" and not bitnet:
-        return f"{traits.alias} is for ternary weights, and this is no BitNet"
+        return f"{traits.alias} is for ternary weights, and this is not a BitNet"
     if dims[0] % traits.block_size:
-        return f"rows of {dims[0]:,} are no whole blocks of {traits.alias}"
+        return f"rows of {dims[0]:,} are not whole blocks of {traits.alias}"
     if traits.interleaved_rows > 1 and (embedded or rows % traits.interleaved_rows):
         return f"{traits.alias} packs {traits.interleaved_rows} rows together"
     if facts is not None and pool.engine == IK_LLAMA_CPP:
@@ -160,7 +160,7 @@ def why_not(name: str, dims: tuple[int, ...], type_text: str, pool: Pool, *, bit
             return f"the kernel of {traits.alias} takes rows of {facts.kernel_ne0} by {facts.kernel_ne1}"
     wants = facts is not None and facts.imatrix_policy(pool.engine) in _NEEDS
     if wants and not pool.imatrix and not may_lack_imatrix(name, pool.engine):
-        return f"{traits.alias} wants an imatrix"
+        return f"{traits.alias} needs an imatrix"
     return None
 
 
@@ -174,7 +174,7 @@ def _misses_kernel(traits: TypeTraits, ne0: int, rows: int, kernel_ne0: int, ker
 
 @record
 class ReadyMade:
-    """Tensors of one quant: name to dims, type and bytes."""
+    """The tensors of one quant: name to dims, type and bytes."""
 
     name: str
     tensors: Mapping[str, tuple[tuple[int, ...], str, int]]
@@ -186,7 +186,7 @@ class ReadyMade:
 
 
 def ready_model(model: Model) -> ReadyMade:
-    """What a model holds."""
+    """The tensors of a model."""
     return ReadyMade(
         name=model.name,
         tensors={
@@ -197,7 +197,7 @@ def ready_model(model: Model) -> ReadyMade:
 
 
 def ready_map(name: str, entries: Sequence[MapEntry]) -> ReadyMade:
-    """What a tensors.map lists; bytes by the type, for published maps leave out row metadata."""
+    """The tensors in a tensors.map; bytes follow from the type, because published maps leave out row metadata."""
     found = {}
     for entry in entries:
         size = None if entry.type_id is None else nbytes(entry.type_id, entry.shape)
@@ -209,9 +209,9 @@ def ready_map(name: str, entries: Sequence[MapEntry]) -> ReadyMade:
 def offers_of_ready(
     quants: Sequence[ReadyMade], allowed: Sequence[str], engine: str, notes: Notes
 ) -> tuple[Offer, ...]:
-    """The offers of every tensor that one of `quants` has: the types there, or those of them that are `allowed`.
+    """The offers of every tensor in `quants`: the types that they have, or those of them that are `allowed`.
 
-    Shapes that differ are a problem in `notes`; types that `engine` lacks are left out.
+    Different shapes are a problem in `notes`; types that `engine` lacks are left out.
     """
     found: dict[str, dict[str, int]] = {}
     dims_of: dict[str, tuple[int, ...]] = {}
@@ -230,7 +230,7 @@ def _ready_offer(
     runs = {text: size for text, size in types.items() if why_not(name, dims, text, Pool(engine=engine)) is None}
     if not runs:
         runs = dict(types)
-        notes.remark(f"{engine} may not run the types that are there ({', '.join(types)})", name)
+        notes.remark(f"{engine} may not run the available types ({', '.join(types)})", name)
     if len(runs) == 1 or keeps_type(name, dims, "", engine):
         text, size = min(runs.items(), key=lambda item: item[1])
         return Offer(name=name, dims=dims, types=(text,), nbytes=(size,), choice=False)
@@ -247,7 +247,7 @@ def _shape(dims: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def used_share(name: str, names: Mapping[str, object], experts: int, used: int) -> float:
-    """The share of a tensor that one token meets: of routed experts those in use, of the embedding next to nothing."""
+    """The share of a tensor that one token uses: the experts in use, and next to nothing of the embedding."""
     if "_exps" in name and experts:
         return min(1.0, used / experts)
     return 0.0 if name in EMBEDDINGS and OUTPUT in names else 1.0

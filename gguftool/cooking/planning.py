@@ -1,8 +1,8 @@
-"""`plan`: from models, evidence and demands to a mix, with what it costs and how good it is.
+"""`plan`: from models, evidence and demands to a mix, with its cost and quality.
 
     models -> offers -> items (locks, pairs, devices) -> damage of every type -> solver -> Mix
 
-Pure but for reading heads and files of measurements.
+Pure, except that it reads heads and files of measurements.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gguftool.model.hparams import number
 from gguftool.model.opening import ModelLike
 from gguftool.record import replace
 
-_SLOW_MEMORY = 10.0  # GPUs read their own memory about so many times as fast as CPUs read theirs
+_SLOW_MEMORY = 10.0  # GPUs read their memory about this many times as fast as CPUs read theirs
 
 
 def plan_mix(
@@ -38,8 +38,8 @@ def plan_mix(
 ) -> Mix:
     """Choose a type for every tensor of one model to quantize, or of several ready-made quants and tensors.maps.
 
-    Raises as `open_model` does for paths and as readers of measurements do, and one `PlanError` for all demands that
-    cannot be met.
+    Raises the errors of `open_model` for paths and those of readers of measurements, and one `PlanError` for all
+    demands that cannot be met.
     """
     return explore_mix(models, options, evidence).mix
 
@@ -47,7 +47,7 @@ def plan_mix(
 def explore_mix(
     models: ModelLike | Sequence[ModelLike], options: MixOptions, evidence: Evidence | EvidenceFiles = NOTHING
 ) -> Exploration:
-    """Plan as `plan_mix` does, and keep the numbers that it chose from: for `plan --html`."""
+    """Plan as `plan_mix` does, and keep the numbers of the choice: for `plan --html`."""
     known = read_evidence(evidence) if isinstance(evidence, EvidenceFiles) else evidence
     notes = Notes()
     check_types(options, notes)
@@ -60,7 +60,7 @@ def explore_mix(
 
 
 def _check_digest(offered: Offers, known: Evidence, notes: Notes) -> None:
-    """Warn if measurements are of other data than the model to quantize: a fine-tune has the same names."""
+    """Warn if measurements were made on other data than the model to quantize: a fine-tune has the same names."""
     model = offered.model
     if offered.ready or model is None or not known.models or any(source.is_remote for source in model.sources):
         return
@@ -73,7 +73,7 @@ def _check_digest(offered: Offers, known: Evidence, notes: Notes) -> None:
 
 
 def choose_mix(offered: Offers, options: MixOptions, evidence: Evidence, notes: Notes | None = None) -> Mix:
-    """Choose from offers that are there already, such as made by `offer_types`; `notes` hold what opening found.
+    """Choose from given offers, such as those of `offer_types`; `notes` may already hold notes of the opening.
 
     Raises one `PlanError` for all demands that cannot be met.
     """
@@ -91,7 +91,7 @@ def explore_offers(offered: Offers, options: MixOptions, evidence: Evidence, not
     _raise(notes)
     work = _Work(offered, options, evidence, placement)
     if work.levels.unit is None and options.target.most_damage is not None:
-        raise PlanError("a damage to allow needs measurements: give --measure or --sensitivity")
+        raise PlanError("a limit of damage needs measurements: give --measure or --sensitivity")
     demands = Demands(
         budgets=budgets,
         free=placement.rest if len(placement.rest) > 1 else (),
@@ -131,7 +131,7 @@ def _constraints(offered: Offers, options: MixOptions, notes: Notes) -> Constrai
 def _budgets(
     offered: Offers, options: MixOptions, placement: Placement, notes: Notes
 ) -> tuple[dict[str, int], Mapping[str, Reserve]]:
-    """The bytes left for what is chosen, by device; and what devices hold beside weights."""
+    """The bytes left for chosen tensors, by device; and the memory of devices that is not for weights."""
     target, fixed = options.target, _fixed_bytes(offered.offers, placement)
     if not placement.names:
         elements = sum(offer.elements for offer in offered.offers)
@@ -167,7 +167,7 @@ def _fixed_bytes(offers: Sequence[Offer], placement: Placement) -> dict[str, int
 def _check_placement(items: Sequence[Item], placement: Placement, options: MixOptions, notes: Notes) -> None:
     if not placement.names:
         if options.target.in_words == "":
-            notes.problem("give a target: a size, bits per weight, budgets of devices, or a damage to allow", "")
+            notes.problem("give a target: a size, bits per weight, budgets of devices, or a limit of damage", "")
         return
     if not placement.rest:
         for item in items:
@@ -176,7 +176,7 @@ def _check_placement(items: Sequence[Item], placement: Placement, options: MixOp
 
 
 class _Work:
-    """What choosing and reporting share: subjects, levels of damage, prices of mixes."""
+    """State that choosing and reporting share: subjects, levels of damage, prices of mixes."""
 
     def __init__(self, offered: Offers, options: MixOptions, evidence: Evidence, placement: Placement) -> None:
         self._offered, self._options, self._evidence, self._placement = offered, options, evidence, placement
@@ -224,13 +224,13 @@ class _Work:
     def _costs(self, item: Item, slow: Mapping[str, float]) -> tuple[float, ...]:
         share = max(self._shares[name] for name in item.tensors)
         return tuple(
-            # A trace of the size, so that of types that no token reads the smaller is taken.
+            # A trace of the size: among types that no token reads, the smaller one is chosen.
             size * (share + 1e-6) * slow[text]
             for text, size in zip(item.types, item.nbytes, strict=True)
         )
 
     def _slowness(self, type_text: str, device: str) -> float:
-        """The time for a byte of a type on a device, as a multiple of the fastest; main memory beside GPUs is slow."""
+        """The time for a byte of a type on a device, as a multiple of the fastest; with GPUs, main memory is slow."""
         rules = [rule for rule in self._options.slow if rule.device in ("*", device) and rule.type in ("*", type_text)]
         told = any(rule.device == device and rule.type == "*" for rule in rules)
         known = device in self._placement.names and self._placement[device].is_cpu and bool(self._placement.gpus)
@@ -348,7 +348,7 @@ class _Work:
         )
 
     def _rivals(self, table: Table) -> tuple[Rival, ...]:
-        """Presets, recipes to compare and ready-made quants, the smallest first, each beside a plan of its size."""
+        """Presets, recipes to compare and ready-made quants, the smallest first, each with a plan of its size."""
         mixes = [(name, types) for name, types in self._presets.items()]
         mixes += [(name, recipe_types(recipe, self._offered.offers)) for name, recipe in self._options.compare]
         mixes += [
@@ -375,7 +375,7 @@ class _Work:
 
 
 def _shares(offered: Offers) -> dict[str, float]:
-    """The share of each tensor that one token meets."""
+    """The share of each tensor that one token uses."""
     names = {offer.name: offer for offer in offered.offers}
     model = offered.model
     keys = ("expert_count", "expert_used_count")

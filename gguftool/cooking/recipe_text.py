@@ -1,4 +1,4 @@
-"""The recipe of a mix: a header that says where it comes from, without folders of this machine, and few rules."""
+"""The recipe of a mix: a header that describes its origin, without folders of this machine, and few rules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gguftool.storage.sources.locate import base_name
 
 
 def recipe_text(mix: Mix, *, everything: bool) -> str:
-    """The recipe of `mix`; `everything`: with rules also for tensors that were not chosen for, as merges want."""
+    """The recipe of `mix`; `everything`: also rules for tensors without a choice, which merges need."""
     types = {tensor.name: tensor.type for tensor in mix.tensors if tensor.chosen or everything}
     header = "".join(f"# {line}\n" for line in _header(mix))
     return header + (render_recipe(compact(types)) if types else "")

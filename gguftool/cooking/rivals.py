@@ -1,4 +1,4 @@
-"""Other mixes of the same model, priced by the same model of damage: presets, recipes, the curve of best mixes."""
+"""Other mixes of the same model, rated by the same model of damage: presets, recipes, the curve of best mixes."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from gguftool.record import record
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Presets to go by where nothing was measured: mixes that people use, from small to large.
+# Presets to use if nothing was measured: mixes that people use, from small to large.
 FAMILY: Final = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K")
 _SHOWN: Final = 48  # points of a curve
 
 
 @record
 class Priced:
-    """A mix: the type of each tensor to choose for, the bytes of all tensors, and its damage."""
+    """A mix: the type of each tensor with a choice, the bytes of all tensors, and its damage."""
 
     name: str
     types: Mapping[str, str]
@@ -35,7 +35,7 @@ class Priced:
 
 
 class Scale:
-    """Prices mixes: bytes and damage of any assignment of types to the tensors of `offers`."""
+    """Computes bytes and damage of any assignment of types to the tensors of `offers`."""
 
     def __init__(self, offers: Sequence[Offer], levels: Levels, engine: str) -> None:
         self._engine, self._levels = engine, levels
@@ -44,7 +44,7 @@ class Scale:
         self._columns: dict[str, NDArray[Any]] = {}
 
     def damages(self, type_text: str) -> NDArray[Any]:
-        """The damage of every tensor to choose for, at one type; nothing where that is the tensor's own."""
+        """The damage of every tensor with a choice, at one type; 0 if that is the tensor's own type."""
         import numpy as np
 
         if type_text not in self._columns:
@@ -53,7 +53,7 @@ class Scale:
         return self._columns[type_text]
 
     def price(self, name: str, types: Mapping[str, str]) -> Priced:
-        """Price a mix; what `types` leaves out stays as it is, types that do not fit fall back as the engine's do."""
+        """Price a mix; tensors not in `types` stay as they are, types that do not fit fall back as in the engine."""
         made = {offer.name: _made(offer, types.get(offer.name), self._engine) for offer in self.chosen}
         size = self.fixed + sum(_size(offer, made[offer.name]) for offer in self.chosen)
         damage = sum(float(self.damages(made[offer.name])[at]) for at, offer in enumerate(self.chosen))
@@ -68,7 +68,7 @@ def mix_bytes(types: Mapping[str, str], offers: Sequence[Offer], engine: str) ->
 
 
 def _made(offer: Offer, wanted: str | None, engine: str) -> str:
-    """The type that a tensor gets where a mix wants `wanted`."""
+    """The type that a tensor gets if a mix wants `wanted`."""
     if wanted is None:
         return offer.own or offer.types[-1]
     traits = find_type(wanted)
@@ -90,7 +90,7 @@ def _size(offer: Offer, type_text: str) -> int:
 
 
 def preset_mixes(model: Model, engine: str, *, imatrix: bool) -> dict[str, dict[str, str]]:
-    """The types that each preset of `engine` asks for, by the preset's name; without those that it cannot make."""
+    """The types that each preset of `engine` asks for, by the preset's name; without presets that it cannot make."""
     mixes = {}
     for name, preset in presets_of(engine).items():
         traits = find_type(preset.tensor_type)
@@ -104,13 +104,13 @@ def preset_mixes(model: Model, engine: str, *, imatrix: bool) -> dict[str, dict[
 
 
 def nearest_preset(mixes: Mapping[str, Mapping[str, str]], sizes: Mapping[str, int], nbytes_wanted: int) -> str | None:
-    """The preset of the usual family with the size nearest to the one wanted."""
+    """The preset of the usual family with the size nearest to the wanted one."""
     family = [name for name in FAMILY if name in mixes]
     return min(family, key=lambda name: abs(sizes[name] - nbytes_wanted), default=None)
 
 
 def recipe_types(recipe: Recipe, offers: Sequence[Offer]) -> dict[str, str]:
-    """The types that a recipe asks for; tensors without a rule, or with a label for one, are left out."""
+    """The types that a recipe asks for; tensors without a rule, or with a label in place of a type, are left out."""
     assigned = recipe.assign([offer.name for offer in offers if offer.choice])
     return {
         name: type_alias(rule.type_id)
@@ -120,7 +120,7 @@ def recipe_types(recipe: Recipe, offers: Sequence[Offer]) -> dict[str, str]:
 
 
 def thinned(corners: Sequence[tuple[float, float]], fixed: int) -> tuple[tuple[int, float], ...]:
-    """At most `_SHOWN` corners of a frontier, evenly spread, with the bytes that are always there."""
+    """At most `_SHOWN` corners of a frontier, evenly spread, with the `fixed` bytes added."""
     if not corners:
         return ()
     step = max(1, -(-len(corners) // _SHOWN))

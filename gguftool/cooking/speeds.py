@@ -1,7 +1,7 @@
 """How slow types are, from benchmarks: llama-bench's CSV, or a `tg_results.csv` of GGUF-Tool-Suite's sweeps.
 
 Generating a token reads the weights once, so tokens per second times bytes is the speed at which a type is read.  The
-factor of a type is how much longer a byte takes than one of the fastest type in the file.
+factor of a type is the time for a byte of it, relative to a byte of the fastest type in the file.
 
 Source: llama.cpp tools/llama-bench/llama-bench.cpp (get_fields), GGUF-Tool-Suite collect_sweep_results.sh.
 """
@@ -19,11 +19,11 @@ from gguftool.cooking.mix import Slow
 from gguftool.errors import FormatError, LimitError
 from gguftool.format.ggml import find_type
 
-_MOST = 1_000_000  # how many times as fast as another a type can be; --slow takes no more
+_MOST = 1_000_000  # the largest factor; --slow has the same limit
 
 
 def slowness_of(data: bytes, name: str, device: str) -> tuple[Slow, ...]:
-    """The factors of all types in a benchmark of `device`; raises `FormatError` for one that holds none."""
+    """The factors of all types in a benchmark of `device`; raises `FormatError` if it holds none."""
     if len(data) > MAX_FILE:
         raise LimitError(f"has {len(data):,} bytes; gguftool reads a table of at most {MAX_FILE:,}", source=name)
     found: dict[str, float] = {}
@@ -31,19 +31,19 @@ def slowness_of(data: bytes, name: str, device: str) -> tuple[Slow, ...]:
         found[type_text] = max(speed, found.get(type_text, 0.0))
     if not found:
         raise FormatError(
-            "holds no speed of any type; expected the CSV of 'llama-bench -o csv' with -n, or a tg_results.csv",
+            "holds no speeds of types; expected the CSV of 'llama-bench -o csv' with -n, or a tg_results.csv",
             source=name,
         )
     fastest, slowest = max(found.values()), min(found.values())
     if not 0 < fastest < _MOST * slowest:
         raise FormatError(
-            f"holds speeds of which one is {_MOST:,} times another or more: no benchmark of one device", source=name
+            f"has a speed that is {_MOST:,} times another or more: not a benchmark of one device", source=name
         )
     return tuple(Slow(type=text, device=device, factor=fastest / speed) for text, speed in found.items())
 
 
 def _llama_bench(data: bytes, name: str) -> Iterator[tuple[str, float]]:
-    """Types and the bytes that they are read at in a second, of rows that generate and do not process a prompt."""
+    """Types and their bytes read per second, from rows that generate tokens and do not process a prompt."""
     for row in _rows(data, name):
         type_text = _type_in(row.get("model_type") or "")
         size, speed = _number(row, "model_size"), _number(row, "avg_ts")
@@ -56,7 +56,7 @@ def _rows(data: bytes, name: str) -> Iterator[dict[str, Any]]:
     try:
         yield from csv.DictReader(io.StringIO(data.decode("utf-8-sig", "replace")))
     except csv.Error as error:
-        raise FormatError(f"is no CSV: {error}", source=name) from None
+        raise FormatError(f"is not a CSV: {error}", source=name) from None
 
 
 def _type_in(words: str) -> str | None:

@@ -1,8 +1,9 @@
-"""Carry a mix over to another model and engine: the same types for the same roles, at the same relative depth.
+"""Transfer a mix to another model and engine: the same types for the same roles, at the same relative depth.
 
-A tensor of the new model takes the type that its namesake has in the old one.  Where the models have different numbers
-of layers, the first, the last and all between them are matched in proportion, among the layers that have such a tensor.
-A type that cannot be is replaced by the nearest one in bits per weight and kind, and every replacement is reported.
+A tensor of the new model takes the type of the tensor with the same name in the old one.  If the models have different
+numbers of layers, the first, the last and all layers between are matched in proportion, among the layers that have such
+a tensor.  An impossible type is replaced by the nearest one in bits per weight and kind, and every replacement is
+reported.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from gguftool.model.scales import owner_of
 from gguftool.record import record
 from gguftool.storage.sources.locate import base_name
 
-_OTHER_KIND = 0.05  # how much another kind counts, as a difference of the logarithm of bits per weight to base 2
+_OTHER_KIND = 0.05  # the distance of another kind, as a difference of log2 of bits per weight
 _OTHER_ROWS = 0.05  # likewise rows that are packed together, or not
 _SHOWN = 4
 _USUAL_KINDS = frozenset({"float", "legacy", "k", "i", "trellis"})  # others are for models that were trained for them
@@ -45,7 +46,7 @@ _Stem = tuple[str, str]  # the stack of layers and the base, or no stack and the
 
 @record
 class TransferOptions:
-    """`engine`: whose types and rules count; `substitutes`: pairs of types, the second instead of the first.
+    """`engine`: the engine to follow; `substitutes`: pairs of types, the second instead of the first.
 
     `avoid`: types that are slow there; `cuda`: it runs on CUDA, where some types of ik_llama.cpp have no fast kernel;
     `imatrix`: one will be given to quantize.
@@ -60,7 +61,7 @@ class TransferOptions:
 
 @record
 class Substitution:
-    """`tensors` of the new model get `given` instead of `wanted`, and why."""
+    """`tensors` of the new model get `given` instead of `wanted`, and the reason."""
 
     wanted: str
     given: str
@@ -70,7 +71,7 @@ class Substitution:
 
 @record
 class Side:
-    """A model in one of the two mixes: bytes of tensor data."""
+    """One of the two models in the mix; bytes are those of tensor data."""
 
     model: str
     nbytes: int
@@ -84,9 +85,9 @@ class Side:
 
 @record
 class Transfer:
-    """The mix of `old` as a `recipe` for `new`; `matched`: what the new model has and the old one lacks, and its model.
+    """The mix of `old` as a `recipe` for `new`; `matched`: tensors that only the new model has, and their counterparts.
 
-    `matched` has pairs of names without their layers, such as (``ffn_up_exps.weight``, ``ffn_up.weight``).
+    `matched` has pairs of names without layers, such as (``ffn_up_exps.weight``, ``ffn_up.weight``).
     """
 
     recipe: Recipe
@@ -97,10 +98,10 @@ class Transfer:
 
 
 def transfer_recipe(model: ModelLike, target: ModelLike, options: TransferOptions | None = None) -> Transfer:
-    """The mix of `model` as a recipe for `target`, with a rule for every tensor but scales.
+    """The mix of `model` as a recipe for `target`, with a rule for every tensor except scales.
 
-    Raises as `open_model` does, and `PlanError` for names that are no types, a model without layers of weights to take
-    types from, or a tensor that can have no type of the engine.
+    Raises as `open_model` does, and `PlanError` for unknown types, a model without layers of weights to take types
+    from, or a tensor that cannot have any type of the engine.
     """
     options = options or TransferOptions()
     old, new = as_model(model), as_model(target)
@@ -127,7 +128,7 @@ def transfer_recipe(model: ModelLike, target: ModelLike, options: TransferOption
 
 
 def transfer_words(transfer: Transfer) -> tuple[str, ...]:
-    """What to know of a transfer, a line each: both sizes beside each other, what stands for what, each replacement."""
+    """Lines that describe a transfer: both sizes, counterparts of tensors, and each replacement."""
     sides = (
         f"{printable(base_name(side.model) or side.model, 200)}: {side.nbytes:,} bytes, "
         f"{side.bits_per_weight:.4g} bits per weight"
@@ -168,11 +169,11 @@ def _side(model: Model, types: Mapping[str, str]) -> Side:
     return Side(model=model.name, nbytes=size, elements=sum(one.info.elements for one in model.tensors.values()))
 
 
-# --- which tensor of the old model stands for one of the new ----------------------------------------------------------
+# --- which tensor of the old model corresponds to one of the new ------------------------------------------------------
 
 
 class _Depths:
-    """Finds the tensor of the old model that stands for one of the new: by name, then by layers in proportion."""
+    """Finds the tensor of the old model that corresponds to one of the new: by name, then by layers in proportion."""
 
     def __init__(self, old: Model, new: Model) -> None:
         self._old = {name: tensor for name, tensor in old.tensors.items() if _is_choice(tensor)}
@@ -186,11 +187,11 @@ class _Depths:
 
     @property
     def matched(self) -> tuple[tuple[str, str], ...]:
-        """Names of the new model without a namesake, and what stood for them."""
+        """Names that only the new model has, and their counterparts in the old one."""
         return tuple(self._matched.items())
 
     def type_for(self, name: str) -> TypeTraits:
-        """The type that the mix has where tensor `name` of the new model belongs."""
+        """The type that the mix has at the place of tensor `name` of the new model."""
         place = self._new_places[name]
         stem = _stem(name, place)
         like = stem if stem in self._layers else self._alike(stem, place)
@@ -202,7 +203,7 @@ class _Depths:
         return TYPES[self._old[_name(like, layer)].info.type]
 
     def _alike(self, stem: _Stem, place: Place) -> _Stem:
-        """The stem of the old model that is most like `stem`: of its role, else of a role like that, else of any."""
+        """The stem of the old model that is most like `stem`: of its role, else of a similar role, else of any."""
         family = next((roles for roles in _FAMILIES if place.role in roles), frozenset({place.role}))
         for roles in (frozenset({place.role}), family, frozenset(Role)):
             found = [other for other, role in self._roles.items() if role in roles]
@@ -227,18 +228,18 @@ def _name(stem: _Stem, layer: int) -> str:
 
 
 def _layers(places: Mapping[str, Place]) -> dict[_Stem, list[int]]:
-    """The layers that have a tensor of each stem, in order; [0] for what is in no layer."""
+    """The layers that have a tensor of each stem, in order; [0] for tensors outside layers."""
     found: dict[_Stem, list[int]] = {}
     for name, place in places.items():
         found.setdefault(_stem(name, place), []).append(place.layer or 0)
     return {stem: sorted(layers) for stem, layers in found.items()}
 
 
-# --- which type stands for another ------------------------------------------------------------------------------------
+# --- which type replaces another --------------------------------------------------------------------------------------
 
 
 class _Chooser:
-    """Gives a tensor the type that is wanted, or the nearest one that can be, and remembers the difference."""
+    """Gives a tensor the wanted type, or the nearest possible one, and records the difference."""
 
     def __init__(self, options: TransferOptions, bitnet: bool) -> None:
         self._options, self._bitnet = options, bitnet
@@ -249,14 +250,14 @@ class _Chooser:
 
     @property
     def substitutions(self) -> tuple[Substitution, ...]:
-        """All replacements, in the order in which they were met."""
+        """All replacements, in the order in which they occurred."""
         return tuple(
             Substitution(wanted=wanted, given=given, reason=reason, tensors=tuple(names))
             for (wanted, given, reason), names in self._found.items()
         )
 
     def given(self, tensor: Tensor, wanted: TypeTraits) -> str:
-        """The type that `tensor` gets where the mix has `wanted`."""
+        """The type that `tensor` gets if the mix has `wanted`."""
         name, dims = tensor.info.name, tensor.info.dims
         told = self._substitutes.get(wanted.alias)
         first, reason = (wanted.alias, "") if told is None else (told, "by --substitute")
@@ -287,7 +288,7 @@ class _Chooser:
             if traits.in_files and traits.kind in kinds and self._why_not(name, dims, traits.alias) is None
         ]
         if wanted is None or not fits:
-            raise PlanError(f"'{printable(name)}' can have no type of {self._options.engine}")
+            raise PlanError(f"'{printable(name)}' cannot have any type of {self._options.engine}")
         return min(fits, key=lambda traits: _distance(wanted, traits)).alias
 
 
@@ -297,7 +298,9 @@ def _alias(text: str) -> str:
 
 
 def _distance(wanted: TypeTraits, other: TypeTraits) -> tuple[float, float]:
-    """How far a type is from the one wanted; of equally near ones the better, before all the same in other rows."""
+    """The distance of a type from the wanted one; then the better of equally near ones; nearest is the same type in
+    other rows.
+    """
     if other.name == rows_fallback(wanted.name) or wanted.name == rows_fallback(other.name):
         return -1.0, 0.0
     bits = abs(math.log2(other.bits_per_weight / wanted.bits_per_weight))

@@ -1,6 +1,6 @@
-"""What the numbers of a tensor become at another type: made as llama-quantize would, or found in a ready-made quant.
+"""The numbers of a tensor at another type: made as llama-quantize would make them, or found in a ready-made quant.
 
-All types are row-wise, so any range of rows can be looked at by itself, also one of a remote model.
+All types are row-wise, so any range of rows can be examined by itself, even in a remote model.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _CHUNK = 1 << 20  # elements at once: 4 MiB of F32, and three arrays of it for e
 class TypedTensor:
     """`tensor` of a model and the same tensor at another type, `typed`; `entry` has its weights in the imatrix.
 
-    Both have the same dims, which with widths unchecked are not those of the model's tensor. `maker` is the model that
-    `typed` is taken from, None if it is computed.
+    Both have the same dims; with unchecked widths, these are not the dims of the model's tensor. `maker` is the model
+    that `typed` is taken from, None if it is computed.
     """
 
     tensor: Tensor
@@ -61,8 +61,8 @@ class TypedTensor:
 class TypeMaker:
     """Makes tensors of `model` at other types.
 
-    `weights`: the imatrix; `quants`: ready-made models, of which the first that has a tensor at the wanted type gives
-    it; `any_width`: let several rows count as one where a type's blocks do not fit, which no file could hold.
+    `weights`: the imatrix; `quants`: ready-made models; the first one that has a tensor at the wanted type gives it;
+    `any_width`: if a type's blocks do not fit the rows, treat several rows as one, which no file can do.
     """
 
     model: Model
@@ -73,7 +73,7 @@ class TypeMaker:
     _merged: dict[tuple[str, int], Weights] = field(default_factory=dict, init=False)
 
     def make(self, name: str, type_id: int) -> TypedTensor:
-        """The tensor `name` at a type; raises `PlanError` that says why there is none."""
+        """The tensor `name` at a type; raises a `PlanError` with the reason if that is impossible."""
         tensor = self.model.tensors[name]
         quant = self.quant_of(name, type_id)
         if quant is not None:
@@ -91,7 +91,7 @@ class TypeMaker:
         return next(found, None)
 
     def carried(self, typed: TypedTensor) -> QuantizedSource | None:
-        """The values of `typed` in the type that the model's tensor has; None if they are that type's own bytes."""
+        """The values of `typed` in the type of the model's tensor; None if they already have that type."""
         own = self.model.tensors[typed.tensor.name].info.type
         if own == typed.typed.info.type:
             return None
@@ -99,7 +99,7 @@ class TypeMaker:
         source = made.padded_extent.source
         if not isinstance(source, QuantizedSource):
             raise PlanError(
-                f"{typed.type} and {type_alias(own)} are the same numbers in another order: nothing to measure",
+                f"{typed.type} and {type_alias(own)} hold the same numbers in another order: nothing to measure",
                 source=self.model.name,
                 where=_named(typed.tensor),
             )
@@ -108,8 +108,8 @@ class TypeMaker:
     def _ready_made(self, tensor: Tensor, found: Tensor, quant: Model) -> TypedTensor:
         if found.info.shape != tensor.info.shape:
             raise PlanError(
-                f"'{printable(tensor.name)}' is {found.shape} there and {tensor.shape} in {self.model.name}: a quant "
-                "of another model",
+                f"'{printable(tensor.name)}' is {found.shape} there, but {tensor.shape} in {self.model.name}: this is "
+                "a quant of another model",
                 source=quant.name,
             )
         same = replace(found, info=replace(found.info, dims=tensor.info.dims))
@@ -128,13 +128,13 @@ class TypeMaker:
         return typed, entry
 
     def _with_wide_rows(self, tensor: Tensor, block: int, alias: str) -> tuple[Tensor, Weights | None]:
-        """`tensor` with several rows as one, so that its rows are whole blocks, and the weights for that."""
+        """`tensor` with several rows joined into one, so that rows are whole blocks, and the weights for it."""
         width, *others = tensor.info.dims
         count = math.lcm(width, block) // width if width else 1
         rows = others[0] if others else 1
         if not self.any_width or rows % count or width * count > MAX_ROW:
             raise PlanError(
-                f"rows of {width:,} are no whole blocks of {alias}; choose a type that fits",
+                f"rows of {width:,} are not whole blocks of {alias}; choose a type that fits",
                 source=self.model.name,
                 where=_named(tensor),
             )
@@ -154,7 +154,7 @@ def _named(tensor: Tensor) -> str:
 
 
 def _repeated(weights: Weights, entry: ImatrixEntry, dims: tuple[int, ...], count: int) -> Weights:
-    """The weights of one tensor with each row's `count` times in a row."""
+    """The weights of one tensor, with those of each row repeated `count` times."""
     import numpy as np
 
     sums = np.tile(entry.weights_for(dims), (1, count))
@@ -183,7 +183,7 @@ class Sums:
 
     @property
     def error(self) -> float:
-        """The relative squared error, 0 for a tensor of zeros that stays one."""
+        """The relative squared error; 0 for a tensor of zeros that stays zero."""
         return _ratio(self.errors, self.squares)
 
     @property
@@ -205,7 +205,7 @@ def _ratio(errors: float, squares: float) -> float:
 
 
 def row_chunks(typed: TypedTensor, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    """Cut ranges of rows into chunks that are held in memory; each is of one matrix."""
+    """Cut ranges of rows into chunks that fit in memory; each is within one matrix."""
     step = max(1, _CHUNK // typed.width)
     dims = typed.tensor.info.dims
     matrix = dims[1] if len(dims) > 1 else typed.rows
@@ -228,8 +228,8 @@ def measure_rows(
 ) -> Sums:
     """Add up the errors of ranges of rows; `carry` takes the first row of a chunk and its values at the type.
 
-    It returns what the carrier makes of them. Raises `SourceError` if rows cannot be read, `FormatError` for numbers
-    that are none.
+    It returns the values as the carrier holds them. Raises `SourceError` if rows cannot be read, `FormatError` for NaN
+    and infinities.
     """
     from concurrent.futures import ThreadPoolExecutor
 

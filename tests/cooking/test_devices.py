@@ -64,7 +64,7 @@ def test_embeddings_stay_in_main_memory_unless_a_rule_says_otherwise() -> None:
         (["GPU"], "is not NAME=SIZE:REGEX"),
         (["GPU=much"], "is not a size"),
         (["GPU=1G:("], "regular expression"),
-        (["GPU=1G:a,b"], "no comma"),
+        (["GPU=1G:a,b"], "not contain a comma"),
         (["GPU=1G:a", "GPU=2G:b"], "GPU has two sizes"),
         (["=1G", "X="], "'=1G'.*'X='"),
     ],
@@ -97,7 +97,7 @@ def test_a_quantized_cache_is_smaller_and_must_fit_its_rows() -> None:
     own = tuple(offer_types(name, one.info.dims, ["f32"]) for name, one in model.tensors.items())
     plain = kv_cache_bytes(model, own, Context(ctx=512))
     assert kv_cache_bytes(model, own, Context(ctx=512, kv_type="q8_0")) == plain * 34 // 64
-    with pytest.raises(PlanError, match="no whole blocks of q4_K"):
+    with pytest.raises(PlanError, match="not whole blocks of q4_K"):
         kv_cache_bytes(model, own, Context(ctx=512, kv_type="q4_K"))
     with pytest.raises(PlanError, match="there is no tensor type"):
         kv_cache_bytes(model, own, Context(ctx=512, kv_type="zz"))
@@ -167,7 +167,7 @@ def test_the_cache_is_on_gpus_with_the_attention() -> None:
     assert shares == {"GPU0": 40 / 94, "GPU1": 54 / 94}
     held = reserves(found, None, offers(), Context())
     assert {one.nbytes for one in held.values()} == {0}
-    with pytest.raises(PlanError, match="maps alone"):
+    with pytest.raises(PlanError, match="only maps"):
         reserves(found, None, offers(), Context(ctx=1))
 
 

@@ -81,7 +81,7 @@ def test_rows_that_no_block_fits_are_refused_or_taken_together(tmp_path: Path) -
     path = tmp_path / "m.gguf"
     path.write_bytes(b.gguf(tensors=[b.Tensor("blk.0.ffn_up.weight", (96, 8), b.TYPES["F32"][0], numbers)]))
     model = open_model(path)
-    with pytest.raises(PlanError, match="rows of 96 are no whole blocks of q3_K"):
+    with pytest.raises(PlanError, match="rows of 96 are not whole blocks of q3_K"):
         TypeMaker(model=model).make("blk.0.ffn_up.weight", type_id("q3_K"))
     typed = TypeMaker(model=model, any_width=True).make("blk.0.ffn_up.weight", type_id("q3_K"))
     assert typed.tensor.info.dims == (768, 1)

@@ -34,7 +34,7 @@ def reason(name: str, dims: tuple[int, ...], text: str, *, engine: str = LLAMA, 
 @pytest.mark.parametrize(
     ("name", "dims", "text", "engine", "imatrix", "expected"),
     [
-        ("blk.0.attn_q.weight", (576, 576), "q4_K", LLAMA, True, "no whole blocks"),
+        ("blk.0.attn_q.weight", (576, 576), "q4_K", LLAMA, True, "not whole blocks"),
         ("blk.0.attn_q.weight", (576, 576), "q4_0", LLAMA, True, ""),
         ("blk.0.attn_q.weight", (256, 256), "iq4_ks", LLAMA, True, "llama.cpp has no"),
         ("blk.0.attn_q.weight", (256, 256), "iq4_ks", IK, True, ""),
@@ -42,12 +42,12 @@ def reason(name: str, dims: tuple[int, ...], text: str, *, engine: str = LLAMA, 
         ("blk.0.attn_q.weight", (256, 256), "q4_K_R4", IK, True, ""),
         ("token_embd.weight", (256, 256), "q4_K_R4", IK, True, "packs 4 rows"),
         ("blk.0.attn_q.weight", (128, 256), "q8_KV", IK, True, "kernel of q8_KV"),
-        ("blk.0.attn_q.weight", (256, 256), "iq2_xxs", LLAMA, False, "wants an imatrix"),
+        ("blk.0.attn_q.weight", (256, 256), "iq2_xxs", LLAMA, False, "needs an imatrix"),
         ("token_embd.weight", (256, 256), "iq2_xxs", LLAMA, False, ""),
         ("blk.0.attn_q.weight", (256, 256), "tq2_0", LLAMA, True, "ternary"),
         ("blk.0.attn_q.weight", (256, 256), "i32", LLAMA, True, "cannot multiply"),
         ("blk.0.attn_q.weight", (256, 256), "q8_K", LLAMA, True, "has no"),
-        ("blk.0.attn_q.weight", (256, 256), "zz", LLAMA, True, "is no type"),
+        ("blk.0.attn_q.weight", (256, 256), "zz", LLAMA, True, "is not a type"),
     ],
 )
 def test_the_rules_of_engines(

@@ -317,7 +317,7 @@ def test_maps_alone_are_enough(tmp_path: Path) -> None:
         context=Context(ctx=4096),
         engine=options.engine,
     )
-    with pytest.raises(PlanError, match="maps alone"):
+    with pytest.raises(PlanError, match="only maps"):
         plan_mix(paths, held)
 
 

@@ -35,10 +35,10 @@ def test_what_holds_no_speed_says_what_would(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("x" * 200_000 + ",1,0,1,1\n", "is no CSV"),
-        ("llama Q4_K,1e300,0,1,1e300\nllama Q6_K,1,0,1,1\n", "no benchmark of one device"),
-        ("llama Q4_K,1e-300,0,1,1e-300\n", "no benchmark of one device"),
-        ("llama Q4_K,1e6,0,1,1\nllama Q6_K,1,0,1,1\n", "no benchmark of one device"),
+        ("x" * 200_000 + ",1,0,1,1\n", "is not a CSV"),
+        ("llama Q4_K,1e300,0,1,1e300\nllama Q6_K,1,0,1,1\n", "not a benchmark of one device"),
+        ("llama Q4_K,1e-300,0,1,1e-300\n", "not a benchmark of one device"),
+        ("llama Q4_K,1e6,0,1,1\nllama Q6_K,1,0,1,1\n", "not a benchmark of one device"),
     ],
 )
 def test_numbers_of_no_benchmark_are_refused(rows: str, message: str) -> None:

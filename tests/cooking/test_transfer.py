@@ -112,7 +112,7 @@ def test_types_that_a_width_forbids_become_those_that_fit(tmp_path: Path) -> Non
     transfer = transfer_recipe(old, _model(tmp_path / "b.gguf", 2, {}, width=288))
     (one,) = transfer.substitutions
     assert (one.wanted, one.given) == ("q4_K", "iq4_nl")
-    assert one.reason == "rows of 288 are no whole blocks of q4_K"
+    assert one.reason == "rows of 288 are not whole blocks of q4_K"
 
 
 def test_a_type_for_models_that_are_trained_for_it_stands_in_for_no_other(tmp_path: Path) -> None:

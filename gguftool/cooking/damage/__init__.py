@@ -1,1 +1,1 @@
-"""How much damage each type does to each tensor: what is known of it, and what follows."""
+"""How much damage each type does to each tensor: the evidence, and the model built on it."""

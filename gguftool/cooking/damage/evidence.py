@@ -1,7 +1,7 @@
-"""What is known of the damage that types do: measurements, given sensitivities, error tables, curves of types.
+"""Evidence about the damage that types do: measurements, given sensitivities, error tables, curves of types.
 
-Every source ends here (`sensitivities.py` reads files, `suite_csv.py` those of GGUF-Tool-Suite), and `model.py` starts
-here.  Tensors and types go by name; types in the recipe's spelling.
+All sources are turned into this form (`sensitivities.py` reads files, `suite_csv.py` those of GGUF-Tool-Suite), and
+`model.py` starts from it.  Tensors and types are given by name; types in the recipe's spelling.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MOST: Final = 1e30  # no damage, error or factor is near it, and sums and produc
 class Observation:
     """The divergence of the whole model with `tensors` at one type: `value` in nats, `error` its standard error.
 
-    `censored`: the true value is below `value`.  `interpolated`: nobody measured it, somebody filled it in.
+    `censored`: the true value is below `value`.  `interpolated`: the value was filled in, not measured.
     """
 
     tensors: tuple[str, ...]
@@ -53,10 +53,10 @@ class InputFile:
 
 @record
 class Evidence:
-    """All that is known.  `errors` are relative squared errors; `curve` is the relative damage of types, any scale.
+    """All evidence.  `errors` are relative squared errors; `curve` is the relative damage of types, on any scale.
 
-    `models` are the digests of what was measured (`model_digest`), none where a file does not say.
-    `unit` names what values are: KLD (nats) or ln PPL.  `factor` is the correction that `plan --verify` found.
+    `models` are the digests of the measured models (`model_digest`); a file without one adds none.
+    `unit` is that of the values: KLD (nats) or ln PPL.  `factor` is the correction that `plan --verify` found.
     """
 
     errors: Mapping[Key, float]
@@ -71,12 +71,12 @@ class Evidence:
 
     @property
     def says_nothing(self) -> bool:
-        """Whether nothing was measured of any tensor's effect: errors and curves alone do not tell."""
+        """Whether no tensor's effect was measured: errors and curves alone do not show it."""
         return not self.observations and not self.given
 
     @property
     def tensors(self) -> frozenset[str]:
-        """All tensors that something is known of."""
+        """All tensors with any evidence."""
         observed = (name for one in self.observations for name in one.tensors)
         return frozenset([*observed, *(one.tensor for one in self.given), *(name for name, _ in self.errors)])
 

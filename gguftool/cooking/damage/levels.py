@@ -1,4 +1,4 @@
-"""The levels of damage that a plan goes by: what was measured, or where nothing was, those of a preset."""
+"""The levels of damage that a plan uses: measured levels, or those of a preset if nothing was measured."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from gguftool.storage.sources.locate import base_name
 
 @record
 class LevelSource:
-    """What levels are made from.
+    """The inputs of levels.
 
-    `presets` has the types of each preset by name; `start` the name and types of a recipe to improve on, to go by
-    instead of them.
+    `presets` has the types of each preset by name; `start` the name and types of a recipe to improve on, which is used
+    instead of presets.
     """
 
     offers: Sequence[Offer]
@@ -28,7 +28,7 @@ class LevelSource:
     start: tuple[str, Mapping[str, str]] | None = None
 
     def choose(self, wanted: int) -> tuple[Levels, str]:
-        """The levels for a mix of about `wanted` bytes, and what they rest on in words, without folders."""
+        """The levels for a mix of about `wanted` bytes, and a description of their basis, without folders."""
         evidence = self.evidence
         if not evidence.says_nothing:
             what = "measured" if evidence.observations else "given"
@@ -45,13 +45,13 @@ class LevelSource:
         return self.preset_levels(name), basis
 
     def preset_levels(self, name: str | None) -> PresetLevels:
-        """The levels of one preset; without one those of the recipe to start from, else all weights count alike."""
+        """The levels of one preset; without one, those of the recipe to start from, else all weights count alike."""
         like = (name, self.presets[name]) if name is not None else self.start or ("", {})
         types = self._plain().price(*like).types if like[1] else {}
         return PresetLevels(self.subjects, types, self.evidence)
 
     def preset_sizes(self) -> dict[str, int]:
-        """The bytes of the presets to go by, from small to large; none with a recipe to start from."""
+        """The bytes of the presets to use, from small to large; empty with a recipe to start from."""
         if self.start is not None:
             return {}
         plain = self._plain()

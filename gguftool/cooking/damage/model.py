@@ -1,13 +1,13 @@
-"""The damage that a type does to a tensor: what is known, spread from what was measured to what was not.
+"""The damage that a type does to a tensor, extended from measured tensors and types to all others.
 
     log D(tensor, type) = log prior(tensor, type) + r,      D adds up over the tensors of a model
 
 The prior is the damage that was given for that type (Fisher), else a level of the tensor times the error of the
-type: its own error from the error table, else the curve of the whole model, else what is typical.  The level comes
+type: its own error from the error table, else the curve of the whole model, else a typical error.  The level comes
 from a table of roles and the tensor's share of the weights that a token meets.  `r` is the logarithm of measured over
-prior.  Tensors that nobody measured take it from the same role in other layers, by interpolation; a tensor's own
-measurement and this expectation are averaged by their variances (shrinkage).  Measured at several types, those near in
-error count more.
+prior.  Tensors without a measurement take it from the same role in other layers, by interpolation; a tensor's own
+measurement and this expectation are averaged by their variances (shrinkage).  If a tensor was measured at several
+types, those with a similar error count more.
 
 The spreads are those of docs/cooking.md: one standard deviation of a logarithm.
 """
@@ -29,18 +29,18 @@ from gguftool.record import record
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Spread of truth around what is expected: from the same role in other layers, and from a table of roles alone.
+# Spread of the truth around an expectation from the same role in other layers, and from only a table of roles.
 _SPREAD_OF_LAYERS: Final = 0.4
 _SPREAD_OF_ROLES: Final = 1.0
-# Spread that each unit of log error between two types adds: with the tensor's own errors, and with a common curve.
+# Spread added by each unit of log error between two types: with the tensor's own errors, and with a common curve.
 _SPREAD_OF_TYPES: Final = 0.28
 _SPREAD_OF_CURVE: Final = 0.38
-_CENSORED: Final = 0.5  # spread of what is only known to be below a bound, where more was expected
+_CENSORED: Final = 0.5  # spread of values only known to be below a bound, if more was expected
 _LEAST_SPREAD: Final = 0.02  # no measurement is better than that
 _MODEL_SPREAD: Final = 0.117  # of sums over a whole mix, common to all tensors: 0.85 to 1.25 in nine of ten
-_SHARED_SPREAD: Final = 0.35  # likewise of what is expected but not measured
+_SHARED_SPREAD: Final = 0.35  # likewise of the part that is expected but not measured
 _DRAWS: Final = 2000
-_FEW: Final = 5  # measurements from which on their median moves a given prior
+_FEW: Final = 5  # with at least this many measurements, their median moves a given prior
 
 # Nats at a relative squared error of 1 in all tensors, and each role's damage per weight that a token meets, relative
 # to all.  From published single-tensor divergences of 26 models (GGUF-Tool-Suite), rounded; `_SPREAD_OF_ROLES` says how
@@ -68,7 +68,7 @@ _NAME: Final = re.compile(r"(?:(?P<stack>\w{1,32})\.(?P<layer>[0-9]{1,6})\.)?(?P
 
 @record
 class Subject:
-    """A tensor to be typed: `used` is the share of it that a token meets, for experts below 1."""
+    """A tensor to choose a type for; `used` is the share of it that a token uses, below 1 for experts."""
 
     name: str
     elements: int
@@ -76,15 +76,15 @@ class Subject:
 
 
 class Levels(Protocol):
-    """What a mix needs to know of damage."""
+    """The damage of types, as a mix needs it."""
 
     unit: str | None
 
     def damage(self, type_name: str) -> NDArray[Any]:
-        """The damage of every tensor at a type, in `unit`; relative numbers if that is None."""
+        """The damage of every tensor at a type, in `unit`; relative numbers if `unit` is None."""
 
     def interval(self, types: Sequence[str]) -> tuple[float, float] | None:
-        """Where nine of ten totals lie, with each tensor at its type; None if nothing was measured."""
+        """The interval of nine in ten totals, with each tensor at its type; None if nothing was measured."""
 
 
 @record
@@ -127,7 +127,7 @@ class DamageModel:
         return damages
 
     def interval(self, types: Sequence[str]) -> tuple[float, float] | None:
-        """Where nine of ten totals lie, with each subject at its type, by drawing from the spreads."""
+        """The interval of nine in ten totals, with each subject at its type, by drawing from the spreads."""
         import numpy as np
 
         everyone = range(len(types))
@@ -144,7 +144,7 @@ class DamageModel:
         return float(low), float(high)
 
     def _summarize(self, expected: Sequence[tuple[float, float]]) -> None:
-        """Lay out as arrays what all columns need: what is expected, what was measured at one type, and where."""
+        """Store as arrays the numbers that all columns need: expectations, and measurements at one type."""
         import numpy as np
 
         count = len(self._subjects)
@@ -167,14 +167,14 @@ class DamageModel:
     # --- errors and priors -------------------------------------------------------------------------------------------
 
     def _base(self, qtype: str) -> float:
-        """The logarithm of a type's error on no tensor in particular."""
+        """The logarithm of a type's error in general, on no particular tensor."""
         curve = self._evidence.curve
         if not curve:
             return log_typical(qtype)
         return math.log(curve[qtype] if qtype in curve else scaled_typical(curve, qtype))
 
     def log_errors(self, qtype: str) -> NDArray[Any]:
-        """The logarithm of each subject's error at a type; what the table lacks is moved along with what it has."""
+        """The logarithm of each subject's error at a type; errors not in the table are derived from those in it."""
         import numpy as np
 
         if qtype not in self._errors:
@@ -208,7 +208,7 @@ class DamageModel:
         return self._priors[qtype]
 
     def _nearest(self, at: int, types: Sequence[str], qtype: str) -> str | None:
-        """Of `types` the one with the error nearest to that of `qtype`, for one subject."""
+        """The one of `types` with the error nearest to that of `qtype`, for one subject."""
         if qtype in types:
             return qtype
         wanted = self.log_errors(qtype)[at]
@@ -217,7 +217,7 @@ class DamageModel:
     # --- measurements ------------------------------------------------------------------------------------------------
 
     def _read_observations(self) -> dict[int, list[_Residual]]:
-        """The residuals of measured subjects; those known to be below a bound come last, when more was expected."""
+        """The residuals of measured subjects; those only known to be below a bound are added later, if needed."""
         found: dict[int, list[_Residual]] = {}
         for one in self._evidence.observations:
             members = [self._index[name] for name in one.tensors if name in self._index]
@@ -228,7 +228,7 @@ class DamageModel:
         return found
 
     def _residual(self, one: Observation, members: Sequence[int]) -> _Residual:
-        """Measured over prior; of a group the prior is the sum of its members'."""
+        """Measured over prior; for a group, the prior is the sum over its members."""
         import numpy as np
 
         prior = float(np.logaddexp.reduce(self._prior(one.type)[list(members)]))
@@ -264,7 +264,7 @@ class DamageModel:
         return expected
 
     def _apply_bounds(self, expected: Sequence[tuple[float, float]]) -> None:
-        """A bound counts as a measurement where more was expected: the truth is at the bound or below."""
+        """Count a bound as a measurement if more was expected: the truth is at the bound or below."""
         for one in self._evidence.observations:
             members = [self._index[name] for name in one.tensors if name in self._index]
             if not one.censored or not members or one.value <= 0:
@@ -293,7 +293,7 @@ class DamageModel:
         return self._columns[qtype]
 
     def _local(self, at: int, residuals: Sequence[_Residual], qtype: str) -> tuple[float, float]:
-        """The residual at a type from several measured, near types first; and its spread."""
+        """The residual at a type from several measured types, of which near ones count more; and its spread."""
         wanted = self.log_errors(qtype)[at]
         weights = [
             1 / (one.spread**2 + (_SPREAD_OF_TYPES * (self.log_errors(one.type)[at] - wanted)) ** 2)
@@ -305,7 +305,7 @@ class DamageModel:
         return value, math.sqrt(variance)
 
     def _reach(self, qtype: str) -> NDArray[Any]:
-        """The spread that comes from the distance to the nearest type that something is known at."""
+        """The spread that comes from the distance to the nearest type with evidence."""
         import numpy as np
 
         wanted, nearest = self.log_errors(qtype), np.full(len(self._subjects), np.inf)
@@ -328,7 +328,7 @@ def _beside(measured: Sequence[tuple[int, int]], layer: int, at: int) -> list[tu
 
 
 def _interpolated(known: Sequence[tuple[int, float]], layer: int) -> float:
-    """The value at `layer` on the line through the nearest known layers; at the ends that of the last one."""
+    """The value at `layer` on the line through the nearest known layers; beyond them, that of the nearest one."""
     import numpy as np
 
     layers, values = zip(*known, strict=True)
@@ -347,11 +347,11 @@ def _role_factor(base: str) -> float:
 
 
 class PresetLevels:
-    """What to go by where nothing was measured: a preset's own levels, scaled to any budget.
+    """The levels to use if nothing was measured: a preset's own, scaled to any budget.
 
-    A preset gives more bits to what its authors found sensitive.  With damage in proportion to weights times the error
-    of a type, relative to the error of the preset's type, the best mix of another size is the preset shifted by the
-    same number of bits everywhere.  The numbers order mixes; they are no divergence.
+    A preset gives more bits to tensors that its authors found sensitive.  If damage is proportional to weights times
+    the error of a type, relative to the error of the preset's type, the best mix of another size is the preset shifted
+    by the same number of bits everywhere.  The numbers order mixes; they are not divergences.
     """
 
     unit: str | None = None

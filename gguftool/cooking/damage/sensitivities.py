@@ -1,11 +1,11 @@
-"""Read what is known of a model's tensors: `measure.jsonl`, files of GGUF-Tool-Suite, sensitivities computed elsewhere.
+"""Read evidence about a model's tensors: `measure.jsonl`, files of GGUF-Tool-Suite, sensitivities computed elsewhere.
 
-A JSON file of sensitivities is the way in for Fisher values and the like (docs/cooking.md has the format):
+Fisher values and the like come in a JSON file of sensitivities (docs/cooking.md has the format):
 
     {"gguftool": "sensitivities", "spread": 0.18, "type": "q3_K",
      "tensors": {"blk.0.attn_q.weight": 3.0e-5, "blk.0.attn_v.weight": {"q3_K": 1.5e-3, "q4_K": 1.4e-4}}}
 
-A number is the KLD of the whole model, in nats, with this tensor alone at `type`; without `type`, for each unit of
+A number is the KLD of the whole model, in nats, with only this tensor at `type`; without `type`, for each unit of
 relative squared error of the tensor.
 """
 
@@ -33,7 +33,7 @@ _MARK = "sensitivities"
 
 @record
 class EvidenceFiles:
-    """The files to read: `measure` of any kind but `curve` and `sensitivity`, which say what they are."""
+    """The files to read: `curve`, `sensitivity`, and in `measure` files of any other kind."""
 
     measure: tuple[str, ...] = ()
     curve: str | None = None
@@ -41,9 +41,9 @@ class EvidenceFiles:
 
 
 def read_evidence(files: EvidenceFiles) -> Evidence:
-    """Read all `files`; raise one error of the first that cannot be read, or is not what it should be.
+    """Read all `files`; raise the error of the first that cannot be read, or has the wrong contents.
 
-    Several measurements add up. `PlanError` if they are of different kinds, divergences and perplexities.
+    Several files of measurements are combined. Raises `PlanError` if some hold divergences and others perplexities.
     """
     parts = [_read_measure(*_load(name)) for name in files.measure]
     if files.sensitivity is not None:
@@ -57,7 +57,7 @@ def read_evidence(files: EvidenceFiles) -> Evidence:
 
 
 def unknown_tensors(evidence: Evidence, names: Collection[str]) -> str | None:
-    """What is wrong where `evidence` knows tensors that the model, which has `names`, lacks; None if nothing is."""
+    """The problem, if `evidence` is about tensors that the model, which has `names`, lacks; None if there is none."""
     unknown = sorted(evidence.tensors - set(names))
     if not unknown:
         return None
@@ -66,14 +66,14 @@ def unknown_tensors(evidence: Evidence, names: Collection[str]) -> str | None:
     what = "it was measured on another model" if known < len(unknown) else "it was measured on another conversion"
     return (
         f"{files}: {len(unknown):,} tensors that the model lacks, and {known:,} that it has ({listed(unknown, 4)}); "
-        f"{what}: take the file of this one, or leave these tensors out of it"
+        f"{what}: take the file for this one, or remove these tensors from it"
     )
 
 
 def _load(name: str) -> tuple[bytes, str]:
     source = open_source(name)
     if source.size > MAX_FILE:
-        raise LimitError(f"has {source.size:,} bytes; gguftool reads {MAX_FILE:,} at most", source=source.name)
+        raise LimitError(f"has {source.size:,} bytes; gguftool reads at most {MAX_FILE:,}", source=source.name)
     return source.read_at(0, source.size), source.name
 
 
@@ -85,7 +85,7 @@ def _joined(parts: Sequence[Evidence]) -> Evidence:
     units = dict.fromkeys(part.unit for part in parts if not part.says_nothing)
     if len(units) > 1:
         raise PlanError(
-            f"--measure: {' and '.join(units)} do not add up; give files of one kind, kld_results.csv if there is one"
+            f"--measure: {' and '.join(units)} do not add up; give files of one kind, kld_results.csv if it exists"
         )
     errors: dict[Key, float] = {}
     for part in parts:
@@ -104,7 +104,7 @@ def _joined(parts: Sequence[Evidence]) -> Evidence:
 
 
 def _read_measure(data: bytes, name: str) -> Evidence:
-    """Read a file of measurements, told apart by how it begins."""
+    """Read a file of measurements; its beginning shows its kind."""
     if suite_csv.looks_like_suite(data):
         table = suite_csv.parse_table(data, name)
         readings = suite_csv.readings_of(table)
@@ -118,7 +118,7 @@ def _read_measure(data: bytes, name: str) -> Evidence:
         )
     if not data.lstrip().startswith(b"{"):
         raise FormatError(
-            "is no file of measurements: 'gguftool measure' writes JSON lines, and GGUF-Tool-Suite a CSV that begins "
+            "is not a file of measurements: 'gguftool measure' writes JSON lines, GGUF-Tool-Suite a CSV that begins "
             "with QTYPE",
             source=name,
         )
@@ -126,7 +126,7 @@ def _read_measure(data: bytes, name: str) -> Evidence:
 
 
 def evidence_of(file: MeasureFile, source: InputFile) -> Evidence:
-    """Turn lines of `measure.jsonl` into evidence, without the floor; of two of a tensor and type the later counts."""
+    """Turn lines of `measure.jsonl` into evidence, without the floor; of two for a tensor and type the later counts."""
     floor = 0.0 if file.floor is None else max(file.floor.scores.kld, 0.0)
     observations = {
         (line.tensors, _alias(line.type)): Observation(
@@ -151,7 +151,7 @@ def evidence_of(file: MeasureFile, source: InputFile) -> Evidence:
 
 
 def _errors(lines: Iterable[ErrorLine]) -> dict[Key, float]:
-    """The errors of each tensor and type: weighted where all of the tensor's are, as the two kinds do not compare."""
+    """The errors by tensor and type; weighted ones only if all of the tensor's are, as the kinds do not compare."""
     plain: dict[str, dict[str, float]] = {}
     weighted: dict[str, dict[str, float]] = {}
     for line in lines:
@@ -174,17 +174,17 @@ def _alias(text: str) -> str:
 
 def _read_sensitivity(data: bytes, name: str) -> Evidence:
     if len(data) > _MAX_JSON:
-        raise LimitError(f"has {len(data):,} bytes; gguftool reads {_MAX_JSON:,} of sensitivities at most", source=name)
+        raise LimitError(f"has {len(data):,} bytes; gguftool reads at most {_MAX_JSON:,} of sensitivities", source=name)
     try:
         fields = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"is no JSON: {printable(str(error), 200)}", source=name) from None
+        raise FormatError(f"is not JSON: {printable(str(error), 200)}", source=name) from None
     problems: list[str] = []
     given = tuple(_given(fields, problems)) if isinstance(fields, dict) else ()
     if not isinstance(fields, dict) or fields.get("gguftool") != _MARK:
         problems.insert(0, f'expected an object with "gguftool": "{_MARK}" (docs/cooking.md has the format)')
     if not given and not problems:
-        problems.append("it gives no sensitivity of any tensor")
+        problems.append("it gives no tensor's sensitivity")
     if problems:
         raise FormatError(joined_problems(problems), source=name)
     return replace(NOTHING, given=given, inputs=(_input(data, name),))
@@ -199,19 +199,19 @@ def _given(fields: Mapping[str, Any], problems: list[str]) -> Iterable[Given]:
         spread = _FISHER_SPREAD
     common = fields.get("type")
     if common is not None and (not isinstance(common, str) or find_type(common) is None):
-        problems.append(f'"type" is {printable(str(common), 40)}, which is no type')
+        problems.append(f'"type" is {printable(str(common), 40)}, which is not a type')
         common = None
     tensors = fields.get("tensors")
     if not isinstance(tensors, dict) or len(tensors) > _MAX_TENSORS:
-        problems.append('"tensors" is no object of tensors and their sensitivities')
+        problems.append('"tensors" is not an object of tensors and their sensitivities')
         return
     for tensor, value in tensors.items():
         for qtype, number in (value if isinstance(value, dict) else {common: value}).items():
             if qtype is not None and find_type(qtype) is None:
-                problems.append(f"{printable(tensor, 80)}: '{printable(str(qtype), 40)}' is no type")
+                problems.append(f"{printable(tensor, 80)}: '{printable(str(qtype), 40)}' is not a type")
             elif not _is_number(number) or number < 0:
                 problems.append(
-                    f"{printable(tensor, 80)}: {printable(str(number), 40)} is no damage: a number from 0 on"
+                    f"{printable(tensor, 80)}: {printable(str(number), 40)} is not a damage: a number from 0 on"
                 )
             else:
                 value_or_least = max(float(number), suite_csv.LEAST * 1e-4)

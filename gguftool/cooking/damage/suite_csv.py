@@ -1,16 +1,16 @@
 """Read the calibration files of GGUF-Tool-Suite: `kld_results.csv` or `ppl_results.csv`, and the curve in `group0/`.
 
-    QTYPE,blk.0.attn_k.weight,blk.0.attn_output.weight, ...      one column a tensor
+    QTYPE,blk.0.attn_k.weight,blk.0.attn_output.weight, ...      one column per tensor
     iq1_kt,0.015437,0.015672, ...                                the whole model with that tensor at that type
 
-What the numbers are, and are not:
+How to read the numbers:
 
-- They contain the run's own floor: the divergence that the baseline has when nothing is changed.  It is estimated by
-  the smallest number (of perplexities, which scatter both ways, by the one that a twentieth lie below) and subtracted,
-  so a file with any floor added gives the same plan.
-- ``404`` and an empty cell mean that nobody measured it; 0 means that the engine does not use the tensor.
-- Numbers off the engine's grid of six decimals, in a file of numbers on it, were interpolated.
-- Tensors that were measured as one group have the same number each.  It belongs to the group, not to each.
+- They contain the run's own floor: the divergence of the baseline with nothing changed.  The floor is estimated by the
+  smallest number (for perplexities, which scatter both ways, by the 5th percentile) and subtracted, so a file with any
+  floor added gives the same plan.
+- ``404`` and an empty cell mean that the tensor was not measured; 0 means that the engine does not use it.
+- Numbers off the engine's grid of six decimals, in a file of numbers on that grid, were interpolated.
+- Tensors that were measured as one group all have the same number.  It belongs to the group, not to each tensor.
 
 Sources: collect_ppl_results.sh, fill_missing_metric.py and docs/quant_assign.md of GGUF-Tool-Suite, and its 26 files.
 """
@@ -32,21 +32,21 @@ from gguftool.format.ggml import find_type
 from gguftool.record import record
 
 MAX_FILE = 4 << 20  # bytes; published files have 20 KB
-LEAST = 1e-5  # nats: six decimals, the last of which is noise
-_ERRORS = 3  # standard errors below which a number is not told from the floor
+LEAST = 1e-5  # nats: numbers have six decimals, and the last is noise
+_ERRORS = 3  # standard errors; a number closer to the floor is not told from it
 _NOT_MEASURED = frozenset({"", "404", "404.0", "404%", "404.0%"})
 _QTYPE = "QTYPE"
 _GROUP = re.compile(r"group[0-9]+")
 _LAYER = re.compile(r"blk\.([0-9]{1,6})\.(.+)")
 _GRID = 1e6  # the engine prints multiples of 1 / this
-_ON_GRID = 0.3  # the share of numbers on the grid from which on the others count as interpolated
-_BASES = 32  # of a layer that may be one group; models have up to 20, a hostile file any number
-_SAME = 0.5  # the share of layers with equal numbers from which on two tensors of a layer count as one group
+_ON_GRID = 0.3  # if at least this share of the numbers is on the grid, the others count as interpolated
+_BASES = 32  # tensors of a layer that may be one group; models have up to 20, a hostile file any number
+_SAME = 0.5  # two tensors of a layer are one group if their numbers are equal in at least this share of layers
 
 
 @record
 class Cell:
-    """One number of a file; `percent`: it is a change in percent, with its sign."""
+    """One number of a file; `percent`: it is a signed change in percent."""
 
     value: float
     percent: bool
@@ -54,7 +54,7 @@ class Cell:
 
 @record
 class Table:
-    """One file: for each row its type and the numbers by column; cells that nobody measured are left out."""
+    """One file: for each row its type and the numbers by column; cells without a measurement are left out."""
 
     name: str
     columns: tuple[str, ...]
@@ -63,37 +63,37 @@ class Table:
 
 @record
 class Readings:
-    """The observations of a file, and what the user should know of them."""
+    """The observations of a file, and remarks on them for the user."""
 
     observations: tuple[Observation, ...]
     remarks: tuple[str, ...]
 
 
 def looks_like_suite(data: bytes) -> bool:
-    """Whether a file begins as the suite's CSVs do."""
+    """Whether a file begins like the suite's CSVs."""
     return data.lstrip(b"\xef\xbb\xbf \t\"'")[:6].upper() == b"QTYPE,"
 
 
 def parse_table(data: bytes, name: str) -> Table:
-    """Parse a file; one `FormatError` names every cell that is no number, and every type that does not exist."""
+    """Parse a file; one `FormatError` names every cell that is not a number, and every type that does not exist."""
     if len(data) > MAX_FILE:
         raise LimitError(f"has {len(data):,} bytes; gguftool reads a table of at most {MAX_FILE:,}", source=name)
     reader = csv.reader(io.StringIO(data.decode("utf-8-sig", "replace")))
     try:
         lines = [[cell.strip() for cell in line] for line in reader if line]
     except csv.Error as error:
-        raise FormatError(f"is no CSV: {error}", source=name) from None
+        raise FormatError(f"is not a CSV: {error}", source=name) from None
     if not lines or lines[0][0].upper() != _QTYPE or len(lines[0]) < 2:
-        raise FormatError("does not begin with QTYPE and names of tensors, as files of GGUF-Tool-Suite do", source=name)
+        raise FormatError("does not begin with QTYPE and tensor names, like files of GGUF-Tool-Suite", source=name)
     columns, problems, rows = tuple(lines[0][1:]), [], []
     doubled = sorted(column for column, count in Counter(columns).items() if count > 1)
-    problems += [f"the column {printable(column)} is there twice" for column in doubled]
+    problems += [f"the column {printable(column)} exists twice" for column in doubled]
     for number, line in enumerate(lines[1:], start=2):
         traits = find_type(line[0])
         if traits is None:
-            problems.append(f"line {number}: '{printable(line[0], 80)}' is no type")
+            problems.append(f"line {number}: '{printable(line[0], 80)}' is not a type")
         elif len(line) != len(columns) + 1:
-            problems.append(f"line {number}: {len(line)} fields, and the first line has {len(columns) + 1}")
+            problems.append(f"line {number}: {len(line)} fields, but the first line has {len(columns) + 1}")
         else:
             rows.append((traits.alias, _cells(columns, line[1:], number, problems)))
     if problems:
@@ -112,7 +112,7 @@ def _cells(columns: Sequence[str], texts: Sequence[str], number: int, problems: 
         except ValueError:
             value = math.nan
         if not abs(value) <= MOST or (value < 0 and not percent):
-            problems.append(f"line {number}, {printable(column, 80)}: '{printable(text, 40)}' is no such number")
+            problems.append(f"line {number}, {printable(column, 80)}: '{printable(text, 40)}' is not such a number")
         else:
             cells[column] = Cell(value=value, percent=percent)
     return cells
@@ -122,7 +122,7 @@ def _cells(columns: Sequence[str], texts: Sequence[str], number: int, problems: 
 
 
 def is_perplexity(table: Table) -> bool:
-    """Whether the numbers are perplexities: these are above 1, where divergences of single tensors are far below."""
+    """Whether the numbers are perplexities: these are above 1, and divergences of single tensors are far below."""
     values = [cell.value for _, cells in table.rows for cell in cells.values() if not cell.percent and cell.value > 0]
     percent = any(cell.percent for _, cells in table.rows for cell in cells.values())
     return percent or (bool(values) and median(values) > 1 and min(values) > 0.9)
@@ -138,13 +138,13 @@ def readings_of(table: Table) -> Readings:
         traits = find_type(qtype)
         values = {name: _nats(cell, perplexity) for name, cell in cells.items() if not _GROUP.fullmatch(name)}
         if traits is not None and traits.kind == "ternary":
-            remarks.append(f"{table.name}: the row {qtype} is left out, its type is for ternary weights alone")
+            remarks.append(f"{table.name}: the row {qtype} is left out: its type is only for ternary weights")
         elif values:
             made, notes = _row(qtype, values, groups, perplexity)
             observations += made
             remarks += [f"{table.name}, {qtype}: {note}" for note in notes]
     if not observations:
-        raise FormatError("holds no number of any tensor at a usable type", source=table.name)
+        raise FormatError("holds no number for any tensor at a usable type", source=table.name)
     return Readings(observations=tuple(observations), remarks=tuple(remarks))
 
 
@@ -181,15 +181,15 @@ def _row(
         )
     notes = [_floor_note(floor, used, perplexity)] if used else []
     lows = sum(one.censored for one in made)
-    notes += [f"{lows:,} of {len(made):,} are not told from the floor: the prior decides there"] if lows else []
-    notes += [f"{len(filled):,} numbers were interpolated, and count as such"] if filled else []
+    notes += [f"{lows:,} of {len(made):,} cannot be told from the floor: the prior decides for them"] if lows else []
+    notes += [f"{len(filled):,} numbers were interpolated, and are treated as such"] if filled else []
     together = sum(len(one.tensors) for one in made if len(one.tensors) > 1)
     notes += [f"{together:,} tensors were measured in groups, which share one number each"] if together else []
     return made, notes
 
 
 def _rounded(value: float) -> float:
-    """`value` without what subtracting leaves behind: a floor that is added must not move a value across a bound."""
+    """`value` without the rounding error of subtracting: an added floor must not move a value across a bound."""
     return round(value, 10)
 
 
@@ -207,7 +207,7 @@ def _interpolated(values: Mapping[str, float]) -> set[str]:
 
 
 def _groups(table: Table) -> dict[str, str]:
-    """For each base of a layer (``attn_k.weight``) the first base that is measured together with it in most layers."""
+    """For each base of a layer (``attn_k.weight``), the first base that was measured with it in most layers."""
     layers: dict[str, dict[str, float]] = {}
     for at, (_, cells) in enumerate(table.rows):
         for name, cell in cells.items():
@@ -228,7 +228,7 @@ def _groups(table: Table) -> dict[str, str]:
 
 
 def _measured_together(values: Mapping[str, float], groups: Mapping[str, str]) -> Iterable[tuple[str, ...]]:
-    """The names, those of a group that have the same number together."""
+    """The names; those of one group with the same number are together."""
     found: dict[tuple[str, str, float] | str, list[str]] = {}
     leaders = frozenset(groups.values())
     for name, value in values.items():
@@ -245,13 +245,13 @@ def _measured_together(values: Mapping[str, float], groups: Mapping[str, str]) -
 def curve_of(table: Table) -> tuple[dict[str, float], tuple[str, ...]]:
     """The damage of the whole model at each type, without its floor; and remarks.
 
-    Types at or near the floor, and those without a number, get what is typical of them on the scale of the others.
+    Types at or near the floor, and those without a number, get typical values on the scale of the others.
     Raises `FormatError` for a file without a column of the whole model.
     """
     column = next((name for name in table.columns if name.lower() == "group0"), None)
     if column is None:
         raise FormatError(
-            "has no column group0: a curve has one number of the whole model for each type", source=table.name
+            "has no column group0: a curve has one number for the whole model at each type", source=table.name
         )
     cells = {qtype: cells[column] for qtype, cells in table.rows if column in cells}
     perplexity = is_perplexity(
@@ -263,13 +263,13 @@ def curve_of(table: Table) -> tuple[dict[str, float], tuple[str, ...]]:
         if (traits := find_type(qtype)) is not None and traits.is_quantized and traits.kind != "ternary" and cell.value
     }
     if len(quantized) < 2:
-        raise FormatError("has fewer than two types with a number: no curve", source=table.name)
+        raise FormatError("has fewer than two types with a number, so it is not a curve", source=table.name)
     floor = min(quantized.values())
     excess = {qtype: _rounded(value - floor) for qtype, value in quantized.items()}
     above = {qtype: value for qtype, value in excess.items() if value > LEAST}
     if not above:
-        raise FormatError("gives all types the same number: no curve", source=table.name)
-    # The floor is what the best type has: near it the difference says nothing, so types keep to what is typical there.
+        raise FormatError("gives all types the same number, so it is not a curve", source=table.name)
+    # The floor is the number of the best type. Near it the difference says nothing, so types get typical values there.
     scale = median(math.log(value) - log_typical(qtype) for qtype, value in above.items())
     curve = {qtype: value + math.exp(scale + _best(quantized)) for qtype, value in above.items()}
     remarks = [f"{table.name}: a floor of {math.exp(floor) if perplexity else floor:.6g} is subtracted from the curve"]
@@ -280,7 +280,7 @@ def curve_of(table: Table) -> tuple[dict[str, float], tuple[str, ...]]:
 
 
 def _best(quantized: Mapping[str, float]) -> float:
-    """What the type at the floor typically loses, as a logarithm: the floor that was subtracted contained it."""
+    """The typical loss of the type at the floor, as a logarithm: the subtracted floor contained it."""
     return log_typical(min(quantized, key=lambda qtype: quantized[qtype]))
 
 

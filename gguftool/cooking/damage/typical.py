@@ -1,4 +1,4 @@
-"""How much each tensor type loses, where nothing better is known: the relative squared error on a trained matrix.
+"""How much each tensor type loses, if nothing better is known: the relative squared error on a trained matrix.
 
 Measured: the attention and feed-forward matrices of a small trained llama, quantized by each engine's own
 llama-quantize and decoded again (tests/cooking/damage/test_typical.py repeats that for the files in fixtures/).
@@ -29,7 +29,7 @@ _PERCENT: Final = {
     "IQ1_BN": 79.5, "IQ2_BN": 79.7, "IQ2_BN_R4": 80.9,
 }  # fmt: skip
 LOSSLESS: Final = 1e-12  # for F32 and F64: small, and a logarithm exists
-# Types that nobody measured: the error falls by four with each bit, and q4_K has 4.5 bits.
+# Types without a measurement: the error falls by a factor of four with each bit, and q4_K has 4.5 bits.
 _SCALE: Final = (_PERCENT["Q4_K"] / 100) ** 2 * 4**4.5
 
 

@@ -1,1 +1,1 @@
-"""From a recipe to a file: what it is made of, whether that is what was published, and what to say of it."""
+"""From a recipe to a file: find its inputs, check them against what was published, write its model card."""

@@ -1,6 +1,6 @@
-"""What a model card says of a mix: sizes, types, how it was made, what to expect of it, how to run it.
+"""The contents of a model card for a mix: sizes, types, how it was made, what to expect of it, how to run it.
 
-Everything is taken from the plan's own heads and from the recipe, so a card can be written before the model is.
+Everything comes from the plan's own heads and from the recipe, so a card can be written before the model.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Card:
     """A model card: `files` with their sizes in bytes, `notes` of the recipe's header, `engines` that have all types.
 
     `command` made the model, `arguments` are options for the engine. `origin` and `license` are empty if the metadata
-    does not tell.
+    does not give them.
     """
 
     title: str
@@ -57,7 +57,7 @@ class Card:
 
 
 def make_card(plan: Plan, recipe: str, command: str) -> Card:
-    """The card of the model that `plan` writes by the text `recipe`; `command` is what the user called."""
+    """The card of the model that `plan` writes by the text `recipe`; `command` is the user's command."""
     heads = [parse(output.head, output.size) for output in plan.outputs]
     types = _types(heads)
     lines = _comments(recipe)
@@ -94,7 +94,9 @@ def _types(heads: list[Header]) -> tuple[CardType, ...]:
         for info in head.tensors:
             size = nbytes(info.type, info.dims)
             if size is None:
-                raise PlanError(f"a card needs the sizes of all types, and {type_alias(info.type)} has none known")
+                raise PlanError(
+                    f"a card needs the sizes of all types, but that of {type_alias(info.type)} is not known"
+                )
             one = sums.setdefault(info.type, [0, 0, 0])
             for at, more in enumerate((1, info.elements, size)):
                 one[at] += more

@@ -1,8 +1,8 @@
-"""Cook: make the file that a recipe describes from whatever is there.
+"""Cook: make the file that a recipe describes from the inputs at hand.
 
-If every tensor is there in the type that the recipe wants, or no input has plain floats, it is a merge.  Otherwise the
-input with plain floats is quantized, and what others have already is taken from them.  Both are planned where they
-always are.
+If the inputs have every tensor in the type that the recipe wants, or no input has plain floats, it is a merge.
+Otherwise the input with plain floats is quantized, and tensors that other inputs already have are taken from them.
+Merge and quantize make the plan.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ class Cooked:
 def plan_cook(
     recipe: Recipe, inputs: Sequence[Input], output: Path, merge: MergeOptions, quantize: QuantizeOptions
 ) -> Cooked:
-    """Plan the file `output` that `recipe` describes, of `inputs`; raises `PlanError` as merge and quantize do.
+    """Plan the file `output` that `recipe` describes, from `inputs`; raises `PlanError` as merge and quantize do.
 
-    `merge` and `quantize` are the options of what it turns out to be.
+    `merge` and `quantize` are the options for either case.
     """
     source = _source(inputs)
     if source is None or not any(_lacking(recipe, inputs, source, quantize)):
         full = _with_agreed(recipe, inputs)
         return Cooked(plan=plan_merge(inputs, output, replace(merge, recipe=full)))
     if merge.kv_from is not None:
-        raise PlanError(f"the metadata of what is quantized are those of {source.name}: leave out --kv-from")
+        raise PlanError(f"a quantized model has the metadata of {source.name}: leave out --kv-from")
     others = tuple(one.model for one in inputs if one.model is not source)
     options = replace(quantize, reuse=others)
     decision = decide(source, recipe, options)
@@ -58,7 +58,7 @@ def plan_cook(
 
 
 def _source(inputs: Sequence[Input]) -> Model | None:
-    """The complete input with the most bits per weight: what is not there is made of it."""
+    """The complete input with the most bits per weight: missing tensors are made from it."""
     whole = [one.model for one in inputs if one.model.is_complete and one.model.get(ARCHITECTURE_KEY) is not None]
     return max(whole, key=_bits, default=None)
 
@@ -69,7 +69,7 @@ def _bits(model: Model) -> float:
 
 
 def _lacking(recipe: Recipe, inputs: Sequence[Input], source: Model, options: QuantizeOptions) -> Iterator[str]:
-    """The tensors that no input has in the type of their rule, and that can be made of `source`."""
+    """The tensors that no input has in the type of their rule, and that can be made from `source`."""
     for name, rule in recipe.assign(source.tensors).items():
         tensor = source.tensors[name]
         if rule is None or rule.type_id is None or owner_of(source.tensors, name) is not None:
@@ -90,9 +90,9 @@ def _is_plain(tensor: Tensor) -> bool:
 
 
 def _with_agreed(recipe: Recipe, inputs: Sequence[Input]) -> Recipe:
-    """`recipe`, and rules for what it leaves out if that has the same type in all inputs, as norms do.
+    """`recipe`, plus rules for tensors that it leaves out but that have the same type in all inputs, such as norms.
 
-    `plan` and llama-quantize's own recipes leave out what is never quantized.
+    `plan` and llama-quantize's own recipes leave out tensors that are never quantized.
     """
     kinds: dict[str, set[int]] = {}
     for one in inputs:

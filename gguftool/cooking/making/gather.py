@@ -1,8 +1,8 @@
-"""Find the shards that a recipe calls for where every type has a repository of its own, one tensor in each shard.
+"""Find the shards that a recipe needs if every type has its own repository, with one tensor in each shard.
 
-GGUF-Tool-Suite publishes ``MODEL-MAINTAINER-QTYPE-SPECIAL_SPLIT`` with a tensors.map each.  A name with ``{QTYPE}`` in
-it stands for all of them; the recipe says which types, the maps which shards.  Only these are opened.  A folder without
-a map counts with all that lies in it, such as a usual quant.
+GGUF-Tool-Suite publishes repositories ``MODEL-MAINTAINER-QTYPE-SPECIAL_SPLIT``, each with a tensors.map.  A name with
+``{QTYPE}`` in it stands for all of them; the recipe gives the types, the maps give the shards.  Only these are opened.
+A folder without a map, such as an ordinary quant, is used with all its files.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from gguftool.storage.sources.source import AbsentError
 from gguftool.surgery.inputs import Input, open_inputs
 
 _UPPER, _LOWER = "{QTYPE}", "{qtype}"
-_FEW_NAMES = 8  # that a message lists
+_FEW_NAMES = 8  # listed in a message
 
 
 @record
 class Repository:
-    """The quant of one type: its folder, its map (None if it has none) and the names of its files, if known."""
+    """The quant of one type: its folder, its map or None, and the names of its files, if known."""
 
     type_id: int
     folder: str
@@ -40,7 +40,7 @@ class Repository:
 
 @record
 class Gathered:
-    """Inputs for `merge` or `quantize`, the repositories that they are of, and the map's line of each shard by name."""
+    """Inputs for `merge` or `quantize`, their repositories, and the map's line of each shard by name."""
 
     inputs: tuple[Input, ...]
     repositories: tuple[Repository, ...]
@@ -48,7 +48,7 @@ class Gathered:
 
 
 def is_template(spec: str) -> bool:
-    """Whether `spec` stands for one repository a type."""
+    """Whether `spec` stands for one repository per type."""
     return _UPPER in spec or _LOWER in spec
 
 
@@ -60,16 +60,16 @@ def open_kitchen(specs: Sequence[str], recipe: Recipe) -> tuple[tuple[Input, ...
 
 
 def gather(template: str, recipe: Recipe) -> Gathered:
-    """Open of each repository that `template` stands for the shards that `recipe` takes from it.
+    """Open the shards that `recipe` takes from the repositories that `template` stands for.
 
-    Types without a repository are left to other inputs, as norms in F32 are in all of them.  Raises `SourceError` or
-    `FormatError` for what cannot be read, and `PlanError` if there is no repository of any type, or two maps differ in
-    which tensors there are.
+    Types without a repository are left to other inputs; norms in F32, for example, are in all of them.  Raises
+    `SourceError` or `FormatError` for files that cannot be read, and `PlanError` if no type has a repository, or two
+    maps list different tensors.
     """
     repositories, absent = _find(template, recipe)
     if not repositories:
         reasons = listed([f"{type_alias(type_id)}: {reason}" for type_id, reason in absent.items()], 4)
-        raise PlanError(f"there is no repository of any type of the recipe: {reasons}", source=template)
+        raise PlanError(f"no type of the recipe has a repository: {reasons}", source=template)
     mapped = [one for one in repositories if one.map is not None]
     wanted = _assign(recipe, mapped) if mapped else {}
     inputs, lines = [], {}
@@ -89,12 +89,12 @@ def gather(template: str, recipe: Recipe) -> Gathered:
 
 
 def _input(model: Model, type_id: int) -> Input:
-    # A set of few shards lacks the others on purpose: what is missing is judged by the output.
+    # A set of few shards lacks the others on purpose: the check of the output finds what is missing.
     return Input(model=replace(model, remarks=()), given=(normal_label(type_alias(type_id)),))
 
 
 def _find(template: str, recipe: Recipe) -> tuple[list[Repository], dict[int, str]]:
-    """The repositories of the recipe's types, and of the types without one the reason."""
+    """The repositories of the recipe's types, and the reasons for types without one."""
     types = tuple(dict.fromkeys(rule.type_id for rule in recipe.rules if rule.type_id is not None))
     absent: dict[int, str] = {}
 
@@ -144,7 +144,7 @@ def _assign(recipe: Recipe, repositories: Sequence[Repository]) -> dict[int, lis
             continue  # taken from another input, by its label
         found = _source_of(name, None if rule is None else rule.type_id, lines)
         if found is None and rule is None:
-            notes.problem("no rule matches it, and it has several types", name)
+            notes.problem("no rule matches it, and the maps have it in several types", name)
         elif found is not None:
             wanted.setdefault(found, []).append(lines[found][name])
     if notes.problems:
@@ -162,25 +162,25 @@ def _source_of(name: str, type_id: int | None, lines: Mapping[int, Mapping[str, 
     if exact:
         return type_id if type_id in exact else exact[0]
     if type_id in holders:
-        return type_id  # not pure: merge says in which type it comes
+        return type_id  # not pure: merge reports the type that it has there
     entry = lines[holders[0]][name]
     return holders[0] if keeps_type(name, entry.shape) else None
 
 
 def _refuse_other_tensors(repositories: Sequence[Repository], lines: Mapping[int, Mapping[str, MapEntry]]) -> None:
-    """Raise `PlanError` if the maps list other tensors: they are of different models."""
+    """Raise `PlanError` if the maps list different tensors: then they belong to different models."""
     first = repositories[0]
     for other in repositories[1:]:
         odd = sorted(lines[first.type_id].keys() ^ lines[other.type_id].keys())
         if odd:
             shown = listed([printable(name, 80) for name in odd], _FEW_NAMES)
-            raise PlanError(f"{first.map} and {other.map} are not of one model: only one of them lists {shown}")
+            raise PlanError(f"{first.map} and {other.map} belong to different models: only one of them lists {shown}")
 
 
 def _file(one: Repository, name: str) -> str:
-    """The shard of a map's line beside the map; the line is no reason to read anything else."""
+    """The shard of a map's line, next to the map; a line must not make us read anything else."""
     if parse_shard_name(name) is None or "/" in name or "\\" in name:
-        raise PlanError(f"'{printable(name, 120)}' is no name of a shard", source=one.map)
+        raise PlanError(f"'{printable(name, 120)}' is not the name of a shard", source=one.map)
     if one.names and name not in one.names and name + PACKED in one.names:
         name += PACKED
     return one.folder + name
@@ -190,7 +190,7 @@ def _first_shard(one: Repository) -> tuple[str, ...]:
     """Shard 1, which has the metadata and no line in the map."""
     shard = parse_shard_name(one.entries[0].file) if one.entries else None
     if shard is None:
-        raise PlanError("lists no shard", source=one.map)
+        raise PlanError("lists no shards", source=one.map)
     return (_file(one, str(replace(shard, number=1))),)
 
 

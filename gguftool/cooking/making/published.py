@@ -1,7 +1,7 @@
-"""Whether gathered shards are what was published: signature -> map -> hash -> shard.
+"""Check that gathered shards are the published ones: signature -> map -> hash -> shard.
 
-Local shards are hashed when they are used (`analysis/verify.py`). A remote one is compared by the hash that its server
-records, as the Hub does, so that nothing is fetched for it.
+Local shards are hashed when they are used (`analysis/verify.py`). For a remote shard, the hash that its server (such as
+the Hub) records is compared, so that nothing is fetched.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from gguftool.errors import SourceError, joined_problems, listed
 from gguftool.format.tensors_map import MapEntry
 from gguftool.model.model import ModelFile
 
-_SHOWN = 4  # files that a remark names
+_SHOWN = 4  # files named in a remark
 
 
 def check_published(gathered: Sequence[Gathered], keys: str | None = None) -> tuple[str, ...]:
     """Check maps by their signatures and shards by their maps; return remarks on what could not be proven.
 
-    `keys`: a file of GPG keys by one of which every map must be signed; default: those of the user, and no signature is
-    needed.  Raises one `SourceError` that lists every file that is not what was published.
+    `keys`: a file of GPG keys; one of them must have signed every map. Default: the user's keys, and no signature is
+    needed.  Raises one `SourceError` that lists every file that differs from the published one.
     """
     signed = check_signatures([name for each in gathered for name in _signed_files(each)], keys)
     shards = [(file, entry) for each in gathered for file, entry in _shards(each)]
     bad = [*_signature_problems(signed, required=keys is not None), *_shard_problems(shards)]
     if bad:
-        raise SourceError(f"{len(bad):,} file(s) are not what was published: {joined_problems(bad)}")
+        raise SourceError(f"{len(bad):,} file(s) are not the published ones: {joined_problems(bad)}")
     return tuple(_remarks(signed, shards))
 
 
@@ -49,21 +49,21 @@ def _shards(gathered: Gathered) -> Iterator[tuple[ModelFile, MapEntry]]:
 
 
 def _signature_problems(signed: Sequence[Signed], *, required: bool) -> Iterator[str]:
-    """What must not be: a bad signature; with `required`, also one that is missing or of an unknown key."""
+    """Describe bad signatures; with `required`, also missing ones and those of unknown keys."""
     for one in signed:
         if one.signature is Signature.BAD:
-            yield f"{one.name}: its signature is bad: it is not the file that was signed"
+            yield f"{one.name}: its signature is bad: this is not the file that was signed"
         elif required and one.signature is not Signature.GOOD:
             yield f"{one.name}: {one.signature.value}{f' ({one.signer})' if one.signer else ''}"
 
 
 def _shard_problems(shards: Sequence[tuple[ModelFile, MapEntry]]) -> Iterator[str]:
-    """What a map says otherwise than the shard itself: its tensor, its type, its recorded hash."""
+    """Describe where a map contradicts the shard itself: its tensor, its type, its recorded hash."""
     for file, entry in shards:
         wrong = header_differs(file, entry)
         recorded = file.source.sha256
         if wrong is None and recorded is not None and entry.sha256 not in (None, recorded):
-            wrong = f"its server records sha256 {recorded}, the map says {entry.sha256}"
+            wrong = f"its server records sha256 {recorded}, but the map says {entry.sha256}"
         if wrong is not None:
             yield f"{file.source.name}: {wrong}"
 
@@ -75,4 +75,4 @@ def _remarks(signed: Sequence[Signed], shards: Sequence[tuple[ModelFile, MapEntr
             yield f"signatures, {state.value}: {listed(names, _SHOWN)}"
     far = [file.source.name for file, _ in shards if file.source.is_remote and file.source.sha256 is None]
     if far:
-        yield f"no hash is recorded by their server, so they are not compared with their map: {listed(far, _SHOWN)}"
+        yield f"their server records no hash, so they are not compared with their map: {listed(far, _SHOWN)}"

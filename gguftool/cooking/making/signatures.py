@@ -1,7 +1,7 @@
-"""Detached GPG signatures of published maps: ``tensors.map.sig`` beside a map, ``SHARD.gguf.sig`` beside shard 1.
+"""Detached GPG signatures of published maps: ``tensors.map.sig`` next to a map, ``SHARD.gguf.sig`` next to shard 1.
 
-An installed gpg checks them, by the user's keys, or by a file of keys in a home of its own, so that nothing of the
-user's is read or changed.  What it says is read from its status lines, which are made for programs.
+An installed gpg checks them with the user's keys, or with a file of keys in a GPG home of its own; then nothing of the
+user's is read or changed.  The result is read from gpg's status lines, which are made for programs.
 
 Source: GnuPG, doc/DETAILS (status lines GOODSIG, BADSIG, ERRSIG, VALIDSIG, NO_PUBKEY).
 """
@@ -21,14 +21,14 @@ from gguftool.storage.sources.locate import can_list, open_source, siblings
 from gguftool.storage.sources.source import AbsentError
 
 _PROGRAM = "gpg"
-_MAX_SIGNED = 256 << 20  # bytes; a map has 20 MB, shard 1 what its vocabulary takes
+_MAX_SIGNED = 256 << 20  # bytes; a map has 20 MB, and shard 1 holds a vocabulary
 _MAX_SIGNATURE = 64 << 10
 _MAX_KEYS = 4 << 20
 _SECONDS = 60
 
 
 class Signature(Enum):
-    """What became of a signature."""
+    """The result of checking a signature."""
 
     GOOD = "good"
     BAD = "bad"
@@ -39,7 +39,7 @@ class Signature(Enum):
 
 @record
 class Signed:
-    """A file, what became of its signature, and who signed it, as far as gpg says."""
+    """A file, the result for its signature, and the signer, if gpg names one."""
 
     name: str
     signature: Signature
@@ -47,9 +47,9 @@ class Signed:
 
 
 def check_signatures(names: Iterable[str], keys: str | None = None) -> tuple[Signed, ...]:
-    """Check the signatures beside the files `names`, by the keys in the file `keys`, or the user's.
+    """Check the signatures next to the files `names`, with the keys in the file `keys`, or the user's.
 
-    Raises `SourceError` if files or keys cannot be read, `PlanError` if there is no gpg to use `keys` with.
+    Raises `SourceError` if files or keys cannot be read, `PlanError` if `keys` are given but gpg is not installed.
     """
     program = shutil.which(_PROGRAM)
     if program is None:
@@ -62,7 +62,7 @@ def check_signatures(names: Iterable[str], keys: str | None = None) -> tuple[Sig
 
 
 def _home_with(program: str, keys: str, folder: Path) -> Path:
-    """A new GPG home in `folder` with the keys of the file `keys` alone."""
+    """A new GPG home in `folder` with only the keys of the file `keys`."""
     home = folder / "home"
     home.mkdir(mode=0o700)
     data = _read(keys, _MAX_KEYS)
@@ -114,5 +114,5 @@ def _run(words: list[str]) -> subprocess.CompletedProcess[bytes]:
 def _read(name: str, most: int) -> bytes:
     source = open_source(name)
     if source.size > most:
-        raise LimitError(f"{source.size:,} bytes; at most {most:,} are read of such a file", source=name)
+        raise LimitError(f"has {source.size:,} bytes; gguftool reads at most {most:,} of such a file", source=name)
     return source.read_at(0, source.size)

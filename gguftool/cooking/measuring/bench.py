@@ -1,4 +1,4 @@
-"""A bench: the engine, the reference's logits and a scratch copy. It measures one task after the other."""
+"""A bench: the engine, the reference's logits and a scratch copy. It measures one task after another."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ _STEP = 1 << 20
 
 @record
 class Setup:
-    """What to measure with: names of files as every machine of a cluster finds them, and options.
+    """The files to measure with, under names that every machine of a cluster finds, and options.
 
     `context` and `chunks`: the text is cut into chunks of `context` tokens, at most `chunks` of them. `arguments`: more
-    options for the engine. `seconds`: the most that one run of it may take. `any_width` as in `TypeMaker`. `version` is
-    that of gguftool.
+    options for the engine. `seconds`: the time limit of one run of it. `any_width` as in `TypeMaker`. `version` is that
+    of gguftool.
     """
 
     model: str
@@ -85,7 +85,7 @@ class Task:
 
 @record
 class Inputs:
-    """The opened inputs of a setup, and what lines record of them."""
+    """The opened inputs of a setup, and the basis that lines record."""
 
     model: Model
     maker: TypeMaker
@@ -95,13 +95,13 @@ class Inputs:
 
 
 def open_inputs(setup: Setup, folder: Path) -> Inputs:
-    """Open what `setup` names; the engine tells its version in `folder`.
+    """Open the files of `setup`; run the engine in `folder` to get its version.
 
-    Raises `PlanError` for inputs that cannot be measured so.
+    Raises `PlanError` for inputs that cannot be measured this way.
     """
     if setup.chunks * scored_tokens(setup.context) < LEAST_TOKENS:
         raise PlanError(
-            f"{setup.chunks} chunks of {setup.context} tokens score {setup.chunks * scored_tokens(setup.context)}, and "
+            f"{setup.chunks} chunks of {setup.context} tokens score {setup.chunks * scored_tokens(setup.context)}, but "
             f"the engine gives statistics for {LEAST_TOKENS} or more; give more --chunks or a larger --ctx"
         )
     engine = find_perplexity(setup.engine, folder)
@@ -124,11 +124,11 @@ def open_inputs(setup: Setup, folder: Path) -> Inputs:
 
 
 def open_reference(name: str) -> Model:
-    """Open the model that is measured; raises `PlanError` if it is not complete, or big-endian."""
+    """Open the model to measure; raises `PlanError` if it is incomplete or big-endian."""
     model = open_model(name)
     require_complete(model)
     if model.byte_order is not ByteOrder.LITTLE:
-        raise PlanError("is big-endian: what is measured is little-endian", source=model.name)
+        raise PlanError("is big-endian, but measure needs a little-endian model", source=model.name)
     return model
 
 
@@ -138,13 +138,13 @@ def make_maker(
     """Open an imatrix and ready-made quants of `model`; raises `PlanError` for an imatrix of another model."""
     weights = None if imatrix is None else Weights(imatrix=open_imatrix(imatrix), name=imatrix)
     if weights is not None and not weights.imatrix.entries.keys() & model.tensors.keys():
-        raise PlanError(f"has no entry for any tensor of {model.name}: of another model", source=imatrix)
+        raise PlanError(f"has no entry for any tensor of {model.name}: it belongs to another model", source=imatrix)
     opened = tuple(open_model(quant) for quant in quants)
     return TypeMaker(model=model, weights=weights, quants=opened, engine=engine, any_width=any_width)
 
 
 def vocabulary_of(model: Model) -> int | None:
-    """Tokens of the vocabulary, None if the metadata do not list them."""
+    """The number of tokens in the vocabulary, None if the metadata do not list them."""
     kv = model.get(_TOKENS)
     return kv.count if kv is not None and kv.type is ValueType.ARRAY else None
 
@@ -207,7 +207,7 @@ class Bench:
         return Path(os.path.abspath(self.inputs.model.files[0].source.name))
 
     def save_logits(self, folder: Path) -> SavedLogits:
-        """Find the reference's logits in `folder`, or let the engine save them there; room is checked first."""
+        """Find the reference's logits in `folder`, or let the engine save them there, after checking the space."""
         kept = kept_logits(folder, self.inputs.basis)
         if kept is not None:
             return kept
@@ -226,7 +226,7 @@ class Bench:
         if found.kld.value > _LARGEST_FLOOR or not same_perplexity(found.ppl.value, found.base_ppl.value):
             raise ExecuteError(
                 f"the reference differs from its own logits by {found.kld.value:g} nats, with a perplexity of "
-                f"{found.ppl.value:g} and {found.base_ppl.value:g}: the logits are of another model, or the engine "
+                f"{found.ppl.value:g} and {found.base_ppl.value:g}: the logits belong to another model, or the engine "
                 "computes something else each time",
                 source=str(self._run.engine.path),
             )
@@ -234,7 +234,7 @@ class Bench:
         return FloorLine(scores=scores, base_ppl=found.base_ppl.value, basis=self.inputs.basis)
 
     def measure(self, task: Task, logits: SavedLogits, floor: FloorLine) -> KldLine:
-        """Measure one task; raises `GGUFToolError` that names it if the engine fails, and leaves no trace then."""
+        """Measure one task; if the engine fails, undo all changes and raise a `GGUFToolError` that names the task."""
         carrier, raw = self.measure_types(dict.fromkeys(task.tensors, task.type), logits, floor)
         scores, censored = censor(raw, floor)
         return KldLine(
@@ -252,7 +252,7 @@ class Bench:
     ) -> tuple[Carrier | None, Scores]:
         """Measure the model with tensors at `types`, by their names; scores are as the engine prints them.
 
-        Raises `GGUFToolError` if the engine fails, and leaves no trace then.
+        If the engine fails, undoes all changes and raises `GGUFToolError`.
         """
         typed = [self.inputs.maker.make(name, _type_id(alias)) for name, alias in types.items()]
         try:
@@ -262,8 +262,8 @@ class Bench:
             self.restore()
         if not same_perplexity(found.base_ppl.value, floor.base_ppl):
             raise ExecuteError(
-                f"the saved logits have a perplexity of {found.base_ppl.value:g} and that of the floor is "
-                f"{floor.base_ppl:g}: they are of another model",
+                f"the saved logits have a perplexity of {found.base_ppl.value:g}, but that of the floor is "
+                f"{floor.base_ppl:g}: they belong to another model",
                 source=str(self._run.engine.path),
             )
         return carrier, scores_of(found, logits.head)
@@ -285,7 +285,7 @@ class Bench:
         return self.folder / "swapped.gguf"
 
     def _variant(self, typed: list[TypedTensor]) -> tuple[Carrier | None, Path]:
-        """Make the file that has the tensors at their type: the scratch copy, or a whole model with them swapped."""
+        """Make the file with the tensors at their type: the scratch copy, or a whole model with them swapped in."""
         scratch = self._scratch
         if scratch is None:
             scratch = Scratch(self.inputs.model, self.folder)
@@ -306,7 +306,7 @@ class Bench:
         return Carrier(type=type_alias(own), error=worst.carrier_error), scratch.path
 
     def _swap(self, typed: list[TypedTensor]) -> None:
-        """Write the model with the tensors themselves at the type, for an engine that has a kernel for it."""
+        """Write the model with the tensors stored in the type itself, for an engine that has a kernel for it."""
         model, made = self.inputs.model, {one.tensor.name: one for one in typed}
         steps = []
         for name, tensor in model.tensors.items():
@@ -330,7 +330,7 @@ def _type_id(alias: str) -> int:
 
 
 def scores_of(found: Comparison, head: LogitsHead) -> Scores:
-    """What lines record of a comparison."""
+    """The scores of a comparison, as lines record them."""
     return Scores(
         kld=found.kld.value,
         kld_se=found.kld.error,
@@ -347,9 +347,9 @@ def scores_of(found: Comparison, head: LogitsHead) -> Scores:
 
 
 def by_chunk(found: Comparison, chunks: int) -> tuple[float, ...] | None:
-    """The divergence of each chunk, from differences of the running mean; None where its decimals do not tell it.
+    """The divergence of each chunk, from differences of the running mean; None if its decimals are too few for that.
 
-    Five decimals are off by half of the last; times the number of chunks, that may be a tenth of the mean.
+    Five decimals are off by half of the last one; times the number of chunks, that may be a tenth of the mean.
     """
     running = found.running
     if len(running) != chunks or (2 * chunks - 1) * 0.5e-5 > 0.1 * found.kld.value:
@@ -359,7 +359,7 @@ def by_chunk(found: Comparison, chunks: int) -> tuple[float, ...] | None:
 
 
 def censor(scores: Scores, floor: FloorLine) -> tuple[Scores, bool]:
-    """Replace a divergence that is not told from the floor by what it is below of, and tell whether that was so."""
+    """Replace a divergence that cannot be told from the floor by an upper bound; return also whether that was done."""
     ground = max(floor.scores.kld, 0.0)
     least = max(LEAST_KLD, round(ERRORS * scores.kld_se, 6))
     if scores.kld - ground >= least:

@@ -1,7 +1,7 @@
-"""Who measures: this process with one bench, a few benches pinned to cores, or the workers of a dask cluster.
+"""Run measurements: in this process with one bench, with a few benches pinned to cores, or on a dask cluster.
 
-All have one interface: `prepare` makes logits, `floor` measures them, `run` yields each task with its line, or with the
-error that kept it from one, in the order in which they come; `finish` checks scratch copies and removes them.
+All executors have one interface: `prepare` makes logits, `floor` measures them, `run` yields each task as it finishes,
+with its line or its error; `finish` checks scratch copies and removes them.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Executor(ABC):
 
     @abstractmethod
     def prepare(self) -> float:
-        """Make sure that the reference's logits are there; return the seconds that the engine took for them."""
+        """Make sure that the reference's logits exist; return the seconds that the engine took for them."""
 
     @abstractmethod
     def floor(self) -> FloorLine:
@@ -41,7 +41,7 @@ class Executor(ABC):
 
     @abstractmethod
     def run(self, tasks: Sequence[Task], floor: FloorLine) -> Iterator[Outcome]:
-        """Measure `tasks`; closing the iterator stops what runs."""
+        """Measure `tasks`; closing the iterator stops running engines."""
 
     @abstractmethod
     def finish(self) -> None:
@@ -49,7 +49,7 @@ class Executor(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Stop what runs, and remove scratch copies."""
+        """Stop running engines, and remove scratch copies."""
 
 
 class LocalExecutor(Executor):
@@ -61,7 +61,7 @@ class LocalExecutor(Executor):
         self._logits: SavedLogits | None = None
         shares = shares_of_cores(jobs)
         for number in range(len(shares)):
-            remove_folder(self._scratch(number))  # of a run that was killed
+            remove_folder(self._scratch(number))  # left by a killed run
         self._benches = [
             Bench(inputs, setup, self._scratch(number), cores=cores, stopped=self._stop.is_set)
             for number, cores in enumerate(shares)
@@ -150,7 +150,7 @@ def _outcome(bench: Bench, task: Task, logits: SavedLogits, floor: FloorLine) ->
 
 
 def shares_of_cores(jobs: int) -> list[tuple[int, ...]]:
-    """Share the cores that this process may use among `jobs`; one job gets no share, it may use all.
+    """Divide the cores that this process may use among `jobs`; a single job gets no share, because it may use all.
 
     Raises `PlanError` for more jobs than cores.
     """
@@ -158,7 +158,7 @@ def shares_of_cores(jobs: int) -> list[tuple[int, ...]]:
         return [()]
     cores = available_cores()
     if jobs > len(cores):
-        raise PlanError(f"--jobs {jobs} on {len(cores)} cores: each job has a core of its own")
+        raise PlanError(f"--jobs {jobs} on {len(cores)} cores: each job needs a core of its own")
     each, more = divmod(len(cores), jobs)
     shares, start = [], 0
     for number in range(jobs):
@@ -191,7 +191,7 @@ class ClusterExecutor(Executor):
         self._key = _key(setup)
 
     def prepare(self) -> float:
-        """Nothing: each worker makes its logits with its first task."""
+        """Do nothing: each worker makes its logits with its first task."""
         if not self._client.scheduler_info()["workers"]:
             raise PlanError("this cluster has no workers", source="--scheduler")
         return 0.0
@@ -202,7 +202,7 @@ class ClusterExecutor(Executor):
         return found
 
     def run(self, tasks: Sequence[Task], floor: FloorLine) -> Iterator[Outcome]:
-        """Give all tasks to the scheduler, which gives those of a worker that dies to another."""
+        """Give all tasks to the scheduler, which moves those of a dead worker to another."""
         futures = {self._submit(task, floor): task for task in tasks}
         try:
             for future in self._dask.as_completed(list(futures), loop=self._client.loop):
@@ -252,7 +252,7 @@ def _key(setup: Setup) -> str:
 
 
 def measure_on_worker(setup: Setup, basis: Any, task: Task | None, floor: FloorLine | None) -> FloorLine | KldLine:
-    """Measure `task` in this worker's process, or the floor for None; raises `PlanError` for other inputs than ours."""
+    """Measure `task` in this worker's process, or the floor if it is None; raises `PlanError` if inputs differ."""
     key = _key(setup)
     with _making:
         if key not in _benches:
@@ -260,7 +260,9 @@ def measure_on_worker(setup: Setup, basis: Any, task: Task | None, floor: FloorL
     own = _benches[key]
     differences = own.inputs.basis.differences(basis)
     if differences:
-        raise PlanError(f"this worker has another {' and '.join(differences)} under the same name", source=_worker())
+        raise PlanError(
+            f"this worker has a different {' and '.join(differences)} under the same name", source=_worker()
+        )
     try:
         with own.lock:
             if own.logits is None:

@@ -1,4 +1,4 @@
-"""Which tensors are measured, and which of them together."""
+"""Choose which tensors are measured, and which of them together."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _BASE = re.compile(r"(?:[\w.]*?blk\.\d{1,6}\.)?(.+?)(?:\.weight)?", re.ASCII)
 
 @record
 class Grouping:
-    """How to group: ``none`` (each tensor alone), ``role``, ``layer``, or `rules` of (regex, name)."""
+    """How to group: ``none`` (each tensor by itself), ``role``, ``layer``, or `rules` of (regex, name)."""
 
     way: str = "none"
     rules: tuple[tuple[str, str], ...] = ()
 
 
 def parse_grouping(texts: Sequence[str]) -> Grouping:
-    """Parse what --group takes; raises `ValueError` that says what is wrong."""
+    """Parse the values of --group; raises a `ValueError` that describes the problem."""
     words = [text for text in texts if text in _WAYS]
     if words and len(texts) > 1:
         raise ValueError(f"'{words[0]}' and another grouping exclude each other")
@@ -59,12 +59,12 @@ def measurable(model: Model, engine: str, patterns: Sequence[str]) -> tuple[str,
         and owner_of(model.tensors, name) is None
     ]
     if not names:
-        raise PlanError("has no tensor that can be quantized", source=model.name)
+        raise PlanError("has no tensors that can be quantized", source=model.name)
     return select_tensors(patterns, tuple(names)) if patterns else tuple(names)
 
 
 def grouped(names: Iterable[str], grouping: Grouping) -> dict[str, tuple[str, ...]]:
-    """Map groups to their tensors, both in the order of `names`; what no rule matches is a group of its own."""
+    """Map groups to their tensors, both in the order of `names`; a tensor without a rule is a group of its own."""
     found: dict[str, list[str]] = {}
     rules = [(compile_pattern(regex), name) for regex, name in grouping.rules]
     for name in names:
@@ -79,7 +79,7 @@ def role_of(name: str) -> str:
 
 
 def layer_of(name: str) -> str:
-    """The tensor's layer, such as ``blk.7``; of a tensor in no layer, its role."""
+    """The tensor's layer, such as ``blk.7``; for a tensor outside layers, its role."""
     place = tensor_place(name)
     return role_of(name) if place.layer is None else f"{place.stack}.{place.layer}"
 

@@ -1,7 +1,7 @@
-"""The reference's logits: saved once, kept between runs, and believed only if they are what this run would save.
+"""The reference's logits: saved once, kept between runs, and used only if this run would save the same.
 
-A note beside the file says what they were made of, and the file's sha256: logits of another model with the same
-vocabulary would be accepted by the engine, and every number would be wrong.
+A note next to the file records what they were made from, and the file's sha256: the engine would accept logits of
+another model with the same vocabulary, and every number would be wrong.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _SAME_PPL = 1e-3  # relative; saved logits have 16 bits
 
 @record
 class SavedLogits:
-    """The file, what its head says, and how long the engine took to make it, in seconds."""
+    """The file, its parsed head, and the seconds that the engine took to make it."""
 
     path: Path
     head: LogitsHead
@@ -43,7 +43,7 @@ class SavedLogits:
 
 
 def kept_logits(folder: Path, basis: Basis) -> SavedLogits | None:
-    """The logits that an earlier run of the same `basis` left in `folder`, if they are whole."""
+    """The logits that an earlier run of the same `basis` left in `folder`, if they are complete."""
     try:
         with open(folder / _NOTE, "rb") as file:
             note = json.loads(file.read(_MAX_NOTE))
@@ -69,33 +69,33 @@ def make_logits(
     try:
         head = read_logits_head(part)
     except (OSError, FormatError) as error:
-        raise ExecuteError(f"saved no logits that can be read: {error}", source=str(run.engine.path)) from error
+        raise ExecuteError(f"saved logits that cannot be read: {error}", source=str(run.engine.path)) from error
     _check(run, head, ppl, vocabulary)
     note = {"basis": _made_of(basis), "sha256": digest([whole(open_source(str(part)))]), "seconds": round(seconds, 3)}
     replace_file(part, folder / _FILE)
     data = json.dumps(note).encode()
     fd = open_file(folder / _NOTE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(fd, data)  # torn, it is no JSON, and the logits are made again
+        os.write(fd, data)  # if it is torn, it is not JSON, and the logits are made again
     finally:
         os.close(fd)
     return SavedLogits(path=folder / _FILE, head=head, seconds=seconds)
 
 
 def remove_logits(folder: Path) -> None:
-    """Remove what earlier runs saved in `folder`, the note first."""
+    """Remove the files that earlier runs saved in `folder`, the note first."""
     for name in (_NOTE, _FILE, _PART):
         with contextlib.suppress(FileNotFoundError):
             unlink(folder / name)
 
 
 def same_perplexity(one: float, other: float) -> bool:
-    """Whether two perplexities are of the same logits, up to the rounding of saved ones."""
+    """Whether two perplexities belong to the same logits, up to the rounding of saved ones."""
     return abs(one - other) <= _SAME_PPL * other
 
 
 def _made_of(basis: Basis) -> dict[str, object]:
-    """What logits depend on."""
+    """The fields that logits depend on."""
     return {name: value for name, value in asdict(basis).items() if name not in ("imatrix", "gguftool")}
 
 
@@ -103,6 +103,10 @@ def _check(run: PerplexityRun, head: LogitsHead, ppl: Estimate, vocabulary: int 
     found = f"saved {head.chunks} chunks of {head.context} tokens with a vocabulary of {head.vocabulary:,}"
     if head.context != run.context or head.chunks > run.chunks or vocabulary not in (None, head.vocabulary):
         expected = f"{run.chunks} of {run.context}" + (f" and {vocabulary:,}" if vocabulary is not None else "")
-        raise ExecuteError(f"{found}; expected {expected}: logits of another model", source=str(run.engine.path))
+        raise ExecuteError(
+            f"{found}; expected {expected}: these are logits of another model", source=str(run.engine.path)
+        )
     if ppl.value < 1:
-        raise ExecuteError(f"printed a perplexity of {ppl.value:g}; the least is 1", source=str(run.engine.path))
+        raise ExecuteError(
+            f"printed a perplexity of {ppl.value:g}, but the smallest possible is 1", source=str(run.engine.path)
+        )

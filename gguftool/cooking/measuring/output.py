@@ -1,4 +1,4 @@
-"""The output of `measure`, line by line: appended as a whole and made durable, so that a killed run loses no line."""
+"""The output of `measure`: each line is appended as a whole and made durable, so that a killed run loses no line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from gguftool.storage.system.names import open_file
 
 
 class MeasureOutput:
-    """The file at `path`, which may exist; `lines` are those that are in it."""
+    """The file at `path`, which may exist; `lines` are the lines in it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,15 +45,15 @@ class MeasureOutput:
         if found is not None:
             number, differences = found
             raise PlanError(
-                f"was measured on another {' and '.join(differences)}; give another file with -o",
+                f"was measured on a different {' and '.join(differences)}; give another file with -o",
                 source=str(self.path),
                 where=f"line {number}",
             )
 
     def begin(self) -> None:
-        """Open the file, or make it, and cut off the part of a line that a killed run left.
+        """Open or create the file, and cut off the incomplete line that a killed run left.
 
-        Raises `ExecuteError` if another run is writing to it, or has written since it was read.
+        Raises `ExecuteError` if another run is writing to it, or has written to it since it was read.
         """
         if self._fd is not None:
             return
@@ -71,7 +71,7 @@ class MeasureOutput:
             sync_folders([self.path.absolute().parent])
 
     def append(self, line: Line) -> None:
-        """Append a line and make it durable; raises `ExecuteError` if the disk does not take it."""
+        """Append a line and make it durable; raises `ExecuteError` if that fails."""
         self.begin()
         assert self._fd is not None
         data, size = serialize_line(line).encode(), os.fstat(self._fd).st_size
@@ -102,7 +102,7 @@ class MeasureOutput:
             self._fd = None
 
     def arrange(self, keys: Iterable[tuple[object, ...]]) -> None:
-        """Write the lines in order: the floor, what this run did not ask for, then `keys` in their order."""
+        """Write the lines in order: the floor, lines that this run did not request, then `keys` in their order."""
         places = {key: place for place, key in enumerate(keys)}
         ordered = sorted(self.lines, key=lambda line: _place(line, places))
         if ordered == self.lines:

@@ -1,4 +1,4 @@
-"""Measure: plan which tensors are measured at which types, and do it, one line after the other."""
+"""Measure: plan which tensors are measured at which types, and measure them, one line after another."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from gguftool.record import record
 from gguftool.storage.system.space import free_bytes
 
 _FLOPS = 3e10  # of F16 matrices, by one core of a server of 2020; docs/measuring.md
-_GIVE_UP = 3  # failures in a row: then it is the engine, not a tensor
+_GIVE_UP = 3  # failures in a row: then the engine is broken, not a tensor
 
 
 @record
 class Selection:
-    """What to measure: tensors that match `patterns` (default: all), at `types`, in groups."""
+    """The measurements to make: tensors that match `patterns` (default: all), at `types`, in groups."""
 
     patterns: tuple[str, ...] = ()
     types: tuple[str, ...] = ()
@@ -47,7 +47,7 @@ class Selection:
 
 @record
 class Hooks:
-    """What a caller is told: the count of what is done, notes for the user, and that a line was written."""
+    """Callbacks: the number of finished tasks, notes for the user, and a signal for each written line."""
 
     progress: Callable[[int, int], None] = lambda done, total: None
     note: Callable[[str], None] = lambda text: None
@@ -55,9 +55,9 @@ class Hooks:
 
 @record
 class MeasurePlan:
-    """What a run would do: tasks to measure and tasks that are there already, bytes that it takes meanwhile, seconds.
+    """A preview of a run: tasks to measure, tasks that are already done, temporary bytes, seconds.
 
-    `seconds` is an estimate, for all tasks that are left.
+    `seconds` is an estimate for all remaining tasks.
     """
 
     model: str
@@ -74,7 +74,7 @@ class MeasurePlan:
 
 @record
 class MeasureReport:
-    """What a run did: lines written, lines that were there, tasks that failed with their reason."""
+    """The result of a run: lines written, lines that already existed, and failed tasks with their reasons."""
 
     output: str
     written: int
@@ -84,7 +84,7 @@ class MeasureReport:
 
 
 class Measuring:
-    """One run of `measure`: `plan` tells what it would do, `run` does it."""
+    """One run of `measure`: `plan` previews it, `run` does it."""
 
     def __init__(self, setup: Setup, selection: Selection, output: Path, *, jobs: int = 1, scheduler: str = "") -> None:
         if jobs > 1 and scheduler:
@@ -105,7 +105,7 @@ class Measuring:
         return next((line for line in self._output.lines if isinstance(line, FloorLine)), None)
 
     def plan(self) -> MeasurePlan:
-        """Tell what a run would do."""
+        """Preview the run."""
         kept = kept_logits(self._folder, self._inputs.basis) if self._folder.is_dir() else None
         runs = len(self._tasks) + (self._floor is None) + (kept is None)
         seconds = _estimate(self._inputs.model, self._setup) if kept is None else kept.seconds
@@ -123,10 +123,11 @@ class Measuring:
         )
 
     def run(self, hooks: Hooks | None = None) -> MeasureReport:
-        """Measure what is left; a line is written as soon as its measurement is done.
+        """Run the remaining measurements; each line is written as soon as its measurement is done.
 
-        Raises `ExecuteError` if there is no room, or the engine does not work at all. What fails for one task is in the
-        report. When all is measured, logits and scratch copies are removed; otherwise the logits stay.
+        Raises `ExecuteError` if there is not enough space, or the engine does not work at all. Failures of single tasks
+        are in the report. After the last measurement, logits and scratch copies are removed; until then the logits
+        stay.
         """
         hooks = hooks or Hooks()
         before = len(self._output.lines)
@@ -159,7 +160,7 @@ class Measuring:
                 hooks.note(failed[-1])
                 if in_a_row == _GIVE_UP:
                     raise ExecuteError(
-                        f"{in_a_row} measurements in a row failed, the rest was not tried; the last one: {failed[-1]}"
+                        f"{in_a_row} measurements in a row failed, the rest was not tried; the last error: {failed[-1]}"
                     )
             else:
                 in_a_row = 0
@@ -189,8 +190,8 @@ class Measuring:
         needed = needed_bytes(self._inputs, self._setup, self._folder, copies=self._jobs, logits=logits)
         if free is not None and needed > free:
             raise ExecuteError(
-                f"needs {needed:,} bytes for logits and scratch copies, and {free:,} are free here; fewer --chunks "
-                "or --jobs, or an output on another disk, take less",
+                f"needs {needed:,} bytes for logits and scratch copies, and {free:,} are free here; use fewer --chunks "
+                "or --jobs, or an output on another disk",
                 source=str(self._folder),
             )
 
@@ -225,7 +226,7 @@ def plan_tasks(model: Model, maker: TypeMaker, selection: Selection) -> tuple[tu
 
 
 def _refusal(model: Model, maker: TypeMaker, name: str, type_id: int) -> str | None:
-    """Why a tensor is not measured at a type: empty if it has that type, None if nothing is in the way."""
+    """Why a tensor is not measured at a type: empty if it already has that type, None if it can be measured."""
     if model.tensors[name].info.type == type_id and not any(name in quant.tensors for quant in maker.quants):
         return ""
     try:
@@ -239,7 +240,7 @@ def _known_type(text: str) -> int:
     traits = find_type(text)
     if traits is None or not traits.in_files or traits.kind == "integer":
         near = did_you_mean(text, [one.alias for one in TYPES.values() if one.in_files and one.kind != "integer"])
-        raise PlanError(f"'{printable(text)}' is no type of weights{near}; 'gguftool types' lists them")
+        raise PlanError(f"'{printable(text)}' is not a type of weights{near}; 'gguftool types' lists them")
     return traits.id
 
 
@@ -254,7 +255,7 @@ def _estimate(model: Model, setup: Setup) -> float:
 
 @record
 class ErrorSetup:
-    """What the error table is made of; `quants` are ready-made models, and their types are added to those asked for."""
+    """The inputs of the error table; `quants` are ready-made models, and their types are added to those requested."""
 
     model: str
     imatrix: str | None = None
@@ -265,7 +266,7 @@ class ErrorSetup:
 
 
 def measure_errors(setup: ErrorSetup, selection: Selection, output: Path, hooks: Hooks | None = None) -> MeasureReport:
-    """Add the error of each tensor at each type to `output`; of a remote model, ranges are read.
+    """Add the error of each tensor at each type to `output`; a remote model is read in ranges.
 
     Raises `PlanError` as `plan_tasks` does.
     """

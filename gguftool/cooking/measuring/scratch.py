@@ -1,8 +1,8 @@
-"""A scratch copy of the reference, whose tensors get other values in place: same type, same offsets, same metadata.
+"""A scratch copy of the reference. Its tensors get other values in place: same type, same offsets, same metadata.
 
-So the engine needs no kernel for the type that is measured, and a measurement writes one tensor, not a model. The copy
-shares the reference's blocks where the file system can. It is made for one run and removed with its folder, so changes
-need no journal; each is undone after its measurement, and at the end the copy must be the reference again, byte for
+So the engine needs no kernel for the measured type, and a measurement writes one tensor, not a model. The copy shares
+the reference's blocks if the file system can. It is made for one run and removed with its folder, so changes need no
+journal. Each change is undone after its measurement, and at the end the copy must be the reference again, byte for
 byte.
 """
 
@@ -32,7 +32,7 @@ from gguftool.surgery.quantize.quantized_source import QuantizedSource
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-LARGEST_SHARE = 0.1  # of the type's own error that the carrier may add
+LARGEST_SHARE = 0.1  # the carrier may add at most this share of the type's own error
 _STEP = 4 << 20
 
 
@@ -42,20 +42,20 @@ class NoCarrierError(PlanError):
 
 @record
 class Carried:
-    """What was written for one tensor: the type's relative squared error, and the carrier's."""
+    """The errors of one written tensor: the type's relative squared error, and the carrier's."""
 
     error: float
     carrier_error: float
 
 
 def plan_scratch(model: Model, folder: Path) -> Plan:
-    """Plan the copies of the files of `model` in `folder`; raises `PlanError` if two have one name."""
+    """Plan the copies of the files of `model` in `folder`; raises `PlanError` if two have the same name."""
     outputs, names = [], set()
     for file in model.files:
         name = os.path.basename(file.source.name)
         if name in names:
             raise PlanError(
-                f"two of its files are called '{printable(name)}'; engines load one folder", source=model.name
+                f"two of its files are called '{printable(name)}', but engines load from one folder", source=model.name
             )
         names.add(name)
         copy = Copy(extent=whole(file.source), offset=0)
@@ -94,17 +94,17 @@ class Scratch:
             sums = measure_rows(typed, [(0, typed.rows)], threads=threads, carry=carrier)
         finally:
             close_quietly(fd)
-        if not sums.carrier_error <= LARGEST_SHARE * sums.error:  # also for NaN, of what became an infinity
+        if not sums.carrier_error <= LARGEST_SHARE * sums.error:  # true for NaN, too, which infinities give
             raise NoCarrierError(
                 f"'{printable(typed.tensor.name)}' at {typed.type} has a relative squared error of {sums.error:.2e}, "
-                f"and {type_alias(own.info.type)}, in which the engine gets its values, would add "
+                f"but {type_alias(own.info.type)}, in which the engine gets its values, would add "
                 f"{sums.carrier_error:.2e}, over a tenth of it; give the model in F32 or BF16, or in F16",
                 source=self.model.name,
             )
         return Carried(error=sums.error, carrier_error=sums.carrier_error)
 
     def restore(self) -> None:
-        """Give every changed tensor its own bytes again."""
+        """Restore the bytes of every changed tensor."""
         while self._changed:
             self._restore(self._changed[-1])
             self._changed.pop()
@@ -115,7 +115,7 @@ class Scratch:
             copy = open_source(str(output.path))
             if copy.size != file.source.size or digest([whole(copy)]) != digest([whole(file.source)]):
                 raise ExecuteError(
-                    "the scratch copy is not the reference any more, so what was measured last may be wrong: another "
+                    "the scratch copy no longer equals the reference, so the last measurements may be wrong: another "
                     "program wrote to it, or the disk failed; remove the output and measure again",
                     source=str(output.path),
                 )
@@ -162,9 +162,9 @@ class Scratch:
 
 @record
 class _Carrier:
-    """Encodes values in the reference's type, writes them to the copy, and returns what they are there.
+    """Encodes values in the reference's type, writes them to the copy, and returns the values after that encoding.
 
-    `source` is None if the values are in that type already, and their own bytes are written.
+    `source` is None if the values already have that type; then their own bytes are written.
     """
 
     typed: TypedTensor

@@ -1,8 +1,8 @@
-"""`plan --verify`: build a mix, measure it as single tensors were measured, and correct what plans expect.
+"""`plan --verify`: build a mix, measure it in the same way as single tensors, and correct the predictions of plans.
 
-The mix is measured on the text, engine and options of the measure file, so that prediction and measurement compare; the
-file's own lines say which options, and refuse another text or engine.  The factor between both is written into it as a
-line, and the next plan multiplies its damages by it.
+The mix is measured with the text, engine and options of the measure file, so that prediction and measurement are
+comparable. The options come from the file's own lines; another text or engine is refused.  The factor between both is
+appended to the file as a line, and the next plan multiplies its damages by it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _ANY_WIDTH = "any-width"
 
 @record
 class Expectation:
-    """What a plan expects of a mix: `types` by tensor, `damage` in nats; `factor` is the one that is in it already.
+    """The prediction of a plan for a mix: `types` by tensor, `damage` in nats, which already includes `factor`.
 
     `recipe` is the sha256 of the recipe.
     """
@@ -40,7 +40,7 @@ class Expectation:
 class Verification:
     """Predicted and actual divergence in nats, above the floor; `factor` corrects plans from now on.
 
-    `factor` is None where the divergence is not told from the floor, so that nothing can be corrected.
+    `factor` is None if the divergence cannot be told from the floor, so that nothing can be corrected.
     """
 
     predicted: float
@@ -51,7 +51,7 @@ class Verification:
 
 
 def setup_of(measured: Path, model: str, text: str, engine: str, imatrix: str | None, version: str) -> Setup:
-    """The setup by which the lines of `measured` were made; raises `PlanError` if it has no measurement."""
+    """The setup with which the lines of `measured` were made; raises `PlanError` if there are none of divergence."""
     floor = read_output(measured).floor
     if floor is None or floor.basis.options is None:
         raise PlanError("has no measured divergence, so a mix cannot be compared with it", source=str(measured))
@@ -60,7 +60,9 @@ def setup_of(measured: Path, model: str, text: str, engine: str, imatrix: str | 
         given = dict(zip(words[0:4:2], words[1:4:2], strict=True))
         context, chunks = int(given["-c"]), int(given["--chunks"])
     except (KeyError, ValueError):
-        raise PlanError(f"has options that this cannot repeat: '{floor.basis.options}'", source=str(measured)) from None
+        raise PlanError(
+            f"was measured with options that cannot be repeated here: '{floor.basis.options}'", source=str(measured)
+        ) from None
     rest = words[4:]
     return Setup(
         model=model,
@@ -78,7 +80,7 @@ def setup_of(measured: Path, model: str, text: str, engine: str, imatrix: str | 
 def verify_mix(setup: Setup, expected: Expectation, measured: Path) -> Verification:
     """Measure the mix of `expected`, and append the factor to the file `measured`.
 
-    Raises `PlanError` if `setup` is not that of the file, `ExecuteError` if there is no room or the engine fails.
+    Raises `PlanError` if `setup` is not that of the file, `ExecuteError` if space is short or the engine fails.
     """
     folder = work_folder_of(measured)
     output = MeasureOutput(measured)

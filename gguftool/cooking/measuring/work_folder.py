@@ -1,6 +1,6 @@
-"""The folder of a run beside its output: saved logits and scratch copies. Only this user can look into it.
+"""The work folder of a run, next to its output: saved logits and scratch copies. Only this user can open it.
 
-It is locked while a run uses it, kept when the run is interrupted, and removed when all is measured.
+It is locked while a run uses it, kept if the run is interrupted, and removed after the last measurement.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ SUFFIX = ".work"
 
 
 def work_folder_of(output: Path) -> Path:
-    """The folder that belongs to `output`, as an absolute path: engines run in it."""
+    """The work folder of `output`, as an absolute path: engines run in it."""
     return output.absolute().with_name(output.name + SUFFIX)
 
 
 @contextlib.contextmanager
 def locked_folder(path: Path) -> Iterator[None]:
-    """Make the folder `path` if need be, and keep other runs out of it.
+    """Create the folder `path` if needed, and keep other runs out of it.
 
     Raises `ExecuteError` if another run uses it, or it is not a private folder of this user.
     """
@@ -36,7 +36,7 @@ def locked_folder(path: Path) -> Iterator[None]:
         status = os.lstat(path)
         if not stat.S_ISDIR(status.st_mode) or not is_private(path):
             raise ExecuteError(
-                "is not a folder that only you can write; move it away, it is where logits are kept", source=str(path)
+                "is not a folder that only you can write to; move it away: logits are kept there", source=str(path)
             ) from None
     except OSError as error:
         raise ExecuteError(f"cannot make this folder: {error.strerror}", source=str(path)) from error
@@ -59,6 +59,6 @@ def lock_file(fd: int, path: Path, reason: str) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder with all that is in it, if it is there."""
+    """Remove a folder and its contents, if it exists."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path)

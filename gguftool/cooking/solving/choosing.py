@@ -1,8 +1,8 @@
 """From items and demands to a choice: which solver, on which part of the problem.
 
-Budgets of devices with fixed rules are independent problems.  Where several devices share what is free, or damage is
-limited beside sizes, HiGHS solves the whole.  Few distinct types: those that cost least to do without are given up one
-after the other.
+Budgets of devices with fixed rules are independent problems.  If several devices share free tensors, or damage is
+limited in addition to sizes, HiGHS solves the whole.  For few distinct types, types are given up one after another,
+each time the one that costs least.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from gguftool.cooking.solving.solver import DoesNotFitError, Solution, solve
 from gguftool.errors import PlanError
 from gguftool.record import record, replace
 
-_TRIED = 6  # types that a step considers to give up, those that hold the fewest bytes
+_TRIED = 6  # types that a step considers giving up: those with the fewest bytes
 
 
 @record
 class Table:
-    """The numbers of every item: for each option its damage, its bytes, and what reading it costs a token.
+    """The numbers of every item: for each option its damage, its bytes, and the cost of reading it for a token.
 
-    `cost` has a row for each of the devices that an item may be on, by name; "" where devices do not matter.
+    `cost` has a row for each device that an item may be on, by name; "" if devices do not matter.
     """
 
     damage: tuple[tuple[float, ...], ...]
@@ -66,7 +66,7 @@ class Choice:
 
     @property
     def gap(self) -> float:
-        """By how much, at most, the best choice is better: a fraction of the loss."""
+        """The largest fraction of the loss by which the best choice may be better."""
         return max(0.0, self.loss - self.bound) / self.loss if self.loss > 0 else 0.0
 
 
@@ -90,7 +90,7 @@ def _solve(items: Sequence[Item], table: Table, demands: Demands) -> Choice:
 
 
 def _by_device(items: Sequence[Item], table: Table, budgets: Mapping[str, int]) -> Choice:
-    """Least damage, each device by itself."""
+    """Minimize damage, each device by itself."""
     chosen = [0] * len(items)
     loss = bound = 0.0
     problems = []
@@ -115,7 +115,7 @@ def _too_small(device: str, least: int, budget: int) -> str:
     where = f"{device}: " if device else ""
     left = f"{budget:,} bytes are left for them"
     if budget < 0:
-        left = f"what stays as it is, and what is reserved, already takes {-budget:,} bytes more than there are"
+        left = f"tensors that stay as they are, and reserves, already take {-budget:,} bytes too many"
     return (
         f"{where}the smallest types on offer take {least:,} bytes, and {left}; give {least - budget:,} bytes more, "
         "smaller --types, or rules that put less there"
@@ -123,7 +123,7 @@ def _too_small(device: str, least: int, budget: int) -> str:
 
 
 def _fastest(items: Sequence[Item], table: Table, demands: Demands) -> Choice:
-    """Least cost with at most so much damage; budgets count only if the answer breaks them."""
+    """Minimize cost with a limit of damage; budgets count only if the answer exceeds them."""
     most = demands.most_damage
     assert most is not None
     cost = _own_cost(items, table)
@@ -151,7 +151,7 @@ def _fastest(items: Sequence[Item], table: Table, demands: Demands) -> Choice:
 
 def _too_strict(least: float, most: float) -> str:
     return (
-        f"the best types on offer already do a damage of {least:.4g}, and {most:g} is asked for; offer better --types, "
+        f"the best types on offer already do a damage of {least:.4g}, but {most:g} is the limit; offer better --types, "
         "or allow more"
     )
 
@@ -170,7 +170,7 @@ def _used(items: Sequence[Item], table: Table, choice: Choice, device: str) -> i
 
 
 def _free(items: Sequence[Item], table: Table, demands: Demands) -> Choice:
-    """Type and device at once: an option is a pair.  Of mixes with equal damage the one that is read faster."""
+    """Choose type and device at once: an option is a pair.  Of mixes with equal damage, take the faster one to read."""
     pairs = [
         [(option, device) for device in ((item.device,) if item.device else demands.free) for option in range(len(row))]
         for item, row in zip(items, table.damage, strict=True)
@@ -218,7 +218,7 @@ def _rows(pairs: Pairs, number: Callable[..., float]) -> tuple[tuple[float, ...]
 def _with_tie_break(
     damage: Sequence[Sequence[float]], cost: Sequence[Sequence[float]]
 ) -> tuple[tuple[float, ...], ...]:
-    """Damage, and a thousandth of it at most for the cost of reading."""
+    """Damage, plus at most a thousandth of it for the cost of reading."""
     least = sum(min(row) for row in damage)
     most = sum(max(row) for row in cost) or 1.0
     return tuple(
@@ -231,7 +231,7 @@ def _with_tie_break(
 
 
 def _with_few_types(items: Sequence[Item], table: Table, demands: Demands, found: Choice) -> Choice:
-    """Give up types until `demands.max_types` are left, each time the one whose tensors fare best without it."""
+    """Give up types until `demands.max_types` are left, each time the one that costs least."""
     most, free = demands.max_types, replace(demands, max_types=None)
     assert most is not None
     needed = {item.types[0] for item in items if len(item.types) == 1}
@@ -243,7 +243,7 @@ def _with_few_types(items: Sequence[Item], table: Table, demands: Demands, found
     best = found
     while len({item.types[option] for item, option in zip(items, best.chosen, strict=True)}) > most:
         used = {item.types[option] for item, option in zip(items, best.chosen, strict=True)}
-        allowed &= used  # what the last choice did without is not needed
+        allowed &= used  # types that the last choice did not use are not needed
         trials = []
         for text in _least_used(items, best, allowed - needed):
             trial = _without(items, table, allowed - {text})
@@ -261,7 +261,7 @@ def _with_few_types(items: Sequence[Item], table: Table, demands: Demands, found
 
 
 def _least_used(items: Sequence[Item], choice: Choice, types: set[str]) -> list[str]:
-    """Of `types` those that hold the fewest bytes, at most `_TRIED`."""
+    """The `_TRIED` of `types` with the fewest bytes."""
     held = dict.fromkeys(sorted(types), 0)
     for item, option in zip(items, choice.chosen, strict=True):
         if item.types[option] in held:
@@ -270,7 +270,7 @@ def _least_used(items: Sequence[Item], choice: Choice, types: set[str]) -> list[
 
 
 def _without(items: Sequence[Item], table: Table, allowed: set[str]) -> tuple[tuple[Item, ...], Table] | None:
-    """The items and their numbers with `allowed` types alone; None if one would have none."""
+    """The items and their numbers with only `allowed` types; None if an item would have none."""
     kept = [[at for at, text in enumerate(item.types) if text in allowed] for item in items]
     if not all(kept):
         return None
@@ -292,7 +292,7 @@ def _without(items: Sequence[Item], table: Table, allowed: set[str]) -> tuple[tu
 
 
 def _remapped(items: Sequence[Item], smaller: Sequence[Item], choice: Choice) -> Choice:
-    """A choice among fewer types, as one among all."""
+    """Turn a choice among fewer types into one among all."""
     chosen = tuple(
         item.types.index(few.types[option]) for item, few, option in zip(items, smaller, choice.chosen, strict=True)
     )

@@ -1,6 +1,6 @@
-"""The same choice under several limits at once, by HiGHS: devices that share what is free, size beside damage.
+"""The same choice under several limits at once, by HiGHS: devices that share free tensors, limits of size and damage.
 
-Slower than `solver.solve` by two orders of magnitude, and needed only where problems cannot be taken apart.
+Slower than `solver.solve` by two orders of magnitude, and needed only if a problem cannot be divided.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CLOSE = 1e-4  # a relative gap at which HiGHS may stop
 
 @record
 class Limit:
-    """The sum of `weight` over the chosen options is at most `budget`; rows as those of the losses."""
+    """The sum of `weight` over the chosen options is at most `budget`; rows are as for losses."""
 
     weight: Rows
     budget: float
@@ -34,7 +34,7 @@ def solve_milp(loss: Rows, limits: Sequence[Limit], seconds: float = _SECONDS) -
         from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import csr_matrix
     except ImportError:
-        raise PlanError("free placement and limits beside each other need scipy: pip install scipy") from None
+        raise PlanError("free placement and several limits at once need scipy: pip install scipy") from None
     counts = [len(row) for row in loss]
     losses = np.concatenate([np.asarray(row, dtype=float) for row in loss])
     items = np.repeat(np.arange(len(loss)), counts)
@@ -43,7 +43,7 @@ def solve_milp(loss: Rows, limits: Sequence[Limit], seconds: float = _SECONDS) -
     for limit in limits:
         weights = np.concatenate([np.asarray(row, dtype=float) for row in limit.weight])
         scale = max(float(np.abs(weights).max(initial=0.0)), 1e-30)
-        # A hair below the budget: HiGHS allows a violation of one in ten million.
+        # Slightly below the budget: HiGHS allows a violation of one in ten million.
         rules.append(LinearConstraint(weights[None, :] / scale, -np.inf, limit.budget * (1 - 1e-9) / scale - 2e-7))
     scale = float(losses.max(initial=0.0)) or 1.0
     found = milp(

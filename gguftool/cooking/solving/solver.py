@@ -2,15 +2,15 @@
 
 The multiple-choice knapsack.  Each item keeps the lower convex hull of its options; the edges of all hulls, sorted by
 loss saved per weight, are the linear relaxation, and taking them until the budget is spent solves it.  Its value is the
-certified bound: no choice within the budget has less loss.  What the relaxation leaves over is filled by combining
-options that are nearly as good (`_refine`), and where one large item spoils the bound, each of its options is tried in
-turn (branch and bound).
+certified bound: no choice within the budget has less loss.  The budget that the relaxation leaves over is filled by
+combining options that are nearly as good (`_refine`). If one large item spoils the bound, each of its options is tried
+in turn (branch and bound).
 
 The solver knows neither tensors nor bytes: `--size` minimizes damage under bytes, `--max-kld` bytes read under damage.
 Only numpy is needed.
 
-The page of `plan --html` solves the same problem in a browser (`render/page_of_plan/solver.js`), and its choice must be
-the same to the last tensor. So sums run from front to back (`_total`), and sorts are stable: change both or neither.
+The page of `plan --html` solves the same problem in a browser (`render/page_of_plan/solver.js`), and must make the same
+choice for every tensor. So sums run from front to back (`_total`), and sorts are stable: change both or neither.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FEWEST_NODES, _MOST_NODES = 48, 2000  # relaxations tried beyond the first
 _EDGES_TRIED = 400_000  # in all of them: small problems are searched to the end
 _CORE = 120  # items that `_refine` lets change
 _STATES = 1500  # combinations that it keeps
-_REFINED_NODES = 4  # nodes whose leftover is filled with care; the others by rounding
+_REFINED_NODES = 4  # nodes that are filled by `_refine`; the others are rounded
 _CLOSE = 1e-5  # a relative gap that is not worth closing
 
 
@@ -44,7 +44,7 @@ class Solution:
 
     @property
     def gap(self) -> float:
-        """By how much, at most, the best choice is better: a fraction of the loss."""
+        """The largest fraction of the loss by which the best choice may be better."""
         return max(0.0, self.loss - self.bound) / self.loss if self.loss > 0 else 0.0
 
 
@@ -60,9 +60,9 @@ Rows = Sequence[Sequence[float]]
 
 
 def solve(loss: Rows, weight: Rows, budget: float) -> Solution:
-    """Choose the options with the least sum of `loss` of which the sum of `weight` is at most `budget`.
+    """Choose the options with the least sum of `loss` for which the sum of `weight` is at most `budget`.
 
-    One row an item, one number an option, rows of any length; numbers are finite, weights not negative.  Raises
+    One row per item, one number per option, rows of any length; numbers are finite, weights not negative.  Raises
     `DoesNotFitError` if the budget is below the sum of the least weights.
     """
     import numpy as np
@@ -113,7 +113,7 @@ class _Edges:
 
 @record
 class _Relaxed:
-    """A relaxation: its value, what rounding down chooses, the item that is cut in two, and loss per weight there."""
+    """A relaxation: its value, its choice after rounding down, the item that it cuts, and loss per weight there."""
 
     bound: float
     chosen: NDArray[Any]
@@ -176,7 +176,7 @@ class _Problem:
 
 
 def _total(numbers: NDArray[Any]) -> float:
-    """The sum from front to back, without numpy's pairs."""
+    """The sum from front to back; numpy sums in pairs."""
     import numpy as np
 
     return float(np.cumsum(numbers)[-1]) if len(numbers) else 0.0
@@ -246,10 +246,10 @@ def _branch(problem: _Problem, budget: float) -> Solution:
 
 
 def _refine(problem: _Problem, budget: float, node: _Relaxed, best_loss: float) -> NDArray[Any]:
-    """Fill what rounding left over: combine the options that cost least at the relaxation's price.
+    """Fill the budget that rounding left over: combine the options that cost least at the relaxation's price.
 
-    Dynamic programming over the items where another option costs little, with at most `_STATES` partial choices, those
-    that promise the least loss.
+    Dynamic programming over the items for which another option costs little; it keeps at most `_STATES` partial
+    choices, those that promise the least loss.
     """
     import numpy as np
 
@@ -285,7 +285,7 @@ def _refine(problem: _Problem, budget: float, node: _Relaxed, best_loss: float) 
 def _best_states(
     weights: NDArray[Any], losses: NDArray[Any], price: float
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Keep the partial choices that no lighter one beats; of too many those that are best at `price`."""
+    """Keep the partial choices that no lighter one beats; if there are too many, the best at `price`."""
     import numpy as np
 
     order = np.lexsort((losses, weights))

@@ -112,15 +112,15 @@ def test_sensitivities_by_tensor_and_by_type(tmp_path: Path) -> None:
     ("fields", "problems"),
     [
         ("[1]", ["expected an object with"]),
-        ("{", ["is no JSON"]),
-        ('{"gguftool": "sensitivities", "tensors": {}}', ["no sensitivity of any tensor"]),
-        ({"gguftool": "sensitivities", "tensors": 3}, ["is no object of tensors"]),
+        ("{", ["is not JSON"]),
+        ('{"gguftool": "sensitivities", "tensors": {}}', ["no tensor's sensitivity"]),
+        ({"gguftool": "sensitivities", "tensors": 3}, ["is not an object of tensors"]),
         (
             {"gguftool": "x", "spread": -1, "type": "q9", "tensors": {"a": {"zz": 1}, "b": "1", "c": -1, "d": True}},
-            ['"gguftool"', '"spread" is -1', '"type" is q9', "'zz' is no type", "b: 1 is", "c: -1 is", "d: True is"],
+            ['"gguftool"', '"spread" is -1', '"type" is q9', "'zz' is not a type", "b: 1 is", "c: -1 is", "d: True is"],
         ),
-        ('{"gguftool": "sensitivities", "tensors": {"a": NaN}}', ["a: nan is no damage"]),
-        ("[" * 100_000, ["is no JSON"]),
+        ('{"gguftool": "sensitivities", "tensors": {"a": NaN}}', ["a: nan is not a damage"]),
+        ("[" * 100_000, ["is not JSON"]),
     ],
 )
 def test_bad_sensitivities_are_one_error_with_all_problems(tmp_path: Path, fields: Any, problems: list[str]) -> None:
@@ -158,7 +158,7 @@ def test_tensors_of_another_model_are_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [10**400, 1e300, -1])
 def test_numbers_that_are_no_damage_are_named(tmp_path: Path, number: float) -> None:
     name = write_json(tmp_path / "s.json", {"gguftool": "sensitivities", "tensors": {"a.weight": number}})
-    with pytest.raises(FormatError, match=r"a\.weight: .* is no damage"):
+    with pytest.raises(FormatError, match=r"a\.weight: .* is not a damage"):
         read_evidence(EvidenceFiles(sensitivity=name))
 
 

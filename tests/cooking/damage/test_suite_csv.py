@@ -129,10 +129,10 @@ def test_rows_of_ternary_types_are_left_out() -> None:
     [
         (b"", "does not begin with QTYPE"),
         (b"tensor,kld\nx,1\n", "does not begin with QTYPE"),
-        (b"QTYPE,a\nq9_Z,1\n", "'q9_Z' is no type"),
-        (b"QTYPE,a,b\nq4_K,1\n", "2 fields, and the first line has 3"),
+        (b"QTYPE,a\nq9_Z,1\n", "'q9_Z' is not a type"),
+        (b"QTYPE,a,b\nq4_K,1\n", "2 fields, but the first line has 3"),
         (b"QTYPE,a\nq4_K,x\nq5_K,-1\nq6_K,nan\n", "line 2, a: 'x'.*line 3, a: '-1'.*line 4, a: 'nan'"),
-        (b"QTYPE,a,a\nq4_K,1,2\n", "the column a is there twice"),
+        (b"QTYPE,a,a\nq4_K,1,2\n", "the column a exists twice"),
         (b'QTYPE,a\nq4_K,"1\x00\n', "."),
     ],
 )

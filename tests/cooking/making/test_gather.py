@@ -44,7 +44,7 @@ def test_what_no_rule_matches_comes_along_if_all_have_it_in_one_type(tmp_path: P
     template = make_suite(tmp_path, ("Q4_K", "Q8_0"))
     gathered = gather(template, parse_recipe("attn=q4_K\n(ffn|embd|^output\\.weight)=q8_0"))
     assert sum(len(one.model.tensors) for one in gathered.inputs) == len(SHAPES)
-    with pytest.raises(PlanError, match="no rule matches it, and it has several types") as caught:
+    with pytest.raises(PlanError, match="no rule matches it, and the maps have it in several types") as caught:
         gather(template, parse_recipe("attn=q4_K\nffn=q8_0"))
     assert "token_embd.weight" in str(caught.value)
 
@@ -86,5 +86,5 @@ def test_a_map_names_no_file_elsewhere(tmp_path: Path, name: str) -> None:
     path = _folder(template, "Q8_0") / "tensors.map"
     lines = path.read_text().splitlines()
     path.write_text("\n".join([name + lines[0][lines[0].index(":") :], *lines[1:]]))
-    with pytest.raises(GGUFToolError, match="is no name of a shard"):
+    with pytest.raises(GGUFToolError, match="is not the name of a shard"):
         gather(template, parse_recipe(".*=q8_0"))

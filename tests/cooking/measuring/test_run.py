@@ -141,7 +141,7 @@ def test_an_imatrix_changes_the_values_and_is_recorded(tmp_path: Path) -> None:
         ("garbage", "perplexity on Mars"),
         ("silent", "nothing"),
         ("nan", "NaN"),
-        ("other", "they are of another model"),
+        ("other", "they belong to another model"),
     ],
 )
 def test_an_engine_that_fails_is_named_and_no_line_written(tmp_path: Path, mode: str, message: str) -> None:
@@ -264,7 +264,7 @@ def test_the_scratch_copy_of_a_set_is_a_set(tmp_path: Path) -> None:
         changed = open_model(tmp_path / "scratch")
         differing = [one for one, tensor in model.tensors.items() if changed.tensors[one].raw() != tensor.raw()]
         assert differing == [name]
-        with pytest.raises(ExecuteError, match="not the reference any more"):
+        with pytest.raises(ExecuteError, match="no longer equals the reference"):
             scratch.verify()
         scratch.restore()
     scratch.verify()
@@ -283,7 +283,7 @@ def test_values_that_the_carrier_cannot_hold_are_refused(tmp_path: Path) -> None
     assert traits is not None
     with pytest.raises(NoCarrierError, match="f16, in which the engine gets its values, would add inf"):
         scratch.write(maker, maker.make("blk.0.ffn_up.weight", traits.id))
-    with pytest.raises(ExecuteError, match="not the reference any more"):
+    with pytest.raises(ExecuteError, match="no longer equals the reference"):
         scratch.verify()
     scratch.restore()
     scratch.verify()
@@ -312,7 +312,7 @@ def test_types_that_rows_do_not_fit_are_left_out_with_a_remark(tmp_path: Path) -
     with pytest.raises(PlanError, match="nothing can be measured") as caught:
         measuring(make_setup(tmp_path), tmp_path / "out.jsonl", selection("iq2_xxs"))
     assert "needs an imatrix" in str(caught.value)
-    with pytest.raises(PlanError, match="'q99' is no type of weights"):
+    with pytest.raises(PlanError, match="'q99' is not a type of weights"):
         measuring(make_setup(tmp_path), tmp_path / "out.jsonl", selection("q99"))
     run = measuring(make_setup(tmp_path), tmp_path / "out.jsonl", selection("iq2_xxs", "bf16", "q4_0"))
     assert len(run.plan().tasks) == 4
@@ -392,7 +392,7 @@ def test_what_is_not_told_from_the_floor_is_censored(
 
 def test_remote_models_and_other_programs_are_refused(tmp_path: Path) -> None:
     setup = make_setup(tmp_path)
-    with pytest.raises(PlanError, match="score 63, and the engine gives statistics for 100"):
+    with pytest.raises(PlanError, match="score 63, but the engine gives statistics for 100"):
         Measuring(replace(setup, chunks=1), Selection(types=("q4_0",)), tmp_path / "out.jsonl")
     with pytest.raises(PlanError, match="cannot be read"):
         measuring(replace(setup, text=str(tmp_path / "absent")), tmp_path / "out.jsonl")

@@ -100,7 +100,7 @@ def test_an_unknown_engine_is_bad_usage(gguftool: Run, recipe: Path, tmp_path: P
 def test_nothing_to_cook_of_is_one_line(gguftool: Run, recipe: Path, tmp_path: Path) -> None:
     done = gguftool("cook", recipe, "--from", tmp_path / "no-{QTYPE}", "-o", tmp_path / "out.gguf")
     assert done.returncode == 2
-    assert "there is no repository of any type of the recipe" in one_error_line(done.stderr)
+    assert "no type of the recipe has a repository" in one_error_line(done.stderr)
 
 
 def test_what_is_cooked_with_its_recipe_inside_loads_and_computes(gguftool: Run, tmp_path: Path) -> None:

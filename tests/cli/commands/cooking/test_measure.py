@@ -71,7 +71,7 @@ def test_an_engine_that_fails_is_exit_2(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--types", "q99"), "no type of weights"),
+        (("--types", "q99"), "not a type of weights"),
         (("--group", "roles"), "REGEX=NAME"),
         (("--tensors", "(a*)*"), "'(a*)*'"),
         (("--tensors", "no_such_tensor"), "matches no tensor"),

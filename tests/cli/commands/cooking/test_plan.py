@@ -129,7 +129,7 @@ def test_the_curve_can_be_drawn(tmp_path: Path, ending: str) -> None:
         (["--bpw", "4", "--plot", "x.pdf"], "--plot takes a file that ends in .png or .svg"),
         (["--bpw", "4", "--slow", "q4_K=2"], "--slow takes TYPE@DEVICE=FACTOR"),
         (["--bpw", "4", "--bench", "x"], "--bench takes DEVICE=FILE"),
-        (["--max-ppl-ratio", "0.9"], "no ratio of perplexities"),
+        (["--max-ppl-ratio", "0.9"], "not a ratio of perplexities"),
         (["--device", "GPU"], "is not NAME=SIZE:REGEX"),
         (["--max-kld", "0.1"], "needs measurements"),
         (["--bpw", "0.5"], "the smallest types on offer take"),
@@ -153,7 +153,7 @@ def test_what_measurements_lack_is_one_error(tmp_path: Path) -> None:
     bad.write_text("QTYPE,a\nq9_9,1\nq4_0,x\n")
     done = run_gguftool("plan", MODEL, "--bpw", 5, "--measure", bad)
     assert done.returncode == 2
-    assert "'q9_9' is no type; line 3, a: 'x'" in one_error_line(done.stderr)
+    assert "'q9_9' is not a type; line 3, a: 'x'" in one_error_line(done.stderr)
 
 
 def test_names_from_files_reach_a_terminal_escaped(tmp_path: Path) -> None:
