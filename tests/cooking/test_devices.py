@@ -143,7 +143,7 @@ def test_heads_by_layer_latent_attention_and_layers_without_attention(tmp_path: 
     ("architecture", "keys", "why"),
     [
         ("deepseek32", ("embedding_length", "attention.head_count"), "caches more than keys and values for deepseek32"),
-        ("x", ("embedding_length",), "do not tell the heads"),
+        ("x", ("embedding_length",), "lacks the heads"),
     ],
 )
 def test_a_cache_that_is_not_known_is_refused_with_a_way_out(

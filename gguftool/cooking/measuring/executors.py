@@ -260,9 +260,7 @@ def measure_on_worker(setup: Setup, basis: Any, task: Task | None, floor: FloorL
     own = _benches[key]
     differences = own.inputs.basis.differences(basis)
     if differences:
-        raise PlanError(
-            f"this worker has a different {' and '.join(differences)} under the same name", source=_worker()
-        )
+        raise PlanError(f"files of the same name differ on this worker: {' and '.join(differences)}", source=_worker())
     try:
         with own.lock:
             if own.logits is None:

@@ -45,7 +45,7 @@ class MeasureOutput:
         if found is not None:
             number, differences = found
             raise PlanError(
-                f"was measured on a different {' and '.join(differences)}; give another file with -o",
+                f"was measured with different inputs ({' and '.join(differences)}); give another file with -o",
                 source=str(self.path),
                 where=f"line {number}",
             )

@@ -58,7 +58,7 @@ def test_a_folder_without_a_map_counts_with_all_that_it_has(tmp_path: Path) -> N
 
 
 def test_no_repository_at_all_is_one_message(tmp_path: Path) -> None:
-    with pytest.raises(PlanError, match=r"there is no repository of any type of the recipe: f32: .*q4_K: "):
+    with pytest.raises(PlanError, match=r"no type of the recipe has a repository: f32: .*q4_K: "):
         gather(str(tmp_path / TEMPLATE), RECIPE)
 
 
@@ -74,7 +74,7 @@ def test_maps_of_two_models_are_refused(tmp_path: Path) -> None:
     template = make_suite(tmp_path)
     path = _folder(template, "Q8_0") / "tensors.map"
     path.write_text(path.read_text().replace("blk.0.ffn_down", "blk.1.ffn_down"))
-    with pytest.raises(PlanError, match=r"not of one model: only one of them lists blk\.0\.ffn_down"):
+    with pytest.raises(PlanError, match=r"belong to different models: only one of them lists blk\.0\.ffn_down"):
         gather(template, RECIPE)
 
 

@@ -76,7 +76,7 @@ def test_a_worker_with_other_inputs_and_an_engine_that_fails_are_named(tmp_path:
     with cluster(tmp_path, 1) as found:
         run = measuring(setup, tmp_path / "out.jsonl", scheduler=found.scheduler_address)
         (tmp_path / "text.txt").write_bytes(b"another text " * 100)
-        with pytest.raises(PlanError, match="has another text under the same name"):
+        with pytest.raises(PlanError, match="files of the same name differ on this worker: text"):
             run.run()
         assert not (tmp_path / "out.jsonl").exists()
         bad = replace(setup, engine=str(make_fake(tmp_path / "bad", "nan")))

@@ -111,7 +111,7 @@ def test_lines_of_something_else_are_never_mixed_in(tmp_path: Path, change: str)
         data[tensor.extent.offset : tensor.extent.end] = bytes(tensor.nbytes)
         (tmp_path / "other.gguf").write_bytes(data)
         setup = replace(setup, model=str(tmp_path / "other.gguf"))
-    with pytest.raises(PlanError, match=f"line 1.*another {change}.*give another file with -o"):
+    with pytest.raises(PlanError, match=f"line 1.*different inputs .*{change}.*give another file with -o"):
         measuring(setup, tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_bytes() == before
 

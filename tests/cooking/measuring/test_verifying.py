@@ -58,7 +58,7 @@ def test_another_text_is_refused_and_nothing_is_written(measured: Path, tmp_path
     other.write_bytes(b"Something else altogether, and long enough. " * 40)
     setup = make_setup(tmp_path)
     wrong = setup_of(measured, setup.model, str(other), setup.engine, None, "1")
-    with pytest.raises(PlanError, match="was measured on another text"):
+    with pytest.raises(PlanError, match=r"was measured with different inputs \(text\)"):
         verify_mix(wrong, Expectation(types=TYPES, damage=0.01, recipe="ab"), measured)
     assert measured.read_bytes() == before
 

@@ -375,7 +375,7 @@ def test_rows_that_do_not_divide_fall_back_as_the_engine_does(tmp_path: Path) ->
     ):
         types, remarks = planned(model, recipe(attn_q=wanted), engine=engine)
         assert types["blk.0.attn_q.weight"] == written_as
-        assert any("rows of 96 are no whole blocks" in remark and "attn_q" in remark for remark in remarks)
+        assert any("rows of 96 are not whole blocks" in remark and "attn_q" in remark for remark in remarks)
     assert "llama.cpp stops" in problems_of(model, recipe(attn_q="q1_0"))
 
 
