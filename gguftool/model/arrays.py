@@ -1,7 +1,7 @@
 """A tensor's data as a NumPy array.
 
-The array is filled step by step, so what is read and decoded at once stays small beside it. A tensor lies inside its
-file, so the array is at most some tens of times as large as the file's bytes that it is read from.
+The array is filled step by step, so the bytes that are read and decoded at once stay small compared with it. A tensor
+is inside its file, so the array is at most a few dozen times as large as the bytes that it is read from.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which axis of a tensor counts experts, tokens, layers or heads: a table by name, and the code that walks it.
 
-An axis is never guessed from a dim that happens to equal a count: small models and widths collide.  What is not in the
-table and not among the tensors that the engines ask for is unknown; `unknown_with_axis` finds those that may have the
-axis which an operation is about to cut, so that it can stop and name them.
+An axis is never guessed from a dim that happens to equal a count: in small models, counts and widths collide.  A tensor
+is unknown if it is neither in the table nor among those that the engines ask for; `unknown_with_axis` finds unknown
+tensors that may have the axis that an operation is about to cut, so that it can stop and name them.
 
 Axes count as in the file's dims: axis 0 is within a row.
 Sources: src/models/*.cpp and src/llama-model.cpp of llama.cpp b11434 (2026-10), src/llama-load-tensors.cpp of
@@ -28,7 +28,7 @@ from gguftool.record import record
 
 
 class AxisKind(Enum):
-    """What an axis counts; the value is the word for messages."""
+    """The things that an axis counts; the value is the word for messages."""
 
     EXPERTS = "experts"
     VOCABULARY = "tokens"
@@ -41,10 +41,10 @@ class Axes:
     """The axes of one tensor, None where it has no such axis.
 
     `expert` is the number of the expert in the name of a tensor of one expert (``blk.0.ffn_up.3.weight``).
-    `chunks`: the axis of experts counts groups of neighbouring experts, ``experts_per_group`` each.
+    `chunks`: the axis of experts counts groups of adjacent experts, ``experts_per_group`` each.
     `draft`: in a file with `d2t` the axis of tokens counts the draft's own, shorter vocabulary.
-    `holds` says what the numbers in the tensor are ("expert ids", "token ids"): where those change, cutting the tensor
-    is not enough. `reason` says why that, or cutting the axis of layers, is impossible; empty if it is not.
+    `holds` names the numbers in the tensor ("expert ids", "token ids"): if those change, cutting the tensor is not
+    enough. `reason` says why that, or cutting the axis of layers, is impossible; empty if it is possible.
     """
 
     experts: int | None = None
@@ -59,7 +59,7 @@ class Axes:
     source: str = ""
 
     def of(self, kind: AxisKind) -> int | None:
-        """The axis that counts `kind`, None if there is none."""
+        """The axis that counts `kind`, or None."""
         return {
             AxisKind.EXPERTS: self.experts,
             AxisKind.VOCABULARY: self.vocabulary,
@@ -107,7 +107,7 @@ _TABLE: Final[tuple[_Row, ...]] = (
         "ffn_gate_tid2eid",
         vocabulary=1,
         holds="expert ids",
-        reason="it lists experts by number for each token: its numbers would have to be computed again",
+        reason="it lists experts by number for each token, and these numbers would have to be computed again",
         source=f"{_MODELS}/deepseek4.cpp",
     ),
     # vocabulary
@@ -182,9 +182,9 @@ def _axes(base: str, architecture: str) -> Axes:
 
 
 def axis_of(info: TensorInfo, architecture: str, kind: AxisKind, count: int) -> int | None:
-    """The axis of a tensor along which `count` experts, tokens or layers lie; None if there is none.
+    """The axis of a tensor that counts `count` experts, tokens or layers; None if it has none.
 
-    Raises `PlanError` if the table gives it such an axis and its length does not fit.
+    Raises `PlanError` if the table gives it such an axis but its length does not fit.
     """
     axis = tensor_axes(info.name, architecture).of(kind)
     if axis is None:
@@ -222,7 +222,7 @@ def is_known(name: str, architecture: str) -> bool:
 
 
 def unknown_with_axis(model: Model, kind: AxisKind, count: int) -> tuple[str, ...]:
-    """The names of tensors of unknown role with a dim equal to `count`: cutting the axis of `kind` may concern them."""
+    """The names of tensors of unknown role with a dim equal to `count`: cutting the axis of `kind` may affect them."""
     architecture = str(model["general.architecture"]) if model.get("general.architecture") else ""
     return tuple(
         name
@@ -232,5 +232,5 @@ def unknown_with_axis(model: Model, kind: AxisKind, count: int) -> tuple[str, ..
 
 
 def _is_other(name: str, kind: AxisKind) -> bool:
-    """Whether a tensor cannot have the axis by its place: one of a layer has no axis of layers."""
+    """Whether a tensor cannot have the axis because of its place: a tensor in a layer has no axis of layers."""
     return kind is AxisKind.LAYERS and tensor_place(name).layer is not None

@@ -1,4 +1,4 @@
-"""Read the files that accompany a model: tensors.map files beside its shards, and importance matrices."""
+"""Read the files that accompany a model: tensors.map files next to its shards, and importance matrices."""
 
 from __future__ import annotations
 
@@ -34,12 +34,14 @@ def read_map(name: str | os.PathLike[str]) -> tuple[MapEntry, ...]:
     name = os.fspath(name)
     source = open_source(name)
     if source.size > _MAX_MAP:
-        raise LimitError(f"{source.size:,} bytes; gguftool reads a tensors.map of at most {_MAX_MAP:,}", source=name)
+        raise LimitError(
+            f"has {source.size:,} bytes; gguftool reads a tensors.map of at most {_MAX_MAP:,}", source=name
+        )
     return parse_map(source.read_at(0, source.size).decode("utf-8", "surrogateescape"), name)
 
 
 class MapIndex:
-    """The entries of one or more maps in one place, to be found by a shard's content and by its file name."""
+    """The entries of one or more maps, indexed by a shard's content and by its file name."""
 
     def __init__(self, entries: Iterable[MapEntry]) -> None:
         self._by_name: dict[str, list[MapEntry]] = {}
@@ -55,8 +57,8 @@ class MapIndex:
     def entries_of(self, file: ModelFile) -> list[MapEntry]:
         """Find the entries for `file` by shard number, tensor and type; if there are none, by its name.
 
-        The content comes first, as in a cooked mix all shards have the same label in their names, whatever type they
-        hold: by the map of that label, every shard of another type would be wrong.
+        The content comes first: in a cooked mix all shards have the same label in their names, whatever type they hold,
+        so by the map of that label every shard of another type would be wrong.
         """
         if file.shard is not None and len(file.header.tensors) == 1:
             info = file.header.tensors[0]

@@ -1,8 +1,8 @@
-"""Which files are shards of one set: by their names, and where names are odd, by `split.no` and `split.count`.
+"""Which files are shards of one set: by their names, and if names are odd, by `split.no` and `split.count`.
 
-Engines find shards by name alone.  Browsers and importers change names, so a file without a shard's name is read to see
-whether it is one.  A set with gaps is searched for among the files beside it: odd names, and other prefixes if they
-fill all gaps.
+Engines find shards only by name.  Browsers and importers change names, so a file without a shard's name is read to see
+whether it is a shard.  The missing shards of a set are searched among the files next to it: under odd names, and under
+other prefixes if these fill all gaps.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ SUFFIX = ".gguf"
 _NUMBERS = re.compile(r"-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})")
 _ACCESSORIES = frozenset({"mmproj", "imatrix", "adapter", "controlvector", "clip"})
 _ACCESSORY_NAME = re.compile(r"mmproj|imatrix")
-_MAX_LOOKED_INTO = 64  # files of any name beside a set with gaps; those with a shard's numbers are all looked into
+_MAX_LOOKED_INTO = 64  # files of any name next to a set with gaps; files with a shard's numbers are all read
 
 Reader = Callable[[Source], Header]
 
 
 @record
 class Member:
-    """A file and its place in a set: by its name, else by its split keys; `header` if finding that took reading it."""
+    """A file and its place in a set: by its name, else by its split keys; `header` if it was read to find out."""
 
     source: Source
     shard: ShardName | None
@@ -54,13 +54,13 @@ class Group:
 
     @property
     def count(self) -> int:
-        """The shards of the set."""
+        """The number of shards of the set."""
         shard = self.members[0].shard
         return shard.count if shard else 1
 
     @property
     def numbers(self) -> set[int]:
-        """The numbers of the shards that are there."""
+        """The numbers of the existing shards."""
         return {member.shard.number if member.shard else 1 for member in self.members}
 
     @property
@@ -75,14 +75,14 @@ class Group:
 
     @property
     def is_accessory(self) -> bool:
-        """Whether this is a file that goes with a model: a projector, an imatrix, an adapter, a control vector."""
+        """Whether this file accompanies a model: a projector, an imatrix, an adapter, a control vector."""
         head = self.members[0].header
         texts = [_text(head.get(key)) for key in (GENERAL_TYPE, ARCHITECTURE_KEY)] if head else []
         return bool(_ACCESSORIES.intersection(texts))
 
     @property
     def misnamed(self) -> tuple[Member, ...]:
-        """The shards that engines would not find, with the names that they would have to have as `shard`."""
+        """The shards that engines would not find; `shard` has the names that they should have."""
         shard = self.members[0].shard
         if shard is None or shard.count < 2:
             return ()
@@ -93,19 +93,19 @@ class Group:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """A sentence if shards lie under names by which engines do not find them."""
+        """A sentence if shards have names by which engines do not find them."""
         wrong = self.misnamed
         if not wrong or len(self.members) < 2:
             return ()
         names = listed([base_name(member.source.name) for member in wrong], 4)
         if len(wrong) == self.count:
-            text = f"{self.count:,} shards of one set under wrong names"
+            text = f"{self.count:,} shards of one set have wrong names"
         else:
-            text = f"{len(wrong):,} of {self.count:,} shards of one set under wrong names: {names}"
-        return (f"{text}; {self.merge_command()} puts them together" if self.is_complete else text,)
+            text = f"{len(wrong):,} of {self.count:,} shards of one set have wrong names: {names}"
+        return (f"{text}; {self.merge_command()} merges them" if self.is_complete else text,)
 
     def merge_command(self) -> str:
-        """The command that makes one file of the set."""
+        """The command that merges the set into one file."""
         shard, folder = self.members[0].shard, os.path.dirname(self.name)
         own = {member.source.name for member in self.members}
         whole_folder = not is_url(self.name) and set(siblings(self.name, SUFFIX)) == own
@@ -115,27 +115,27 @@ class Group:
 
 
 def models_of(groups: Sequence[Group]) -> list[Group]:
-    """The complete groups; where there are models among them, without the files that go with these."""
+    """The complete groups; if there are models among them, without the files that accompany these."""
     complete = [group for group in groups if group.is_complete]
     return [group for group in complete if not group.is_accessory] or complete
 
 
 def models_among(names: Sequence[str]) -> list[str]:
-    """The same by file names alone, for files that cost a request each."""
+    """The same from file names only, for files that cost a request each."""
     models = [name for name in names if not _ACCESSORY_NAME.search(base_name(name).lower())]
     return models or list(names)
 
 
 def left_out(groups: Sequence[Group], model: Group) -> tuple[str, ...]:
-    """Say which files beside `model` were left out."""
+    """Remarks on the files next to `model` that were left out."""
     others = [group for group in groups if group is not model]
-    texts = (("of incomplete sets", False), ("that go with a model", True))
+    texts = (("of incomplete sets", False), ("that accompany a model", True))
     found = (
         (text, [one for group in others if group.is_complete == whole for one in group.members])
         for text, whole in texts
     )
     return tuple(
-        f"left out {len(members)} file(s) {text} beside it: {listed([one.source.name for one in members], 3)}"
+        f"left out {len(members)} file(s) {text} next to it: {listed([one.source.name for one in members], 3)}"
         for text, members in found
         if members
     )
@@ -153,7 +153,7 @@ class Grouper:
         self._heads: dict[object, Header | None] = {}
 
     def group(self, sources: Sequence[Source], *, join: bool = True) -> list[Group]:
-        """Group `sources`, in their order; with `join`, also sets of several prefixes that fill each other's gaps."""
+        """Group `sources`, in their order; with `join`, also join sets of several prefixes that fill their gaps."""
         named: dict[object, list[Member]] = {}
         others = []
         for source in sources:
@@ -169,7 +169,7 @@ class Grouper:
         return sorted(groups, key=lambda group: min(places[id(member.source)] for member in group.members))
 
     def with_gaps_filled(self, sources: Sequence[Source], *, join: bool) -> list[Group]:
-        """Group `sources`, and files beside them that belong to a set among them."""
+        """Group `sources`, and files next to them that belong to a set among them."""
         groups = self.group(sources, join=join)
         known = {source.file_key for source in sources}
         beside = [one for group in groups if not group.is_complete for one in self._beside(group, known)]
@@ -192,7 +192,7 @@ class Grouper:
         return self._heads[source.file_key]
 
     def _members(self, sources: Sequence[Source]) -> list[Member]:
-        """The files without a shard's name, with the place that their split keys give them."""
+        """The files without a shard's name, with their place by their split keys."""
         heads = for_each(sources, self._head, remote=any(source.is_remote for source in sources))
         return [
             Member(source=source, shard=_shard_by_keys(source, head), header=head)
@@ -207,7 +207,7 @@ class Grouper:
     # -- odd names
 
     def _with_odd_names(self, groups: list[Group], members: Iterable[Member]) -> list[Group]:
-        """Put each file into the set that lacks it; files that only have each other are sets by themselves."""
+        """Put each file into the set that lacks it; the other files form sets among themselves."""
         found: dict[object, list[Member]] = {}
         prefixes = {_prefix(group) for group in groups}
         alike_first = sorted(members, key=lambda member: member.shard is None or member.shard.prefix not in prefixes)
@@ -231,7 +231,7 @@ class Grouper:
         return [*groups, *(Group(alike) for alike in found.values())]
 
     def _home(self, groups: Sequence[Group], member: Member) -> Group | None:
-        """The one named set in the folder of `member` that lacks it, or the one that its name begins like."""
+        """The one named set in the folder of `member` that lacks it, or the one with the same start of the name."""
         if member.shard is None:
             return None
         homes = [group for group in groups if self._takes(group, member)]
@@ -268,10 +268,10 @@ class Grouper:
                 groups = [*(group for group in groups if group not in alike), Group(members)]
         return groups
 
-    # -- files beside a set with gaps
+    # -- files next to a set with gaps
 
     def _beside(self, group: Group, known: set[object]) -> Iterator[Source]:
-        """Open the files beside `group` that may be shards that it lacks."""
+        """Open the files next to `group` that may be its missing shards."""
         if group.count < 2 or not can_list(group.name):
             return
         gaps = set(range(1, group.count + 1)) - group.numbers
@@ -298,7 +298,7 @@ def _prefix(group: Group) -> str:
 
 
 def _shard_by_keys(source: Source, head: Header | None) -> ShardName | None:
-    """The place that the split keys give a file; its prefix is what comes before the numbers in its name."""
+    """The place of a file by its split keys; its prefix is the part before the numbers in its name."""
     number, count = (_integer(head.get(key)) if head else None for key in (KEY_NO, KEY_COUNT))
     if number is None or count is None or not 0 <= number < count or count < 2:
         return None
@@ -310,7 +310,7 @@ def _shard_by_keys(source: Source, head: Header | None) -> ShardName | None:
 
 
 def _are_one_model(members: Sequence[Member]) -> bool:
-    """Whether no tensor stands twice, and their number and byte order are those that every shard promises."""
+    """Whether no tensor is there twice, and all shards agree on the byte order and the number of tensors."""
     heads = [member.header for member in members if member.header is not None]
     names = [info.name for head in heads for info in head.tensors]
     totals = {total for head in heads if (total := _total(head)) is not None}

@@ -1,4 +1,4 @@
-"""Values of a model's head that its engine reads as hyperparameters: of any type in a hostile file, so checked here."""
+"""Hyperparameters in a model's head. In a hostile file they may have any type, so they are checked here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MOST_LAYERS = 1024  # entries of an array by layer that are decoded; engines tak
 
 
 def numbers(model: Model, key: str) -> tuple[int, ...]:
-    """The whole number under the architecture's `key`, or those of an array by layer; empty if there is none."""
+    """The integer under the architecture's `key`, or those of an array by layer; empty if there is none."""
     kv = model.get(f"{text(model, ARCHITECTURE_KEY)}.{key}")
     if kv is None:
         return ()
@@ -22,7 +22,7 @@ def numbers(model: Model, key: str) -> tuple[int, ...]:
 
 
 def number(model: Model, key: str) -> int | None:
-    """The whole number under the architecture's `key`, or None."""
+    """The integer under the architecture's `key`, or None."""
     found = numbers(model, key)
     return found[0] if len(found) == 1 else None
 

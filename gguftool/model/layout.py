@@ -1,8 +1,8 @@
 """Output layouts: from metadata and tensors to an `OutputFile`.
 
-A GGUF is strict when written: offsets dense and in header order, each tensor padded to the file's alignment, data right
-after the rounded-up head.  If the alignment does not change, a tensor is copied with its old padding, so that a file
-that is split and merged again is the same file, byte for byte.
+GGUFs are written strictly: offsets are dense and in header order, each tensor is padded to the file's alignment, and
+the data starts right after the rounded-up head.  If the alignment does not change, a tensor is copied with its old
+padding, so that a file that is split and merged again is the same file, byte for byte.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ForceSizes(Enum):
 
 @record
 class Dialect:
-    """What all files of an output share: version, byte order, alignment, choice of doubtful sizes, and filler."""
+    """The properties that all files of an output share: version, byte order, alignment, doubtful sizes, filler."""
 
     version: int
     byte_order: ByteOrder
@@ -44,14 +44,14 @@ class Dialect:
 
 @record
 class OutputOptions:
-    """How tensors lie in the output's files; sizes and alignment in bytes.
+    """The layout of the output's files; sizes and alignment in bytes.
 
-    `alignment`: of tensor data, default: that of the model that gives the metadata; `force_sizes`: what to copy where
-    a tensor's type and its extent disagree, default: refuse; `filler`: what `gguftool.padding` is for; `max_size`:
-    write a set of files up to this size, default: one file; `keep_file_type`: leave `general.file_type` as it is;
-    `engines`: those that the output is for, default: both; `anyway`: also write what they do not load, and types on
-    which they abort; `true_file_type`: set it by the type of most elements, also where all tensors come from one model;
-    `texts`: keys with strings to add to the metadata, in place of those that are there.
+    `alignment`: of tensor data, default: that of the model that gives the metadata; `force_sizes`: which size to copy
+    if a tensor's type and its extent disagree, default: refuse; `filler`: the purpose of `gguftool.padding`;
+    `max_size`: write a set of files up to this size, default: one file; `keep_file_type`: keep `general.file_type`;
+    `engines`: those that the output is for, default: both; `anyway`: also write files that they do not load, and types
+    on which they abort; `true_file_type`: set the file type by the type of most elements, even if all tensors come from
+    one model; `texts`: keys with strings to add to the metadata, replacing existing values.
     """
 
     alignment: int | None = None
@@ -82,7 +82,7 @@ class OutputOptions:
 
 @record
 class PaddedSize:
-    """How many bytes of a tensor are copied, and the `total` to the start of the next one."""
+    """The number of bytes of a tensor to copy, and the `total` to the start of the next tensor."""
 
     copied: int
     total: int
@@ -110,23 +110,24 @@ def check_sizes(tensors: Iterable[Tensor], dialect: Dialect) -> None:
     problems = [problem for tensor in tensors if (problem := _size_problem(tensor, dialect))]
     if problems:
         raise PlanError(
-            f"sizes in doubt: {joined_problems(problems)}. --force-sizes gap copies what lies there, "
-            "--force-sizes type copies what the type says"
+            f"sizes in doubt: {joined_problems(problems)}. --force-sizes gap copies all bytes up to the next tensor, "
+            "--force-sizes type copies the size of the type"
         )
 
 
 def _refuse_short_gaps(tensors: Iterable[Tensor]) -> None:
-    """Raise `PlanError` if the gap is shorter than the type's size: no reader could read such a tensor."""
+    """Raise `PlanError` if a gap is shorter than the type's size: no reader could read such a tensor."""
     short = [t.info.name for t in tensors if t.type_nbytes is not None and t.padded_extent.length < t.type_nbytes]
     if short:
-        raise PlanError(f"the gap is shorter than the type's size for {listed(short)}; --force-sizes type takes those")
+        raise PlanError(f"the gap is shorter than the type's size for {listed(short)}; --force-sizes type copies those")
 
 
 def _size_problem(tensor: Tensor, dialect: Dialect) -> str | None:
     name, kind = printable(tensor.info.name), type_name(tensor.info.type)
     if tensor.sizing is Sizing.CONFLICT:
         return (
-            f"'{name}' ({kind}) takes {tensor.nbytes:,} bytes by its type, {tensor.padded_extent.length:,} in the file"
+            f"'{name}' ({kind}) takes {tensor.nbytes:,} bytes by its type, but {tensor.padded_extent.length:,} in the "
+            "file"
         )
     if tensor.sizing is Sizing.GAP and dialect.alignment < tensor.alignment:
         return (
@@ -140,8 +141,8 @@ def gguf_file(path: Path, kvs: Sequence[KV], tensors: Sequence[Tensor], dialect:
     """Lay out one GGUF file with `kvs` and `tensors`, in this order.
 
     The head is padded by `dialect.filler`; raises `PlanError` if that is impossible, or the head is too large to be
-    read back. After the last tensor there is padding only if its source has it: some writers leave it out, and every
-    loader accepts that.
+    read back. The last tensor has padding only if its source has it: some writers leave it out, and every loader
+    accepts that.
     """
     sizes = [padded_size(tensor, dialect) for tensor in tensors]
     infos, offset = [], 0
@@ -164,12 +165,12 @@ def gguf_file(path: Path, kvs: Sequence[KV], tensors: Sequence[Tensor], dialect:
 
 
 def marks_of(tensors: Iterable[Tensor]) -> tuple[Mark, ...]:
-    """The marks of `tensors` in a file that is copied as it is."""
+    """The marks of `tensors` in a file that is copied unchanged."""
     return tuple(Mark(name=t.info.name, offset=t.extent.offset, length=t.nbytes) for t in tensors)
 
 
 def _marks(tensors: Sequence[Tensor], starts: Sequence[int], size: int) -> tuple[Mark, ...]:
-    """Mark each tensor's data without padding; for an unknown type, what a reader of the output takes for its data."""
+    """Mark each tensor's data without padding; for an unknown type, the bytes that a reader would use as its data."""
     return tuple(
         Mark(name=tensor.info.name, offset=start, length=end - start if tensor.type_nbytes is None else tensor.nbytes)
         for tensor, (start, end) in zip(tensors, pairwise([*starts, size]), strict=True)
@@ -187,7 +188,7 @@ def _file_size(head: bytes, tensors: Sequence[Tensor], sizes: Sequence[PaddedSiz
 
 
 def with_alignment(kvs: Sequence[KV], alignment: int, byte_order: ByteOrder) -> tuple[KV, ...]:
-    """Set `alignment` in `kvs`, as u32 in the key's old place; unchanged if they have it already, as u32 or by default.
+    """Set `alignment` in `kvs`, as u32 in the key's old place; unchanged if it is already set, as u32 or by default.
 
     Loaders refuse the key in any other type.
     """

@@ -1,7 +1,7 @@
 """One file or many shards as one logical model.
 
-A file's tensors get their places here: an extent of its source, sized by the type table and cross-checked against the
-gap to the next tensor.  How the files of a set are found is in `model/opening.py`.
+Here a file's tensors get their extents, sized by the type table and cross-checked against the gap to the next tensor.
+`model/opening.py` finds the files of a set.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 _ARCHITECTURE = "general.architecture"
 _MAX_NAME = 90  # characters of a name in a summary, escapes included: whatever a file says, a summary stays one line
 _MAX_WORD = 30  # characters of an architecture in a summary
-_MAX_TYPES = 8  # tensor types that a summary names
+_MAX_TYPES = 8  # tensor types named in a summary
 
 
 class Sizing(Enum):
-    """What is known of a tensor's size."""
+    """How a tensor's size is known."""
 
     EXACT = "by type"  # the type is known and the gap in the file agrees
     GAP = "by gap"  # the type is unknown, or its rows are not whole blocks: all bytes up to the next tensor
@@ -38,13 +38,13 @@ class Sizing(Enum):
 
 @record
 class Tensor:
-    """A tensor: what it is called, its type and shape, and where its bytes are.
+    """A tensor: its name, type and shape, and where its bytes are.
 
-    `padded_extent` reaches from its first byte to the next tensor; of the last tensor in the file, to the end of its
+    `padded_extent` reaches from its first byte to the next tensor; for the last tensor in the file, to the end of its
     padding, or of the file if its size is unknown. `type_nbytes` is its size by the type, None if that is unknown;
     `alignment` and `byte_order` are those of its file. All sizes in bytes.
 
-    `take`, `reshape` and `named` make *views*: tensors made of parts of others, without reading a byte. Of a view of
+    `take`, `reshape` and `named` make *views*: tensors made of parts of others, without reading a byte. For a view of
     several extents, `padded_extent` is one extent of a source that joins them.
     """
 
@@ -75,7 +75,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of data without padding, as far as that can be known."""
+        """Bytes of data without padding, as far as known."""
         return self.padded_extent.length if self.type_nbytes is None else self.type_nbytes
 
     @property
@@ -85,7 +85,7 @@ class Tensor:
 
     @property
     def extents(self) -> tuple[Extent, ...]:
-        """The data without padding, as extents of its files: one, or of a view also more, in order."""
+        """The data without padding, as extents of its files, in order: one, or several for a view."""
         from gguftool.storage.sources.virtual import parts_of
 
         return parts_of(self.extent)
@@ -103,7 +103,7 @@ class Tensor:
         return self.extent.read()
 
     def numpy(self) -> NDArray[Any]:
-        """Read the data as an array of `shape`: float32, dequantized if need be; integer types keep their own dtype.
+        """Read the data as an array of `shape`: float32, dequantized if needed; integer types keep their own dtype.
 
         Raises `PlanError` if the type cannot be dequantized here, or its size is in doubt, and `SourceError` as `raw`.
         """
@@ -114,8 +114,9 @@ class Tensor:
     def take(self, axis: int, indices: Sequence[int]) -> Tensor:
         """A view of the slices `indices` of `axis`, in that order; they may repeat. Axis 0, `dims[0]`, is a row.
 
-        Axes 2 and 3 can be cut for all types of the engines but I2_S, axis 1 between groups of rows that are packed
-        together (one row of most types), axis 0 of lists of plain numbers. All indices in order give this tensor.
+        Axes 2 and 3 can be cut for all types of the engines except I2_S, axis 1 between groups of rows that are packed
+        together (single rows for most types), axis 0 only in lists of plain numbers. All indices in order give this
+        tensor.
 
         Raises `PlanError` if an index is out of range, or this axis of this type cannot be cut.
         """
@@ -124,7 +125,7 @@ class Tensor:
         return take(self, axis, indices)
 
     def reshape(self, dims: Sequence[int]) -> Tensor:
-        """A view with other `dims` (ggml order: row length first) of as many elements, in rows as long as they are.
+        """A view with other `dims` (ggml order: row length first); the number of elements and the row length stay.
 
         Raises `PlanError` if rows or the number of elements would differ.
         """
@@ -154,8 +155,8 @@ class Model:
 
     ``model[key]`` is the value of a metadata key, ``model.tensors[name]`` a tensor; ``len`` counts the tensors, and
     ``in`` finds keys and tensor names. `missing` names shards that the set lacks; `expected_tensors` is
-    `split.tensors.count`; `remarks` say what opening left out or decided; `donors` are sources of tensors besides the
-    files, see `with_tensors`.
+    `split.tensors.count`; `remarks` describe what opening left out or decided; `donors` are sources of tensors other
+    than the files, see `with_tensors`.
     """
 
     name: str
@@ -170,7 +171,7 @@ class Model:
     __iter__ = None  # over keys or over tensors? `kvs` and `tensors` say which
 
     def __getitem__(self, key: str) -> Any:
-        """Decode the value of the metadata key `key`: int, float, bool, str, or list; of equal keys the first.
+        """Decode the value of the metadata key `key`: int, float, bool, str, or list; for duplicate keys, the first.
 
         Raises `KeyError` if there is no such key.
         """
@@ -189,7 +190,7 @@ class Model:
         return len(self.tensors)
 
     def __bool__(self) -> bool:
-        """True, also for a model without tensors (a vocabulary): the question is then whether there is a model."""
+        """True, even for a model without tensors (a vocabulary): truth means that there is a model."""
         return True
 
     def __repr__(self) -> str:
@@ -251,7 +252,7 @@ class Model:
         """This model with `tensors` in place of its own, in this order: views, or tensors of other models.
 
         So views can be compared, hashed, exported and reported on before they are written. Metadata stay as they are,
-        but for what says how a set is split. Raises `PlanError` for names that stand twice.
+        except for the keys of a split. Raises `PlanError` for duplicate names.
         """
         from gguftool.model.views import with_tensors
 
@@ -259,7 +260,7 @@ class Model:
 
     @property
     def is_complete(self) -> bool:
-        """Whether, as far as the files tell, no shard and no tensor is missing."""
+        """Whether no shard and no tensor is missing, as far as the files show."""
         return not self.missing and self.expected_tensors in (None, len(self.tensors))
 
 
@@ -269,7 +270,7 @@ def shape_text(shape: Sequence[int]) -> str:
 
 
 def _shown(text: str, limit: int) -> str:
-    """`text` fit for a terminal, at most `limit` characters; unlike `printable`'s, the limit includes escapes."""
+    """`text` fit for a terminal, at most `limit` characters; unlike that of `printable`, the limit includes escapes."""
     shown = printable(text[: limit + 1], limit + 1)
     return shown if len(shown) <= limit else f"{shown[: limit - 3]}..."
 
@@ -297,7 +298,7 @@ def _types_in_words(tensors: Iterable[Tensor]) -> str:
 def tensors_of(source: Source, header: Header) -> tuple[Tensor, ...]:
     """Place the tensors of one file, in header order.
 
-    Raises `FormatError` if data would lie outside the file.
+    Raises `FormatError` if data would be outside the file.
     """
     alignment = header.alignment
     data_offset = round_up(header.length, alignment)  # Header.data_offset would compute both again, for every file
@@ -354,5 +355,5 @@ def _place(
 def _sizing(size: int | None, gap: int, alignment: int) -> Sizing:
     if size is None:
         return Sizing.GAP
-    # The engines' tools pad to 32 whatever the alignment key says, hence the larger of the two.
+    # The engines' tools pad to 32 whatever the alignment key says, so use the larger of the two.
     return Sizing.EXACT if size <= gap < size + max(alignment, DEFAULT_ALIGNMENT) else Sizing.CONFLICT

@@ -1,8 +1,8 @@
 """Find and open the files of models: one file, any shard of a set, a folder, a glob.
 
 Files are pooled first, each once by inode, then grouped by (folder, prefix, count): a glob that the shell expanded
-means the same as a quoted one.  A group is complete if all its shards are there.  Reading is liberal: a set with
-missing shards opens (and lists them); only shards that contradict each other are an error.
+means the same as a quoted one.  A group is complete if all its shards exist.  Reading is liberal: a set with missing
+shards opens (and lists them); only shards that contradict each other are an error.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ _FIRST_LOCAL_READ = 4 << 10  # holds the head of a shard; a model's head needs o
 _GROWTH = 16
 _REMOTE_READS = 3  # after this many guesses each read is as large as possible
 _MAX_REQUESTED = 4096  # shards on a web server, one request each; published sets have up to 2,000
-# Bytes of remote shards after shard 1, which have no vocabulary: of the first of these, and the least of the others,
-# which are read by what that one needed.
+# First reads of remote shards after shard 1, which have no vocabulary, in bytes: of the first of them, and the least
+# for the others, which depends on the size of the first one's head.
 _FIRST_READ_OF_SHARD = 64 << 10
 _LEAST_READ_OF_SHARD = 4 << 10
-_FEW_SHARDS = 16  # of so many the spare bytes cost less than waiting for the first of them
+_FEW_SHARDS = 16  # with so few shards, spare bytes cost less than waiting for the first of them
 
 
 def open_model(*specs: StrPath, this_file_only: bool = False) -> Model:
     """Open one model: the only complete group among the files that `specs` name, else the union of all files.
 
-    Raises `SourceError` (nothing there, or several models), `FormatError` (not GGUF, or contradictory shards).
+    Raises `SourceError` (no such file, or several models), `FormatError` (not GGUF, or contradictory shards).
     """
     groups = _groups([os.fspath(spec) for spec in specs], this_file_only, only_one=True)
     name = " ".join(without_secrets(os.fspath(spec)) for spec in specs)
@@ -74,8 +74,8 @@ def open_model(*specs: StrPath, this_file_only: bool = False) -> Model:
 def open_models(*specs: ModelLike, this_file_only: bool = False) -> tuple[Model, ...]:
     """Open every model among the files that `specs` name, complete or not, in the order of `specs`.
 
-    Neighbouring paths are pooled: shards that are named one by one are one model. An open model stands for itself.
-    Raises `SourceError` (nothing there), `FormatError` (not GGUF, or contradictory shards).
+    Adjacent paths are pooled: shards that are named one by one are one model. An open model stands for itself.
+    Raises `SourceError` (no such file), `FormatError` (not GGUF, or contradictory shards).
     """
     models: list[Model] = []
     for _, run in groupby(specs, lambda spec: isinstance(spec, Model)):
@@ -95,7 +95,7 @@ def as_model(model: ModelLike) -> Model:
 
 
 def as_models(models: ModelLike | Sequence[ModelLike]) -> tuple[Model, ...]:
-    """The models of one argument, or of several that are pooled as `open_models` does; raises as that does."""
+    """The models of one argument, or of several, which are pooled as in `open_models`; raises the same errors."""
     return (as_model(models),) if isinstance(models, Model | str | os.PathLike) else open_models(*models)
 
 
@@ -105,9 +105,9 @@ def as_source(source: Source | StrPath) -> Source:
 
 
 def find_files(*specs: StrPath, this_file_only: bool = False) -> tuple[Group, ...]:
-    """Find the files of every model that `specs` name; heads are read only where names are odd.
+    """Find the files of every model that `specs` name; heads are read only if names are odd.
 
-    For callers that examine files which `open_model` refuses. Raises `SourceError` if nothing is there.
+    For callers that examine files which `open_model` refuses. Raises `SourceError` if there are no such files.
     """
     return tuple(_groups([os.fspath(spec) for spec in specs], this_file_only))
 
@@ -125,9 +125,9 @@ def read_header(source: Source) -> Header:
             header = parse(buffer, source.size)
             break
         except NeedMoreData as signal:
-            # Locally, reading costs next to nothing and parsing again does; remotely, only the guess is fetched.
+            # Locally, reading is cheap and parsing again is not; remotely, only the estimated size is fetched.
             guess = signal.likely if remote else max(signal.likely, len(buffer) * _GROWTH)
-            if remote and reads >= _REMOTE_READS:  # large enough that there are few requests
+            if remote and reads >= _REMOTE_READS:  # large reads keep the number of requests small
                 guess = max(guess, signal.needed + signal.needed // 2 + remote.first_read)
             size = min(source.size, max(signal.needed, guess), max(signal.needed, MAX_HEAD))
         except GGUFToolError as error:
@@ -151,17 +151,17 @@ def read_headers(sources: Sequence[Source]) -> list[Header]:
 
 
 def _groups(specs: Sequence[str], this_file_only: bool, *, only_one: bool = False, join: bool = True) -> list[Group]:
-    """The models among the files that `specs` name, and their shards beside these."""
+    """The models among the files that `specs` name, with their other shards next to these."""
     sources, grouper = _pool(specs, this_file_only, only_one), Grouper(read_header)
     return grouper.group(sources, join=join) if this_file_only else grouper.with_gaps_filled(sources, join=join)
 
 
 def _several(name: str, models: list[str]) -> SourceError:
-    return SourceError(f"{len(models)} models lie here; name one of them: {listed(models)}", source=name)
+    return SourceError(f"there are {len(models)} models here; name one of them: {listed(models)}", source=name)
 
 
 def _refuse_several(spec: str, names: Iterable[str]) -> None:
-    """Raise `SourceError` if a remote listing has several models: opening each would fetch a MiB of it."""
+    """Raise `SourceError` if a remote listing has several models: opening would fetch a MiB of each."""
     groups: dict[tuple[str, int], dict[int, str]] = {}
     for name in names:
         shard = _shard_of(name) or ShardName(prefix=name, number=1, count=1)
@@ -172,7 +172,7 @@ def _refuse_several(spec: str, names: Iterable[str]) -> None:
 
 
 def _pool(specs: Sequence[str], this_file_only: bool, only_one: bool = False) -> list[Source]:
-    """Open every file that `specs` name, and the shards beside a named shard, each file once.
+    """Open every file that `specs` name, and the shards next to a named shard, each file once.
 
     With `only_one`, several models in one remote folder are refused before any of them is opened.
     """
@@ -189,7 +189,7 @@ def _pool(specs: Sequence[str], this_file_only: bool, only_one: bool = False) ->
                 derived |= set() if can_list(name) else set(found) - {name}
                 names |= dict.fromkeys(found)
     for name in [name for name in names if is_packed(name) and name.removesuffix(PACKED) in names]:
-        del names[name]  # the unpacked file beside it is the same, and faster to read
+        del names[name]  # the decompressed file next to it is the same, and faster to read
     by_file: dict[object, Source] = {}
     if only_one and len(specs) == 1 and all(is_url(name) and can_list(name) for name in names):
         _refuse_several(specs[0], names)
@@ -205,7 +205,7 @@ def _pool(specs: Sequence[str], this_file_only: bool, only_one: bool = False) ->
 
 
 def _open_all(names: Sequence[str], derived: Collection[str]) -> list[Source | None]:
-    """Open every file, remote ones concurrently; None for one of `derived` that is not there."""
+    """Open every file, remote ones concurrently; None for one of `derived` that does not exist."""
     first_reads: dict[tuple[str, int], int] = {}
 
     def open_one(name: str) -> Source | None:
@@ -228,7 +228,7 @@ def _open_all(names: Sequence[str], derived: Collection[str]) -> list[Source | N
 
 
 def _samples(names: Iterable[str]) -> dict[tuple[str, int], str]:
-    """The first of the later shards of each remote set that has many of them: prefix and count -> name."""
+    """The first shard after shard 1 of each remote set with many shards: prefix and count -> name."""
     later: dict[tuple[str, int], list[str]] = {}
     for name in filter(is_url, names):
         shard = _shard_of(name)
@@ -238,7 +238,7 @@ def _samples(names: Iterable[str]) -> dict[tuple[str, int], str]:
 
 
 def _first_read_like(sample: Source) -> int:
-    """Bytes to ask of the other shards of a set: twice the head of `sample`, as far as its start tells."""
+    """Bytes to request of the other shards of a set: twice the head of `sample`, as estimated from its start."""
     try:
         head = parse(sample.read_at(0, min(_LEAST_READ_OF_SHARD, sample.size)), sample.size).data_offset
     except NeedMoreData as signal:
@@ -259,12 +259,12 @@ def _first_shards(names: Iterable[str]) -> set[Path]:
 
 
 def _shards_beside(name: str, shard: ShardName) -> tuple[str, ...]:
-    """The names of the set's shards beside `name`; all possible ones if the server cannot list its files."""
+    """The names of the set's shards next to `name`; all possible names if the server cannot list its files."""
     if not can_list(name):
         if shard.count > _MAX_REQUESTED:
             raise SourceError(
-                f"is by its name of {shard.count:,} shards; a web server cannot be asked which it has, and "
-                f"gguftool asks for {_MAX_REQUESTED:,} at most: --this-file-only opens it alone",
+                f"belongs to {shard.count:,} shards by its name; a web server cannot list which it has, and "
+                f"gguftool requests at most {_MAX_REQUESTED:,}: --this-file-only opens only this file",
                 source=without_secrets(name),
             )
         end = PACKED if is_packed(name) else ""
@@ -304,7 +304,7 @@ def _model_of_group(group: Group) -> Model:
 
 
 def _refuse_contradictions(name: str, files: Sequence[ModelFile]) -> None:
-    """Raise one `FormatError` that lists every contradiction of shards to their names or each other."""
+    """Raise one `FormatError` that lists every contradiction between shards and their names or each other."""
     problems = []
     totals: dict[int, ModelFile] = {}
     for file in files:
@@ -312,9 +312,9 @@ def _refuse_contradictions(name: str, files: Sequence[ModelFile]) -> None:
             continue
         number, count = _integer(file.header.get(KEY_NO)), _integer(file.header.get(KEY_COUNT))
         if number is not None and number != file.shard.number - 1:
-            problems.append(f"{_shown(file)} says {KEY_NO} = {number}, by its name it is {file.shard.number - 1}")
+            problems.append(f"{_shown(file)} says {KEY_NO} = {number}, but by its name it is {file.shard.number - 1}")
         if count is not None and count != file.shard.count:
-            problems.append(f"{_shown(file)} says {KEY_COUNT} = {count}, by its name it is {file.shard.count}")
+            problems.append(f"{_shown(file)} says {KEY_COUNT} = {count}, but by its name it is {file.shard.count}")
         total = _integer(file.header.get(KEY_TENSORS))
         if total is not None:
             totals.setdefault(total, file)
@@ -343,12 +343,12 @@ def _collect_tensors(name: str, files: Sequence[ModelFile]) -> dict[str, Tensor]
                 twice.append(f"'{printable(tensor.info.name)}' in {' and '.join(names)}")
     if twice:
         shown = "; ".join(twice[:20]) + (f" and {len(twice) - 20:,} more" if len(twice) > 20 else "")
-        raise FormatError(f"{len(twice)} tensor(s) stand in more than one shard: {shown}", source=name)
+        raise FormatError(f"{len(twice)} tensor(s) are in more than one shard: {shown}", source=name)
     return _in_recorded_order(tensors, files[0].header.get(ORDER_KEY))
 
 
 def _in_recorded_order(tensors: dict[str, Tensor], order: KV | None) -> dict[str, Tensor]:
-    """Sort tensors by the order that a bundling split recorded; names that it does not list follow, in file order."""
+    """Sort tensors by the order that a bundling split recorded; names not in it follow, in file order."""
     if order is None or order.type is not ValueType.ARRAY or order.element_type is not ValueType.STRING:
         return tensors
     recorded = [name for name in order.value() if name in tensors]
@@ -379,12 +379,12 @@ def _union(name: str, models: list[Model]) -> Model:
         tensors=MappingProxyType(tensors),
         missing=() if complete else _in_no_set(models),
         expected_tensors=expected,
-        remarks=(f"no complete set lies here; {len(models)} partial ones are read as one model by their tensors",),
+        remarks=(f"there is no complete set here; {len(models)} partial ones are read as one model",),
     )
 
 
 def _in_no_set(models: Sequence[Model]) -> tuple[str, ...]:
-    """The shards that none of `models` has, if these are cut alike."""
+    """The shards that none of `models` has, if all are cut alike."""
     shards = [file.shard for model in models for file in model.files if file.shard]
     present = {shard.number for shard in shards}
     if len({shard.count for shard in shards}) != 1 or len(present) == shards[0].count:

@@ -1,8 +1,8 @@
 """The filler `gguftool.padding`: a uint8 array in the head that moves the tensor data to a chosen offset.
 
-GGUF has no free slack: data starts where the head ends, rounded up to the alignment.  To share extents with a source,
-their offsets in both files must agree modulo a file system's block; for a later edit in place, the head must have room
-to grow.  An array that nobody reads gives both.  Engines load it and ignore it.
+GGUF has no slack: data starts where the head ends, rounded up to the alignment.  To share extents with a source, their
+offsets in both files must agree modulo the file system's block size; for a later edit in place, the head must have room
+to grow.  An unused array provides both.  Engines load it and ignore it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_RESERVE = 16 << 20  # bytes; a chat template takes some tens of KiB
 class Filler:
     """The purpose of the filler; sizes and offsets in bytes.
 
-    `pad`: place the data so that most of it can be shared with its sources; `reserve`: room for later edits;
+    `pad`: place the data so that most of it can be shared with its sources; `reserve`: bytes for later edits;
     `data_offset`: the exact start of the data; `at_least`: the earliest start of the data.
     """
 
@@ -46,7 +46,7 @@ class Filler:
 
 
 def filled(header: Header, copies: Sequence[Copy], filler: Filler) -> Header:
-    """Add to `header` the filler that puts the data at the offset that `filler` asks for, or remove it if not needed.
+    """Add a filler to `header` that puts the data at the offset that `filler` asks for, or remove it if not needed.
 
     `copies` are those of the file, with offsets from the start of the data. An existing filler is resized as with
     `pad`, even if `filler` asks for nothing. Raises `PlanError` if the data cannot start at `filler.data_offset`.
@@ -91,7 +91,7 @@ def _ending_at(header: Header, data_offset: int) -> Header:
     if not _can_end_at(header, data_offset):
         size = _with_filler(header, None).length
         raise PlanError(
-            f"cannot be changed in place: the new head takes {size:,} bytes and has to end at {data_offset:,}; a "
+            f"cannot be changed in place: the new head takes {size:,} bytes and must end at {data_offset:,}; a "
             f"filler in between takes at least {_with_filler(header, 0).length - size}"
         )
     without = _with_filler(header, None)

@@ -1,4 +1,4 @@
-"""A preset applied to a model: the type that llama-quantize would ask for each tensor under a name such as Q4_K_M."""
+"""Apply a preset to a model: the type that llama-quantize would choose for each tensor under a name such as Q4_K_M."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gguftool.record import record
 
 @record
 class PresetMix:
-    """A preset and what decides beside the model; `pure`: one type for all tensors; `imatrix`: one is given."""
+    """A preset, and the options that change its types; `pure`: one type for all tensors; `imatrix`: one is given."""
 
     preset: FType
     imatrix: bool
@@ -26,9 +26,9 @@ class PresetMix:
 
 
 def preset_types(model: Model, chosen: PresetMix, ruled: Collection[str], engine: str) -> dict[str, str]:
-    """Map names of tensors to type names, without those that stay as they are or that explicit rules took (`ruled`).
+    """Map names of tensors to type names, without tensors that stay as they are or match explicit rules (`ruled`).
 
-    Raises `PlanError` where the llama-quantize of `engine` stops, as for a model without an architecture.
+    Raises `PlanError` if the llama-quantize of `engine` would stop, for example without an architecture.
     """
     shapes = {name: tensor.info.dims for name, tensor in model.tensors.items()}
     if not _is_tied(model) and OUTPUT not in shapes and TOKEN_EMBD in shapes:
@@ -44,14 +44,14 @@ def preset_types(model: Model, chosen: PresetMix, ruled: Collection[str], engine
 
 
 def _is_tied(model: Model) -> bool:
-    """Whether the output is the token embeddings; in a set with gaps it is taken to be in a shard that is missing."""
+    """Whether the output is the token embeddings; in a set with gaps, assume that it is in a missing shard."""
     return OUTPUT not in model.tensors and model.is_complete
 
 
 def _facts(model: Model, *, imatrix: bool) -> ModelFacts:
     found = find_kv(model.kvs, "general.architecture")
     if found is None or found.type is not ValueType.STRING:
-        raise ValueError("it has no general.architecture, by which a preset decides; --tensor PATTERN=TYPE works")
+        raise ValueError("it has no general.architecture, which presets depend on; --tensor PATTERN=TYPE works")
     architecture = found.value()
     layers = _number(model, f"{architecture}.block_count")
     heads = _number(model, f"{architecture}.attention.head_count")
@@ -68,13 +68,13 @@ def _facts(model: Model, *, imatrix: bool) -> ModelFacts:
 
 
 def _ik_facts(model: Model, *, imatrix: bool) -> ModelFacts:
-    """What ik_llama.cpp looks at; it goes on without numbers that it cannot read, and its mix is chance then."""
+    """The facts that ik_llama.cpp uses; without numbers that it can read it continues, and its mix is arbitrary."""
     facts = _facts(model, imatrix=imatrix)
     name = facts.architecture
     missing = [key for key in ik_models.needed_keys(name) if find_kv(model.kvs, key) is None]
     if missing:
         raise ValueError(
-            f"it has no {' and no '.join(missing)}, which {IK_LLAMA_CPP} looks at; --tensor PATTERN=TYPE works"
+            f"it has no {' and no '.join(missing)}, which {IK_LLAMA_CPP} uses; --tensor PATTERN=TYPE works"
         )
     width = _number(model, f"{name}.embedding_length")
     heads = _number(model, f"{name}.attention.head_count")
@@ -82,7 +82,7 @@ def _ik_facts(model: Model, *, imatrix: bool) -> ModelFacts:
     head = _number(model, f"{name}.attention.key_length", width // heads if heads else 0)
     if ik_models.rotates_whole_heads(name) and heads and rotated and rotated != head:
         raise ValueError(
-            f"{name}.rope.dimension_count is {rotated:,}, and {IK_LLAMA_CPP} wants the {head:,} of a head; "
+            f"{name}.rope.dimension_count is {rotated:,}, but {IK_LLAMA_CPP} expects the {head:,} of a head; "
             "--tensor PATTERN=TYPE works"
         )
     one_to_one = heads == _number(model, f"{name}.attention.head_count_kv", heads)
@@ -103,7 +103,7 @@ def _tokens(model: Model, architecture: str) -> int:
 
 
 def _number(model: Model, key: str, default: int = 0) -> int:
-    """The number under `key`; of an array, which has one for each layer, the first."""
+    """The number under `key`; for an array, which has one for each layer, the first."""
     found = find_kv(model.kvs, key)
     if found is None:
         return default

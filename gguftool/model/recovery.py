@@ -17,9 +17,9 @@ from gguftool.storage.system.ownership import remove_helper
 
 
 def recover_model(spec: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Recover every file and set that `spec` names; returns a sentence for each step, empty if nothing was to do.
+    """Recover every file and set that `spec` names; returns a sentence for each step, empty if there is nothing to do.
 
-    Raises `ExecuteError` or `FormatError` if recovery fails; then everything that it needs stays in place.
+    Raises `ExecuteError` or `FormatError` if recovery fails; then all files that it needs stay in place.
     """
     spec = os.fspath(spec)
     if is_url(spec):
@@ -37,10 +37,10 @@ def _recovered(names: tuple[str, ...]) -> Iterator[str]:
         if is_being_published(first_shard):
             finished = finish_set(first_shard)
             yield (
-                f"{first_shard}: nothing had been replaced yet"
+                f"{first_shard}: nothing was replaced yet"
                 if finished is None
                 else f"{first_shard}: finished, all {len(finished.names)} replaced file(s) of the set are the new ones"
             )
         elif os.path.lexists(helper_path(Path(name), OLD)):
             remove_helper(helper_path(Path(name), OLD))
-            yield f"{name} is the new one; its old copy, left by an interrupted run, is gone"
+            yield f"{name} is the new file; its old copy, left by an interrupted run, is removed"

@@ -5,7 +5,7 @@ matches wins, so special rules (norms, routers) come before general ones (``attn
 no rule is "other", never an error: names are untrusted text.
 
 Source of the names: TENSOR_NAMES in gguf-py's gguf/constants.py, src/llama-arch.cpp of both engines; a test walks the
-former and fails for a name that has no rule here and is not listed as "other" there.
+former and fails for a name that has no rule here and is not listed as "other" in the test.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gguftool.record import record, replace
 
 
 class Role(Enum):
-    """What a tensor does in the model, in the order in which reports list roles."""
+    """A tensor's function in the model, in the order of reports."""
 
     EMBEDDING = "embedding"
     OUTPUT = "output"
@@ -29,14 +29,14 @@ class Role(Enum):
     SHARED_EXPERTS = "shared experts"
     ROUTER = "router"
     NORM = "norms"
-    MTP = "mtp"  # multi-token prediction: layers that guess ahead; engines without it skip them
+    MTP = "mtp"  # multi-token prediction: layers that predict further ahead; engines without it skip them
     MULTIMODAL = "vision/mmproj"  # all tensors of a projector file, audio too
     OTHER = "other"
 
 
 @record
 class Place:
-    """A tensor's role and layer; `stack` is what precedes the number (``blk``, ``v.blk``), empty without a layer."""
+    """A tensor's role and layer; `stack` is the part before the number (``blk``, ``v.blk``), empty without a layer."""
 
     role: Role
     stack: str = ""
@@ -89,7 +89,7 @@ _GLOBAL_RULES = _compiled(_BY_GLOBAL) + _BASE_RULES
 
 
 def tensor_place(name: str) -> Place:
-    """The role and layer of a tensor, from its `name` alone."""
+    """The role and layer of a tensor, only from its `name`."""
     if len(name) > _MAX_NAME:
         return Place(role=Role.OTHER)
     match = _NUMBERED.match(name)
@@ -103,7 +103,7 @@ def tensor_places(names: Iterable[str]) -> dict[str, Place]:
     """Map each of a model's tensor names to its role and layer.
 
     A layer with a ``nextn.*`` tensor is an MTP layer, and all its tensors (attention and experts too) have that role:
-    this separates the last layer of DeepSeek and GLM from those that every token passes.
+    this separates the last layer of DeepSeek and GLM from the layers that every token passes through.
     """
     places = {name: tensor_place(name) for name in names}
     mtp = {

@@ -1,9 +1,9 @@
-"""Scales that belong to a weight: ``X.scale`` and ``X.input_scale`` beside ``X.weight``.
+"""Scales that belong to a weight: ``X.scale`` and ``X.input_scale`` next to ``X.weight``.
 
 llama.cpp multiplies the product of ``X.weight`` by ``X.scale``, whatever the weight's type: one factor, or one for each
-expert.  NVFP4 files have them, as NVFP4's own scales have little range; BitNet files have them by architecture.
-``X.input_scale`` is loaded and not used.  Both are part of the weight: apart from it they turn it into garbage.  A
-tensor of such a name with another shape is something else, such as Gemma 4's ``ffn_gate_inp.scale``.
+expert.  NVFP4 files have them, because NVFP4's own scales have little range; BitNet files have them by architecture.
+``X.input_scale`` is loaded but not used.  Both are part of the weight, which is garbage without them.  A tensor of such
+a name with another shape is something else, such as Gemma 4's ``ffn_gate_inp.scale``.
 
 Source: src/llama-model.cpp (load_tensors, the generic pass), src/llama-graph.cpp (build_lora_mm, build_lora_mm_id,
 build_ffn) of llama.cpp b11434.
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
 _WEIGHT = ".weight"
 _SCALE = ".scale"
 SUFFIXES = (_SCALE, ".input_scale")
-# Architectures that have scales beside weights of any type. Source: llama.cpp src/models/bitnet.cpp.
+# Architectures that have scales for weights of any type. Source: llama.cpp src/models/bitnet.cpp.
 SCALED_ARCHITECTURES = frozenset({"bitnet"})
 
 
 def weight_name(name: str) -> str | None:
-    """The weight to which a tensor called `name` would belong as a scale, or None for any other name."""
+    """The weight that a tensor called `name` would be a scale of, or None for any other name."""
     stem = next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), None)
     return None if stem is None else stem + _WEIGHT
 
 
 def scale_names(weight: str) -> tuple[str, ...]:
-    """The names that the scales of `weight` have, if there are any; none for what is no weight."""
+    """The names of possible scales of `weight`; empty if it is not a weight."""
     stem = weight.removesuffix(_WEIGHT)
     return () if stem == weight else tuple(stem + suffix for suffix in SUFFIXES)
 
@@ -94,14 +94,14 @@ class Factor:
         factors, first = _read(self.tensor), start // self.elements
         for index in range(first, -(-(start + len(flat)) // self.elements)):
             begin = max(index * self.elements - start, 0)
-            with np.errstate(over="ignore", invalid="ignore"):  # what becomes an infinity is for the caller to judge
+            with np.errstate(over="ignore", invalid="ignore"):  # the caller checks for infinities
                 flat[begin : (index + 1) * self.elements - start] *= factors[index]
         return flat.reshape(numbers.shape)
 
 
 @lru_cache(maxsize=64)
 def _read(tensor: Tensor) -> NDArray[Any]:
-    """Read the factors; kept, as each range of the weight needs them again."""
+    """Read the factors; cached, because each range of the weight needs them again."""
     import numpy as np
 
     return np.asarray(tensor.numpy(), dtype=np.float32).reshape(-1)

@@ -1,12 +1,12 @@
 """Views: tensors made of parts of others. No byte is decoded, computed or moved; a view is a tensor like any other.
 
-A tensor is rows; a row is its own metadata, if its type has that, and its blocks. Along axis 1, 2 and 3 a range of
-indices is therefore a range of bytes, in each of the slices of the axes behind it: whatever the type, if groups of rows
-that are packed together stay whole. Within a row blocks share scales, so axis 0 is left alone. Types whose bytes do not
-follow row after row are moved as a whole.
+A tensor consists of rows; a row consists of its own metadata, if its type has that, and its blocks. So along axis 1, 2
+and 3 a range of indices is a range of bytes, in each of the slices of the higher axes. This holds for every type, if
+groups of rows that are packed together stay whole. Blocks within a row share scales, so axis 0 is not cut. Tensors of
+types that do not store row after row are only moved as a whole.
 
-A view that ends where its tensor ends keeps the padding behind it: parts that are put together again are the tensor
-that they were taken from, byte for byte.
+A view that ends where its tensor ends keeps the padding after it: parts that are joined again give the tensor that they
+were taken from, byte for byte.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from gguftool.storage.sources.locate import new_name
 from gguftool.storage.sources.source import Extent, whole
 from gguftool.storage.sources.virtual import BytesSource, cut, joined, parts_of
 
-MAX_PIECES = 1 << 20  # of a tensor: bounds the memory of a plan, however small the pieces; vocabularies have 262,144
+MAX_PIECES = 1 << 20  # per tensor: bounds the memory of a plan, however small the pieces; vocabularies have 262,144
 _AXES = 4  # of ggml (GGML_MAX_DIMS); files leave out trailing ones
 
 _Range = tuple[Tensor, int, int]  # a tensor, and offset and length in its data
 
 
 def take(tensor: Tensor, axis: int, indices: Sequence[int]) -> Tensor:
-    """`tensor` with the slices `indices` of `axis` alone, in that order; axis 0 runs along a row.
+    """`tensor` with only the slices `indices` of `axis`, in that order; axis 0 runs along a row.
 
     Indices may repeat. All of them in order give `tensor` itself. Raises `PlanError` if an index is out of range, or
     the tensor cannot be cut there: see the head of this module.
@@ -59,9 +59,9 @@ def take(tensor: Tensor, axis: int, indices: Sequence[int]) -> Tensor:
 
 
 def reshape(tensor: Tensor, dims: Sequence[int]) -> Tensor:
-    """`tensor` with other `dims` (row length first) of as many elements; rows stay as long as they are.
+    """`tensor` with other `dims` (row length first); the number of elements and the row length stay.
 
-    Raises `PlanError` if rows or the number of elements would differ, or rows that are packed together would be parted.
+    Raises `PlanError` if rows or the number of elements would differ, or rows that are packed together would be split.
     """
     dims, old = tuple(dims), tensor.info.dims
     if _shortened(dims, 1) != _shortened(old, 1):
@@ -82,13 +82,13 @@ def named(tensor: Tensor, name: str) -> Tensor:
 
 
 def cat(axis: int, tensors: Sequence[Tensor]) -> Tensor:
-    """One tensor of `tensors` along `axis`, with the name of the first; `axis` may be one more than they have.
+    """Concatenate `tensors` along `axis`, under the name of the first; `axis` may be one more than they have.
 
-    Raises one `PlanError` with everything that does not fit: types, byte orders and the other dims must be equal, and
-    each tensor must be one that can be cut along `axis`.
+    Raises one `PlanError` with all mismatches: types, byte orders and the other dims must be equal, and it must be
+    possible to cut each tensor along `axis`.
     """
     if not tensors:
-        raise PlanError("no tensors to put together; give at least one")
+        raise PlanError("no tensors to join; give at least one")
     if len(tensors) == 1:
         return tensors[0]
     longest = max(len(tensor.info.dims) for tensor in tensors)
@@ -115,8 +115,8 @@ def number_list(
 ) -> Tensor:
     """A tensor of one row that holds `numbers` as integers of type `kind` (I8 to I64), from memory.
 
-    For lists that go with a view and must be computed, such as the `d2t` of a draft's vocabulary. Raises `PlanError` if
-    `kind` is no integer type, or a number does not fit.
+    For computed lists that accompany a view, such as the `d2t` of a draft's vocabulary. Raises `PlanError` if `kind` is
+    not an integer type, or a number does not fit.
     """
     traits = find_type(kind)
     if traits is None or traits.kind != "integer":
@@ -157,21 +157,21 @@ def with_tensors(model: Model, tensors: Iterable[Tensor]) -> Model:
 
 
 def without_split_keys(kvs: Iterable[KV]) -> tuple[KV, ...]:
-    """Leave out the keys that say how a model lies in several files."""
+    """Leave out the keys that say how a model is split into files."""
     return tuple(kv for kv in kvs if kv.key not in SPLIT_KEYS and kv.key != ORDER_KEY)
 
 
 def name_problems(tensors: Iterable[Tensor]) -> list[str]:
-    """At most one problem: names that stand twice."""
+    """At most one problem: duplicate names."""
     twice = [name for name, count in Counter(tensor.name for tensor in tensors).items() if count > 1]
-    return [f"several tensors are called {listed(twice)}; a file holds a name once"] if twice else []
+    return [f"several tensors are called {listed(twice)}; a file must not have a name twice"] if twice else []
 
 
 # --- dims ------------------------------------------------------------------------------------------------------------
 
 
 def _padded(dims: tuple[int, ...], length: int) -> tuple[int, ...]:
-    """At least `length` dims: with the trailing ones that files leave out."""
+    """At least `length` dims, with the trailing ones that files leave out."""
     return (*dims, *(1 for _ in range(len(dims), length)))
 
 
@@ -208,18 +208,18 @@ def _runs(indices: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def _slice_bytes(tensor: Tensor, dims: tuple[int, ...], axis: int) -> int:
-    """Bytes of one index of `axis`; the size is that of the type, so this divides."""
+    """Bytes of one index of `axis`; the size is that of the type, so this divides evenly."""
     return tensor.nbytes // math.prod(dims[axis:]) if tensor.nbytes else 0
 
 
 def _blocks(tensor: Tensor, dims: tuple[int, ...], axis: int) -> range:
-    """Where the slices of the axes behind `axis` start in the data; none if there is no data, whatever the dims."""
+    """The starts of the slices of the axes after `axis` in the data; empty if there is no data, whatever the dims."""
     size = dims[axis] * _slice_bytes(tensor, dims, axis)
     return range(0, tensor.nbytes, size) if size else range(0)
 
 
 def _view(tensor: Tensor, dims: tuple[int, ...], ranges: Iterable[_Range]) -> Tensor:
-    """A tensor like `tensor`, of `dims` and the bytes of `ranges`; with the padding behind them, if they end there."""
+    """A tensor like `tensor`, of `dims` and the bytes of `ranges`; with the padding after them, if they end there."""
     extents: list[Extent] = []
     size = padding = 0
     for owner, start, length in ranges:
@@ -240,11 +240,11 @@ def _view(tensor: Tensor, dims: tuple[int, ...], ranges: Iterable[_Range]) -> Te
 def _refuse_many(tensor: Tensor, count: int) -> None:
     if count > MAX_PIECES:
         raise PlanError(
-            f"{_shown(tensor)} would be made of {count:,} pieces; gguftool takes at most {MAX_PIECES:,} a tensor"
+            f"{_shown(tensor)} would be made of {count:,} pieces; gguftool allows at most {MAX_PIECES:,} per tensor"
         )
 
 
-# --- what cannot be done ---------------------------------------------------------------------------------------------
+# --- refusals --------------------------------------------------------------------------------------------------------
 
 
 def _traits(tensor: Tensor, what: str) -> TypeTraits:
@@ -253,13 +253,13 @@ def _traits(tensor: Tensor, what: str) -> TypeTraits:
     if traits is None:
         why = "of a type that gguftool does not know"
     elif tensor.sizing is Sizing.CONFLICT:
-        why = f"of {tensor.nbytes:,} bytes by its type, but its place has {tensor.padded_extent.length:,}"
+        why = f"{tensor.nbytes:,} bytes long by its type, but its place has {tensor.padded_extent.length:,}"
     elif tensor.type_nbytes is None:
         why = f"not made of whole blocks of {traits.block_size} elements"
     elif traits.formula is not Formula.STD:
-        why = "of a type that has one scale behind all data"
+        why = "of a type that has one scale after all data"
     if traits is None or why:
-        raise PlanError(f"{_shown(tensor)} cannot be {what}: it is {why}. It can be renamed, moved and left out")
+        raise PlanError(f"{_shown(tensor)} cannot be {what}: it is {why}. It can only be renamed, moved and left out")
     return traits
 
 
@@ -280,7 +280,7 @@ def _refuse_axis(tensor: Tensor, axis: int, n_dims: int) -> TypeTraits:
 
 def _refuse_indices(tensor: Tensor, axis: int, length: int, indices: Sequence[int]) -> None:
     if not indices:
-        raise PlanError(f"{_shown(tensor)}: no index of axis {axis} is left; leave the tensor out instead")
+        raise PlanError(f"{_shown(tensor)}: no indices of axis {axis} are left; leave the tensor out instead")
     ends = (indices[0], indices[-1]) if isinstance(indices, range) else indices
     outside = [str(index) for index in dict.fromkeys(ends) if not 0 <= index < length]
     if outside:
@@ -288,7 +288,7 @@ def _refuse_indices(tensor: Tensor, axis: int, length: int, indices: Sequence[in
 
 
 def _refuse_split_groups(tensor: Tensor, axis: int, runs: Iterable[tuple[int, int]], rows: int) -> None:
-    """Raise `PlanError` if a run of rows would part `rows` rows that are packed together."""
+    """Raise `PlanError` if a run of rows would split a group of `rows` rows that are packed together."""
     parted = next((run for run in runs if run[0] % rows or run[1] % rows), None) if axis == 1 else None
     if parted is not None:
         raise PlanError(
@@ -298,33 +298,33 @@ def _refuse_split_groups(tensor: Tensor, axis: int, runs: Iterable[tuple[int, in
 
 
 def _way_out(tensor: Tensor) -> str:
-    """How to get rows that are not packed together, if the type is another order of a plain one."""
+    """The way to get rows that are not packed together, if the type rearranges the rows of a plain type."""
     from gguftool.format.quants.repacks import REPACKS
 
     if tensor.type_name not in REPACKS:
         return ""
     name = parts_of(tensor.padded_extent)[0].source.name
     command = command_line("quantize", name, "--repack", "-o", new_name(name))
-    return f". This takes them apart and changes no number: {command}"
+    return f". This unpacks them and changes no number: {command}"
 
 
 def _refuse_unequal(axis: int, tensors: Sequence[Tensor], every: Sequence[tuple[int, ...]]) -> None:
     first, problems = tensors[0], []
     for tensor, dims in zip(tensors[1:], every[1:], strict=True):
         if tensor.info.type != first.info.type:
-            problems.append(f"{_shown(tensor)} is of another type than {_shown(first)}")
+            problems.append(f"{_shown(tensor)} has another type than {_shown(first)}")
         if tensor.byte_order is not first.byte_order:
-            problems.append(f"{_shown(tensor)} is of another byte order than {_shown(first)}")
+            problems.append(f"{_shown(tensor)} has another byte order than {_shown(first)}")
         if _without(dims, axis) != _without(every[0], axis):
             problems.append(f"{_shown(tensor)} differs from {_shown(first)} in more than axis {axis}")
     if len(problems) == 1:
         raise PlanError(problems[0])
     if problems:
-        raise PlanError(f"cannot put {len(tensors):,} tensors together", problems=problems)
+        raise PlanError(f"cannot join {len(tensors):,} tensors", problems=problems)
 
 
 def _without(dims: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    """The dims but that of `axis`, without trailing ones."""
+    """The dims without that of `axis` and without trailing ones."""
     return _shortened((*dims[:axis], *dims[axis + 1 :]), 0)
 
 

@@ -2,7 +2,7 @@
 
 `Plan`, `OutputFile` and `Copy` are pure data; `execute` carries them out. `Plan.preview` counts what a plan would do.
 `in_place` turns an output into a change of an existing file. `chunks` cuts an output into pieces that are written one
-after the other. `Receipt` is what `execute` returns: paths, sizes and digests.
+after another. `execute` returns a `Receipt`: paths, sizes and digests.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Mark:
 class OutputFile:
     """A file to write: `head` at offset 0, then `copies` in ascending order, zeros between them, `size` bytes in all.
 
-    With a `base`, the file at `path` is that source and is changed in place: bytes that neither head nor copies cover
+    With a `base`, the file at `path` is that source and is changed in place: bytes outside the head and the copies
     stay as they are. With `replaces`, the file at `path` is that source and the output replaces it as a whole.
     `marks` are named ranges of the output, or None if it has no such names; they change no byte. `sha256` is the
     expected checksum in hex, or None if unknown; it is verified before publishing.
 
-    Raises `PlanError` if copies overlap or end behind the file's end.
+    Raises `PlanError` if copies overlap or end after the file's end.
     """
 
     path: Path
@@ -66,7 +66,7 @@ class OutputFile:
                 raise PlanError(f"copies overlap at offset {copy.offset:,}", source=str(self.path))
             end = copy.offset + copy.extent.length
         if end > self.size:
-            raise PlanError(f"copies end at {end:,}, behind the file's end at {self.size:,}", source=str(self.path))
+            raise PlanError(f"copies end at {end:,}, after the file's end at {self.size:,}", source=str(self.path))
 
     @property
     def changed_ranges(self) -> tuple[tuple[int, int], ...]:
@@ -77,7 +77,7 @@ class OutputFile:
 
 @record
 class SourceUse:
-    """Number of bytes that a plan takes from one source."""
+    """The number of bytes that a plan takes from one source."""
 
     name: str
     nbytes: int
@@ -103,7 +103,7 @@ class Step:
 class Consume:
     """Remove each source after its bytes are safely copied, in `steps` order.
 
-    The journal is kept beside `anchor`, the output's name on the command line (for a set, its prefix), so that the
+    The journal is kept next to `anchor`, the output's name on the command line (for a set, its prefix), so that the
     same command finds it after the sources are removed. `begun` is the digest of the journal that the plan was read
     from, empty for a new plan.
     """
@@ -121,11 +121,11 @@ class Consume:
 
 @record
 class Preview:
-    """What a plan would do, for people and for `--json`; `freed` are the sources that it removes, with their sizes.
+    """A preview of a plan, for people and for `--json`; `freed` are the sources that it removes, with their sizes.
 
-    Of `bytes_copied`, `bytes_fetched` come over a network. `bytes_congruent` lie in whole blocks at offsets congruent
-    to their source's: a file system that can share blocks (XFS, btrfs) clones them. `bytes_congruent_padded` is the
-    same count if the data were moved by less than a block, as `--pad` does.
+    `bytes_fetched` is the part of `bytes_copied` that comes over a network. `bytes_congruent` are in whole blocks at
+    offsets congruent to their source's: a file system that can share blocks (XFS, btrfs) clones them.
+    `bytes_congruent_padded` is the same count if the data were moved by less than a block, as `--pad` does.
     """
 
     outputs: tuple[tuple[str, int], ...]
@@ -141,7 +141,7 @@ class Preview:
 
 @record
 class Plan:
-    """Everything needed to write the outputs; `inputs` are all sources that they depend on, also for metadata alone.
+    """Everything needed to write the outputs; `inputs` are all sources that they depend on, even only for metadata.
 
     `remarks` tell the user about the outcome. `first_shard` is the file from which engines start, if it is not the
     first output: while a set is published, no file has this name. `sequence` lists the names of marks in the order of
@@ -272,9 +272,9 @@ NEW_FILE = "; -o OUT writes a new file"  # default hint at the end of error mess
 
 
 def in_place(output: OutputFile, base: Source) -> OutputFile:
-    """Turn `output` into a change of `base` in place, which writes only what differs.
+    """Turn `output` into a change of `base` in place, which writes only the bytes that differ.
 
-    Raises `PlanError` if `base` is no local file, if kept bytes would move, or if the file's size would change.
+    Raises `PlanError` if `base` is not a local file, if kept bytes would move, or if the file's size would change.
     """
     if base.file_id is None:
         raise PlanError(f"is not a local file, and cannot be changed in place{NEW_FILE}", source=base.name)
@@ -346,7 +346,7 @@ class Digests:
 
 @record
 class Receipt:
-    """What was written: paths in the plan's order, total bytes, and the requested digests.
+    """The written files: paths in the plan's order, total bytes, and the requested digests.
 
     `freed` are the names of removed sources.
     """

@@ -131,7 +131,7 @@ def test_a_preset_of_ik_llama_cpp_is_written_with_its_file_type(tmp_path: Path) 
         (b.gguf([b.KV("general.architecture", b.STR, "llama")], []), "no llama.block_count"),
         (
             preset_heads.model("llama", 2, parts=("attn_v",), more=[b.KV("llama.rope.dimension_count", b.U32, 8)]),
-            "llama.rope.dimension_count is 8, and ik_llama.cpp wants the 32 of a head",
+            "llama.rope.dimension_count is 8, but ik_llama.cpp expects the 32 of a head",
         ),
         (
             preset_heads.model("llama", 2, experts=4, parts=("ffn_up",)).replace(b"blk.1.ffn_up", b"dec.1.ffn_up"),

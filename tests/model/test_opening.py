@@ -167,7 +167,7 @@ def test_shards_under_odd_names_open_as_their_set_however_it_is_named(folder: Pa
         assert model.is_complete
         assert [file.source.name.removeprefix("./") for file in model.files] == names
         (said,) = model.remarks
-        assert "of one set under wrong names" in said
+        assert "of one set have wrong names" in said
         assert all(name in said for name in ODD[kind]) or len(ODD[kind]) == 3
 
 
@@ -235,7 +235,7 @@ def test_partial_sets_of_several_prefixes_are_one_model_by_their_tensors(folder:
     assert contents(model) == WHOLE
     assert model.is_complete
     assert model.get("general.architecture") is not None
-    assert "2 of 3 shards of one set under wrong names" in model.remarks[0]
+    assert "2 of 3 shards of one set have wrong names" in model.remarks[0]
     assert all(name in model.remarks[0] for name in ("b-from-x-00002-of-00003.gguf", "a-from-y-00003-of-00003.gguf"))
 
 
@@ -425,7 +425,7 @@ def test_the_model_is_found_among_its_projector_imatrix_and_adapter(folder: Path
         put(folder, {name: b.gguf((b.KV(key, b.STR, value),), TENSORS[:1])})
     model = open_model(".")
     assert contents(model) == WHOLE
-    assert "left out 4 file(s) that go with a model" in model.remarks[0]
+    assert "left out 4 file(s) that accompany a model" in model.remarks[0]
     os.remove("model.gguf")
     with pytest.raises(SourceError, match="4 models"):
         open_model(".")

@@ -109,7 +109,7 @@ def test_a_head_without_reason_is_left_alone() -> None:
 
 def test_a_gap_too_small_for_a_filler_is_refused() -> None:
     header = Header(kvs=(text("a", 110),))
-    with pytest.raises(PlanError, match=r"has to end at 192; a filler in between takes at least 40"):
+    with pytest.raises(PlanError, match=r"must end at 192; a filler in between takes at least 40"):
         filled(header, [], Filler(data_offset=header.data_offset + 32))
 
 

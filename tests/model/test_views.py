@@ -238,8 +238,8 @@ def whole_only() -> dict[str, tuple[Tensor, str]]:
     return {
         "unknown": (unknown, "of a type that gguftool does not know"),
         "ragged": (ragged, "not made of whole blocks of 256 elements"),
-        "conflict": (replace(plain, sizing=Sizing.CONFLICT), "of 576 bytes by its type, but its place has 576"),
-        "I2_S": (tensor_of("I2_S", (256, 4)), "of a type that has one scale behind all data"),
+        "conflict": (replace(plain, sizing=Sizing.CONFLICT), "576 bytes long by its type, but its place has 576"),
+        "I2_S": (tensor_of("I2_S", (256, 4)), "of a type that has one scale after all data"),
     }
 
 
@@ -356,9 +356,9 @@ def test_all_that_does_not_fit_is_said_at_once() -> None:
     with pytest.raises(PlanError) as error:
         cat(1, [first, *others])
     assert error.value.problems == (
-        "'b' (q8_0, 32 x 8) is of another type than 'a' (q4_0, 32 x 8)",
+        "'b' (q8_0, 32 x 8) has another type than 'a' (q4_0, 32 x 8)",
         "'c' (q4_0, 64 x 8) differs from 'a' (q4_0, 32 x 8) in more than axis 1",
-        "'d' (q4_0, 32 x 8) is of another byte order than 'a' (q4_0, 32 x 8)",
+        "'d' (q4_0, 32 x 8) has another byte order than 'a' (q4_0, 32 x 8)",
         "'e' (q4_0, 32 x 8 x 2) differs from 'a' (q4_0, 32 x 8) in more than axis 1",
     )
 
@@ -366,7 +366,7 @@ def test_all_that_does_not_fit_is_said_at_once() -> None:
 @pytest.mark.parametrize("kinds", [("Q8_0", "Q4_0"), ("Q4_0", "Q8_0"), ("F16", "BF16")])
 def test_types_are_never_mixed(kinds: tuple[str, str]) -> None:
     """Whichever comes first, and also where both take as many bytes."""
-    with pytest.raises(PlanError, match="is of another type than"):
+    with pytest.raises(PlanError, match="has another type than"):
         cat(1, [tensor_of(kind, (32, 2)) for kind in kinds])
 
 

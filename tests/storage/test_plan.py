@@ -34,7 +34,7 @@ def copy(at: int, start: int, length: int, source: MemorySource = SOURCE) -> Cop
     ids=["into the head", "overlap", "order", "past the end", "head past the end"],
 )
 def test_an_output_that_contradicts_itself_is_refused(copies: tuple[Copy, ...], size: int) -> None:
-    with pytest.raises(PlanError, match=r"overlap|behind the file's end") as error:
+    with pytest.raises(PlanError, match=r"overlap|after the file's end") as error:
         OutputFile(path=Path("out.gguf"), head=b"head", copies=copies, size=size)
     assert error.value.source == "out.gguf"
 

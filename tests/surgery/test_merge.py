@@ -99,7 +99,9 @@ def test_shards_are_read_each_by_its_own_alignment(tmp_path: Path) -> None:
 def test_a_padded_size_conflict_is_an_error_that_names_the_way_out(tmp_path: Path) -> None:
     tensors = (b.Tensor("short", (64,), 0, bytes(96)), b.tensor("last", "F32", (80,)))
     (tmp_path / "x.gguf").write_bytes(b.gguf((), tensors))
-    with pytest.raises(PlanError, match=r"'short' \(F32\) takes 256 bytes by its type, 96 in the file.*--force-sizes"):
+    with pytest.raises(
+        PlanError, match=r"'short' \(F32\) takes 256 bytes by its type, but 96 in the file.*--force-sizes"
+    ):
         plan_merge([open_model(tmp_path / "x.gguf")], tmp_path / "out.gguf")
 
 

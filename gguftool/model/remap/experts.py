@@ -1,4 +1,4 @@
-"""Rewrite the metadata for a selection of experts: how many there are, are used, and form a group."""
+"""Rewrite the metadata for a selection of experts: the numbers of experts, of used experts, and of groups."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def expert_keys(
 ) -> Remapped:
     """Rewrite `kvs` for models in which each MoE layer keeps these experts, in this order: layer -> old numbers.
 
-    `given` names keys that the caller sets or removes afterwards: they are not judged here.
+    `given` names keys that the caller sets or removes afterwards: they are not checked here.
     """
     out = Rewrite(kvs, byte_order)
     values = HeadValues(kvs)
@@ -55,15 +55,15 @@ def _possible(out: Rewrite, prefix: str, old: int, kept: Mapping[int, Sequence[i
     if len(counts) > 1:
         found = ", ".join(f"{count:,}" for count in sorted(counts))
         out.problems.append(
-            f"layers would keep {found} experts; {prefix}.{_COUNT} is one number: keep as many in every layer"
+            f"layers would keep {found} experts, but {prefix}.{_COUNT} is one number: keep equally many in every layer"
         )
     if not kept or 0 in counts:
-        out.problems.append("no expert is left; keep at least one in each layer")
+        out.problems.append("no experts are left; keep at least one in each layer")
     return not out.problems
 
 
 def _lower_used(out: Rewrite, values: HeadValues, new: int, given: Collection[str]) -> None:
-    """Use no more experts than there are."""
+    """Limit the number of used experts to those that are left."""
     key = f"{values.architecture}.{_USED}"
     kv = values.kvs.get(key)
     if kv is None or key in given:
@@ -77,7 +77,7 @@ def _lower_used(out: Rewrite, values: HeadValues, new: int, given: Collection[st
 
 
 def _check_groups(out: Rewrite, values: HeadValues, kept: Mapping[int, Sequence[int]], given: Collection[str]) -> None:
-    """Engines route by groups of neighbouring experts: the members of a group must stay together."""
+    """Engines route by groups of adjacent experts: the members of a group must stay together."""
     key = f"{values.architecture}.{_GROUPS}"
     groups, old = values.number(_GROUPS, 1), values.number(_COUNT, 0)
     if groups <= 1 or key in given:
@@ -86,7 +86,7 @@ def _check_groups(out: Rewrite, values: HeadValues, kept: Mapping[int, Sequence[
     way_out = f"keep equal numbers of each group of {max(old // groups, 1)}, group after group"
     way_out = f"{way_out}, or route without groups: --set {key}=u32:1"
     if new % groups or new <= groups:
-        out.problems.append(f"{key} is {groups}, and {new} experts do not divide into that many groups: {way_out}")
+        out.problems.append(f"{key} is {groups}, but {new} experts do not divide into that many groups: {way_out}")
         return
     size, old_size = new // groups, old // groups
     mixed = [layer for layer, experts in kept.items() if not _are_groups(experts, size, old_size)]
@@ -97,23 +97,23 @@ def _check_groups(out: Rewrite, values: HeadValues, kept: Mapping[int, Sequence[
 
 
 def _are_groups(experts: Sequence[int], size: int, old_size: int) -> bool:
-    """Whether each `size` experts in a row are of one old group, and no two of them of the same; groups may move."""
+    """Whether each run of `size` experts is from one old group, and no two runs from the same; groups may move."""
     groups = [{expert // old_size for expert in experts[at : at + size]} for at in range(0, len(experts), size)]
     return all(len(group) == 1 for group in groups) and len(set().union(*groups)) == len(groups)
 
 
 def _check_chunks(out: Rewrite, values: HeadValues, kept: Mapping[int, Sequence[int]]) -> None:
-    """Grovemoe's chunk experts serve neighbouring experts: those stay together."""
+    """Grovemoe's chunk experts serve adjacent experts: those stay together."""
     size = values.number(_PER_GROUP, 0)
     if size <= 1:
         return
     for layer, experts in kept.items():
         if any(expert // size * size + index % size != expert for index, expert in enumerate(experts)):
             out.problems.append(
-                f"layer {layer}: {size} neighbouring experts share a chunk expert; keep all {size} of them, or none"
+                f"layer {layer}: {size} adjacent experts share a chunk expert; keep all {size} of them, or none"
             )
 
 
 def kept_chunks(experts: Sequence[int], size: int) -> tuple[int, ...]:
-    """The chunk experts that go with `experts`, which keeps whole groups of `size`."""
+    """The chunk experts that belong to `experts`, which keeps whole groups of `size`."""
     return tuple(expert // size for expert in experts[::size])

@@ -1,4 +1,4 @@
-"""Which tensors are the parts of one fused tensor, in which order, and which engine reads which form.
+"""Which tensors make up one fused tensor, in which order, and which engine reads which form.
 
 Sources: create_tensor_qkv and create_tensor_gate_up_exps in src/llama-model.cpp of llama.cpp b11434 (2026-10),
 src/llama-load-tensors.cpp of ik_llama.cpp 8337e4cd (2026-08-15); which architecture reads it is in the facts of heads.
@@ -21,12 +21,12 @@ from gguftool.record import record
 
 @record
 class Fusion:
-    """One fused tensor of a layer: `parts` are its rows, in this order (for experts: of each expert)."""
+    """One fused tensor of a layer; `parts` are its rows, in this order (for experts: the rows of each expert)."""
 
     kind: str
     fused: str
     parts: tuple[str, ...]
-    suffixes: Mapping[str, int]  # of the names, and the axis along which the parts follow one another
+    suffixes: Mapping[str, int]  # suffix of the names -> axis along which the parts are joined
     source: str
 
     def parts_of(self, layer: int, suffix: str, stack: str = "blk") -> tuple[str, ...]:
@@ -64,7 +64,7 @@ _READ_ELSEWHERE: Final = frozenset({("gate_up", "gpt-oss", IK_LLAMA_CPP)})
 
 
 def reads_fused(kind: str, architecture: str, engine: str) -> bool | None:
-    """Whether `engine` takes the fused tensor of `kind`; None if nothing is known of the architecture there.
+    """Whether `engine` reads the fused tensor of `kind`; None if its architecture is not known there.
 
     `kind` is a key of `FUSIONS`, or "experts" for one stack of all experts.
     """
@@ -78,7 +78,7 @@ def reads_fused(kind: str, architecture: str, engine: str) -> bool | None:
 
 
 def reads_parts(kind: str, architecture: str, engine: str) -> bool | None:
-    """Whether `engine` takes the parts of `kind` one by one; None if nothing is known of the architecture there."""
+    """Whether `engine` reads the parts of `kind` one by one; None if the architecture is not known there."""
     asked = _asked(architecture, engine)
     return None if asked is None else _names(kind)[0] in asked
 
@@ -92,12 +92,12 @@ def _names(kind: str) -> tuple[str, str]:
 
 
 def _is_alternative(fused: Sequence[TensorFact], part: TensorFact) -> bool:
-    """Whether the part is asked for in the same layers as the fused tensor; hybrids have one form in each kind."""
+    """Whether the engine asks for the part in the same layers as the fused tensor; hybrids have one form per kind."""
     return any(frozenset(one.conditions) <= frozenset(part.conditions) for one in fused)
 
 
 def _asked(architecture: str, engine: str) -> dict[str, list[TensorFact]] | None:
-    """The tensors that are asked for, by name."""
+    """The tensors that the engine asks for, by name."""
     facts = head_facts(engine)
     known = facts.architectures.get(architecture) if facts is not None else None
     if known is None:
@@ -109,7 +109,7 @@ def _asked(architecture: str, engine: str) -> dict[str, list[TensorFact]] | None
 
 
 def is_fusible(kind: str, layer: Sequence[str]) -> bool:
-    """Whether the fused tensor of `kind` in a layer with tensors of the bases `layer` is made of the parts.
+    """Whether the fused tensor of `kind` in a layer with tensors of the bases `layer` is made from the parts.
 
     In layers of linear attention `attn_qkv` is something else.
     """
@@ -117,7 +117,7 @@ def is_fusible(kind: str, layer: Sequence[str]) -> bool:
 
 
 def qkv_rows(kvs: Sequence[KV], layer: int, rows: int) -> tuple[int, int, int] | None:
-    """How the `rows` of an `attn_qkv` divide into those of q, k and v; None if the metadata does not tell.
+    """How the `rows` of an `attn_qkv` divide into those of q, k and v; None if the metadata does not say.
 
     A gate that shares the tensor of the queries doubles their rows (Qwen 3.5).
     """
@@ -146,9 +146,9 @@ def _at(values: HeadValues, key: str, layer: int, default: int) -> int:
 
 
 def scales_problem(kind: str, tensors: Mapping[str, Tensor], parts: Sequence[str]) -> str:
-    """Why the scales of the weights `parts` do not let them be fused; empty if they do.
+    """Why the scales of the weights `parts` prevent fusing; empty if they do not.
 
-    llama.cpp makes no scale for `ffn_gate_up_exps`; that of `attn_qkv` is one number, so its parts need equal ones
+    llama.cpp reads no scale for `ffn_gate_up_exps`; that of `attn_qkv` is one number, so its parts need equal scales
     (src/llama-model.cpp, load_tensors).
     """
     stems = [part.removesuffix(".weight") for part in parts]
@@ -159,7 +159,7 @@ def scales_problem(kind: str, tensors: Mapping[str, Tensor], parts: Sequence[str
             continue
         name = f"'{printable(there[0].name, 80)}'"
         if kind == "gate_up":
-            return f"{name}: llama.cpp reads no scale of a fused ffn_gate_up_exps; leave this layer as it is"
+            return f"{name}: llama.cpp reads no scale for a fused ffn_gate_up_exps; leave this layer as it is"
         if len(there) < len(stems) or len({scale.raw() for scale in there}) > 1:
-            return f"{name}: the parts have different scales, and attn_qkv has one; leave this layer as it is"
+            return f"{name}: the parts have different scales, but attn_qkv has one; leave this layer as it is"
     return ""

@@ -1,4 +1,4 @@
-"""Values of a model's metadata as rules and tables name them, and the result of changing some of them."""
+"""Values of a model's metadata under the names of rules and tables, and the result of changing some of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gguftool.format.engine_facts.layer_keys import LayerKey, full_key
 from gguftool.format.kv import INTEGERS, KV, ByteOrder, ValueType, make_kv
 from gguftool.record import record, replace
 
-MOST_ENTRIES: Final = 1 << 16  # of an array by layer that is decoded; engines take 512 layers
+MOST_ENTRIES: Final = 1 << 16  # decoded from an array by layer; engines take 512 layers
 _SHOWN: Final = 8  # entries of an array in a remark
 
 
@@ -20,8 +20,8 @@ _SHOWN: Final = 8  # entries of an array in a remark
 class Remapped:
     """Metadata after an operation.
 
-    `remarks` say every change; `warnings` what may matter; `refusals` what would load and compute something else
-    (`--anyway` may lift them); `problems` what cannot be done.
+    `remarks` describe every change; `warnings` may matter; `refusals` are results that would load but compute something
+    else (`--anyway` may allow them); `problems` make the operation impossible.
     """
 
     kvs: tuple[KV, ...]
@@ -51,13 +51,13 @@ class HeadValues:
         return self.kvs.get(full_key(row, self.architecture))
 
     def value(self, kv: KV) -> Any:
-        """The decoded value; of arrays at most `MOST_ENTRIES` entries."""
+        """The decoded value; for arrays, at most `MOST_ENTRIES` entries."""
         if kv.key not in self._decoded:
             self._decoded[kv.key] = kv.value(MOST_ENTRIES)
         return self._decoded[kv.key]
 
     def number(self, key: str, default: int) -> int:
-        """The whole number under the architecture's `key`, or `default`."""
+        """The integer under the architecture's `key`, or `default`."""
         kv = self.kvs.get(f"{self.architecture}.{key}")
         return int(self.value(kv)) if kv is not None and kv.type in INTEGERS else default
 
@@ -73,7 +73,7 @@ class HeadValues:
 
     @cached_property
     def tokens(self) -> int | None:
-        """The size of the vocabulary, None if nothing says it."""
+        """The size of the vocabulary, None if unknown."""
         kv = self.kvs.get(f"{self.architecture}.vocab_size")
         if kv is not None and kv.type in INTEGERS:
             return int(kv.value())
@@ -81,7 +81,7 @@ class HeadValues:
         return listed.count if listed is not None and listed.type is ValueType.ARRAY else None
 
     def evaluate(self, rule: str, names: Mapping[str, tuple[str, int]], layer: int = 0) -> Value:
-        """Compute `rule` for `layer`; None if it depends on what is not known."""
+        """Compute `rule` for `layer`; None if it depends on an unknown value."""
 
         def named(name: str) -> Value:
             if name in names:
@@ -116,7 +116,7 @@ class Rewrite:
         return tuple(self._kvs)
 
     def result(self) -> Remapped:
-        """All changes, with what was said about them."""
+        """All changes, with their remarks, warnings and problems."""
         return Remapped(
             kvs=self.kvs,
             remarks=tuple(self.remarks),
@@ -126,7 +126,7 @@ class Rewrite:
         )
 
     def put(self, kv: KV, *, after: str = "") -> None:
-        """Replace the entry of that key, or add it behind the key `after`; no remark if nothing changes."""
+        """Replace the entry of that key, or add it after the key `after`; no remark if nothing changes."""
         index = self._index(kv.key)
         if index is None:
             self._insert(kv, self._index(after))
@@ -136,7 +136,7 @@ class Rewrite:
             self._kvs[index] = kv
 
     def number(self, key: str, value: int, *, after: str = "") -> None:
-        """Set the whole number under `key`; it keeps its type."""
+        """Set the integer under `key`; it keeps its type."""
         index = self._index(key)
         kind = self._kvs[index].type if index is not None else ValueType.UINT32
         self.put(make_kv(key, kind, value, byte_order=self.byte_order), after=after)
@@ -147,7 +147,7 @@ class Rewrite:
         self.put(kv, after=after)
 
     def remove(self, key: str) -> None:
-        """Remove `key`, if it is there."""
+        """Remove `key`, if it exists."""
         index = self._index(key)
         if index is not None:
             self.remarks.append(f"{printable(key, 80)}: {shown(self._kvs[index])} (removed)")
@@ -155,7 +155,7 @@ class Rewrite:
             self._places = self._placed()
 
     def rekey(self, keys: Mapping[str, Sequence[str]]) -> None:
-        """Give entries new keys, all at once: no new key removes an entry, several copy it to its place."""
+        """Give entries new keys, all at once: no new key removes an entry, several new keys copy it."""
         changed = {old: new for old, new in keys.items() if tuple(new) != (old,) and self._index(old) is not None}
         if not changed:
             return
@@ -164,14 +164,14 @@ class Rewrite:
             for key in changed.get(kv.key, (kv.key,)):
                 other = found.setdefault(key, replace(kv, key=key))
                 if (other.type, other.raw) != (kv.type, kv.raw):
-                    self.problems.append(f"{printable(key, 80)} would be there twice, with different values")
+                    self.problems.append(f"{printable(key, 80)} would exist twice, with different values")
         self._kvs = list(found.values())
         self._places = self._placed()
         for old, new in changed.items():
             self.remarks.append(f"{printable(old, 80)} -> {', '.join(printable(key, 80) for key in new) or 'removed'}")
 
     def _insert(self, kv: KV, before: int | None) -> None:
-        """Add an entry behind the one at `before`, or at the end."""
+        """Add an entry after the one at `before`, or at the end."""
         if before is None:
             self._places[kv.key] = len(self._kvs)
             self._kvs.append(kv)
@@ -180,7 +180,7 @@ class Rewrite:
             self._places = self._placed()
 
     def _placed(self) -> dict[str, int]:
-        """The place of each key, that of the first entry if several have it."""
+        """The index of each key; for duplicate keys, that of the first entry."""
         return {kv.key: index for index, kv in reversed([*enumerate(self._kvs)])}
 
     def _index(self, key: str) -> int | None:
@@ -196,7 +196,7 @@ def shown(kv: KV) -> str:
 
 
 def change(old: KV, new: KV) -> str:
-    """``old -> new``, or the numbers of entries where an array changes its length."""
+    """``old -> new``, or the numbers of entries if an array changes its length."""
     if old.type is ValueType.ARRAY and new.type is ValueType.ARRAY and max(old.count, new.count) > _SHOWN:
         same = f"{old.count:,} entries, rearranged"
         return same if old.count == new.count else f"{old.count:,} -> {new.count:,} entries"

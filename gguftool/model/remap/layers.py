@@ -29,7 +29,7 @@ def remap_layers(
 ) -> Remapped:
     """Rewrite `kvs` for a model with the layers of `mapping`: trunk first, MTP layers last.
 
-    Only metadata is judged: dims, vocabularies and tensors of donors are for the caller to compare.
+    Only metadata is checked: the caller compares dims, vocabularies and tensors of donors.
     """
     kvs = tuple(kvs)
     if _is_identity(kvs, mapping):
@@ -59,7 +59,9 @@ def _write_counts(new: NewLayers) -> None:
     if nextn or key in new.base.kvs:
         new.out.number(key, nextn, after=new.anchor)
     if nextn > max(1, new.base.layers - new.base.trunk) and new.architecture in ONE_MTP_LAYER:
-        new.out.warnings.append(f"{nextn} MTP layers: llama.cpp runs one in this architecture, and aborts with more")
+        new.out.warnings.append(
+            f"{nextn} MTP layers: llama.cpp runs only one in this architecture, and aborts with more"
+        )
 
 
 def _write_keys(new: NewLayers) -> None:
@@ -84,7 +86,7 @@ def _like(new: NewLayers, row: LayerKey) -> KV:
 # --- one entry for each layer ----------------------------------------------------------------------------------------
 
 _MISSING: Final = object()  # an entry that an array does not have
-_ABSENT: Final = object()  # no key, and no value that stands for it
+_ABSENT: Final = object()  # no key, and no default value
 
 
 def _write_entries(new: NewLayers, row: LayerKey) -> None:
@@ -102,19 +104,19 @@ def _write_entries(new: NewLayers, row: LayerKey) -> None:
         _put_entries(new, row, entries)
     elif any(entry is not _ABSENT for entry in entries):
         without = runs(index for index, entry in enumerate(entries) if entry is _ABSENT)
-        message = f"{new.shown(row)}: new layers {without} come from a model without this key, the others have it"
+        message = f"{new.shown(row)}: new layers {without} come from a model without this key, but the others have it"
         new.out.problems.append(f"{message}; add it to that model first, with edit --set")
     else:
         new.out.remove(new.key(row))
 
 
 def _wrong_lengths(new: NewLayers, row: LayerKey) -> list[str]:
-    """Arrays that have neither one entry for each layer nor one for each layer without MTP.
+    """Arrays with neither one entry for each layer nor one for each layer without MTP.
 
-    DeepSeek 4's `compress_ratios` may have more: entries of MTP layers that the file leaves out.
+    DeepSeek 4's `compress_ratios` may have more: entries for MTP layers that the file leaves out.
     """
     return [
-        f"{new.shown(row)} has {kv.count:,} entries; the model has {model.layers:,} layers: repair it with edit --set"
+        f"{new.shown(row)} has {kv.count:,} entries, but there are {model.layers:,} layers: repair it with edit --set"
         for model in new.models
         if (kv := model.of(row)) is not None
         and kv.type is ValueType.ARRAY
@@ -124,7 +126,7 @@ def _wrong_lengths(new: NewLayers, row: LayerKey) -> list[str]:
 
 
 def _entry(model: HeadValues, row: LayerKey, layer: int) -> Any:
-    """What `model` has for `layer`; `_ABSENT` without the key, `_MISSING` if its array ends before."""
+    """The entry of `model` for `layer`; `_ABSENT` without the key, `_MISSING` if its array is too short."""
     kv = model.of(row)
     if kv is None:
         return _ABSENT if row.absent is None else row.absent
@@ -135,7 +137,7 @@ def _entry(model: HeadValues, row: LayerKey, layer: int) -> Any:
 
 
 def _put_entries(new: NewLayers, row: LayerKey, entries: list[Any]) -> None:
-    """Write `entries`: as an array if there is one already or they differ, else as one number."""
+    """Write `entries`: as an array if the key has one or they differ, else as one number."""
     like = _like(new, row)
     if like.type is not ValueType.ARRAY and len(set(map(repr, entries))) == 1:
         kv = make_kv(new.key(row), like.type, entries[0], byte_order=new.out.byte_order)
@@ -143,14 +145,16 @@ def _put_entries(new: NewLayers, row: LayerKey, entries: list[Any]) -> None:
         return
     scalar = [engine for engine in new.engines if not reads_array(engine, new.architecture, row)]
     if like.type is not ValueType.ARRAY and scalar:
-        message = f"{new.shown(row)} would need an entry for each layer; {' and '.join(scalar)} read one number there"
+        message = (
+            f"{new.shown(row)} would need an entry for each layer, but {' and '.join(scalar)} read one number there"
+        )
         new.out.problems.append(f"{message}, so layers with different values cannot be mixed")
         return
     new.out.array(new.key(row), entries, like.element_type, after=new.anchor)
 
 
 def reads_array(engine: str, architecture: str, row: LayerKey) -> bool:
-    """Whether `engine` takes an array under the key of `row`; true if it does not read the key, as far as is known."""
+    """Whether `engine` takes an array under the key of `row`; true if it is not known to read the key."""
     facts = head_facts(engine)
     known = facts.architectures.get(architecture) if facts is not None else None
     if facts is None or known is None:
@@ -164,15 +168,15 @@ def reads_array(engine: str, architecture: str, row: LayerKey) -> bool:
 
 
 def _write_front(new: NewLayers, row: LayerKey) -> None:
-    """Count the first layers that were among the first ones of their model."""
+    """Count the leading new layers that were among the counted first layers of their model."""
     among = [layer < model.number(row.key, 0) for model, layer in new.layers[: new.trunk]]
     count = among.index(False) if False in among else len(among)
     if row.ordered:
         _keep_first(new, row)
     elif any(among[count:]):
         late = runs(index for index, one in enumerate(among) if one and index >= count)
-        message = f"{new.shown(row)} counts layers from the first; new layers {late} are of that kind"
-        new.out.problems.append(f"{message} and stand behind others: put them first")
+        message = f"{new.shown(row)} counts layers from the first, and new layers {late} are of that kind"
+        new.out.problems.append(f"{message} but come after others: put them first")
     elif count or new.base.of(row) is not None:
         new.out.number(new.key(row), count, after=new.anchor)
 
@@ -181,11 +185,11 @@ def _keep_first(new: NewLayers, row: LayerKey) -> None:
     wanted = new.base.number(row.key, 0)
     if new.layers[:wanted] != [(new.base, index) for index in range(wanted)]:
         message = f"{new.shown(row)}: parts of an image enter layers 0-{wanted - 1}"
-        new.out.refusals.append(f"{message}, which would not be the same layers; leave these at their places")
+        new.out.refusals.append(f"{message}, which would not be the same layers; leave these in their places")
 
 
 def _write_back(new: NewLayers, row: LayerKey) -> None:
-    """Count the last layers that were among the last ones of their model."""
+    """Count the trailing new layers that were among the counted last layers of their model."""
     if row.key == "nextn_predict_layers":  # written with the number of layers
         return
     counted = new.layers if row.length is Length.ALL else new.layers[: new.trunk]
@@ -193,8 +197,8 @@ def _write_back(new: NewLayers, row: LayerKey) -> None:
     count = among[::-1].index(False) if False in among else len(among)
     if sum(among) != count:
         early = runs(index for index, one in enumerate(among[: len(among) - count]) if one)
-        message = f"{new.shown(row)} counts layers to the last; new layers {early} are of that kind"
-        new.out.problems.append(f"{message} and stand before others: put them last")
+        message = f"{new.shown(row)} counts layers to the last, and new layers {early} are of that kind"
+        new.out.problems.append(f"{message} but come before others: put them last")
         return
     if row.key == "attention.shared_kv_layers" and count:
         _keep_shared(new, row, len(among) - count)
@@ -212,14 +216,14 @@ def _keep_shared(new: NewLayers, row: LayerKey, start: int) -> None:
     wanted = [(model, first_of_last(model, row) - offset) for offset in (2, 1)]
     if new.layers[max(start - 2, 0) : start] != wanted:
         message = f"{new.shown(row)}: new layers from {start} on share the keys and values of the two before them"
-        new.out.refusals.append(f"{message}, which would not be the same two; leave them at their places")
+        new.out.refusals.append(f"{message}, which would not be the same two; leave them in their places")
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------
 
 
 def _write_numbers(new: NewLayers, row: LayerKey) -> None:
-    """List the new numbers of the layers that are in the list of their model, and what goes with each entry."""
+    """List the new numbers of the layers that are in the list of their model, and the value that goes with each."""
     numbers: list[int] = []
     beside: list[Any] = []
     for index, (model, layer) in enumerate(new.layers):
@@ -229,7 +233,7 @@ def _write_numbers(new: NewLayers, row: LayerKey) -> None:
             beside += _list(model, row.beside)[listed.index(layer) :][:1]
     if row.exactly and len(numbers) != row.exactly:
         found = f"new layers {runs(numbers)}" if numbers else "none"
-        new.out.problems.append(f"{new.shown(row)} must list {row.exactly} layer, and would list {found}")
+        new.out.problems.append(f"{new.shown(row)} must list {row.exactly} layer, but would list {found}")
         return
     new.out.array(new.key(row), numbers, _like(new, row).element_type, after=new.anchor)
     other = new.base.kvs.get(f"{new.architecture}.{row.beside}")
@@ -243,15 +247,15 @@ def _list(model: HeadValues, key: str) -> list[Any]:
 
 
 def _check_phase(new: NewLayers, row: LayerKey) -> None:
-    """A period that no rule explains in this architecture: each layer must keep its place in it."""
+    """Check a period that no rule explains in this architecture: each layer must keep its place in it."""
     if row.key in ruled_keys(new.architecture):
         return
     periods = {model.number(row.key, 0) for model in new.used}
     period = max(periods)
     moved = [index for index, (_, layer) in enumerate(new.layers) if period and (index - layer) % period]
     if len(periods) > 1 or moved:
-        message = f"{new.shown(row)} is a period of layers, and how this architecture uses it is not known"
-        new.out.problems.append(f"{message}: move layers by multiples of {period} only")
+        message = f"{new.shown(row)} is a period of layers, and it is not known how this architecture uses it"
+        new.out.problems.append(f"{message}: move layers only by multiples of {period}")
 
 
 def _keep_targets(new: NewLayers, row: LayerKey) -> None:
@@ -269,11 +273,13 @@ _WRITERS: Final[dict[KeyKind, Callable[[NewLayers, LayerKey], None]]] = {
 
 
 def _stop_at_unknown(new: NewLayers) -> None:
-    """Stop at arrays of the architecture that have as many entries as there are layers and are in no table."""
+    """Stop at arrays of the architecture that are in no table and have as many entries as there are layers."""
     for model in new.models:
         for key, kv in model.kvs.items():
             if kv.type is not ValueType.ARRAY or not key.startswith(f"{new.architecture}."):
                 continue
             if kv.count in (model.layers, model.trunk) and layer_key(key, new.architecture) is None:
                 message = f"{printable(key, 80)} has {kv.count:,} entries, as many as there are layers"
-                new.out.problems.append(f"{message}, and is not known here; edit --remove takes it out, if it may go")
+                new.out.problems.append(
+                    f"{message}, but is not known here; edit --remove removes it, if it is not needed"
+                )

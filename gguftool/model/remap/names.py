@@ -1,7 +1,8 @@
-"""Rewrite the metadata that bears names of tensors: after renames, drops, and for layers that are repeated.
+"""Rewrite metadata that contains names of tensors: after renames and drops, and for repeated layers.
 
-Two kinds of keys do.  ``general.tensor_extra.name`` lists names, with one more array for each property, entry by entry
-(llama.cpp src/llama-model.cpp, load_tensor_extra).  ``comfy.gguf.orig_shape.NAME`` has the name in the key.
+There are two kinds of such keys.  ``general.tensor_extra.name`` lists names, and one array for each property has an
+entry for each name (llama.cpp src/llama-model.cpp, load_tensor_extra).  ``comfy.gguf.orig_shape.NAME`` has the name in
+the key.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ def rename_in_keys(
     *,
     byte_order: ByteOrder = ByteOrder.LITTLE,
 ) -> Remapped:
-    """Rewrite keys that bear tensors' names; `renames` maps an old name to the new ones.
+    """Rewrite keys that contain tensors' names; `renames` maps an old name to the new ones.
 
-    No new names: the tensor is gone, and so is what was said of it. Several: it was copied. One new name for several
-    old ones (fused tensors) needs the same values of all.
+    No new names: the tensor is gone, and its metadata too. Several: it was copied. If several old tensors get one new
+    name (fused tensors), all must have the same values.
     """
     out = Rewrite(kvs, byte_order)
     _rename_listed(out, renames)
@@ -43,13 +44,13 @@ def bring_named(
     *,
     byte_order: ByteOrder = ByteOrder.LITTLE,
 ) -> Remapped:
-    """Add to `kvs` what the metadata of `donor` says of the tensors `names` (its name -> the new ones)."""
+    """Add to `kvs` the metadata of `donor` about the tensors `names` (its name -> the new ones)."""
     out = Rewrite(kvs, byte_order)
     brought = {old: tuple(new) for old, new in names.items() if new}
     own, other = _Extras(out.kvs), _Extras(donor)
     entries = {new: other.entries[old] for old in brought if old in other.entries for new in brought[old]}
     if entries and own.names is not None and own.keys != other.keys:
-        out.problems.append(f"{_EXTRA}*: the donor says other things of its tensors than the model does")
+        out.problems.append(f"{_EXTRA}*: the donor has other properties for its tensors than the model")
     elif entries:
         _put_listed(out, own.entries | entries, other)
     for kv in donor:
@@ -59,7 +60,7 @@ def bring_named(
 
 
 class _Extras:
-    """What the lists of ``general.tensor_extra`` say: name -> one entry for each of `keys`, in their order."""
+    """The lists of ``general.tensor_extra``: name -> one entry for each of `keys`, in their order."""
 
     def __init__(self, kvs: Sequence[KV]) -> None:
         self.names = next((kv for kv in kvs if kv.key == _NAMES and _is_texts(kv)), None)
@@ -78,7 +79,7 @@ def _is_texts(kv: KV) -> bool:
 def _rename_listed(out: Rewrite, renames: Mapping[str, Sequence[str]]) -> None:
     extras = _Extras(out.kvs)
     if not extras.fits:
-        out.problems.append(f"{_EXTRA}* have different lengths, so nothing tells which entry is of which tensor")
+        out.problems.append(f"{_EXTRA}* have different lengths, so it is unknown which entry belongs to which tensor")
         return
     if not any(name in renames for name in extras.entries):
         return

@@ -1,4 +1,4 @@
-"""A new list of layers, each with the model that it comes from: what every rewriting of layer keys works on."""
+"""A new list of layers, each with the model that it comes from: the input of all code that rewrites layer keys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class LayerFrom:
 class NewLayers:
     """The layers of the output as (model, layer) pairs; `trunk` of them come before the MTP layers.
 
-    `base` is the model with the metadata that is rewritten, `models` are all models, it first; `used` gives layers.
+    `base` is the model with the metadata to rewrite; `models` are all models, `base` first; `used` are those that give
+    layers.
     """
 
     def __init__(
@@ -43,24 +44,24 @@ class NewLayers:
         self.out: Rewrite = Rewrite(kvs, byte_order)
 
     def problems(self) -> Iterator[str]:
-        """Say why the layers cannot stand in this order at all."""
+        """Reasons why the layers cannot be in this order at all."""
         if not self.architecture:
             yield "general.architecture is absent, so the keys that count layers are not known; edit --set adds it"
         if self.architecture in NO_LAYER_LIST:
             yield f"layers of '{self.architecture}' cannot be listed: {NO_LAYER_LIST[self.architecture]}"
             return
         if not self.trunk:
-            yield "no layer is left; keep at least one"
+            yield "no layers are left; keep at least one"
         for model in self.models:
             if model.architecture != self.architecture:
                 found, wanted = printable(model.architecture, 40), printable(self.architecture, 40)
-                yield f"a donor of layers has architecture '{found}', the model has '{wanted}'; use one of the same"
+                yield f"a donor of layers has architecture '{found}', but the model has '{wanted}'; use the same"
         last = max((index for index, (model, layer) in enumerate(self.layers) if layer < model.trunk), default=-1)
         for index, (model, layer) in enumerate(self.layers):
             if not 0 <= layer < model.layers:
                 yield f"layer {layer} is out of range: there are {model.layers:,}, numbered from 0"
             elif layer >= model.trunk and index < last:
-                yield f"MTP layer {layer} would stand before other layers; put MTP layers last"
+                yield f"MTP layer {layer} would come before other layers; put MTP layers last"
 
     def key(self, row: LayerKey) -> str:
         """The whole key of `row`."""
@@ -72,5 +73,5 @@ class NewLayers:
 
     @property
     def anchor(self) -> str:
-        """The key behind which new keys go."""
+        """The key after which new keys go."""
         return f"{self.architecture}.block_count"

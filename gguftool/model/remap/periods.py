@@ -1,4 +1,4 @@
-"""What engines derive from a layer's number: keep each layer's kind, by its phase or by an array, and check it."""
+"""Properties that engines derive from a layer's number: keep each layer's kind, by its phase or an array; check it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def pattern_keys(architecture: str) -> frozenset[str]:
 
 
 def ruled_keys(architecture: str) -> frozenset[str]:
-    """The keys, without the architecture, that rules of the engines go by."""
+    """The keys, without the architecture, that rules of the engines use."""
     return frozenset(key for rule in layer_rules(architecture, ENGINES) for key, _ in rule.names.values())
 
 
 def rule_value(rule: LayerRule, model: HeadValues, layer: int) -> Value:
-    """What the engine gives `layer` of `model`: the entry of its array, or what the rule computes; None if unknown."""
+    """The engine's value for `layer` of `model`: the entry of its array, or the result of the rule; None if unknown."""
     kv = model.kvs.get(f"{model.architecture}.{rule.array}") if rule.array else None
     if kv is not None and kv.type is ValueType.ARRAY:
         entries = model.value(kv)
@@ -37,7 +37,7 @@ def rule_value(rule: LayerRule, model: HeadValues, layer: int) -> Value:
 
 
 def write_patterns(new: NewLayers) -> None:
-    """Write the array in place of a period that no longer fits; an array that is there already gets its new entries."""
+    """Write an array in place of a period that no longer fits; an existing array gets its new entries."""
     for key in sorted(pattern_keys(new.architecture)):
         rules = [rule for rule in layer_rules(new.architecture, new.engines) if rule.array == key]
         rules = rules or [rule for rule in layer_rules(new.architecture, ENGINES) if rule.array == key]
@@ -53,7 +53,7 @@ def write_patterns(new: NewLayers) -> None:
 
 
 def _is_trunk_only(new: NewLayers, key: str) -> bool:
-    """Whether the array under `key` has no entries for MTP layers: by the engines, or as the model has it."""
+    """Whether the array under `key` has no entries for MTP layers, according to the engines or the model."""
     row = layer_key(f"{new.architecture}.{key}", new.architecture)
     old = new.base.kvs.get(f"{new.architecture}.{key}")
     if row is None or row.length is Length.TRUNK:
@@ -62,13 +62,13 @@ def _is_trunk_only(new: NewLayers, key: str) -> bool:
 
 
 def _beside(new: NewLayers, rules: Sequence[LayerRule]) -> str:
-    """The key of the period, behind which the array goes."""
+    """The key of the period, after which the array goes."""
     keys = [f"{new.architecture}.{key}" for rule in rules for name, (key, _) in rule.names.items() if name in _PERIODS]
     return next((key for key in keys if key in new.base.kvs), new.anchor)
 
 
 def _wrong(new: NewLayers, rule: LayerRule) -> list[int]:
-    """The new layers that the engine would treat otherwise than in their own model, by the metadata so far."""
+    """The new layers that the engine would treat differently than in their own model, by the metadata so far."""
     planned = HeadValues(new.out.kvs)
     pairs = (
         (rule_value(rule, model, layer), rule_value(rule, planned, index))
@@ -78,7 +78,7 @@ def _wrong(new: NewLayers, rule: LayerRule) -> list[int]:
 
 
 def check_rules(new: NewLayers) -> None:
-    """Report what an engine would treat otherwise: single layers (a problem) or the whole model (a refusal)."""
+    """Report parts that an engine would treat differently: single layers (a problem) or the whole model (a refusal)."""
     for rule in layer_rules(new.architecture, new.engines):
         wrong = _wrong(new, rule)
         if wrong:
@@ -90,14 +90,14 @@ def check_rules(new: NewLayers) -> None:
             new.out.refusals.append(_other_count(count))
 
 
-# Kinds of which a trunk needs at least one layer, and whether it needs a layer of the other kind as well.
+# Kinds that need at least one layer in a trunk, and whether it also needs a layer of the other kind.
 _NEEDED = {"linear attention": True, "sliding window": False}
 
 
 def check_kinds(new: NewLayers) -> None:
-    """Refuse a trunk in which one kind of two is left: llama.cpp has a cache for each, and aborts if one is empty.
+    """Refuse a trunk with only one of two kinds left: llama.cpp has a cache for each, and aborts if one is empty.
 
-    Layers without a sliding window may all go. Source: src/llama-model.cpp (create_memory) of llama.cpp b11434;
+    All layers without a sliding window may go. Source: src/llama-model.cpp (create_memory) of llama.cpp b11434;
     measured with b11549: GGML_ASSERT(buffer) in hybrids, GGML_ASSERT(hparams.is_swa_any()).
     """
     if LLAMA_CPP not in new.engines:
@@ -110,11 +110,13 @@ def check_kinds(new: NewLayers) -> None:
         left = {bool(kind_of(model, layer)) for model, layer in new.layers[: new.trunk]}
         if len(had) > 1 and (left == {False} or (left == {True} and _NEEDED.get(what, True))):
             kind = f"without {what}" if left == {True} else f"with {what}"
-            new.out.refusals.append(f"no layer {kind} would be left: {LLAMA_CPP} aborts without any; keep one of them")
+            new.out.refusals.append(
+                f"no layers {kind} would be left, and {LLAMA_CPP} aborts without any; keep one of them"
+            )
 
 
 def _has_keys(model: HeadValues, layer: int) -> bool:
-    """Whether a layer has heads of keys: hybrids say so with zeros in their list."""
+    """Whether a layer has key heads: hybrids have zeros in their list for layers without."""
     kv = model.kvs.get(f"{model.architecture}.attention.head_count_kv")
     heads = model.value(kv) if kv is not None else None
     return not isinstance(heads, list) or layer >= len(heads) or bool(heads[layer])
@@ -122,7 +124,7 @@ def _has_keys(model: HeadValues, layer: int) -> bool:
 
 def _out_of_phase(rule: LayerRule, wrong: list[int]) -> str:
     period = next((default for name, (_, default) in rule.names.items() if name in _PERIODS), 0)
-    way_out = f"move layers by whole periods of {period}" if period > 1 else "leave these layers at their places"
+    way_out = f"move layers by whole periods of {period}" if period > 1 else "leave these layers in their places"
     way_out = f"{way_out}, or plan for another engine (--engine)"
     return (
         f"{rule.engine} would give new layers {runs(wrong)} another {rule.what} ({rule.rule}; {rule.source}): {way_out}"
@@ -130,7 +132,7 @@ def _out_of_phase(rule: LayerRule, wrong: list[int]) -> str:
 
 
 def check_counts(out: Rewrite, before: HeadValues, engines: Sequence[str]) -> None:
-    """Report what an engine would decide otherwise for the whole model, by the number of experts or tokens."""
+    """Report decisions of an engine about the whole model that would change with the number of experts or tokens."""
     planned = HeadValues(out.kvs)
     for rule in count_rules(before.architecture, engines):
         if before.evaluate(rule.rule, rule.names) != planned.evaluate(rule.rule, rule.names):
@@ -138,5 +140,5 @@ def check_counts(out: Rewrite, before: HeadValues, engines: Sequence[str]) -> No
 
 
 def _other_count(rule: CountRule) -> str:
-    """What changes if the value of `rule` does."""
-    return f"{rule.engine} would change the {rule.what}: it goes by a count ({rule.rule}; {rule.source})"
+    """The change if the value of `rule` changes."""
+    return f"{rule.engine} would change the {rule.what}: it depends on a count ({rule.rule}; {rule.source})"

@@ -17,14 +17,14 @@ _SCORES: Final = "tokenizer.ggml.scores"
 _TYPES: Final = "tokenizer.ggml.token_type"
 _MERGES: Final = "tokenizer.ggml.merges"
 _BY_TOKEN: Final = (_TOKENS, _SCORES, _TYPES)
-_SUPPRESSED: Final = "tokenizer.ggml.suppress_tokens"  # never sampled; those that are gone need no entry
+_SUPPRESSED: Final = "tokenizer.ggml.suppress_tokens"  # never sampled; removed tokens need no entry
 _HASHED: Final = "ple.layers"  # qwen4exp looks up n-grams by a hash of tokens' numbers
 _IDS: Final = re.compile(r"token_ids?(?:_\w+)?$", re.ASCII)  # tokenizer.ggml.eos_token_id, adapters.token_ids_activate
 _UNUSED: Final = 5  # LLAMA_TOKEN_TYPE_UNUSED, llama.h
 _BYTE: Final = 6  # LLAMA_TOKEN_TYPE_BYTE
-_PAD_SCORE: Final = -1000.0  # what convert_hf_to_gguf.py gives tokens that it adds
+_PAD_SCORE: Final = -1000.0  # the score of tokens that convert_hf_to_gguf.py adds
 
-# The tokens that engines take where no key names one, by tokenizer. Source: src/llama-vocab.cpp (load) of llama.cpp
+# The tokens that engines use if no key names one, by tokenizer. Source: src/llama-vocab.cpp (load) of llama.cpp
 # b11434 (2026-10) and ik_llama.cpp 8337e4cd (2026-08-15), which agree.
 _GPT_2: Final = {"bos": 11, "eos": 11}
 DEFAULT_IDS: Final[dict[str, dict[str, int]]] = {
@@ -46,7 +46,7 @@ def vocab_keys(
     engines: Sequence[str] = tuple(ENGINES),
     byte_order: ByteOrder = ByteOrder.LITTLE,
 ) -> Remapped:
-    """Rewrite `kvs` for the tokens `kept` (old numbers, in their new order) and `added` unused ones behind them."""
+    """Rewrite `kvs` for the tokens `kept` (old numbers, in their new order) and `added` unused ones after them."""
     out = Rewrite(kvs, byte_order)
     values = HeadValues(kvs)
     _Vocabulary(out, values, kept, added).rewrite()
@@ -69,7 +69,7 @@ class _Vocabulary:
         self.old = len(self.texts) or values.tokens or 0
 
     def rewrite(self) -> None:
-        """Write every key that knows tokens."""
+        """Write every key that refers to tokens."""
         if not self._possible():
             return
         size = f"{self.values.architecture}.vocab_size"
@@ -87,15 +87,15 @@ class _Vocabulary:
             elif kv.type is ValueType.ARRAY and kv.count == self.old and self.old:
                 message = f"{printable(kv.key, 80)} has {kv.count:,} entries, as many as there are tokens"
                 self.out.problems.append(
-                    f"{message}, and gguftool does not know what it means; edit --remove, if it may go"
+                    f"{message}, but gguftool does not know its meaning; edit --remove removes it, if it is not needed"
                 )
             elif kv.key == "tokenizer.huggingface.json":
-                self.out.warnings.append(f"{kv.key} still lists the old vocabulary; edit --remove takes it out")
+                self.out.warnings.append(f"{kv.key} still lists the old vocabulary; edit --remove removes it")
 
         self._name_defaults()
 
     def _name_defaults(self) -> None:
-        """Write the key of a special token that engines know by its old number alone."""
+        """Write the key of a special token that engines know only by its old number."""
         model = self.values.kvs.get("tokenizer.ggml.model")
         kind = str(model.value()) if model is not None and model.type is ValueType.STRING else ""
         for word, number in DEFAULT_IDS.get(kind, {}).items():
@@ -103,35 +103,43 @@ class _Vocabulary:
             if key in self.values.kvs or number >= self.old:
                 continue
             if number not in self.new_numbers:
-                self.out.warnings.append(f"{key} is absent: engines will take token {number}, which is another one now")
+                self.out.warnings.append(
+                    f"{key} is absent: engines will use token {number}, which is now another token"
+                )
             elif self.new_numbers[number] != number:
                 self.out.number(key, self.new_numbers[number], after=_TOKENS)
 
     def _possible(self) -> bool:
         wrong = [number for number in self.kept if not 0 <= number < self.old]
         if not self.old:
-            self.out.problems.append(f"{_TOKENS} is absent: there is no vocabulary to change")
+            self.out.problems.append(f"{_TOKENS} is absent, so there is no vocabulary to change")
         elif wrong:
             self.out.problems.append(f"token {wrong[0]} is out of range; there are {self.old:,} tokens")
         if len(self.new_numbers) != len(self.kept):
             twice = next(number for index, number in enumerate(self.kept) if self.new_numbers[number] != index)
-            self.out.problems.append(f"token {twice} is listed twice: llama.cpp aborts on two tokens with one text")
+            self.out.problems.append(
+                f"token {twice} is listed twice, and llama.cpp aborts on two tokens with the same text"
+            )
         hashed = f"{self.values.architecture}.{_HASHED}"
         if hashed in self.values.kvs and any(old != new for old, new in self.new_numbers.items()):
-            self.out.problems.append(f"{hashed}: n-grams are found by tokens' numbers; keep tokens 0 to N, in order")
+            self.out.problems.append(
+                f"{hashed}: n-grams are looked up by tokens' numbers; keep tokens 0 to N, in order"
+            )
         if not len(self.kept) + self.added:
-            self.out.problems.append("no token is left; keep at least one")
+            self.out.problems.append("no tokens are left; keep at least one")
         return not self.out.problems
 
     def _entries(self, kv: KV) -> None:
         """Select the entries of an array with one for each token, and add those of new tokens."""
         if kv.type is not ValueType.ARRAY or kv.count != self.old:
-            self.out.problems.append(f"{kv.key} has {kv.count:,} entries; there are {self.old:,} tokens")
+            self.out.problems.append(f"{kv.key} has {kv.count:,} entries, but there are {self.old:,} tokens")
             return
         old = self.texts if kv.key == _TOKENS else kv.value()
         new = [old[number] for number in self.kept]
         if kv.key == _TYPES and _BYTE in (set(old) - set(new)):
-            self.out.warnings.append("no token for single bytes is left: text outside the vocabulary cannot be encoded")
+            self.out.warnings.append(
+                "no tokens for single bytes are left: text outside the vocabulary cannot be encoded"
+            )
         self.out.array(kv.key, new + self._new_entries(kv.key, set(new)), kv.element_type)
 
     def _new_entries(self, key: str, there: set[Any]) -> list[Any]:
@@ -163,7 +171,7 @@ class _Vocabulary:
             self.out.array(kv.key, there, kv.element_type)
 
     def _ids(self, kv: KV) -> None:
-        """Give the new numbers of the tokens that a key names."""
+        """Write the new numbers of the tokens that a key names."""
         kind = kv.element_type
         if kind not in INTEGERS:
             return
@@ -187,7 +195,7 @@ def _is_text_list(kv: KV | None) -> TypeGuard[KV]:
 
 
 def _merged(merge: str) -> tuple[str, str, str]:
-    """The two texts of a merge, and the one that it makes; the first character may be a space of the text itself."""
+    """The two texts of a merge, and their concatenation; the first character may be a space of the text itself."""
     space = merge.find(" ", 1)
     left, right = (merge, "") if space < 0 else (merge[:space], merge[space + 1 :])
     return left, right, left + right

@@ -23,7 +23,7 @@ def no_progress(_nbytes: int) -> None:
 
 
 def digest(extents: Iterable[Extent], progress: Progress = no_progress) -> str:
-    """The sha256, in hex, of the bytes of `extents` one after the other.
+    """The sha256, in hex, of the bytes of `extents` one after another.
 
     Raises `SourceError` if they cannot be read.
     """
@@ -41,7 +41,7 @@ def digest(extents: Iterable[Extent], progress: Progress = no_progress) -> str:
 
 
 def digest_once(extents: Sequence[Extent], progress: Progress = no_progress) -> tuple[list[str], str]:
-    """The digest of each of `extents`, and of all one after the other, from bytes that are read once.
+    """The digest of each of `extents`, and of all of them one after another, from bytes that are read once.
 
     For remote sources, where reading twice costs more than a second core saves. Raises as `digest` does.
     """
@@ -59,9 +59,9 @@ def digest_once(extents: Sequence[Extent], progress: Progress = no_progress) -> 
 def digest_all(
     works: Sequence[Sequence[Extent]], jobs: int | None = None, progress: Progress = no_progress
 ) -> tuple[str, ...]:
-    """The digest of each of `works`, in their order, `jobs` at a time (default: one a core).
+    """The digest of each of `works`, in their order, `jobs` at a time (default: one per core).
 
-    An error of one of them, or a signal, ends all at once.
+    An error of one of them, or a signal, stops all at once.
     """
     stop = threading.Event()
 

@@ -1,7 +1,7 @@
 """Files behind any other scheme (s3, gs, az, sftp, memory ...), through fsspec.
 
-fsspec's file systems differ in what they do with a wrong range, and some return fewer bytes without an error. So the
-length of every read is checked, and when a copy is done, the file is compared with what it was at opening.
+fsspec's file systems differ in how they treat a wrong range, and some return fewer bytes without an error. So the
+length of every read is checked, and after a copy, the file's version is compared with that at opening.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gguftool.storage.sources.source import FIRST_READ, AbsentError, ChangedErro
 from gguftool.storage.sources.urls import shown
 
 _PARALLEL = 8
-# Names that file systems give to what changes when a file does.
+# Names that file systems use for a value that changes when a file changes.
 _VERSIONS = (
     *("etag", "e_tag", "md5hash", "content_md5", "crc32c", "generation", "version_id", "versionid", "checksum"),
     *("mtime", "lastmodified", "last_modified", "updated", "created"),
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class FsspecSource(RemoteSource):
-    """A file of an fsspec file system, pinned by size and what the file system tells about versions."""
+    """A file of an fsspec file system, pinned by its size and the version that the file system reports."""
 
     stream_step: ClassVar[int] = 8 << 20  # bytes of one request
 
@@ -56,7 +56,7 @@ class FsspecSource(RemoteSource):
 
     @property
     def answer(self) -> str:
-        """Size and scheme: file systems tell no more."""
+        """Size and scheme: file systems report no more."""
         return f"{self.size:,} bytes, through fsspec's {printable(self._scheme, 40)}"
 
     def keep_head(self, head: bytes) -> None:
@@ -76,7 +76,7 @@ class FsspecSource(RemoteSource):
         """Return exactly `length` bytes from `offset`."""
         if offset < 0 or length < 0 or offset + length > self.size:
             raise SourceError(
-                f"{length:,} bytes asked for, which reach past the end of {self.size:,} bytes",
+                f"{length:,} bytes requested, which reach past the end of {self.size:,} bytes",
                 source=self.name,
                 offset=offset,
             )
@@ -86,7 +86,7 @@ class FsspecSource(RemoteSource):
         if not isinstance(data, bytes) or len(data) != length:
             found = f"{len(data):,}" if isinstance(data, bytes) else "no"
             raise SourceError(
-                f"{length:,} bytes were asked for, {found} bytes came: its server or fsspec's file system for it "
+                f"{length:,} bytes were requested, but {found} came: its server or fsspec's file system for it "
                 "does not honour ranges; download the file first",
                 source=self.name,
                 offset=offset,
@@ -106,7 +106,7 @@ class FsspecSource(RemoteSource):
             raise SourceError("is a directory; expected a file", source=self.name)
         size = info.get("size")
         if not isinstance(size, int) or size < 0:
-            raise SourceError("its file system does not tell its size; download the file first", source=self.name)
+            raise SourceError("its file system does not report its size; download the file first", source=self.name)
         return size, self._version_of(info)
 
     def _version_of(self, info: dict[str, Any]) -> str:
@@ -160,7 +160,7 @@ def _file_system(url: str) -> tuple[Any, str]:
         raise SourceError(f"URLs need the extra 'hub'; {transport.INSTALL}", source=shown(url)) from None
     scheme = url.partition("://")[0]
     if scheme not in known_implementations and scheme not in fsspec.available_protocols():
-        raise SourceError(f"{printable(scheme, 40)}:// is no scheme that fsspec knows", source=shown(url))
+        raise SourceError(f"{printable(scheme, 40)}:// is not a scheme that fsspec knows", source=shown(url))
     try:
         fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     except ImportError as error:
@@ -172,7 +172,7 @@ def _file_system(url: str) -> tuple[Any, str]:
 
 
 def _translate_errors(call: Callable[[], T], name: str) -> T:
-    """Call into a file system; raise whatever it raises as one line without its text, which may hold credentials."""
+    """Call into a file system; raise its errors as one line without their text, which may hold credentials."""
     try:
         return call()
     except Exception as error:
@@ -181,7 +181,7 @@ def _translate_errors(call: Callable[[], T], name: str) -> T:
 
 def _problem(error: Exception, name: str) -> SourceError:
     if isinstance(error, FileNotFoundError):
-        return AbsentError("there is no such file", source=name)
+        return AbsentError("no such file", source=name)
     if isinstance(error, PermissionError):
         return SourceError("access is denied; are credentials set?", source=name)
     reason = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__

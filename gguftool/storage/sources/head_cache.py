@@ -1,7 +1,7 @@
-"""A cache of remote files' heads in a folder that the user names: a second look costs one byte.
+"""A cache of remote files' heads in a folder that the user names: opening a file again costs one byte.
 
-A cached head is used only while the server says that the file is the same version, which a request for one byte finds
-out. The folder holds nothing secret from anybody who may read the files: names without logins and queries, and heads.
+A cached head is used only if the server says that the file is the same version; a request for one byte checks that.
+The folder holds nothing secret from anybody who may read the files: names without logins and queries, and heads.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
 
 @record
 class CachedHead:
-    """The first bytes of a file, and the identity that it had."""
+    """The first bytes of a file, and its identity at that time."""
 
     identity: str
     head: bytes
 
 
 def load(name: str) -> CachedHead | None:
-    """The cached head of the file called `name`, or None if there is none, or it is damaged."""
+    """The cached head of the file called `name`, or None if it is absent or damaged."""
     folder = os.environ.get(VARIABLE)
     if not folder:
         return None
@@ -53,9 +53,9 @@ def load(name: str) -> CachedHead | None:
 
 
 def store(name: str, identity: str, head: bytes) -> None:
-    """Cache the head of a file, if the user wants that; a full disk only means that it is fetched again.
+    """Cache the head of a file, if the user wants that; if the disk is full, it is fetched again next time.
 
-    Raises `SourceError` if the folder cannot be made.
+    Raises `SourceError` if the folder cannot be created.
     """
     folder = os.environ.get(VARIABLE)
     if not folder:
@@ -63,10 +63,10 @@ def store(name: str, identity: str, head: bytes) -> None:
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
     except OSError as error:
-        raise SourceError(f"cannot keep heads here: {error.strerror}", source=folder) from error
+        raise SourceError(f"cannot cache heads here: {error.strerror}", source=folder) from error
     entry = {"version": _VERSION, "name": name, "identity": identity, "sha256": hashlib.sha256(head).hexdigest()}
     with contextlib.suppress(OSError):
-        fd, made = tempfile.mkstemp(dir=folder, prefix=".head-")  # readable by its owner alone
+        fd, made = tempfile.mkstemp(dir=folder, prefix=".head-")  # readable only by its owner
         try:
             with open(fd, "wb") as file:
                 file.write(json.dumps(entry).encode() + b"\n" + head)

@@ -1,8 +1,8 @@
 """A file behind HTTP, read by one GET for each range.
 
-Opening is the first ranged GET. Its answer tells the size, the validators and, on the way through the Hub, the commit
-and the file's own hash; its body is the head, which the caller reads next. So nothing is requested twice and no HEAD is
-sent. The target of redirects is reused for the next ranges, and resolved again once when it is refused, as signed URLs
+Opening is the first ranged GET. Its answer gives the size, the validators and, through the Hub, the commit and the
+file's own hash; its body is the head, which the caller reads next. So nothing is requested twice and no HEAD is sent.
+The target of redirects is reused for the next ranges, and resolved again once if it is refused, because signed URLs
 expire.
 """
 
@@ -42,7 +42,7 @@ _AGENT = "gguftool"
 
 @record
 class Origin:
-    """Where a file is requested first: `url` without login, the `headers` for that host alone, and how to GET there.
+    """The first request for a file: `url` without login, the `headers` only for that host, and how to GET there.
 
     `fixed` rewrites `url` once the commit is known, so that later answers are of the same commit. `secrets` are
     scrubbed from messages.
@@ -58,7 +58,7 @@ class Origin:
 
 @record
 class Linked:
-    """What a redirect of the Hub says about its target."""
+    """The headers of a redirect of the Hub that describe its target."""
 
     etag: str = ""
     size: str = ""
@@ -130,7 +130,7 @@ class HttpSource(RemoteSource):
 
     @property
     def answer(self) -> str:
-        """How the server answered at opening, and what the body is if that is known to be no model."""
+        """How the server answered at opening, and the kind of the body if it is known not to be a model."""
         kind = known_kind(self._head[:64])
         return f"{self._answer}; this is {kind}" if kind else self._answer
 
@@ -155,10 +155,10 @@ class HttpSource(RemoteSource):
         return b"".join(self.stream(offset, length))
 
     def stream(self, offset: int, length: int) -> Iterator[bytes]:
-        """Yield `length` bytes from `offset` by one GET, resumed at the last byte if the connection fails."""
+        """Yield `length` bytes from `offset` by one GET; if the connection fails, resume after the last byte."""
         if offset < 0 or length < 0 or offset + length > self.size:
             raise SourceError(
-                f"{length:,} bytes asked for, which reach past the end of {self.size:,} bytes",
+                f"{length:,} bytes requested, which reach past the end of {self.size:,} bytes",
                 source=self.name,
                 offset=offset,
             )
@@ -176,7 +176,7 @@ class HttpSource(RemoteSource):
     # --- one range ---
 
     def _open(self) -> None:
-        """Request the head, or one byte if it is cached; pin what the answer says about the file."""
+        """Request the head, or one byte if it is cached; pin the size and version in the answer."""
         kept = head_cache.load(self.name)
         if kept is not None:
             self._head = b"".join(self._stream(0, 1))
@@ -187,11 +187,11 @@ class HttpSource(RemoteSource):
 
     @property
     def _has_version(self) -> bool:
-        """Whether the server sends anything that tells a changed file."""
+        """Whether the server sends anything by which a changed file shows."""
         return bool(self._linked.etag or any(pin.text for pin in self._pinned.values()))
 
     def keep_head(self, head: bytes) -> None:
-        """Cache the head for a later look, if the user wants that."""
+        """Cache the head for later, if the user wants that."""
         if self._has_version and not self._from_cache:
             head_cache.store(self.name, self.identity, head)
 
@@ -225,7 +225,7 @@ class HttpSource(RemoteSource):
                 problem = self._problem(str(error), start if self._opened else None)
                 if error.is_permanent and not self._opened:
                     budget.wait(problem, attempts=FEW_ATTEMPTS)
-                else:  # a server from which something came may be back in a moment
+                else:  # a server that sent something before may be back in a moment
                     budget.wait(problem)
 
     def _body(self, reply: _Reply, budget: RetryBudget, part: ByteRange) -> Iterator[bytes]:
@@ -247,7 +247,7 @@ class HttpSource(RemoteSource):
             done = not left
         except TransportError as error:
             if "Transfer-Encoding" in answer.headers:
-                # Wrong framing cannot be told from a lost connection.
+                # Wrong framing looks the same as a lost connection.
                 raise self._problem(f"a body in chunks breaks off ({error})", part.stop - left) from None
         finally:  # also if the consumer stops
             if done:
@@ -256,13 +256,13 @@ class HttpSource(RemoteSource):
                 answer.close()
 
     def _refused(self, reply: _Reply, budget: RetryBudget, start: int, *, again: bool) -> None:
-        """Wait if a retry may help, else raise what the answer says."""
+        """Wait if a retry may help, else raise the error of the answer."""
         status = reply.answer.status
         after = reply.answer.headers.get("Retry-After")
         total = size_in_refusal(reply.answer) if status == 416 else None
         problem = self._named(refusal(reply.answer, urls.host_of(reply.url)), start)
         if total is not None and self._opened and total != self.size:
-            raise self._changed(f"its size was {self.size:,}, now it is {total:,}")
+            raise self._changed(f"its size was {self.size:,} and is now {total:,}")
         if status in RETRIED or (status == 416 and not again):
             budget.wait(problem, after)
             return
@@ -290,7 +290,7 @@ class HttpSource(RemoteSource):
             for name in ("etag", "size", "commit"):
                 old, new = getattr(self._linked, name), getattr(linked, name)
                 if old and new != old:
-                    raise self._changed(f"its {name} was {printable(old, 80)}, now it is {printable(new, 80)}")
+                    raise self._changed(f"its {name} was {printable(old, 80)} and is now {printable(new, 80)}")
         pinned = self._pinned.get(urls.origin(reply.url))
         found = validators_of(reply.answer.headers)
         if pinned is None and self._pinned and not self._linked.etag:
@@ -324,10 +324,10 @@ class HttpSource(RemoteSource):
         if self._linked.size.isdigit() and int(self._linked.size[:18]) != self.size:
             raise SourceError(
                 f"the Hub says that the file has {int(self._linked.size[:18]):,} bytes, "
-                f"the host of its data says {self.size:,}"
+                f"but the host of its data says {self.size:,}"
             )
 
-    # --- one address after the other ---
+    # --- one address after another ---
 
     def _follow(self, headers: dict[str, str], budget: RetryBudget) -> _Reply:
         kept = self._resolved
@@ -372,7 +372,7 @@ class HttpSource(RemoteSource):
         except TransportError as error:
             raise TransportError(f"{urls.host_of(url)}: {error}", error.cause) from None
 
-    # --- what is wrong ---
+    # --- errors ---
 
     def _problem(self, text: str, offset: int | None) -> SourceError:
         return SourceError(text, source=self.name, offset=offset)
@@ -398,8 +398,8 @@ def _merged(linked: Linked, headers: Mapping[str, str]) -> Linked:
 
 
 def open_http(origin: Origin, first_read: int) -> HttpSource:
-    """Open a file by its first ranged GET; raise `SourceError` if there is none, or the server breaks the rules.
+    """Open a file by its first ranged GET; raise `SourceError` if it does not exist, or the server breaks the rules.
 
-    The first reads get the head that came with it.
+    The first reads get the head that came with that answer.
     """
     return HttpSource(origin, first_read)

@@ -1,7 +1,7 @@
 """Files on the Hugging Face Hub: ``hf://[datasets/]org/repo[@revision]/path``, through huggingface_hub.
 
 A revision is resolved to a commit once in a run, by a listing or by the first file that is opened, and everything else
-is read at that commit: the files of a set are of one snapshot. The token goes to the Hub's own host alone.
+is read at that commit: the files of a set are of one snapshot. The token goes only to the Hub's own host.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ _PAGE = re.compile(
 _NO_REPOS = frozenset({"api", "docs", "datasets", "spaces", "models", "blog", "papers", "collections", "settings"})
 _PUBLIC = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_SNAPSHOT_SECONDS = 600.0  # how long a revision means one commit, in programs that run on
+_SNAPSHOT_SECONDS = 600.0  # how long a revision means one commit, in programs that keep running
 
 
 @record
 class HubPath:
-    """A file or folder of a repository; `path` without slashes at its ends, empty for the whole of it."""
+    """A file or folder of a repository; `path` has no slashes at its ends, and is empty for the whole repository."""
 
     repo: str
     path: str
@@ -73,7 +73,7 @@ def parse_hub(spec: str) -> HubPath:
     match = _SPEC.fullmatch(spec)
     path = (match["path"] or "").strip("/") if match else ""
     if match is None or any(part in ("", ".", "..") for part in path.split("/") if path):
-        raise SourceError("is no name of the Hub; expected hf://org/repo[@revision]/path", source=spec)
+        raise SourceError("is not a name of the Hub; expected hf://org/repo[@revision]/path", source=spec)
     revision = unquote(match["revision"] or "")
     return HubPath(repo=match["repo"], path=path, revision=revision, kind=match["kind"] or "models")
 
@@ -81,7 +81,7 @@ def parse_hub(spec: str) -> HubPath:
 def from_page(url: str) -> str:
     """The ``hf://`` name of a page or link of the Hub, else `url` itself.
 
-    A link to a page (/blob/) on the public Hub becomes one to the file also if HF_ENDPOINT is another host.
+    A link to a page (/blob/) on the public Hub becomes one to the file even if HF_ENDPOINT is another host.
     """
     parts = urls.parts_of(url)
     if "@" in parts.netloc:
@@ -103,7 +103,7 @@ def from_page(url: str) -> str:
 
 
 def endpoint() -> str:
-    """The Hub's address: HF_ENDPOINT, else the public one; raise `SourceError` if it is no URL."""
+    """The Hub's address: HF_ENDPOINT, else the public one; raise `SourceError` if it is not a URL."""
     found = str(_library().constants.ENDPOINT)
     try:
         urls.parts_of(found)
@@ -227,7 +227,7 @@ def _paths(info: Any) -> list[str]:
 
 
 def _refused(error: TransportError, name: str) -> tuple[SourceError | None, str | None]:
-    """The error that a retry does not mend, or None and the wait that the server asks for."""
+    """The error that a retry cannot fix, or None and the wait that the server asks for."""
     response = getattr(error.cause, "response", None)
     if response is None:
         return None, None
@@ -259,7 +259,7 @@ def _library() -> Any:
     except ImportError:
         raise SourceError(f"files on servers need the extra 'hub'; {transport.INSTALL}") from None
     except ValueError:  # it reads numbers from the environment while it is imported
-        raise SourceError("huggingface_hub does not load; is a number among the HF_... variables none?") from None
+        raise SourceError("huggingface_hub does not load; is one of the HF_... variables not a number?") from None
     return huggingface_hub
 
 
@@ -267,7 +267,7 @@ def _headers() -> Mapping[str, str]:
     """The user agent, and the token if there is one."""
     found = _library().utils.build_hf_headers(library_name="gguftool")
     if not all(value.isascii() and value.isprintable() for value in found.values()):
-        raise SourceError("the Hub's token has characters that no token has; set HF_TOKEN anew, or: hf auth login")
+        raise SourceError("the Hub's token has characters that no token has; set HF_TOKEN again, or: hf auth login")
     names = {"user-agent": "User-Agent", "authorization": "Authorization"}
     return {names.get(key.lower(), key): value for key, value in found.items()}
 

@@ -1,8 +1,8 @@
 """Local files as sources.
 
 A local source keeps no descriptor: each use opens the file, compares its identity with the recorded one, and closes
-it. That costs some microseconds an extent. It bounds the number of open files for sets of thousands of shards, and
-ensures that the bytes come from the file that was planned with.
+it. That costs a few microseconds per extent. It bounds the number of open files for sets of thousands of shards, and
+ensures that the bytes come from the file in the plan.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
 
 
 class FileStamp(NamedTuple):
-    """What tells one version of one file from all others; times in nanoseconds."""
+    """The values that identify one version of one file; times in nanoseconds."""
 
     device: int
     inode: int
@@ -35,7 +35,7 @@ class FileStamp(NamedTuple):
 
     @classmethod
     def of(cls, status: os.stat_result) -> FileStamp:
-        """The stamp of a file as the system describes it."""
+        """The stamp of a file, from its status."""
         return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
@@ -68,12 +68,12 @@ class LocalSource(Source):
 
     @property
     def parallelism(self) -> int:
-        """Two: a file's writes are serialized by the kernel, so one thread reads while another writes."""
+        """Two: the kernel serializes writes to a file, so one thread reads while another writes."""
         return 2
 
     @contextmanager
     def descriptor(self) -> Iterator[int]:
-        """Lend a read-only descriptor; raise `SourceError` if the file cannot be opened or is another one now."""
+        """Lend a read-only descriptor; raise `SourceError` if the file cannot be opened or was replaced."""
         fd = _open(self.path)
         try:
             self._compare(_status(fd, self.path))
@@ -121,16 +121,16 @@ class LocalSource(Source):
 def open_local(path: Path) -> LocalSource:
     """Open the regular file at `path`.
 
-    Raises `SourceError` if there is none, it may not be read, or a change was interrupted.
+    Raises `SourceError` if it does not exist, is not readable, or a change of it was interrupted.
     """
     refuse_unfinished(path)
     return open_local_even_unfinished(path)
 
 
 def open_local_even_unfinished(path: Path) -> LocalSource:
-    """Open the regular file at `path`, also in the middle of a change in place: for recovery.
+    """Open the regular file at `path`, even in the middle of a change in place: for recovery.
 
-    Whether it may be read shows at the first read.
+    The first read shows whether it is readable.
     """
     try:
         status = os.stat(path)

@@ -1,8 +1,8 @@
-"""From what a user names (a file, a folder, a glob, a URL) to sources.
+"""From names that users give (a file, a folder, a glob, a URL) to sources.
 
-Names are strings. A name with a scheme is a URL, and functions for paths never get one. `SCHEMES` says which `Backend`
-knows the names of a scheme; every function here asks it, so no other place looks at schemes. Backends import the
-modules that talk to servers when a name needs them: local commands load no HTTP library.
+Names are strings. A name with a scheme is a URL, and functions for paths never get one. `SCHEMES` maps a scheme to the
+`Backend` for its names; every function here uses it, so no other place looks at schemes. Backends import the modules
+that talk to servers only when a name needs them: local commands load no HTTP library.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://", re.ASCII)
 _HALF_A_SCHEME = re.compile(r"(hf|https?):", re.ASCII)  # a pathlib.Path makes such paths of URLs
 _OPENED_AT_ONCE = 8
-PACKED = ".zbst"  # behind the name of a file that is packed as a whole, by zstd or bzip2
+PACKED = ".zbst"  # the suffix of a file that is compressed as a whole, with zstd or bzip2
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 
 def scheme_of(name: str) -> str:
-    """The scheme of a URL, in small letters; empty for a path."""
+    """The scheme of a URL, in lower case; empty for a path."""
     match = _SCHEME.match(name) if "://" in name else None  # sets have thousands of names
     return match[1].lower() if match else ""
 
@@ -42,10 +42,10 @@ def scheme_of(name: str) -> str:
 
 
 class Backend(ABC):
-    """What the names of a scheme stand for, and how their files are opened."""
+    """How the names of a scheme are expanded, and how their files are opened."""
 
     can_list: ClassVar[bool] = True  # whether the folder of a file can be listed
-    has_query: ClassVar[bool] = False  # whether what follows ? or # is not part of the file's name
+    has_query: ClassVar[bool] = False  # whether the text after ? or # is not part of the file's name
 
     def canonical(self, name: str) -> str:
         """The one spelling of `name`, possibly under another scheme."""
@@ -57,7 +57,7 @@ class Backend(ABC):
 
     @abstractmethod
     def expand(self, name: str, suffix: str) -> tuple[str, ...]:
-        """What the canonical `name` stands for, see `expand`; raise `SourceError` if nothing matches."""
+        """The names that the canonical `name` stands for, see `expand`; raise `SourceError` if nothing matches."""
 
     @abstractmethod
     def siblings(self, name: str, suffix: str) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ class LocalBackend(Backend):
     """Paths, and ``file://`` URLs that stand for them."""
 
     def canonical(self, name: str) -> str:
-        """The path without doubled slashes before its last part."""
+        """The path without double slashes before its last part."""
         path = _path_of(name)
         return os.path.join(os.path.dirname(path), os.path.basename(path))
 
@@ -76,7 +76,7 @@ class LocalBackend(Backend):
         """Open a regular file."""
         path = _path_of(name)
         if _HALF_A_SCHEME.match(path) and not os.path.lexists(path):
-            raise SourceError("there is no such file; an address has // behind its scheme, as hf://", source=name)
+            raise SourceError("no such file; an address has // after its scheme, as in hf://", source=name)
         return open_local(Path(path))
 
     def expand(self, name: str, suffix: str) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ class HubBackend(Backend):
         return _visible_beside(name, self._loaded().list(name), suffix)
 
     def _online(self, name: str) -> Hub:
-        """The Hub, unless the environment forbids to use the network."""
+        """The Hub, unless the environment forbids using the network."""
         from gguftool.storage.sources.hub import refuse_offline
 
         refuse_offline(name)
@@ -165,14 +165,14 @@ class WebBackend(Backend):
     has_query = True
 
     def canonical(self, name: str) -> str:
-        """The ``hf://`` name of a page of the Hub, else the URL with its scheme in small letters."""
+        """The ``hf://`` name of a page of the Hub, else the URL with its scheme in lower case."""
         from gguftool.storage.sources.hub import from_page
 
         scheme = scheme_of(name)
         return from_page(scheme + name[len(scheme) :])
 
     def open(self, name: str, first_read: int) -> Source:
-        """Open by a first ranged GET."""
+        """Open with a first ranged GET."""
         from gguftool.storage.sources.http import open_http, web_origin
         from gguftool.storage.sources.hub import refuse_offline
 
@@ -222,7 +222,7 @@ SCHEMES: dict[str, Backend] = {"": _LOCAL, "file": _LOCAL, "hf": HubBackend(), "
 
 
 def backend_of(name: str) -> Backend:
-    """The backend that knows `name`: fsspec's for every scheme that has no other."""
+    """The backend for `name`: fsspec's for every scheme that has no other."""
     return SCHEMES.get(scheme_of(name), _OTHER)
 
 
@@ -238,12 +238,12 @@ def _path_of(name: str) -> str:
 
 
 def _is_one_file(name: str, suffix: str) -> bool:
-    """Whether a URL can only be a file's: asking a server whether it is a folder costs a request."""
+    """Whether a URL can only be that of a file: asking a server whether it is a folder costs a request."""
     return has_suffix(name, suffix) and not glob.has_magic(name)
 
 
 def _chosen(name: str, found: Iterable[str], suffix: str, elsewhere: Sequence[str] = ()) -> tuple[str, ...]:
-    """The names in `found` that end in `suffix`; raise `SourceError` if there are none, naming those `elsewhere`."""
+    """The names in `found` that end in `suffix`; if there are none, raise a `SourceError` that lists `elsewhere`."""
     chosen = tuple(other for other in found if has_suffix(other, suffix))
     if not chosen:
         raise SourceError(_nothing_there(name, elsewhere, suffix), source=name)
@@ -251,13 +251,13 @@ def _chosen(name: str, found: Iterable[str], suffix: str, elsewhere: Sequence[st
 
 
 def _nothing_there(name: str, names: Sequence[str], suffix: str) -> str:
-    """An error's text that names the folders of a repository that do have files."""
+    """The text of an error; it names the folders of a repository that do have files."""
     if glob.has_magic(name):
         return "no file matches this pattern"
     below = [other for other in names if other.startswith(name.rstrip("/") + "/") and has_suffix(other, suffix)]
     folders = sorted({other.rpartition("/")[0] for other in below})
-    text = f"there is no such file, and no folder with *{suffix} files"
-    return f"this folder holds no *{suffix} file itself; these do: {', '.join(folders[:20])}" if folders else text
+    text = f"no such file, and no folder with *{suffix} files"
+    return f"this folder itself holds no *{suffix} file; these do: {', '.join(folders[:20])}" if folders else text
 
 
 def _visible_beside(name: str, names: Iterable[str], suffix: str) -> tuple[str, ...]:
@@ -272,7 +272,7 @@ def _visible_beside(name: str, names: Iterable[str], suffix: str) -> tuple[str, 
 
 
 def is_url(name: str) -> bool:
-    """Whether `name` is a URL; a ``file://`` one stands for a path, and counts as one."""
+    """Whether `name` is a URL; a ``file://`` URL stands for a path, and counts as a path."""
     return backend_of(name) is not _LOCAL
 
 
@@ -287,12 +287,12 @@ def can_list(name: str) -> bool:
 
 
 def has_suffix(name: str, suffix: str) -> bool:
-    """Whether `name` ends in `suffix`, packed or not."""
+    """Whether `name` ends in `suffix`, compressed or not."""
     return name.endswith((suffix, suffix + PACKED))
 
 
 def is_packed(name: str) -> bool:
-    """Whether `name` is that of a packed file, which is read as what is in it."""
+    """Whether `name` is that of a compressed file, which is read decompressed."""
     return name.endswith(PACKED) or without_query(name).endswith(PACKED)
 
 
@@ -316,21 +316,21 @@ def base_name(name: str) -> str:
 
 
 def unused_name(name: str) -> str:
-    """`name`, or one like it that no file has yet: for commands in messages, which refuse to overwrite."""
+    """`name`, or a similar name that no file has yet: for commands in messages, which refuse to overwrite."""
     stem, suffix = os.path.splitext(name)
     tries = (name, *(f"{stem}-{number}{suffix}" for number in range(2, 100)))
     return next((one for one in tries if not os.path.lexists(one)), name)
 
 
 def new_name(name: str, prefix: str = "") -> str:
-    """A free name for a new file made of `name`, beside it, or here if it is remote; `prefix`: that of its shards."""
+    """A free name for a new file made from `name`, next to it, or here if it is remote; `prefix`: of its shards."""
     stem = (prefix or name).removesuffix(".gguf")
     stem = base_name(stem) if is_url(name) else stem
     return unused_name(f"{stem}-new.gguf" if os.path.basename(stem) else f"{stem}model-new.gguf")
 
 
 def canonical(name: str) -> str:
-    """The one spelling of `name`: pages of the Hub become its files, paths lose doubled slashes."""
+    """The one spelling of `name`: pages of the Hub become its files, paths lose double slashes."""
     return backend_of(name).canonical(name)
 
 
@@ -356,10 +356,10 @@ def siblings(name: str, suffix: str) -> tuple[str, ...]:
 
 
 def open_source(name: str, first_read: int = FIRST_READ) -> Source:
-    """Open the file that `name` means; raise `SourceError` if it cannot be read.
+    """Open the file `name`; raise `SourceError` if it cannot be read.
 
-    Opening a remote file fetches its first `first_read` bytes: the first read is expected to ask for these. A packed
-    file is opened as what is in it.
+    Opening a remote file fetches its first `first_read` bytes: the first read is expected to ask for these. A
+    compressed file is read decompressed.
     """
     source = backend_of(name).open(name, first_read)
     if not is_packed(name):
@@ -370,7 +370,7 @@ def open_source(name: str, first_read: int = FIRST_READ) -> Source:
 
 
 def for_each(items: Sequence[T], work: Callable[[T], U], *, remote: bool) -> list[U]:
-    """Return `work` of every item, in order; run several at a time if they are `remote`. Raise the first error."""
+    """Call `work` on every item and return the results in order; several at once if `remote`. Raise the first error."""
     if not remote or len(items) < 2:
         return [work(item) for item in items]
     from gguftool.storage.system.threads import in_parallel

@@ -1,8 +1,8 @@
 """Check an answer to a ranged GET before a byte of it is used.
 
-An honoured range has status 206 and a Content-Range that starts where the request does and ends no later, in a file of
-the known size. The validators (ETag, Last-Modified) must be those pinned at opening. Everything else is an error: never
-a wrong byte.
+A correct answer has status 206 and a Content-Range that starts where the request starts and ends no later, in a file of
+the known size. The validators (ETag, Last-Modified) must be those pinned at opening. Everything else is an error, so
+that no wrong byte is ever used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ADVICE = {
     "EntryNotFound": "the repository has no such file at this revision",
     401: "a token is needed, or the one sent was refused: hf auth login, or HF_TOKEN",
     403: "access is denied: the link has expired, or the model is gated and needs a token",
-    404: "there is no such file",
+    404: "no such file",
     407: "the proxy asks for a login",
     410: "the file is gone",
     416: "the server says that the file has no such bytes",
@@ -58,7 +58,7 @@ class ByteRange:
 
 @record
 class Validators:
-    """Headers that change when a file does."""
+    """Headers that change when a file changes."""
 
     etag: str = ""
     modified: str = ""
@@ -74,12 +74,12 @@ class Validators:
         return self.etag or self.modified
 
     def contradicts(self, other: Validators) -> str | None:
-        """What differs, or None if nothing does; an ETag counts for more than a date."""
+        """The difference, or None if there is none; an ETag takes precedence over a date."""
         if self.etag and other.etag:
             mine, theirs = (tag.removeprefix("W/") for tag in (self.etag, other.etag))
-            return None if mine == theirs else f"its ETag was {_quoted(self.etag)}, now it is {_quoted(other.etag)}"
+            return None if mine == theirs else f"its ETag was {_quoted(self.etag)} and is now {_quoted(other.etag)}"
         if self.modified != other.modified:
-            return f"its date was {_quoted(self.modified)}, now it is {_quoted(other.modified)}"
+            return f"its date was {_quoted(self.modified)} and is now {_quoted(other.modified)}"
         if self.etag and not other.etag and not self.modified:
             return "its ETag is gone"
         return None
@@ -96,13 +96,13 @@ def validators_of(headers: Mapping[str, str]) -> Validators:
 def checked_range(answer: Answer, start: int, stop: int, total: int | None) -> ByteRange:
     """The bytes that `answer` carries of the requested `start` to `stop`, in a file of `total` bytes if that is known.
 
-    Raises `SourceError` (without a source) if the answer is not what was requested, `ChangedError` if the size is
-    another. Only for statuses 200 and 206.
+    Raises `SourceError` (without a source) if the answer is not what was requested, `ChangedError` if the size
+    differs. Only for statuses 200 and 206.
     """
     headers = answer.headers
     encoding = headers.get("Content-Encoding", "").strip().lower()
     if encoding not in ("", "identity"):
-        raise SourceError(f"the server sends data with Content-Encoding {_quoted(encoding)}, though not asked to")
+        raise SourceError(f"the server sends data with an unrequested Content-Encoding {_quoted(encoding)}")
     length = _length(headers)
     if answer.status == 200:
         return _whole(start, stop, total, length)
@@ -125,17 +125,17 @@ def checked_range(answer: Answer, start: int, stop: int, total: int | None) -> B
 def _check(part: ByteRange, text: str, start: int, stop: int, total: int | None) -> None:
     """Raise if a 206 does not carry what was requested."""
     if part.start != start or not start < part.stop <= min(stop, part.total):
-        raise SourceError(f"bytes {start}-{stop - 1} were asked for, the Content-Range is {_quoted(text)}")
+        raise SourceError(f"bytes {start}-{stop - 1} were requested, but the Content-Range is {_quoted(text)}")
     if total is not None and part.total != total:
         raise ChangedError(
-            f"changed since it was opened: its size was {total:,}, now it is {part.total:,}; start again"
+            f"changed since it was opened: its size was {total:,} and is now {part.total:,}; start again"
         )
 
 
 def _whole(start: int, stop: int, total: int | None, length: int | None) -> ByteRange:
     """Accept a 200 only if the requested range is the whole file anyway."""
     if length is not None and total is not None and length != total:
-        raise ChangedError(f"changed since it was opened: its size was {total:,}, now it is {length:,}; start again")
+        raise ChangedError(f"changed since it was opened: its size was {total:,} and is now {length:,}; start again")
     if length is None or start or length > stop:
         size = "" if length is None else f" of {length:,} bytes"
         raise SourceError(f"the server has no ranges: it answers with the whole file{size}; download it first")
@@ -158,7 +158,7 @@ def size_in_refusal(answer: Answer) -> int | None:
 
 
 def refusal(answer: Answer, host: str) -> SourceError:
-    """Describe an unwelcome answer in one line: status, type, host, first bytes, and what to do. Closes it."""
+    """Describe an error answer in one line: status, type, host, first bytes, and what to do. Closes the answer."""
     code = answer.headers.get("X-Error-Code", "")
     advice = _ADVICE.get(code) or _ADVICE.get(answer.status)
     first = readable(first_bytes(answer))
@@ -185,7 +185,7 @@ def first_bytes(answer: Answer) -> bytes:
 
 
 def readable(first: bytes) -> str:
-    """The beginning of a text, fit to be shown; empty if it is no text."""
+    """The beginning of a text, fit for a terminal; empty if it is not text."""
     if any(byte < 32 and byte not in b"\t\r\n\x1b\a" for byte in first):
         return ""
     text = first.decode("utf-8", "ignore").strip()
@@ -193,7 +193,7 @@ def readable(first: bytes) -> str:
 
 
 def known_kind(first: bytes) -> str:
-    """What a body is that servers send instead of a model, by its first bytes; empty if it is none of these."""
+    """The kind of a body that servers send instead of a model, by its first bytes; empty if it is unknown."""
     text = first.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
     return next((kind for start, kind in _INSTEAD if text.startswith(start)), "")
 

@@ -1,7 +1,7 @@
-"""How long to retry a read: while bytes come.
+"""How long to retry a read: as long as bytes arrive.
 
-Progress counts, not time: a slow line may take days for a large file, but a server that sends nothing, or next to
-nothing, for `seconds` is given up, however they were spent on silence, errors and waiting.
+Progress counts, not time: a slow line may take days for a large file. But a read gives up if the server sends nothing,
+or next to nothing, for `seconds`, whether they are spent on silence, errors or waiting.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _IDLE_TIMEOUT = 15.0  # seconds without a byte that end an attempt
 
 
 def configured() -> float:
-    """Seconds without progress after which a read gives up, by the environment; raise `SourceError` if it is wrong."""
+    """Seconds without progress after which a read gives up, from the environment; raise `SourceError` if invalid."""
     text = os.environ.get(VARIABLE, "")
     try:
         seconds = float(text) if text else _SECONDS
@@ -59,7 +59,7 @@ class RetryBudget:
         return max(0.05, min(_IDLE_TIMEOUT, self.seconds / 3, self.left))
 
     def advance(self, nbytes: int) -> None:
-        """Count bytes that came; enough of them restart the clock."""
+        """Count received bytes; enough of them restart the clock."""
         self._bytes += nbytes
         if self._bytes >= _STEP:
             self._bytes, self._failures = 0, 0

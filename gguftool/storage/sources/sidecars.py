@@ -1,6 +1,6 @@
-"""Helper files beside an output: how they are called, and whether they tell of an unfinished change.
+"""Helper files next to an output: their names, and whether they show that a change is unfinished.
 
-A helper file lies beside its target under a short name made from a hash of the target's name, so that a later run finds
+A helper file is next to its target under a short name made from a hash of the target's name, so that a later run finds
 it, and a name of 255 bytes can have helpers, too. Its suffix says what it is.
 """
 
@@ -21,23 +21,23 @@ except ImportError:
     except ImportError:
         from hashlib import sha256
 
-PART = "part"  # an output that is not complete; can be written again
-RESUME = "resume"  # the journal of which parts of it are written
-OLD = "old"  # the file that an output replaces, until all of its set are replaced
+PART = "part"  # an incomplete output; can be written again
+RESUME = "resume"  # the journal that records which parts of it are written
+OLD = "old"  # the file that an output replaces, until its whole set is replaced
 SET = "set"  # the journal while the files of a set get their names
 UNDO = "undo"  # the journal of a change in place: the old bytes
 CONSUME = "consume"  # the journal of a run that removes its sources
-MODE = "mode"  # empty, gone at once: shows which mode plain creation gives here
+MODE = "mode"  # empty, and removed at once: shows the mode that plain creation gives here
 ONLY_COPY = "only-copy"  # the part file of such a run; cannot be written again
 
 
 def helper_path(target: Path, suffix: str) -> Path:
-    """The path beside `target` of its helper file with this suffix."""
+    """The path of the helper file of `target` with this suffix."""
     return Path(_helper_stem(target) + suffix)
 
 
 def _helper_stem(target: Path) -> str:
-    """A helper's path without its suffix; without the cost of pathlib, as every file that is opened needs it."""
+    """A helper's path without its suffix; not by pathlib, which is slow, because every opened file needs it."""
     folder, name = os.path.split(target)
     digest = sha256(os.fsencode(name)).hexdigest()[:24]
     return os.path.join(folder, f".gguftool-{digest}.")
@@ -49,7 +49,7 @@ def undo_path(target: Path) -> Path:
 
 
 def set_journal_path(first_shard: Path) -> Path:
-    """The journal of the set that engines open by `first_shard`, while its files get their names."""
+    """The journal of a set while its files get their names; engines open the set by `first_shard`."""
     return helper_path(first_shard, SET)
 
 
@@ -64,14 +64,14 @@ def consume_path(anchor: Path) -> Path:
 
 
 def is_being_published(first_shard: Path) -> bool:
-    """Whether the set behind `first_shard` is between old and new."""
+    """Whether the set of `first_shard` is half old, half new."""
     return _holds_something(_helper_stem(first_shard) + SET)
 
 
 def _holds_something(journal: str) -> bool:
-    """Whether a journal is there; an empty one is finished, and could not be removed.
+    """Whether a journal exists and is not empty; an empty one is finished, but could not be removed.
 
-    Raises `SourceError` if it must not be believed: readers must not go on as if it were not there.
+    Raises `SourceError` if it must not be trusted: readers must not continue as if it did not exist.
     """
     try:
         return _trusted_status(journal).st_size > 0
@@ -82,7 +82,7 @@ def _holds_something(journal: str) -> bool:
 
 
 def _trusted_status(journal: str) -> os.stat_result:
-    """The status of a journal; raise `SourceError` if it must not be believed."""
+    """The status of a journal; raise `SourceError` if it must not be trusted."""
     status = os.lstat(journal)
     path = Path(journal)
     reason = distrust(path, status, twin=helper_path(path, PART))
@@ -92,14 +92,14 @@ def _trusted_status(journal: str) -> os.stat_result:
 
 
 def refuse_unfinished(path: Path) -> None:
-    """Raise `SourceError` if a change in place of `path`, or the publishing of the set behind it, did not finish."""
+    """Raise `SourceError` if a change in place of `path`, or the publishing of its set, did not finish."""
     stem = _helper_stem(path)
     if os.path.lexists(stem + UNDO):
         with contextlib.suppress(FileNotFoundError):
             _trusted_status(stem + UNDO)
         raise SourceError(
             "a change in place of this file did not finish; "
-            f"{command_line('edit', str(path), '--recover')} gives the old file back",
+            f"{command_line('edit', str(path), '--recover')} restores the old file",
             source=str(path),
         )
     if _holds_something(stem + SET):

@@ -17,11 +17,11 @@ FIRST_READ = 1 << 20  # bytes of a remote file; holds the head of most shards, a
 
 
 class AbsentError(SourceError):
-    """There is no such file."""
+    """The file does not exist."""
 
 
 class ChangedError(SourceError):
-    """The file is another one now."""
+    """The file changed since it was opened."""
 
 
 class Source(ABC):
@@ -37,7 +37,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def name(self) -> str:
-        """How the user knows it: a path or a URL without secrets."""
+        """The user's name for it: a path or a URL without secrets."""
 
     @property
     @abstractmethod
@@ -54,7 +54,7 @@ class Source(ABC):
         """Return exactly `length` bytes from `offset`; raise `SourceError` if they cannot be read."""
 
     def stream(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
-        """Yield exactly `length` bytes from `offset` in order, in pieces as they come; raise as `read_at` does.
+        """Yield exactly `length` bytes from `offset` in order, in pieces as they arrive; raise as `read_at` does.
 
         A piece is valid until the next one is taken.
         """
@@ -80,22 +80,22 @@ class Source(ABC):
 
     @property
     def parallelism(self) -> int:
-        """How many threads are worth it for reading at once."""
+        """The number of threads that reading at the same time is worth."""
         return 1
 
     @property
     def preferred_chunk(self) -> int | None:
-        """Bytes worth one thread's while, for sources that compute; None leaves it to the copier."""
+        """Bytes that make a thread worthwhile, for sources that compute; None leaves the choice to the copier."""
         return None
 
     @property
     def sha256(self) -> str | None:
-        """The sha256 of all bytes in hex, as the keeper of the file recorded it, or None."""
+        """The sha256 of all bytes in hex, as the file's host recorded it, or None."""
         return None
 
     @property
     def is_remote(self) -> bool:
-        """Whether bytes come over a network, also those that a computed source is made of."""
+        """Whether bytes come over a network, including the inputs of a source that computes."""
         return False
 
 
@@ -116,7 +116,7 @@ class RemoteSource(Source):
 
     @abstractmethod
     def keep_head(self, head: bytes) -> None:
-        """Cache the first bytes for a later look, if the user wants that and versions can be told apart."""
+        """Cache the first bytes for later, if the user wants that and versions can be told apart."""
 
     @property
     def is_remote(self) -> bool:
@@ -158,7 +158,7 @@ class Extent:
 
     @property
     def end(self) -> int:
-        """The offset behind the last byte."""
+        """The offset after the last byte."""
         return self.offset + self.length
 
     def read(self) -> bytes:

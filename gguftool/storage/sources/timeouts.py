@@ -1,7 +1,7 @@
 """Run a blocking call with a timeout.
 
-A library's own timeout is one of a single read from a socket: a server that sends a byte now and then holds such a call
-for ever. So the call runs in another thread, and the caller waits only so long.
+A library's own timeout covers a single read from a socket: a server that sends a byte now and then can hold such a call
+forever. So the call runs in another thread, and the caller waits only for a limited time.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 
 def call_with_timeout(call: Callable[[], T], seconds: float, on_late: Callable[[T], None] = lambda result: None) -> T:
-    """Return what `call` returns; after `seconds` raise `TransportError`, and give a later result to `on_late`.
+    """Return the result of `call`; after `seconds` raise `TransportError`, and give a later result to `on_late`.
 
-    A late `call` continues in a thread that nobody waits for, also when the program ends.
+    A late `call` continues in a thread that nobody waits for, even when the program ends.
     """
     task = _Task(call, on_late)
     _Worker.give(task)
@@ -39,7 +39,7 @@ def call_with_timeout(call: Callable[[], T], seconds: float, on_late: Callable[[
 
 
 class _Task:
-    """A call that another thread makes, and that its caller may leave."""
+    """A call that another thread makes, and that its caller may abandon."""
 
     def __init__(self, call: Callable[[], Any], on_late: Callable[[Any], None]) -> None:
         self.outcome: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
@@ -62,7 +62,7 @@ class _Task:
             self._on_late(result[1])
 
     def leave(self) -> None:
-        """Wait no longer: give what comes, or has just come, to `on_late`."""
+        """Stop waiting: pass a result that arrives later, or has just arrived, to `on_late`."""
         with self._lock:
             self._left = True
         if not self.outcome.empty() and (found := self.outcome.get())[0]:
@@ -70,7 +70,7 @@ class _Task:
 
 
 class _Worker:
-    """A thread that makes one call after the other: starting one for each of a thousand small requests costs more."""
+    """A thread that makes one call after another: a new thread for each of a thousand small requests costs more."""
 
     _idle: ClassVar[deque[_Worker]] = deque()
 
@@ -86,14 +86,14 @@ class _Worker:
         except IndexError:
             try:
                 worker = cls()
-            except RuntimeError:  # the system gives no more threads
+            except RuntimeError:  # the system refuses more threads
                 task.run()
                 return
         worker._tasks.put(task)
 
     def _work(self) -> None:
         while True:
-            with contextlib.suppress(Exception):  # of closing what came too late
+            with contextlib.suppress(Exception):  # raised when a late answer is closed
                 self._tasks.get().run()
             self._idle.append(self)
 

@@ -1,9 +1,10 @@
-"""One GET, by one of two ways, with the same kind of answer.
+"""One GET, in one of two ways, with the same kind of answer.
 
-The Hub's own host is asked through huggingface_hub's session, so that a user's settings for it hold. Every other host
-(a CDN that the Hub redirects to, any web server) is asked through a pool of urllib3: the session's HTTP library parses
-each 64 KiB in Python and reaches 0.8 of curl on loopback, the pool 1.5 (docs/decisions.md). Neither follows redirects,
-retries, or decodes: `http` does that, strictly. The head of an answer has a timeout; its body is timed by its reader.
+Requests to the Hub's own host go through huggingface_hub's session, so that the user's settings for it apply. Requests
+to every other host (a CDN that the Hub redirects to, any web server) go through a pool of urllib3: the session's HTTP
+library parses each 64 KiB in Python and reaches 0.8 of curl's speed on loopback, the pool 1.5 (docs/decisions.md).
+Neither follows redirects, retries, or decodes: `http` does that, strictly. The head of an answer has a timeout; the
+reader of its body times the rest.
 """
 
 from __future__ import annotations
@@ -39,16 +40,16 @@ INSTALL = "install it with: pip install huggingface_hub"
 
 
 class Answer(Protocol):
-    """Status and headers of an answer, its body as it comes, undecoded."""
+    """Status and headers of an answer, and its undecoded body as it arrives."""
 
     status: int
     headers: Mapping[str, str]
 
     def pieces(self) -> Iterator[bytes]:
-        """Yield the body as it comes; raise `TransportError` if the connection fails."""
+        """Yield the body as it arrives; raise `TransportError` if the connection fails."""
 
     def close(self) -> None:
-        """Close the connection, whatever is left on it."""
+        """Close the connection, even if data is left on it."""
 
     def release(self) -> None:
         """Give the connection back: the body was read to its announced end."""
@@ -58,7 +59,7 @@ Getter = Callable[[str, dict[str, str], float], Answer]  # (URL, headers, second
 
 
 def ask(getter: Getter, url: str, headers: dict[str, str], idle_timeout: float) -> Answer:
-    """GET `url`; raise `TransportError` if no complete head came within `idle_timeout` seconds."""
+    """GET `url`; raise `TransportError` if no complete head arrives within `idle_timeout` seconds."""
     return call_with_timeout(lambda: getter(url, headers, idle_timeout), idle_timeout, lambda answer: answer.close())
 
 
@@ -111,7 +112,7 @@ class _PoolAnswer:
 
 
 def _cut_off(response: Any, headers: Mapping[str, str]) -> threading.Timer:
-    """Start a timer that shuts a chunked body's connection when its range should long have come."""
+    """Start a timer that closes a chunked body's connection when its range is long overdue."""
     found = headers.get("Content-Range", "").partition("/")[0].rpartition("-")
     length = int(found[2]) if found[2].isdigit() and len(found[2]) < 19 else _DISCARDED
     timer = threading.Timer(30 + length / _SLOWEST, response.shutdown)
@@ -121,7 +122,7 @@ def _cut_off(response: Any, headers: Mapping[str, str]) -> threading.Timer:
 
 
 def get_by_pool(url: str, headers: dict[str, str], idle_timeout: float) -> Answer:
-    """GET through the pool of urllib3, by the environment's proxies."""
+    """GET through the pool of urllib3, with the environment's proxies."""
     urllib3 = _urllib3()
     parts = urlsplit(url)
     manager = _manager(_proxy(parts.scheme, parts.netloc, tuple(map(os.environ.get, _PROXY_NAMES))))
@@ -144,13 +145,13 @@ def get_by_pool(url: str, headers: dict[str, str], idle_timeout: float) -> Answe
 
 
 class _StrictResponse(http.client.HTTPResponse):
-    """An answer of http.client that refuses a malformed head: else what follows a bad line counts as the body."""
+    """An answer of http.client that refuses a malformed head: otherwise the text after a bad line becomes the body."""
 
     def begin(self) -> None:
         super().begin()
         malformed = self.msg.defects or any(_CONTROL.search(value) for value in self.msg.values())
         if malformed and self.status not in _INTERIM:
-            raise TransportError("the answer's head is no valid HTTP")
+            raise TransportError("the answer's head is not valid HTTP")
 
 
 @lru_cache(maxsize=8)
@@ -161,7 +162,7 @@ def _manager(proxy: str | None) -> Any:
     try:
         manager = urllib3.PoolManager(**options) if proxy is None else _proxy_manager(urllib3, proxy, options)
     except ValueError:  # without its words: they hold the proxy's password
-        raise SourceError("the proxy that the environment sets is no URL; expected http://host:port") from None
+        raise SourceError("the proxy that the environment sets is not a URL; expected http://host:port") from None
     pools = {"http": urllib3.HTTPConnectionPool, "https": urllib3.HTTPSConnectionPool}
     manager.pool_classes_by_scheme = {scheme: _strict_pool(pool) for scheme, pool in pools.items()}
     return manager
@@ -178,7 +179,7 @@ def _proxy_manager(urllib3: Any, proxy: str, options: dict[str, Any]) -> Any:
     if login:
         options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=login)
     if proxy.startswith("socks"):
-        raise SourceError("proxies of kind socks are not supported for data; use an http proxy")
+        raise SourceError("socks proxies are not supported for data; use an http proxy")
     return urllib3.ProxyManager(proxy, **options)
 
 
@@ -192,7 +193,7 @@ def _urllib3() -> Any:
 
 @lru_cache(maxsize=64)
 def _proxy(scheme: str, netloc: str, _settings: tuple[str | None, ...]) -> str | None:
-    """The proxy that the environment sets for a host, or None; finding out takes as long as a small request."""
+    """The proxy that the environment sets for a host, or None; cached, as this takes as long as a small request."""
     from urllib.request import getproxies, proxy_bypass
 
     proxies = getproxies()

@@ -1,4 +1,4 @@
-"""What goes wrong with a connection, in words without URLs, and whether trying again helps.
+"""Errors of connections, in words without URLs, and whether trying again helps.
 
 HTTP libraries raise dozens of kinds of errors, and their messages may hold whole URLs with logins and signatures. Every
 call into one goes through `translate_errors`.
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class TransportError(Exception):
-    """The connection failed before or within an answer; `str` says how, without a URL."""
+    """The connection failed before or during an answer; `str` says how, without a URL."""
 
     def __init__(self, text: str, cause: Exception | None = None) -> None:
         super().__init__(text)
@@ -31,7 +31,7 @@ class TransportError(Exception):
 
     @property
     def is_permanent(self) -> bool:
-        """Whether no server was reached, for a reason that seldom passes by itself: long retries only hide it."""
+        """Whether no server was reached, for a reason that seldom goes away by itself: long retries would hide it."""
         return any(
             isinstance(link, _PERMANENT) or (isinstance(link, OSError) and link.errno in _NO_ROUTE)
             for link in _chain(self.cause)
@@ -39,7 +39,7 @@ class TransportError(Exception):
 
 
 def translate_errors(call: Callable[[], T]) -> T:
-    """Call into an HTTP library; raise whatever it raises as a `TransportError`."""
+    """Call into an HTTP library; raise its errors as a `TransportError`."""
     try:
         return call()
     except (SourceError, TransportError):
@@ -62,19 +62,19 @@ def _reason(error: BaseException, chain: Sequence[BaseException]) -> str:
         if isinstance(link, socket.gaierror):
             return "the host's name is not known"
     if any("Timeout" in type(link).__name__ for link in chain):
-        return "nothing came for too long"
+        return "nothing arrived for too long"
     for link in chain:
         if isinstance(link, OSError) and isinstance(link.errno, int):
             return os.strerror(link.errno)
     if any(isinstance(link, http.client.IncompleteRead) for link in chain):
         return "the connection closed early"
     if any("Protocol" in type(link).__name__ or isinstance(link, http.client.HTTPException) for link in chain):
-        return "the connection closed early, or what came is no HTTP"
+        return "the connection closed early, or the answer is not HTTP"
     return f"the connection failed ({type(error).__name__})"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and all that it was caused by, wraps or was given: libraries hide the cause in any of these."""
+    """The error, its causes and wrapped errors, and its arguments: libraries hide the cause in any of these."""
     seen: set[int] = set()
     left: list[object] = [error]
     while left:

@@ -1,4 +1,4 @@
-"""URLs: which parts may be shown, which URLs belong together, and where a redirect may lead."""
+"""URLs: which parts may be shown, which URLs belong together, and which redirects are allowed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SIGNING = re.compile(
     r"|ske?|skoid|sktid|skt|sks|skv|token|access_token|download",
     re.IGNORECASE,
 )
-_SECRET = 6  # characters; a shorter value is no secret, and scrubbing it would garble the text
+_SECRET = 6  # characters; a shorter value is not a secret, and scrubbing it would garble the text
 
 
 @lru_cache(maxsize=256)
@@ -34,7 +34,7 @@ def parts_of(url: str) -> SplitResult:
         valid = False
     if not valid or any(ord(char) <= 32 or ord(char) == 127 for char in url):
         way_out = "; a space is written as %20" if " " in url else ""
-        raise SourceError(f"is no valid URL{way_out}", source=shown(url))
+        raise SourceError(f"is not a valid URL{way_out}", source=shown(url))
     return parts
 
 
@@ -47,18 +47,18 @@ def shown(url: str) -> str:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port, which say whom a login is for."""
+    """Scheme, host and port, for which a login is valid."""
     parts = parts_of(url)
     return parts.scheme, (parts.hostname or "").rstrip("."), parts.port or _PORTS[parts.scheme]
 
 
 def host_of(url: str) -> str:
-    """Host and port as a message names them."""
+    """Host and port, for messages."""
     return printable(parts_of(url).netloc.rpartition("@")[2], 260)
 
 
 def without_login(url: str) -> tuple[str, str | None]:
-    """`url` without user and password, and these as ``user:password``, or None if it has none."""
+    """`url` without user and password, and these as ``user:password``, or None if it has no login."""
     parts = parts_of(url)
     login, at, host = parts.netloc.rpartition("@")
     bare = urlunsplit((parts.scheme, host, parts.path or "/", parts.query, ""))
@@ -90,12 +90,12 @@ def query_digest(url: str) -> str:
 
 
 def follow(url: str, location: str, start: str) -> str:
-    """The target of a redirect from `url`, which began at `start`; raise `SourceError` if it may not be followed."""
+    """The target of a redirect from `url`, which began at `start`; raise `SourceError` if it must not be followed."""
     try:
         target = urljoin(url, location.strip())
         scheme = urlsplit(target).scheme
     except ValueError:
-        raise SourceError("redirects to what is no URL", source=shown(url)) from None
+        raise SourceError("redirects to something that is not a URL", source=shown(url)) from None
     if scheme not in _PORTS:
         raise SourceError(f"redirects to {printable(scheme, 20)}://, which is not followed", source=shown(url))
     target, _ = without_login(target)
@@ -109,9 +109,9 @@ def follow(url: str, location: str, start: str) -> str:
 
 
 def _inward(url: str) -> frozenset[str]:
-    """In which ways the host belongs to this machine: by a loopback or unspecified address, or one on its link.
+    """How the host belongs to this machine: by a loopback or unspecified address, or a link-local one.
 
-    A server of such a kind may redirect to its own kind, but not from loopback to the link, where clouds keep the
+    Such a server may redirect to its own kind, but not from loopback to link-local addresses, where clouds keep the
     machine's credentials.
     """
     _, host, port = origin(url)

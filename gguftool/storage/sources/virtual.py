@@ -1,7 +1,7 @@
 """Sources without a file of their own: bytes in memory, and extents of other sources read as one.
 
-A plan never needs a `JoinedSource`: `parts_of` gives the extents that it is made of, so that files are still copied by
-the kernel and remote bytes by their ranges. It is for whoever reads a tensor's data as one run of bytes.
+A plan never needs a `JoinedSource`: `parts_of` gives its extents, so that the kernel still copies files, and remote
+bytes are still read by ranges. It is for callers that read a tensor's data as one run of bytes.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from gguftool.storage.sources.source import Extent, Source
 
 @record
 class BytesSource(Source):
-    """`data` in memory, such as a computed list of numbers; `label` says what it is in messages and plans."""
+    """`data` in memory, such as a computed list of numbers; `label` names it in messages and plans."""
 
     label: str
     data: bytes
 
     @property
     def name(self) -> str:
-        """What the bytes are."""
+        """The label of the bytes."""
         return self.label
 
     @property
@@ -34,7 +34,7 @@ class BytesSource(Source):
 
     @property
     def identity(self) -> str:
-        """The label and a digest: the same bytes are the same source, also for a run that resumes."""
+        """The label and a digest: the same bytes are the same source, even for a run that resumes."""
         from hashlib import sha256  # loads OpenSSL, which most commands do not need
 
         return f"{self.label} {sha256(self.data).hexdigest()}"
@@ -47,14 +47,14 @@ class BytesSource(Source):
 
 @record
 class JoinedSource(Source):
-    """`pieces` one after the other; `starts` are their offsets in this source."""
+    """`pieces` one after another; `starts` are their offsets in this source."""
 
     pieces: tuple[Extent, ...]
     starts: tuple[int, ...]
 
     @property
     def name(self) -> str:
-        """The file of the first piece, and how many others there are."""
+        """The file of the first piece, and the number of other files."""
         names = tuple(dict.fromkeys(source.name for source in self.sources))
         return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1:,} more"
 
@@ -70,7 +70,7 @@ class JoinedSource(Source):
 
     @property
     def identity(self) -> str:
-        """The identities of the sources, and a digest of the places of the pieces."""
+        """The identities of the sources, and a digest of the positions of the pieces."""
         from hashlib import sha256
 
         numbers = {source: number for number, source in enumerate(self.sources)}
@@ -80,7 +80,7 @@ class JoinedSource(Source):
 
     @property
     def parallelism(self) -> int:
-        """As many threads as the source that profits from most."""
+        """The largest number of threads that any of the sources wants."""
         return max(source.parallelism for source in self.sources)
 
     @property
@@ -99,7 +99,7 @@ class JoinedSource(Source):
         return b"".join(part.read() for part in self.parts(offset, length))
 
     def stream(self, offset: int, length: int) -> Iterator[bytes | memoryview]:
-        """Stream one part after the other, each as its own source does."""
+        """Stream one part after another, each as its own source does."""
         _refuse_beyond(self, offset, length)
         for part in self.parts(offset, length):
             yield from part.source.stream(part.offset, part.length)
@@ -117,7 +117,7 @@ class JoinedSource(Source):
 def _refuse_beyond(source: Source, offset: int, length: int) -> None:
     if offset + length > source.size:
         raise SourceError(
-            f"has {source.size:,} bytes, and {length:,} were to be read from {offset:,}", source=source.name
+            f"has {source.size:,} bytes, but {length:,} were requested from {offset:,}", source=source.name
         )
 
 
@@ -135,7 +135,7 @@ def parts_of(extent: Extent) -> tuple[Extent, ...]:
 
 
 def joined(extents: Iterable[Extent]) -> Extent:
-    """One extent of all bytes of `extents`, at least one; neighbours in a source are put together."""
+    """One extent of all bytes of `extents`, at least one; adjacent ones of a source are joined."""
     pieces: list[Extent] = []
     for part in (part for extent in extents for part in parts_of(extent)):
         last = pieces[-1] if pieces else None

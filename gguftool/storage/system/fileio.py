@@ -1,7 +1,7 @@
 """File I/O on every system: reads and writes at offsets, early write-back, durability.
 
-Positional I/O: with `preadv` and `pwrite`, and on Windows with the offset in each call, no file position is involved
-and threads need no lock.
+Positional I/O: `preadv` and `pwrite`, and the calls of Windows, take an offset, so there is no shared file position and
+threads need no lock.
 
 Write-back: `WriteBack` starts writing to disk while the copy runs, with Linux's `sync_file_range`.
 
@@ -26,7 +26,7 @@ from gguftool.storage.system.space import allocated_bytes
 if sys.platform == "win32":
     from gguftool.storage.system import windows
 
-_MAX_READ = 1 << 24  # bytes that one call reads on Windows, where a buffer is made for them
+_MAX_READ = 1 << 24  # bytes that one call reads on Windows, where it allocates a buffer for them
 _SYNC_FILE_RANGE_WRITE = 2  # linux/fs.h: start, do not wait
 
 
@@ -67,7 +67,7 @@ def write_some(fd: int, data: memoryview, offset: int) -> int:
 
 
 def set_size(fd: int, size: int) -> None:
-    """Give an open file its size; what is beyond its old end reads as zeros, and takes no room where that can be."""
+    """Set the size of an open file; bytes beyond its old end read as zeros, and take no space if the system can."""
     if sys.platform == "win32":
         windows.set_size(fd, size)
     else:
@@ -94,8 +94,8 @@ def write_fully(fd: int, data: bytes | memoryview, offset: int, stopped: Callabl
 def leading_hole(fd: int, offset: int, length: int) -> int:
     """Count the bytes of a hole (of a sparse file) at the start of a range; 0 if unknown.
 
-    Only the leading hole is looked for: on tmpfs, finding the end of data walks through all of it. A truncated file
-    looks like a hole too, so the range must lie inside the file.
+    Only the leading hole is searched: on tmpfs, finding the end of data walks through all of it. A truncated file
+    looks like a hole too, so the range must be inside the file.
     """
     status = os.fstat(fd)
     if not hasattr(os, "SEEK_DATA") or allocated_bytes(status) >= status.st_size or status.st_size < offset + length:
@@ -107,11 +107,11 @@ def leading_hole(fd: int, offset: int, length: int) -> int:
 
 
 class WriteBack:
-    """Start write-back of what was just written, without waiting; errors are reported by the later fsync.
+    """Start write-back of ranges just written, without waiting; the later fsync reports errors.
 
     The kernel itself starts only when a tenth of the memory is dirty: the disk would idle while the copy runs, and the
-    copy would wait while the disk writes. A run that writes little reaches its fsync before the call is loaded, which
-    takes 2 ms, so the first `unstarted` bytes start nothing.
+    copy would wait while the disk writes. Loading the call takes 2 ms, and a run that writes little reaches its fsync
+    sooner, so the first `unstarted` bytes start nothing.
     """
 
     def __init__(self, unstarted: int) -> None:
@@ -199,7 +199,7 @@ def close_quietly(fd: int) -> None:
 
 
 def open_path(fd: int) -> str | None:
-    """The present path of an open file, or None if it was removed, or the system cannot tell."""
+    """The current path of an open file, or None if it was removed, or the system cannot tell."""
     try:
         if not os.fstat(fd).st_nlink:
             return None

@@ -18,9 +18,9 @@ if sys.platform == "win32":
 HAVE_FOLDER_DESCRIPTORS = sys.platform != "win32"
 # A rename onto an existing file fails, so that publishing needs no hard link.
 RENAME_NEVER_REPLACES = sys.platform == "win32"
-# Some names are devices, and some characters are none of a name.
+# Some names are devices, and some characters are not allowed in names.
 NAMES_HAVE_RULES = sys.platform == "win32"
-# As these systems come; their file systems can be told to tell cases apart.
+# By default; file systems of these systems can be set up to distinguish case.
 IGNORES_CASE = sys.platform in ("win32", "darwin")
 
 # Names that are devices on Windows, with any extension.
@@ -74,11 +74,11 @@ def open_unnamed(folder: Path) -> int | None:
 
 
 def name_problem(name: str) -> str | None:
-    """Why Windows takes no file called `name`, or None."""
+    """Why Windows does not allow a file called `name`, or None."""
     stem = name.partition(".")[0].rstrip(" ").lower()
     if stem in _DEVICES:
         return f"'{stem.upper()}' is the name of a device on Windows"
     if name.endswith((" ", ".")):
         return "Windows drops a blank or a dot at the end of a name"
     bad = sorted(_FORBIDDEN & set(name)) or sorted(c for c in name if ord(c) < 32)
-    return f"Windows takes no {bad[0]!r} in a name" if bad else None
+    return f"Windows does not allow {bad[0]!r} in a name" if bad else None

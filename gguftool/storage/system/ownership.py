@@ -1,21 +1,21 @@
-"""Create and open helper files (part files, journals) safely, also in a folder that other users can write.
+"""Create and open helper files (part files, journals) safely, even in a folder that other users can write to.
 
-A helper file is found by its name, and anybody who can write the folder can put a file under that name. So a helper is
-opened without following links and without waiting for a pipe, and what was opened is believed only if it is a regular
+A helper file is found by its name, and anybody who can write to the folder can put a file under that name. So a helper
+is opened without following links and without waiting for a pipe. An opened file is trusted only if it is a regular
 file, belongs to the effective user, cannot be written by others, and has one name. New helpers are created exclusively,
 with mode 0600.
 
-Version 0.1 created helpers with the mode that the umask gives, often 0664. Their mode does not count in a folder that
-belongs to the user and that nobody else can write.
+Version 0.1 created helpers with the mode that the umask gives, often 0664. Their mode is ignored in a folder that
+belongs to the user and that nobody else can write to.
 
-A file system that keeps no owners and modes shows what was just made as somebody else's. New outputs can be written
-there: the run knows its files by device and inode. A change in place, `--consume`, resume and recovery are refused.
+A file system that keeps no owners and modes shows new files as somebody else's. New outputs can be written there: the
+run knows its files by device and inode. A change in place, `--consume`, resume and recovery are refused.
 
-Windows: the owner of the file must be this user, or the group that owns what an elevated process makes; volumes that
-keep no access lists (FAT) keep no owners. Modes mean nothing there: the access list that a helper inherits from its
-folder decides who may write it.
+Windows: the owner of the file must be this user, or the group that owns files made by an elevated process; volumes
+without access lists (FAT) keep no owners. Modes mean nothing there: the access list that a helper inherits from its
+folder decides who may write to it.
 
-What gets its final name gets the mode of a file that is created there in the plain way, or of the file it replaces.
+A file that gets its final name gets the mode of a plainly created file there, or that of the file it replaces.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _KINDS = {
     stat.S_IFCHR: "a device",
     stat.S_IFBLK: "a device",
 }
-# Helpers without the only copy of anything: the way out is to remove them. Others are only to be moved away.
+# Helpers that hold no only copy of data: the way out is to remove them. Others must only be moved away.
 _REPLACEABLE = frozenset({"part", "resume", "old", "mode"})
 
 
@@ -62,7 +62,7 @@ def open_helper(
 ) -> int:
     """Open an existing helper file; return its descriptor. `target` and `twin` as in `distrust`.
 
-    Raises `FileNotFoundError` if there is none, `ExecuteError` if it must not be believed.
+    Raises `FileNotFoundError` if it does not exist, `ExecuteError` if it must not be trusted.
     """
     flags = _REOPEN | (os.O_RDWR if writable else os.O_RDONLY) | (os.O_APPEND if append else 0)
     try:
@@ -87,7 +87,7 @@ def open_helper(
 def check_helper(path: Path, *, target: Path | None = None, twin: Path | None = None) -> os.stat_result:
     """The status of a helper file that is not opened; `target` and `twin` as in `distrust`.
 
-    Raises `FileNotFoundError` if there is none, `ExecuteError` if it must not be believed.
+    Raises `FileNotFoundError` if it does not exist, `ExecuteError` if it must not be trusted.
     """
     status = os.lstat(path)
     reason = distrust(path, status, target=target, twin=twin)
@@ -97,9 +97,9 @@ def check_helper(path: Path, *, target: Path | None = None, twin: Path | None = 
 
 
 def reopen_written(path: Path, is_written: Callable[[os.stat_result], bool]) -> int | None:
-    """Open the very file that this run wrote at `path`; return its descriptor, or None if it is not there.
+    """Open the very file that this run wrote at `path`; return its descriptor, or None if it is gone.
 
-    It is known by `is_written`, not by owner and mode: some file systems keep none.
+    `is_written` recognizes it, not owner and mode: some file systems keep neither.
     """
     try:
         fd = open_file(path, _REOPEN | os.O_RDWR, follow=False)
@@ -116,10 +116,10 @@ def reopen_written(path: Path, is_written: Callable[[os.stat_result], bool]) -> 
 
 
 def require_owners(probe: Path, way_out: str) -> None:
-    """Raise `ExecuteError` with `way_out` if a helper file that is made now could not be believed later.
+    """Raise `ExecuteError` with `way_out` if a helper file that is created now could not be trusted later.
 
-    That is so on file systems that keep no owners and modes, in a folder that others can write. A file is made at
-    `probe` and removed.
+    This happens on file systems that keep no owners and modes, in a folder that others can write to. A file is created
+    at `probe` and removed.
     """
     remove_helper(probe)  # left by a run that was killed here
     fd = create_helper(probe)
@@ -130,13 +130,13 @@ def require_owners(probe: Path, way_out: str) -> None:
         unlink(probe)
     if reason is not None:
         raise ExecuteError(
-            f"this file system keeps no owners or no modes, and others can write this folder: {way_out}",
+            f"this file system keeps no owners or no modes, and others can write to this folder: {way_out}",
             source=str(probe.parent),
         )
 
 
 def remove_helper(path: Path) -> None:
-    """Remove a helper file, if there is one; say whose it is if that is why it cannot be removed."""
+    """Remove a helper file, if it exists; if another user's ownership prevents that, the error names the owner."""
     try:
         unlink(path)
     except FileNotFoundError:
@@ -147,7 +147,7 @@ def remove_helper(path: Path) -> None:
 
 
 def refuse_strange(path: Path, cause: OSError, *, target: Path | None = None, twin: Path | None = None) -> None:
-    """Raise `ExecuteError` if a call on `path` failed because of what is there; otherwise return."""
+    """Raise `ExecuteError` if a call on `path` failed because of the file there; otherwise return."""
     try:
         status = os.lstat(path)
     except OSError:
@@ -158,10 +158,11 @@ def refuse_strange(path: Path, cause: OSError, *, target: Path | None = None, tw
 
 
 def distrust(path: Path, status: os.stat_result, *, target: Path | None = None, twin: Path | None = None) -> str | None:
-    """Explain why the helper file at `path` must not be believed, and the way out; None if it may be believed.
+    """Explain why the helper file at `path` must not be trusted, and the way out; None if it is trusted.
 
-    `target`: the final name of a part file. A part with that name too was published: only its helper name goes, no byte
-    of it is used. `twin`: the part file of a journal, which stays if the run is killed while the journal gets its name.
+    `target`: the final name of a part file. A part that has that name too was published: only its helper name is
+    removed, and no byte of it is used. `twin`: the part file of a journal; it stays if the run is killed while the
+    journal gets its name.
     """
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "not a regular file")
@@ -169,17 +170,19 @@ def distrust(path: Path, status: os.stat_result, *, target: Path | None = None, 
     if status.st_nlink > 1 and _is_other_name(target, status) and is_own(path, status):
         return None
     if status.st_nlink > 1 and not (status.st_nlink == 2 and _is_other_name(twin, status)):
-        return _refusal(path, status, f"has {status.st_nlink} names (hard links), and could be written under another")
+        return _refusal(
+            path, status, f"has {status.st_nlink} names (hard links), and could be changed under another name"
+        )
     if not is_own(path, status):
         return _refusal(path, status, "is a helper file of another user")
     if _is_open_to_others(status) and not is_private(path.parent):
         mode = f"mode {stat.S_IMODE(status.st_mode):04o}"
-        return _refusal(path, status, f"is a helper file that others can write ({mode}), and so is its folder")
+        return _refusal(path, status, f"is a helper file that others can write to ({mode}), and so is its folder")
     return None
 
 
 def is_private(folder: Path) -> bool:
-    """Whether `folder` belongs to this user and nobody else can write it."""
+    """Whether `folder` belongs to this user and nobody else can write to it."""
     status = os.stat(folder)
     return is_own(folder, status) and not _is_open_to_others(status)
 
@@ -206,7 +209,7 @@ def _is_other_name(path: Path | None, status: os.stat_result) -> bool:
         return False
 
 
-# --- the mode of what gets its final name ----------------------------------------------------------------------------
+# --- the mode of published files -------------------------------------------------------------------------------------
 
 
 # Errors of fchmod on file systems that keep no modes, or not this one.
@@ -216,7 +219,7 @@ _NO_MODES = frozenset({errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSY
 def plain_mode(probe: Path) -> int:
     """The mode that plain creation gives in the folder of `probe`, by umask and default access list.
 
-    It is measured: a file is created at `probe` and removed.
+    To find it, a file is created at `probe` and removed.
     """
     remove_helper(probe)  # left by a run that was killed here
     fd = open_file(probe, _CREATE, 0o666, follow=False)
@@ -251,7 +254,7 @@ def set_mode(fd: int, mode: int) -> None:
 
 
 def _refusal(path: Path, status: os.stat_result, reason: str) -> str:
-    return f"{reason}, owned by {_owner(status)}: it is not believed, and nothing was changed; {_way_out(path, status)}"
+    return f"{reason}, owned by {_owner(status)}: it is not trusted, and nothing was changed; {_way_out(path, status)}"
 
 
 def _owner(status: os.stat_result) -> str:
@@ -277,7 +280,7 @@ def _way_out(path: Path, status: os.stat_result) -> str:
     command = printable(command, 3 * 4096)
     if not _may_remove(path, status):
         return (
-            f"only its owner can take it away ('{command}'); or write to a folder that nobody else can write "
+            f"only its owner can remove it ('{command}'); or write to a folder that nobody else can write to "
             "('mkdir -m 700 FOLDER')"
         )
     if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and is_own(path, status):

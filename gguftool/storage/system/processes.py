@@ -1,4 +1,4 @@
-"""Child processes that are ended together with everything that they started."""
+"""Child processes that are killed together with everything that they started."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FROM_OUTSIDE = tuple(getattr(signal, name) for name in _FROM_OUTSIDE if hasattr(
 
 
 def kill_tree(process: subprocess.Popen[bytes], members: list[int] | None = None) -> None:
-    """Kill a process that leads a session of its own, what it started, and `members`, and wait for it."""
+    """Kill a process that leads a session of its own, the processes it started, and `members`; wait for it."""
     if sys.platform == "win32":
         # taskkill knows the tree by its parents; the process itself is killed whether or not that works.
         with contextlib.suppress(OSError):
@@ -35,8 +35,8 @@ def kill_tree(process: subprocess.Popen[bytes], members: list[int] | None = None
 def signals_held() -> Iterator[None]:
     """Hold back the signals that stop a program until the end of the block.
 
-    By handlers, not by a mask: a mask is a thread's own, and the system may choose another thread. Python runs handlers
-    in the main thread alone, so any other thread needs nothing.
+    This uses handlers, not a mask: a mask belongs to one thread, and the system may choose another thread. Python runs
+    handlers only in the main thread, so other threads need nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -54,7 +54,7 @@ def signals_held() -> Iterator[None]:
 
 
 def forbid_core(pid: int) -> None:
-    """Have a process leave no core file, where the system can be told for another process."""
+    """Keep a process from leaving a core file, if the system can set that for another process."""
     if sys.platform == "linux":
         import resource
 
@@ -63,7 +63,7 @@ def forbid_core(pid: int) -> None:
 
 
 def pin(pid: int, cores: Collection[int]) -> None:
-    """Keep a process that just started on `cores`, and so its threads to come; on all, if there are none."""
+    """Pin a process that just started, and so its future threads, to `cores`; to all cores if that is empty."""
     if sys.platform == "linux" and cores:
         with contextlib.suppress(OSError):  # it ended already, or a container takes a core away
             os.sched_setaffinity(pid, cores)

@@ -1,8 +1,8 @@
 """In-kernel copies (reflinks and server-side copy), and which blocks a file shares with others.
 
-No byte of an in-kernel copy enters this process. Each way is tried where it can be worth it and declined by a named
-list of errnos. `KernelCopies` remembers which pairs of file systems decline for good, so a set of thousands of files
-tries once.
+No byte of an in-kernel copy enters this process. Each way is tried if it may help, and given up for a named list of
+errnos. `KernelCopies` remembers which pairs of file systems decline for good, so a set of thousands of files tries
+once.
 
 `copy_file_range` is tried only on network and FUSE file systems, where it may save the way over the wire and back. On
 local ones it copies through a pipe of 64 KiB and is slower than reading and writing through a buffer that stays in the
@@ -96,7 +96,7 @@ class KernelCopies:
         length: int,
         keep_going: Callable[[], bool] = lambda: True,
     ) -> int:
-        """Copy `length` bytes by `way`, or as many as the kernel accepts; return the bytes copied, 0 if it declines.
+        """Copy `length` bytes by `way`, or as many as the kernel accepts; return their number, 0 if it declines.
 
         `source` and `target`: (open file, offset). Stops when `keep_going` is false. Raises `OSError` for errors that
         no other way avoids, such as a full disk.
@@ -148,7 +148,7 @@ def is_served(target: int) -> bool:
 
 @lru_cache(maxsize=64)
 def file_system_of(device: int) -> str:
-    """Look up the type of a device's file system in Linux's table of mounts; empty if it is not listed."""
+    """Look up the type of a device's file system in Linux's mount table; empty if it is not listed."""
     if sys.platform == "win32":
         return ""
     wanted = f"{os.major(device)}:{os.minor(device)}".encode()

@@ -1,4 +1,4 @@
-"""Room on disk: what is free, and what a file takes."""
+"""Disk space: how much is free, and how much a file takes."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ _STEP = 0.1  # seconds; joins wait in steps, so that signals are noticed on ever
 
 
 def start(work: Callable[[], None], count: int) -> list[threading.Thread]:
-    """Start `count` threads that run `work`, or as many as the system allows: fewer only take longer."""
+    """Start `count` threads that run `work`, or as many as the system allows; with fewer, the work takes longer."""
     started = []
     for _ in range(count):
         thread = threading.Thread(target=work, name="gguftool", daemon=True)

@@ -1,8 +1,8 @@
-"""The calls of Windows behind this folder, by ctypes; imported on Windows only.
+"""The Windows calls for this folder, through ctypes; imported only on Windows.
 
-Files are opened with FILE_SHARE_DELETE, so that a file can be renamed, replaced and removed while it is open, as
-elsewhere. Reads and writes take their offset from an OVERLAPPED, so threads need no lock. Sources: the pages of these
-functions in Microsoft's Win32 documentation.
+Files are opened with FILE_SHARE_DELETE, so that a file can be renamed, replaced and removed while it is open, as on
+other systems. Reads and writes take their offset from an OVERLAPPED, so threads need no lock. Sources: the pages of
+these functions in Microsoft's Win32 documentation.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LOCK_EXCLUSIVE_AT_ONCE = 0x2 | 0x1
 # Locks keep others from reading and writing the bytes that they cover. No file has a byte there.
 _LOCKED_BYTE = (1 << 63) - 2
 _REPLACE, _WRITE_THROUGH = 0x1, 0x8
-_PATIENCE = 2.0  # seconds: virus scanners open what was just written, mostly for some milliseconds
+_PATIENCE = 2.0  # seconds: virus scanners open new files, mostly for a few milliseconds
 _END_OF_FILE_INFO = 6
 _SET_SPARSE, _DUPLICATE_EXTENTS = 0x000900C4, 0x00098344
 _PERSISTENT_ACLS, _BLOCK_REFCOUNTING = 0x00000008, 0x08000000
@@ -246,7 +246,7 @@ def _patiently(call: Callable[[], None]) -> None:
 
 
 def is_own(path: str | Path) -> bool:
-    """Whether a file belongs to this user, or to the group that owns what an elevated process makes.
+    """Whether a file belongs to this user, or to the group that owns files made by an elevated process.
 
     False on volumes that keep no access lists, and if the owner cannot be read.
     """

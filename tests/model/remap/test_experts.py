@@ -63,8 +63,8 @@ def test_what_the_caller_sets_is_not_judged() -> None:
     [
         ({0: [0, 8]}, "layer 0: experts 8 are out of range; there are 8"),
         ({0: [0, 1], 1: [0]}, "layers would keep 1, 2 experts"),
-        ({0: []}, "no expert is left"),
-        ({}, "no expert is left"),
+        ({0: []}, "no experts are left"),
+        ({}, "no experts are left"),
     ],
 )
 def test_wrong_lists(kept: Mapping[int, Sequence[int]], said: str) -> None:

@@ -203,7 +203,7 @@ def test_a_dense_layer_behind_others_is_a_problem() -> None:
 def test_layers_that_share_keys_and_values_are_counted_from_the_back() -> None:
     kvs = head("gemma4", 6, attention__shared_kv_layers=2, attention__sliding_window_pattern=[1, 0, 1, 0, 1, 0])
     assert fine(remapped(kvs, [0, 1, 2, 3, 5]))["attention.shared_kv_layers"] == 1
-    assert "stand before others" in remapped(kvs, [0, 5, 1, 2, 3]).problems[0]
+    assert "come before others" in remapped(kvs, [0, 5, 1, 2, 3]).problems[0]
     assert "not be the same two" in remapped(kvs, [0, 1, 3, 4, 5]).refusals[0]
 
 
@@ -318,13 +318,13 @@ def test_the_number_behind_the_last_layer_is_out_of_range() -> None:
 
 
 def test_no_layers_and_no_architecture() -> None:
-    assert remapped(head("llama", 3), []).problems == ("no layer is left; keep at least one",)
+    assert remapped(head("llama", 3), []).problems == ("no layers are left; keep at least one",)
     assert "general.architecture is absent" in remapped(head("llama", 3)[1:], [0]).problems[0]
 
 
 def test_an_array_of_a_wrong_length_is_a_problem() -> None:
     found = remapped(head("llama", 3, attention__head_count_kv=[1, 2]), [0, 1])
-    assert "has 2 entries; the model has 3 layers" in found.problems[0]
+    assert "has 2 entries, but there are 3 layers" in found.problems[0]
 
 
 @pytest.mark.parametrize("count", [0, 2**32 - 1])

@@ -88,7 +88,7 @@ def test_nothing_said_nothing_brought() -> None:
 
 def test_a_donor_with_other_properties_is_a_problem() -> None:
     other = make_kv("general.tensor_extra.novel", ValueType.ARRAY, [1, 2, 3], element=ValueType.UINT32)
-    assert "says other things" in bring_named(HEAD, (HEAD[0], other), {"a": ("d",)}).problems[0]
+    assert "has other properties" in bring_named(HEAD, (HEAD[0], other), {"a": ("d",)}).problems[0]
 
 
 def test_names_that_are_no_list_of_texts_are_left_alone() -> None:

@@ -134,7 +134,7 @@ def test_types_of_indexers_never_have_entries_of_mtp_layers() -> None:
 
 
 def test_a_layer_without_a_period_has_another_way_out() -> None:
-    assert "leave these layers at their places" in remapped(head("rwkv7", 4), [1, 2], [LLAMA_CPP]).problems[0]
+    assert "leave these layers in their places" in remapped(head("rwkv7", 4), [1, 2], [LLAMA_CPP]).problems[0]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_what_goes_by_the_number_alone_is_a_problem(kvs: tuple[KV, ...], layers:
 def test_a_period_of_an_architecture_that_no_engine_knows() -> None:
     kvs = head("novel", 8, full_attention_interval=4)
     assert remapped(kvs, [4, 5, 6, 7]).problems == ()
-    assert "not known: move layers by multiples of 4" in remapped(kvs, [1, 2]).problems[0]
+    assert "move layers only by multiples of 4" in remapped(kvs, [1, 2]).problems[0]
     scalar = head("novel", 8, attention__sliding_window_pattern=2)
     assert remapped(scalar, [1, 2]).problems
 
@@ -245,7 +245,7 @@ def test_without_a_complaint_every_engine_treats_every_layer_as_before(
 
 @pytest.mark.parametrize(
     ("layers", "said"),
-    [([3, 7], "no layer with linear attention"), ([0, 1, 2], "no layer without linear attention"), ([0, 3], "")],
+    [([3, 7], "no layers with linear attention"), ([0, 1, 2], "no layers without linear attention"), ([0, 3], "")],
 )
 def test_one_kind_of_layer_alone_is_refused(layers: list[int], said: str) -> None:
     found = remapped(head("qwen35", 8, full_attention_interval=4), layers, [LLAMA_CPP])
@@ -258,11 +258,11 @@ def test_layers_without_keys_are_a_kind() -> None:
         *head("lfm2", 4),
         make_kv("lfm2.attention.head_count_kv", ValueType.ARRAY, [0, 2, 0, 2], element=ValueType.UINT32),
     )
-    assert "no layer without attention" in remapped(kvs, [1, 3], [LLAMA_CPP]).refusals[0]
+    assert "no layers without attention" in remapped(kvs, [1, 3], [LLAMA_CPP]).refusals[0]
     assert remapped(kvs, [1, 2], [LLAMA_CPP]).refusals == ()
 
 
 def test_layers_without_a_window_may_all_go() -> None:
     kvs = head("gemma3", 8, attention__sliding_window=8)
     assert remapped(kvs, [0, 1], [LLAMA_CPP]).refusals == ()
-    assert "no layer with sliding window" in remapped(kvs, [5], [LLAMA_CPP]).refusals[0]
+    assert "no layers with sliding window" in remapped(kvs, [5], [LLAMA_CPP]).refusals[0]

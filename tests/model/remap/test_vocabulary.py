@@ -78,7 +78,7 @@ def test_two_orders_one_after_the_other_are_their_composition(first: Sequence[in
     [
         ([0, 6], "token 6 is out of range; there are 6 tokens"),
         ([0, 1, 1], "token 1 is listed twice"),
-        ([], "no token is left"),
+        ([], "no tokens are left"),
         ([1, 2], "tokenizer.ggml.bos_token_id names token 0 '<s>', which would be gone"),
     ],
 )
@@ -102,7 +102,7 @@ def test_special_tokens_that_no_key_names_get_one_if_they_move() -> None:
     assert "eos_token_id" not in values(found)  # token 2 has kept its number
     assert "tokenizer.ggml.unknown_token_id: 1 (new)" in found.remarks
     gone = vocab_keys(kvs, [0, 1, 3])
-    assert any("eos_token_id is absent: engines will take token 2" in text for text in gone.warnings)
+    assert any("eos_token_id is absent: engines will use token 2" in text for text in gone.warnings)
 
 
 def test_every_special_token_of_the_engines_follows() -> None:
@@ -126,7 +126,7 @@ def test_suppressed_tokens_may_be_gone() -> None:
 def test_tokens_that_are_hashed_keep_their_numbers() -> None:
     kvs = head(make_kv("llama.ple.layers", ValueType.ARRAY, [1], element=U32))
     assert vocab_keys(kvs, range(4), added=1).problems == ()
-    assert "n-grams are found by tokens' numbers" in vocab_keys(kvs, [0, 2]).problems[0]
+    assert "n-grams are looked up by tokens' numbers" in vocab_keys(kvs, [0, 2]).problems[0]
 
 
 def test_a_default_token_outside_the_vocabulary_is_nobodys() -> None:

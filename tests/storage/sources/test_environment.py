@@ -107,7 +107,7 @@ def test_a_recipe_at_an_address_is_checked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["hf:org/repo/m.gguf", "https:/host.example/m.gguf", "http:host.example/m.gguf"])
 def test_an_address_with_too_few_slashes_is_told_so(name: str) -> None:
-    assert "has // behind" in one_error_line(run_gguftool("dump", name).stderr)
+    assert "has // after" in one_error_line(run_gguftool("dump", name).stderr)
 
 
 def test_a_space_in_an_address_is_told_how_to_write(rude: RudeServer) -> None:

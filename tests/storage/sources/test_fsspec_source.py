@@ -99,7 +99,7 @@ def test_what_a_file_system_raises_is_one_line_without_its_words(
     [
         ("s3://bucket/a.gguf", "s3fs"),
         ("gs://bucket/a.gguf", "gcsfs"),
-        ("nosuch://bucket/a.gguf", "no scheme that fsspec knows"),
+        ("nosuch://bucket/a.gguf", "not a scheme that fsspec knows"),
     ],
 )
 def test_a_scheme_that_cannot_be_read_says_what_is_missing(url: str, said: str) -> None:

@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_made_is_said(server: Nginx, tmp_path: Path) -> 
     (tmp_path / "file").write_bytes(b"")
     done = run_gguftool("--cache", tmp_path / "file" / "kept", "dump", server.url("m.gguf"))
     assert done.returncode == 2
-    assert b"cannot keep heads here" in done.stderr
+    assert b"cannot cache heads here" in done.stderr
 
 
 def test_the_environment_names_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

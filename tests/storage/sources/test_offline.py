@@ -37,7 +37,7 @@ def test_no_login_and_no_query_is_shown(text: str, shown: str) -> None:
     ["http://", "https:///a", "http://[::bad/", "http://host:99999/", "http://a b/", "http://h/\x01", "http://h:0/"],
 )
 def test_what_is_no_url_is_refused(url: str) -> None:
-    with pytest.raises(SourceError, match="no valid URL"):
+    with pytest.raises(SourceError, match="not a valid URL"):
         urls.parts_of(url)
 
 
@@ -100,7 +100,7 @@ def test_what_an_answer_carries() -> None:
     for wrong in ((whole, 0, 99, None), (whole, 1, 1000, None), (right, 11, 20, 100), (right, 10, 19, 100)):
         with pytest.raises(SourceError):
             _part(*wrong)
-    with pytest.raises(ChangedError, match="its size was 99, now it is 100"):
+    with pytest.raises(ChangedError, match="its size was 99 and is now 100"):
         _part(right, 10, 20, 99)
 
 

@@ -25,9 +25,9 @@ from gguftool.storage.system.names import name_problem, open_file, rename, repla
         ("nul .gguf", "'NUL' is the name of a device"),
         ("model.gguf.", "a blank or a dot at the end"),
         ("model.gguf ", "a blank or a dot at the end"),
-        ("a:b.gguf", "takes no ':'"),
-        ("what?.gguf", "takes no '?'"),
-        ("a\tb.gguf", "takes no '\\t'"),
+        ("a:b.gguf", "does not allow ':'"),
+        ("what?.gguf", "does not allow '?'"),
+        ("a\tb.gguf", "does not allow '\\t'"),
     ],
 )
 def test_names_that_windows_refuses(name: str, problem: str | None) -> None:

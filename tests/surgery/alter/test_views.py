@@ -392,7 +392,7 @@ def test_all_problems_are_said_at_once() -> None:
     with pytest.raises(PlanError) as error:
         plan_views(model.kvs, [first, second.named(first.name), other], "out.gguf", like=model)
     assert error.value.problems == (
-        "several tensors are called token_embd.weight; a file holds a name once",
+        "several tensors are called token_embd.weight; a file must not have a name twice",
         f"the output is little-endian, like {model.name}, but these tensors are not: other",
     )
     with pytest.raises(PlanError, match="several tensors are called"):

@@ -1,1 +1,1 @@
-"""Files that are packed as a whole: `.zbst`, which are zstd or bzip2."""
+"""Files that are compressed as a whole: `.zbst`, which are zstd or bzip2."""

@@ -1,7 +1,7 @@
-"""What unpacks a stream, chosen by its first bytes: bzip2 of Python itself, zstd of Python 3.14 or of `zstandard`.
+"""Decoders for compressed streams, chosen by the first bytes: Python's bzip2, zstd of Python 3.14 or of `zstandard`.
 
-A decoder is a file to read from front to back. None holds more than a window and a block in memory, whatever the file
-says of itself.
+A decoder is a file to read from front to back. It never holds more than a window and a block in memory, whatever the
+file claims.
 
 Sources: RFC 8878 section 3.1.1 (head of a zstd frame); the magic of bzip2 is that of its first block.
 """
@@ -24,9 +24,9 @@ _INSTALL = "pip install zstandard"
 
 @record
 class Packing:
-    """A way of packing: `open` makes a decoder of a file; `size`: bytes when unpacked, None if the file does not say.
+    """A compression format: `open` makes a decoder for a file; `size`: decompressed bytes, None if not stated.
 
-    `errors` are what the decoder raises for damaged data.
+    `errors` are the exceptions that the decoder raises for damaged data.
     """
 
     name: str
@@ -36,13 +36,13 @@ class Packing:
 
 
 def find_packing(head: bytes, source: str) -> Packing:
-    """The packing of a file that begins with `head`; raises `SourceError` for another, or a library that lacks."""
+    """The packing of a file that begins with `head`; raises `SourceError` if it is another, or a library is missing."""
     if head.startswith(_ZSTD):
         return _zstd(_stated_size(head), source)
     if head.startswith(_BZIP2):
         return _bzip2(source)
     raise SourceError(
-        f"a .zbst is zstd or bzip2, this begins with {head[:4].hex(' ') or 'nothing'}; "
+        f"a .zbst is zstd or bzip2, but this begins with {head[:4].hex(' ') or 'nothing'}; "
         "if it is not packed, its name should end in .gguf",
         source=source,
     )
@@ -51,7 +51,7 @@ def find_packing(head: bytes, source: str) -> Packing:
 def _bzip2(source: str) -> Packing:
     try:
         import bz2
-    except ImportError:  # Python may be built without
+    except ImportError:  # Python may be built without it
         raise SourceError("is bzip2, which this Python cannot read; unpack it: bzip2 -d", source=source) from None
     return Packing(name="bzip2", open=bz2.BZ2File, errors=(OSError, EOFError, ValueError))
 
@@ -81,7 +81,7 @@ def _zstd(size: int | None, source: str) -> Packing:
 
 
 def _stated_size(head: bytes) -> int | None:
-    """The size that a zstd frame says its content has."""
+    """The size of its content that a zstd frame states."""
     if len(head) < HEAD:
         return None
     descriptor = head[4]

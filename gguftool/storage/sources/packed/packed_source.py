@@ -1,8 +1,8 @@
-"""A packed file, read as what is in it.
+"""A compressed file, read decompressed.
 
-Packed bytes have no places: to read at an offset, everything before it is unpacked. Readers of plans go from front to
-back, so one decoder serves them; one that goes back starts again. bzip2 does not say how long its content is: such a
-file is unpacked once when it is opened.
+Compressed bytes cannot be read at an offset without decompressing everything before it. Plans are read from front to
+back, so one decoder serves them; a read that goes back starts over. bzip2 does not state the size of its content: such
+a file is decompressed once when it is opened.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gguftool.storage.sources.packed.decoders import HEAD, Packing, find_packing
 from gguftool.storage.sources.source import Source
 
 _STEP = 1 << 20
-# Tensors shrink to a half at best, and what is all zeros is small: a file that grows more is a trap.
+# Tensors shrink to half at best, and runs of zeros are short: a file that grows by more is a trap.
 _MOST_GROWTH = 64
 _SPARE = 64 << 20  # bytes
 
@@ -24,7 +24,7 @@ _SPARE = 64 << 20  # bytes
 class PackedSource(Source):
     """The content of `packed`; raises `SourceError` if that is neither zstd nor bzip2, or damaged.
 
-    `LimitError` for a content of more than 64 times its size and 64 MiB.
+    Raises `LimitError` for content of more than 64 times the file's size plus 64 MiB.
     """
 
     __slots__ = ("_at", "_lock", "_packed", "_packing", "_reader", "_size")
@@ -40,7 +40,7 @@ class PackedSource(Source):
 
     @property
     def name(self) -> str:
-        """The name of the packed file."""
+        """The name of the compressed file."""
         return self._packed.name
 
     @property
@@ -59,32 +59,32 @@ class PackedSource(Source):
         return self._packed.is_remote
 
     def check_unchanged(self) -> None:
-        """Raise `SourceError` if the packed file is another one now."""
+        """Raise `SourceError` if the compressed file changed."""
         self._packed.check_unchanged()
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Return exactly `length` bytes from `offset`; raise `SourceError` if the file is damaged or shorter."""
         if offset < 0 or length < 0 or offset + length > self.size:
             raise SourceError(
-                f"{length:,} bytes from {offset:,} were to be read of {self.size:,} when unpacked", source=self.name
+                f"{length:,} bytes requested from {offset:,}, but it unpacks to {self.size:,}", source=self.name
             )
         with self._lock:
             reader = self._reader_at(offset)
             data = self._taken(reader, length)
             if self._at == self.size and self._taken(reader, 1):
                 raise SourceError(
-                    f"holds more than the {self.size:,} bytes that its first frame says; unpack it by hand: zstd -d",
+                    f"holds more than the {self.size:,} bytes that its first frame states; unpack it by hand: zstd -d",
                     source=self.name,
                 )
         if len(data) != length:
             raise SourceError(
-                f"ends after {offset + len(data):,} bytes when unpacked, {self.size:,} were expected: it is damaged",
+                f"unpacks to {offset + len(data):,} bytes, but {self.size:,} were expected: it is damaged",
                 source=self.name,
             )
         return data
 
     def _reader_at(self, offset: int) -> IO[bytes]:
-        """A decoder that stands at `offset`."""
+        """A decoder positioned at `offset`."""
         if self._reader is None or self._at > offset:
             self._reader, self._at = self._opened(), 0
         while self._at < offset:
@@ -123,7 +123,7 @@ class PackedSource(Source):
         most = _MOST_GROWTH * self._packed.size + _SPARE
         if size > most:
             raise LimitError(
-                f"{self._packed.size:,} bytes that unpack to {size:,} or more; gguftool unpacks up to "
+                f"has {self._packed.size:,} bytes that unpack to {size:,} or more; gguftool unpacks up to "
                 f"{_MOST_GROWTH} times the size: unpack it by hand if you trust it",
                 source=self.name,
             )
