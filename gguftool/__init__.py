@@ -1,4 +1,4 @@
-"""gguftool: take GGUF model files apart and put them together again, tensor by tensor.
+"""gguftool: take GGUF model files apart and put them back together, tensor by tensor.
 
     import gguftool
 
@@ -6,7 +6,7 @@
     gguftool.execute(plan)
 
 Every operation that writes makes a plan (pure data, no disk); `execute` carries it out. A model is a path, as a `str`
-or `os.PathLike`, or what `open_model` opened. docs/python.md has examples.
+or `os.PathLike`, or a `Model` from `open_model`. docs/python.md has examples.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Whatever a module above defines for users is here; tests compare.
+# Everything that a module above defines for users is here; tests compare.
 __all__ = (
     "KV", "TYPES", "Alteration",
     "BadPatternError", "ByteOrder", "CheckOptions", "CheckReport", "ConsumeRequest", "Copy", "Damage",
@@ -224,7 +224,7 @@ _MODULES = {
     "surgery.tensors_map": "plan_tensors_map plan_tensors_map_of_split",
 }
 
-if not TYPE_CHECKING:  # type checkers take a module's `__getattr__` for a promise that every name exists
+if not TYPE_CHECKING:  # type checkers read a module's `__getattr__` as a promise that every name exists
 
     def __getattr__(name: str) -> object:
         import sys
@@ -236,7 +236,7 @@ if not TYPE_CHECKING:  # type checkers take a module's `__getattr__` for a promi
                 if name == (public_name or attribute):
                     value = globals()[name] = getattr(import_module(f"gguftool.{module}"), attribute)
                     return value
-        # By `name` and `obj` the interpreter finds what was meant.
+        # With `name` and `obj` the interpreter suggests the name that was meant.
         raise AttributeError(f"module 'gguftool' has no attribute {name!r}", name=name, obj=sys.modules[__name__])
 
 

@@ -1,8 +1,8 @@
-"""Errors that users can meet, and their messages.
+"""Errors that users can see, and their messages.
 
 An error has the file, the place in it, the byte offset, and a sentence that says what was found, what was expected and
-the way out.  Text from a file (a tensor name, a key) must not reach a terminal as it is: quote it with `printable` when
-you build a message.
+how to fix it.  Text from a file (a tensor name, a key) must not reach a terminal unescaped: quote it with `printable`
+when you build a message.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _QUERY = re.compile(r"(https?://[^\s'\"?#]*)[?#][^\s'\"]*", re.IGNORECASE)
 
 
 class GGUFToolError(Exception):
-    """Base of every error that a user can meet; prints as ``<source> (<where>, offset N): <message>``.
+    """Base of every error that a user can see; prints as ``<source> (<where>, offset N): <message>``.
 
     If several `problems` were collected, `message` counts them, and they follow it after a colon.
     """
@@ -66,7 +66,7 @@ class FormatError(GGUFToolError):
 
 
 class LimitError(FormatError):
-    """The file holds more than gguftool reads: a limit of this program, and no damage."""
+    """The file holds more than gguftool reads: a limit of this program, not damage."""
 
 
 class SourceError(GGUFToolError):
@@ -89,7 +89,7 @@ def without_secrets(text: str) -> str:
 def printable(text: str, limit: int = _MAX_SHOWN) -> str:
     """Escape everything that a terminal could act on (C0, C1, ESC, bidi marks, lone surrogates).
 
-    Text of more than `limit` characters is cut, and marked with its length.
+    Text of more than `limit` characters is cut, and its length is added.
     """
     cut = text[:limit]
     if not (cut.isascii() and cut.isprintable()):
@@ -98,7 +98,7 @@ def printable(text: str, limit: int = _MAX_SHOWN) -> str:
 
 
 def _tame(text: str) -> str:
-    """`text` of any length, without what a terminal could act on: for messages built from a library's own words."""
+    """`text` of any length, safe for a terminal: for messages built from a library's own words."""
     return printable(text, limit=len(text))
 
 
@@ -128,19 +128,19 @@ def command_line(*words: str) -> str:
 
 
 def listed(items: list[str] | tuple[str, ...], limit: int = 20) -> str:
-    """Join printable forms of `items` with commas; past `limit` only count them."""
+    """Join printable forms of `items` with commas; items past `limit` are only counted."""
     shown = ", ".join(printable(item) for item in items[:limit])
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit:,} more"
 
 
 def joined_problems(problems: list[str] | tuple[str, ...], limit: int = 20) -> str:
-    """Join whole sentences with semicolons; past `limit` only their number is given."""
+    """Join whole sentences with semicolons; those past `limit` are only counted."""
     shown = "; ".join(problems[:limit])
     return shown if len(problems) <= limit else f"{shown}; and {len(problems) - limit:,} more"
 
 
 def did_you_mean(wanted: str, names: Iterable[str]) -> str:
-    """The end of a message about an unknown name: those of `names` that look most like it, or an empty text."""
+    """The end of a message about an unknown name: the most similar of `names`, or an empty text."""
     if len(wanted) > _MAX_SHOWN:
         return ""
     known = [name for name in dict.fromkeys(names) if len(name) <= _MAX_SHOWN][:_MAX_COMPARED]
@@ -159,21 +159,21 @@ def _beginning_with(start: str, names: Iterable[str]) -> list[str]:
 
 
 class Notes:
-    """Problems and remarks, collected so that all are reported at once: reason -> the names it holds for."""
+    """Problems and remarks, collected so that all are reported at once: reason -> names that it applies to."""
 
     def __init__(self) -> None:
         self.problems: dict[str, list[str]] = {}
         self.remarks: dict[str, list[str]] = {}
 
     def problem(self, reason: str, name: str) -> None:
-        """Add something that makes the request impossible."""
+        """Add a reason why the request is impossible, and a name that it applies to."""
         self.problems.setdefault(reason, []).append(name)
 
     def remark(self, reason: str, name: str) -> None:
-        """Add something that the user should know."""
+        """Add a message for the user, and a name that it applies to."""
         self.remarks.setdefault(reason, []).append(name)
 
 
 def grouped(reasons: Mapping[str, list[str]], limit: int = 8) -> tuple[str, ...]:
-    """One line for each reason, with the names that it holds for, at most `limit` of them."""
+    """One line for each reason, with at most `limit` of the names that it applies to."""
     return tuple(f"{reason}: {listed(names, limit)}" for reason, names in reasons.items())

@@ -1,10 +1,10 @@
-"""Frozen records: a class takes a twentieth of the time of a stock dataclass to define.
+"""Frozen records: defining one takes a twentieth of the time of a standard dataclass.
 
 `@record` stands for ``@dataclass(frozen=True, slots=True, kw_only=True)``: keyword-only arguments, equality and hash
 over all fields, `__post_init__`, copying and pickling, and what `dataclasses` offers (`fields`, `replace`, `asdict`).
-A stock dataclass compiles six methods a class from text, 0.3 ms at every start of the program, and a command imports
-60 to 150 such classes.  Records share methods that loop over the fields: making an instance takes the same time,
-comparing or showing one up to twice.
+A standard dataclass compiles six methods per class from text, which takes 0.3 ms at every start of the program, and a
+command imports 60 to 150 such classes.  Records share methods that loop over the fields: creating an instance takes the
+same time, comparing or printing one up to twice as long.
 
 Not supported: inherited fields, `field()`, overriding the methods of records, a signature for `help()`, mutability.
 """
@@ -41,8 +41,8 @@ _MADE = frozenset({"__init__", "__eq__", "__hash__", "__setattr__", "__delattr__
 def record(cls: type[T]) -> type[T]:
     """Make `cls` a frozen record with a slot for each annotated name; a value given there is its default.
 
-    A base may define methods, but no fields. Raises TypeError for a class without fields, with a base that has some, or
-    with a method that records define, and for a mutable default.
+    A base may define methods, but not fields. Raises TypeError for a class without fields, for a base with fields, for
+    a method that records define themselves, and for a mutable default.
     """
     names = tuple(cls.__annotations__)
     body = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__")}
@@ -52,8 +52,8 @@ def record(cls: type[T]) -> type[T]:
         )
     defaults = {name: body.pop(name) for name in names if name in body}
     if any(type(value).__hash__ is None or type(value).__module__ == "dataclasses" for value in defaults.values()):
-        raise TypeError(f"a default of {cls.__qualname__} is made anew each time, or can be changed: {defaults}")
-    kind: Any = type(cls)  # of a class with abstract methods, ABCMeta
+        raise TypeError(f"a default of {cls.__qualname__} is made again each time, or is mutable: {defaults}")
+    kind: Any = type(cls)  # ABCMeta for a class with abstract methods
     made = kind(cls.__name__, cls.__bases__, {**body, "__slots__": names, "__qualname__": cls.__qualname__})
     made.__init__ = _initializer(made, names, defaults)
     made.__eq__, made.__hash__ = _comparison(operator.attrgetter(*names))
@@ -101,7 +101,7 @@ def _wrong_arguments(
 
 
 def _comparison(values: Callable[[object], object]) -> tuple[Callable[[object, object], bool], Callable[[object], int]]:
-    """Return `__eq__` and `__hash__` over the values that `values` gets from an instance."""
+    """Return `__eq__` and `__hash__` over the values that `values` reads from an instance."""
 
     def equal(self: object, other: object) -> bool:
         return values(self) == values(other) if type(self) is type(other) else NotImplemented
@@ -141,7 +141,7 @@ class _Fields:
     def __get__(self, _: object, owner: Any) -> object:
         from dataclasses import dataclass
 
-        # Without a docstring dataclass would make one from the signature, which takes longer than all the rest.
+        # Without a docstring, dataclass would make one from the signature, which takes longer than everything else.
         body = {"__doc__": owner.__doc__ or "A record.", "__annotations__": owner.__annotations__, **self._defaults}
         like = type(owner.__name__, (), body)
         stock: Any = dataclass(init=False, repr=False, eq=False, kw_only=True)(like)

@@ -200,9 +200,9 @@ def test_what_a_record_cannot_be() -> None:
         record(type("Child", (Exception,), {"__annotations__": {"a": "int"}}))
     with pytest.raises(TypeError, match="no __delattr__, __eq__"):
         record(type("Own", (), {"__annotations__": {"a": "int"}, "__eq__": lambda self, other: True}))
-    with pytest.raises(TypeError, match="made anew"):
+    with pytest.raises(TypeError, match="made again"):
         record(type("Field", (), {"__annotations__": {"a": "list[int]"}, "a": dataclasses.field(default_factory=list)}))
-    with pytest.raises(TypeError, match="can be changed"):
+    with pytest.raises(TypeError, match="is mutable"):
         record(type("Listed", (), {"__annotations__": {"a": "list[int]"}, "a": []}))
 
 

@@ -1,1 +1,1 @@
-"""Bytes to meaning and back, without I/O: header grammar, ggml types, file types, shard names."""
+"""Parse and serialize, without I/O: header grammar, ggml types, file types, shard names."""

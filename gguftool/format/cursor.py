@@ -26,7 +26,7 @@ _VOCABULARY: Final = 1000  # arrays with this many elements count as those of a 
 class NeedMoreData(Exception):
     """A signal, not an error: the head continues past the buffer; at least the first `needed` bytes are needed.
 
-    `likely` estimates where it ends by what was parsed so far, at least `needed`: for readers with expensive requests.
+    `likely` estimates the head's end from the part parsed so far, at least `needed`: for readers with costly requests.
     """
 
     def __init__(self, needed: int, likely: int = 0) -> None:
@@ -45,7 +45,7 @@ class Cursor:
         self.width = 8  # bytes of a length or count: 4 in version 1
         self.set_order(ByteOrder.LITTLE)
         self.ready: int = min(len(buffer), total_size, MAX_HEAD)  # up to here no check is needed
-        # For estimates: tensor infos left; of the array at the buffer's end the elements, and the bytes left.
+        # For estimates: tensor infos left; elements and bytes left of the array at the buffer's end.
         self.infos_left = 0
         self.elements = 0
         self.array_rest = 0
@@ -59,15 +59,15 @@ class Cursor:
         """Estimate where the head ends, given that it continues at least up to `needed`.
 
         Later entries of a vocabulary tend to be longer than earlier ones, and other arrays of the same length follow
-        (scores, types, merges).  So this adds a fifth, and an array of eight bytes an element, but at most two fifths
-        of the whole, which may be fetched in vain.
+        (scores, types, merges).  So this adds a fifth, and an array with eight bytes per element, but at most two
+        fifths of the whole, because these bytes may be fetched in vain.
         """
         core = needed + self.array_rest + self.infos_left * _INFO_BYTES
         more = self.array_rest // 5 + (self.elements * 8 if self.elements >= _VOCABULARY else 0)
         return min(core + min(more, core * 2 // 5), self.total, MAX_HEAD)
 
     def claim(self, size: int, where: str) -> None:
-        """Check that the file can have `size` more bytes, without asking for them yet."""
+        """Check that the file can have `size` more bytes, without requesting them yet."""
         if self.pos + size > min(self.total, MAX_HEAD):
             raise self.too_short(size, where)
 
@@ -114,5 +114,5 @@ class Cursor:
         return value
 
     def text(self, where: str) -> str:
-        """Read a length and a text of that many bytes; surrogateescape keeps what is not UTF-8."""
+        """Read a length and a text of that many bytes; surrogateescape keeps bytes that are not UTF-8."""
         return self.take(self.length(where), where).decode("utf-8", "surrogateescape")

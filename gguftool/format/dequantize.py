@@ -1,12 +1,12 @@
 """Decode tensor bytes to numbers.
 
-The type table says who decodes a type (`decoded_by` in `format/ggml.py`): numpy decodes plain numbers; `libgguf`, if it
-is installed, the types of llama.cpp (it is several times as fast as `gguf.quants` and gives the same floats), else
-`gguf.quants`; the tables in `format/quants/` the others.
+The type table says which package decodes a type (`decoded_by` in `format/ggml.py`). numpy decodes plain numbers. The
+types of llama.cpp are decoded by `libgguf` if it is installed (it is several times as fast as `gguf.quants` and gives
+the same floats), else by `gguf.quants`. The tables in `format/quants/` decode the others.
 
 Decoding works in whole units.  For plain runs of blocks a unit is a block, so a range of blocks is a range of bytes
 whatever the row length.  If rows have their own scale or are interleaved, a unit is a row or a group of rows.  Memory
-follows the number of units, not the size of the tensor.
+use depends on the number of units, not on the size of the tensor.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Decode = Callable[[bytes], NDArray[Any]]
 
-# Elements of the longest unit that is decoded, 16 rows of 262,144: a file may claim endless rows.
+# Elements of the longest unit to decode, 16 rows of 262,144: a file may claim endless rows.
 MAX_UNIT = 1 << 22
 
 
@@ -44,8 +44,8 @@ class Decoder:
 def decoder_of(type_id: int, byte_order: ByteOrder, dims: tuple[int, ...]) -> Decoder | None:
     """Return the decoder of tensors of a type and of `dims` (in ggml order).
 
-    None if the type has no decoder.  For types with rows as units also None if rows are not whole blocks or longer than
-    `MAX_UNIT`, or if their number does not divide by the interleave.
+    None if the type has no decoder.  For types with rows as units, also None if rows are not whole blocks or are longer
+    than `MAX_UNIT`, or if their number does not divide by the interleave.
     """
     traits = TYPES.get(type_id)
     if traits is None or not traits.decoded_by:
@@ -64,7 +64,7 @@ def decoder_of(type_id: int, byte_order: ByteOrder, dims: tuple[int, ...]) -> De
 def decoded_by(type_id: int) -> str:
     """Return the package that decodes a type: ``numpy``, ``gguf``, ``gguftool``, or empty if none does.
 
-    ``gguf`` also if libgguf does it instead: that changes the time, not the floats.
+    ``gguf`` stands for libgguf, too: it changes the time, not the floats.
     """
     traits = TYPES.get(type_id)
     if traits is None:
@@ -73,7 +73,7 @@ def decoded_by(type_id: int) -> str:
 
 
 def item_size(type_id: int) -> int | None:
-    """Return the bytes of one number of a plain type, to change its byte order; None for blocks."""
+    """Return the bytes per number of a plain type, to change its byte order; None for blocks."""
     traits = TYPES.get(type_id)
     return traits.type_size if traits and traits.dtype else None
 
@@ -241,7 +241,7 @@ def _sizes(traits: TypeTraits) -> tuple[int, int]:
 
 
 def _works(decode: Decode, traits: TypeTraits, refusal: type[Exception]) -> bool:
-    """Whether a package really decodes a type that it knows the size of: neither has a list."""
+    """Whether a package really decodes a type of which it knows the size: neither package has a list."""
     try:
         decode(bytes(traits.type_size))
     except refusal:
@@ -250,9 +250,9 @@ def _works(decode: Decode, traits: TypeTraits, refusal: type[Exception]) -> bool
 
 
 def to_f32(numbers: NDArray[Any]) -> NDArray[Any]:
-    """Convert numbers of any float type to a contiguous array of F32; what F32 cannot hold becomes an infinity.
+    """Convert numbers of any float type to a contiguous array of F32; values too large for F32 become infinities.
 
-    F16 is widened by shifts and one product, which is exact and takes a fifth of NumPy's own conversion.
+    F16 is widened by shifts and one product, which is exact and takes a fifth of the time of NumPy's own conversion.
     """
     import numpy as np
 
@@ -264,7 +264,7 @@ def to_f32(numbers: NDArray[Any]) -> NDArray[Any]:
         wide *= np.float32(2.0**112)  # the exponent's bias is 127 instead of 15
         if numbers.size == 0 or (
             wide.max() < 65536 and wide.min() > -65536
-        ):  # infinities and NaN have the exponent behind the last one
+        ):  # infinities and NaN have the exponent after the last one
             return wide
     with np.errstate(over="ignore", invalid="ignore"):
         return np.ascontiguousarray(numbers, dtype=np.float32)

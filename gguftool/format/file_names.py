@@ -1,6 +1,6 @@
-"""What file names mean: shards of a split set, and labels such as ``q4_k_m`` in ``Model-Q4_K_M.gguf``.
+"""Parse file names: shards of a split set, and labels such as ``q4_k_m`` in ``Model-Q4_K_M.gguf``.
 
-A shard is called ``PREFIX-00001-of-00003.gguf``, and with ``.zbst`` behind it if it is packed; names count from 1,
+A shard is called ``PREFIX-00001-of-00003.gguf``, with ``.zbst`` appended if it is compressed; names count from 1,
 split.no from 0.  A label is a tensor type or a file type; the last one in a name counts.
 
 Source: llama.cpp src/llama.cpp (llama_split_path: "%s-%05d-of-%05d.gguf").
@@ -16,7 +16,7 @@ from gguftool.format.ggml import find_type
 from gguftool.record import record
 
 MAX_SHARDS = 65535  # split.count is a u16
-IK_MAX_SHARDS = 64  # GGML_MAX_CONTEXTS in ggml/include/ggml.h of ik_llama.cpp, one a shard; more needs a custom build
+IK_MAX_SHARDS = 64  # GGML_MAX_CONTEXTS in ik_llama.cpp's ggml/include/ggml.h, one per shard; more needs a custom build
 KEY_NO, KEY_COUNT, KEY_TENSORS = "split.no", "split.count", "split.tensors.count"
 SPLIT_KEYS = frozenset({KEY_NO, KEY_COUNT, KEY_TENSORS})
 
@@ -42,7 +42,7 @@ class ShardName:
 
 @lru_cache(maxsize=8192)  # the names of a large set are parsed several times
 def parse_shard_name(name: str) -> ShardName | None:
-    """Parse `name`, also of a packed file; None if it is none of a shard, or its numbers contradict each other."""
+    """Parse `name`, compressed or not; None if it is not that of a shard, or its numbers contradict each other."""
     match = _SHARD.fullmatch(name)
     if match is None:
         return None

@@ -1,7 +1,7 @@
 """File types (`general.file_type`): the mixes that llama-quantize offers, by number.
 
-A file type is not a tensor type: its number and even its name mean something else (file type IQ2_M holds mostly IQ2_S
-tensors, and 214 is Q4_K_R4 here but Q6_K_R4 among tensor types).  Engines use it for display only; if it is absent,
+A file type is not a tensor type: its number and even its name mean something else (file type IQ2_M has mostly IQ2_S
+tensors, and 214 is Q4_K_R4 here but Q6_K_R4 among tensor types).  Engines use it only for display; if it is absent,
 they guess it from the type of most tensors.
 
 Sources: llama.cpp include/llama.h, src/llama-model-loader.cpp (guess); ik_llama.cpp the same files.
@@ -20,7 +20,7 @@ GUESSED = 1024  # flag that engines add to a guessed number
 
 @record
 class FType:
-    """One file type; `tensor_type` is what llama-quantize writes by default under it.
+    """One file type; `tensor_type` is the type that llama-quantize writes by default under it.
 
     An engine guesses it for a file with mostly `majority_of` tensors; empty for types that are never guessed.
     """
@@ -156,7 +156,7 @@ def all_ftypes(engine: str) -> tuple[FType, ...]:
 def ftype_of_majority(tensor_type: str, engine: str) -> FType | None:
     """Return the file type that `engine` guesses for a file with mostly `tensor_type` tensors, or None.
 
-    Where it guesses none, the only one that consists of the type by default (MXFP4 in llama.cpp).
+    If it guesses none, the only file type that consists of the type by default (MXFP4 in llama.cpp).
     """
     ftypes = all_ftypes(engine)
     guessed = next((ftype for ftype in ftypes if ftype.majority_of == tensor_type), None)
@@ -173,7 +173,7 @@ def ftype_tensor_type(number: int) -> int | None:
 
 
 def no_such_type(name: str) -> str:
-    """Build the error message for a `name` that is no tensor type: what it is instead, and the nearest names."""
+    """Build the error message for a `name` that is not a tensor type: what it is instead, and the nearest names."""
     text = f"there is no tensor type '{printable(name)}'"
     ftypes = find_ftypes(name)
     if ftypes:

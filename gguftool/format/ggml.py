@@ -1,8 +1,8 @@
 """ggml tensor types of llama.cpp and ik_llama.cpp: names, block layout, sizes, who decodes and who quantizes them.
 
-The table is the only home of these facts; other code reads its columns.  To add a type, add a row; if its decoder is
-"lookup" or "repack", add that to `quants/types.py` or `quants/repacks.py` under the same name.  What engines do with a
-type is in `engine_facts/`.
+Only this table has these facts; other code reads its columns.  To add a type, add a row; if its decoder is "lookup" or
+"repack", add that to `quants/types.py` or `quants/repacks.py` under the same name.  `engine_facts/` has the behaviour
+of engines for each type.
 
 Ids are not unique in the field: forks reuse numbers, so an id has one primary meaning (what the two engines read) and
 other meanings, which are listed but never used for sizing.  An id that is not in the table is data, not an error.
@@ -26,8 +26,8 @@ from gguftool.record import record
 # floats of 4 bits that share a scale ("fp4"); -1, 0 and 1 ("ternary").
 Kind = Literal["float", "integer", "legacy", "k", "i", "trellis", "fp4", "ternary"]
 
-# What turns a type into numbers: numpy, by `dtype`; libgguf or gguf.quants, which give the same floats; a table of
-# `quants/types.py`; the decoder of another type after `quants/repacks.py` has taken its rows apart; or nothing.
+# Decoders of types: numpy, by `dtype`; libgguf or gguf.quants, which give the same floats; a table of
+# `quants/types.py`; the decoder of another type, after `quants/repacks.py` has unpacked its rows; or none.
 DecodedBy = Literal["", "numpy", "gguf", "lookup", "repack"]
 
 # Back ends that quantize, see `format/quantizers.py`.
@@ -39,10 +39,10 @@ EXTERNAL: Final = "llama-quantize"  # of each engine that has the type
 
 
 class Formula(Enum):
-    """How a tensor's bytes follow from its dims."""
+    """The formula for a tensor's bytes from its dims."""
 
     STD = "rows x (row meta + blocks)"
-    I2_S = "elements / 4 + 32"  # BitNet: one float scale, padded to 32 bytes, behind the data
+    I2_S = "elements / 4 + 32"  # BitNet: one float scale, padded to 32 bytes, after the data
     TL2 = "BitNet x86 lookup table"
 
 
@@ -50,10 +50,10 @@ class Formula(Enum):
 class TypeTraits:
     """One tensor type: `block_size` elements in `type_size` bytes, `row_meta_size` more bytes at the start of each row.
 
-    `alias` is the spelling of recipes and command lines: lower case but for the K of the k-quants (`q4_K`, `q8_KV`);
+    `alias` is the spelling of recipes and command lines: lower case except for the K of the k-quants (`q4_K`, `q8_KV`);
     `other_names` are pairs of an engine and its own spelling.  `dtype` is numpy's name of plain numbers, without byte
     order.  `interleaved_rows` rows are packed together (dims[1] must divide by it); a row range is a byte range only at
-    multiples of it.  `in_files` is false for types that an engine makes at run time only.
+    multiples of it.  `in_files` is false for types that an engine makes only at run time.
     """
 
     id: int
@@ -168,8 +168,8 @@ def _old(name: str) -> tuple[tuple[str, str], ...]:
     return ((IK_LLAMA_CPP, name),)
 
 
-# _type: id, name, kind, block, bytes, engines, decoded by, quantized by; then what only few types have.
-# _packed: id, name, kind, block, bytes, rows packed together, the types that `--repack` makes it of.
+# _type: id, name, kind, block, bytes, engines, decoded by, quantized by; then values that few types have.
+# _packed: id, name, kind, block, bytes, rows packed together, the types from which `--repack` makes it.
 _TYPES = (
     _type(0, "F32", "float", 1, 4, BOTH, "numpy", _FLOATS, dtype="f4"),
     _type(1, "F16", "float", 1, 2, BOTH, "numpy", _FLOATS, dtype="f2"),

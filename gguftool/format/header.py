@@ -6,10 +6,10 @@ it by a factor, so the repeated work is bounded by the final parse.
 
 Values are not decoded: a KV keeps its bytes, and strings of an array are skipped by their lengths, so an unedited value
 is never encoded again.  Version 1 wrote lengths as u32; `parse` widens its values and `serialize` narrows them again:
-the rest of the program knows one encoding.
+the rest of the program deals with one encoding.
 
-Every number in the file is checked against the size of the file before it is used to loop or to allocate: that alone
-removes whole classes of attacks.
+Every number in the file is checked against the size of the file before it is used to loop or to allocate: this check
+alone removes whole classes of attacks.
 
 Source of the grammar: ggml docs/gguf.md; llama.cpp ggml/src/gguf.cpp (gguf_init_from_file_impl).
 """
@@ -78,7 +78,7 @@ class TensorInfo:
 
 @record
 class Header:
-    """A whole head. Equal headers serialize to equal bytes."""
+    """A complete head. Equal headers serialize to equal bytes."""
 
     version: int = 3
     byte_order: ByteOrder = ByteOrder.LITTLE
@@ -288,7 +288,7 @@ def _parse_tensor_infos(cursor: Cursor, count: int) -> tuple[TensorInfo, ...]:
         first = seen.setdefault(info.name, index)
         if first != index:
             raise FormatError(
-                f"tensor name '{printable(info.name)}' stands twice (first as tensor info {first}); names must differ",
+                f"tensor name '{printable(info.name)}' is used twice (first as tensor info {first}); names must differ",
                 where=f"tensor info {index}",
                 offset=start,
             )
@@ -308,7 +308,7 @@ def _parse_tensor_info(cursor: Cursor, index: int) -> TensorInfo:
 
 
 def _parse_placing(cursor: Cursor, name: str, where: str) -> TensorInfo:
-    """Read what follows the name of a tensor: dims, type, offset."""
+    """Read the part after the name of a tensor: dims, type, offset."""
     n_dims = cursor.number("I", where)
     if n_dims > MAX_DIMS:
         raise LimitError(

@@ -1,8 +1,8 @@
 """Importance matrices, in both formats: the legacy `.dat` of llama-imatrix, and the GGUF that replaced it.
 
-Every tensor has a sum of squared activations for each column, and a count of what was summed; `ImatrixEntry.weights`
-computes from these exactly what llama-quantize gives to its quantizers. A file is held in memory as a whole and the
-arrays are views of its bytes, so reading one takes the file's size and no more.
+Every tensor has a sum of squared activations for each column, and a count of summed values; from these,
+`ImatrixEntry.weights` computes exactly the weights that llama-quantize passes to its quantizers. A file is held in
+memory as a whole and the arrays are views of its bytes, so memory use is the file's size.
 
 Legacy (little-endian): i32 entries; each i32 length, name, i32 calls, i32 values, f32 values; then, since 2024, i32
 chunks, i32 length, dataset. All matrices of an expert tensor are concatenated and share one number of calls.
@@ -58,7 +58,7 @@ class ImatrixKind(Enum):
 class ImatrixEntry:
     """One tensor's columns: `sums` of squares (matrices, width) and `counts` (matrices,), both float32.
 
-    A legacy entry is one matrix with the values of all, and counts chunks; one of a GGUF counts tokens.
+    A legacy entry is one matrix with the values of all matrices, and counts chunks; an entry of a GGUF counts tokens.
     """
 
     name: str
@@ -100,7 +100,7 @@ class ImatrixEntry:
         """Describe how the entry differs from a tensor with `dims`."""
         shape = " x ".join(str(dim) for dim in dims)
         return (
-            f"'{printable(self.name)}' has {self.values:,} values in the imatrix, and as a tensor of {shape} it needs "
+            f"'{printable(self.name)}' has {self.values:,} values in the imatrix, but as a tensor of {shape} it needs "
             f"{expected_values(dims):,}"
         )
 
@@ -137,7 +137,7 @@ def parse_imatrix(data: bytes, name: str) -> Imatrix:
 
 
 def legacy_start(head: bytes) -> tuple[int, str] | None:
-    """Return the number of entries and the first name if `head`, the first bytes, looks like a legacy imatrix."""
+    """Return the number of entries and the first name, if `head`, the first bytes, looks like a legacy imatrix."""
     if len(head) < 16:
         return None
     entries, length = struct.unpack("<ii", head[:8])
@@ -151,7 +151,7 @@ def legacy_start(head: bytes) -> tuple[int, str] | None:
 
 
 class _Reader:
-    """A position in a legacy file that checks every length against the bytes that are there."""
+    """A position in a legacy file that checks every length against the remaining bytes."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -189,13 +189,15 @@ def _parse_legacy(data: bytes) -> dict[str, Any]:
     reader = _Reader(data)
     count = reader.number("number of entries", 1)
     if count * _LEAST_ENTRY > reader.left:
-        reader.fail(f"{count:,} entries cannot be in the {reader.left:,} bytes that follow: no imatrix, or damaged", 4)
+        reader.fail(
+            f"{count:,} entries cannot be in the {reader.left:,} bytes that follow: not an imatrix, or damaged", 4
+        )
     entries: dict[str, ImatrixEntry] = {}
     for index in range(count):
         reader.where = f"entry {index}"
         entry = _legacy_entry(reader)
         if entries.setdefault(entry.name, entry) is not entry:
-            reader.fail("this name stands twice; names must differ")
+            reader.fail("this name is used twice; names must differ")
     reader.where = "end"
     chunks = reader.number("number of chunks", 0) if reader.left else None  # older files end here
     dataset = reader.text("dataset's name", 0) if reader.left else ""
@@ -225,7 +227,7 @@ def _legacy_entry(reader: _Reader) -> ImatrixEntry:
 
 
 def _problem(entry: ImatrixEntry) -> str:
-    """Describe what is wrong with the numbers of an entry; empty if nothing is."""
+    """Describe invalid numbers of an entry; empty if there are none."""
     import numpy as np
 
     for what, numbers in (("values", entry.sums), ("counts", entry.counts)):
@@ -233,7 +235,7 @@ def _problem(entry: ImatrixEntry) -> str:
         low, high = float(numbers.min()), float(numbers.max())
         if not (low >= 0 and math.isfinite(high)):
             bad = "NaN" if math.isnan(low) else f"{low:g}" if low < 0 else f"{high:g}"
-            return f"the {what} hold {bad}; sums of squares and their counts are finite and not negative"
+            return f"the {what} hold {bad}; sums of squares and their counts must be finite and not negative"
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         largest = entry.sums.max(axis=1) / np.where(entry.counts > 0, entry.counts, np.float32(1))
     return "" if np.isfinite(largest).all() else "a value divided by its count is more than a float32 can hold"
@@ -246,12 +248,12 @@ def _parse_gguf(data: bytes) -> dict[str, Any]:
     try:
         header = parse(data, len(data))
     except NeedMoreData as signal:  # cannot be: the buffer is the file
-        raise FormatError(f"{signal.needed:,} bytes expected, the file has {len(data):,}", where="head") from None
+        raise FormatError(f"{signal.needed:,} bytes expected, but the file has {len(data):,}", where="head") from None
     if not is_imatrix(header.kvs):
-        raise FormatError('a GGUF, but no imatrix: general.type is not "imatrix"', where="metadata KV")
+        raise FormatError('a GGUF, but not an imatrix: general.type is not "imatrix"', where="metadata KV")
     entries = {entry.name: entry for entry in _gguf_entries(header, data)}
     if not entries:
-        raise FormatError(f"no tensor is called NAME{SUMS}: this imatrix has no entries", where="tensor infos")
+        raise FormatError(f"no tensor has a name like NAME{SUMS}: this imatrix has no entries", where="tensor infos")
     return {
         "entries": MappingProxyType(entries),
         "datasets": _datasets(header),
@@ -333,12 +335,12 @@ def _shape(info: TensorInfo) -> str:
 
 
 def _floats(info: TensorInfo, order: ByteOrder, data: bytes, data_offset: int) -> NDArray[np.float32]:
-    """Return the elements of a tensor as a view of the file, or a copy if the byte order is the other one."""
+    """Return the elements of a tensor as a view of the file, or as a copy if the byte order differs."""
     import numpy as np
 
     start, size = data_offset + info.offset, 4 * info.elements
     if info.type != F32:
-        raise FormatError(f"type {info.type}; an imatrix is in F32", where=_named(info.name))
+        raise FormatError(f"has type {info.type}, but an imatrix is in F32", where=_named(info.name))
     if start + size > len(data):
         raise FormatError(
             f"{size:,} bytes expected, but the file ends at {len(data):,}: truncated or damaged",

@@ -1,8 +1,8 @@
 """Write importance matrices in either format, so that llama-quantize gets the same weights from both.
 
-The legacy format has one number of calls for all matrices of a tensor, and readers divide by it. Dividing by other
-numbers than powers of two would round the weights. So if the sums do not divide evenly, the calls are rounded to the
-nearest power of two: quantizers see only the weights; llama-imatrix uses the calls to weigh files when it adds them up.
+The legacy format has one number of calls for all matrices of a tensor, and readers divide by it. Dividing by numbers
+other than powers of two would round the weights. So if the sums do not divide evenly, the calls are rounded to the
+nearest power of two: quantizers see only the weights; llama-imatrix uses the calls to weigh files that it adds up.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def serialize_gguf(imatrix: Imatrix, chunk_size: int | None = None) -> bytes:
     """
     chunk = chunk_size or imatrix.chunk_size or USUAL_CHUNK
     scale = chunk if imatrix.kind is ImatrixKind.LEGACY else 1
-    out = io.BytesIO()  # a single copy of what may be gigabytes: `getvalue` makes no second
+    out = io.BytesIO()  # a single copy, as it may be gigabytes: `getvalue` does not make a second
     out.write(serialize(Header(kvs=_gguf_kvs(imatrix, chunk), tensors=tuple(_gguf_infos(imatrix)))))
     for entry in imatrix.entries.values():
         scaled = _scaled(entry, scale)
@@ -81,7 +81,7 @@ def _gguf_kvs(imatrix: Imatrix, chunk: int) -> tuple[KV, ...]:
 
 
 def _chunks(imatrix: Imatrix, chunk: int) -> int:
-    """Return the number of chunks: of the file, else of the entry with the most, as llama-imatrix does."""
+    """Return the number of chunks: that of the file, else that of the entry with the most, as in llama-imatrix."""
     if imatrix.chunk_count is not None:
         return imatrix.chunk_count
     most = max((float(entry.counts.max()) for entry in imatrix.entries.values()), default=0.0)
@@ -119,9 +119,9 @@ def same_weights(one: ImatrixEntry, other: ImatrixEntry) -> bool:
 
 
 def serialize_legacy(imatrix: Imatrix) -> bytes:
-    """Serialize `imatrix` as a legacy file; `losses_of_legacy` lists what that cannot hold.
+    """Serialize `imatrix` as a legacy file; `losses_of_legacy` lists the data that it cannot hold.
 
-    Raises `PlanError` if an entry has more values than it can count.
+    Raises `PlanError` if an entry has more values than the format can count.
     """
     out = io.BytesIO()
     out.write(struct.pack("<i", len(imatrix.entries)))
@@ -139,7 +139,7 @@ def serialize_legacy(imatrix: Imatrix) -> bytes:
 
 
 def _legacy_sums(entry: ImatrixEntry, imatrix: Imatrix) -> tuple[int, NDArray[np.float32]]:
-    """Return calls and sums with exactly the weights of the entry as quotient."""
+    """Return calls and sums with exactly the weights of the entry as quotients."""
     import numpy as np
 
     chunk = 1 if imatrix.kind is ImatrixKind.LEGACY else imatrix.chunk_size or USUAL_CHUNK
@@ -155,7 +155,7 @@ def _legacy_sums(entry: ImatrixEntry, imatrix: Imatrix) -> tuple[int, NDArray[np
 
 
 def losses_of_legacy(imatrix: Imatrix) -> tuple[str, ...]:
-    """List what a legacy file of `imatrix` cannot hold; it always holds the weights."""
+    """List the data of `imatrix` that a legacy file cannot hold; it always holds the weights."""
     if imatrix.kind is ImatrixKind.LEGACY:
         return ()
     entries = imatrix.entries.values()
@@ -163,11 +163,11 @@ def losses_of_legacy(imatrix: Imatrix) -> tuple[str, ...]:
     empty = sum(int((entry.counts == 0).sum()) for entry in entries)
     lost = []
     if several:
-        lost.append(f"{several:,} entries have counts for each matrix; the legacy format has one for all")
+        lost.append(f"{several:,} entries have a count for each matrix; the legacy format has one for all")
     if empty:
-        lost.append(f"{empty:,} matrices without data get the weights 1 that llama-quantize gives them")
+        lost.append(f"{empty:,} matrices without data get weights of 1, as in llama-quantize")
     if imatrix.chunk_size is not None:
         lost.append(f"the chunk size, {imatrix.chunk_size:,} tokens, is left out: the legacy format does not hold it")
     if len(imatrix.datasets) > 1:
-        lost.append(f"of {len(imatrix.datasets):,} datasets the last is named: the legacy format holds one")
+        lost.append(f"only the last of {len(imatrix.datasets):,} datasets is named: the legacy format holds one")
     return tuple(lost)

@@ -1,6 +1,6 @@
-"""Metadata KV: the 13 kinds of values, one entry, and values to and from their bytes.
+"""Metadata KV: the 13 types of values, one entry, and conversion of values from and to bytes.
 
-A KV keeps its value's bytes as they are on disk and decodes them on demand: an unedited value is never encoded again.
+A KV keeps its value's bytes as on disk and decodes them on demand: an unedited value is never encoded again.
 Bytes are in the layout of GGUF versions 2 and 3; `change_width` converts to and from that of version 1.
 
 Source of the grammar: ggml docs/gguf.md.
@@ -89,7 +89,7 @@ class KV:
         return unpack_number(self.byte_order, "Q", self.raw, 4) if self.type is ValueType.ARRAY else 1
 
     def value(self, limit: int | None = None) -> Any:
-        """Decode the value: int, float, bool, str (surrogateescape), or list; of an array at most `limit` elements."""
+        """Decode the value: int, float, bool, str (surrogateescape), or list; at most `limit` elements of an array."""
         return _decode(self.raw, 0, self.type, self.byte_order, limit)[0]
 
 
@@ -111,7 +111,7 @@ def unpack_number(order: ByteOrder, code: str, buffer: bytes | bytearray | memor
 
 
 def _decode(raw: bytes, pos: int, kind: ValueType, order: ByteOrder, limit: int | None) -> tuple[Any, int]:
-    """Decode a value of `kind` at `pos`; return it and the position behind it, or behind the last decoded element."""
+    """Decode a value of `kind` at `pos`; return it and the position after it, or after the last decoded element."""
     if kind is ValueType.STRING:
         size = unpack_number(order, "Q", raw, pos)
         end = pos + 8 + size
@@ -160,7 +160,7 @@ def _encode(value: Any, kind: ValueType, element: ValueType | None, order: ByteO
     if kind is not ValueType.ARRAY:
         return struct.pack(order.value + _CODES[kind], value)
     if element is None or element is ValueType.ARRAY:
-        raise TypeError("an array needs the type of its elements, and nested arrays are not written")
+        raise TypeError("an array needs the type of its elements, and nested arrays cannot be written")
     body = b"".join(_encode(item, element, None, order) for item in value)
     return struct.pack(order.value + "IQ", element, len(value)) + body
 
@@ -171,7 +171,7 @@ def encode_text(text: str) -> bytes:
 
 
 def change_width(raw: bytes, kind: ValueType, order: ByteOrder, old: int, new: int) -> bytes:
-    """Re-encode the lengths inside a value with another width: 4 bytes in version 1, 8 in the later ones."""
+    """Re-encode the lengths inside a value with another width: 4 bytes in version 1, 8 in later versions."""
     return b"".join(_pieces_of_width(raw, kind, order, old, new))
 
 

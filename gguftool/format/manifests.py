@@ -75,7 +75,7 @@ def parse_tensor_hashes(lines: Sequence[str], source: str) -> Mapping[str, str]:
 def _promise(expected: dict[str, str], name: str, sha256: str, number: int, source: str) -> None:
     if expected.setdefault(name, sha256.lower()) != sha256.lower():
         raise FormatError(
-            f"another hash of '{printable(name, 80)}' than in a line before; remove the wrong one",
+            f"another hash of '{printable(name, 80)}' than in an earlier line; remove the wrong one",
             source=source,
             where=f"line {number}",
         )

@@ -1,14 +1,14 @@
-"""Regular expressions of recipes: the extended ones of bash, searched unanchored in tensor names.
+"""Regular expressions of recipes: extended ones as in bash, searched unanchored in tensor names.
 
-Most of them is the same in Python's `re`; the rest is translated: POSIX classes (``[[:digit:]]``), ``.`` that matches
-any character, ``$`` that matches only at the very end.
+Most of the syntax is the same in Python's `re`; the rest is translated: POSIX classes (``[[:digit:]]``), ``.`` that
+matches any character, ``$`` that matches only at the very end.
 
-Patterns and names come from strangers and `re` backtracks.  So lengths are bounded, and a pattern is refused if it
+Patterns and names come from strangers, and `re` backtracks.  So lengths are bounded, and a pattern is refused if it
 repeats a group that can match in several ways, which takes twice the time with each character (``(a*)*``,
-``(a|aa)+``).  The others take at worst a power of the length of the name for each combination of their choices.  So
-one with choices or parts of free length (``.*``, ``[0-9]+``) searches the start of a name alone: its first 256
-characters, fewer if it has many of them, and is refused if 63 would cost too much (engines refuse names of 64 bytes
-and more).  A pattern that still takes `MAX_SECONDS` is given up.
+``(a|aa)+``).  Other patterns take at worst a power of the length of the name for each combination of their choices.
+So a pattern with choices or parts of variable length (``.*``, ``[0-9]+``) searches only the start of a name: the first
+256 characters, or fewer if it has many such parts.  It is refused if even 63 would cost too much (engines refuse names
+of 64 bytes and more).  A search that still takes `MAX_SECONDS` is given up.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from gguftool.errors import PlanError, did_you_mean, printable
 
 MAX_PATTERN = 4096  # characters; a rule that lists every layer of a large model has a few hundred
 MAX_STEPS = 250_000_000  # of one search at worst, by `_bounds`; they take about 1 s
-_SEARCHED = (256, 127, 63)  # characters of a name that a pattern with choices or free length may search
+_SEARCHED = (256, 127, 63)  # characters of a name that a pattern with choices or variable length may search
 _TIMED = 10**5  # steps at worst from which searches are timed
 _LIKE = 5000  # names that a pattern without a match is compared with, before their parts
-MAX_SECONDS = 5.0  # that one pattern may search, over all names
+MAX_SECONDS = 5.0  # time limit of one pattern, over all names
 
 _CLASSES = {
     "alnum": "0-9A-Za-z",
@@ -64,13 +64,11 @@ _POSIX_CLASS = re.compile(r"\[:([a-z]*):\]")
 
 
 class BadPatternError(ValueError):
-    """A pattern that is not a regular expression, or could run for ever; the text says why."""
+    """A pattern that is not a regular expression, or could run forever; the text says why."""
 
 
 class NamePattern:
-    """A compiled pattern; `search(name)` is true where it is found in `name`, and raises `PlanError` if that takes too
-    long.
-    """
+    """A compiled pattern; `search(name)` is true if it is in `name`, and raises `PlanError` if that takes too long."""
 
     __slots__ = ("search",)
 
@@ -83,14 +81,14 @@ class NamePattern:
 def _bounds(repeats: int, ways: int) -> tuple[int | None, int]:
     """The characters of a name to search, and the steps that this takes at worst.
 
-    That is: every split of the characters over the parts of free length, for every combination of choices.
+    That is: every split of the characters among the parts of variable length, for every combination of choices.
     """
     for length in _SEARCHED:
         steps = ways * math.comb(length + repeats + 1, repeats + 1)
         if steps <= MAX_STEPS:
             return (length if repeats or ways > 1 else None), steps
     raise BadPatternError(
-        "has too many choices and parts of free length (| * + ?), which can take for ever: a limit of gguftool"
+        "has too many choices and parts of variable length (| * + ?), which can take forever: a limit of gguftool"
     )
 
 
@@ -108,7 +106,7 @@ def _timed(pattern: str, search: Callable[[str], object]) -> Callable[[str], obj
             if spent > MAX_SECONDS:
                 raise PlanError(
                     f"the pattern '{printable(pattern)}' takes too long to search: over {MAX_SECONDS:.0f} s on these "
-                    "names, a limit of gguftool. Use fewer parts of free length (* + ?)"
+                    "names, a limit of gguftool. Use fewer parts of variable length (* + ?)"
                 )
         return found
 
@@ -149,7 +147,7 @@ class _Group:
 
 
 def _translate(pattern: str) -> tuple[str, int, int]:
-    """Translate `pattern` to the syntax of Python's `re`; also count its parts of free length and its choices.
+    """Translate `pattern` to the syntax of Python's `re`; also count its parts of variable length and its choices.
 
     Raises `BadPatternError` for an unknown POSIX class, and for a repeat of a group that can match in several ways.
     """
@@ -161,7 +159,7 @@ def _translate(pattern: str) -> tuple[str, int, int]:
         text, kind = token[0], token.lastgroup
         if kind == "repeat" and closed:
             raise BadPatternError(
-                "repeats a group that holds a repeat or a choice, which can take for ever: a limit of gguftool"
+                "repeats a group that holds a repeat or a choice, which can take forever: a limit of gguftool"
             )
         closed = False
         group = groups[-1]
@@ -194,7 +192,7 @@ def _class(found: re.Match[str]) -> str:
     try:
         return _CLASSES[found[1]]
     except KeyError:
-        raise BadPatternError(f"uses [:{found[1]}:], which is no POSIX class") from None
+        raise BadPatternError(f"uses [:{found[1]}:], which is not a POSIX class") from None
 
 
 def literal(text: str) -> str:

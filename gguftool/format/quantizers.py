@@ -4,10 +4,10 @@ All types here are row-wise: rows of F32 in, whole rows of blocks out, and no ro
 rows can be quantized by itself, in any thread.  Plain floats are only rounded.  Types that neither library knows (those
 of ik_llama.cpp) are left to an installed llama-quantize, see `surgery/quantize/external.py`.
 
-The column `quantized_by` of `format/ggml.py` says what a back end makes, so that listing it needs no numpy; the tests
-compare it with the libraries.  Sources: libgguf 0.2 (native; compared bit for bit with llama-quantize), gguf/quants.py
-since gguf 0.17.  xllamacpp is llama.cpp itself, compiled, and exports ggml's C interface: where it is installed, it
-makes libgguf's types, with the same bytes in about half the time for the k-quants.
+The column `quantized_by` of `format/ggml.py` lists the types of a back end, so that listing them needs no numpy; the
+tests compare it with the libraries.  Sources: libgguf 0.2 (native; compared bit for bit with llama-quantize),
+gguf/quants.py since gguf 0.17.  xllamacpp is llama.cpp itself, compiled, and exports ggml's C interface: if it is
+installed, it makes libgguf's types, with the same bytes in about half the time for the k-quants.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def _made_by(backend: str) -> tuple[str, ...]:
 
 @cache
 def best_quantizer() -> Quantizer:
-    """Return the fastest back end that is installed: xllamacpp, libgguf, or `gguf.quants`, which always is."""
+    """Return the fastest installed back end: xllamacpp, libgguf, or `gguf.quants`, which is always installed."""
     if (library := _ggml_library()) is not None:
         return Quantizer(
             name=XLLAMACPP,
@@ -118,7 +118,7 @@ _CHUNK = (
 
 
 def _ggml_library() -> ctypes.CDLL | None:
-    """Load the library in xllamacpp's package, without the package; None if it is not there or exports no quantizer."""
+    """Load the library in xllamacpp's package, without the package; None if it is absent or exports no quantizer."""
     spec = importlib.util.find_spec(XLLAMACPP)
     if spec is None or spec.origin is None:
         return None
@@ -150,7 +150,7 @@ def _ggml_encoder(library: ctypes.CDLL, traits: TypeTraits) -> Encode:
         weights_at = None if weights is None else weights.ctypes.data
         made = library.ggml_quantize_chunk(traits.id, rows.ctypes.data, out.ctypes.data, 0, count, width, weights_at)
         if made != len(out):
-            raise PlanError(f"xllamacpp made {made:,} bytes of {traits.name} where {len(out):,} were due")
+            raise PlanError(f"xllamacpp made {made:,} bytes of {traits.name}, but {len(out):,} were expected")
         return bytearray(out.data)
 
     return encode
@@ -160,7 +160,7 @@ _warming = threading.Lock()
 
 
 def _libgguf_encoder(traits: TypeTraits) -> Encode:
-    """Return the native quantizer, with its tables made: making them in two threads at once is not safe."""
+    """Return the native quantizer, with its tables initialized: doing that in two threads at once is not safe."""
     import numpy as np
 
     try:
@@ -179,7 +179,7 @@ def _libgguf_encoder(traits: TypeTraits) -> Encode:
         out = bytearray(count * (width // traits.block_size) * traits.type_size)
         made = libgguf.quantize_rows_into_raw(traits.id, rows, out, count, width, weights)
         if made != len(out):
-            raise PlanError(f"libgguf made {made:,} bytes of {traits.name} where {len(out):,} were due")
+            raise PlanError(f"libgguf made {made:,} bytes of {traits.name}, but {len(out):,} were expected")
         return out
 
     return encode

@@ -1,12 +1,13 @@
 r"""Recipes: the type of each tensor, as ordered rules of a regular expression and a type.
 
-The formats are GGUF-Tool-Suite's `.recipe` files (a rule a line), ik_llama.cpp's ``--custom-q a=b,c=d``, and
+The formats are GGUF-Tool-Suite's `.recipe` files (one rule per line), ik_llama.cpp's ``--custom-q a=b,c=d``, and
 llama.cpp's ``--tensor-type`` pairs and ``--tensor-type-file``.  In all of them the pattern is searched unanchored in
 the name of the tensor and the first rule that matches wins, so order matters: ``output\.weight`` also matches
 ``blk.0.attn_output.weight``.  A pattern cannot contain ``=``: the first one ends it.
 
-Reading accepts what other tools stumble over (BOM, CRLF, blanks, inline comments, any case of types); writing is exact,
-and refuses what a format or its engine cannot express.  Sizes are bounded: `MAX_RULES`, `pattern.MAX_PATTERN`.
+Reading accepts things that other tools stumble over (BOM, CRLF, blanks, inline comments, any case of types). Writing is
+exact, and refuses rules that a format or its engine cannot express.  Sizes are bounded: `MAX_RULES`,
+`pattern.MAX_PATTERN`.
 
 Sources: ik_llama.cpp examples/quantize/quantize.cpp (parse_custom_quants), src/llama-quantize.cpp (regex_search, then
 break); llama.cpp tools/quantize/quantize.cpp (parse_tensor_type, parse_tensor_type_file: pairs at blanks, names
@@ -31,7 +32,7 @@ from gguftool.format.pattern import BadPatternError, compile_pattern
 MAX_RULES = 10_000  # every rule is tried on every tensor; published recipes have 20 to 80
 MAX_TEXT = 16 << 20  # characters; room for MAX_RULES long rules and their comments
 _MAX_COMMAND = 1 << 20  # characters; systems allow 2 MiB for all arguments
-_MAX_SHOWN = 20  # problems that one error lists
+_MAX_SHOWN = 20  # problems listed in one error
 
 _TENSOR_TYPE_FLAG = "--tensor-type"
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -88,9 +89,9 @@ class Recipe:
 
 
 def make_rule(pattern: str, target: str, *, line: int = 0, locked: bool = False) -> RecipeRule:
-    """Make a rule of a pattern and a type or ``@LABEL`` in any spelling.
+    """Make a rule from a pattern and a type, in any spelling, or ``@LABEL``.
 
-    Raises `ValueError` (its text says why) for an invalid pattern; an unknown type is kept, without `type_id`.
+    Raises `ValueError` with the reason for an invalid pattern; an unknown type is kept, without `type_id`.
     """
     if not pattern:
         raise ValueError("there is no pattern before '='")
@@ -125,7 +126,7 @@ def type_number(text: str) -> int | None:
 def spelling(type_id: int, engine: str | None = None) -> str:
     """Return the spelling of a type in recipes (`q4_K`, `iq4_ks`, ``type#156``), or `engine`'s ggml_type_name.
 
-    ik_llama.cpp compares with case and has other names for four types (`q1_0_g128` is llama.cpp's `q1_0`).
+    ik_llama.cpp compares case and has other names for four types (`q1_0_g128` is llama.cpp's `q1_0`).
     """
     traits = TYPES.get(type_id)
     if traits is None:
@@ -137,7 +138,7 @@ def spelling(type_id: int, engine: str | None = None) -> str:
 
 
 def parse_recipe(text: str | bytes, source: str = "recipe", *, lenient: bool = False) -> Recipe:
-    """Read a `.recipe` file: ``REGEX=TYPE`` a line, ``=locked`` and further fields behind it, ``#`` comments.
+    """Read a `.recipe` file: ``REGEX=TYPE`` lines, perhaps with ``=locked`` and more fields after it, ``#`` comments.
 
     `lenient` keeps rules with unknown types, for reports.  Raises one `PlanError` that lists every bad line.
     """
@@ -175,14 +176,14 @@ def parse_tensor_type_file(text: str | bytes, source: str = "--tensor-type-file"
 
 
 def parse_tensor_type_options(text: str | bytes, source: str = "--tensor-type", *, lenient: bool = False) -> Recipe:
-    """Read a part of a command line, quoted for a shell: the word behind each ``--tensor-type``, or all words.
+    """Read a part of a command line, quoted for a shell: the word after each ``--tensor-type``, or all words.
 
     Raises one `PlanError` that lists every bad item.
     """
     decoded = _decoded(text, source)
     if len(decoded) > _MAX_COMMAND:
         raise PlanError(
-            f"{len(decoded):,} characters are no command line; more than {_MAX_COMMAND:,} is a limit of gguftool",
+            f"has {len(decoded):,} characters; gguftool reads a command line of at most {_MAX_COMMAND:,}",
             source=source,
         )
     try:
@@ -194,9 +195,9 @@ def parse_tensor_type_options(text: str | bytes, source: str = "--tensor-type", 
 
 
 def detect_format(text: str | bytes, source: str = "recipe") -> RecipeFormat:
-    """Detect the format of a text by ``--tensor-type``, or by what follows ``=``: a comma, or a blank and a pair.
+    """Detect the format of a text by ``--tensor-type``, or by the text after ``=``: a comma, or a blank and a pair.
 
-    A file of llama.cpp with one pair a line counts as a `.recipe`, which reads the same.
+    A file of llama.cpp with one pair per line counts as a `.recipe`, which reads the same.
     """
     for _, line in _lines(_decoded(text, source)):
         if line.startswith(_TENSOR_TYPE_FLAG + " "):
@@ -232,10 +233,10 @@ def _decoded(text: str | bytes, source: str) -> str:
         try:
             text = text.decode("utf-16") if wide else text.decode("utf-8", "surrogateescape")
         except UnicodeDecodeError:
-            raise PlanError("starts like UTF-16 text, but is none: not a recipe", source=source) from None
+            raise PlanError("starts like UTF-16 text, but is not valid: not a recipe", source=source) from None
     if "\0" in text:
         extract = command_line("recipe", "extract", source) if source else "recipe extract"
-        hint = f"; {extract} makes a recipe of a model" if text.startswith("GGUF") else ""
+        hint = f"; {extract} makes a recipe from a model" if text.startswith("GGUF") else ""
         raise PlanError(f"is binary, not a recipe{hint}", source=source)
     return text.removeprefix("\ufeff")
 
@@ -269,7 +270,7 @@ def _parse(
             problems.append(f"{unit} {number}: {no_such_type(rule.target)}")
         rules.append(rule)
     if not rules and not problems:
-        problems.append("there is no rule in it; a rule is REGEX=TYPE, such as .*=q4_K")
+        problems.append("it has no rules; a rule is REGEX=TYPE, such as .*=q4_K")
     if problems:
         raise PlanError(_all_problems(problems), source=source)
     return Recipe(rules=tuple(rules), name=source)
@@ -297,7 +298,7 @@ def _all_problems(problems: list[str]) -> str:
 def render_recipe(recipe: Recipe) -> str:
     """Write `recipe` as a `.recipe` file.
 
-    Raises `PlanError` for a pattern with syntax of the format in it, such as ``=`` or a line end.
+    Raises `PlanError` for a pattern that contains syntax of the format, such as ``=`` or a line end.
     """
     _refuse_unsayable(recipe, r"=|[\r\n]|^\s|\s$|^#|\s#", "a .recipe file")
     lines = (f"{rule.pattern}={rule.target}{'=locked' if rule.locked else ''}\n" for rule in recipe.rules)
@@ -331,7 +332,7 @@ def render_tensor_types(recipe: Recipe) -> str:
 
 
 def render_any(recipe: Recipe, form: RecipeFormat) -> str:
-    """Write `recipe` in `form`; raise `PlanError` for what that cannot express."""
+    """Write `recipe` in `form`; raise `PlanError` for rules that the format cannot express."""
     return _RENDERERS[form](recipe)
 
 
@@ -346,7 +347,7 @@ _RENDERERS: dict[RecipeFormat, Callable[[Recipe], str]] = {
 def _refuse_unsayable(recipe: Recipe, reserved: str, form: str, fold: Callable[[str], str] = str) -> None:
     bad = [f"'{rule.pattern}'" for rule in recipe.rules if _is_unsayable(rule, reserved, fold)]
     if bad:
-        raise PlanError(f"{form} cannot say these patterns: {listed(bad)}", source=recipe.name or None)
+        raise PlanError(f"{form} cannot express these patterns: {listed(bad)}", source=recipe.name or None)
 
 
 def _is_unsayable(rule: RecipeRule, reserved: str, fold: Callable[[str], str]) -> bool:
@@ -355,11 +356,11 @@ def _is_unsayable(rule: RecipeRule, reserved: str, fold: Callable[[str], str]) -
 
 
 def _for_engine(recipe: Recipe, engine: str) -> Iterator[tuple[RecipeRule, str]]:
-    """Yield rules with the engine's names of their types; raise one `PlanError` for all that it lacks."""
+    """Yield rules with the engine's names of their types; raise one `PlanError` for all types that it lacks."""
     strange = dict.fromkeys(rule.target for rule in recipe.rules if not _known_to(rule, engine))
     if strange:
         raise PlanError(
-            f"{engine} has no type {listed(tuple(strange))}; write a .recipe file, which can say all",
+            f"{engine} has no type {listed(tuple(strange))}; write a .recipe file, which can express all",
             source=recipe.name or None,
         )
     for rule in recipe.rules:

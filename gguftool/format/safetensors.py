@@ -23,7 +23,7 @@ from gguftool.record import record
 _MAX_LISTING = 100_000_000  # bytes; the reference implementation refuses more
 RAW_PREFIX = "gguftool."
 
-# dtype -> (name of the ggml type with the same bytes, bytes an element)
+# dtype -> (name of the ggml type with the same bytes, bytes per element)
 _DTYPES = {
     "F64": ("F64", 8),
     "F32": ("F32", 4),
@@ -53,7 +53,7 @@ class SafeTensor:
 
 
 def head_length(first: bytes, total_size: int) -> int:
-    """Return the length of the whole head, from the first eight bytes of a file of `total_size` bytes."""
+    """Return the length of the complete head, from the first eight bytes of a file of `total_size` bytes."""
     if len(first) < 8:
         raise FormatError("too short for a safetensors file", offset=0)
     (size,) = struct.unpack("<Q", first[:8])
@@ -63,13 +63,13 @@ def head_length(first: bytes, total_size: int) -> int:
 
 
 def parse_safetensors(head: bytes, total_size: int) -> tuple[SafeTensor, ...]:
-    """Read the tensors of a whole head; raise `FormatError` if it is invalid or points outside the file."""
+    """Read the tensors of a complete head; raise `FormatError` if it is invalid or points outside the file."""
     try:
         listing = json.loads(head[8:])
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"not a safetensors file: its head is no JSON ({error})", offset=8) from None
+        raise FormatError(f"not a safetensors file: its head is not JSON ({error})", offset=8) from None
     if not isinstance(listing, dict):
-        raise FormatError("not a safetensors file: its head is no JSON object", offset=8)
+        raise FormatError("not a safetensors file: its head is not a JSON object", offset=8)
     metadata = listing.pop("__metadata__", None)
     metadata = metadata if isinstance(metadata, dict) else {}
     data_size = total_size - len(head)
@@ -112,7 +112,7 @@ def _parse_raw(name: str, raw: str, begin: int, end: int, where: str) -> SafeTen
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         whole = False
     if not whole:
-        raise FormatError(f"its metadata {RAW_PREFIX}... does not say type and dims", where=where)
+        raise FormatError(f"its metadata {RAW_PREFIX}... does not give type and dims", where=where)
     expected = nbytes(type_id, dims)
     if expected is not None and expected != end - begin:
         raise FormatError(f"{TYPES[type_id].name} {dims} takes {expected:,} bytes, not {end - begin:,}", where=where)

@@ -1,4 +1,4 @@
-"""tensors.map: one line a shard with its sha256, tensor, shape and type, as GGUF-Tool-Suite publishes them.
+"""tensors.map: one line per shard with its sha256, tensor, shape and type, as GGUF-Tool-Suite publishes them.
 
     M-00002-of-00022.gguf:<sha256 of the file>:token_embd.weight:shape=(256, 272):dtype=q4_k:elements=69632:bytes=39168
 
@@ -16,7 +16,7 @@ from gguftool.format.ggml import find_type
 from gguftool.record import record
 
 MAX_LINES = 65_535  # a set has no more shards
-_LINE_END = re.compile(r"\r\n|\r|\n")  # not str.splitlines: names may hold characters that it splits at
+_LINE_END = re.compile(r"\r\n|\r|\n")  # not str.splitlines: names may contain characters at which it splits
 _NUMBER = re.compile(r"[0-9]{1,19}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -103,7 +103,7 @@ def _parse_shape(text: str) -> tuple[int, ...] | None:
 def _render_line(entry: MapEntry) -> str:
     for text in (entry.file, entry.tensor):
         if any(char in text for char in ":\r\n"):
-            raise FormatError(f"'{printable(text)}' holds ':' or a line break, which a tensors.map cannot say")
+            raise FormatError(f"'{printable(text)}' contains ':' or a line break, which a tensors.map cannot express")
     shape = f"({entry.shape[0]},)" if len(entry.shape) == 1 else f"({', '.join(map(str, entry.shape))})"
     fields = [
         entry.file,

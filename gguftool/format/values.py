@@ -1,6 +1,6 @@
-"""Metadata values as bytes to compare, and as text to parse.
+"""Compare metadata values as bytes, and parse them from text.
 
-A vocabulary is an array of hundreds of thousands of strings. Arrays are compared by their bytes, element by element
+A vocabulary is an array of hundreds of thousands of strings. Arrays are compared by their bytes, and element by element
 only if these differ; only entries that differ are decoded. This also makes NaN equal to itself.
 
 Users write a value as one literal, an array as a JSON list.
@@ -123,7 +123,7 @@ def _entries(array: KV) -> Iterator[bytes]:
 
 
 def _end_of(raw: bytes, pos: int, kind: ValueType, order: str) -> int:
-    """Return the position behind the value at `pos`; arrays nest no deeper than the parser allows."""
+    """Return the position after the value at `pos`; arrays nest no deeper than the parser allows."""
     if kind is ValueType.STRING:
         return pos + 8 + int(struct.unpack_from(order + "Q", raw, pos)[0])
     size = fixed_size(kind)
@@ -143,7 +143,7 @@ def _end_of(raw: bytes, pos: int, kind: ValueType, order: str) -> int:
 
 
 def with_elements(array: KV, elements: Mapping[int, bytes]) -> KV:
-    """Replace elements of `array`, index from 0 -> bytes; one pass, however many they are."""
+    """Replace elements of `array` (index from 0 -> bytes), in one pass however many there are."""
     raw, kind, order = array.raw, array.element_type, array.byte_order.value
     size = fixed_size(kind)
     if size is not None:
@@ -185,7 +185,7 @@ def type_spelling(kv: KV) -> str:
 
 
 def parse_kv(key: str, spelling: str, text: str, byte_order: ByteOrder) -> KV:
-    """Make metadata of `text`, which is written as the type `spelling` is; raise `ValueError` with the reason."""
+    """Make metadata from `text`, a value of the type `spelling`; raise `ValueError` with the reason."""
     is_array = spelling.endswith("[]")
     kind = SHORT_NAMES[spelling.removesuffix("[]")]
     value = parse_value(text, kind, is_array=is_array)
@@ -193,7 +193,7 @@ def parse_kv(key: str, spelling: str, text: str, byte_order: ByteOrder) -> KV:
         if is_array:
             return make_kv(key, ValueType.ARRAY, value, element=kind, byte_order=byte_order)
         return make_kv(key, kind, value, byte_order=byte_order)
-    except FormatError:  # half a surrogate pair, which JSON can spell
+    except FormatError:  # half a surrogate pair, which JSON can contain
         raise ValueError("the text cannot be stored as UTF-8") from None
 
 

@@ -126,7 +126,7 @@ def test_a_large_file_that_claims_much_is_read_within_its_size(tmp_path: Path) -
         file.truncate(1 << 40)
     done = measured(tmp_path, "dump", "x.gguf")
     assert done.returncode == 2
-    assert "stands twice" in one_error_line(done.stderr)
+    assert "is used twice" in one_error_line(done.stderr)
     assert done.peak < 200 << 20
 
 

@@ -169,4 +169,4 @@ def test_two_renames_make_no_duplicate(rename: tuple[tuple[str, str], ...]) -> N
 def test_expressions_of_every_option_are_held_to_the_same_rule(arguments: tuple[object, ...]) -> None:
     done = run_gguftool(*arguments, ".?" * 40 + "zz", timeout=10)
     assert done.returncode == 2
-    assert b"can take for ever" in b" ".join(done.stderr.split())
+    assert b"can take forever" in b" ".join(done.stderr.split())

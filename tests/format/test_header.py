@@ -396,7 +396,7 @@ def test_a_name_that_stands_twice_names_both_places() -> None:
     data = b.gguf((), [b.tensor(name, "F32", (8,)) for name in names])
     error = refusal(data)
     assert placed(error) == ("tensor info 3", data.rindex(b.string("b")))
-    assert "'b' stands twice (first as tensor info 1)" in str(error)
+    assert "'b' is used twice (first as tensor info 1)" in str(error)
 
 
 def test_too_many_dims_have_the_place_of_their_count() -> None:

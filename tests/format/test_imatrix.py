@@ -127,7 +127,7 @@ def test_only_the_number_of_values_decides_what_fits() -> None:
     assert entry.weights_for((6, 5)).shape == (1, 6)
     assert entry.weights_for((2, 64, 3, 1)).shape == (3, 2)
     for dims in ((3, 2), (2, 3), (6, 1, 6), (), (0, 4), (7,)):
-        with pytest.raises(PlanError, match=r"has 6 values in the imatrix, and as a tensor of .* it needs"):
+        with pytest.raises(PlanError, match=r"has 6 values in the imatrix, but as a tensor of .* it needs"):
             entry.weights_for(dims)
 
 
@@ -163,13 +163,13 @@ BAD = {
     "no values": (legacy([(UP, 1, [])]), "number of values is 0"),
     "values cut": (legacy([(UP, 1, [1.0] * 9)], None, None)[:-1], "36 bytes of values expected, but the file ends"),
     "endless values": (struct.pack("<ii4sii", 1, 4, b"name", 1, (1 << 31) - 1) + bytes(9), "truncated or damaged"),
-    "name twice": (legacy([(UP, 1, [1.0]), (UP, 1, [1.0])]), "stands twice"),
+    "name twice": (legacy([(UP, 1, [1.0]), (UP, 1, [1.0])]), "is used twice"),
     "NaN": (legacy([(UP, 1, [1.0, NAN, 2.0])]), "hold NaN"),
     "infinite": (legacy([(UP, 1, [1.0, INF])]), "hold inf"),
     "negative": (legacy([(UP, 1, [1.0, -2.0])]), "hold -2"),
     "negative chunks": (legacy([(UP, 1, [1.0])], -3), "number of chunks is -3"),
     "dataset cut": (legacy([(UP, 1, [1.0])], 3, b"wiki")[:-1], "dataset's name expected"),
-    "GGUF of a model": (b.small_model(), "no imatrix"),
+    "GGUF of a model": (b.small_model(), "not an imatrix"),
     "GGUF cut": (gguf([(UP, 2, [1, 2], [1])])[:-60], "truncated or damaged"),
     "GGUF NaN": (gguf([(UP, 2, [1, NAN], [1])]), "values hold NaN"),
     "GGUF negative count": (gguf([(UP, 2, [1, 1], [-1])]), "counts hold -1"),
@@ -306,7 +306,12 @@ def test_a_name_that_llama_cpp_cannot_read_is_refused() -> None:
 def test_what_legacy_cannot_hold_is_said() -> None:
     made = imatrix_of([(3, [1.0] * 6, [512, 0, 9])], datasets=("a", "b"), chunk_size=512)
     said = " ".join(losses_of_legacy(made))
-    for part in ("1 entries have counts for each", "1 matrices without data", "512 tokens", "of 2 datasets the last"):
+    for part in (
+        "1 entries have a count for each",
+        "1 matrices without data",
+        "512 tokens",
+        "only the last of 2 datasets",
+    ):
         assert part in said
     assert losses_of_legacy(parse_imatrix(serialize_legacy(made), "x")) == ()
 
@@ -355,7 +360,7 @@ def test_coverage_of_a_model(tmp_path: Path) -> None:
     assert found.missing == ("blk.0.attn_q.weight", "output.weight")
     assert found.embeddings == ("token_embd.weight",)
     assert found.unmatched == ("blk.9.attn_q.weight",)
-    assert found.misfits == (f"'{EXPERTS}' has 8 values in the imatrix, and as a tensor of 4 x 8 x 3 it needs 12",)
+    assert found.misfits == (f"'{EXPERTS}' has 8 values in the imatrix, but as a tensor of 4 x 8 x 3 it needs 12",)
     with pytest.raises(PlanError, match="another model") as caught:
         check_imatrix(made, model, "i.gguf")
     assert caught.value.problems == found.misfits
@@ -444,7 +449,7 @@ def test_show_with_a_model_names_what_is_covered_missing_and_unmatched(files: Pa
     (files / "i.dat").write_bytes(legacy([(UP, 2, [2, 4])]))
     out = run(files, "imatrix", "show", "i.dat", "--model", "model.gguf")[1]
     assert "model.gguf: 0 of 3 tensors" in out
-    assert f"  does not fit: '{UP}' has 2 values in the imatrix, and as a tensor of 4 x 8 it needs 4\n" in out
+    assert f"  does not fit: '{UP}' has 2 values in the imatrix, but as a tensor of 4 x 8 it needs 4\n" in out
 
 
 def test_check_knows_a_legacy_imatrix(files: Path) -> None:
@@ -468,11 +473,11 @@ def test_convert_by_suffix_and_by_option(files: Path) -> None:
     ("arguments", "said"),
     [
         (("i.dat", "-o", "out.bin"), "say --to legacy or --to gguf"),
-        (("i.dat", "-o", "out.dat"), "is in the legacy format already"),
+        (("i.dat", "-o", "out.dat"), "is already in the legacy format"),
         (("i.dat", "-o", "out.dat", "--to", "legacy", "--chunk-size", "5"), "--chunk-size is for GGUF"),
         (("i.dat", "-o", "x.gguf", "--to", "ggml"), "--to takes legacy or gguf"),
         (("i.dat", "-o", "i.gguf"), "exists"),
-        (("model.gguf", "-o", "out.dat"), "no imatrix"),
+        (("model.gguf", "-o", "out.dat"), "not an imatrix"),
         (("i.dat", "-o", "i.dat", "--to", "gguf", "--force"), "i.dat"),
     ],
 )

@@ -421,7 +421,7 @@ def test_sixteen_mib_are_read_and_one_more_character_is_not() -> None:
 def test_a_command_line_has_a_mebibyte_at_most() -> None:
     words = "--tensor-type a=f32"
     assert recipes.parse_tensor_type_options(words.ljust(1 << 20)).rules
-    with pytest.raises(PlanError, match="1,048,577 characters are no command line"):
+    with pytest.raises(PlanError, match="has 1,048,577 characters; gguftool reads a command line of"):
         recipes.parse_tensor_type_options(words.ljust((1 << 20) + 1))
 
 
@@ -535,9 +535,9 @@ def test_utf16_of_both_orders(encoding: str) -> None:
         (
             b"GGUF\0",
             "m.gguf",
-            "m.gguf: is binary, not a recipe; 'gguftool recipe extract m.gguf' makes a recipe of a model",
+            "m.gguf: is binary, not a recipe; 'gguftool recipe extract m.gguf' makes a recipe from a model",
         ),
-        (b"GGUF\0", "", "is binary, not a recipe; recipe extract makes a recipe of a model"),
+        (b"GGUF\0", "", "is binary, not a recipe; recipe extract makes a recipe from a model"),
         (b"a=f16\0", "m", "m: is binary, not a recipe"),
     ],
 )
@@ -570,7 +570,7 @@ def test_what_cannot_be_written_is_named_with_its_recipe() -> None:
     rules = tuple(recipes.make_rule(pattern, target) for pattern, target in (("a,b", "f16"), ("c", "f16")))
     with pytest.raises(PlanError) as caught:
         recipes.render_custom_q(Recipe(rules=rules, name="mix"))
-    assert str(caught.value) == "mix: --custom-q cannot say these patterns: 'a,b'"
+    assert str(caught.value) == "mix: --custom-q cannot express these patterns: 'a,b'"
     assert caught.value.source == "mix"
     with pytest.raises(PlanError) as caught:
         recipes.render_custom_q(Recipe(rules=rules))

@@ -48,11 +48,11 @@ def test_a_dtype_that_ggml_lacks_is_listed_without_a_type() -> None:
 @pytest.mark.parametrize(
     ("listing", "said"),
     [
-        (b"", "no JSON"),
-        (b"[1]", "no JSON object"),
-        (b"{" * 50_000, "no JSON"),
-        (b'{"a":' + b"[" * 100_000, "no JSON"),
-        (b"\xff\xfe{}", "no JSON"),
+        (b"", "is not JSON"),
+        (b"[1]", "not a JSON object"),
+        (b"{" * 50_000, "is not JSON"),
+        (b'{"a":' + b"[" * 100_000, "is not JSON"),
+        (b"\xff\xfe{}", "is not JSON"),
         ({"a": 1}, "expected dtype"),
         ({"a": {"dtype": "F32", "shape": [1]}}, "expected dtype"),
         ({"a": entry(offsets=[0, 24, 3])}, "expected dtype"),
@@ -67,15 +67,15 @@ def test_a_dtype_that_ggml_lacks_is_listed_without_a_type() -> None:
         ({"a": entry(shape=[1 << 63, 2, 1 << 63])}, "does not take"),
         ({"a": entry(shape=[5])}, "does not take 24 bytes"),
         ({"a": entry(dtype=["F32"])}, "are not inside"),
-        ({"__metadata__": {"gguftool.a": "{}"}, "a": entry(dtype="U8", shape=[24])}, "does not say type and dims"),
-        ({"__metadata__": {"gguftool.a": "["}, "a": entry(dtype="U8", shape=[24])}, "does not say type and dims"),
+        ({"__metadata__": {"gguftool.a": "{}"}, "a": entry(dtype="U8", shape=[24])}, "does not give type and dims"),
+        ({"__metadata__": {"gguftool.a": "["}, "a": entry(dtype="U8", shape=[24])}, "does not give type and dims"),
         (
             {"__metadata__": {"gguftool.a": '{"type": 8, "dims": [32]}'}, "a": entry(dtype="U8", shape=[24])},
             "takes 34 bytes",
         ),
         (
             {"__metadata__": {"gguftool.a": '{"type": true, "dims": [32]}'}, "a": entry(dtype="U8", shape=[24])},
-            "does not say type and dims",
+            "does not give type and dims",
         ),
     ],
 )
@@ -95,7 +95,7 @@ def test_a_shape_of_a_million_large_numbers_takes_no_time() -> None:
         shape = [10**18 + 9] * size
         raw = json.dumps({"type": 8, "dims": shape})
         assert parse({"a": entry(shape=shape)})[0].type_id is None
-        with pytest.raises(FormatError, match="does not say type and dims"):
+        with pytest.raises(FormatError, match="does not give type and dims"):
             parse({"__metadata__": {"gguftool.a": raw}, "a": entry(dtype="U8", shape=[24])})
 
     assert growth(parse_shapes, 25_000, runs=3) < LINEAR

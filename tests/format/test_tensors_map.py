@@ -115,7 +115,7 @@ def test_parse_reads_what_render_wrote(entry: MapEntry) -> None:
 @pytest.mark.parametrize("name", ["a:b", "a\nb", "a\rb"])
 def test_names_that_a_map_cannot_say_are_refused(name: str) -> None:
     (entry,) = parse_map(LINE, "x")
-    with pytest.raises(FormatError, match="cannot say"):
+    with pytest.raises(FormatError, match="cannot express"):
         render_map([replace(entry, tensor=name)])
 
 
@@ -249,7 +249,7 @@ def test_a_single_file_or_a_shard_of_two_tensors_has_no_map(tmp_path: Path) -> N
         folder.mkdir()
         for name, data in b.shard_set("M", shards).items():
             (folder / name).write_bytes(data)
-        with pytest.raises(PlanError, match="one tensor a shard"):
+        with pytest.raises(PlanError, match="one tensor in each shard"):
             plan_tensors_map(gguftool.open_model(str(folder)), {}, folder / "tensors.map")
 
 

@@ -62,7 +62,7 @@ def test_what_a_model_has_already_is_copied_with_a_warning(tmp_path: Path) -> No
     ]
     for plan in plans:
         assert any(
-            f"abort on F16, and engines take norms, biases and scales in F32 alone: {NORM}" in note
+            f"abort on F16, and engines take norms, biases and scales only in F32: {NORM}" in note
             for note in plan.remarks
         )
 

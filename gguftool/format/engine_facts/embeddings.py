@@ -14,7 +14,7 @@ TOKEN_EMBD: Final = "token_embd.weight"
 EMBEDDINGS: Final = frozenset({TOKEN_EMBD, "per_layer_token_embd.weight"})  # rows are looked up by token
 EMBEDDINGS_AND_OUTPUT: Final = EMBEDDINGS | {OUTPUT}
 
-# Tensors that llama-quantize makes without an imatrix even in types that want one.
+# Tensors that llama-quantize makes without an imatrix even in types that need one.
 _WITHOUT_IMATRIX = {
     LLAMA_CPP: EMBEDDINGS_AND_OUTPUT,
     IK_LLAMA_CPP: frozenset({OUTPUT, TOKEN_EMBD}),
@@ -22,5 +22,5 @@ _WITHOUT_IMATRIX = {
 
 
 def may_lack_imatrix(name: str, engine: str) -> bool:
-    """Whether the llama-quantize of `engine` makes tensor `name` without an imatrix in a type that wants one."""
+    """Whether the llama-quantize of `engine` makes tensor `name` without an imatrix in a type that needs one."""
     return name in _WITHOUT_IMATRIX.get(engine, ())

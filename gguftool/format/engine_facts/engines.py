@@ -1,9 +1,9 @@
-"""The engines, by name, and what differs between them whatever the type of a tensor.
+"""The engines, by name, and their differences that do not depend on a tensor's type.
 
 A new engine is one row of `ENGINES`.  Then name it in the `engines` column of `format/ggml.py` for each type that it
-loads, and give its facts under its name in `types`, `fallback` and `embeddings`; a fact that is not there counts as
-"nothing special".  `MAINLINE`, `IK` and `BOTH` are groups for tables and rules: a fact that was found for these two
-engines says nothing about a third.
+loads, and give its facts under its name in `types`, `fallback` and `embeddings`; a missing fact means "nothing
+special".  `MAINLINE`, `IK` and `BOTH` are groups for tables and rules: a fact that was found for these two engines says
+nothing about a third.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BOTH: Final[tuple[str, ...]] = MAINLINE + IK
 
 @record
 class Engine:
-    """What the llama-quantize of one engine does whatever the type.
+    """The behaviour of one engine's llama-quantize, whatever the type.
 
     `second_fallback` is the type it writes if a row does not divide into the blocks of the fallback type either; empty
     if it does not check that.  `custom_q`: it takes rules in one ``--custom-q``, not in ``--tensor-type`` options.
@@ -35,7 +35,7 @@ class Engine:
     imatrix_number: ValueType = ValueType.UINT32
 
 
-# In the order in which reports name them.
+# In the order of reports.
 ENGINES: Final[dict[str, Engine]] = {
     LLAMA_CPP: Engine(second_fallback="F16"),
     IK_LLAMA_CPP: Engine(custom_q=True, imatrix_number=ValueType.INT32),

@@ -1,4 +1,4 @@
-"""Which type llama-quantize really writes: what it leaves alone, and what it falls back to for rows of odd lengths.
+"""Which type llama-quantize really writes: which tensors it keeps, and its fallbacks for rows of odd lengths.
 
 The two engines differ: for Q5_K in a row of 576 elements llama.cpp takes Q5_1 and ik_llama.cpp Q6_0, which llama.cpp
 cannot load.  Sources: llama.cpp src/llama-quant.cpp (tensor_type_fallback, tensor_allows_quantization);
@@ -11,7 +11,7 @@ from gguftool.format.engine_facts.engines import ENGINES, IK_LLAMA_CPP, LLAMA_CP
 from gguftool.format.engine_facts.types import THROWS, UNCHECKED, type_facts_of, written_type
 from gguftool.format.ggml import find_type
 
-# Tensors that llama-quantize leaves alone, by parts of their names; also all names that do not end in "weight".
+# Tensors that llama-quantize keeps as they are, by parts of their names; also all names that do not end in "weight".
 _KEPT_BY_BOTH = ("_norm.weight", "ffn_gate_inp.weight", "ssm_conv1d.weight", "attn_rel_b.weight")
 _KEPT_NAMES = frozenset({"position_embd.weight", "token_types.weight"})
 _KEPT: dict[str, tuple[str, ...]] = {
@@ -31,7 +31,7 @@ _KEPT: dict[str, tuple[str, ...]] = {
 def fallback_type(type_name: str, ne0: int, engine: str) -> str | None:
     """The type that the llama-quantize of `engine` writes for rows of `ne0` elements: `type_name` if it fits.
 
-    None if it writes nothing valid: the engine lacks the type, stops, or does not check; `explain_fallback` says which.
+    None if it writes nothing valid: the engine lacks the type, stops, or does not check; see `explain_fallback`.
     If the fallback does not fit either, llama.cpp takes F16; ik_llama.cpp does not check a second time.
     """
     traits = find_type(type_name)
@@ -57,7 +57,7 @@ def explain_fallback(type_name: str, ne0: int, engine: str) -> str:
 def rows_fallback(type_name: str) -> str | None:
     """The type that ik_llama.cpp's llama-quantize takes if the rows of an expert do not divide by the interleave.
 
-    None for types that pack no rows together, and for run-time types.  token_embd gets it too, since its rows are
+    None for types that pack no rows together, and for run-time types.  token_embd gets it too, because its rows are
     looked up one by one.
     """
     rules = type_facts_of(type_name)

@@ -1,8 +1,8 @@
-"""What an engine asks of a model's head: its keys, their types, its tensors and their dims, by architecture.
+"""An engine's requirements for a model's head: keys, their types, tensors and their dims, by architecture.
 
 The facts are data, one file for each engine, with the release that they were read from; `fixtures/read_llama_cpp.py`
 writes them from the sources.  Conditions, dims and flags are expressions in Python's syntax over plain names,
-and `evaluate` computes them without running any code: what it does not know is None, never a guess.
+and `evaluate` computes them without running any code: an unknown value is None, never a guess.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ Lookup = Callable[[str], Value]
 class KeyFact:
     """One place where a key is read; `name` has ``%s`` for the architecture.
 
-    `type` names the value type, or is empty if it is not known. `form` is scalar, array, or either (an array has one
-    entry for each layer, `length` says how many). `field` is the value's name in expressions.
+    `type` names the value type, empty if unknown. `form` is scalar, array, or either (an array has one entry for each
+    layer; `length` is their number). `field` is the value's name in expressions.
     """
 
     name: str
@@ -38,7 +38,7 @@ class KeyFact:
 
 @record
 class TensorFact:
-    """One tensor that is asked for; `name` has ``%d`` for the layer, `fused` is the tensor that may stand for it."""
+    """One tensor that the engine asks for; `name` has ``%d`` for the layer, `fused` is a tensor that may replace it."""
 
     name: str
     dims: tuple[str, ...]
@@ -49,11 +49,11 @@ class TensorFact:
 
 @record
 class ArchitectureFacts:
-    """One architecture; `assigned` names the values that the engine sets after reading, `computed` says how, if simple.
+    """One architecture; `assigned` names the values that the engine sets after reading, `computed` how, if simple.
 
-    `values` are local names where tensors are asked for, `key_values` those where keys are read.
+    `values` are local names in the code that asks for tensors, `key_values` those in the code that reads keys.
 
-    `complete` is false if some tensors are asked for in a way that was not understood.
+    `complete` is false if the code asks for some tensors in a way that was not understood.
     """
 
     keys: tuple[KeyFact, ...]
@@ -86,13 +86,13 @@ class HeadFacts:
 
     @property
     def shown(self) -> str:
-        """The engine, its release and the day of that, for people."""
+        """The engine, its release and the release date, for people."""
         return f"{self.engine} {self.release} ({self.date})"
 
 
 @cache
 def head_facts(engine: str) -> HeadFacts | None:
-    """The facts about `engine`, or None if nobody has read its sources for them."""
+    """The facts about `engine`, or None if there are none."""
     data = engine_data(engine)
     if data is None:
         return None
@@ -173,7 +173,7 @@ def _parsed(text: str) -> ast.expr | None:
 
 
 def evaluate(text: str, lookup: Lookup) -> Value:
-    """Compute an expression; None if it depends on something that `lookup` does not know."""
+    """Compute an expression; None if it depends on a value that `lookup` does not know."""
     tree = _parsed(text)
     return None if tree is None else _value(tree, lookup)
 
@@ -203,7 +203,7 @@ def _value(node: ast.expr, lookup: Lookup) -> Value:
 
 
 def _joined(node: ast.BoolOp, lookup: Lookup) -> Value:
-    """`and` is false if one part is, whatever the others are; `or` is true if one part is."""
+    """`and` is false if one part is false, whatever the others are; `or` is true if one part is true."""
     decisive = isinstance(node.op, ast.Or)
     parts = [_value(part, lookup) for part in node.values]
     if any(part is not None and bool(part) is decisive for part in parts):

@@ -1,6 +1,6 @@
 """Which metadata keys depend on the layers, and how: a table, and `layer_key`, which looks it up.
 
-`ARCH.key` below is a key with the architecture in front; names that begin with a dot stand as they are.
+Keys have the architecture in front (`ARCH.key`); names that begin with a dot are used as they are.
 Sources: llama.cpp b11434 (2026-10) and ik_llama.cpp 8337e4cd (2026-08-15); a test walks every key that both read
 and fails for one with an entry for each layer, or a number of layers in its name, that is not here.
 """
@@ -32,20 +32,20 @@ class KeyKind(Enum):
 
 
 class Length(Enum):
-    """How many entries an array with one for each layer has."""
+    """The number of entries of an array with one for each layer."""
 
     ALL = "all layers"  # MTP layers too
     TRUNK = "layers without MTP"
-    ANY = "either"  # the engines take what is there, also more
+    ANY = "either"  # the engines accept any number, even more
 
 
 @record
 class LayerKey:
-    """One row: `beside` is the list that goes entry by entry with a list of layer numbers.
+    """One row: `beside` is a list that has one entry for each entry of a list of layer numbers.
 
-    `absent` is the value of an entry if the key is absent; None if an absent key is not the same as any value.
+    `absent` is the value of an entry if the key is absent; None if an absent key equals no value.
     `period`: one number under the key, in place of an array, is a period.
-    `ordered`: the layers that are counted must stay the same ones. `exactly` is the length that a list must have.
+    `ordered`: the counted layers must stay the same. `exactly` is the length that a list must have.
     """
 
     key: str
@@ -171,7 +171,7 @@ def _name_bearing() -> tuple[tuple[re.Pattern[str], LayerKey], ...]:
 
 
 def layer_key(key: str, architecture: str) -> LayerKey | None:
-    """The row of the metadata key called `key` in a model of `architecture`, None if there is none."""
+    """The row of the metadata key called `key` in a model of `architecture`, or None."""
     prefix = f"{architecture}."
     candidates = _by_key().get(key.removeprefix(prefix) if key.startswith(prefix) else f".{key}", ())
     for row in candidates:
@@ -181,5 +181,5 @@ def layer_key(key: str, architecture: str) -> LayerKey | None:
 
 
 def full_key(row: LayerKey, architecture: str) -> str:
-    """The whole key of `row` in a model of `architecture`."""
+    """The full key of `row` in a model of `architecture`."""
     return row.key[1:] if row.key.startswith(".") else f"{architecture}.{row.key}"

@@ -1,9 +1,9 @@
-"""What the engines derive from the number of a layer, or from how many layers there are: rules as data.
+"""Values that the engines derive from the number of a layer, or from the number of layers: rules as data.
 
 A rule is an expression in Python's syntax over ``i`` (the layer), ``n_layer`` (layers without MTP), ``n_layer_all``,
 ``n_expert``, ``n_vocab`` and the names in `names`, each a key of the architecture and its default;
 `heads.evaluate` computes it.  After an operation on layers each layer must have the value that it had in its own model,
-and the whole model the value that it had: else the file computes something else, or does not load.
+and the whole model must keep its value: else the file computes something else, or does not load.
 
 Sources: llama.cpp b11434 (2026-10) and ik_llama.cpp 8337e4cd (2026-08-15).  Arrays with an entry for each layer are in
 `layer_keys.py`.
@@ -22,9 +22,9 @@ Names = Mapping[str, tuple[str, int]]
 
 @record
 class LayerRule:
-    """What `engine` gives each layer of `architectures` by its number.
+    """A value that `engine` gives each layer of `architectures` by its number.
 
-    `array` is the key that replaces the rule with one entry for each layer; empty if the engine reads none.
+    `array` is the key of an array, with one entry for each layer, that replaces the rule; empty if there is none.
     """
 
     what: str
@@ -38,7 +38,7 @@ class LayerRule:
 
 @record
 class CountRule:
-    """What `engine` decides for all of a model of `architectures` by how many layers or experts it has."""
+    """A decision of `engine` about a whole model of `architectures` by its number of layers or experts."""
 
     what: str
     engine: str
@@ -314,7 +314,7 @@ COUNT_RULES: Final[tuple[CountRule, ...]] = (
 )
 
 
-# Architectures without one list of layers `blk.N` that runs once from first to last, and why.
+# Architectures without a single list of layers `blk.N` that runs once from first to last, and why.
 NO_LAYER_LIST: Final[dict[str, str]] = {
     "clip": "a projector counts its layers by clip.vision.block_count and clip.audio.block_count",
     "hrm_text": "its layers run several times, and block_count counts the runs",

@@ -1,6 +1,7 @@
 """The names that an engine's release knows: architectures and tokenizers.
 
-The same data as in `heads.py`, which also has what each architecture asks for and takes ten times as long to read.
+This is a part of the data of `heads.py`, which also has the requirements of each architecture and takes ten times as
+long to read.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _FILES: Final = {LLAMA_CPP: "llama.cpp.json", IK_LLAMA_CPP: "ik_llama.cpp.json"}
 
 @record
 class KnownNames:
-    """The names that `engine` knows, its release and that one's date."""
+    """The names that `engine` knows, its release and the release date."""
 
     engine: str
     release: str
@@ -30,23 +31,23 @@ class KnownNames:
 
     @property
     def shown(self) -> str:
-        """The engine, its release and the day of that, for people."""
+        """The engine, its release and the release date, for people."""
         return f"{self.engine} {self.release} ({self.date})"
 
 
 @cache
 def engine_data(engine: str) -> dict[str, Any] | None:
-    """The facts about `engine` as they are stored, or None if nobody has read its sources for them."""
+    """The facts about `engine` as they are stored, or None if there are none."""
     if engine not in _FILES:
         return None
-    loader: Any = __spec__.loader  # of a wheel in a zip file, too; importlib.resources takes as long as the JSON
+    loader: Any = __spec__.loader  # works for a wheel in a zip file, too; importlib.resources takes as long as the JSON
     data: dict[str, Any] = json.loads(loader.get_data(os.path.join(os.path.dirname(__file__), _FILES[engine])))
     return data
 
 
 @cache
 def known_names(engine: str) -> KnownNames | None:
-    """The names that `engine` knows, or None if nobody has read its sources for them."""
+    """The names that `engine` knows, or None if they are unknown."""
     data = engine_data(engine)
     if data is None:
         return None

@@ -1,7 +1,7 @@
-"""Which other entry of an imatrix an engine's llama-quantize takes for a tensor without its own.
+"""Which other imatrix entry an engine's llama-quantize uses for a tensor without its own.
 
 ik_llama.cpp records fused experts under one name, and tensors that are multiplied by the same numbers share weights;
-llama.cpp takes none.  Source: ik_llama.cpp src/llama-quantize.cpp (llama_model_quantize_internal).
+llama.cpp uses none.  Source: ik_llama.cpp src/llama-quantize.cpp (llama_model_quantize_internal).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 from gguftool.format.engine_facts.engines import IK_LLAMA_CPP
 
-# By a part of the name, the first that fits: the parts to try in its place, in this order, cutting off what follows.
+# By the first part that is in the name: the parts to try in its place, in this order; the rest of the name is cut off.
 _STAND_INS: Final[Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]]] = {
     IK_LLAMA_CPP: (
         ("ffn_up_exps.weight", ("ffn_gate_up_exps.weight",)),
@@ -25,7 +25,7 @@ _STAND_INS: Final[Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]]] = {
 
 
 def stand_in(name: str, entries: Container[str], engine: str) -> str | None:
-    """The entry among `entries` that `engine` takes for tensor `name`, which has none of its own, or None."""
+    """The entry among `entries` that `engine` uses for tensor `name`, which has no entry of its own, or None."""
     for part, others in _STAND_INS.get(engine, ()):
         start, found, _ = name.partition(part)
         if found:

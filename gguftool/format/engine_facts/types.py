@@ -1,8 +1,8 @@
-"""What each engine does with a tensor type, beyond its bytes: kernels, fallbacks, imatrix policy, history.
+"""How each engine treats a tensor type, beyond its bytes: kernels, fallbacks, imatrix policy, history.
 
-A row holds only what differs from the usual: a kernel that takes any number of whole blocks and of interleaved rows, on
-CPU and CUDA, no fallback, no imatrix.  Rows cover every type that may stand in a file and those that quantizers
-make; a type without a row has no known facts.
+A row holds only differences from the usual: a kernel that takes any number of whole blocks and of interleaved rows, on
+CPU and CUDA, no fallback, no imatrix.  Rows cover every type that may be in a file and those that quantizers make; a
+type without a row has no known facts.
 
 Sources: ik_llama.cpp ggml/src/iqk/iqk_mul_mat.cpp (MulMat::num_rows), iqk_gemm_*.cpp (row widths), iqk_quantize.cpp
 (conversion to floats), ggml/src/ggml-cuda.cu (supports_op) and mmq.cu, src/llama-quantize.cpp
@@ -39,15 +39,15 @@ class TypeFacts:
     """How the engines treat one type; mappings are by engine.
 
     `kernel_ne0` and `kernel_ne1` are the multiples of dims[0] and dims[1] that ik_llama.cpp's CPU kernel needs,
-    `avx512_ne1` the latter on CPUs with AVX-512. `row_fallback` is what its llama-quantize writes if rows do not divide
-    by the interleave.  `ne0_fallback` is what each engine's writes if dims[0] is not a whole number of blocks: a type's
-    name, `THROWS` or `UNCHECKED`; an engine is left out if it lacks the type or takes any width.  `imatrix` leaves out
-    engines that need none.
+    `avx512_ne1` the latter on CPUs with AVX-512. `row_fallback` is the type that its llama-quantize writes if rows do
+    not divide by the interleave.  `ne0_fallback` is the type that each engine's llama-quantize writes if dims[0] is not
+    a whole number of blocks, or `THROWS` or `UNCHECKED`; an engine is left out if it lacks the type or takes any width.
+    `imatrix` leaves out engines that need none.
     `no_token_embd` names the engines that cannot look up rows of a token_embd of this type.
-    The rest is about ik_llama.cpp: `cpu` names the CPUs with a kernel, `cuda` says that it multiplies on CUDA, `mmq` by
-    a quantized kernel, `to_float` that it converts the type back to floats without errors.  `layout_changed` is the
-    date when the same id and size got another layout; `old_row_meta` is the bytes of row metadata in an older layout,
-    and the date when that ended.
+    The rest is about ik_llama.cpp: `cpu` names the CPUs with a kernel; `cuda`: it multiplies on CUDA, `mmq`: with a
+    quantized kernel; `to_float`: it converts the type back to floats without errors.  `layout_changed` is the date when
+    the same id and size got another layout; `old_row_meta` is the bytes of row metadata in an older layout, and the
+    date when that ended.
     """
 
     name: str

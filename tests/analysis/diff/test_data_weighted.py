@@ -130,7 +130,7 @@ def test_an_imatrix_of_another_model_is_refused() -> None:
         compare(a, other, imatrix(nothing=[1]))
     with pytest.raises(PlanError, match="does not fit") as caught:
         compare(a, other, imatrix(**{UP: np.ones(33)}))
-    assert "has 33 values in the imatrix, and as a tensor of 32 x 4 it needs 32" in str(caught.value)
+    assert "has 33 values in the imatrix, but as a tensor of 32 x 4 it needs 32" in str(caught.value)
 
 
 def test_embeddings_of_another_size_are_passed_over_as_llama_quantize_does() -> None:

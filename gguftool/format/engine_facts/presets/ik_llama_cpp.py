@@ -39,7 +39,7 @@ from gguftool.format.ggml import find_type
 _ALL: Final = " ".join(each.name for each in all_ftypes(IK_LLAMA_CPP))
 _OWN: Final = ""  # the preset's own type, whatever follows
 _ROW_1: Final = "IQ1_S_R4 IQ1_M_R4"
-_BY_ONE_TABLE: Final = f"{_ROW_1} IQ2_KT"  # these three have an order of their own in which names count
+_BY_ONE_TABLE: Final = f"{_ROW_1} IQ2_KT"  # these three check names in an order of their own
 _IQ2_S: Final = "IQ2_S IQ2_M IQ2_M_R4"
 _IQ2_X: Final = "IQ1_S IQ1_M IQ2_XXS IQ2_XS IQ2_KS IQ2_XXS_R4 IQ2_XS_R4"
 _LOW: Final = f"{_IQ2_S} {_IQ2_X}"
@@ -238,7 +238,7 @@ _MIX: Final[Mapping[Role, tuple[Choice, ...]]] = {
     Role.FFN_GATE: (choice("IQ3_XS", "IQ3_XXS", middle_layers), choice("IQ3_KL", "IQ4_KS", more_bits)),
     Role.FFN_UP: (choice("IQ3_XS", "IQ3_XXS", middle_layers), choice("IQ3_KL", "IQ4_KS", more_bits)),
 }
-# The first part that a name holds decides; what looks like attn_q may be attn_qkv.
+# The first part that is in a name decides; a name with attn_q may be attn_qkv.
 _PARTS: Final = (
     ("attn_v.weight", Role.ATTN_V),
     ("attn_k", Role.ATTN_K),
@@ -259,11 +259,11 @@ _ANY_V_COUNT: Final = frozenset({"deci", "gemma4"})
 def mix(
     preset: FType, shapes: Mapping[str, tuple[int, ...]], model: ModelFacts, ruled: Collection[str] = ()
 ) -> dict[str, str]:
-    """Map tensor names to the types that `preset` asks for, before fallbacks; what is kept as it is, is left out.
+    """Map tensor names to the types that `preset` asks for, before fallbacks; tensors that are kept are left out.
 
     `shapes` are the dims of all tensors in ggml order, in the order of the file. Tensors that are `ruled` by explicit
-    rules are left out, but counted, as under llama-quantize's ``--custom-q``. Raises `ValueError` where llama-quantize
-    stops.
+    rules are left out, but counted, as under llama-quantize's ``--custom-q``. Raises `ValueError` if llama-quantize
+    would stop.
     """
     counts = dict.fromkeys(_FFN, model.layers)
     counts[Role.ATTN_V] = _count_of_v(shapes, model)
@@ -284,14 +284,14 @@ def mix(
 
 
 def _count_of_v(shapes: Mapping[str, tuple[int, ...]], model: ModelFacts) -> int:
-    """How many tensors hold V; llama-quantize aborts at a number that it does not expect."""
+    """The number of tensors that hold V; llama-quantize aborts if it does not expect that number."""
     if model.architecture not in ARCHITECTURES:
         name = printable(model.architecture, 80)
         raise ValueError(f"{IK_LLAMA_CPP} does not know the architecture '{name}'; --tensor PATTERN=TYPE works")
     count = sum("attn_v.weight" in name or "attn_qkv.weight" in name for name in shapes)
     if count not in {0, model.layers, 3 * model.layers} and model.architecture not in _ANY_V_COUNT:
         raise ValueError(
-            f"{count:,} tensors are attn_v or attn_qkv, and {IK_LLAMA_CPP} stops unless there is one for each of the "
+            f"{count:,} tensors are attn_v or attn_qkv, but {IK_LLAMA_CPP} stops unless there is one for each of the "
             f"{model.layers:,} layers; --tensor PATTERN=TYPE works"
         )
     return count
@@ -311,7 +311,7 @@ def _role(name: str, preset: str, model: ModelFacts) -> Role:
 
 
 def _place(name: str, role: Role, model: ModelFacts, before: int, count: int, preset: str) -> Place:
-    """The place of a tensor; with experts its layer is the one in its name, not the number of those before."""
+    """The place of a tensor; with experts, its layer is the one in its name, not the number of tensors before."""
     layer = before
     looks = role is Role.FFN_DOWN if preset in _NAMED_PRESETS else role in _FFN and preset not in _COUNTED_PRESETS
     if looks and model.experts > 1:

@@ -1,4 +1,4 @@
-"""What ik_llama.cpp's llama-quantize takes a model for: the architectures it knows, and sizes that change its mixes.
+"""How ik_llama.cpp's llama-quantize classifies a model: the architectures it knows, and sizes that change its mixes.
 
 Source: src/llama-arch.cpp, src/llama-hparams.cpp (llm_load_hparams), at 8337e4cd.
 """
@@ -26,21 +26,21 @@ ARCHITECTURES: Final = frozenset(_NAMES.split())
 
 
 def is_70b(architecture: str, layers: int, *, one_to_one: bool, experts: int) -> bool:
-    """Whether ik_llama.cpp takes a model for one of 70B; `one_to_one`: it has as many heads of K and V as of Q."""
+    """Whether ik_llama.cpp treats a model as one of 70B; `one_to_one`: it has as many heads of K and V as of Q."""
     if layers not in _LAYERS_70B.get(architecture, ()):
         return False
     return architecture != "llama" or not (one_to_one or experts == 8)
 
 
 def is_8b(architecture: str, layers: int, *, width: int, experts: int) -> bool:
-    """Whether ik_llama.cpp takes a model for one of 8B, if it has many tokens; `width`: the embedding length."""
+    """Whether ik_llama.cpp treats a model as one of 8B, if it has many tokens; `width`: the embedding length."""
     if layers not in _LAYERS_8B.get(architecture, ()):
         return False
     return experts != 8 if architecture == "llama" else width != 2560 or not architecture.startswith("qwen3")
 
 
 def needed_keys(architecture: str) -> tuple[str, ...]:
-    """The metadata without which llama-quantize goes on and knows neither layers nor heads, or no size."""
+    """The metadata without which llama-quantize continues but does not know layers and heads, or the model's size."""
     keys = [f"{architecture}.{key}" for key in ("block_count", "context_length", "embedding_length")]
     if architecture in _LAYERS_70B or architecture in _LAYERS_8B:
         norm = "layer_norm_epsilon" if architecture in _PLAIN_NORMS else "layer_norm_rms_epsilon"
@@ -49,7 +49,7 @@ def needed_keys(architecture: str) -> tuple[str, ...]:
 
 
 def rotates_whole_heads(architecture: str) -> bool:
-    """Whether llama-quantize knows no size of a model that rotates only parts of its heads."""
+    """Whether llama-quantize does not know the size of a model that rotates only parts of its heads."""
     return architecture in _WHOLE_HEADS
 
 

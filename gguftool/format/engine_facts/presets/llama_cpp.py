@@ -1,7 +1,7 @@
 """The mixes of llama.cpp's llama-quantize, at b11434.
 
 Source: src/llama-quant.cpp (llama_tensor_get_type_impl, tensor_allows_quantization, tensor_requires_imatrix),
-src/models/*.cpp (what counts as 70B).
+src/models/*.cpp (which models count as 70B).
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ _FFN: Final = frozenset({Role.FFN_DOWN, Role.FFN_GATE, Role.FFN_UP})
 _LOW_PRESETS: Final = frozenset(_LOW.split())
 _LOW_OUTPUT: Final = (_LOW_PRESETS | {"IQ3_XXS"}, "Q5_K")
 _BUMPED_70B: Final = frozenset({"Q3_K", "Q4_K"})
-# What llama-quantize leaves alone in one architecture only, by parts of names.
+# Tensors that llama-quantize keeps as they are in only one architecture, by parts of names.
 _KEPT: Final[Mapping[str, tuple[str, ...]]] = {
     _GLM5: (
         *("hc_", "indexer.attn_q_b", "indexer.attn_k", "indexer.proj", "indexer_compressor_gate"),
@@ -127,24 +127,24 @@ _LAYERS_70B: Final = {"llama": 80, "qwen2": 80, "deci": 80, "olmo": 80, "jais2":
 
 
 def is_70b(architecture: str, layers: int, *, one_to_one: bool, experts: int) -> bool:
-    """Whether llama.cpp takes a model for one of 70B; `one_to_one`: it has as many heads of K and V as of Q."""
+    """Whether llama.cpp treats a model as one of 70B; `one_to_one`: it has as many heads of K and V as of Q."""
     if _LAYERS_70B.get(architecture) != layers:
         return False
     return architecture != "llama" or not (one_to_one or experts == 8)
 
 
 def needs_imatrix(preset: str, type_name: str) -> bool:
-    """Whether `type_name` needs an imatrix under `preset` alone."""
+    """Whether `type_name` needs an imatrix only under `preset`."""
     return preset == "Q2_K_S" and type_name == "Q2_K"
 
 
 def mix(
     preset: FType, shapes: Mapping[str, tuple[int, ...]], model: ModelFacts, ruled: Collection[str] = ()
 ) -> dict[str, str]:
-    """Map tensor names to the types that `preset` asks for, before fallbacks; what is kept as it is, is left out.
+    """Map tensor names to the types that `preset` asks for, before fallbacks; tensors that are kept are left out.
 
     `shapes` are the dims of all tensors in ggml order. Tensors that are `ruled` by explicit rules are left out, and
-    not counted, as under llama-quantize's ``--tensor-type``. Raises `ValueError` where llama-quantize stops.
+    not counted, as under llama-quantize's ``--tensor-type``. Raises `ValueError` if llama-quantize would stop.
     """
     names = in_engine_order(shapes)
     counts = dict.fromkeys(_FFN, model.layers)
@@ -183,7 +183,7 @@ def _quantized(type_name: str) -> bool:
 
 
 def _holds_experts(role: Role, dims: tuple[int, ...], architecture: str) -> bool:
-    """Whether a tensor has a matrix for each expert; MLA makes others 3-D too, which one architecture tells apart."""
+    """Whether a tensor has a matrix for each expert; with MLA other tensors are 3-D too; one architecture has that."""
     return len(dims) > 2 and dims[2] > 1 and (architecture != "bailingmoe3" or role in _FFN)
 
 
@@ -197,7 +197,7 @@ def _output_type(preset: FType, ne0: int, architecture: str) -> str:
 
 
 def _place(name: str, role: Role, model: ModelFacts, before: int, count: int, preset: str) -> Place:
-    """The place of a tensor; with experts its layer is the one in its name, not the number of those before."""
+    """The place of a tensor; with experts, its layer is the one in its name, not the number of tensors before."""
     layer = before
     if role in _FFN and model.experts > 1 and preset not in _LOW_PRESETS:
         found = layer_of(name)

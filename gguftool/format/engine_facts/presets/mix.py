@@ -1,6 +1,6 @@
-"""What a mix decides by: the preset, a tensor's role, its place among the tensors of that role, a few model numbers.
+"""The inputs of a mix: the preset, a tensor's role, its place among the tensors of that role, a few model numbers.
 
-A mix is a table of `Choice` for each `Role`; the first choice that fits counts, else the tensor gets the preset's own
+A mix is a table of `Choice` for each `Role`; the first choice that fits decides, else the tensor gets the preset's own
 type.  Conditions are small functions of a `Place`.
 """
 
@@ -17,24 +17,24 @@ _LAYER = re.compile(r"blk\.([0-9]{1,9})")
 
 
 class Role(Enum):
-    """What a tensor is for, as far as llama-quantize tells tensors apart."""
+    """The function of a tensor, as far as llama-quantize distinguishes tensors."""
 
     OUTPUT = "output"
     EMBEDDING = "embedding"
-    ATTN_V = "attn_v"  # also those that hold V beside others
+    ATTN_V = "attn_v"  # including tensors that hold V and others
     ATTN_K = "attn_k"
     ATTN_Q = "attn_q"
-    ATTN_QKV = "attn_qkv"  # where an engine tells it from ATTN_V
+    ATTN_QKV = "attn_qkv"  # if an engine distinguishes it from ATTN_V
     ATTN_OUTPUT = "attn_output"
     FFN_UP = "ffn_up"
     FFN_GATE = "ffn_gate"
     FFN_DOWN = "ffn_down"
-    FIRST_FFN = "first_ffn"  # of layer 0, where an engine tells it from the others
+    FIRST_FFN = "first_ffn"  # of layer 0, if an engine distinguishes it from the others
     SHARED_EXPERT = "shared_expert"  # the same
     OTHER = "other"
 
 
-# The first part that a name holds decides. Source: llama.cpp src/llama-quant.cpp (tensor_get_category).
+# The first part that is in a name decides. Source: llama.cpp src/llama-quant.cpp (tensor_get_category).
 _PARTS = (
     ("attn_qkv.weight", Role.ATTN_V),
     ("attn_kv_b.weight", Role.ATTN_V),
@@ -50,9 +50,9 @@ _PARTS = (
 
 @record
 class ModelFacts:
-    """What mixes ask of a model; `gqa`: query heads that share one of K and V, 0 if unknown.
+    """The facts about a model that mixes use; `gqa`: query heads per head of K and V, 0 if unknown.
 
-    `is_70b`: the engine takes it for a model of 70B; `imatrix`: an importance matrix is given; `is_llama3`: it is of 8B
+    `is_70b`: the engine treats it as a model of 70B; `imatrix`: an importance matrix is given; `is_llama3`: it is of 8B
     or 70B with as many tokens as Llama 3; `tied`: the output is the token embeddings.
     """
 
@@ -68,7 +68,7 @@ class ModelFacts:
 
 @record
 class Place:
-    """One tensor's place: how many of its role came `before`, of `count`; `layer` is the one that it counts as."""
+    """One tensor's place: the number of tensors of its role `before` it, of `count`; `layer` is its effective layer."""
 
     model: ModelFacts
     before: int
@@ -81,7 +81,7 @@ Condition = Callable[[Place], bool]
 
 @record
 class Choice:
-    """Under one of `presets`, and if all of `when` hold, a tensor gets type `then`."""
+    """Under one of `presets`, if all of `when` are true, a tensor gets type `then`."""
 
     presets: frozenset[str]
     then: str
@@ -116,7 +116,7 @@ def layer_of(name: str) -> int | None:
 
 
 def in_engine_order(names: Iterable[str]) -> list[str]:
-    """Sort names as llama.cpp's loader does: by layer, what has none first. Source: src/llama-model-loader.h."""
+    """Sort names as llama.cpp's loader does: by layer, names without one first. Source: src/llama-model-loader.h."""
 
     def place(name: str) -> tuple[int, bytes]:
         layer = layer_of(name)
@@ -159,7 +159,7 @@ def falcon(place: Place) -> bool:
 
 
 def not_falcon(place: Place) -> bool:
-    """The model is no Falcon."""
+    """The model is not a Falcon."""
     return not falcon(place)
 
 

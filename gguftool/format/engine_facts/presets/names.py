@@ -16,7 +16,7 @@ from gguftool.format.ftypes import FType, all_ftypes
 _ALIASES: Final = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
 
 
-# File types that an engine knows and cannot make: it does not offer the first, and aborts on the others.
+# File types that an engine knows but cannot make: it does not offer the first, and aborts on the others.
 _NOT_MADE: Final = {IK_LLAMA_CPP: frozenset({"Q1_0_G128", "Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8"})}
 
 
