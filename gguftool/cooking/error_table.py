@@ -33,7 +33,7 @@ class TensorError:
 
 def type_error(typed: TypedTensor, *, threads: int | None = None) -> TensorError:
     """Measure the error of a sample of rows; raises as `measure_rows` does."""
-    ranges = sample_rows(typed.tensor.name, typed.rows, typed.width)
+    ranges = sample_rows(typed.tensor.name, typed.tensor.info.rows, typed.tensor.info.width)
     sums = measure_rows(typed, ranges, threads=threads)
     weighted = None if typed.entry is None else sums.weighted_error
     return TensorError(error=sums.error, weighted_error=weighted, rows=sum(last - first for first, last in ranges))
@@ -71,7 +71,7 @@ def error_lines(
             error=found.error,
             weighted_error=found.weighted_error,
             rows=found.rows,
-            of=typed.rows,
+            of=typed.tensor.info.rows,
             source=None if typed.maker is None else typed.maker.name,
             basis=basis,
         )

@@ -20,13 +20,14 @@ from gguftool.engines.probe import require_linux
 from gguftool.errors import PlanError
 from gguftool.format.imatrix import ImatrixKind
 from gguftool.model.companions import read_imatrix
-from gguftool.model.opening import open_model
+from gguftool.model.opening import StrPath, open_model
 from gguftool.record import record
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.source import whole
 from gguftool.surgery.convert_imatrix import plan_convert_imatrix
 
+_BATCH = 2048  # tokens that the tools compute at once by default
 _DIGEST = 16  # hex digits in the names of parts
 
 
@@ -38,10 +39,10 @@ class ImatrixJob:
     `every`: chunks of one run of the tool.  `arguments`: more options for the engine.
     """
 
-    model: str
-    text: Path
+    model: StrPath
+    text: StrPath
     engine: str
-    kind: ImatrixKind
+    kind: ImatrixKind = ImatrixKind.GGUF
     context: int = 512
     chunks: int | None = None
     every: int = 50
@@ -57,23 +58,23 @@ class MakeHooks:
 
 
 @contextlib.contextmanager
-def made_imatrix(job: ImatrixJob, output: Path, hooks: MakeHooks | None = None) -> Iterator[Plan]:
+def made_imatrix(job: ImatrixJob, output: StrPath, hooks: MakeHooks | None = None) -> Iterator[Plan]:
     """Make the imatrix and yield the plan that writes it to `output`; without an error, remove the parts at the end.
 
     Raises `PlanError` for an unsuitable model or program, `ExecuteError` if the tool fails or another run makes the
     same file.
     """
-    hooks = hooks or MakeHooks()
+    output, hooks = Path(output), hooks or MakeHooks()
     require_linux(job.engine)
     model, folder = _local_model(job.model), work_folder_of(output)
     with locked_folder(folder):
         tool = ImatrixTool(engine=find_imatrix_tool(job.engine, folder), context=job.context, arguments=job.arguments)
         made = _collected(job, tool, Path(model), folder, hooks)
-        yield _plan(made, job.kind, output)
+        yield _plan(made, job, output)
         remove_folder(folder)
 
 
-def _local_model(spec: str) -> str:
+def _local_model(spec: StrPath) -> str:
     """The file from which the engine opens the model."""
     model = open_model(spec)
     if any(source.is_remote for source in model.sources) or not model.is_complete:
@@ -84,14 +85,17 @@ def _local_model(spec: str) -> str:
 def _collected(job: ImatrixJob, tool: ImatrixTool, model: Path, folder: Path, hooks: MakeHooks) -> Path:
     """Collect over all chunks, from where an earlier run stopped; return the file of all."""
     name, suffix = _identity(job, tool, model), ".gguf" if tool.writes_gguf else ".dat"
-    done, total = _done_before(folder, name, suffix), job.chunks or 0
+    done, total, every = _done_before(folder, name, suffix), job.chunks or 0, job.every
+    if not tool.writes_gguf and total > every:
+        hooks.note("this llama-imatrix loses the weight of what it collected before, so it is one run over all chunks")
+        every = total
     while job.chunks is None or done < job.chunks:
         hooks.progress(done, total)
-        wanted = None if job.chunks is None else min(job.every, job.chunks - done)
+        wanted = None if job.chunks is None else min(every, job.chunks - done)
         before, begun = folder / f"{name}-{done}{suffix}", folder / f"begun{suffix}"
         begun.unlink(missing_ok=True)
         stretch = Stretch(first=done, chunks=wanted, before=before if done else None)
-        found = collect_chunks(tool, model, job.text.absolute(), begun, stretch)
+        found = collect_chunks(tool, model, Path(job.text).absolute(), begun, stretch)
         if not found:
             hooks.note(f"the text ends within two chunks after chunk {done:,}; {total:,} were requested")
             break
@@ -122,11 +126,12 @@ def _identity(job: ImatrixJob, tool: ImatrixTool, model: Path) -> str:
     return digest.hexdigest()[:_DIGEST]
 
 
-def _plan(made: Path, kind: ImatrixKind, output: Path) -> Plan:
-    """Plan `output`: the file that was made, or its other format."""
+def _plan(made: Path, job: ImatrixJob, output: Path) -> Plan:
+    """Plan `output`: the file that was made, or its other format; a legacy file counts batches."""
     source = open_local(made)
     imatrix = read_imatrix(source)
-    if imatrix.kind is not kind:
-        return plan_convert_imatrix(source, imatrix, kind, output)
+    if imatrix.kind is not job.kind:
+        tokens = min(job.context, _BATCH) if job.kind is ImatrixKind.GGUF else None
+        return plan_convert_imatrix(source, imatrix, job.kind, output, tokens)
     copy = Copy(extent=whole(source), offset=0)
     return Plan(outputs=(OutputFile(path=output, head=b"", copies=(copy,), size=source.size),), inputs=(source,))

@@ -42,16 +42,6 @@ class TypedTensor:
     maker: Model | None = None
 
     @property
-    def width(self) -> int:
-        """Elements of a row."""
-        return self.tensor.info.dims[0]
-
-    @property
-    def rows(self) -> int:
-        """Rows of all matrices."""
-        return self.tensor.info.elements // self.width
-
-    @property
     def type(self) -> str:
         """The type's name, as recipes spell it."""
         return type_alias(self.typed.info.type)
@@ -122,7 +112,8 @@ class TypeMaker:
     def _quantized(self, tensor: Tensor, type_id: int, weights: Weights | None) -> tuple[Tensor, ImatrixEntry | None]:
         notes = Notes()
         options = QuantizeOptions(engine=self.engine, requantize=True, weights=weights)
-        typed, entry = TensorQuantizer(self.model, options, notes).quantize(tensor, type_id)
+        way = f"--quants MODEL measures {type_alias(type_id)} in a quant that has it"
+        typed, entry = TensorQuantizer(self.model, options, notes, way).quantize(tensor, type_id)
         if notes.problems:
             raise PlanError("; ".join(notes.problems), source=self.model.name, where=_named(tensor))
         return typed, entry
@@ -206,9 +197,9 @@ def _ratio(errors: float, squares: float) -> float:
 
 def row_chunks(typed: TypedTensor, ranges: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
     """Cut ranges of rows into chunks that fit in memory; each is within one matrix."""
-    step = max(1, _CHUNK // typed.width)
+    step = max(1, _CHUNK // typed.tensor.info.width)
     dims = typed.tensor.info.dims
-    matrix = dims[1] if len(dims) > 1 else typed.rows
+    matrix = dims[1] if len(dims) > 1 else typed.tensor.info.rows
     # Rows that a type interleaves are decoded together.
     step = max(step // 16, 1) * 16
     for first, last in ranges:
@@ -281,7 +272,7 @@ def _chunk_sums(
 
 def _rows(tensor: Tensor, first: int, last: int) -> NDArray[Any]:
     """Rows `first` to `last` as F32; raises `PlanError` for a type that cannot be decoded here."""
-    width = tensor.info.dims[0]
+    width = tensor.info.width
     decoder = decoder_of(tensor.info.type, tensor.byte_order, tensor.info.dims)
     if decoder is None or tensor.type_nbytes is None or tensor.sizing is Sizing.CONFLICT:
         raise PlanError(
@@ -289,9 +280,9 @@ def _rows(tensor: Tensor, first: int, last: int) -> NDArray[Any]:
             source=tensor.padded_extent.source.name,
             where=_named(tensor),
         )
-    begin, end = first * width // decoder.unit, -(-last * width // decoder.unit)
+    offset, length, skipped = decoder.span(first * width, last * width)
     extent = tensor.extent
-    data = extent.source.read_at(extent.offset + begin * decoder.unit_bytes, (end - begin) * decoder.unit_bytes)
-    skipped = first * width - begin * decoder.unit
-    numbers = decoder.decode(data)[skipped : skipped + (last - first) * width]
+    numbers = decoder.decode(extent.source.read_at(extent.offset + offset, length))[
+        skipped : skipped + (last - first) * width
+    ]
     return to_f32(numbers).reshape(last - first, width)

@@ -2,7 +2,8 @@
 
 A text is cut into chunks of the context's length. The tool's own files from the middle of a run are no place to go on
 from: it saves when the first tensor of a chunk is done, so that the others lack that chunk. Here each run ends after
-its chunks, and its file is whole.
+its chunks, and its file is whole. To go on from a legacy file is no way either: it has means of tokens and counts
+batches, and the tools add up these as if they were counts of tokens (ik_llama.cpp, load_imatrix).
 
 Sources: llama.cpp tools/imatrix/imatrix.cpp, ik_llama.cpp examples/imatrix/imatrix.cpp (collect_imatrix,
 compute_imatrix, and main for --in-file).
@@ -16,6 +17,7 @@ from pathlib import Path
 from gguftool.engines.child import Ending, Limits, Stop, run_child
 from gguftool.engines.probe import Kind, LoadEngine, find_engine
 from gguftool.errors import ExecuteError, printable
+from gguftool.format.engine_facts.engines import LLAMA_CPP
 from gguftool.record import record
 
 _UNLIMITED = 1 << 62  # bytes: a model takes what it takes
@@ -35,8 +37,8 @@ class ImatrixTool:
 
     @property
     def writes_gguf(self) -> bool:
-        """Whether it writes the GGUF form; ik_llama.cpp writes the legacy one alone."""
-        return "--output-format" in self.engine.options
+        """Whether it writes the GGUF form; ik_llama.cpp does not: its option of that name is for benchmarks."""
+        return self.engine.engine == LLAMA_CPP and "--output-format" in self.engine.options
 
 
 def find_imatrix_tool(name: str, folder: Path) -> LoadEngine:
@@ -77,8 +79,9 @@ def collect_chunks(tool: ImatrixTool, model: Path, text: Path, output: Path, str
 
 
 def _quiet(tool: ImatrixTool) -> list[str]:
-    wanted = (("--output-format", "gguf"), ("--no-warmup",), ("--offline",), ("--log-colors", "off"))
-    return [word for option in wanted if option[0] in tool.engine.options for word in option]
+    wanted = (("--no-warmup",), ("--offline",), ("--log-colors", "off"))
+    words = [word for option in wanted if option[0] in tool.engine.options for word in option]
+    return [*words, "--output-format", "gguf"] if tool.writes_gguf else words
 
 
 def _run(tool: ImatrixTool, words: list[str], folder: Path) -> Ending:

@@ -7,8 +7,9 @@ only for 100 tokens or more. Errors are standard errors over tokens. It ends wit
 what counts is what it printed.
 
 Sources: llama.cpp tools/perplexity/perplexity.cpp, ik_llama.cpp examples/perplexity/perplexity.cpp (perplexity,
-kl_divergence), which print the same. llama.cpp logs in a thread that it does not wait for at its end (common/log.cpp,
-common_log_main), so the last lines of a good run may be lost: of one that takes a second, one in ten. It is run again.
+kl_divergence), which print the same but for the line with the perplexity of saved logits. llama.cpp logs in a thread
+that it does not wait for at its end (common/log.cpp, common_log_main), so the last lines of a good run may be lost: of
+one that takes a second, one in ten. It is run again.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _TRIES = 8
 
 _NUMBER = r"([-+]?(?:\d+(?:\.\d*)?|nan|inf))"
 _PAIR = rf"{_NUMBER}\s*(?:±|\+/-)\s*{_NUMBER}"
-_BASE = re.compile(rf"Final estimate: PPL = {_PAIR}")
+_BASE = re.compile(rf"Final estimate: PPL(?: over \d+ chunks for n_ctx=\d+)? = {_PAIR}")  # ik_llama.cpp says how many
 _ROW = re.compile(rf"^\s*(\d+)\s+{_PAIR}\s+{_PAIR}\s+{_PAIR}\s+{_PAIR} %\s+{_PAIR} %\s*$", re.M)
 _STATISTICS = {
     "ppl": re.compile(rf"Mean PPL\(Q\)\s+: +{_PAIR}"),

@@ -39,6 +39,11 @@ class Decoder:
     unit_bytes: int
     decode: Callable[[bytes], NDArray[Any]]
 
+    def span(self, first: int, last: int) -> tuple[int, int, int]:
+        """Offset and length in bytes of the units that hold elements `first` to `last`; how many they hold before."""
+        begin, end = first // self.unit, -(-last // self.unit)
+        return begin * self.unit_bytes, (end - begin) * self.unit_bytes, first - begin * self.unit
+
 
 @lru_cache(maxsize=256)
 def decoder_of(type_id: int, byte_order: ByteOrder, dims: tuple[int, ...]) -> Decoder | None:

@@ -68,6 +68,16 @@ class TensorInfo:
         return math.prod(self.dims)
 
     @property
+    def width(self) -> int:
+        """Elements of a row (1 for a scalar without dims)."""
+        return self.dims[0] if self.dims else 1
+
+    @property
+    def rows(self) -> int:
+        """Rows of all matrices."""
+        return math.prod(self.dims[1:])
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """`dims` without trailing ones: writers differ in these."""
         end = len(self.dims)

@@ -20,6 +20,7 @@ from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
 from tests.support.command import environment, run_gguftool
 from tests.support.engine_tools import tool
+from tests.support.fake_imatrix import ENTRY, make_fake_ik
 from tests.support.measure_cases import MODEL
 
 CONTEXT = 64
@@ -107,6 +108,19 @@ def test_without_chunks_it_is_one_run_over_all(text: Path, tmp_path: Path) -> No
     made = _make(_job(text, chunks=None), tmp_path / "out.gguf")
     assert made.chunk_count is not None
     assert made.chunk_count > 80
+
+
+def test_of_ik_llama_cpp_it_is_one_run_and_batches_count_as_they_were(text: Path, tmp_path: Path) -> None:
+    """Its own tool adds means of an earlier file to sums of tokens: what was collected before would weigh nothing."""
+    engine, notes = str(make_fake_ik(tmp_path)), list[str]()
+    job = ImatrixJob(model=MODEL, text=text, engine=engine, context=CONTEXT, chunks=6, every=2)
+    made = _make(job, tmp_path / "out.gguf", MakeHooks(note=notes.append))
+    assert (made.kind, made.chunk_count, made.chunk_size) == (ImatrixKind.GGUF, 6, CONTEXT)
+    entry = made.entries[ENTRY]
+    assert entry.counts.tolist() == [6 * CONTEXT]
+    assert (entry.sums[0] / entry.counts[0])[:3].tolist() == [1, 2, 3]
+    assert len(notes) == 1
+    assert "one run over all chunks" in notes[0]
 
 
 def test_what_the_tool_complains_of_is_told(text: Path, tmp_path: Path) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tests.support.engine_child import run_engine
 from tests.support.engine_tools import tool
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class EngineError(Exception):
 def greedy(path: Path) -> str:
     """Return the text with which the model at `path` greedily continues the prompt."""
     command = [sys.executable, str(_SCRIPT), str(path), PROMPT, str(N_TOKENS)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False, errors="replace")
+    done = run_engine(command, TIMEOUT)
     if done.returncode != 0:
         # The log may come after the traceback: its thread writes when it gets to run.
         raise EngineError(f"exit status {done.returncode}: {done.stderr[-8000:]}")
@@ -74,15 +74,7 @@ def predict(*models: Path, mtp: bool = False, draft: Path | None = None) -> list
     """
     how = f"::{'mtp' if mtp else 'eagle3'}={draft or ''}" if mtp or draft else ""
     command = [sys.executable, str(_PREDICT), str(N_TOKENS), PROMPT, *(f"{path}{how}" for path in models)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-        errors="replace",
-        env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # or a debugger starts where it aborts
-    )
+    done = run_engine(command, TIMEOUT)
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     for path, answer in zip(models, answers, strict=False):
         if "refused" in answer:

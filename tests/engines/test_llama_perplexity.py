@@ -160,6 +160,15 @@ def test_an_engine_that_fails_is_named_with_what_it_said(tmp_path: Path, mode: s
     assert str(tmp_path / "llama-perplexity") in str(caught.value)
 
 
+def test_ik_llama_cpp_tells_of_how_many_chunks_the_perplexity_is(tmp_path: Path) -> None:
+    text, logits = tmp_path / "text.txt", tmp_path / "logits"
+    text.write_bytes(b"word " * 100)
+    run = run_of(tmp_path, "ik")
+    assert run.engine.engine == "ik_llama.cpp"
+    assert save_logits(run, MODEL, text, logits) == Estimate(value=20.0, error=0.5)
+    assert compare_logits(run, changed(tmp_path), logits).kld.value > 0
+
+
 def test_a_run_that_lost_its_last_lines_is_repeated(tmp_path: Path) -> None:
     logits = saved(tmp_path)
     assert compare_logits(run_of(tmp_path, "forgetful"), MODEL, logits).kld.value == 0

@@ -44,7 +44,9 @@ def tensor_of(traits: TypeTraits | str, dims: Sequence[int], name: str = "t", *,
     size = nbytes(traits.id, tuple(dims))
     assert size is not None
     padded = b.round_up(size, 32)
-    source = MemorySource(f"{name}.gguf", bytes(before) + b.filler(name, size) + b"\xee" * (padded - size) + b"more")
+    source = MemorySource(
+        label=f"{name}.gguf", data=bytes(before) + b.filler(name, size) + b"\xee" * (padded - size) + b"more"
+    )
     return Tensor(
         info=TensorInfo(name=name, dims=tuple(dims), type=traits.id, offset=before),
         padded_extent=Extent(source=source, offset=before, length=padded),

@@ -15,7 +15,7 @@ from gguftool.storage.plan import Copy, OutputFile, coalesce
 from gguftool.storage.sources.source import Extent
 from tests.support.memory_source import MemorySource, copy_plan
 
-SOURCE = MemorySource("in.gguf", bytes(range(100)))
+SOURCE = MemorySource(label="in.gguf", data=bytes(range(100)))
 
 
 def copy(at: int, start: int, length: int, source: MemorySource = SOURCE) -> Copy:
@@ -60,7 +60,7 @@ def test_coalescing_changes_calls_but_not_bytes(pieces: list[tuple[int, int, int
 
 
 def test_neighbours_of_different_sources_are_not_joined() -> None:
-    other = MemorySource("other.gguf", SOURCE.data)
+    other = MemorySource(label="other.gguf", data=SOURCE.data)
     assert len(coalesce([copy(0, 0, 5), copy(5, 5, 5, other)])) == 2
     assert len(coalesce([copy(0, 0, 5), copy(5, 5, 5)])) == 1
 
@@ -69,7 +69,7 @@ def test_the_fingerprint_covers_everything_that_makes_the_bytes() -> None:
     plan = copy_plan(SOURCE, Path("a.gguf"), Path("b.gguf"))
     (first, second) = plan.outputs
     others = [
-        copy_plan(MemorySource("in.gguf", bytes(100)), Path("a.gguf"), Path("b.gguf")),
+        copy_plan(MemorySource(label="in.gguf", data=bytes(100)), Path("a.gguf"), Path("b.gguf")),
         copy_plan(SOURCE, Path("a.gguf"), Path("c.gguf")),
         copy_plan(SOURCE, Path("a.gguf")),
         replace(plan, outputs=(replace(first, head=b"other head......"), second)),

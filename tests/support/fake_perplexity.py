@@ -16,7 +16,7 @@ from pathlib import Path
 
 BLOCK = 256
 VOCABULARY = 272
-MODES = ("ok", "crash", "garbage", "nan", "silent", "other", "hang", "forgetful", "lost")
+MODES = ("ok", "crash", "garbage", "nan", "silent", "other", "hang", "forgetful", "lost", "ik")
 _HELP = "-m --model FILE\n--kl-divergence\n--chunks N\n--no-warmup\n"
 
 
@@ -32,7 +32,7 @@ def make_fake(folder: Path, mode: str = "ok") -> Path:
 def respond(mode: str, words: list[str]) -> tuple[int, str]:
     """Do what the program does with `words`: its exit status, and what it prints."""
     if "--help" in words:
-        return 0, _HELP
+        return 0, _HELP + ("--run-time-repack\n" if mode == "ik" else "")
     if "--version" in words:
         return 0, "version: 7 (fake)\n"
     model, logits = Path(_after(words, "-m")), Path(_after(words, "--kl-divergence-base"))
@@ -43,7 +43,8 @@ def respond(mode: str, words: list[str]) -> tuple[int, str]:
         if chunks < 2:
             return 0, f"perplexity: you need at least {2 * context} tokens\n"
         _save(logits, context, chunks, blocks)
-        return 0, "Final estimate: PPL = 20.0000 +/- 0.50000\n"
+        over = f" over {chunks} chunks for n_ctx={context}" if mode == "ik" else ""
+        return 0, f"Final estimate: PPL{over} = 20.0000 +/- 0.50000\n"
     return _compare(mode, logits, blocks)
 
 

@@ -10,10 +10,8 @@ llama.cpp aborts on some.
 from __future__ import annotations
 
 import json
-import os
 import re
 import struct
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.check_models import LAYOUTS, text
+from tests.support.engine_child import run_engine
 from tests.support.paths import REPO
 
 VERDICTS = REPO / "tests" / "analysis" / "lint" / "verdicts.json"
@@ -454,15 +453,7 @@ def corpus() -> Iterator[tuple[str, Head]]:
 def verdict_of(path: Path) -> dict[str, Any]:
     """What llama.cpp says: whether it loads, and the line that says why not."""
     command = [sys.executable, "-c", _LOAD, str(path)]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-        errors="replace",
-        env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # or a debugger starts where it aborts
-    )
+    done = run_engine(command, TIMEOUT)
     if "LOADED" in done.stdout:
         return {"loads": True, "said": ""}
     log = [line for line in (done.stdout + done.stderr).splitlines() if "error" in line.lower() or "ASSERT" in line]

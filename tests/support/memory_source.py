@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from gguftool.errors import SourceError
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.source import Extent, Source
+from gguftool.storage.sources.virtual import BytesSource
 
 
-@dataclass(frozen=True)
-class MemorySource(Source):
-    """A source without a file, like a remote or a computed one."""
-
-    label: str
-    data: bytes
+class MemorySource(BytesSource):
+    """Bytes that two threads read in small pieces, like those of a remote or a computed source."""
 
     stream_step: ClassVar[int] = 1 << 16
-
-    @property
-    def name(self) -> str:
-        return self.label
-
-    @property
-    def size(self) -> int:
-        return len(self.data)
-
-    @property
-    def identity(self) -> str:
-        return f"memory:{self.name}:{hashlib.sha256(self.data).hexdigest()}"
-
-    def read_at(self, offset: int, length: int) -> bytes:
-        if offset + length > len(self.data):
-            raise SourceError("ends early", source=self.name, offset=offset)
-        return self.data[offset : offset + length]
 
     @property
     def parallelism(self) -> int:

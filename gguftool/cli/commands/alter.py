@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from gguftool.cli.shared.operations import by_label, operations
-from gguftool.cli.shared.options import KeepFileType, OutputOption, engines_named, size_option
+from gguftool.cli.shared.options import KeepFileType, MaxSize, OutputOption, engines_named
 from gguftool.cli.shared.running import carry_out, output_options, with_inputs
 from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
 from gguftool.errors import listed
@@ -63,9 +63,7 @@ def alter(
     script: Annotated[
         list[str] | None, _operation("--script", "FILE", "Operations, one a line, with these words and without dashes.")
     ] = None,
-    max_size: Annotated[
-        int | None, size_option("--max-size", help="Write a set of files up to this size; OUT is their prefix.")
-    ] = None,
+    max_size: MaxSize = None,
     keep_file_type: KeepFileType = False,
     *,
     layout: LayoutFlags,

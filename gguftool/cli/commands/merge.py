@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gguftool.cli.shared.console import remark
-from gguftool.cli.shared.options import KeepFileType, OutputOption, size_option
+from gguftool.cli.shared.options import KeepFileType, MaxSize, OutputOption
 from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
 from gguftool.errors import PlanError
 from gguftool.record import replace
@@ -73,9 +73,7 @@ def merge(
             show_default=False,
         ),
     ] = None,
-    max_size: Annotated[
-        int | None, size_option("--max-size", help="Write a set of files up to this size; OUT is their prefix.")
-    ] = None,
+    max_size: MaxSize = None,
     keep_file_type: KeepFileType = False,
     true_file_type: Annotated[
         bool, typer.Option("--true-file-type", help="Set general.file_type by the type of most elements.")

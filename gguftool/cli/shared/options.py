@@ -128,6 +128,9 @@ Pad = Annotated[
 Reserve = Annotated[
     int, size_option("--reserve", help="Leave this much room in the head for later edits in place, such as 64KiB.")
 ]
+MaxSize = Annotated[
+    int | None, size_option("--max-size", help="Write a set of files up to this size; OUT is their prefix.")
+]
 KeepFileType = Annotated[
     bool, typer.Option("--keep-file-type", help="Keep general.file_type whatever the tensors are.")
 ]

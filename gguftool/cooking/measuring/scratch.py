@@ -91,7 +91,7 @@ class Scratch:
         fd = self._open(own)
         try:
             carrier = self._carrier(maker, typed, fd, own)
-            sums = measure_rows(typed, [(0, typed.rows)], threads=threads, carry=carrier)
+            sums = measure_rows(typed, [(0, typed.tensor.info.rows)], threads=threads, carry=carrier)
         finally:
             close_quietly(fd)
         if not sums.carrier_error <= LARGEST_SHARE * sums.error:  # true for NaN, too, which infinities give
@@ -134,7 +134,7 @@ class Scratch:
         decoder = decoder_of(kind, own.byte_order, typed.tensor.info.dims)
         if decoder is None:
             raise NoCarrierError(f"{type_alias(kind)} cannot be decoded here", source=self.model.name)
-        row = typed.width // TYPES[kind].block_size * TYPES[kind].type_size
+        row = typed.tensor.info.width // TYPES[kind].block_size * TYPES[kind].type_size
         return _Carrier(typed=typed, source=source, decoder=decoder, fd=fd, start=own.extent.offset, row_bytes=row)
 
     def _restore(self, tensor: Tensor) -> None:

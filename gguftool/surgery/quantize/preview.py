@@ -104,8 +104,8 @@ def _type_share(type_id: int, steps: list[TensorStep]) -> QuantizedShare:
 
 def _cost(source: QuantizedSource) -> float:
     """Measure the seconds that one element takes, on a few rows."""
-    rows = min(max(_TRIAL // source.width, 1), source.rows)
+    rows = min(max(_TRIAL // source.tensor.info.width, 1), source.tensor.info.rows)
     source.read_at(0, source.row_size)  # warms up the disk and the caches
     start = time.perf_counter()
     source.read_at(0, rows * source.row_size)
-    return (time.perf_counter() - start) / (rows * source.width)
+    return (time.perf_counter() - start) / (rows * source.tensor.info.width)

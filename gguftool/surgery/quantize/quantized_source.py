@@ -68,22 +68,12 @@ class QuantizedSource(Source):
     @property
     def size(self) -> int:
         """Bytes of all rows."""
-        return self.rows * self.row_size
-
-    @property
-    def width(self) -> int:
-        """Elements in a row."""
-        return self.tensor.info.dims[0]
-
-    @property
-    def rows(self) -> int:
-        """Rows of all matrices."""
-        return self.tensor.info.elements // self.width
+        return self.tensor.info.rows * self.row_size
 
     @property
     def row_size(self) -> int:
         """Bytes of a row in the new type."""
-        return self.width // self.traits.block_size * self.traits.type_size
+        return self.tensor.info.width // self.traits.block_size * self.traits.type_size
 
     @property
     def identity(self) -> str:
@@ -135,9 +125,9 @@ class QuantizedSource(Source):
 
     def _chunks(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """Cut rows into chunks; with weights, a chunk is within one matrix, because each matrix has its own weights."""
-        step = max(1, _CHUNK // self.width)
+        step = max(1, _CHUNK // self.tensor.info.width)
         dims = self.tensor.info.dims
-        matrix = dims[1] if self.entry is not None and len(dims) > 1 else self.rows
+        matrix = dims[1] if self.entry is not None and len(dims) > 1 else self.tensor.info.rows
         while first < last:
             end = min(last, first + step, (first // matrix + 1) * matrix)
             yield first, end
@@ -146,17 +136,17 @@ class QuantizedSource(Source):
     def _reader(self, begin: int, behind: int) -> Callable[[int, int], bytes]:
         """A function that reads the input of rows `first` to `last`; in one request, if rows are whole units."""
         extent, decoder = self.tensor.extent, self.decoder
-        if self.width % decoder.unit:  # rows that are interleaved: a chunk may begin within a group of them
+        if self.tensor.info.width % decoder.unit:  # rows that are interleaved: a chunk may begin within a group of them
             return lambda first, last: extent.source.read_at(*self._units(first, last))
-        row = self.width // decoder.unit * decoder.unit_bytes
+        row = self.tensor.info.width // decoder.unit * decoder.unit_bytes
         rows = byte_reader(extent.source.stream(extent.offset + begin * row, (behind - begin) * row))
         return lambda first, last: rows((last - first) * row)
 
     def _units(self, first: int, last: int) -> tuple[int, int]:
         """Offset and length of the whole units that hold rows `first` to `last`."""
-        decoder = self.decoder
-        start, end = first * self.width // decoder.unit, -(-last * self.width // decoder.unit)
-        return self.tensor.extent.offset + start * decoder.unit_bytes, (end - start) * decoder.unit_bytes
+        width = self.tensor.info.width
+        offset, length, _ = self.decoder.span(first * width, last * width)
+        return self.tensor.extent.offset + offset, length
 
     def _quantize(self, first: int, rows: NDArray[Any], weights: NDArray[Any] | None) -> bytes | bytearray:
         low, high = float(rows.min()), float(rows.max())
@@ -176,8 +166,8 @@ class QuantizedSource(Source):
         """Decode rows `first` to `last`; `data` may begin earlier, at a unit."""
         import numpy as np
 
-        width = self.width
-        skipped = first * width % self.decoder.unit
+        width = self.tensor.info.width
+        _, _, skipped = self.decoder.span(first * width, last * width)
         numbers = self.decoder.decode(data)[skipped : skipped + (last - first) * width]
         rows = to_f32(numbers).reshape(last - first, width)
         if self.factor is None:
@@ -220,7 +210,7 @@ class QuantizedSource(Source):
         made = decoder_of(self.traits.id, ByteOrder.LITTLE, self.tensor.info.dims)
         if made is None:
             return
-        finite = np.isfinite(made.decode(bytes(data)).reshape(-1, self.width)).all(axis=1)
+        finite = np.isfinite(made.decode(bytes(data)).reshape(-1, self.tensor.info.width)).all(axis=1)
         if not finite.all():
             raise FormatError(
                 f"values are too large for {self.traits.name}: they would become infinities or NaN",

@@ -66,11 +66,15 @@ class Pending(Source):
 
 @dataclass(slots=True)
 class TensorQuantizer:
-    """Turns tensors of `source` into other types, or reports in `notes` why that cannot be done."""
+    """Turns tensors of `source` into other types, or reports in `notes` why that cannot be done.
+
+    `other_way`: how a caller gets a type that no back end makes; default: by the options of quantize.
+    """
 
     source: Model
     options: QuantizeOptions
     notes: Notes
+    other_way: str | None = None
     backend: Quantizer = field(default_factory=best_quantizer, init=False)
     encoders: dict[int, tuple[str, Encode]] = field(default_factory=dict, init=False)
     unweighed: list[str] = field(default_factory=list, init=False)
@@ -167,7 +171,7 @@ class TensorQuantizer:
         traits = TYPES[wanted]
         quantizer = plain_quantizer() if PLAIN in traits.quantized_by else self.backend
         if traits.name not in quantizer.types:
-            self.notes.problem(_not_offered(wanted, quantizer, self.options.engine), name)
+            self.notes.problem(_not_offered(wanted, quantizer, self.options.engine, self.other_way), name)
             return None
         if wanted not in self.encoders:
             self.encoders[wanted] = (f"{quantizer.name} {quantizer.version}", quantizer.encoder(traits))
@@ -233,13 +237,13 @@ class TensorQuantizer:
                 notes.remark("not in the imatrix, so quantized without it", name)
 
 
-def _not_offered(wanted: int, quantizer: Quantizer, engine: str) -> str:
+def _not_offered(wanted: int, quantizer: Quantizer, engine: str, other_way: str | None) -> str:
     """The message that `quantizer` does not make the type `wanted`, with the ways to get it."""
     ways = []
     makers = TYPES[wanted].quantized_by
     if quantizer.name == GGUF and LIBGGUF in makers:
         ways.append(f"a back end that makes it: {how_to_install(this_machine())}")
-    if engine_makes(wanted, engine):
+    if engine_makes(wanted, engine) and other_way is None:
         ways.append(f"--llama-quantize PATH drives one of {engine}")
-    ways.append("--reuse MODEL takes it from a model that has it")
+    ways.append(other_way or "--reuse MODEL takes it from a model that has it")
     return f"{quantizer.name} does not make {type_alias(wanted)}; {', '.join(ways)}"

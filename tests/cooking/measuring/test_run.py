@@ -319,6 +319,17 @@ def test_types_that_rows_do_not_fit_are_left_out_with_a_remark(tmp_path: Path) -
     assert len(run.plan().remarks) == 1
 
 
+def test_a_type_that_no_back_end_makes_is_left_out_with_a_way_out(tmp_path: Path) -> None:
+    run = measuring(make_setup(tmp_path), tmp_path / "out.jsonl", selection("iq4_ks", "q4_0"))
+    (remark,) = run.plan().remarks
+    assert "--quants MODEL measures iq4_ks in a quant that has it" in remark
+    assert "--reuse" not in remark
+    setup = replace(make_setup(tmp_path), quants=(str(FIXTURES / "engines" / "tiny-llama-IQ4_KS.gguf"),))
+    assert "iq4_ks" in {
+        task.type for task in measuring(setup, tmp_path / "out.jsonl", selection("iq4_ks")).plan().tasks
+    }
+
+
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
     folder = work_folder_of(tmp_path / "out.jsonl")
     folder.mkdir(mode=0o700)

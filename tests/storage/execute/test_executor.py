@@ -63,7 +63,7 @@ def test_outputs_hold_what_the_plan_says(source: LocalSource, out: Path, count: 
 
 
 def test_a_source_without_a_file_is_copied_plainly(out: Path) -> None:
-    execute(copy_plan(MemorySource("memory", DATA), out / "a.gguf"))
+    execute(copy_plan(MemorySource(label="memory", data=DATA), out / "a.gguf"))
     assert tree(out) == {"a.gguf": expected(DATA)}
 
 
@@ -213,7 +213,7 @@ def test_without_permission_it_says_so_and_leaves_nothing(public_folder: Path) -
 
 
 def test_what_cannot_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
-    source = MemorySource("big", bytes(2 << 20))
+    source = MemorySource(label="big", data=bytes(2 << 20))
     with small_disk(tmp_path / "disk", "1m") as disk:
         with pytest.raises(ExecuteError, match=r"needs [0-9,]+ bytes and [0-9,]+ are free"):
             execute(copy_plan(source, disk / "new" / "a.gguf"))
@@ -222,7 +222,7 @@ def test_what_cannot_fit_is_refused_before_anything_is_written(tmp_path: Path) -
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_disk_that_fills_up_meanwhile_leaves_nothing_behind(tmp_path: Path, count: int) -> None:
-    source = MemorySource("big", bytes([1]) * (768 << 10) if count == 1 else bytes([1]) * (256 << 10))
+    source = MemorySource(label="big", data=bytes([1]) * (768 << 10) if count == 1 else bytes([1]) * (256 << 10))
     with small_disk(tmp_path / "disk", "1m") as disk:
 
         def fill(nbytes: int) -> None:

@@ -161,7 +161,7 @@ def test_an_output_that_cannot_be_read_back_gets_no_name(tmp_path: Path, monkeyp
     def fails(*_args: object) -> int:
         raise OSError(5, "Input/output error")
 
-    source = MemorySource("s", b"0123456789" * 1000)
+    source = MemorySource(label="s", data=b"0123456789" * 1000)
     copy = Copy(extent=Extent(source=source, offset=0, length=source.size), offset=4)
     mark = Mark(name="t", offset=4, length=source.size)
     output = OutputFile(path=tmp_path / "o", head=b"head", copies=(copy,), size=source.size + 4, marks=(mark,))

@@ -81,7 +81,7 @@ def _joined(folder: Path, data: bytes) -> Source:
 MAKERS: dict[str, Callable[[Path, bytes], Source]] = {
     "local": _local,
     "through a symlink": _symlink,
-    "memory": lambda folder, data: MemorySource("memory.bin", data),
+    "memory": lambda folder, data: MemorySource(label="memory.bin", data=data),
     "bytes": lambda folder, data: BytesSource(label="list.bin", data=data),
     "joined": _joined,
     "http": _http,

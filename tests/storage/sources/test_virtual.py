@@ -15,7 +15,10 @@ from gguftool.storage.sources.source import Extent, Source
 from gguftool.storage.sources.virtual import BytesSource, JoinedSource, cut, joined, parts_of
 from tests.support.memory_source import MemorySource
 
-ONE, OTHER = MemorySource("one.gguf", bytes(range(100))), MemorySource("other.gguf", bytes(range(100, 200)))
+ONE, OTHER = (
+    MemorySource(label="one.gguf", data=bytes(range(100))),
+    MemorySource(label="other.gguf", data=bytes(range(100, 200))),
+)
 
 
 def extent(start: int, length: int, source: Source = ONE) -> Extent:

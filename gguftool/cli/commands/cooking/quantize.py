@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from gguftool.cli.shared.options import KeepFileType, OutputOption, check_engine, size_option
+from gguftool.cli.shared.options import KeepFileType, MaxSize, OutputOption, check_engine
 from gguftool.cli.shared.presets import PresetOption, Pure, named_preset
 from gguftool.cli.shared.quantizing import (
     AllowRequantize,
@@ -78,9 +78,7 @@ def quantize(
         list[str] | None,
         typer.Option("--allow-kv-mismatch", metavar="KEY", help="Let models to reuse differ in KEY. Repeatable."),
     ] = None,
-    max_size: Annotated[
-        int | None, size_option("--max-size", help="Write a set of files up to this size; OUT is their prefix.")
-    ] = None,
+    max_size: MaxSize = None,
     keep_file_type: KeepFileType = False,
     *,
     layout: LayoutFlags,
