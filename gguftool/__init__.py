@@ -51,11 +51,30 @@ if TYPE_CHECKING:
     from gguftool.cooking.devices import Device as MixDevice
     from gguftool.cooking.devices import parse_devices
     from gguftool.cooking.exploration import Exploration
+    from gguftool.cooking.imatrix_making import ImatrixJob, made_imatrix
+    from gguftool.cooking.imatrix_making import MakeHooks as ImatrixHooks
     from gguftool.cooking.inputs import Offers
+    from gguftool.cooking.making.cook import Cooked, plan_cook
+    from gguftool.cooking.making.gather import Gathered, open_cook_inputs
+    from gguftool.cooking.making.published import check_published
+    from gguftool.cooking.measuring.bench import Setup as MeasureSetup
+    from gguftool.cooking.measuring.groups import Grouping as MeasureGrouping
+    from gguftool.cooking.measuring.groups import parse_grouping
+    from gguftool.cooking.measuring.run import (
+        ErrorSetup,
+        MeasurePlan,
+        MeasureReport,
+        measure,
+        measure_errors,
+        plan_measure,
+    )
+    from gguftool.cooking.measuring.run import Hooks as MeasureHooks
+    from gguftool.cooking.measuring.run import Selection as MeasureSelection
     from gguftool.cooking.mix import Mix, MixOptions, Slow
     from gguftool.cooking.mix import Target as MixTarget
     from gguftool.cooking.offers import Offer, offer_types
     from gguftool.cooking.planning import choose_mix, explore_mix, plan_mix
+    from gguftool.cooking.transfer import Transfer, TransferOptions, transfer_recipe, transfer_words
     from gguftool.engines.llama_quantize import LlamaQuantize
     from gguftool.errors import ExecuteError, FormatError, GGUFToolError, LimitError, PlanError, SourceError
     from gguftool.format.cursor import NeedMoreData
@@ -111,40 +130,31 @@ __version__ = "0.1.0"
 
 # Everything that a module above defines for users is here; tests compare.
 __all__ = (
-    "KV", "TYPES", "Alteration",
-    "BadPatternError", "ByteOrder", "CheckOptions", "CheckReport", "ConsumeRequest", "Copy", "Damage",
-    "DamageOptions",
-    "DataOptions", "Decision", "DiffOptions", "Distribution", "Donor", "Dump", "Edits", "Evidence", "EvidenceFiles",
-    "ExecuteError", "Exploration", "Extent",
+    "KV", "TYPES", "Alteration", "BadPatternError", "ByteOrder", "CheckOptions", "CheckReport", "ConsumeRequest",
+    "Cooked", "Copy", "Damage", "DamageOptions", "DataOptions", "Decision", "DiffOptions", "Distribution", "Donor",
+    "Dump", "Edits", "ErrorSetup", "Evidence", "EvidenceFiles", "ExecuteError", "Exploration", "Extent",
     "ExternalJob", "FetchOptions", "Filler", "Finding", "FindingGroup", "FloatType", "ForceSizes", "Format",
-    "FormatError",
-    "GGUFToolError", "Given", "Hash", "Header", "HeaderDiff", "Imatrix", "ImatrixKind", "ImatrixReport", "Info",
-    "Input",
-    "KeyRow", "LimitError",
-    "LlamaQuantize", "MapEntry", "MergeOptions", "Mix", "MixContext", "MixDevice", "MixOptions", "MixTarget", "Model",
-    "ModelCoverage", "ModelFile", "ModelLike", "NeedMoreData", "Observation", "Offer", "Offers",
-    "Options", "OutputFile", "OutputOptions", "PlacementRule", "Plan", "PlanError", "Preview", "QuantizeOptions",
-    "QuantizePreview", "Receipt", "Recipe", "RecipeFormat", "RecipeReport", "RecipeRule", "Report",
-    "SelectionOptions", "Severity", "Sizing", "Slow", "Source", "SourceError", "SplitOptions", "StrPath", "Tensor",
-    "TensorInfo", "TensorSort", "TypeRow", "TypeTraits", "ValueType", "Verdict", "Weights", "__version__", "cat",
-    "check_codes",
-    "check_imatrix", "check_model", "check_recipe", "choose_mix", "compact_recipe", "decide_quantize",
-    "describe_imatrix", "diff",
-    "distribution", "dump", "execute", "expand_recipe", "explore_mix", "extract_recipe", "file_hashes", "find_damage",
-    "find_preset", "find_type", "hash_files", "hash_tensors", "imatrix_coverage", "info", "made_externally", "make_kv",
-    "metadata_rows", "nbytes", "offer_types", "open_donor",
-    "open_imatrix", "open_inputs", "open_model", "open_models", "parse", "parse_any_recipe", "parse_devices",
-    "parse_placement",
-    "parse_recipe", "plan_alter", "plan_alter_imatrix", "plan_convert_imatrix", "plan_decision",
-    "plan_edit", "plan_export",
-    "plan_fetch",
-    "plan_fetch_files", "plan_merge", "plan_mix", "plan_quantize", "plan_repair", "plan_split", "plan_swap",
-    "plan_tensors_map",
-    "plan_tensors_map_of_split", "plan_views", "preview_quantize", "read_evidence", "read_tensors_map",
-    "recover_model",
-    "render_any_recipe", "render_recipe", "render_report", "report", "serialize", "sort_dump", "tensor_hashes",
-    "type_rows",
-    "verify_against_map", "verify_manifest",
+    "FormatError", "GGUFToolError", "Gathered", "Given", "Hash", "Header", "HeaderDiff", "Imatrix", "ImatrixHooks",
+    "ImatrixJob", "ImatrixKind", "ImatrixReport", "Info", "Input", "KeyRow", "LimitError", "LlamaQuantize",
+    "MapEntry", "MeasureGrouping", "MeasureHooks", "MeasurePlan", "MeasureReport", "MeasureSelection", "MeasureSetup",
+    "MergeOptions", "Mix", "MixContext", "MixDevice", "MixOptions", "MixTarget", "Model", "ModelCoverage",
+    "ModelFile", "ModelLike", "NeedMoreData", "Observation", "Offer", "Offers", "Options", "OutputFile",
+    "OutputOptions", "PlacementRule", "Plan", "PlanError", "Preview", "QuantizeOptions", "QuantizePreview", "Receipt",
+    "Recipe", "RecipeFormat", "RecipeReport", "RecipeRule", "Report", "SelectionOptions", "Severity", "Sizing",
+    "Slow", "Source", "SourceError", "SplitOptions", "StrPath", "Tensor", "TensorInfo", "TensorSort", "Transfer",
+    "TransferOptions", "TypeRow", "TypeTraits", "ValueType", "Verdict", "Weights", "__version__", "cat",
+    "check_codes", "check_imatrix", "check_model", "check_published", "check_recipe", "choose_mix", "compact_recipe",
+    "decide_quantize", "describe_imatrix", "diff", "distribution", "dump", "execute", "expand_recipe", "explore_mix",
+    "extract_recipe", "file_hashes", "find_damage", "find_preset", "find_type", "hash_files", "hash_tensors",
+    "imatrix_coverage", "info", "made_externally", "made_imatrix", "make_kv", "measure", "measure_errors",
+    "metadata_rows", "nbytes", "offer_types", "open_cook_inputs", "open_donor", "open_imatrix", "open_inputs",
+    "open_model", "open_models", "parse", "parse_any_recipe", "parse_devices", "parse_grouping", "parse_placement",
+    "parse_recipe", "plan_alter", "plan_alter_imatrix", "plan_convert_imatrix", "plan_cook", "plan_decision",
+    "plan_edit", "plan_export", "plan_fetch", "plan_fetch_files", "plan_measure", "plan_merge", "plan_mix",
+    "plan_quantize", "plan_repair", "plan_split", "plan_swap", "plan_tensors_map", "plan_tensors_map_of_split",
+    "plan_views", "preview_quantize", "read_evidence", "read_tensors_map", "recover_model", "render_any_recipe",
+    "render_recipe", "render_report", "report", "serialize", "sort_dump", "tensor_hashes", "transfer_recipe",
+    "transfer_words", "type_rows", "verify_against_map", "verify_manifest",
 )  # fmt: skip
 
 # Module -> its public names, as ``NAME`` or ``NAME=PUBLIC_NAME``. A module is loaded on the first use of a name:
@@ -170,10 +180,21 @@ _MODULES = {
     "cooking.damage.sensitivities": "EvidenceFiles read_evidence",
     "cooking.devices": "Context=MixContext Device=MixDevice parse_devices",
     "cooking.exploration": "Exploration",
+    "cooking.imatrix_making": "ImatrixJob MakeHooks=ImatrixHooks made_imatrix",
     "cooking.inputs": "Offers",
+    "cooking.making.cook": "Cooked plan_cook",
+    "cooking.making.gather": "Gathered open_cook_inputs",
+    "cooking.making.published": "check_published",
+    "cooking.measuring.bench": "Setup=MeasureSetup",
+    "cooking.measuring.groups": "Grouping=MeasureGrouping parse_grouping",
+    "cooking.measuring.run": (
+        "ErrorSetup Hooks=MeasureHooks MeasurePlan MeasureReport Selection=MeasureSelection measure measure_errors "
+        "plan_measure"
+    ),
     "cooking.mix": "Mix MixOptions Slow Target=MixTarget",
     "cooking.offers": "Offer offer_types",
     "cooking.planning": "choose_mix explore_mix plan_mix",
+    "cooking.transfer": "Transfer TransferOptions transfer_recipe transfer_words",
     "engines.llama_quantize": "LlamaQuantize",
     "errors": "ExecuteError FormatError GGUFToolError LimitError PlanError SourceError",
     "format.cursor": "NeedMoreData",

@@ -219,10 +219,14 @@ TAKES: dict[str, Take] = {
     "hash_tensors": lambda model, out: gguftool.hash_tensors(model),
     "imatrix_coverage": lambda model, out: gguftool.imatrix_coverage(model, gguftool.open_imatrix(IMATRIX)),
     "metadata_rows": lambda model, out: gguftool.metadata_rows(model),
+    "open_cook_inputs": lambda model, out: [one.model.name for one in gguftool.open_cook_inputs(model, RECIPE)[0]],
     "open_models": lambda model, out: gguftool.open_models(model)[0].tensors,
     "plan_alter": lambda model, out: gguftool.plan_alter(model, gguftool.Alteration(layers="1,0"), out),
     "plan_alter_imatrix": lambda model, out: gguftool.plan_alter_imatrix(
         IMATRIX, gguftool.open_imatrix(IMATRIX), gguftool.Alteration(layers="1,0"), f"{out}.dat", model=model
+    ),
+    "plan_cook": lambda model, out: (
+        gguftool.plan_cook(RECIPE, model, out, quantize=gguftool.QuantizeOptions(requantize=True)).plan
     ),
     "plan_edit": lambda model, out: gguftool.plan_edit(model, gguftool.Edits(remove=("general.name",)), out),
     "plan_export": lambda model, out: gguftool.plan_export(model, "output.weight", out),
@@ -243,6 +247,7 @@ TAKES: dict[str, Take] = {
     ),
     "plan_views": lambda model, out: gguftool.plan_views((), (), out, like=model),
     "report": lambda model, out: (gguftool.report(model), gguftool.report([model])),
+    "transfer_recipe": lambda model, out: gguftool.transfer_recipe(model, model),
     "verify_manifest": lambda model, out: gguftool.verify_manifest(_manifest(out), model),
 }
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from gguftool.cooking.making.gather import open_cook_inputs
+from gguftool.cooking.making.published import check_published
 from gguftool.errors import PlanError
 from gguftool.format.engine_facts.fallback import keeps_type
 from gguftool.format.ggml import TYPES, type_name
@@ -17,6 +19,7 @@ from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.pattern import literal
 from gguftool.format.recipe import Recipe, RecipeRule, spelling
 from gguftool.model.model import Model, Tensor
+from gguftool.model.opening import ModelLike, StrPath
 from gguftool.model.scales import owner_of
 from gguftool.record import record, replace
 from gguftool.storage.plan import Plan
@@ -39,12 +42,27 @@ class Cooked:
 
 
 def plan_cook(
+    recipe: Recipe,
+    sources: Input | ModelLike | Sequence[Input | ModelLike],
+    output: StrPath,
+    merge: MergeOptions | None = None,
+    quantize: QuantizeOptions | None = None,
+) -> Cooked:
+    """Plan the file `output` that `recipe` describes, from `sources`: models, labelled names, names with ``{QTYPE}``.
+
+    `merge` and `quantize` are the options for either case.  Shards that a name with ``{QTYPE}`` stands for are compared
+    with their maps and signatures.  Raises as `plan_merge`, `plan_quantize`, `open_cook_inputs` and
+    `check_published` do.
+    """
+    inputs, gathered = open_cook_inputs(sources, recipe)
+    remarks = check_published(gathered) if gathered else ()
+    cooked = _planned(recipe, inputs, Path(output), merge or MergeOptions(), quantize or QuantizeOptions())
+    return replace(cooked, plan=replace(cooked.plan, remarks=(*cooked.plan.remarks, *remarks))) if remarks else cooked
+
+
+def _planned(
     recipe: Recipe, inputs: Sequence[Input], output: Path, merge: MergeOptions, quantize: QuantizeOptions
 ) -> Cooked:
-    """Plan the file `output` that `recipe` describes, from `inputs`; raises `PlanError` as merge and quantize do.
-
-    `merge` and `quantize` are the options for either case.
-    """
     source = _source(inputs)
     if source is None or not any(_lacking(recipe, inputs, source, quantize)):
         full = _with_agreed(recipe, inputs)

@@ -7,6 +7,7 @@ A folder without a map, such as an ordinary quant, is used with all its files.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 from gguftool.errors import Notes, PlanError, SourceError, grouped, listed, printable
@@ -17,11 +18,11 @@ from gguftool.format.recipe import Recipe
 from gguftool.format.tensors_map import MapEntry
 from gguftool.model.companions import read_map
 from gguftool.model.model import Model
-from gguftool.model.opening import open_model
+from gguftool.model.opening import ModelLike, open_model
 from gguftool.record import record, replace
 from gguftool.storage.sources.locate import PACKED, base_name, can_list, canonical, for_each, is_url, siblings
 from gguftool.storage.sources.source import AbsentError
-from gguftool.surgery.inputs import Input, open_inputs
+from gguftool.surgery.inputs import Input, as_inputs
 
 _UPPER, _LOWER = "{QTYPE}", "{qtype}"
 _FEW_NAMES = 8  # listed in a message
@@ -52,10 +53,17 @@ def is_template(spec: str) -> bool:
     return _UPPER in spec or _LOWER in spec
 
 
-def open_kitchen(specs: Sequence[str], recipe: Recipe) -> tuple[tuple[Input, ...], tuple[Gathered, ...]]:
-    """Open ``[LABEL=]MODEL`` arguments and templates as inputs; also return what was gathered for the templates."""
-    gathered = tuple(gather(spec, recipe) for spec in specs if is_template(spec))
-    plain = open_inputs([spec for spec in specs if not is_template(spec)])
+def open_cook_inputs(
+    sources: Input | ModelLike | Sequence[Input | ModelLike], recipe: Recipe
+) -> tuple[tuple[Input, ...], tuple[Gathered, ...]]:
+    """Open models, ``[LABEL=]MODEL`` names and templates as inputs; also return what was gathered for the templates.
+
+    Raises as `open_model` and `gather` do.
+    """
+    if isinstance(sources, Input | Model | str | os.PathLike):
+        sources = [sources]
+    gathered = tuple(gather(spec, recipe) for spec in sources if isinstance(spec, str) and is_template(spec))
+    plain = as_inputs([spec for spec in sources if not (isinstance(spec, str) and is_template(spec))])
     return (*(one for each in gathered for one in each.inputs), *plain), gathered
 
 

@@ -29,6 +29,7 @@ from gguftool.errors import ExecuteError, GGUFToolError, PlanError, did_you_mean
 from gguftool.errors import grouped as grouped_reasons
 from gguftool.format.ggml import TYPES, find_type
 from gguftool.model.model import Model
+from gguftool.model.opening import StrPath
 from gguftool.record import record
 from gguftool.storage.system.space import free_bytes
 
@@ -196,6 +197,30 @@ class Measuring:
             )
 
 
+def measure(
+    setup: Setup,
+    selection: Selection,
+    output: StrPath,
+    hooks: Hooks | None = None,
+    *,
+    jobs: int = 1,
+    scheduler: str = "",
+) -> MeasureReport:
+    """Measure what is left of `selection`, and add it to the file `output`: a line as soon as it is known.
+
+    `jobs`: engines at a time on this machine; `scheduler`: the address of a dask.distributed scheduler instead.  Raises
+    `PlanError` for inputs that cannot be measured so, `ExecuteError` if there is no room or the engine does not work.
+    """
+    return Measuring(setup, selection, Path(output), jobs=jobs, scheduler=scheduler).run(hooks)
+
+
+def plan_measure(
+    setup: Setup, selection: Selection, output: StrPath, *, jobs: int = 1, scheduler: str = ""
+) -> MeasurePlan:
+    """Tell what `measure` would do; raises `PlanError` as it does."""
+    return Measuring(setup, selection, Path(output), jobs=jobs, scheduler=scheduler).plan()
+
+
 def _key(task: Task) -> tuple[object, ...]:
     return ("kld", task.group, task.tensors, task.type)
 
@@ -265,7 +290,9 @@ class ErrorSetup:
     version: str = ""
 
 
-def measure_errors(setup: ErrorSetup, selection: Selection, output: Path, hooks: Hooks | None = None) -> MeasureReport:
+def measure_errors(
+    setup: ErrorSetup, selection: Selection, output: StrPath, hooks: Hooks | None = None
+) -> MeasureReport:
     """Add the error of each tensor at each type to `output`; a remote model is read in ranges.
 
     Raises `PlanError` as `plan_tasks` does.
@@ -281,7 +308,7 @@ def measure_errors(setup: ErrorSetup, selection: Selection, output: Path, hooks:
         options=None,
         gguftool=setup.version,
     )
-    lines = MeasureOutput(output)
+    lines = MeasureOutput(Path(output))
     lines.check(basis)
     names = measurable(model, setup.engine, selection.patterns)
     wanted = list(dict.fromkeys((*_asked(model, names, selection.types), *types_found(maker, names))))

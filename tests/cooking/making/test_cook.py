@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gguftool.cooking.making.cook import RECIPE_KEY, Cooked, plan_cook
-from gguftool.cooking.making.gather import open_kitchen
+from gguftool.cooking.making.gather import open_cook_inputs
 from gguftool.errors import PlanError
 from gguftool.format.recipe import Recipe, parse_recipe
 from gguftool.model.layout import OutputOptions
@@ -25,7 +25,7 @@ NO_NORMS = MIX.removeprefix("norm=f32\n").replace(".*", "(embd|attn|^output\\.we
 
 def _cook(recipe: str | Recipe, specs: list[str], output: Path, **options: object) -> Cooked:
     parsed = parse_recipe(recipe) if isinstance(recipe, str) else recipe
-    inputs, _ = open_kitchen(specs, parsed)
+    inputs, _ = open_cook_inputs(specs, parsed)
     return plan_cook(parsed, inputs, output, MergeOptions(**options), QuantizeOptions())  # type: ignore[arg-type]
 
 
@@ -116,7 +116,7 @@ def test_the_recipe_can_be_stored_and_goes_with_the_next_merge(tmp_path: Path, k
     specs += [quant(tmp_path / f"{kind}.gguf", kind) for kind in kinds if len(kinds) > 1]
     parsed = parse_recipe(MIX)
     options = OutputOptions(texts=((RECIPE_KEY, MIX),))
-    inputs, _ = open_kitchen(specs, parsed)
+    inputs, _ = open_cook_inputs(specs, parsed)
     quantize = QuantizeOptions(output=options)
     write(plan_cook(parsed, inputs, tmp_path / "out.gguf", MergeOptions(output=options), quantize).plan)
     model = open_model(tmp_path / "out.gguf")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gguftool.cooking.making.gather import gather, is_template, open_kitchen
+from gguftool.cooking.making.gather import gather, is_template, open_cook_inputs
 from gguftool.errors import GGUFToolError, PlanError
 from gguftool.format.recipe import parse_recipe
 from tests.support.mix_models import NORMS, SHAPES, quant
@@ -65,7 +65,7 @@ def test_no_repository_at_all_is_one_message(tmp_path: Path) -> None:
 def test_a_type_without_a_repository_is_left_to_other_inputs(tmp_path: Path) -> None:
     template = make_suite(tmp_path, ("Q4_K", "Q8_0"))
     other = quant(tmp_path / "other.gguf", "BF16")
-    inputs, (gathered,) = open_kitchen([template, other], RECIPE)
+    inputs, (gathered,) = open_cook_inputs([template, other], RECIPE)
     assert len(inputs) == len(gathered.inputs) + 1
     assert "blk.0.ffn_down.weight" not in {name for one in gathered.inputs for name in one.model.tensors}
 

@@ -9,7 +9,7 @@ import typer
 
 from gguftool.cli.shared.console import remark, remark_each
 from gguftool.cli.shared.maps import verify_maps
-from gguftool.cli.shared.options import OutputOption, check_engine, local_path, size_option
+from gguftool.cli.shared.options import MaxSize, OutputOption, check_engine, local_path
 from gguftool.cli.shared.quantizing import (
     AllowRequantize,
     ImatrixOption,
@@ -21,7 +21,7 @@ from gguftool.cli.shared.recipes import read_recipe
 from gguftool.cli.shared.running import carry_out, file_plan, output_options, with_inputs
 from gguftool.cli.shared.writing import LayoutFlags, Writing, writer
 from gguftool.cooking.making.cook import RECIPE_KEY, Cooked, plan_cook
-from gguftool.cooking.making.gather import open_kitchen
+from gguftool.cooking.making.gather import open_cook_inputs
 from gguftool.cooking.making.published import check_published
 from gguftool.engines.llama_quantize import find_llama_quantize
 from gguftool.errors import without_secrets
@@ -65,9 +65,7 @@ def cook(
         list[str] | None,
         typer.Option("--allow-kv-mismatch", metavar="KEY", help="Let models differ in KEY. Repeatable."),
     ] = None,
-    max_size: Annotated[
-        int | None, size_option("--max-size", help="Write a set of files up to this size; OUT is their prefix.")
-    ] = None,
+    max_size: MaxSize = None,
     provenance: Annotated[
         bool, typer.Option("--provenance", help="Store the recipe in the file, and where each tensor came from.")
     ] = False,
@@ -111,7 +109,7 @@ def cook(
     rules, file = read_recipe(recipe)
     text = file.read_at(0, file.size).decode("utf-8", "surrogateescape")
     text = render_recipe(rules) if "\0" in text else text  # UTF-16, as a Windows shell writes
-    inputs, gathered = open_kitchen(sources, rules)
+    inputs, gathered = open_cook_inputs(sources, rules)
     if not no_verify:
         remark_each(check_published(gathered, trusted_keys))
     weights, also = read_weights(imatrix)
@@ -135,6 +133,7 @@ def cook(
         "cook",
         base_name(recipe),
         *(word for spec in sources for word in ("--from", _shared(spec))),
+        *(() if imatrix is None else ("--imatrix", _shared(imatrix))),
         "-o",
         output.name,
     )

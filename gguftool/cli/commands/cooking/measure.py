@@ -15,14 +15,8 @@ from gguftool.cli.shared.show import show
 from gguftool.cli.shared.signals import Interrupted
 from gguftool.cooking.measuring.bench import Setup
 from gguftool.cooking.measuring.groups import Grouping, parse_grouping
-from gguftool.cooking.measuring.run import (
-    ErrorSetup,
-    Hooks,
-    MeasureReport,
-    Measuring,
-    Selection,
-    measure_errors,
-)
+from gguftool.cooking.measuring.run import ErrorSetup, Hooks, MeasureReport, Selection, measure_errors, plan_measure
+from gguftool.cooking.measuring.run import measure as measure_model
 from gguftool.format.engine_facts.engines import ENGINES
 
 
@@ -115,7 +109,7 @@ def measure(
     check_patterns(selection.patterns)
     if errors:
         _refuse(text=text, group=group, scheduler=scheduler, engine_options=engine_options, dry_run=dry_run)
-        setup = ErrorSetup(
+        error_setup = ErrorSetup(
             model=model,
             imatrix=imatrix,
             quants=tuple(quants or ()),
@@ -124,40 +118,35 @@ def measure(
             version=__version__,
         )
         with counting_bar("errors") as progress:
-            report = measure_errors(setup, selection, output, Hooks(progress=progress))
+            report = measure_errors(error_setup, selection, output, Hooks(progress=progress))
         _finish(report, json=json)
         return
     if text is None or engine is None:
         raise typer.BadParameter("give --text FILE and --engine PATH of a llama-perplexity, or --errors")
     if not selection.types:
         raise typer.BadParameter("give --types, near the bits per weight that you want, such as --types q3_K")
-    run = Measuring(
-        Setup(
-            model=_absolute(model),
-            text=_absolute(text),
-            engine=_absolute(engine),
-            imatrix=None if imatrix is None else _absolute(imatrix),
-            quants=tuple(map(_absolute, quants or ())),
-            context=context,
-            chunks=chunks,
-            arguments=shell_words("--engine-options", engine_options),
-            seconds=timeout,
-            any_width=any_width,
-            version=__version__,
-        ),
-        selection,
-        output,
-        jobs=jobs,
-        scheduler=scheduler,
+    setup = Setup(
+        model=_absolute(model),
+        text=_absolute(text),
+        engine=_absolute(engine),
+        imatrix=None if imatrix is None else _absolute(imatrix),
+        quants=tuple(map(_absolute, quants or ())),
+        context=context,
+        chunks=chunks,
+        arguments=shell_words("--engine-options", engine_options),
+        seconds=timeout,
+        any_width=any_width,
+        version=__version__,
     )
     if dry_run:
-        plan = run.plan()
+        plan = plan_measure(setup, selection, output, jobs=jobs, scheduler=scheduler)
         remark_each(plan.remarks)
         show(plan, one_format(json=json))
         return
     try:
         with counting_bar("measured") as progress:
-            report = run.run(Hooks(progress=progress, note=remark))
+            hooks = Hooks(progress=progress, note=remark)
+            report = measure_model(setup, selection, output, hooks, jobs=jobs, scheduler=scheduler)
     except Interrupted:
         remark(f"what was measured is in {output}; the same command goes on from there")
         raise
