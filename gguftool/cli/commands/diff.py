@@ -80,6 +80,6 @@ def _compare(
     old, new = (open_model(spec, this_file_only=this_file_only) for spec in (a, b))
     if by is None:
         return diff_headers(old, new, options)
-    with progress_bar(bytes_to_compare(old, new, options)) as progress:
+    with progress_bar(bytes_to_compare(old, new, options), "comparing") as progress:
         data = DataOptions(by=by, progress=progress, imatrix=weights, imatrix_name=imatrix or "imatrix")
         return diff_headers(old, new, replace(options, data=data))

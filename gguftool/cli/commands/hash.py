@@ -61,7 +61,7 @@ def hash_(
     opened = open_model(model) if model is not None else None
     names = [file.source.name for file in opened.files] if opened is not None else []
     if check is not None:
-        with progress_bar(0) as progress:
+        with progress_bar(0, "checking") as progress:
             verdicts = verify_manifest(check, opened, jobs, progress)
         if json:
             names += [verdict.name for verdict in verdicts if os.path.isabs(verdict.name)]  # of files, in the manifest
@@ -77,7 +77,7 @@ def hash_(
         show_receipt(_write_map(opened, force=force, jobs=jobs), json=json)
         return
     size = sum(file.source.size for file in opened.files)
-    with progress_bar(size if files else 2 * size) as progress:
+    with progress_bar(size if files else 2 * size, "hashing") as progress:
         hashes = (hash_files if files else hash_tensors)(opened, jobs, progress)
     if json:
         show(hashes, Format.JSON, full_paths=full_paths, paths=names)
@@ -91,7 +91,7 @@ def _write_map(model: Model, *, force: bool, jobs: int | None) -> Receipt:
     """Hash the shards of `model` and write tensors.map into their folder."""
     if any(source.is_remote for source in model.sources):
         raise PlanError("is not local, so that no map can be written beside it; fetch it first", source=model.name)
-    with progress_bar(sum(file.source.size for file in model.files)) as progress:
+    with progress_bar(sum(file.source.size for file in model.files), "hashing") as progress:
         hashes = hash_files(model, jobs, progress)
     folder = Path(model.files[0].source.name).parent
     plan = plan_tensors_map(model, {one.name: one.sha256 for one in hashes}, folder / "tensors.map")

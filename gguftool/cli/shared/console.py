@@ -88,9 +88,13 @@ def remark_each(texts: Iterable[str]) -> None:
 
 
 def _say(line: str) -> None:
-    """Print to standard error; continue if nobody reads it."""
+    """Print to standard error, where no bar is; continue if nobody reads it."""
     try:
+        for bar in _bars:
+            bar.clear()
         print(line, file=sys.stderr, flush=True)
+        for bar in _bars:
+            bar.refresh()
     except OSError:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
 
@@ -111,30 +115,51 @@ def fail_use(text: str, hint: Sequence[str]) -> None:
     fail(text)
 
 
-@contextmanager
-def progress_bar(total: int, what: str | None = None) -> Iterator[Callable[[int], Any]]:
-    """Yield a callback that takes the bytes done since its last call.
+# What a bar of bytes shows on a terminal as wide as this, on a narrower one, and if the total is not known.
+_WIDE = 72
+_BAR = "{desc}: {percentage:3.0f}% |{bar}| {size} of {whole} [{elapsed}<{remaining}, {speed}]"
+_NARROW_BAR = "{desc}: {percentage:3.0f}% of {whole}, {remaining} left"
+_ENDLESS_BAR = "{desc}: {size} [{elapsed}, {speed}]"
+_COUNT = "{desc}: {n_fmt} of {total_fmt} {unit} [{elapsed}<{remaining}]"
 
-    On a terminal it draws a bar with `what` before it, the rate and the time left; elsewhere nothing.
+
+@contextmanager
+def progress_bar(total: int, what: str) -> Iterator[Callable[[int], Any]]:
+    """Yield a callback that takes the bytes done since its last call; `what` is being done to them.
+
+    On a terminal it draws a bar, with sizes as all other texts have them, the rate and the time left; elsewhere
+    nothing. A `total` of 0 is not known.
     """
     if not sys.stderr.isatty():
         yield lambda nbytes: None
         return
     from tqdm import tqdm
 
-    with tqdm(total=total, desc=what, unit="B", unit_scale=True, unit_divisor=1024, leave=False) as bar:
+    from gguftool.render.units import format_size  # noqa: PLC0415
+
+    class SizedBar(tqdm):  # type: ignore[misc]
+        @property
+        def format_dict(self) -> Any:
+            facts = super().format_dict
+            rate = facts["rate"] or (facts["n"] - facts["initial"]) / max(facts["elapsed"], 0.01)
+            sizes = {"size": facts["n"], "whole": facts["total"] or 0, "speed": int(rate)}
+            return facts | {name: format_size(size) + "/s" * (name == "speed") for name, size in sizes.items()}
+
+    wide = not 0 < os.get_terminal_size(sys.stderr.fileno()).columns < _WIDE  # 0: the terminal does not say
+    form = _ENDLESS_BAR if not total else _BAR if wide else _NARROW_BAR
+    with _drawn(SizedBar(total=total, desc=what, bar_format=form, leave=False, dynamic_ncols=True)) as bar:
         yield bar.update
 
 
 @contextmanager
-def counting_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback that takes how many are done, and of how many; drawn on a terminal, with the time left."""
+def counting_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a callback that takes how many of `unit` are done, and of how many; drawn on a terminal."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
     from tqdm import tqdm
 
-    with tqdm(desc=what, leave=False) as bar:
+    with _drawn(tqdm(desc=what, unit=unit, bar_format=_COUNT, leave=False, dynamic_ncols=True)) as bar:
 
         def update(done: int, total: int) -> None:
             bar.total = total
@@ -142,3 +167,17 @@ def counting_bar(what: str) -> Iterator[Callable[[int, int], None]]:
             bar.refresh()
 
         yield update
+
+
+_bars: list[Any] = []
+
+
+@contextmanager
+def _drawn(bar: Any) -> Iterator[Any]:
+    """Keep `bar` on the terminal; notes are printed where it was, and it is drawn again below them."""
+    _bars.append(bar)
+    try:
+        with bar:
+            yield bar
+    finally:
+        _bars.remove(bar)

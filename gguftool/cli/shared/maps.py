@@ -29,6 +29,6 @@ def verify_maps(models: Sequence[Model], plan: Plan) -> None:
 
 def _differing(files: Sequence[ModelFile], entries: tuple[MapEntry, ...]) -> Iterator[str]:
     """Yield a line for each shard that differs from its entry."""
-    with progress_bar(sum(file.source.size for file in files)) as progress:
+    with progress_bar(sum(file.source.size for file in files), "checking shards") as progress:
         verdicts = verify_against_map(files, entries, None, progress)
     yield from (f"{verdict.name}: {verdict.detail}" for verdict in verdicts if verdict.ok is False)

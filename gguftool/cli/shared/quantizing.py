@@ -56,7 +56,7 @@ def carry_out_decision(decision: Decision, plan: Plan, job: ExternalJob, writing
         show(preview_quantize(decision, plan, writing.jobs), one_format(json=writing.json))
         return False
     if job.options.llama_quantize is None or not decision.pending:
-        return carry_out(plan, writing) is not None
+        return carry_out(plan, writing, doing="quantizing" if decision.pending else "") is not None
     with translate_os_errors(plan):
         check_targets(plan, force=writing.force)  # before hours of work
     with made_externally(decision, job, remark) as made:

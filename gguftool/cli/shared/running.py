@@ -58,8 +58,10 @@ def _filler(layout: LayoutFlags, *, in_place: bool) -> Filler:
     return Filler(pad=layout.pad, reserve=layout.reserve)
 
 
-def carry_out(plan: Plan, writing: Writing, *, hash_files: bool = False) -> Receipt | None:
+def carry_out(plan: Plan, writing: Writing, *, hash_files: bool = False, doing: str = "") -> Receipt | None:
     """Show the plan and return None if it is a dry run, else execute it and show the receipt.
+
+    `doing`: what the progress bar says; default: by where the bytes come from.
 
     `hash_files`: put the files' digests into the receipt returned; the user sees them only with --hash.
     """
@@ -68,7 +70,7 @@ def carry_out(plan: Plan, writing: Writing, *, hash_files: bool = False) -> Rece
     if writing.dry_run:
         show(preview, one_format(json=writing.json))
         return None
-    with progress_bar(preview.bytes_copied) as progress:
+    with progress_bar(preview.bytes_copied, doing or ("fetching" if preview.bytes_fetched else "writing")) as progress:
         options = Options(
             force=writing.force,
             sync=writing.sync,

@@ -8,7 +8,7 @@ appended to the file as a line, and the next plan multiplies its damages by it.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gguftool.cooking.measure_lines import FloorLine, ScaleLine, Scores
@@ -21,6 +21,7 @@ from gguftool.record import record, replace
 from gguftool.storage.system.space import free_bytes
 
 _ANY_WIDTH = "any-width"
+_RUNS = 2  # of the engine: the model, for its logits, and the mix
 
 
 @record
@@ -77,8 +78,15 @@ def setup_of(measured: Path, model: str, text: str, engine: str, imatrix: str | 
     )
 
 
-def verify_mix(setup: Setup, expected: Expectation, measured: Path) -> Verification:
+def verify_mix(
+    setup: Setup,
+    expected: Expectation,
+    measured: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Verification:
     """Measure the mix of `expected`, and append the factor to the file `measured`.
+
+    `progress` is called with the runs of the engine that are done, and how many there are.
 
     Raises `PlanError` if `setup` is not that of the file, `ExecuteError` if space is short or the engine fails.
     """
@@ -95,7 +103,11 @@ def verify_mix(setup: Setup, expected: Expectation, measured: Path) -> Verificat
     with output, locked_folder(folder):
         _check_room(inputs, setup, folder)
         bench = Bench(inputs, setup, folder)
-        _, scores = bench.measure_types(types, bench.save_logits(folder), floor)
+        progress(0, _RUNS)
+        logits = bench.save_logits(folder)
+        progress(1, _RUNS)
+        _, scores = bench.measure_types(types, logits, floor)
+        progress(_RUNS, _RUNS)
         bench.verify()
         found = _compared(scores, floor, expected)
         if found.factor is not None:

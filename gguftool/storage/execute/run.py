@@ -138,9 +138,16 @@ class Run:
                 "finished work is kept: run the same command again to resume, or with --no-resume to start over"
             )
             return
+        if not isinstance(error, Exception):  # a signal
+            self.options.note(f"nothing to resume: {self._why_not_kept()}; the same command starts over")
         self._remove_parts()
         if journal is not None:
             journal.remove()
+
+    def _why_not_kept(self) -> str:
+        if not self.options.sync:
+            return "without waiting for the disk, nobody knows what is on it"
+        return f"progress is saved after {self.options.checkpoint >> 20:,} MiB, and less was written"
 
     @property
     def _journal(self) -> ResumeJournal:

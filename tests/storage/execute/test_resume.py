@@ -174,6 +174,23 @@ def test_what_was_written_goes_when_the_disk_is_full_and_stays_on_a_signal(tmp_p
     assert any("resumed after" in note for note in told.notes)
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [(Options(), "saved after 1,024 MiB"), (Options(sync=False), "nobody knows what is on it")],
+)
+def test_a_run_that_leaves_nothing_to_go_on_from_says_why(options: Options, reason: str, tmp_path: Path) -> None:
+    set_up(CASES[0], tmp_path)
+    plan, told = CASES[0].plan(tmp_path), Told()
+
+    def interrupt(_nbytes: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(plan, replace(options, note=told.notes.append, progress=interrupt))
+    assert [note for note in told.notes if "nothing to resume: " in note and reason in note], told.notes
+    assert listing(tmp_path) == dict(CASES[0].files)
+
+
 def test_what_lies_above_the_watermark_is_forgotten_also_in_the_gaps(tmp_path: Path) -> None:
     (tmp_path / "source").write_bytes(bytes(range(1, 201)) * 10)
     source = open_local(tmp_path / "source")

@@ -227,7 +227,7 @@ def make(
         arguments=shell_words("--engine-options", engine_options),
     )
     with (
-        counting_bar("chunks") as progress,
+        counting_bar("making the imatrix", "chunks") as progress,
         made_imatrix(job, output, MakeHooks(progress=progress, note=remark)) as plan,
     ):
         carry_out(with_inputs(plan, read), replace(writing, resume=False))

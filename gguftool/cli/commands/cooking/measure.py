@@ -117,7 +117,7 @@ def measure(
             any_width=any_width,
             version=__version__,
         )
-        with counting_bar("errors") as progress:
+        with counting_bar("measuring errors", "tensors") as progress:
             report = measure_errors(error_setup, selection, output, Hooks(progress=progress))
         _finish(report, json=json)
         return
@@ -144,7 +144,7 @@ def measure(
         show(plan, one_format(json=json))
         return
     try:
-        with counting_bar("measured") as progress:
+        with counting_bar("measuring", "lines") as progress:
             hooks = Hooks(progress=progress, note=remark)
             report = measure_model(setup, selection, output, hooks, jobs=jobs, scheduler=scheduler)
     except Interrupted:

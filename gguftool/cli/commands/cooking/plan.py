@@ -9,23 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gguftool import __version__
-from gguftool.cli.shared.console import remark, remark_each
+from gguftool.cli.shared.console import counting_bar, remark, remark_each
 from gguftool.cli.shared.options import Force, FullPaths, Json, check_engine, local_path, one_format, size_option
+from gguftool.cli.shared.planning.speeds import slow_types
 from gguftool.cli.shared.recipes import read_recipe
 from gguftool.cli.shared.running import write_files
 from gguftool.cli.shared.show import show
 from gguftool.cooking.damage.sensitivities import EvidenceFiles
 from gguftool.cooking.devices import Context, Device, parse_devices
 from gguftool.cooking.items import FUSED, UP_GATE
-from gguftool.cooking.mix import Mix, MixOptions, Slow, Target, nats_of_ratio
+from gguftool.cooking.mix import Mix, MixOptions, Target, nats_of_ratio
 from gguftool.cooking.planning import explore_mix
-from gguftool.errors import PlanError, did_you_mean, printable
+from gguftool.errors import PlanError, did_you_mean
 from gguftool.format.engine_facts.engines import LLAMA_CPP
-from gguftool.format.ftypes import no_such_type
-from gguftool.format.ggml import find_type
 from gguftool.model.companions import open_imatrix
 from gguftool.render.units import parse_size
-from gguftool.storage.sources.locate import open_source
 
 if TYPE_CHECKING:
     from gguftool.storage.sources.source import Source
@@ -234,13 +232,12 @@ def plan(
         floors=tuple(floor or ()),
         ceilings=tuple(ceiling or ()),
         max_types=max_types,
-        slow=(*map(_slow, slow or ()), *(one for text in bench or () for one in _bench(text))),
+        slow=slow_types(slow or (), bench or (), devices),
         context=Context(ctx=ctx, kv_type=kv_type, ubatch=ubatch),
         compare=tuple((name, read_recipe(name)[0]) for name in compare or ()),
         start=None if start is None else (start, read_recipe(start)[0]),
         made_by=f"gguftool {__version__}",
     )
-    _check_slow(options.slow, devices)
     if verify is not None:
         _check_verify(models, measure or (), text)
     files = EvidenceFiles(measure=tuple(measure or ()), curve=curve, sensitivity=sensitivity)
@@ -252,7 +249,7 @@ def plan(
     if plot is not None:
         outputs.append((plot, _chart(mix, plot.suffix.lower().removeprefix("."))))
     if html is not None:
-        from gguftool.cli.shared.plan_again import page_again  # noqa: PLC0415 - for --html alone
+        from gguftool.cli.shared.planning.again import page_again  # noqa: PLC0415 - for --html alone
 
         usual = Context()
         given = {
@@ -296,7 +293,9 @@ def _verify(mix: Mix, engine: str, measured: Path, model: str, text: str, imatri
         recipe=sha256(mix.recipe.encode("utf-8", "surrogateescape")).hexdigest(),
         factor=read_evidence(EvidenceFiles(measure=(str(measured),))).factor,
     )
-    found = verify_mix(setup_of(measured, model, text, engine, imatrix, __version__), expected, measured)
+    setup = setup_of(measured, model, text, engine, imatrix, __version__)
+    with counting_bar("measuring the mix", "runs of llama-perplexity") as progress:
+        found = verify_mix(setup, expected, measured, progress)
     remark(
         f"predicted KLD {found.predicted:.4g}, measured {found.actual:.4g} ± {found.error:.2g} above the floor; "
         f"same top token {found.scores.same_top:.2%}, perplexity {found.scores.ppl_ratio:.4f} times the model's"
@@ -338,16 +337,6 @@ def _target(
         raise typer.BadParameter(f"{', '.join(named)}: {error}") from None
 
 
-def _check_slow(slow: Sequence[Slow], devices: Sequence[Device]) -> None:
-    """Refuse, as bad usage, a type or a device that there is not: it would slow nothing down."""
-    names = ["*", *(device.name for device in devices)]
-    for one in slow:
-        if one.type != "*" and find_type(one.type) is None:
-            raise typer.BadParameter(f"--slow: {no_such_type(one.type)}")
-        if devices and one.device not in names:
-            raise typer.BadParameter(f"no --device is '{printable(one.device, 80)}'{did_you_mean(one.device, names)}")
-
-
 def _fused(texts: list[str] | None) -> tuple[str, ...]:
     wanted = tuple(dict.fromkeys(texts or ()))
     unknown = [text for text in wanted if text not in (*FUSED, "none")]
@@ -357,29 +346,6 @@ def _fused(texts: list[str] | None) -> tuple[str, ...]:
     if "none" in wanted:
         return ()
     return tuple(dict.fromkeys((UP_GATE, *wanted)))
-
-
-def _slow(text: str) -> Slow:
-    where, _, number = text.rpartition("=")
-    kind, _, device = where.partition("@")
-    try:
-        factor = float(number)
-    except ValueError:
-        factor = 0.0
-    if not kind or not device or not 0 < factor < 1e6:
-        raise typer.BadParameter(f"--slow takes TYPE@DEVICE=FACTOR such as q6_K@CPU=1.3, not '{printable(text, 80)}'")
-    return Slow(type=kind, device=device, factor=factor)
-
-
-def _bench(text: str) -> tuple[Slow, ...]:
-    from gguftool.cooking.damage.suite_csv import MAX_FILE  # noqa: PLC0415 - for --bench alone
-    from gguftool.cooking.speeds import slowness_of  # noqa: PLC0415 - for --bench alone
-
-    device, _, name = text.partition("=")
-    if not device or not name:
-        raise typer.BadParameter(f"--bench takes DEVICE=FILE, not '{printable(text, 80)}'")
-    source = open_source(name)
-    return slowness_of(source.read_at(0, min(source.size, MAX_FILE + 1)), name, device)
 
 
 def _local_files(names: Sequence[str | None]) -> tuple[Source, ...]:

@@ -1,0 +1,1 @@
+"""What the options of `plan` mean: speeds, and the command that is repeated on its page."""
