@@ -23,6 +23,7 @@ from gguftool.cli.shared.options import (
 )
 from gguftool.cli.shared.patterns import check_patterns
 from gguftool.cli.shared.running import carry_out, file_plan, with_inputs
+from gguftool.cli.shared.signals import Interrupted
 from gguftool.cli.shared.writing import Writing, writer
 from gguftool.errors import SourceError, did_you_mean, printable
 from gguftool.format.imatrix import ImatrixKind
@@ -226,11 +227,16 @@ def make(
         every=every,
         arguments=shell_words("--engine-options", engine_options),
     )
-    with (
-        counting_bar("making the imatrix", "chunks") as progress,
-        made_imatrix(job, output, MakeHooks(progress=progress, note=remark)) as plan,
-    ):
-        carry_out(with_inputs(plan, read), replace(writing, resume=False))
+    try:
+        with (
+            counting_bar("making the imatrix", "chunks") as progress,
+            made_imatrix(job, output, MakeHooks(progress=progress, note=remark)) as plan,
+        ):
+            carry_out(with_inputs(plan, read), replace(writing, resume=False))
+    except Interrupted:
+        kept = f"parts of {every:,} chunks are kept beside {output}: the same command goes on from there"
+        remark(kept if chunks else "nothing is kept to go on from: all chunks are one run; --chunks N works in parts")
+        raise
 
 
 def _kind(to: str | None, output: Path) -> ImatrixKind:

@@ -15,6 +15,7 @@ from gguftool.cli.shared.planning.speeds import slow_types
 from gguftool.cli.shared.recipes import read_recipe
 from gguftool.cli.shared.running import write_files
 from gguftool.cli.shared.show import show
+from gguftool.cli.shared.signals import Interrupted
 from gguftool.cooking.damage.sensitivities import EvidenceFiles
 from gguftool.cooking.devices import Context, Device, parse_devices
 from gguftool.cooking.items import FUSED, UP_GATE
@@ -294,8 +295,12 @@ def _verify(mix: Mix, engine: str, measured: Path, model: str, text: str, imatri
         factor=read_evidence(EvidenceFiles(measure=(str(measured),))).factor,
     )
     setup = setup_of(measured, model, text, engine, imatrix, __version__)
-    with counting_bar("measuring the mix", "runs of llama-perplexity") as progress:
-        found = verify_mix(setup, expected, measured, progress)
+    try:
+        with counting_bar("measuring the mix", "runs of llama-perplexity") as progress:
+            found = verify_mix(setup, expected, measured, progress)
+    except Interrupted:
+        remark(f"{measured} is as it was: a mix is measured as a whole, so the same command starts over")
+        raise
     remark(
         f"predicted KLD {found.predicted:.4g}, measured {found.actual:.4g} ± {found.error:.2g} above the floor; "
         f"same top token {found.scores.same_top:.2%}, perplexity {found.scores.ppl_ratio:.4f} times the model's"

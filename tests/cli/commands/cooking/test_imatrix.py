@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 
+from gguftool.cli.app import run
+from gguftool.cli.shared.signals import Interrupted
 from tests.support.command import one_error_line, run_gguftool
 from tests.support.measure_cases import MODEL
 
@@ -30,3 +34,24 @@ def test_an_open_quote_in_options_is_bad_usage(tmp_path: Path, words: list[objec
     done = run_gguftool(*words, "-o", tmp_path / "out.gguf", "--engine-options", "-ngl '99")
     assert done.returncode == 2
     assert "Invalid value: --engine-options: No closing quotation" in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"), [([], "--chunks N works in parts"), (["--chunks", "9"], "goes on from there")]
+)
+def test_a_stopped_run_says_what_is_kept(
+    more: list[str],
+    said: str,
+    words: list[object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stopped(*_: object) -> None:
+        raise Interrupted(signal.SIGINT)
+
+    monkeypatch.setattr("gguftool.cooking.imatrix_making.made_imatrix", stopped)
+    monkeypatch.setattr(sys, "argv", ["gguftool", *map(str, words), "-o", str(tmp_path / "out.gguf"), *more])
+    with pytest.raises(Interrupted):
+        run()
+    assert said in capsys.readouterr().err
