@@ -1,7 +1,8 @@
-"""Make the pictures of the page in docs/images: `python -m tests.support.page_pictures`.
+"""Make the pictures of pages in docs/images: `python -m tests.support.page_pictures [report|plan]`.
 
-Three pages (SmolLM2, a model of 61 layers, three mixes of it), three widths, light and dark. Needs Chromium, SmolLM2
-(see `smollm2.py`), and Pillow, which reduces the colours so that the pictures stay small.
+Three pages of `report` (SmolLM2, a model of 61 layers, three mixes of it) and of `plan` (SmolLM2, 61 layers, these on
+three devices), each in three widths, light and dark. Needs Chromium, for `report` SmolLM2 (see `smollm2.py`), and
+Pillow, which reduces the colours so that the pictures stay small.
 """
 
 from __future__ import annotations
@@ -14,38 +15,52 @@ from pathlib import Path
 from tests.support.browser import COMMAND, find_chromium, running_browser
 from tests.support.html_pages import page_of, three_big_moes
 from tests.support.paths import REPO
+from tests.support.plan_pages import moe_page, smollm2_page
 from tests.support.smollm2 import SMOLLM2_COMMAND, find_smollm2
 
 IMAGES = REPO / "docs" / "images"
 SIZES = {400: 2600, 1280: 2300, 1900: 1900}  # the width of the screen, and the most of the page to show
 MODES = ("light", "dark")
-PAGES = ("smollm2", "moe", "three")
+PAGES = {"report": ("smollm2", "moe", "three"), "plan": ("smollm2", "moe", "devices")}
+_DEVICES = ("CUDA0=1GiB:attn|shexp", "CUDA1=1.5GiB:blk[.](1?[0-9])[.]ffn", "CPU=4.5GiB")
 LARGEST = 150_000  # bytes
 _COLOURS = 96
 
 
-def picture_path(page: str, width: int, mode: str) -> Path:
+def picture_path(command: str, page: str, width: int, mode: str) -> Path:
     """The place of a picture."""
-    return IMAGES / f"report-{page}-{width}-{mode}.png"
+    return IMAGES / f"{command}-{page}-{width}-{mode}.png"
 
 
 def main() -> None:
-    """Make all pictures; stop with the command that gets what is missing."""
-    program, smollm2 = find_chromium(), find_smollm2()
-    if program is None or smollm2 is None:
-        sys.exit(f"needs Chromium and SmolLM2: {COMMAND}; {SMOLLM2_COMMAND}")
+    """Make the pictures of the commands named, or all; stop with the command that gets what is missing."""
+    program = find_chromium()
+    if program is None:
+        sys.exit(f"needs Chromium: {COMMAND}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        mixes = three_big_moes(folder)
-        models = {"smollm2": (smollm2,), "moe": mixes[:1], "three": mixes}
         with running_browser(program, folder / "profile") as browser:
-            for page in PAGES:
-                file = folder / f"{page}.html"
-                file.write_text(page_of(*models[page]), encoding="utf-8")
-                for width, height in SIZES.items():
-                    for mode in MODES:
-                        browser.open(file, width=width, dark=mode == "dark")
-                        picture_path(page, width, mode).write_bytes(_small(browser.picture(height)))
+            for command in sys.argv[1:] or PAGES:
+                pages = _reports(folder) if command == "report" else _plans()
+                for page, text in pages.items():
+                    file = folder / f"{page}.html"
+                    file.write_text(text, encoding="utf-8")
+                    for width, height in SIZES.items():
+                        for mode in MODES:
+                            browser.open(file, width=width, dark=mode == "dark")
+                            picture_path(command, page, width, mode).write_bytes(_small(browser.picture(height)))
+
+
+def _reports(folder: Path) -> dict[str, str]:
+    smollm2 = find_smollm2()
+    if smollm2 is None:
+        sys.exit(f"needs SmolLM2: {SMOLLM2_COMMAND}")
+    mixes = three_big_moes(folder)
+    return {"smollm2": page_of(smollm2), "moe": page_of(*mixes[:1]), "three": page_of(*mixes)}
+
+
+def _plans() -> dict[str, str]:
+    return {"smollm2": smollm2_page(), "moe": moe_page(), "devices": moe_page(*_DEVICES)}
 
 
 def _small(png: bytes) -> bytes:

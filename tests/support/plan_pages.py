@@ -6,13 +6,16 @@ import json
 import shlex
 from pathlib import Path
 
-from gguftool.cooking.damage.evidence import NOTHING, Evidence, Observation
+from gguftool.cooking.damage.evidence import NOTHING, Evidence, InputFile, Observation
+from gguftool.cooking.devices import parse_devices
 from gguftool.cooking.inputs import Offers
 from gguftool.cooking.mix import Mix, MixOptions, Target
 from gguftool.cooking.offers import default_types, offer_types
 from gguftool.cooking.planning import explore_offers
 from gguftool.format.engine_facts.engines import IK_LLAMA_CPP
+from gguftool.record import replace
 from gguftool.render.page_of_plan.page import Command, plan_page
+from gguftool.render.units import parse_size
 from tests.support import cooking
 from tests.support.browser import Browser
 from tests.support.hostile_text import HOSTILE
@@ -21,15 +24,24 @@ from tests.support.html_pages import INJECTIONS
 SMOLLM2 = MixOptions(target=Target(tensor_bytes=70_000_000))
 
 
-def page_of_offers(offered: Offers, options: MixOptions, evidence: Evidence) -> str:
+def page_of_offers(offered: Offers, options: MixOptions, evidence: Evidence, name: str = "model.gguf") -> str:
     """The page of a plan for `offered`."""
-    command = Command(models=("/secret/folder/model.gguf",))
+    command = Command(models=(f"/secret/folder/{name}",))
     return plan_page(explore_offers(offered, options, evidence), command=command)
 
 
 def smollm2_page() -> str:
     """The page of SmolLM2 as measured, with K types at 70 MB."""
     return page_of_offers(cooking.smollm2_offers(cooking.K_TYPES), SMOLLM2, cooking.measured_evidence())
+
+
+def moe_page(*devices: str) -> str:
+    """The page of a mixture of experts with 61 layers, at 4 bits or on `devices`."""
+    offered, evidence = large_offers(610)
+    target = Target() if devices else Target(bits=3.4)
+    options = MixOptions(target=target, engine=IK_LLAMA_CPP, devices=parse_devices(devices, parse_size))
+    measured = replace(evidence, inputs=(InputFile(name="measure.jsonl", sha256="0" * 64),))
+    return page_of_offers(replace(offered, name="big-moe.gguf"), options, measured, "big-moe.gguf")
 
 
 def hostile_offers() -> Offers:
