@@ -1,4 +1,4 @@
-"""The typer application and the table of its commands; a command's module is imported when that command runs."""
+"""The typer application and the table of its commands; a command's module is imported only when the command runs."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ COMMANDS = (
     ("info", f"{_HERE}.info:info", "Show what a model is, on one screen."),
     ("dump", f"{_HERE}.dump:dump", "Show what is inside: metadata and tensors."),
     ("report", f"{_HERE}.report:report", "Show how parameters and bytes are distributed."),
-    ("diff", f"{_HERE}.diff:diff", "Show in what two models differ: metadata and tensors."),
+    ("diff", f"{_HERE}.diff:diff", "Show how two models differ: metadata and tensors."),
     (
         "check",
         f"{_HERE}.check:check",
         "Find what is wrong, and which engines will not run it.",
     ),
-    ("split", f"{_HERE}.split:split", "Take a model apart into shards."),
-    ("merge", f"{_HERE}.merge:merge", "Put shards, or a mix of several quants, together."),
-    ("swap", f"{_HERE}.swap:swap", "Replace tensors by a donor's."),
+    ("split", f"{_HERE}.split:split", "Split a model into shards."),
+    ("merge", f"{_HERE}.merge:merge", "Merge shards, or a mix of several quants, into one model."),
+    ("swap", f"{_HERE}.swap:swap", "Replace tensors with a donor's."),
     ("alter", f"{_HERE}.alter:alter", "Change which tensors a model has."),
     ("edit", f"{_HERE}.edit:edit", "Change metadata."),
     (
@@ -39,7 +39,7 @@ COMMANDS = (
     (
         "measure",
         f"{_HERE}.cooking.measure:measure",
-        "Measure what each tensor at a type does to the output.",
+        "Measure what quantizing each tensor does to the output.",
     ),
     ("plan", f"{_HERE}.cooking.plan:plan", "Choose each tensor's type for a size, devices or quality."),
     (
@@ -49,18 +49,18 @@ COMMANDS = (
     ),
     ("export", f"{_HERE}.export:export", "Write tensors to a safetensors file."),
     ("fetch", f"{_HERE}.fetch:fetch", "Fetch a model or some of its tensors; repair a download."),
-    ("hash", f"{_HERE}.hash:hash_", "Print sha256 of each tensor's data, or check them."),
+    ("hash", f"{_HERE}.hash:hash_", "Print the sha256 of each tensor's data, or check hashes."),
     ("types", f"{_HERE}.types:types", "List the tensor types, or explain one."),
-    ("recipe", f"{_HERE}.cooking.recipe:app", "Check recipes, take them from models, and convert them."),
-    ("imatrix", f"{_HERE}.cooking.imatrix:app", "Show importance matrices, convert, alter and make them."),
+    ("recipe", f"{_HERE}.cooking.recipe:app", "Check recipes, extract them from models, and convert them."),
+    ("imatrix", f"{_HERE}.cooking.imatrix:app", "Show, convert, alter and make importance matrices."),
 )
-# How similar a command's name is to one that is suggested for it, by difflib. Its default of 0.6 suggests `split` for
-# `list` (0.67: l, i and t are in both); two swapped letters of a name of four, as in `dmup`, are 0.75.
+# How similar a word must be to a command's name for us to suggest it, by difflib. Its default of 0.6 suggests `split`
+# for `list` (0.67: both have l, i and t); a name of four letters with two swapped, such as `dmup`, scores 0.75.
 _SIMILAR = 0.7
-# What typer says of a value that is not one of an option's words.
+# typer's message for a value that is not one of an option's words.
 _NOT_ONE_OF = re.compile(r"'([^']*)' is not one of (('[^']*'(, )?)+)\.?$")
 _QUOTED = re.compile(r"'([^']*)'")
-# Base of all errors in how a command is called; typer exports only some that derive from it.
+# The base of all usage errors; typer exports only some classes that derive from it.
 _USAGE_ERROR: Any = typer.BadParameter.__base__
 
 
@@ -81,12 +81,12 @@ class LazyCommand(TyperCommand):
         return typer.main.get_command(found)
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Parse `args` as the real command does; the context returned is that command's."""
+        """Parse `args` as the real command does, and return its context."""
         return self.load().make_context(info_name, args, parent, **extra)
 
 
 def _is_model(word: str) -> bool:
-    """Whether a word in the place of a command can only be meant as a model: a path, an address, or a glob."""
+    """Whether a word in place of a command must be a model: a path, an address, or a glob."""
     separators = {"/", os.sep, os.altsep or "/"}
     return any(mark in word for mark in (*separators, "*")) or word.lower().endswith(".gguf") or os.path.exists(word)
 
@@ -100,9 +100,9 @@ class CommandTable(TyperGroup):
             self.add_command(LazyCommand(*row))
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find the command that `args` starts with; for an unknown one suggest names that differ by a typo."""
+        """Find the command that `args` starts with; for an unknown one, suggest similar names."""
         name = args[0]
-        if name == "help" and ctx.resilient_parsing:  # a shell completes the name behind it
+        if name == "help" and ctx.resilient_parsing:  # a shell completes the name that follows
             return self.resolve_command(ctx, args[1:]) if len(args) > 1 else (None, None, [])
         if name == "help":
             if len(args) == 1:
@@ -112,7 +112,7 @@ class CommandTable(TyperGroup):
         if name not in self.commands and _is_model(name):
             return super().resolve_command(ctx, ["info", *args])
         if name not in self.commands and not name.startswith("-") and not ctx.resilient_parsing:
-            from difflib import get_close_matches  # noqa: PLC0415 - for typos alone
+            from difflib import get_close_matches  # noqa: PLC0415 - only for typos
 
             near = ", ".join(map(repr, get_close_matches(name, self.commands, cutoff=_SIMILAR)))
             ctx.fail(f"No such command {name!r}." + (f" Did you mean {near}?" if near else ""))
@@ -140,7 +140,7 @@ def _show_version(ctx: typer.Context, wanted: bool) -> None:
 def _show_completion(ctx: typer.Context, shell: str | None) -> None:
     if shell is None or ctx.resilient_parsing:
         return
-    from gguftool.cli.shared.completing import SHELLS, script_of  # noqa: PLC0415 - for --show-completion alone
+    from gguftool.cli.shared.completing import SHELLS, script_of  # noqa: PLC0415 - only for this option
 
     if shell not in SHELLS:
         near = did_you_mean(shell, SHELLS)
@@ -151,7 +151,7 @@ def _show_completion(ctx: typer.Context, shell: str | None) -> None:
 
 def _keep_heads(folder: str | None) -> None:
     if folder is not None:
-        from gguftool.storage.sources.head_cache import VARIABLE  # noqa: PLC0415 - for --cache alone
+        from gguftool.storage.sources.head_cache import VARIABLE  # noqa: PLC0415 - only for --cache
 
         os.environ[VARIABLE] = os.path.abspath(folder)
 
@@ -164,7 +164,7 @@ def _root(
             "--cache",
             metavar="FOLDER",
             callback=_keep_heads,
-            help="Keep heads of remote files here, for the next look. Default: the environment's GGUFTOOL_CACHE.",
+            help="Keep the heads of remote files here for later runs. Default: GGUFTOOL_CACHE from the environment.",
             show_default=False,
         ),
     ] = None,
@@ -175,7 +175,7 @@ def _root(
             metavar="SHELL",
             callback=_show_completion,
             is_eager=True,
-            help="Print the script that completes commands in bash, zsh, fish or powershell.",
+            help="Print the completion script for bash, zsh, fish or powershell.",
             show_default=False,
         ),
     ] = None,
@@ -187,10 +187,10 @@ def _root(
 
 
 def run() -> int:
-    """Run the command line and return its exit code; usage errors are printed like all other errors."""
+    """Run the command line and return its exit code; print usage errors like all other errors."""
     instruction = os.environ.get("_GGUFTOOL_COMPLETE")  # `completing.VARIABLE`
     if instruction:
-        from gguftool.cli.shared.completing import complete  # noqa: PLC0415 - for shells alone
+        from gguftool.cli.shared.completing import complete  # noqa: PLC0415 - only for shells
 
         return complete(typer.main.get_command(app), instruction)
     try:
@@ -202,7 +202,7 @@ def run() -> int:
             _fail_use(error)
         return 2
     except typer.Abort:
-        fail("a question was not answered: standard input ended")
+        fail("no answer to a question: standard input ended")
         return 2
     return code if isinstance(code, int) else 0
 

@@ -14,13 +14,13 @@ from gguftool.cli.shared.console import ReaderGone, drop_stdout, fail, prepare_s
 from gguftool.cli.shared.signals import Interrupted, ignore_signals, install
 from gguftool.errors import GGUFToolError
 
-# Allocations between two runs of the garbage collector. Python's default of 700 walks the objects that starting up
-# makes, all of which stay, dozens of times: a seventh of a short command's time (docs/decisions.md).
+# Allocations between two runs of the garbage collector. With Python's default of 700 it walks the objects made at
+# start-up, which all stay, dozens of times: a seventh of a short command's time (docs/decisions.md).
 _GC_THRESHOLD = 50_000
 
 
 def program() -> NoReturn:
-    """Run the command line as the whole process, with the garbage collector set for a short one."""
+    """Run the command line as the whole process, with the garbage collector set for a short run."""
     gc.set_threshold(_GC_THRESHOLD)
     try:
         main()
@@ -42,7 +42,7 @@ def main() -> NoReturn:
         code = 2
     except (ReaderGone, BrokenPipeError):
         drop_stdout()
-        code = 141  # as a shell reports a reader that went away: not our error
+        code = 141  # what a shell reports when the reader goes away: not our error
     except OSError as error:  # help and version are printed without `write`
         drop_stdout()
         fail(f"{error.filename or 'standard output, or a file that the system does not name'}: {error.strerror}")
@@ -66,7 +66,7 @@ def _run() -> int:
 
 
 def _flush(code: int) -> int:
-    """Flush standard output; return 2 if what is left cannot be written."""
+    """Flush standard output; return 2 if the rest cannot be written."""
     try:
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -420,7 +420,7 @@ def test_dump_still_shows_the_head_of_a_damaged_imatrix(files: Path) -> None:
     code, out, err = run(files, "dump", "bad.gguf")
     assert code == 0
     assert "blk.0.ffn_up.weight.in_sum2" in out
-    assert "note: not a sound imatrix: bad.gguf (tensor 'blk.0.ffn_up.weight.in_sum2', offset" in err
+    assert "note: damaged imatrix: bad.gguf (tensor 'blk.0.ffn_up.weight.in_sum2', offset" in err
     code, _, err = run(files, "imatrix", "show", "bad.gguf")
     assert (code, err.count("\n")) == (2, 1)
 
@@ -472,7 +472,7 @@ def test_convert_by_suffix_and_by_option(files: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("i.dat", "-o", "out.bin"), "say --to legacy or --to gguf"),
+        (("i.dat", "-o", "out.bin"), "give --to legacy or --to gguf"),
         (("i.dat", "-o", "out.dat"), "is already in the legacy format"),
         (("i.dat", "-o", "out.dat", "--to", "legacy", "--chunk-size", "5"), "--chunk-size is for GGUF"),
         (("i.dat", "-o", "x.gguf", "--to", "ggml"), "--to takes legacy or gguf"),

@@ -1,4 +1,4 @@
-"""The alter command: which tensors a model has."""
+"""The alter command: change which tensors a model has."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from gguftool.surgery.alter.alteration import alteration_of
 from gguftool.surgery.alter.plan import plan_alter
 from gguftool.surgery.inputs import open_inputs
 
-_TAKE = "Add tensors of another model. WHAT is a name, a regular expression, or :mtp, :vision, :tied, :unused."
-_LAYERS = "Layers, such as 0-10,7-10,11- or !3,7 or 0-9,b:8-23; @FILE is YAML of mergekit."
+_TAKE = "Add tensors from another model. WHAT is a name, a regular expression, or :mtp, :vision, :tied, :unused."
+_LAYERS = "Layers, such as 0-10,7-10,11- or !3,7 or 0-9,b:8-23; @FILE is a mergekit YAML file."
 
 
 def _operation(name: str, metavar: str, help: str) -> Any:
@@ -41,12 +41,14 @@ def alter(
     drop: Annotated[list[str] | None, _operation("--drop", "WHAT", "Leave out tensors.")] = None,
     keep: Annotated[list[str] | None, _operation("--keep", "WHAT", "Leave out all other tensors.")] = None,
     rename: Annotated[
-        list[str] | None, _operation("--rename", "REGEX=NEW", "Rename tensors, and keys that bear their names.")
+        list[str] | None, _operation("--rename", "REGEX=NEW", "Rename tensors, and the keys that contain their names.")
     ] = None,
     unfuse: Annotated[
-        list[str] | None, _operation("--unfuse", "KIND", "Take fused tensors apart: qkv, gate_up, experts.")
+        list[str] | None, _operation("--unfuse", "KIND", "Split fused tensors: qkv, gate_up, experts.")
     ] = None,
-    fuse: Annotated[list[str] | None, _operation("--fuse", "KIND", "Put them together: qkv, gate_up, experts.")] = None,
+    fuse: Annotated[
+        list[str] | None, _operation("--fuse", "KIND", "Fuse separate tensors: qkv, gate_up, experts.")
+    ] = None,
     layers: Annotated[
         list[str] | None,
         _operation("--layers", "LIST|@FILE", _LAYERS),
@@ -61,7 +63,7 @@ def alter(
     set_: Annotated[list[str] | None, _operation("--set", "KEY=[TYPE:]VALUE", "Set a key, as edit does.")] = None,
     remove: Annotated[list[str] | None, _operation("--remove", "KEY", "Remove a key.")] = None,
     script: Annotated[
-        list[str] | None, _operation("--script", "FILE", "Operations, one a line, with these words and without dashes.")
+        list[str] | None, _operation("--script", "FILE", "Operations, one per line: these options without the dashes.")
     ] = None,
     max_size: MaxSize = None,
     keep_file_type: KeepFileType = False,
@@ -71,9 +73,9 @@ def alter(
 ) -> None:
     """Change which tensors a model has.
 
-    Takes, drops and renames tensors, fuses and unfuses them, selects layers, experts and tokens, and makes the metadata
-    true for it; no weight is decoded. Operations run in the order of the options below, whatever the order given;
-    numbers are those of the input's layers, experts and tokens.
+    Takes, drops, renames, fuses and unfuses tensors, selects layers, experts and tokens, and updates the metadata to
+    match; decodes no weight. Operations run in the order of the options below, not in the order given; layers, experts
+    and tokens are numbered as in the input.
 
     Two ways to use it:
 
@@ -94,7 +96,7 @@ def alter(
 
 
 def _opened(models: Sequence[str]) -> tuple[Model, dict[str, Model]]:
-    """The model to alter, and all models that have a label, by it."""
+    """Open the model to alter, and all labelled models, by label."""
     inputs = open_inputs(models)
     nameless = [each.name for each in inputs[1:] if not each.given]
     if nameless:

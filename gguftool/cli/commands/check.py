@@ -1,4 +1,4 @@
-"""The check command: what is wrong with a model, and where it will run."""
+"""The check command: find what is wrong with a model, and where it will run."""
 
 from __future__ import annotations
 
@@ -22,16 +22,19 @@ def check(
         typer.Option(
             "--engine",
             metavar="NAME",
-            help="Judge for llama.cpp or ik_llama.cpp. Default: both, and what holds for one alone is for information.",
+            help="Check for llama.cpp or ik_llama.cpp. Default: both; what concerns only one of them is an info.",
             show_default=False,
         ),
     ] = None,
     select: Annotated[
         str,
-        typer.Option("--select", metavar="CODES", help="Only rules whose codes begin so: F,S01.", show_default=False),
+        typer.Option(
+            "--select", metavar="CODES", help="Only rules with codes that begin so: F,S01.", show_default=False
+        ),
     ] = "",
     ignore: Annotated[
-        str, typer.Option("--ignore", metavar="CODES", help="Leave out rules whose codes begin so.", show_default=False)
+        str,
+        typer.Option("--ignore", metavar="CODES", help="Leave out rules with codes that begin so.", show_default=False),
     ] = "",
     fail_on: Annotated[
         str,
@@ -42,19 +45,19 @@ def check(
         typer.Option(
             "--place",
             metavar="REGEX=DEVICE",
-            help="Where tensors would be, as llama.cpp's -ot: the first match counts.",
+            help="Place tensors as llama.cpp's -ot does: the first match counts.",
             show_default=False,
         ),
     ] = None,
     data: Annotated[
-        bool, typer.Option("--data", help="Read all data too: hash shards that a tensors.map lies beside.")
+        bool, typer.Option("--data", help="Also read all data: hash shards that have a tensors.map next to them.")
     ] = False,
     load: Annotated[
         str | None,
         typer.Option(
             "--load",
             metavar="ENGINE",
-            help="Ask this engine too: it loads the head, with holes for data. 'xllamacpp', or the path of a "
+            help="Also ask this engine: it loads the head, with holes in place of data. 'xllamacpp', or the path of a "
             "llama-cli, llama-completion, llama-perplexity or llama-server.",
             show_default=False,
         ),
@@ -66,7 +69,7 @@ def check(
             metavar="N",
             min=1,
             max=MAX_TOKENS,
-            help="With --load: also generate N tokens over zeros, for kernels that a type lacks.",
+            help="With --load: also generate N tokens over zeros, to find types that lack a kernel.",
             show_default=False,
         ),
     ] = None,
@@ -79,8 +82,8 @@ def check(
 ) -> None:
     """Find what is wrong, and which engines will not run it.
 
-    Findings are grouped by cause, the worst first, each with the command that mends it where there is one. Their codes
-    are explained in docs/lint.md. Exit code 1 with findings, 2 with what is no readable GGUF.
+    Groups findings by cause, the worst first, each with the command that fixes it, if there is one. docs/lint.md
+    explains their codes. Exit code 1: findings, 2: not a readable GGUF.
 
     Two ways to use it:
 

@@ -19,9 +19,9 @@ from gguftool.record import replace
 
 def diff(
     a: Annotated[str, typer.Argument(metavar="A", help="A model: a GGUF file, any shard of a set, or a folder.")],
-    b: Annotated[str, typer.Argument(metavar="B", help="The model that A is compared with.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="The model to compare A with.")],
     data: Annotated[
-        bool, typer.Option("--data", help="Compare tensor data too, and say how far apart it is where types are known.")
+        bool, typer.Option("--data", help="Also compare tensor data, and show how far apart it is for known types.")
     ] = False,
     by: Annotated[
         By | None, typer.Option("--by", help="With --data: errors of each tensor, or totals.", show_default=False)
@@ -29,25 +29,25 @@ def diff(
     imatrix: Annotated[
         str | None,
         typer.Option(
-            "--imatrix", metavar="FILE", help="With --data: errors weighted by this imatrix too.", show_default=False
+            "--imatrix", metavar="FILE", help="With --data: also weight errors by this imatrix.", show_default=False
         ),
     ] = None,
     layout: Annotated[
-        bool, typer.Option("--layout", help="Let order, offsets, alignment, shards, version and byte order count too.")
+        bool, typer.Option("--layout", help="Also compare order, offsets, alignment, shards, version and byte order.")
     ] = False,
     ignore: Annotated[
         list[str] | None,
         typer.Option(
-            "--ignore", metavar="REGEX", help="Leave out keys and tensors in whose name REGEX is found; repeatable."
+            "--ignore", metavar="REGEX", help="Leave out keys and tensors with names that match REGEX. Repeatable."
         ),
     ] = None,
     this_file_only: ThisFileOnly = False,
     json: Json = False,
     full_paths: FullPaths = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print markdown, for a thread on GitHub.")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="Print csv: a row for each difference.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print csv: one row per difference.")] = False,
 ) -> None:
-    """Show in what two models differ: metadata and tensors.
+    """Show how two models differ: metadata and tensors.
 
     Order, offsets, shards and alignment do not count. Exit code 0: no differences, 1: differences, 2: trouble.
 
@@ -61,9 +61,9 @@ def diff(
         raise typer.BadParameter("--json, --markdown and --csv exclude each other")
     chosen = one_format(json=json, markdown=markdown, csv=csv)
     if imatrix is not None and not data:
-        raise typer.BadParameter("--imatrix weighs errors of tensor data: add --data")
+        raise typer.BadParameter("--imatrix weights errors of tensor data: add --data")
     if by and not data:
-        raise typer.BadParameter("--by says what errors of tensor data are totalled by: add --data")
+        raise typer.BadParameter("--by totals errors of tensor data: add --data")
     check_patterns(ignore or [])
     options = DiffOptions(layout=layout, ignore=tuple(ignore or ()))
     report = _compare(a, b, by or (By.TENSOR if data else None), imatrix, options, this_file_only)

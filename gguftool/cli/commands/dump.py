@@ -27,7 +27,7 @@ _TEXT_ARRAY_LIMIT = 6
 
 KeyOption = Annotated[
     str | None,
-    typer.Option("--key", metavar="KEY", help="Print the value under KEY alone, raw.", show_default=False),
+    typer.Option("--key", metavar="KEY", help="Print only the value of KEY, raw.", show_default=False),
 ]
 ArrayLimit = Annotated[
     int | None,
@@ -45,14 +45,14 @@ def dump(
     model: ModelArgument,
     key: KeyOption = None,
     name_filter: Annotated[
-        str, typer.Option("--filter", metavar="REGEX", help="Only keys and tensor names in which REGEX is found.")
+        str, typer.Option("--filter", metavar="REGEX", help="Show only keys and tensors with names that match REGEX.")
     ] = "",
     array_limit: ArrayLimit = None,
     no_kv: Annotated[bool, typer.Option("--no-kv", help="Leave the metadata out.")] = False,
     no_tensors: Annotated[bool, typer.Option("--no-tensors", help="Leave the tensors out.")] = False,
     sort: Annotated[
         TensorSort | None,
-        typer.Option("--sort", help="Sort the tensors; sizes from the largest on.", show_default=False),
+        typer.Option("--sort", help="Sort the tensors; by size, the largest first.", show_default=False),
     ] = None,
     limit: Annotated[
         int | None,
@@ -66,8 +66,8 @@ def dump(
 ) -> None:
     """Show what is inside: metadata and tensors.
 
-    Every tensor with its type, shape, size in bytes, bits per weight and offset in the file.
-    With --csv the tensors, or with --no-tensors the metadata. Of an imatrix also what it holds.
+    Lists every tensor with its type, shape, size in bytes, bits per weight and offset in the file. With --csv, prints
+    only the tensors, or with --no-tensors the metadata. For an imatrix, also shows what it holds.
 
     Two ways to use it:
 
@@ -102,7 +102,7 @@ def dump(
 def _print_value(model: Model, key: str, array_limit: int | None, *, as_json: bool) -> None:
     """Print one value: a string's own bytes into a pipe (escaped on a terminal), arrays as JSON, numbers as text.
 
-    With `as_json` all are JSON.
+    With `as_json`, print every value as JSON.
     """
     kv = model.get(key)
     if kv is None:

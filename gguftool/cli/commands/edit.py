@@ -28,7 +28,7 @@ def edit(
             "--set",
             metavar="KEY=[TYPE:]VALUE",
             help="Set a value, or with KEY[INDEX] one element of an array. TYPE is one of u8 i8 u16 i16 u32 i32 u64 "
-            "i64 f32 f64 bool str, or TYPE[] with a JSON list. Default: the type that the key has. Repeatable.",
+            "i64 f32 f64 bool str, or TYPE[] with a JSON list. Default: the key's own type. Repeatable.",
         ),
     ] = None,
     set_file: Annotated[
@@ -36,7 +36,7 @@ def edit(
         typer.Option(
             "--set-file",
             metavar="KEY=[TYPE:]@FILE",
-            help="Set a value to a file's content: a text, or for an array a JSON list. Repeatable.",
+            help="Set a value to a file's content: text, or a JSON list for an array. Repeatable.",
         ),
     ] = None,
     set_token: Annotated[
@@ -49,10 +49,14 @@ def edit(
         ),
     ] = None,
     force_type: Annotated[
-        bool, typer.Option("--force-type", help="Let --set and --set-file change the type of a key that is there.")
+        bool, typer.Option("--force-type", help="Let --set and --set-file change the type of an existing key.")
     ] = False,
-    remove: Annotated[list[str] | None, typer.Option("--remove", metavar="KEY", help="Repeatable.")] = None,
-    rename: Annotated[list[str] | None, typer.Option("--rename", metavar="OLD=NEW", help="Repeatable.")] = None,
+    remove: Annotated[
+        list[str] | None, typer.Option("--remove", metavar="KEY", help="Remove a key. Repeatable.")
+    ] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option("--rename", metavar="OLD=NEW", help="Rename a key. Repeatable.")
+    ] = None,
     output: OptionalOutput = None,
     in_place: InPlace = False,
     recover: Annotated[
@@ -65,10 +69,10 @@ def edit(
 ) -> None:
     """Change metadata.
 
-    Renames first, then removals, then values, each in its old place. A key keeps its type unless --force-type is given.
-    What an engine would no longer load is refused, unless --anyway is given. A single file can be changed in place
-    where the new head is no longer than the old one (--reserve leaves room for more beforehand); of a split set shard 1
-    is replaced. Keys of the layout (general.alignment, split.*) belong to other commands.
+    Renames first, then removes, then sets values; each key keeps its place, and its type unless you give --force-type.
+    Refuses what an engine would no longer load, unless you give --anyway. Changes a single file in place if the new
+    head is no longer than the old one (--reserve leaves room beforehand); in a split set, replaces shard 1. Layout keys
+    (general.alignment, split.*) belong to other commands.
 
     Two ways to use it:
 

@@ -1,4 +1,4 @@
-"""The export command: tensors to safetensors."""
+"""The export command: write tensors to safetensors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def export(
 ) -> None:
     """Write tensors to a safetensors file.
 
-    Raw tensors keep their ggml type and dims in the file's metadata; swap --from takes both kinds back.
+    Raw tensors keep their ggml type and dims in the file's metadata; swap --from reads both kinds.
 
     Two ways to use it:
 
@@ -45,5 +45,5 @@ def export(
         near = did_you_mean(dtype, ("raw", *names))
         raise typer.BadParameter(f"--dtype takes raw, f32, f16 or bf16, not '{printable(dtype)}'{near}")
     if output.suffix.lower() != ".safetensors":
-        remark(f"{output.name} becomes a safetensors file, whatever its name says; for a GGUF: fetch --tensor")
+        remark(f"{output.name} becomes a safetensors file despite its name; to write a GGUF, use fetch --tensor")
     carry_out(plan_export(open_model(model), tensor, output, names.get(dtype)), writing)

@@ -1,4 +1,4 @@
-"""The fetch command: a model, some of its tensors, or what a damaged file lacks."""
+"""The fetch command: fetch a model, some of its tensors, or what a damaged file lacks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fetch(
         typer.Option(
             "--tensor",
             metavar="PATTERN",
-            help="Take these tensors only: a name, or a regular expression that is searched in the names. Repeatable.",
+            help="Take only these tensors: a name, or a regular expression to search for in the names. Repeatable.",
         ),
     ] = None,
     repair: Annotated[
@@ -53,16 +53,14 @@ def fetch(
     ] = None,
     source: Annotated[
         str | None,
-        typer.Option(
-            "--from", metavar="MODEL", help="The same as MODEL, to be said with --repair.", show_default=False
-        ),
+        typer.Option("--from", metavar="MODEL", help="The same as MODEL, to use with --repair.", show_default=False),
     ] = None,
     check: Annotated[
         str | None,
         typer.Option(
             "--check",
             metavar="MANIFEST",
-            help="With --repair: tensors' hashes, as 'gguftool hash' prints them; those that differ are fetched.",
+            help="With --repair: tensor hashes as 'gguftool hash' prints them; fetch the tensors that differ.",
             show_default=False,
         ),
     ] = None,
@@ -73,9 +71,9 @@ def fetch(
 ) -> None:
     """Fetch a model or some of its tensors; repair a download.
 
-    A model of one file comes byte for byte, a set as one merged file; where OUT is a folder, files come as they are.
-    With --tensor OUT is a GGUF of these tensors, to merge or swap from. --repair looks for what is missing, zeroed or
-    different in FILE and fetches that alone.
+    Copies a single file byte for byte, and merges a set into one file; into a folder OUT, copies files as they are.
+    With --tensor, OUT is a GGUF of these tensors, to merge or swap from. --repair looks for what is missing, zeroed or
+    different in FILE and fetches only that.
 
     Two ways to use it:
 
@@ -86,7 +84,7 @@ def fetch(
     name = _one_model(model, source)
     if repair is not None:
         if tensor or layout.any:
-            raise typer.BadParameter("--repair makes FILE what MODEL is; it takes no option that changes the output")
+            raise typer.BadParameter("--repair makes FILE equal to MODEL; it takes no option that changes the output")
         if repair.is_dir():
             _repair_set(name, repair, output, check, writing)
             return
@@ -107,7 +105,7 @@ def _plan_fetch(name: str, output: Path, options: FetchOptions, *, this_file_onl
     if not output.is_dir():
         return plan_fetch(opened, output, options)
     if options.patterns or not options.as_it_is:
-        raise typer.BadParameter(f"into a folder files come as they are; -o {output}/NAME.gguf makes a new one")
+        raise typer.BadParameter(f"files are copied into a folder as they are; -o {output}/NAME.gguf makes a new one")
     return plan_fetch_files(opened, output)
 
 
@@ -118,7 +116,7 @@ def _one_model(model: str | None, source: str | None) -> str:
 
 
 def _plan_repair(name: str, file: Path, output: Path | None, check: str | None, writing: Writing) -> Plan | None:
-    """Look for damage and plan its repair; say so and return None if there is none."""
+    """Look for damage and plan its repair; if there is no damage, say so and return None."""
     (original,) = open_model(name, this_file_only=True).files
     hashes = None if check is None else _tensor_hashes(check)
     recover_first(str(file), dry_run=writing.dry_run)
@@ -133,7 +131,7 @@ def _plan_repair(name: str, file: Path, output: Path | None, check: str | None, 
 
 
 def _repair_set(name: str, folder: Path, output: Path | None, check: str | None, writing: Writing) -> None:
-    """Repair the files of a set in `folder`, one after the other; one that is not there is fetched whole."""
+    """Repair the files of a set in `folder`, one after the other; fetch missing files whole."""
     if output is not None:
         raise typer.BadParameter("the files of a set are repaired where they are; it takes no -o OUT")
     model = open_model(name)
@@ -152,9 +150,9 @@ def _repair_set(name: str, folder: Path, output: Path | None, check: str | None,
 
 def _say_sound(file: Path, damage: Damage, *, json: bool) -> None:
     if damage.is_proven:
-        remark(f"{file}: nothing to repair, its sha256 is the recorded one")
+        remark(f"{file}: nothing to repair: its sha256 matches the recorded one")
     else:
-        remark(f"{file}: no hole, no zeros and no difference in the head; nobody recorded a sha256 to compare with")
+        remark(f"{file}: no hole, no zeros and no difference in the head; no sha256 is recorded to compare with")
     if json:
         show_receipt(Receipt(paths=(), nbytes=0), json=True)
 
@@ -168,5 +166,5 @@ def _tensor_hashes(manifest: str) -> dict[str, str]:
     text = source.read_at(0, source.size).decode("utf-8", "surrogateescape")
     lines = [line for line in manifest_lines(text) if is_tensor_hashes(line)]  # sums of files may be among them
     if not lines:
-        raise FormatError("holds no hashes of tensors, as gguftool hash prints them", source=manifest)
+        raise FormatError("holds no tensor hashes as gguftool hash prints them", source=manifest)
     return hashes_of_tensors(parse_tensor_hashes(lines, manifest))

@@ -1,4 +1,4 @@
-"""The hash command: sha256 of tensors and files, and checking against manifests."""
+"""The hash command: print sha256 of tensors and files, and check them against manifests."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ def hash_(
     ] = None,
     files: Annotated[bool, typer.Option("--files", help="Hash whole files, in the format of sha256sum.")] = False,
     write_map: Annotated[
-        bool, typer.Option("--map", help="Write tensors.map beside the shards of a one-tensor-a-shard set.")
+        bool, typer.Option("--map", help="Write tensors.map next to the shards of a set with one tensor per shard.")
     ] = False,
     check: Annotated[
         str | None,
         typer.Option(
             "--check",
             metavar="MANIFEST",
-            help="Check against a tensors.map or other manifest.",
+            help="Check against a tensors.map or another manifest.",
             show_default=False,
         ),
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", metavar="N", min=1, help="Threads. Default: one a core.")
+        int | None, typer.Option("--jobs", metavar="N", min=1, help="Threads. Default: one per core.")
     ] = None,
     force: Force = False,
     json: Json = False,
     full_paths: FullPaths = False,
 ) -> None:
-    """Print sha256 of each tensor's data, or check them.
+    """Print the sha256 of each tensor's data, or check hashes.
 
     The hash of a tensor does not depend on head or layout: the same tensor in another file has the same hash. The last
-    line is over all data in header order, as llama-gguf-hash --sha256 prints it.
+    line hashes all data in header order, as llama-gguf-hash --sha256 does.
 
     Two ways to use it:
 
@@ -90,7 +90,7 @@ def hash_(
 def _write_map(model: Model, *, force: bool, jobs: int | None) -> Receipt:
     """Hash the shards of `model` and write tensors.map into their folder."""
     if any(source.is_remote for source in model.sources):
-        raise PlanError("is not local, so that no map can be written beside it; fetch it first", source=model.name)
+        raise PlanError("is not local, so no map can be written next to it; fetch it first", source=model.name)
     with progress_bar(sum(file.source.size for file in model.files), "hashing") as progress:
         hashes = hash_files(model, jobs, progress)
     folder = Path(model.files[0].source.name).parent

@@ -1,4 +1,4 @@
-"""The info command: a model on one screen."""
+"""The info command: show a model on one screen."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The merge command.
 
-What plans and writes is imported where it is used, unlike in other commands: at the top it would make `merge --help`
-take 1.4 times as long (benchmarks/startup.py holds its bar).
+Unlike in other commands, the modules that plan and write are imported where they are used: imported at the top, they
+would make `merge --help` take 1.4 times as long (benchmarks/startup.py holds its limit).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gguftool.storage.sources.source import Source
     from gguftool.surgery.inputs import Input
 
-# Options that change how to run, and not the output.
+# Options that change how the command runs, but not the output.
 _OF_A_RUN = frozenset(
     {
         "models",
@@ -56,35 +56,35 @@ def merge(
         list[str],
         typer.Argument(
             metavar="[LABEL=]MODEL...",
-            help="GGUF files, shards, folders or quoted globs; LABEL is what a recipe calls it.",
+            help="GGUF files, shards, folders or quoted globs; LABEL is the recipe's name for one.",
         ),
     ],
     output: OutputOption,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", metavar="FILE", help="Which tensor comes in which type.", show_default=False),
+        typer.Option(
+            "--recipe", metavar="FILE", help="The recipe, which gives each tensor its type.", show_default=False
+        ),
     ] = None,
     kv_from: Annotated[
         str | None,
         typer.Option(
             "--kv-from",
             metavar="MODEL",
-            help="Whose metadata. Default: the first input with a general.architecture.",
+            help="Take the metadata from here. Default: the first input with a general.architecture.",
             show_default=False,
         ),
     ] = None,
     max_size: MaxSize = None,
     keep_file_type: KeepFileType = False,
     true_file_type: Annotated[
-        bool, typer.Option("--true-file-type", help="Set general.file_type by the type of most elements.")
+        bool, typer.Option("--true-file-type", help="Set general.file_type by the type that most elements have.")
     ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Take a tensor in exactly the recipe's type or not.")
-    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Take a tensor only in exactly the recipe's type.")] = False,
     allow_fallback: Annotated[
         bool,
         typer.Option(
-            "--allow-fallback", help="Where no input has the type, take what llama-quantize would have fallen back to."
+            "--allow-fallback", help="If no input has the type, take the one that llama-quantize would fall back to."
         ),
     ] = False,
     allow_kv_mismatch: Annotated[
@@ -94,21 +94,21 @@ def merge(
     provenance: Annotated[
         bool, typer.Option("--provenance", help="Add gguftool.source.*: which file each tensor came from.")
     ] = False,
-    consume: Annotated[  # noqa: ARG001 - read from the context, with all others
+    consume: Annotated[  # noqa: ARG001 - read from the context, with all other options
         bool, typer.Option("--consume", help="Remove each input as soon as its bytes are safe in the output.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before --consume removes files.")] = False,
     no_verify: Annotated[
-        bool, typer.Option("--no-verify", help="Do not hash shards that a tensors.map lies beside.")
+        bool, typer.Option("--no-verify", help="Do not hash shards that have a tensors.map next to them.")
     ] = False,
     *,
     layout: LayoutFlags,
     writing: Writing,
 ) -> None:
-    """Put shards, or a mix of several quants, together.
+    """Merge shards, or a mix of several quants, into one model.
 
-    Each tensor must come from exactly one input, or a recipe says in which type it is taken. Offsets are dense,
-    split.* keys are gone, the metadata is true for the mix.
+    Each tensor must come from exactly one input, unless a recipe says in which type to take it. The output has dense
+    offsets, no split.* keys, and metadata that is true for the mix.
 
     Two ways to use it:
 
@@ -180,7 +180,7 @@ def _consume_request(context: typer.Context) -> Request | None:
             raise typer.BadParameter("--yes belongs to --consume")
         return None
     if given["no_sync"]:
-        raise typer.BadParameter("--consume removes inputs, so the output must be durable: not with --no-sync")
+        raise typer.BadParameter("--consume removes inputs, so the output must be durable: leave out --no-sync")
     options = tuple(
         f"--{name.replace('_', '-')}={os.path.abspath(value) if name in _PATHS else value}"
         for name, value in sorted(given.items())
@@ -190,10 +190,10 @@ def _consume_request(context: typer.Context) -> Request | None:
 
 
 def _find_begun(anchor: Path, request: Request | None, writing: Writing, plan_again: Callable[[], Plan]) -> Plan | None:
-    """Find the plan that the same command began, or None if there is none or --no-resume discards it.
+    """Find the plan that a run of the same command began; None if there was no run, or --no-resume discards its plan.
 
-    Raises `ExecuteError` if another command began, before inputs are found to be missing, or if the journal is not one
-    of this merge.
+    Raises `ExecuteError` if another command began, before inputs are found to be missing, or if the journal does not
+    belong to this merge.
     """
     from gguftool.storage.execute.part import refuse_only_copies
 
@@ -210,17 +210,17 @@ def _find_begun(anchor: Path, request: Request | None, writing: Writing, plan_ag
     plan = find_begun(anchor, request, plan_again)
     if plan is not None and plan.consume is not None:
         gone = sum(step.frees for step in plan.consume.steps) - len(plan.consume.freed)
-        remark(f"going on with an interrupted run: {gone:,} input file(s) are in its part file already, and removed")
+        remark(f"resuming an interrupted run: {gone:,} input file(s) are already in its part file, and removed")
     return plan
 
 
 def _confirm_removal(plan: Plan, *, yes: bool) -> None:
-    """Ask before the inputs that `plan` removes go; without a terminal to ask on, --yes is needed."""
+    """Ask before `plan` removes inputs; without a terminal to ask on, --yes is needed."""
     freed = plan.consume.freed if plan.consume is not None else ()
     if yes or not freed:
         return
     what = f"{len(freed):,} input file(s) ({format_size(sum(source.size for source in freed))})"
     if sys.stdin is None or not sys.stdin.isatty():
-        raise typer.BadParameter(f"--consume would remove {what}; --yes says that it may (--dry-run lists them)")
+        raise typer.BadParameter(f"--consume would remove {what}; --yes allows it (--dry-run lists them)")
     if not typer.confirm(f"Remove {what} as they are merged, {freed[0].name} to {freed[-1].name}?", err=True):
         raise PlanError("not confirmed: nothing was removed, nothing was written")

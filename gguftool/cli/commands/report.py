@@ -1,4 +1,4 @@
-"""The report command: how a model's bytes are distributed."""
+"""The report command: show how a model's bytes are distributed."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ ByOption = Annotated[
         "--by",
         metavar="type|role|layer|tensor|file",
         callback=_breakdown,
-        help="Show this breakdown alone. Default: by type and role, and layers as a strip.",
+        help="Show only this breakdown. Default: by type and role, and layers as a strip.",
         show_default=False,
     ),
 ]
@@ -58,7 +58,7 @@ PlaceOption = Annotated[
     typer.Option(
         "--place",
         metavar="REGEX=DEVICE",
-        help="Add up bytes per device as -ot would place tensors; first match wins; may be given again.",
+        help="Add up bytes per device, with tensors placed as -ot does: the first match counts. Repeatable.",
         show_default=False,
     ),
 ]
@@ -68,7 +68,7 @@ HtmlOption = Annotated[
         "--html",
         parser=local_path,
         metavar="FILE",
-        help="Write one self-contained page instead.",
+        help="Write a self-contained HTML page instead.",
         show_default=False,
     ),
 ]
@@ -88,7 +88,8 @@ def report(
 ) -> None:
     """Show how parameters and bytes are distributed.
 
-    Over types, roles, layers, tensors and devices, with an honest one-line label; several models side by side.
+    Breaks them down by type, role, layer, tensor and device, with an honest one-line label. Shows several models side
+    by side.
 
     Two ways to use it:
 
@@ -107,7 +108,7 @@ def report(
         opened, imatrix = (), imatrix_instead(models[0], error)
     if imatrix is not None:
         if chosen is Format.HTML:
-            raise PlanError("is an importance matrix, of which there is no page", source=imatrix.name)
+            raise PlanError("is an importance matrix, which has no page: leave out --html", source=imatrix.name)
         show_imatrix(imatrix, chosen, full_paths=full_paths)
         return
     made = make_report(opened, rules)
@@ -119,7 +120,7 @@ def report(
 
 
 def _say_remarks(made: Report) -> None:
-    """Print the remarks about models; one that several models share is printed once."""
+    """Print the remarks about models; print one that several models share only once."""
     about: dict[str, list[str]] = {}
     for model in made.models:
         for text in dict.fromkeys(model.remarks):
@@ -129,7 +130,7 @@ def _say_remarks(made: Report) -> None:
 
 
 def _open(specs: list[str], this_file_only: bool) -> tuple[Model, ...]:
-    """Open every model that `specs` name; partial sets behind a single name are one model, as elsewhere."""
+    """Open every model that `specs` name; partial sets under a single name are one model, as elsewhere."""
     opened = open_models(*specs, this_file_only=this_file_only)
     if len(specs) == 1 and len(opened) > 1 and sum(model.is_complete for model in opened) <= 1:
         return (open_model(*specs, this_file_only=this_file_only),)
@@ -138,7 +139,7 @@ def _open(specs: list[str], this_file_only: bool) -> tuple[Model, ...]:
 
 def _write_page(made: Report, opened: tuple[Model, ...], path: Path, *, force: bool) -> None:
     """Write the page with the executor, so that it is complete, and replaces a file only with --force."""
-    # Writing is for --html alone: the executor is 22 modules.
+    # Only --html writes, and the executor is 22 modules.
     from gguftool.analysis.metadata import metadata_rows  # noqa: PLC0415
     from gguftool.render.page.document import project_link  # noqa: PLC0415
     from gguftool.render.page.page import Made  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The split command: one model to many shards."""
+"""The split command: split a model into shards."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def split(
             parser=local_name, metavar="PREFIX", help="Start of the shards' names: PREFIX-00001-of-00003.gguf."
         ),
     ],
-    max_tensors: Annotated[int, typer.Option("--max-tensors", metavar="N", min=1, help="Tensors in a shard.")] = 1,
+    max_tensors: Annotated[int, typer.Option("--max-tensors", metavar="N", min=1, help="Tensors per shard.")] = 1,
     max_size: Annotated[
         int | None,
-        size_option("--max-size", help="Bytes in a shard, head and padding included; not with --max-tensors."),
+        size_option("--max-size", help="Bytes per shard, head and padding included; not with --max-tensors."),
     ] = None,
     bundle_small: Annotated[
         int | None,  # no default of 0: typer would run the size parser on it
-        size_option("--bundle-small", help="Tensors smaller than this ride in shard 1; merge restores the order."),
+        size_option("--bundle-small", help="Put tensors smaller than this into shard 1; merge restores the order."),
     ] = None,
     tensor_first_split: Annotated[
-        bool, typer.Option("--tensor-first-split", help="Let shard 1 hold tensors too, not only the metadata.")
+        bool, typer.Option("--tensor-first-split", help="Let shard 1 hold tensors, not only the metadata.")
     ] = False,
     naming: Annotated[
         str | None,
@@ -54,12 +54,12 @@ def split(
             show_default=False,
         ),
     ] = None,
-    write_map: Annotated[bool, typer.Option("--map", help="Write tensors.map beside the shards.")] = False,
+    write_map: Annotated[bool, typer.Option("--map", help="Write tensors.map next to the shards.")] = False,
     *,
     layout: LayoutFlags,
     writing: Writing,
 ) -> None:
-    """Take a model apart into shards.
+    """Split a model into shards.
 
     Engines load the set from its shard 1, which holds all metadata; merge restores the file byte for byte.
 
@@ -83,7 +83,7 @@ def split(
     if naming is not None:
         prefix += THIREUS_TAIL
     if write_map and (max_tensors != 1 or max_size is not None or bundle_small or tensor_first_split):
-        raise typer.BadParameter("--map is for sets of one tensor a shard, with the metadata alone in shard 1")
+        raise typer.BadParameter("--map is for sets with one tensor per shard and only metadata in shard 1")
     if write_map and not writing.force and os.path.lexists(beside := Path(prefix).parent / "tensors.map"):
         raise exists_already(beside)  # before the shards are written
     source = open_model(model)
@@ -96,6 +96,6 @@ def split(
 
 
 def _write_map(model: Model, plan: Plan, receipt: Receipt, *, force: bool) -> Receipt:
-    """Write tensors.map beside the shards that `plan` made of `model`, from the hashes in their receipt."""
+    """Write tensors.map next to the shards that `plan` made of `model`, from the hashes in their receipt."""
     digests = receipt.digests.files if receipt.digests is not None else ()
     return execute(plan_tensors_map_of_split(model, plan, [one.sha256 for one in digests]), Options(force=force))

@@ -1,4 +1,4 @@
-"""The swap command: tensors of a model replaced by a donor's."""
+"""The swap command: replace tensors of a model with a donor's."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def swap(
     layout: LayoutFlags,
     writing: Writing,
 ) -> None:
-    """Replace tensors by a donor's.
+    """Replace tensors with a donor's.
 
-    Shapes must agree, types may differ. Of a split set, OUT is the prefix of the new set. --in-place
-    changes a single file where it is, which needs every tensor to take the same room as before; of a set it replaces
-    the shards that change, whatever their size.
+    Shapes must agree; types may differ. For a split set, OUT is the prefix of the new set. --in-place changes a single
+    file where it is, if every tensor takes as much space as before; in a set, it replaces the shards that change,
+    whatever their size.
 
     Two ways to use it:
 

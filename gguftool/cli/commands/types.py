@@ -1,4 +1,4 @@
-"""The types command: the tensor types of both engines."""
+"""The types command: list the tensor types of both engines."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def types(
 ) -> None:
     """List the tensor types, or explain one.
 
-    All types of llama.cpp and ik_llama.cpp that may occur in a file, with the engines that load them.
+    Shows all types of llama.cpp and ik_llama.cpp that can occur in a file, with the engines that load them.
 
     Two ways to use it:
 

@@ -1,7 +1,7 @@
 """Complete a command line in a shell, by typer's own scripts and protocol; imported only when a shell asks.
 
-What an option's value is, its metavar says: a tensor type, an engine, a tensor or key of the model on the line, or one
-of the words between bars. For everything else the shell completes file names.
+An option's metavar says what its value is: a tensor type, an engine, a tensor or key of the model on the line, or one
+of the words between bars. For everything else, the shell completes file names.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gguftool.model.model import Model
 
-# Shells start us with this variable; typer makes its name from the program's.
+# Shells set this variable to start us; typer derives its name from the program's.
 VARIABLE = "_GGUFTOOL_COMPLETE"
 SHELLS = ("bash", "zsh", "fish", "powershell", "pwsh")
-# Seconds that reading the model's head may take; a shell waits for us at every press of the key.
+# Seconds to spend on reading the model's head; a shell waits for us at every press of the key.
 PATIENCE = 1.0
 _MOST_NAMES = 1000
 # Shells evaluate what we print, and names come from files: any other character could be part of a command.
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
-# With what the user typed before it, such as the REGEX of a rule.
+# The same, after text that the user typed, such as the REGEX of a rule.
 _SAFE = re.compile(r"[A-Za-z0-9_.,=*^+:@/\-]{1,1000}")
 _WORDS = re.compile(r"[a-z0-9_.\-]+(\|[a-z0-9_.\-]+)+")
-# zsh loads a file of its folders at the first press of the key, and expects completions from it. typer's script only
-# registers its function, which works for the second press.
+# zsh loads a file of its folders when the key is first pressed, and expects completions from it. typer's script only
+# registers its function, which works from the second press on.
 _REGISTER = "compdef _gguftool_completion gguftool"
 _REGISTER_OR_RUN = f"""if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
   _gguftool_completion "$@"
 else
   {_REGISTER}
 fi"""
-# Metavars of models that tensors and keys are read from; a donor first, because it is what tensors are taken from.
+# Metavars of models to read tensors and keys from; a donor comes first, because tensors are taken from it.
 _MODELS = ("DONOR", "MODEL", "[MODEL]", "MODEL...", "[LABEL=]MODEL...", "SOURCE", "A")
 
 
@@ -52,12 +52,12 @@ def complete(command: Any, instruction: str) -> int:
     machinery.completion_init()
     try:
         return int(machinery.shell_complete(command, {}, "gguftool", VARIABLE, instruction))
-    except Exception:  # a shell prints all that we say into the line: an odd line has no completions
+    except Exception:  # a shell puts all that we print into the line: an odd line gets no completions
         return 1
 
 
 def prepare(command: Any, line: Sequence[str]) -> None:
-    """Let the parameters of `command` complete their values; `line` is the words behind its name."""
+    """Let the parameters of `command` complete their values; `line` holds the words after its name."""
     item = import_module("typer.completion").shell_completion.CompletionItem
     for param in command.params:
         values = _values_of(command.name, param, tuple(line))
@@ -74,7 +74,7 @@ def _completer(values: Callable[[Any, str], Iterable[str]], item: Any) -> Callab
 
 
 def _values_of(command: str, param: Any, line: tuple[str, ...]) -> Callable[[Any, str], Iterable[str]] | None:
-    """Tell what makes the values of a parameter, or None if the shell completes file names."""
+    """Find the function that lists the values of a parameter; None if the shell completes file names."""
     metavar = param.metavar or ""
     if metavar == "TYPE" or (command == "types" and metavar == "[NAME]"):
         return lambda context, incomplete: _types(incomplete)
@@ -98,21 +98,21 @@ def _values_of(command: str, param: Any, line: tuple[str, ...]) -> Callable[[Any
 
 
 def _engines() -> tuple[str, ...]:
-    from gguftool.format.engine_facts.engines import ENGINES  # noqa: PLC0415 - for the one who asks
+    from gguftool.format.engine_facts.engines import ENGINES  # noqa: PLC0415 - only when asked
 
     return tuple(ENGINES)
 
 
 def _types(incomplete: str) -> list[str]:
-    """List the types as recipes spell them, or by their names where the word begins with a capital."""
-    from gguftool.format.ggml import TYPES  # noqa: PLC0415 - for the one who asks
+    """List the types as recipes spell them, or by their names if the word begins with a capital."""
+    from gguftool.format.ggml import TYPES  # noqa: PLC0415 - only when asked
 
     capitals = incomplete[:1].isupper()
     return [traits.name if capitals else traits.alias for traits in TYPES.values() if traits.in_files]
 
 
 def _last(incomplete: str, mark: str) -> list[str]:
-    """List the types behind the last `mark` of the word, with what is before it."""
+    """Complete the type after the last `mark` of the word, and keep the text before it."""
     before, found, word = incomplete.rpartition(mark)
     return [f"{before}{found}{name}" for name in _types(word)]
 
@@ -126,23 +126,23 @@ def _keys(model: Model) -> Iterable[str]:
 
 
 def _names(context: Any, line: Sequence[str], names: Callable[[Model], Iterable[str]]) -> list[str]:
-    """List names in the first model of the line that is a local file; none if it takes too long or is no model.
+    """List names in the first model of the line that is a local file; empty if it takes too long or is not a model.
 
-    typer gives up where the last option has no value yet, and then knows no arguments: hence the words of `line`.
+    typer gives up if the last option has no value yet, and then knows no arguments: hence the words of `line`.
     """
     found: list[str] = []
 
     def read() -> None:
-        from gguftool.model.opening import open_model  # noqa: PLC0415 - for the one who asks
+        from gguftool.model.opening import open_model  # noqa: PLC0415 - only when asked
 
         path = next((path for text in (*_models(context), *line) for path in _paths(text)), None)
         try:
             plain = [] if path is None else [name for name in names(open_model(path)) if _PLAIN.fullmatch(name)]
-        except Exception:  # whatever is wrong with the file, it is not said between the words of a command line
+        except Exception:  # an error about the file has no place between the words of a command line
             return
         found.extend(plain[:_MOST_NAMES])
 
-    # A thread, because a named pipe or a dead network drive would let us wait for ever. It ends with the process.
+    # A thread, because we would wait forever for a named pipe or a dead network drive. It ends with the process.
     reader = Thread(target=read, daemon=True)
     reader.start()
     reader.join(PATIENCE)
@@ -159,8 +159,8 @@ def _models(context: Any) -> Iterable[str]:
 
 
 def _paths(text: str) -> Iterable[str]:
-    """Yield what of `text`, perhaps LABEL=MODEL, exists here; an address never does."""
-    from gguftool.storage.sources.locate import scheme_of  # noqa: PLC0415 - for the one who asks
+    """Yield `text`, or the MODEL of LABEL=MODEL, if it exists here; an address never does."""
+    from gguftool.storage.sources.locate import scheme_of  # noqa: PLC0415 - only when asked
 
     for path in (text, text.partition("=")[2]):
         if path and not scheme_of(path) and os.path.exists(path):

@@ -1,4 +1,4 @@
-"""Standard output and standard error: data goes to the first, progress and remarks to the second."""
+"""Standard output and standard error: data goes to the former, progress and remarks go to the latter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ReaderGone(BaseException):
 def prepare_streams() -> None:
     """Escape characters that the terminal's encoding lacks, instead of ending the program.
 
-    A closed standard error becomes a silent one: `print` would put its text into the data instead.
+    Replace a closed standard error with a silent one: `print` would put its text into the data instead.
     """
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - open to the end
@@ -47,7 +47,7 @@ def write_bytes(data: bytes) -> None:
 
 
 def write_exactly(text: str) -> None:
-    """Write lines with names as their own bytes into a pipe, escaped on a terminal."""
+    """Write lines: names as their own bytes into a pipe, escaped on a terminal."""
     if sys.stdout.isatty():
         write("".join(printable(line, len(line)) + "\n" for line in text.splitlines()))
     else:
@@ -62,14 +62,14 @@ def standard_output() -> Iterator[Any]:
     try:
         yield sys.stdout
     except BrokenPipeError:
-        raise ReaderGone("standard output: whoever read it went away") from None
+        raise ReaderGone("standard output: its reader went away") from None
     except OSError as error:
         drop_stdout()
         raise ExecuteError(f"cannot write: {error.strerror}", source="standard output") from error
 
 
 def drop_stdout() -> None:
-    """Point standard output at nothing, so that a later flush of unwritten data stays silent."""
+    """Point standard output at the null device, so that a later flush of unwritten data stays silent."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
@@ -79,7 +79,7 @@ def remark(text: str) -> None:
 
 
 def remark_each(texts: Iterable[str]) -> None:
-    """Print notes; one that repeats is printed once, with its count."""
+    """Print notes; print a repeated one once, with its count."""
     counts: dict[str, int] = {}
     for text in texts:
         counts[text] = counts.get(text, 0) + 1
@@ -100,7 +100,7 @@ def _say(line: str) -> None:
 
 
 def fail(text: str, problems: Sequence[str] = ()) -> None:
-    """Print an error: one line, whatever the text holds, and one more for each of several problems."""
+    """Print an error on one line, whatever the text holds, and each of several problems on another."""
     if len(problems) == 1:
         text, problems = f"{text}: {problems[0]}", ()
     _say(f"gguftool: error: {printable(without_secrets(text), 1 << 16)}{':' if problems else ''}")
@@ -109,7 +109,7 @@ def fail(text: str, problems: Sequence[str] = ()) -> None:
 
 
 def fail_use(text: str, hint: Sequence[str]) -> None:
-    """Print how the command is called, then the error in how it was."""
+    """Print how to call the command, then the usage error."""
     for line in hint:
         _say(printable(line, 1 << 16))
     fail(text)
@@ -125,10 +125,10 @@ _COUNT = "{desc}: {n_fmt} of {total_fmt} {unit} [{elapsed}<{remaining}]"
 
 @contextmanager
 def progress_bar(total: int, what: str) -> Iterator[Callable[[int], Any]]:
-    """Yield a callback that takes the bytes done since its last call; `what` is being done to them.
+    """Yield a callback that takes the bytes done since its last call; `what` names the work.
 
-    On a terminal it draws a bar, with sizes as all other texts have them, the rate and the time left; elsewhere
-    nothing. A `total` of 0 is not known.
+    On a terminal it draws a bar with `what` before it, sizes in the units of other texts, the rate and the time left;
+    elsewhere it draws nothing. A `total` of 0 means that the size is not known.
     """
     if not sys.stderr.isatty():
         yield lambda nbytes: None
@@ -153,7 +153,7 @@ def progress_bar(total: int, what: str) -> Iterator[Callable[[int], Any]]:
 
 @contextmanager
 def counting_bar(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a callback that takes how many of `unit` are done, and of how many; drawn on a terminal."""
+    """Yield a callback that takes the number of `unit` done, and the total; on a terminal it draws a bar."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return

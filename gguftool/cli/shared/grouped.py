@@ -1,6 +1,6 @@
-"""The help of one command: its own options first, then those that many commands share, by what they are about.
+"""The help of one command: its own options first, then those that many commands share, by topic.
 
-typer groups options by panels, which are drawn by rich alone; rich would double the start-up.
+typer groups options in panels, which only rich draws; rich would double the start-up.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 from typer.core import TyperCommand
 
-# A command with fewer options than this, --help counted, shows them in one list.
+# A command with fewer options than this, including --help, shows them in one list.
 _MANY = 14
 # Section -> the long options in it, wherever a command has them. All others are the command's own.
 _SECTIONS: dict[str, frozenset[str]] = {
@@ -30,18 +30,18 @@ def section_of(names: list[str]) -> str:
 
 
 class GroupedCommand(TyperCommand):
-    """A command that shows its options in sections, and completes their values when a shell asks."""
+    """A command that shows its options in sections, and completes their values if a shell asks."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Parse `args`; for a shell that completes them, prepare the parameters."""
         if extra.get("resilient_parsing"):
-            from gguftool.cli.shared.completing import prepare  # noqa: PLC0415 - for shells alone
+            from gguftool.cli.shared.completing import prepare  # noqa: PLC0415 - only for shells
 
             prepare(self, args)
         return super().make_context(info_name, args, parent, **extra)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the arguments, then the options by section; without rows a section is left out."""
+        """Write the arguments, then the options by section; leave out empty sections."""
         sections: dict[str, list[tuple[str, str]]] = {title: [] for title in ("Arguments", "Options", *_SECTIONS)}
         params = self.get_params(ctx)
         many = len([param for param in params if param.param_type_name == "option"]) >= _MANY

@@ -1,6 +1,6 @@
-"""Importance matrices in place of models, for all commands that may be given one.
+"""Importance matrices in place of models, for all commands that accept one.
 
-Reading and describing one is imported where it happens: `dump` of a model starts a twentieth faster without.
+The modules that read and describe one are imported where they are used: `dump` of a model starts a twentieth faster.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def show_imatrix(
 
 
 def describe_if_imatrix(model: Model, name_filter: str = "") -> ImatrixReport | None:
-    """Describe the imatrix that was opened as `model`, or return None if it is a model; warn if it is damaged."""
+    """Describe the imatrix that was opened as `model`; return None if it is a model, warn if it is damaged."""
     source = imatrix_among((model,))
     if source is None:
         return None
@@ -43,19 +43,19 @@ def describe_if_imatrix(model: Model, name_filter: str = "") -> ImatrixReport | 
     try:
         return describe_imatrix(source.name, read_imatrix(source), name_filter=name_filter)
     except FormatError as error:
-        remark(f"not a sound imatrix: {error}")
+        remark(f"damaged imatrix: {error}")
         return None
 
 
 def imatrix_among(models: Sequence[Model]) -> Source | None:
-    """The imatrix in GGUF form that was opened as the only one of `models`, or None."""
+    """Find the imatrix in GGUF form that was opened as the only one of `models`, or return None."""
     if len(models) != 1 or len(models[0].files) != 1 or not is_imatrix(models[0].kvs):
         return None
     return models[0].files[0].source
 
 
 def imatrix_instead(spec: str, error: FormatError) -> Source:
-    """Open `spec` as a legacy imatrix; if it is none, raise `error`, the reason why it is not a GGUF."""
+    """Open `spec` as a legacy imatrix; if it is not one either, raise `error`, which says why it is not a GGUF file."""
     from gguftool.format.imatrix import legacy_start
 
     if error.where == "magic" and error.source is not None and error.source == spec:

@@ -1,4 +1,4 @@
-"""Comparing shards with the tensors.map beside them, for commands that take shards."""
+"""Compare shards with the tensors.map next to them, for commands that take shards."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from gguftool.storage.plan import Plan
 
 
 def verify_maps(models: Sequence[Model], plan: Plan) -> None:
-    """Hash the shards that `plan` reads and a tensors.map lists; raise one `SourceError` for all that differ."""
+    """Hash the shards that `plan` reads and a tensors.map lists; raise one `SourceError` that names all that differ."""
     bad: list[str] = []
     used = {use.name for use in plan.preview().uses}
     for model in models:
-        # Hashing a remote file would fetch all of it, also what the plan does not use.
+        # Hashing a remote file would fetch all of it, including what the plan does not use.
         files = [file for file in model.files if file.source.name in used and not file.source.is_remote]
         entries = tuple(entry for entries in find_maps(files).values() for entry in entries)
         if entries:
             bad += _differing(files, entries)
     if bad:
-        raise SourceError(f"{len(bad)} shard(s) are not what their tensors.map says: {'; '.join(bad)}")
+        raise SourceError(f"{len(bad)} shard(s) do not match their tensors.map: {'; '.join(bad)}")
 
 
 def _differing(files: Sequence[ModelFile], entries: tuple[MapEntry, ...]) -> Iterator[str]:

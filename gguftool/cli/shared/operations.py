@@ -1,4 +1,4 @@
-"""Operations of alter, from options and scripts, and the inputs that they call by labels."""
+"""Operations of alter, from options and scripts, and the inputs that they refer to by label."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ T = TypeVar("T")
 def operations(
     given: Mapping[str, Sequence[str] | None], scripts: Sequence[str]
 ) -> tuple[list[tuple[str, str]], list[Source]]:
-    """Pairs of an operation's word and its value, of options and then of scripts; the second item is the scripts.
+    """Pair each operation's word with its value, options before scripts; also return the scripts.
 
-    Raises `typer.BadParameter` if there are none.
+    Raises `typer.BadParameter` if there is no operation.
     """
     words = [(word, value) for word, values in given.items() for value in values or ()]
     read = [read_text(name, MAX_SCRIPT) for name in scripts]
@@ -32,12 +32,12 @@ def operations(
 
 
 def by_label(labelled: Iterable[tuple[str, T]]) -> dict[str, T]:
-    """The inputs by their labels; raises `typer.BadParameter` if two have the same one."""
+    """Map labels to inputs; raise `typer.BadParameter` if two inputs have the same label."""
     found: dict[str, T] = {}
     twice: list[str] = []
     for label, each in labelled:
         if found.setdefault(normal_label(label), each) is not each:
             twice.append(label)
     if twice:
-        raise typer.BadParameter(f"several inputs are labelled {listed(twice, 4)}; give each a label of its own")
+        raise typer.BadParameter(f"several inputs are labelled {listed(twice, 4)}; give each its own label")
     return found

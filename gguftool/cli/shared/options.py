@@ -26,17 +26,17 @@ def _alignment(text: str) -> int:
     value = _size(text)
     if value < 8 or value & (value - 1) or value > 1 << 20:
         raise typer.BadParameter(
-            f"{text} is not a power of two from 8 to 1 MiB; 32 is the usual one, 4096 lets blocks be shared"
+            f"{text} is not a power of two from 8 to 1 MiB; 32 is usual, 4096 lets files share blocks"
         )
     return value
 
 
 def local_name(text: str) -> str:
-    """Check the name of a file to write or change: a URL, or a folder called ``http:``, is bad usage."""
+    """Check the name of a file to write or change; a URL, or a folder called ``http:``, is a usage error."""
     from gguftool.storage.sources.locate import scheme_of  # noqa: PLC0415 - not for --help
 
     if scheme_of(text):
-        raise typer.BadParameter("is a URL; only files of this machine are written: give a path")
+        raise typer.BadParameter("is a URL; gguftool writes only local files: give a path")
     return text
 
 
@@ -46,9 +46,9 @@ def local_path(text: str | Path) -> Path:
 
 
 def one_format(**given: bool) -> Format:
-    """The output format that is chosen, text if none is; more than one is bad usage.
+    """Choose the output format, text by default; more than one is a usage error.
 
-    The keywords are the options' names, which are the formats'.
+    The keywords are the names of the options, and of the formats.
     """
     names = [name for name, wanted in given.items() if wanted]
     if len(names) > 1:
@@ -57,7 +57,7 @@ def one_format(**given: bool) -> Format:
 
 
 def size_option(*names: str, help: str) -> Any:
-    """An option that takes a size such as 48G or 1.5GiB."""
+    """Make an option that takes a size such as 48G or 1.5GiB."""
     return typer.Option(*names, help=help, parser=_size, metavar="SIZE", show_default=False)
 
 
@@ -75,20 +75,18 @@ ThisFileOnly = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON (docs/json.md).")]
 FullPaths = Annotated[
-    bool, typer.Option("--full-paths", help="Name files with the folders of this machine also in JSON.")
+    bool, typer.Option("--full-paths", help="Show files with their full local paths in every format.")
 ]
 Markdown = Annotated[bool, typer.Option("--markdown", help="Print markdown, to paste into a thread.")]
 Csv = Annotated[bool, typer.Option("--csv", help="Print csv with plain numbers.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be written, and write nothing.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist already.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace outputs that already exist.")]
 NoSync = Annotated[
     bool, typer.Option("--no-sync", help="Do not wait for the disk: faster, but a power cut may lose the output.")
 ]
-NoResume = Annotated[
-    bool, typer.Option("--no-resume", help="Start anew instead of going on from where an interrupted run stopped.")
-]
+NoResume = Annotated[bool, typer.Option("--no-resume", help="Start over instead of resuming an interrupted run.")]
 HashOption = Annotated[
-    bool, typer.Option("--hash", help="Print sha256 of the files and tensors written, hashed while they are copied.")
+    bool, typer.Option("--hash", help="Print the sha256 of the files and tensors written, hashed while copying.")
 ]
 Align = Annotated[
     int | None,
@@ -96,7 +94,7 @@ Align = Annotated[
         "--align",
         parser=_alignment,
         metavar="N",
-        help="Pad tensors to N bytes and say so in general.alignment. Default: as the input.",
+        help="Pad tensors to N bytes and set general.alignment. Default: as in the input.",
         show_default=False,
     ),
 ]
@@ -105,7 +103,7 @@ ForceSizesOption = Annotated[
     typer.Option(
         "--force-sizes",
         metavar="gap|type",
-        help="Whom to believe where a tensor's type and its room in the file differ.",
+        help="Which to believe if a tensor's type and its space in the file disagree.",
     ),
 ]
 Jobs = Annotated[
@@ -116,13 +114,13 @@ Patterns = Annotated[
     typer.Option(
         "--tensor",
         metavar="PATTERN",
-        help="A tensor's name, or a regular expression that is searched in the names. Repeatable.",
+        help="A tensor's name, or a regular expression to search for in the names. Repeatable.",
     ),
 ]
 Pad = Annotated[
     bool,
     typer.Option(
-        "--pad", help="Fill the head (gguftool.padding) so that file systems that can share the rest with its source."
+        "--pad", help="Fill the head (gguftool.padding), so that the rest can share blocks with its source on disk."
     ),
 ]
 Reserve = Annotated[
@@ -135,7 +133,7 @@ KeepFileType = Annotated[
     bool, typer.Option("--keep-file-type", help="Keep general.file_type whatever the tensors are.")
 ]
 Anyway = Annotated[
-    bool, typer.Option("--anyway", help="Write also what the engines do not load, and tensors on which they abort.")
+    bool, typer.Option("--anyway", help="Also write what the engines do not load, and tensors on which they abort.")
 ]
 Engines = Annotated[
     list[str] | None,
@@ -154,7 +152,7 @@ InPlace = Annotated[bool, typer.Option("--in-place", help="Change the file itsel
 
 
 def engines_named(names: Sequence[str] | None) -> tuple[str, ...]:
-    """The engines that --engine names, in the order of docs; empty if the option is not given."""
+    """List the engines that --engine names, in the order of the docs; empty without the option."""
     from gguftool.format.engine_facts.engines import ENGINES  # noqa: PLC0415 - not for --help
 
     for name in names or ():
@@ -165,12 +163,12 @@ def engines_named(names: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def check_engine(name: str | None) -> None:
-    """Refuse, as bad usage, what is not the name of an engine."""
+    """Raise a usage error if `name` is not an engine."""
     engines_named(None if name is None else (name,))
 
 
 def shell_words(option: str, text: str) -> tuple[str, ...]:
-    """Split the value of `option` as a shell does; an open quote is bad usage."""
+    """Split the value of `option` as a shell does; an open quote is a usage error."""
     import shlex  # noqa: PLC0415 - not for --help
 
     try:
@@ -180,7 +178,7 @@ def shell_words(option: str, text: str) -> tuple[str, ...]:
 
 
 def one_target(output: Path | None, *, in_place: bool) -> Path | None:
-    """Check that exactly one of -o and --in-place is given; the output, or None for in place."""
+    """Check that exactly one of -o and --in-place is given; return the output, or None for in place."""
     if (output is None) != in_place:
         raise typer.BadParameter("give either -o OUT or --in-place")
     return output

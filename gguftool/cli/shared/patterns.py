@@ -11,7 +11,7 @@ from gguftool.format.pattern import BadPatternError, compile_pattern
 
 
 def check_patterns(patterns: Iterable[str]) -> None:
-    """Refuse, as bad usage, an invalid regular expression or one that could run forever."""
+    """Raise a usage error for an invalid regular expression, or one that could run forever."""
     for pattern in patterns:
         try:
             compile_pattern(pattern)

@@ -15,17 +15,15 @@ PresetOption = Annotated[
     typer.Option(
         "--preset",
         metavar="NAME",
-        help="llama-quantize's mix of that name, such as Q4_K_M, for what no rule matches.",
+        help="llama-quantize's mix of that name, such as Q4_K_M, for tensors that no rule matches.",
         show_default=False,
     ),
 ]
-Pure = Annotated[
-    bool, typer.Option("--pure", help="Of the preset, take the main type for all tensors instead of the mix.")
-]
+Pure = Annotated[bool, typer.Option("--pure", help="Use the preset's main type for all tensors instead of its mix.")]
 
 
 def named_preset(positional: str | None, option: str | None, engine: str) -> FType | None:
-    """The preset that is given as an argument or by --preset."""
+    """Find the preset given as an argument or by --preset."""
     if positional is not None and option is not None:
         raise typer.BadParameter(f"give the preset once: '{positional}' or --preset {option}")
     name = positional if option is None else option

@@ -1,4 +1,4 @@
-"""What commands that quantize have in common: options, reading an imatrix, and running an installed llama-quantize."""
+"""Shared by commands that quantize: options, reading an imatrix, and running an installed llama-quantize."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ ImatrixOption = Annotated[
     typer.Option("--imatrix", metavar="FILE", help="The importance matrix, legacy or GGUF.", show_default=False),
 ]
 AllowRequantize = Annotated[
-    bool, typer.Option("--allow-requantize", help="Quantize also what is quantized in the model.")
+    bool, typer.Option("--allow-requantize", help="Also quantize tensors that are already quantized in the model.")
 ]
 LlamaQuantizeOption = Annotated[
     str | None,
     typer.Option(
         "--llama-quantize",
         metavar="PATH",
-        help="Let this llama-quantize of the engine make the tensors: the way to all types of ik_llama.cpp.",
+        help="Let this llama-quantize of the engine make the tensors; gives you all types of ik_llama.cpp.",
         show_default=False,
     ),
 ]
@@ -49,7 +49,7 @@ def read_weights(name: str | None) -> tuple[Weights | None, tuple[Source, ...]]:
 
 
 def carry_out_decision(decision: Decision, plan: Plan, job: ExternalJob, writing: Writing) -> bool:
-    """Show what `plan`, made of `decision`, would do, or do it; return whether the output was written."""
+    """Show what `plan`, made from `decision`, would do, or do it; return whether the output was written."""
     if writing.dry_run:
         for text in plan.remarks:
             remark(text)

@@ -1,4 +1,4 @@
-"""Reading the recipe that --recipe names."""
+"""Read the recipe that --recipe names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running a plan for a command: show or execute it, and show the receipt."""
+"""Run a plan for a command: show or execute it, and show the receipt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from gguftool.storage.sources.source import Source
 def output_options(
     layout: LayoutFlags, *, max_size: int | None = None, keep_file_type: bool = False, in_place: bool = False
 ) -> OutputOptions:
-    """Read the options on the output's layout; raise `typer.BadParameter` for values that make no sense."""
+    """Read the options for the output's layout; raise `typer.BadParameter` for values that make no sense."""
     return OutputOptions(
         alignment=layout.align,
         force_sizes=_force_sizes(layout.force_sizes),
@@ -59,11 +59,11 @@ def _filler(layout: LayoutFlags, *, in_place: bool) -> Filler:
 
 
 def carry_out(plan: Plan, writing: Writing, *, hash_files: bool = False, doing: str = "") -> Receipt | None:
-    """Show the plan and return None if it is a dry run, else execute it and show the receipt.
+    """Execute the plan and show its receipt; in a dry run, show the plan and return None.
 
-    `doing`: what the progress bar says; default: by where the bytes come from.
+    `doing`: the words of the progress bar; default: by where the bytes come from.
 
-    `hash_files`: put the files' digests into the receipt returned; the user sees them only with --hash.
+    `hash_files`: put the files' digests into the returned receipt; the user sees them only with --hash.
     """
     preview = plan.preview()
     remark_each(preview.remarks)
@@ -89,17 +89,17 @@ def carry_out(plan: Plan, writing: Writing, *, hash_files: bool = False, doing: 
 
 
 def recover_first(model: str, *, dry_run: bool) -> None:
-    """Repair what an interrupted change in place left, before the next one; a dry run writes nothing."""
+    """Finish or undo an interrupted change in place before the next one; a dry run writes nothing."""
     if dry_run:
-        return  # opening the model refuses it then, naming the command
-    from gguftool.model.recovery import recover_model  # noqa: PLC0415 - the undo journal, for --in-place alone
+        return  # opening the model then refuses it, and names the command
+    from gguftool.model.recovery import recover_model  # noqa: PLC0415 - the undo journal, only for --in-place
 
     for text in recover_model(model):
         remark(text)
 
 
 def with_inputs(plan: Plan, read: Sequence[Source]) -> Plan:
-    """Add files that the command line read besides the models to the inputs: no output may be one of them."""
+    """Add the files that the command line read besides the models to the inputs: no output may be one of them."""
     return replace(plan, inputs=(*plan.inputs, *read))
 
 
@@ -110,9 +110,9 @@ def file_plan(path: Path, text: str, read: Sequence[Source]) -> Plan:
 
 
 def write_files(files: Sequence[tuple[Path, bytes]], read: Sequence[Source], *, force: bool) -> None:
-    """Write files beside each other or apart; none is begun if one may not be written or is one of `read`."""
+    """Write files in one folder or several; write nothing if one must not be written or is one of `read`."""
     outputs = [OutputFile(path=path, head=data, copies=(), size=len(data)) for path, data in files]
     check_targets(Plan(outputs=tuple(outputs), inputs=tuple(read)), force=force)
-    for output in outputs:  # a plan of several is a set, which lies in one folder
+    for output in outputs:  # a plan with several outputs is a set, which lies in one folder
         execute(Plan(outputs=(output,), inputs=tuple(read)), Options(force=force))
         remark(f"wrote {output.path}")

@@ -1,4 +1,4 @@
-"""Reports, plans and receipts on standard output: whole in a pipe, fitted to a terminal, or in another format."""
+"""Show reports, plans and receipts on standard output: whole in a pipe, fitted to a terminal, or in another format."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def show(
 ) -> None:
     """Write a report in `format`; `options` are those of the report's renderers.
 
-    Text is for this terminal. The other formats are for others: they name no folder of this machine without
-    `full_paths`. `paths` are files that the report names in fields where other things can be, too.
+    Text is for this terminal. The other formats are for sharing: without `full_paths` they name no local folder.
+    `paths` are files that the report names in fields that can also hold other things.
     """
     if format is Format.TEXT:
         show_parts(parts_of(report, **options))
     elif full_paths:
         write(render(report, format, **options))
     else:
-        from gguftool.render.sharing import without_folders  # noqa: PLC0415 - for what goes into a thread
+        from gguftool.render.sharing import without_folders  # noqa: PLC0415 - only for output to share
 
         # Code scanning finds a file by its path in the repository.
         shared = without_folders(report, paths, below_here=format is Format.SARIF)
@@ -44,7 +44,7 @@ def show(
 
 
 def show_parts(parts: Sequence[str | Part]) -> None:
-    """Write parts of a report: joined in a pipe, fitted to a terminal; no text of a file is read as markup."""
+    """Write parts of a report: joined in a pipe, fitted to a terminal; text from files is never read as markup."""
     if sys.stdout is None or not sys.stdout.isatty():
         write(joined(parts))
         return
@@ -58,8 +58,8 @@ def show_parts(parts: Sequence[str | Part]) -> None:
 
 
 def screen_width() -> int:
-    """The terminal's columns, or what COLUMNS says; 80 if neither is known."""
-    from shutil import get_terminal_size  # noqa: PLC0415 - with three libraries of compression
+    """Return the terminal's columns, or the value of COLUMNS; 80 if neither is known."""
+    from shutil import get_terminal_size  # noqa: PLC0415 - imports three compression libraries
 
     return max(get_terminal_size((80, 24)).columns, _NARROWEST)
 
@@ -75,7 +75,7 @@ def _print_rich(shown: object, width: int) -> None:
 def show_receipt(receipt: Receipt, *, json: bool, model: str = "") -> None:
     """Show the files written, or their digests if there are any, as `hash --files` and `hash` print them.
 
-    `model` is the name of the model's first file, which lines of tensors begin with.
+    `model` is the name of the model's first file, with which the lines of tensors begin.
 
     The files are complete: if standard output fails now, a note goes to standard error and the exit code stays 0.
     """
@@ -88,11 +88,11 @@ def show_receipt(receipt: Receipt, *, json: bool, model: str = "") -> None:
             sys.stdout.flush()
     except (ExecuteError, OSError, ReaderGone) as error:
         drop_stdout()
-        remark(f"all was written, but that could not be said: {error}")
+        remark(f"everything was written, but the report of it could not be printed: {error}")
 
 
 def _show_digests(receipt: Receipt, model: str) -> None:
-    from gguftool.analysis.verify import file_hashes, tensor_hashes  # noqa: PLC0415 - for --hash alone
+    from gguftool.analysis.verify import file_hashes, tensor_hashes  # noqa: PLC0415 - only for --hash
     from gguftool.render.hashes import manifest_text, sums_text  # noqa: PLC0415
 
     remark(render(receipt, Format.TEXT).rstrip())

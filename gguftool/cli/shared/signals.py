@@ -1,4 +1,4 @@
-"""Signals: they end the run, unless the outputs are getting their final names already."""
+"""Signals: they end the run, unless the outputs are already getting their final names."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
     global _stopping  # noqa: PLW0603
     signal.signal(number, signal.SIG_DFL)  # a second Ctrl-C ends it at once
     if _stopping:
-        return  # another kind, as systems send two when they shut down: continue to undo what the first interrupted
+        return  # systems send two kinds when they shut down: continue to clean up after the first
     if not _publishing:
         _stopping = True
         raise Interrupted(number)
-    remark(f"{signal.Signals(number).name} came when all was written; a second one ends the run at once")
+    remark(f"{signal.Signals(number).name} came when everything was written; a second one ends the run at once")

@@ -30,7 +30,7 @@ from gguftool.record import record
 
 @record
 class Writing:
-    """How to write and what to print, by the shared options of writers."""
+    """How to write and what to print: the shared options of writers."""
 
     dry_run: bool = False
     force: bool = False
@@ -43,7 +43,7 @@ class Writing:
 
 @record
 class LayoutFlags:
-    """How to lay out tensors, by --align, --pad, --reserve and --force-sizes, and for whom: --engine and --anyway."""
+    """How to lay out tensors (--align, --pad, --reserve, --force-sizes), and for which engine (--engine, --anyway)."""
 
     align: int | None = None
     pad: bool = False
@@ -54,7 +54,7 @@ class LayoutFlags:
 
     @property
     def any(self) -> bool:
-        """Whether one of the options is given."""
+        """Whether any of the options is given."""
         return self != LayoutFlags()
 
 
@@ -81,7 +81,7 @@ _WRITING: dict[str, tuple[Any, Any]] = {
 def writer(
     *layout: str, without: tuple[str, ...] = (), jobs: Any = Jobs
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Add the options of writers to a command, behind its own; it takes them as one argument `writing`.
+    """Add the options of writers to a command, after its own; it takes them as one argument `writing`.
 
     `layout` names the layout options to add, which the command takes as one argument `layout`; `without` names shared
     options to leave out; `jobs` is the annotation of --jobs.
@@ -94,7 +94,7 @@ def writer(
     ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        # Not typing.get_type_hints: on Python 3.10 it wraps what defaults to None, and typer then sees no option.
+        # Not typing.get_type_hints: on Python 3.10 it wraps parameters that default to None, and typer sees no option.
         parameters = signature(command, eval_str=True).parameters.values()
         own = [parameter for parameter in parameters if parameter.name not in ("layout", "writing")]
 

@@ -70,7 +70,7 @@ def test_a_signal_while_outputs_get_their_names_comes_too_late(
     assert done.returncode == 0, done.stderr
     said = done.stderr.decode().splitlines()
     assert len(said) == 1
-    assert said[0].startswith(f"note: {signal.Signals(number).name} came when all was written")
+    assert said[0].startswith(f"note: {signal.Signals(number).name} came when everything was written")
     hurried = listing(tmp_path)
     assert hurried != before
     for name in hurried.keys() - before.keys():

@@ -141,7 +141,7 @@ def test_hashes_are_those_of_the_output_also_when_it_goes_on(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--consume"], "--yes says that it may"),
+        (["--consume"], "--yes allows it"),
         (["--consume", "--yes", "--no-sync"], "durable"),
         (["--yes"], "--yes belongs to --consume"),
     ],
@@ -268,7 +268,7 @@ def test_after_a_removal_only_the_same_command_goes_on(tmp_path: Path, monkeypat
         assert state(tmp_path) == before, refused
     done = run_gguftool(*command)
     assert done.returncode == 0, done.stderr
-    assert b"2 input file(s) are in its part file already" in done.stderr
+    assert b"2 input file(s) are already in its part file" in done.stderr
     assert out.read_bytes() == wanted
     assert sorted(os.listdir(tmp_path)) == ["in", "other.gguf", "out.gguf"]
     assert not any(path.exists() for path in paths)

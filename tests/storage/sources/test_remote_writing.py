@@ -295,7 +295,7 @@ def test_a_file_of_the_hub_is_verified_by_its_recorded_hash(served: Path, tmp_pa
         good("fetch", "--repair", broken, "--from", "hf://org/repo/model.gguf", **env)
         assert broken.read_bytes() == data
         sound = good("fetch", "--repair", broken, "--from", "hf://org/repo/model.gguf", **env)
-        assert b"nothing to repair, its sha256 is the recorded one" in sound.stderr
+        assert b"nothing to repair: its sha256 matches the recorded one" in sound.stderr
 
 
 def test_a_set_of_the_hub_comes_merged_or_as_it_is(tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""Commands that make a quant, from measurements to the file, one module each."""
+"""Commands that make a quant, from measurements to the file; one module each."""

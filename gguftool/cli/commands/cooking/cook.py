@@ -1,4 +1,4 @@
-"""The cook command: from a recipe to the file."""
+"""The cook command: make the file that a recipe describes."""
 
 from __future__ import annotations
 
@@ -41,25 +41,27 @@ from gguftool.surgery.quantize.options import QuantizeOptions
 
 @writer("align", "pad", "reserve", "force_sizes", "anyway")
 def cook(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="Which tensor comes in which type.")],
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="The recipe, which gives each tensor its type.")],
     sources: Annotated[
         list[str],
         typer.Option(
             "--from",
             metavar="[LABEL=]MODEL",
-            help="What it is made of; {QTYPE} in a name stands for each type of the recipe. Repeatable.",
+            help="A model to make it from; {QTYPE} in a name stands for each type of the recipe. Repeatable.",
         ),
     ],
     output: OutputOption,
     imatrix: ImatrixOption = None,
     engine: Annotated[
-        str, typer.Option("--engine", metavar="llama.cpp|ik_llama.cpp", help="By whose rules it quantizes.")
+        str, typer.Option("--engine", metavar="llama.cpp|ik_llama.cpp", help="Quantize by this engine's rules.")
     ] = LLAMA_CPP,
     allow_requantize: AllowRequantize = False,
     llama_quantize: LlamaQuantizeOption = None,
     kv_from: Annotated[
         str | None,
-        typer.Option("--kv-from", metavar="MODEL", help="Whose metadata, as of merge.", show_default=False),
+        typer.Option(
+            "--kv-from", metavar="MODEL", help="Take the metadata from here, as merge does.", show_default=False
+        ),
     ] = None,
     allow_kv_mismatch: Annotated[
         list[str] | None,
@@ -84,19 +86,19 @@ def cook(
         typer.Option(
             "--trusted-keys",
             metavar="FILE",
-            help="Require maps that these GPG keys signed. Default: the keys of gpg, no signature needed.",
+            help="Require maps signed by these GPG keys. Default: the keys of gpg, and no signature needed.",
             show_default=False,
         ),
     ] = None,
-    no_verify: Annotated[bool, typer.Option("--no-verify", help="Check no hashes of maps and no signatures.")] = False,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not check hashes of maps or signatures.")] = False,
     *,
     layout: LayoutFlags,
     writing: Writing,
 ) -> None:
     """Make the file that a recipe describes.
 
-    What an input has in its type is copied, the rest is quantized from the input with plain floats. Of remote inputs
-    only the ranges that are needed are fetched.
+    Copies each tensor that an input has in the recipe's type, and quantizes the rest from the input with plain floats.
+    Fetches only the ranges of remote inputs that it needs.
 
     Two ways to use it:
 
@@ -151,7 +153,7 @@ def cook(
 
 
 def _shared(spec: str) -> str:
-    """A --from as a card shows it: an address without secrets, or a name without the folders of this machine."""
+    """A --from as a card shows it: an address without secrets, or a name without local folders."""
     return without_secrets(spec) if is_url(spec.partition("=")[2] or spec) else base_name(spec.rstrip("/"))
 
 

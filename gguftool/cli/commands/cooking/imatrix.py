@@ -39,7 +39,7 @@ from gguftool.surgery.convert_imatrix import kind_of_name, plan_convert_imatrix
 from gguftool.surgery.inputs import split_label
 
 app: typer.Typer = typer.Typer(
-    help="""Show importance matrices, convert, alter and make them.
+    help="""Show, convert, alter and make importance matrices.
 
     Two ways to use it:
 
@@ -54,7 +54,7 @@ app: typer.Typer = typer.Typer(
 
 
 def _operation(name: str, metavar: str) -> Any:
-    return typer.Option(name, metavar=metavar, help="As for alter.", show_default=False)
+    return typer.Option(name, metavar=metavar, help="As in alter.", show_default=False)
 
 
 ImatrixArgument = Annotated[
@@ -63,7 +63,9 @@ ImatrixArgument = Annotated[
 
 ToOption = Annotated[
     str | None,
-    typer.Option("--to", metavar="legacy|gguf", help="The format. Default: by OUT's ending.", show_default=False),
+    typer.Option(
+        "--to", metavar="legacy|gguf", help="The format to write. Default: by OUT's ending.", show_default=False
+    ),
 ]
 
 
@@ -72,10 +74,12 @@ def show(
     file: ImatrixArgument,
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="MODEL", help="Say which tensors of this model it covers.", show_default=False),
+        typer.Option(
+            "--model", metavar="MODEL", help="Show which tensors of this model it covers.", show_default=False
+        ),
     ] = None,
     name_filter: Annotated[
-        str, typer.Option("--filter", metavar="REGEX", help="List only entries in whose name REGEX is found.")
+        str, typer.Option("--filter", metavar="REGEX", help="List only entries with names that match REGEX.")
     ] = "",
     json: Json = False,
     full_paths: FullPaths = False,
@@ -84,8 +88,8 @@ def show(
 ) -> None:
     """Show what is in an imatrix: chunks, datasets, entries.
 
-    Each entry is listed with how much went into it, and with the experts that no token came to. With --model: which
-    tensors have no entry, and which entries do not fit.
+    Lists each entry with how much data went into it, and with the experts that no token reached. With --model, also
+    lists the tensors without an entry, and the entries that do not fit.
     """
     chosen = one_format(json=json, markdown=markdown, csv=csv)
     check_patterns([name_filter])
@@ -106,7 +110,7 @@ def convert(
             metavar="N",
             min=1,
             max=1 << 20,
-            help="Tokens of a chunk, which a legacy file does not say. Default: 512, as llama-imatrix.",
+            help="Tokens per chunk, which a legacy file does not record. Default: 512, like llama-imatrix.",
             show_default=False,
         ),
     ] = None,
@@ -115,7 +119,7 @@ def convert(
 ) -> None:
     """Write an imatrix in the other format.
 
-    The weights that llama-quantize makes of it stay the same to the last bit; a note names what else is lost.
+    The weights that llama-quantize derives from it stay the same to the last bit; a note names what else is lost.
     """
     kind = _kind(to, output)
     if chunk_size is not None and kind is ImatrixKind.LEGACY:
@@ -130,7 +134,7 @@ def convert(
 def alter(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="[LABEL=]FILE...", help="The imatrix to alter, then those of models that give layers."),
+        typer.Argument(metavar="[LABEL=]FILE...", help="The imatrix to alter, then those of the donors of layers."),
     ],
     output: OutputOption,
     model: Annotated[
@@ -138,7 +142,7 @@ def alter(
         typer.Option(
             "--model",
             metavar="MODEL",
-            help="The model before it was altered: how many layers and experts it has.",
+            help="The model before it was altered, for its number of layers and experts.",
             show_default=False,
         ),
     ] = None,
@@ -151,7 +155,7 @@ def alter(
     experts: Annotated[list[str] | None, _operation("--experts", "LIST|@FILE")] = None,
     script: Annotated[
         list[str] | None,
-        typer.Option("--script", metavar="FILE", help="A script of alter; what is not for an imatrix is passed over."),
+        typer.Option("--script", metavar="FILE", help="A script of alter; operations not for an imatrix are skipped."),
     ] = None,
     *,
     writing: Writing,
@@ -194,12 +198,12 @@ def make(
             "--chunks",
             metavar="N",
             min=1,
-            help="How many chunks, in parts that a killed run goes on from. Default: all, in one run.",
+            help="Run this many chunks, in parts, so that a killed run can resume. Default: all, in one run.",
             show_default=False,
         ),
     ] = None,
-    every: Annotated[int, typer.Option("--every", metavar="N", min=1, help="Chunks of a part.")] = 50,
-    context: Annotated[int, typer.Option("--ctx", metavar="N", min=8, help="Tokens of a chunk.")] = 512,
+    every: Annotated[int, typer.Option("--every", metavar="N", min=1, help="Chunks per part.")] = 50,
+    context: Annotated[int, typer.Option("--ctx", metavar="N", min=8, help="Tokens per chunk.")] = 512,
     engine_options: Annotated[
         str, typer.Option("--engine-options", metavar="TEXT", help="More options for the engine, such as '-ngl 99'.")
     ] = "",
@@ -208,7 +212,8 @@ def make(
 ) -> None:
     """Make an importance matrix with an installed llama-imatrix.
 
-    With --chunks it works in parts: what an interrupted run made is kept beside OUT, and the same command goes on.
+    With --chunks it works in parts: an interrupted run keeps its finished parts next to OUT, and the same command
+    resumes.
     """
     from gguftool.cooking.imatrix_making import ImatrixJob, MakeHooks, made_imatrix  # noqa: PLC0415 - drives engines
 
@@ -240,11 +245,11 @@ def make(
 
 
 def _kind(to: str | None, output: Path) -> ImatrixKind:
-    """The format that --to or the output's ending says."""
+    """Read the format from --to or the output's ending."""
     if to not in {None, "legacy", "gguf"}:
         near = did_you_mean(to, ("legacy", "gguf"))
         raise typer.BadParameter(f"--to takes legacy or gguf, not '{printable(to)}'{near}")
     kind = ImatrixKind(to) if to else kind_of_name(output)
     if kind is None:
-        raise typer.BadParameter(f"'{output.name}' ends neither in .dat nor in .gguf: say --to legacy or --to gguf")
+        raise typer.BadParameter(f"'{output.name}' ends neither in .dat nor in .gguf: give --to legacy or --to gguf")
     return kind

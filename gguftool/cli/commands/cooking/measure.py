@@ -1,4 +1,4 @@
-"""The command that measures what types do to a model."""
+"""The measure command: measure what types do to a model."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def measure(
     output: OutputOption,
     text: Annotated[
         str | None,
-        typer.Option("--text", metavar="FILE", help="The text to measure on; none that an imatrix was made of."),
+        typer.Option("--text", metavar="FILE", help="The text to measure on; not one that an imatrix was made from."),
     ] = None,
     engine: Annotated[
         str | None,
         typer.Option(
             "--engine",
             metavar="PATH",
-            help="An installed llama-perplexity; with --errors llama.cpp or ik_llama.cpp: which tensors it quantizes.",
+            help="An installed llama-perplexity; with --errors llama.cpp or ik_llama.cpp, for its rules.",
         ),
     ] = None,
     types: Annotated[
@@ -48,7 +48,7 @@ def measure(
         typer.Option(
             "--group",
             metavar="none|role|layer|REGEX=NAME",
-            help="Measure together: a role such as ffn_down, a layer, or what REGEX matches (NAME may have \\1).",
+            help="Measure together: a role such as ffn_down, a layer, or what REGEX matches (NAME may contain \\1).",
         ),
     ] = None,
     imatrix: Annotated[
@@ -57,43 +57,43 @@ def measure(
     ] = None,
     quants: Annotated[
         list[str] | None,
-        typer.Option("--quants", metavar="MODEL", help="A ready-made quant: its tensors are measured. Repeatable."),
+        typer.Option("--quants", metavar="MODEL", help="A ready-made quant to measure tensors of. Repeatable."),
     ] = None,
     context: Annotated[
-        int, typer.Option("--ctx", metavar="N", min=16, max=1 << 20, help="Tokens of a chunk; half are scored.")
+        int, typer.Option("--ctx", metavar="N", min=16, max=1 << 20, help="Tokens per chunk; half are scored.")
     ] = 512,
-    chunks: Annotated[int, typer.Option("--chunks", metavar="N", min=1, max=1 << 20, help="At most so many.")] = 8,
+    chunks: Annotated[int, typer.Option("--chunks", metavar="N", min=1, max=1 << 20, help="Chunks at most.")] = 8,
     engine_options: Annotated[
         str, typer.Option("--engine-options", metavar="TEXT", help="More options for the engine, such as '-ngl 99'.")
     ] = "",
     timeout: Annotated[
-        float, typer.Option("--timeout", metavar="SECONDS", min=1, help="The most that one run of the engine may take.")
+        float, typer.Option("--timeout", metavar="SECONDS", min=1, help="Time limit for one run of the engine.")
     ] = 7 * 86400.0,
     jobs: Annotated[
-        int, typer.Option("--jobs", metavar="N", min=1, help="Engines at a time, each on its share of the cores.")
+        int, typer.Option("--jobs", metavar="N", min=1, help="Engines to run at once, each on its share of the cores.")
     ] = 1,
     scheduler: Annotated[
         str,
         typer.Option("--scheduler", metavar="ADDRESS", help="Measure on the workers of a dask.distributed scheduler."),
     ] = "",
     errors: Annotated[
-        bool, typer.Option("--errors", help="The error table alone: no engine, no text; MODEL may be remote.")
+        bool, typer.Option("--errors", help="Only the error table: no engine, no text; MODEL may be remote.")
     ] = False,
     any_width: Annotated[
         bool,
         typer.Option(
             "--any-width",
-            help="Measure also types that no row of a tensor can hold, as if several rows were one: for comparisons.",
+            help="Also measure types that a tensor's rows cannot hold, as if several rows were one: for comparisons.",
         ),
     ] = False,
     dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Measure what each tensor at a type does to the output.
+    """Measure what quantizing each tensor does to the output.
 
-    --group measures several tensors together.
+    Measures each tensor in each of --types; --group measures several tensors together.
 
-    Each measurement is a line of OUT, written as soon as it is done: the same command goes on after an interruption.
+    Each measurement is a line of OUT, written as soon as it is done; after an interruption, the same command resumes.
 
     Two ways to use it:
 
@@ -148,7 +148,7 @@ def measure(
             hooks = Hooks(progress=progress, note=remark)
             report = measure_model(setup, selection, output, hooks, jobs=jobs, scheduler=scheduler)
     except Interrupted:
-        remark(f"what was measured is in {output}; the same command goes on from there")
+        remark(f"{output} has the measurements so far; the same command resumes from there")
         raise
     _finish(report, json=json)
 
@@ -161,7 +161,7 @@ def _finish(report: MeasureReport, *, json: bool) -> None:
 
 
 def _absolute(name: str) -> str:
-    """The absolute path of what is here: workers of a cluster run in other folders."""
+    """Make the name of a local file absolute: workers of a cluster run in other folders."""
     return os.path.abspath(name) if os.path.exists(name) else name
 
 
@@ -173,7 +173,7 @@ def _grouping(texts: list[str]) -> Grouping:
 
 
 def _rules(engine: str | None) -> str:
-    """Whose rules choose the tensors of the error table."""
+    """Choose the engine whose rules pick the tensors of the error table."""
     if engine is None:
         return next(iter(ENGINES))
     check_engine(engine)

@@ -1,4 +1,4 @@
-"""The plan command: which type for which tensor."""
+"""The plan command: choose a type for each tensor."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def plan(
             "--output",
             parser=local_path,
             metavar="RECIPE",
-            help="The recipe to write. Default: shown.",
+            help="The recipe to write. Default: print it.",
             show_default=False,
         ),
     ] = None,
@@ -57,12 +57,12 @@ def plan(
         typer.Option(
             "--device",
             metavar="NAME=SIZE:REGEX",
-            help="A budget, and what goes there, read as -ot is. Without a REGEX it takes the rest. Repeatable.",
+            help="A budget, and the tensors that go there, as with -ot. Without a REGEX it takes the rest. Repeatable.",
         ),
     ] = None,
     max_kld: Annotated[
         float | None,
-        typer.Option("--max-kld", metavar="X", min=0, help="The fastest mix with this KLD.", show_default=False),
+        typer.Option("--max-kld", metavar="X", min=0, help="The fastest mix up to this KLD.", show_default=False),
     ] = None,
     max_ppl_ratio: Annotated[
         float | None,
@@ -86,7 +86,7 @@ def plan(
     sensitivity: Annotated[
         str | None,
         typer.Option(
-            "--sensitivity", metavar="FILE", help="JSON from elsewhere (docs/cooking.md).", show_default=False
+            "--sensitivity", metavar="FILE", help="JSON from another tool (docs/cooking.md).", show_default=False
         ),
     ] = None,
     types: Annotated[
@@ -94,19 +94,19 @@ def plan(
         typer.Option(
             "--types",
             metavar="T,T",
-            help="The types to choose from. Default: all of the engine that fit.",
+            help="The types to choose from. Default: all types of the engine that fit.",
             show_default=False,
         ),
     ] = None,
     engine: Annotated[
-        str, typer.Option("--engine", metavar="llama.cpp|ik_llama.cpp", help="By whose rules and presets.")
+        str, typer.Option("--engine", metavar="llama.cpp|ik_llama.cpp", help="Use this engine's rules and presets.")
     ] = LLAMA_CPP,
     imatrix: Annotated[
         str | None,
         typer.Option(
             "--imatrix",
             metavar="FILE",
-            help="That of quantize: without one some types are not offered.",
+            help="The imatrix that quantize will use: without one, some types are not offered.",
             show_default=False,
         ),
     ] = None,
@@ -126,7 +126,7 @@ def plan(
         typer.Option(
             "--fuse",
             metavar="up-gate|qkv|none",
-            help="Tensors that get one type together. Default: up-gate. Repeatable.",
+            help="Tensors that share one type. Default: up-gate. Repeatable.",
         ),
     ] = None,
     max_types: Annotated[
@@ -134,25 +134,25 @@ def plan(
         typer.Option("--max-types", metavar="N", min=1, help="At most N distinct types.", show_default=False),
     ] = None,
     ctx: Annotated[
-        int, typer.Option("--ctx", metavar="N", min=0, help="Reserve room for this context on devices.")
+        int, typer.Option("--ctx", metavar="N", min=0, help="Reserve room on devices for a context of N tokens.")
     ] = 0,
     kv_type: Annotated[str, typer.Option("--kv-type", metavar="TYPE", help="The type of the KV cache.")] = "f16",
     ubatch: Annotated[
-        int, typer.Option("--ubatch", metavar="N", min=1, help="Tokens that are computed at once, as -ub.")
+        int, typer.Option("--ubatch", metavar="N", min=1, help="Tokens computed at once, like -ub.")
     ] = 512,
     slow: Annotated[
         list[str] | None,
         typer.Option(
-            "--slow", metavar="TYPE@DEVICE=FACTOR", help="How much longer a byte takes; * is any type. Repeatable."
+            "--slow", metavar="TYPE@DEVICE=FACTOR", help="How much longer a byte takes; * means any type. Repeatable."
         ),
     ] = None,
     bench: Annotated[
         list[str] | None,
-        typer.Option("--bench", metavar="DEVICE=FILE", help="The same from a CSV of llama-bench. Repeatable."),
+        typer.Option("--bench", metavar="DEVICE=FILE", help="The same, from a CSV of llama-bench. Repeatable."),
     ] = None,
     compare: Annotated[
         list[str] | None,
-        typer.Option("--compare", metavar="RECIPE", help="Another recipe to set beside this one. Repeatable."),
+        typer.Option("--compare", metavar="RECIPE", help="Another recipe to compare with this one. Repeatable."),
     ] = None,
     start: Annotated[
         str | None,
@@ -168,15 +168,13 @@ def plan(
         typer.Option(
             "--verify",
             metavar="PATH",
-            help="Measure the mix with this llama-perplexity, and correct the file of --measure by it.",
+            help="Measure the mix with this llama-perplexity, and correct the --measure file by the result.",
             show_default=False,
         ),
     ] = None,
     text: Annotated[
         str | None,
-        typer.Option(
-            "--text", metavar="FILE", help="With --verify: the text that was measured on.", show_default=False
-        ),
+        typer.Option("--text", metavar="FILE", help="With --verify: the text used for --measure.", show_default=False),
     ] = None,
     plot: Annotated[
         Path | None,
@@ -194,7 +192,7 @@ def plan(
             "--html",
             parser=local_path,
             metavar="FILE",
-            help="Write a page to look at the plan, and to change budgets and locks.",
+            help="Write a page that shows the plan and lets you change budgets and locks.",
             show_default=False,
         ),
     ] = None,
@@ -204,8 +202,8 @@ def plan(
 ) -> None:
     """Choose each tensor's type for a size, devices or quality.
 
-    By what was measured of the tensors, or, where nothing was, by the levels of a preset. The result is a recipe for
-    quantize or merge, with the damage to expect and a bound on how much better any mix could be.
+    Uses measurements of the tensors or, without any, the levels of a preset. The result is a recipe for quantize or
+    merge, with the expected damage and a bound on how much better any mix could be.
 
     Two ways to use it:
 
@@ -218,7 +216,7 @@ def plan(
         raise typer.BadParameter(f"--plot takes a file that ends in {' or '.join(_PLOTS)}")
     targets = [path.absolute() for path in (output, plot, html) if path is not None]
     if len(set(targets)) < len(targets):
-        raise typer.BadParameter("-o, --plot and --html write a file each: give each another name")
+        raise typer.BadParameter("-o, --plot and --html write a file each: give each its own name")
     if imatrix is not None:
         open_imatrix(imatrix)
     devices = _devices(device or ())
@@ -250,7 +248,7 @@ def plan(
     if plot is not None:
         outputs.append((plot, _chart(mix, plot.suffix.lower().removeprefix("."))))
     if html is not None:
-        from gguftool.cli.shared.planning.again import page_again  # noqa: PLC0415 - for --html alone
+        from gguftool.cli.shared.planning.again import page_again  # noqa: PLC0415 - only for --html
 
         usual = Context()
         given = {
@@ -276,14 +274,16 @@ def plan(
 
 
 def _check_verify(models: Sequence[str], measure: Sequence[str], text: str | None) -> None:
-    """Refuse, as bad usage and before planning, what a mix cannot be measured with."""
+    """Raise a usage error, before planning, if the mix cannot be measured with these options."""
     if text is None or len(measure) != 1 or not measure[0].endswith(".jsonl") or len(models) != 1:
-        raise typer.BadParameter("--verify takes one MODEL, one --measure FILE.jsonl and the --text that it is of")
+        raise typer.BadParameter(
+            "--verify takes one MODEL, one --measure FILE.jsonl and the --text that it was measured on"
+        )
 
 
 def _verify(mix: Mix, engine: str, measured: Path, model: str, text: str, imatrix: str | None) -> None:
-    """Measure the mix, and say how right the plan was."""
-    from hashlib import sha256  # noqa: PLC0415 - with --verify alone, as what drives an engine
+    """Measure the mix, and report how right the plan was."""
+    from hashlib import sha256  # noqa: PLC0415 - only for --verify, like what drives an engine
 
     from gguftool.cooking.damage.sensitivities import read_evidence  # noqa: PLC0415
     from gguftool.cooking.measuring.verifying import Expectation, setup_of, verify_mix  # noqa: PLC0415
@@ -306,9 +306,9 @@ def _verify(mix: Mix, engine: str, measured: Path, model: str, text: str, imatri
         f"same top token {found.scores.same_top:.2%}, perplexity {found.scores.ppl_ratio:.4f} times the model's"
     )
     if found.factor is None:
-        remark("that is not told from the floor on this text, so nothing is corrected: measure on more --chunks")
+        remark("this text cannot tell that from the floor, so nothing is corrected: measure on more --chunks")
     else:
-        remark(f"{measured}: from now on plans multiply by {found.factor:.3g}")
+        remark(f"{measured}: later plans multiply by {found.factor:.3g}")
 
 
 def _devices(texts: list[str] | tuple[str, ...]) -> tuple[Device, ...]:
@@ -327,7 +327,7 @@ def _target(
     *,
     needed: bool,
 ) -> Target:
-    """The target; a quality goes with budgets of devices, sizes do not."""
+    """Read the target; a quality can be combined with device budgets, a size cannot."""
     given = {"--size": size, "--bpw": bpw, "--max-kld": max_kld, "--max-ppl-ratio": max_ppl_ratio}
     named = [name for name, value in given.items() if value is not None]
     sized = [name for name in named if name in ("--size", "--bpw")] + (["--device"] if devices else [])
@@ -347,22 +347,22 @@ def _fused(texts: list[str] | None) -> tuple[str, ...]:
     unknown = [text for text in wanted if text not in (*FUSED, "none")]
     if unknown or ("none" in wanted and len(wanted) > 1):
         near = did_you_mean(unknown[0], (*FUSED, "none")) if unknown else ""
-        raise typer.BadParameter(f"--fuse takes {', '.join(FUSED)} or none alone, not '{', '.join(wanted)}'{near}")
+        raise typer.BadParameter(f"--fuse takes {', '.join(FUSED)} or only none, not '{', '.join(wanted)}'{near}")
     if "none" in wanted:
         return ()
     return tuple(dict.fromkeys((UP_GATE, *wanted)))
 
 
 def _local_files(names: Sequence[str | None]) -> tuple[Source, ...]:
-    """The files of this machine among `names` of what was read."""
-    from gguftool.storage.sources.local import open_local  # noqa: PLC0415 - for outputs alone
+    """Open the local files among the `names` that were read."""
+    from gguftool.storage.sources.local import open_local  # noqa: PLC0415 - only for outputs
 
     return tuple(open_local(Path(name)) for name in names if name is not None and Path(name).is_file())
 
 
 def _chart(mix: Mix, form: str) -> bytes:
-    from gguftool.render.cooking.mix import mix_chart  # noqa: PLC0415 - for --plot alone
-    from gguftool.render.sharing import without_folders  # noqa: PLC0415 - for --plot alone
+    from gguftool.render.cooking.mix import mix_chart  # noqa: PLC0415 - only for --plot
+    from gguftool.render.sharing import without_folders  # noqa: PLC0415 - only for --plot
 
     try:
         return mix_chart(without_folders(mix), form)

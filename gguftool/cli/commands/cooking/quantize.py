@@ -1,4 +1,4 @@
-"""The command that quantizes."""
+"""The quantize command: quantize a model."""
 
 from __future__ import annotations
 
@@ -43,14 +43,16 @@ def quantize(
     ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option("--recipe", metavar="FILE", help="Which tensor comes in which type.", show_default=False),
+        typer.Option(
+            "--recipe", metavar="FILE", help="The recipe, which gives each tensor its type.", show_default=False
+        ),
     ] = None,
     tensor: Annotated[
         list[str] | None,
         typer.Option(
             "--tensor",
             metavar="PATTERN=TYPE",
-            help="A tensor's name or a regular expression, and its type. Repeatable, the first that matches counts.",
+            help="A tensor's name or a regular expression, and its type. Repeatable: the first match counts.",
         ),
     ] = None,
     preset: PresetOption = None,
@@ -58,18 +60,18 @@ def quantize(
     reuse: Annotated[
         list[str] | None,
         typer.Option(
-            "--reuse", metavar="MODEL", help="Copy tensors that are there in the wanted type already. Repeatable."
+            "--reuse", metavar="MODEL", help="Copy tensors that MODEL already has in the wanted type. Repeatable."
         ),
     ] = None,
     engine: Annotated[
-        str, typer.Option("--engine", metavar="llama.cpp|ik_llama.cpp", help="By whose presets and rules.")
+        str, typer.Option("--engine", metavar="llama.cpp|ik_llama.cpp", help="Use this engine's presets and rules.")
     ] = "llama.cpp",
     pure: Pure = False,
     repack: Annotated[
         bool,
         typer.Option(
             "--repack",
-            help="Only rearrange rows (Q4_K and Q4_K_R4, Q4_0_4_4 and Q4_0): no number changes. Default: to plain.",
+            help="Only rearrange rows (Q4_K to Q4_K_R4, Q4_0_4_4 to Q4_0): no number changes. Default: to plain types.",
         ),
     ] = False,
     allow_requantize: AllowRequantize = False,
@@ -86,11 +88,11 @@ def quantize(
 ) -> None:
     """Quantize a model by a recipe, by rules, or by a preset.
 
-    PRESET is one of llama-quantize, such as Q4_K_M.
+    PRESET is a preset of llama-quantize, such as Q4_K_M.
 
-    What SOURCE or a model to reuse has in the wanted type is copied, the rest is quantized from SOURCE while it is
-    written, as llama-quantize would. A rule counts for all tensors that it matches; others get the preset's type, or
-    stay as they are.
+    Copies the tensors that SOURCE or a model to reuse has in the wanted type, and quantizes the rest from SOURCE as
+    llama-quantize would, while writing. A rule applies to all tensors that it matches; the others get the preset's
+    type, or stay as they are.
 
     Two ways to use it:
 
@@ -130,7 +132,7 @@ def quantize(
 
 
 def _rules(items: Collection[str], names: Collection[str]) -> Recipe:
-    """Make rules of --tensor; a pattern that is the name of a tensor means that tensor alone."""
+    """Make rules from --tensor; a pattern that is the name of a tensor means only that tensor."""
     rules, problems = [], []
     for number, item in enumerate(items, start=1):
         pattern, equals, target = item.partition("=")

@@ -34,7 +34,7 @@ from gguftool.storage.sources.locate import open_source
 from gguftool.storage.sources.source import Source
 
 app: typer.Typer = typer.Typer(
-    help="""Check recipes, take them from models, and convert them.
+    help="""Check recipes, extract them from models, and convert them.
 
     Two ways to use it:
 
@@ -49,7 +49,7 @@ app: typer.Typer = typer.Typer(
 
 
 class FailOn(str, Enum):
-    """The severity from which on findings make the exit code 1, the gravest first."""
+    """Findings of this severity or worse make the exit code 1; the worst comes first."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -62,14 +62,14 @@ PresetEngine = Annotated[
     typer.Option(
         "--engine",
         metavar="llama.cpp|ik_llama.cpp",
-        help="By whose rules types fall back, and whose preset. Default: llama.cpp, or the one with all types.",
+        help="Use this engine's presets and fallback rules. Default: llama.cpp, or the engine that has all types.",
         show_default=False,
     ),
 ]
-ModelOption = Annotated[str, typer.Option("--model", metavar="MODEL", help="The model whose tensors are meant.")]
+ModelOption = Annotated[str, typer.Option("--model", metavar="MODEL", help="The model that the recipe is for.")]
 FromOption = Annotated[
     RecipeFormat | None,
-    typer.Option("--from", help="The format of FILE. Default: what it looks like.", show_default=False),
+    typer.Option("--from", help="The format of FILE. Default: detected.", show_default=False),
 ]
 ToOption = Annotated[RecipeFormat, typer.Option("--to", help="The format to write.")]
 RecipeOutput = Annotated[
@@ -86,33 +86,38 @@ RecipeOutput = Annotated[
 
 @app.command(cls=GroupedCommand)
 def check(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="The recipe, or the model if there is a preset alone.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="The recipe, or the model if you give only a preset.")],
     preset: Annotated[
         str | None, typer.Argument(metavar="[PRESET]", help="The same as --preset PRESET.", show_default=False)
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option("--model", metavar="MODEL", help="The model whose tensors are meant.", show_default=False),
+        typer.Option("--model", metavar="MODEL", help="The model that the recipe is for.", show_default=False),
     ] = None,
     named: PresetOption = None,
     imatrix: Annotated[
         str | None,
-        typer.Option("--imatrix", metavar="FILE", help="That of quantize: mixes differ by it.", show_default=False),
+        typer.Option(
+            "--imatrix",
+            metavar="FILE",
+            help="The imatrix that quantize will use: mixes depend on it.",
+            show_default=False,
+        ),
     ] = None,
     pure: Pure = False,
     engine: PresetEngine = None,
     form: FromOption = None,
     fail_on: Annotated[
-        FailOn, typer.Option("--fail-on", help="The severity of findings from which on the exit code is 1.")
+        FailOn, typer.Option("--fail-on", help="Exit 1 at findings of this severity or worse.")
     ] = FailOn.ERROR,
     json: Json = False,
     full_paths: FullPaths = False,
 ) -> None:
     """Show what a recipe does to a model, and what is wrong.
 
-    Unmatched tensors, rules that match nothing or never apply, unknown types, rows that a type does not divide, up and
-    gate in different types, and the size that comes out. The exit code is 1 where there are errors among these. With a
-    preset, what no rule matches gets its types, as 'gguftool quantize' gives them.
+    Lists unmatched tensors, rules that match nothing or never apply, unknown types, rows that a type does not divide,
+    up and gate in different types, and the resulting size. The exit code is 1 if there are errors among these. With a
+    preset, tensors that no rule matches get its types, as with 'gguftool quantize'.
     """
     check_engine(engine)
     chosen = named_preset(preset, named, engine or LLAMA_CPP)
@@ -138,7 +143,7 @@ def extract(
         typer.Option("--for", metavar="MODEL", help="Carry the mix over to this model.", show_default=False),
     ] = None,
     engine: Annotated[
-        str, typer.Option("--engine", metavar="llama.cpp|ik_llama.cpp", help="With --for: whose types are taken.")
+        str, typer.Option("--engine", metavar="llama.cpp|ik_llama.cpp", help="With --for: take this engine's types.")
     ] = LLAMA_CPP,
     substitute: Annotated[
         list[str] | None,
@@ -146,17 +151,19 @@ def extract(
     ] = None,
     avoid: Annotated[
         str | None,
-        typer.Option("--avoid", metavar="TYPE,...", help="With --for: types that are slow there.", show_default=False),
+        typer.Option(
+            "--avoid", metavar="TYPE,...", help="With --for: types to avoid as slow there.", show_default=False
+        ),
     ] = None,
     cuda: Annotated[
-        bool, typer.Option("--cuda", help="With --for: avoid what ik_llama.cpp has no fast CUDA kernel for.")
+        bool, typer.Option("--cuda", help="With --for: avoid types without a fast CUDA kernel in ik_llama.cpp.")
     ] = False,
     force: Force = False,
 ) -> None:
     """Print the recipe that reproduces a model's mix.
 
-    Layers are taken together where that says exactly the same tensors. With --for, the mix is carried over to another
-    model by role and relative depth, and types that cannot be there are replaced by the nearest.
+    Combines layers in one rule where it matches exactly the same tensors. With --for, carries the mix over to another
+    model by role and relative depth, and replaces types that cannot be used there with the nearest.
     """
     opened = _open(model)
     if target is None:
@@ -196,7 +203,7 @@ def expand(
     output: RecipeOutput = None,
     force: Force = False,
 ) -> None:
-    """Write a recipe out: one rule for each tensor of the model."""
+    """Write a recipe with one rule for each tensor of the model."""
     recipe, sources = _read(file, form)
     opened = _open(model)
     _remark_unmatched(recipe, opened)
@@ -212,9 +219,9 @@ def compact(
     output: RecipeOutput = None,
     force: Force = False,
 ) -> None:
-    """Write a recipe in few rules.
+    """Write a recipe with few rules.
 
-    They give the model's tensors the same types, and no others any.
+    They give the model's tensors the same types, and match no others.
     """
     recipe, sources = _read(file, form)
     opened = _open(model)
@@ -240,7 +247,7 @@ def convert(
 
 
 def _open_alone(file: str) -> Model:
-    """Open FILE, which is the model if there is no --model; say so if it is no GGUF but perhaps a recipe."""
+    """Open FILE as the model, since --model is not given; the error says that a recipe needs --model."""
     try:
         return _open(file)
     except FormatError as error:
@@ -248,12 +255,12 @@ def _open_alone(file: str) -> Model:
 
 
 def _open(spec: str) -> Model:
-    """Open the model; warn if it is incomplete, since a recipe cannot be judged by missing tensors."""
+    """Open the model; warn if it is incomplete, because a recipe cannot be checked against missing tensors."""
     model = open_model(spec)
     for text in model.remarks:
         remark(text)
     if not model.is_complete:
-        remark(f"the model is incomplete, only {len(model.tensors):,} tensors are looked at; {listed(model.missing)}")
+        remark(f"the model is incomplete: only {len(model.tensors):,} tensors are checked; {listed(model.missing)}")
     return model
 
 
@@ -266,9 +273,7 @@ def _read(file: str, form: RecipeFormat | None, *, lenient: bool = False) -> tup
         source = open_source(file)
         sources = (source,)
         if source.size > MAX_TEXT:
-            raise PlanError(
-                f"has {source.size:,} bytes; a limit of gguftool: a recipe has {MAX_TEXT:,} at most", source=file
-            )
+            raise PlanError(f"has {source.size:,} bytes; gguftool reads a recipe of at most {MAX_TEXT:,}", source=file)
         data = source.read_at(0, source.size)
     return parse_any(data, file, form, lenient=lenient), sources
 
@@ -276,7 +281,7 @@ def _read(file: str, form: RecipeFormat | None, *, lenient: bool = False) -> tup
 def _remark_unmatched(recipe: Recipe, model: Model) -> None:
     names = [name for name, rule in recipe.assign(model.tensors).items() if rule is None]
     if names:
-        remark(f"{len(names):,} tensors are matched by no rule: {listed(names)}")
+        remark(f"no rule matches {len(names):,} tensors: {listed(names)}")
 
 
 def _write(
@@ -288,7 +293,7 @@ def _write(
     header: Sequence[str] = (),
     force: bool,
 ) -> None:
-    """Write the recipe to standard output, or to a file with the executor; only one format has room for a header."""
+    """Write the recipe to standard output, or to a file with the executor; only one format can hold a header."""
     text = render_any(recipe, to).rstrip("\n") + "\n"
     if to is RecipeFormat.RECIPE:
         text = "".join(f"# {line}\n" for line in header) + text

@@ -1,4 +1,4 @@
-"""The words with which a run of `plan` can be repeated: for its page, which adds other targets, locks and floors."""
+"""The command that repeats a run of `plan`: for its page, which adds other targets, locks and floors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LABELLED = frozenset({"bench"})  # DEVICE=FILE
 
 
 def page_again(found: Exploration, models: Sequence[str], given: Mapping[str, object]) -> bytes:
-    """The page of a plan, with the command that was `given` these options by parameter."""
+    """Render the page of a plan, with the command that was `given` these options, by parameter."""
     imatrix = given["imatrix"]
     command = Command(
         models=tuple(models), options=option_words(given), imatrix=None if imatrix is None else str(imatrix)
@@ -24,7 +24,7 @@ def page_again(found: Exploration, models: Sequence[str], given: Mapping[str, ob
 
 
 def option_words(options: Mapping[str, object]) -> tuple[str, ...]:
-    """The options that were given, by parameter; files by their names, for a page shows no folder of this machine."""
+    """List the given options, by parameter; files only by name, because a page shows no local folder."""
     words: list[str] = []
     for name, value in options.items():
         for one in value if isinstance(value, Sequence) and not isinstance(value, str) else (value,):

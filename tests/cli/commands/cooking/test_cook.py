@@ -64,7 +64,7 @@ def test_a_damaged_shard_is_named_before_anything_is_written(gguftool: Run, reci
     shard.write_bytes(data)
     done = gguftool("cook", recipe, "--from", template, "-o", tmp_path / "out.gguf")
     assert done.returncode == 2
-    assert "1 shard(s) are not what their tensors.map says" in done.stderr.decode()
+    assert "1 shard(s) do not match their tensors.map" in done.stderr.decode()
     assert not (tmp_path / "out.gguf").exists()
     assert gguftool("cook", recipe, "--from", template, "-o", tmp_path / "out.gguf", "--no-verify").returncode == 0
 

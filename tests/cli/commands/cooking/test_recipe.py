@@ -116,7 +116,7 @@ def test_unmatched_tensors_are_remarked(gguftool: Run, tmp_path: Path, model: Pa
     path.write_text("blk=q8_0")
     done = gguftool("recipe", "compact", path, "--model", model)
     assert len(text(done).splitlines()) == 3
-    assert b"3 tensors are matched by no rule: token_embd.weight, output.weight, output_norm.weight" in done.stderr
+    assert b"no rule matches 3 tensors: token_embd.weight, output.weight, output_norm.weight" in done.stderr
 
 
 def test_outputs_are_never_inputs_and_never_replaced_unasked(gguftool: Run, recipe: Path, tmp_path: Path) -> None:
