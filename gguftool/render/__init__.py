@@ -1,1 +1,1 @@
-"""Report dataclasses to text, JSON, csv and markdown; human units live here."""
+"""Render report dataclasses as text, JSON, csv and markdown; human units live here."""

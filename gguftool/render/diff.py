@@ -1,4 +1,4 @@
-"""A diff as text, markdown and csv: a sentence that sums up, tables, and long texts as unified diffs."""
+"""A diff as text, markdown and csv: a one-line summary, tables, and long texts as unified diffs."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ _LINE = 4096  # characters to show of a line of a text diff
 
 @record
 class Lines:
-    """Lines of text, safe for a terminal, where no blank line follows them: the summary, or a unified diff."""
+    """Lines of text, safe for a terminal, with no blank line after them: the summary, or a unified diff."""
 
     lines: tuple[str, ...]
 
     def as_text(self) -> str:
-        """The lines with a final newline."""
+        """Join the lines, with a final newline."""
         return "\n".join(self.lines) + "\n"
 
     def as_rich(self, width: int, /) -> str:
-        """The lines, broken where they are wider than `width` columns."""
+        """Join the lines, broken where they are wider than `width` columns."""
         return fitted(self.as_text(), width)
 
 
 def summary(report: HeaderDiff) -> str:
-    """The difference in one line, without any text of a file."""
+    """Sum up the difference in one line, without any text from a file."""
     parts = [_headers_clause(report)]
     change = report.b.tensor_bytes - report.a.tensor_bytes
     if change:
@@ -92,14 +92,14 @@ def _and(parts: Sequence[str]) -> str:
 
 @renders(HeaderDiff, Format.TEXT)
 def diff_parts(report: HeaderDiff) -> Iterator[Table | Lines]:
-    """The summary, tables, and unified diffs of long texts."""
+    """Yield the summary, tables, and unified diffs of long texts."""
     yield Lines(lines=(summary(report),))
     yield from _sections(report)
 
 
 @renders(HeaderDiff, Format.MARKDOWN)
 def render_diff_markdown(report: HeaderDiff) -> str:
-    """The whole diff in GitHub's markdown."""
+    """Render the whole diff in GitHub's markdown."""
     parts = [f"**{summary(report)}**\n"]
     for section in _sections(report):
         parts.append(render_markdown(section) if isinstance(section, Table) else _fenced(section.lines))
@@ -107,7 +107,7 @@ def render_diff_markdown(report: HeaderDiff) -> str:
 
 
 def _fenced(lines: Iterable[str]) -> str:
-    """`lines` in a code block, with a fence longer than any run of backticks inside."""
+    """Put `lines` into a code block, with a fence longer than any run of backticks inside."""
     body = "\n".join(lines)
     longest = max((len(run) for run in re.findall("`+", body)), default=0)
     fence = "`" * max(3, longest + 1)
@@ -151,7 +151,7 @@ def _many(count: int, where: str) -> str:
 
 
 def key_text(change: KVChange) -> str:
-    """The key, with the number of its occurrence unless it is the first."""
+    """Name the key, with the number of its occurrence unless it is the first."""
     return change.key if change.occurrence == 1 else f"{change.key} (occurrence {change.occurrence})"
 
 
@@ -193,7 +193,7 @@ def _group_change(group: TensorGroup) -> str:
 
 
 def dims_text(dims: Iterable[int]) -> str:
-    """Dims, row length first: ``256 x 768``."""
+    """Format dims, row length first: ``256 x 768``."""
     return " x ".join(map(str, dims)) or "scalar"
 
 
@@ -255,12 +255,12 @@ def _totals_table(data: DataDiff) -> Table:
 
 def _data_title(data: DataDiff) -> str:
     differing = data.whole.tensors - data.whole.same
-    weighted = "" if data.imatrix is None else f", weighted by {printable(data.imatrix, 4096)} too"
+    weighted = "" if data.imatrix is None else f", also weighted by {printable(data.imatrix, 4096)}"
     return f"data: {differing:,} of {data.whole.tensors:,} tensors differ; errors of B relative to A{weighted}"
 
 
 def types_text(one: TensorData) -> str:
-    """The types of both sides; if they are the same, with the verdict on the bytes."""
+    """Name the types of both sides; if they are the same, add the verdict on the bytes."""
     if one.old_type != one.new_type:
         return f"{one.old_type} -> {one.new_type}"
     return f"{one.old_type}, {'different bytes' if one.verdict is DataVerdict.DIFFERENT else one.verdict.value}"
@@ -282,7 +282,7 @@ def _figures(errors: Errors | None, data: DataDiff) -> tuple[str, ...]:
 
 
 def unweighted(one: TensorData) -> str:
-    """The note on a tensor, and whether the imatrix lacks it."""
+    """Give the note on a tensor, and say if the imatrix lacks it."""
     return "; ".join(filter(None, (one.note, "not in the imatrix" if one.weighted is False else "")))
 
 
@@ -297,7 +297,7 @@ def _unmeasured(total: DataTotal) -> str:
 
 
 def with_not_finite(note: str, errors: Errors | None) -> str:
-    """`note`, with the count of NaN and infinite values that were left out."""
+    """Add to `note` the count of NaN and infinite values that were left out."""
     parts = [note] if note else []
     if errors and errors.not_finite:
         parts.append(f"NaN or infinite: {errors.not_finite_old:,} in A, {errors.not_finite_new:,} in B, left out")
@@ -315,7 +315,7 @@ _Row = tuple[str, ...]
 
 @renders(HeaderDiff, Format.CSV)
 def render_diff_csv(report: HeaderDiff) -> str:
-    """All differences as csv."""
+    """Render all differences as csv."""
     return render_csv(Table(title="", columns=_COLUMNS, rows=tuple(_rows(report))))
 
 
@@ -380,7 +380,7 @@ _FLOAT_DIGITS = 7  # the precision of a float32: 1e-05 instead of 9.999999747378
 
 
 def value_text(value: Any, *, exact: bool = False) -> str:
-    """A scalar or a list as text; strings quoted and, unless `exact`, cut, floats in 7 digits."""
+    """Format a scalar or a list; strings are quoted. Unless `exact`, long strings are cut and floats have 7 digits."""
     if isinstance(value, str):
         return f"'{printable(value, len(value) if exact else _TEXT_LIMIT)}'"
     if isinstance(value, float) and not exact:
@@ -391,7 +391,7 @@ def value_text(value: Any, *, exact: bool = False) -> str:
 
 
 def type_text(change: KVChange) -> str:
-    """The type of an entry, or both if they differ; the element type of an array in brackets."""
+    """Name the type of an entry, or both if they differ; the element type of an array is in brackets."""
     names = dict.fromkeys(_type(side) for side in (change.old, change.new) if side)
     return " -> ".join(names)
 
@@ -401,7 +401,7 @@ def _type(side: KVSide) -> str:
 
 
 def describe_change(change: KVChange) -> str:
-    """The difference in one entry, in a line."""
+    """Describe the difference in one entry, in a line."""
     if change.array:
         return _array_text(change.array)
     if change.text:
@@ -414,7 +414,7 @@ def describe_change(change: KVChange) -> str:
 
 
 def side_text(key: str, side: KVSide, *, exact: bool = False) -> str:
-    """The value of an entry on one side; a file type with its name, an array as far as the report holds it."""
+    """Format an entry's value on one side: a file type with its name, an array as far as the report holds it."""
     if side.element_type is not None:
         items = [value_text(item, exact=exact) for item in side.value] + ["..."] * side.truncated
         return f"[{', '.join(items)}]" + (f" ({side.count:,} entries)" if side.truncated else "")

@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Format(str, Enum):
-    """How to render a report; each value is the name of the option that asks for it, text is the default."""
+    """How to render a report; each value is the name of its option. Text is the default."""
 
     TEXT = "text"
     JSON = "json"

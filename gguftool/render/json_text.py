@@ -1,6 +1,6 @@
 r"""Report dataclasses as JSON that is valid whatever a file holds.
 
-NaN and infinities are strings, integers stay integers up to 2^64, and text that was not UTF-8 is ``{"b64": ...}``.
+NaN and infinities become strings, integers stay integers up to 2^64, and text that is not UTF-8 is ``{"b64": ...}``.
 Characters that a terminal could act on (C1, bidi marks) are written as ``\uXXXX``, which is the same JSON.
 """
 
@@ -23,7 +23,7 @@ _NOT_ASCII = re.compile(r"[^\n\x20-\x7e]+")
 
 @renders(object, Format.JSON)
 def render_json(report: Any, **_: Any) -> str:
-    """A report (dataclasses, tuples, dicts, scalars) as indented JSON with a final newline; all of it, always."""
+    """Render a whole report (dataclasses, tuples, dicts, scalars) as indented JSON with a final newline."""
     text = json.dumps(_plain(report), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return _NOT_ASCII.sub(_escaped, text)
 
@@ -57,7 +57,7 @@ def _text(text: str) -> str | dict[str, str]:
 
 
 def _escaped(match: re.Match[str]) -> str:
-    """Characters unchanged if they are printable, else in JSON's own escapes."""
+    """Keep printable characters, and write the others with JSON's own escapes."""
     found = match[0]
     return found if found.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in found)
 

@@ -18,7 +18,7 @@ _WORTH_A_HINT = 64 << 10  # bytes that could be shared but are not
 
 @renders(Preview, Format.TEXT)
 def preview_parts(preview: Preview) -> Iterator[str | Table]:
-    """The files that a plan would write, and its sources."""
+    """Yield the files that a plan would write, and its sources."""
     outputs = preview.outputs
     uses = [(use.name, use.nbytes) for use in preview.uses]
     yield _files(f"would write {len(outputs):,} file(s)", "output", outputs)
@@ -34,21 +34,21 @@ def _files(title: str, head: str, files: Sequence[tuple[str, int]]) -> Table:
 
 
 def _totals(preview: Preview) -> str:
-    """The bytes to write, where they come from, and how many could be shared instead."""
+    """Sum up the bytes to write, where they come from, and how many could be shared instead."""
     parts = [f"{format_size(preview.bytes_written)} to write, {format_size(preview.bytes_copied)} of it copied"]
     if preview.bytes_fetched:
         parts.append(f"{format_size(preview.bytes_fetched)} fetched over the network")
     if preview.bytes_congruent:
         shared = format_size(preview.bytes_congruent)
-        parts.append(f"{shared} of that can be shared where the file system can (XFS, btrfs)")
+        parts.append(f"{shared} of that can be shared if the file system supports it (XFS, btrfs)")
     more = preview.bytes_congruent_padded - preview.bytes_congruent
     if more >= _WORTH_A_HINT:
-        parts.append(f"{format_size(more)} more with --align {BLOCK}, or --pad where the command has it")
+        parts.append(f"{format_size(more)} more with --align {BLOCK}, or --pad if the command has it")
     return ", ".join(parts)
 
 
 def _rows(files: Sequence[tuple[str, int]]) -> tuple[tuple[str, str], ...]:
-    """A row for each file; if they do not fit on a screen, for each folder (`--json` lists every file)."""
+    """Make a row for each file or, if they do not fit on a screen, for each folder (`--json` lists every file)."""
     if len(files) <= _MAX_FILES:
         return tuple((f"{nbytes:,}", name) for name, nbytes in files)
     folders: dict[str, list[int]] = {}
@@ -62,7 +62,7 @@ def _rows(files: Sequence[tuple[str, int]]) -> tuple[tuple[str, str], ...]:
 
 @renders(Receipt, Format.TEXT)
 def receipt_text(receipt: Receipt) -> str:
-    """One line on the files written."""
+    """Sum up the files written in one line."""
     first, last = printable(str(receipt.paths[0]), 4096), printable(str(receipt.paths[-1]), 4096)
     freed = f", removed {len(receipt.freed):,} source file(s)" if receipt.freed else ""
     if len(receipt.paths) == 1:

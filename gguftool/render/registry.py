@@ -1,7 +1,7 @@
-"""Which function renders which report in which format.
+"""The registry of renderers: which function renders which report in which format.
 
 A module of `render/` registers its functions with `renders`; `render` and `parts_of` look them up by the report's type
-and import only the module that has them. A new format of a report is one decorated function.
+and import only the module that has them. To add a format to a report, decorate one function.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MODULES = {
     "gguftool.storage.plan": "plan",
     "gguftool.surgery.quantize.preview": "cooking.quantize",
 }
-# Formats of a report that are in a module of their own.
+# Formats of a report that have their own module.
 _OF_BOTH = {("gguftool.cooking.exploration", Format.HTML): "page_of_plan.page"}
 _OF_FORMATS = {Format.JSON: "json_text", Format.HTML: "page.page", Format.SARIF: "findings.sarif"}
 _RENDERERS: dict[tuple[type, Format], Callable[..., Any]] = {}
@@ -36,19 +36,19 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @runtime_checkable
 class Part(Protocol):
-    """A part of a report that a terminal shows differently than a pipe: a table, a heat strip."""
+    """A part of a report that looks different on a terminal and in a pipe: a table, a heat strip."""
 
     def as_text(self) -> str:
-        """Plain text with a final newline."""
+        """Render plain text with a final newline."""
 
     def as_rich(self, width: int, /) -> Any:
-        """Plain text in lines of at most `width` columns, or a renderable for a rich console that wide."""
+        """Render plain text in lines of at most `width` columns, or an object for a rich console that wide."""
 
 
 def renders(kind: type, format: Format) -> Callable[[F], F]:
     """Register a function that renders reports of type `kind` in `format`.
 
-    It takes the report and what `render` got besides. For `Format.TEXT` it returns the whole text, or parts in order,
+    It takes the report and the options of `render`. For `Format.TEXT` it returns the whole text, or parts in order,
     each a `Part` or text with a final newline; for other formats it returns the whole text.
     """
 
@@ -60,7 +60,7 @@ def renders(kind: type, format: Format) -> Callable[[F], F]:
 
 
 def render(report: object, format: Format, **options: Any) -> str:
-    """Render `report`; `options` are those of the report's renderers. Raises `TypeError` if it has no such format."""
+    """Render `report`; `options` go to its renderer. Raises `TypeError` if the report has no such format."""
     if format is Format.TEXT:
         return joined(parts_of(report, **options))
     text: str = _renderer(report, format)(report, **options)

@@ -1,4 +1,4 @@
-"""Text on a screen of so many columns: how wide it is, where it is cut, where lines break."""
+"""Text on a screen of limited width: measure it, cut it, break its lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HELD = "\xa0"
 
 
 class Cut(Enum):
-    """What happens to a cell that is too wide: it loses its end, its middle or its start, or its words wrap."""
+    """How to shorten a cell that is too wide: cut its end, its middle or its start, or wrap its words."""
 
     END = "end"
     MIDDLE = "middle"
@@ -25,7 +25,7 @@ class Cut(Enum):
 
 @record
 class Verbatim:
-    """Text to be copied, such as a command or a recipe: a terminal wraps it, so that a copy is still whole."""
+    """Text to copy, such as a command or a recipe: the terminal wraps it, so a copy is still whole."""
 
     text: str
 
@@ -40,17 +40,17 @@ class Verbatim:
 
 @record
 class Commands:
-    """Commands to be copied, each with a comment on what it does."""
+    """Commands to copy, each with a comment on what it does."""
 
     commands: tuple[tuple[str, str], ...]
 
     def as_text(self) -> str:
-        """Commands and comments side by side."""
+        """Write commands and comments side by side."""
         width = max(len(command) for command, _ in self.commands)
         return "".join(f"{command:{width}}  # {what}\n" for command, what in self.commands)
 
     def as_rich(self, width: int, /) -> str:
-        """The same, or where that is too wide each command below its comment."""
+        """Write them side by side or, if that is too wide, each command below its comment."""
         text = self.as_text()
         if all(width_of(line) <= width for line in text.splitlines()):
             return text
@@ -61,7 +61,7 @@ class Commands:
 
 
 def width_of(text: str) -> int:
-    """The columns that `text` takes: two for a wide character of East Asia, none for a combining one."""
+    """Count the columns that `text` takes: two for a wide East Asian character, none for a combining one."""
     if text.isascii():
         return len(text)
     return sum(map(_width, text))
@@ -74,13 +74,13 @@ def _width(char: str) -> int:
 
 
 def padded(text: str, width: int, *, right: bool) -> str:
-    """`text` with spaces to `width` columns, before it if `right`."""
+    """Pad `text` with spaces to `width` columns, on its left if `right`."""
     room = " " * (width - width_of(text))
     return room + text if right else text + room
 
 
 def cropped(text: str, width: int, cut: Cut = Cut.END) -> str:
-    """`text` in at most `width` columns, with an ellipsis where something is left out."""
+    """Cut `text` to at most `width` columns, with an ellipsis where something is left out."""
     if width_of(text) <= width:
         return text
     room = width - len(ELLIPSIS)
@@ -104,16 +104,16 @@ def _tail(text: str, width: int) -> str:
 
 
 def wrapped(text: str, width: int, *, later: str = "", whole_words: bool = False) -> list[str]:
-    """One line of text as lines of at most `width` columns, broken at spaces, but never between number and unit.
+    """Break a line of text into lines of at most `width` columns, at spaces, but never between number and unit.
 
-    `later` precedes all lines but the first. A word that is longer than a line is broken, unless it is to stay whole.
+    `later` precedes all lines but the first. A word longer than a line is broken, unless `whole_words` is set.
     """
     if width_of(text) <= width:
         return [text]
-    import textwrap  # what goes into a pipe is not wrapped
+    import textwrap  # only here: output into a pipe is not wrapped
 
     held = _UNIT.sub(_HELD, text) if _HELD not in text else text
-    # Of wide characters half as many fit.
+    # Only half as many wide characters fit.
     chars = width if text.isascii() else max(len(later) + 1, width * len(text) // width_of(text))
     lines = textwrap.wrap(
         held, chars, subsequent_indent=later, break_on_hyphens=False, break_long_words=not whole_words
@@ -122,7 +122,7 @@ def wrapped(text: str, width: int, *, later: str = "", whole_words: bool = False
 
 
 def _pieces(line: str, width: int) -> Iterator[str]:
-    """`line` in pieces of at most `width` columns: wide characters may be unevenly spread."""
+    """Split `line` into pieces of at most `width` columns: wide characters may be spread unevenly."""
     while width_of(line) > width:
         piece = _head(line, width)
         yield piece
@@ -131,9 +131,9 @@ def _pieces(line: str, width: int) -> Iterator[str]:
 
 
 def fitted(text: str, width: int) -> str:
-    """Lines of text at a width of `width` columns; what is broken goes on below, indented by two more.
+    """Break lines of text at `width` columns; broken lines continue below, indented by two more.
 
-    Words stay whole: a path that is longer than a line is wrapped by the terminal, where it can be copied.
+    Words stay whole: the terminal wraps a path that is longer than a line, so that it can be copied.
     """
     lines = []
     for line in text.splitlines():

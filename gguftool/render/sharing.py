@@ -1,4 +1,4 @@
-"""Reports fit to be shared: files by their names, without the folders of this machine."""
+"""Make reports fit to share: files by their names, without local folders."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ _BEFORE = r"(?<![\w/.~%\\-])"
 
 
 def without_folders(report: T, paths: Iterable[str] = (), *, below_here: bool = False) -> T:
-    """`report` with the names of local files in place of their paths, also within texts; addresses stay whole.
+    """Replace the paths of local files in `report` with their names, also within texts; addresses stay whole.
 
-    `paths` are files that the report names in fields where other things can be, too. With `below_here` a file in or
-    below the current folder is named by its relative path.
+    `paths` are files that the report names in fields that can also hold other things. With `below_here`, a file in or
+    below the current folder gets its relative path.
     """
     name_of = _relative if below_here else _base
     found = [path for path in (*_paths(report), *paths) if not is_url(path)]
@@ -63,7 +63,7 @@ def _relative(path: str) -> str:
 
 
 def _paths(value: Any, naming: bool = False) -> Iterator[str]:
-    """The texts in fields that name files."""
+    """Yield the texts in fields that name files."""
     if isinstance(value, str):
         if naming:
             yield value

@@ -1,4 +1,4 @@
-"""A table of strings, and the ways to show it: plain text, whole or fitted to a screen, markdown, csv.
+"""A table of strings, as plain text (whole or fitted to a screen), markdown or csv.
 
 Cells may come from a file. Text renderers escape what a terminal could act on; markdown also escapes its own syntax.
 """
@@ -15,9 +15,9 @@ from gguftool.render.screen import Cut, cropped, padded, width_of, wrapped
 
 _CELL_LIMIT = 4096
 _GAP = 2  # blanks between columns
-_COMFORTABLE = 32  # columns of a text that are worth more than columns that may be left out
+_COMFORTABLE = 32  # a text keeps this width at the expense of columns that may be left out
 _LEAST = 8
-# Markdown's special characters; an underscore inside a word is none, and type names are full of them.
+# Markdown's special characters; not an underscore inside a word: type names are full of them.
 _MARKDOWN = re.compile(r"[\\`*{}\[\]<>|#~&$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9][0-9,]*(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?|inf|nan)", re.IGNORECASE)
@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9][0-9,]*(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?|inf|na
 
 @record
 class Column:
-    """A heading, whether cells are aligned to the right, as numbers are, and how a cell that is too wide is cut."""
+    """A heading, whether cells are right-aligned, like numbers, and how to cut a cell that is too wide."""
 
     name: str
     right: bool = False
@@ -36,8 +36,8 @@ class Column:
 class Table:
     """Rows of cells under columns, with a title; there is no line of headings if all of them are empty.
 
-    On a narrow screen the columns called `drop` are left out, in that order, and then texts are cut. Numbers never are.
-    If there are tables `instead`, they are shown where this one does not fit without that.
+    On a narrow screen, the columns named in `drop` are left out, in that order, then texts are cut; numbers never are.
+    If there are tables in `instead`, they replace a table that would not fit without such cuts.
     """
 
     title: str
@@ -47,18 +47,18 @@ class Table:
     instead: tuple[Table, ...] = ()
 
     def as_text(self) -> str:
-        """The table as aligned plain text, whole; the last column is not padded."""
+        """Render the whole table as aligned plain text; the last column is not padded."""
         return render_text(self)
 
     def as_rich(self, width: int, /) -> str:
-        """The table as aligned plain text in lines of at most `width` columns."""
+        """Render the table as aligned plain text in lines of at most `width` columns."""
         if self.instead and _total(_natural(_cells(self))) > width:
             return "\n".join(render_text(table, width) for table in self.instead)
         return render_text(self, width)
 
 
 def render_text(table: Table, width: int | None = None) -> str:
-    """The table as aligned plain text; with `width`, no line is wider, and no number is cut."""
+    """Render the table as aligned plain text; with `width`, no line is wider, and no number is cut."""
     cells = _cells(table)
     shown, left_out = _fit(table, _natural(cells), width)
     title = printable(table.title, _CELL_LIMIT)
@@ -71,18 +71,18 @@ def render_text(table: Table, width: int | None = None) -> str:
 
 
 def _cells(table: Table) -> list[tuple[str, ...]]:
-    """The headings and the rows, safe to print."""
+    """Collect the headings and the rows, safe to print."""
     names = tuple(column.name for column in table.columns)
     return [tuple(printable(cell, _CELL_LIMIT) for cell in row) for row in (names, *table.rows)]
 
 
 def _natural(cells: Sequence[tuple[str, ...]]) -> list[int]:
-    """The width of each column whole."""
+    """Measure the full width of each column."""
     return [max(map(width_of, column)) for column in zip(*cells, strict=True)]
 
 
 def _fit(table: Table, natural: Sequence[int], width: int | None) -> tuple[dict[int, int], int]:
-    """The columns to show with their widths, and how many had to be left out besides those that the table allows."""
+    """Choose the columns to show with their widths, and count those left out beyond what the table allows."""
     shown = dict(enumerate(natural))
     if width is None:
         return shown, 0
@@ -107,7 +107,7 @@ def _total(widths: Iterable[int]) -> int:
 
 
 def _narrow(shown: dict[int, int], texts: Set[int], width: int) -> None:
-    """Take columns of text down to fit `width`, the widest first, none below a few letters."""
+    """Narrow columns of text to fit `width`, the widest first, none below a few letters."""
     while (over := _total(shown.values()) - width) > 0:
         sizes = sorted({size for at, size in shown.items() if at in texts}, reverse=True)
         if not sizes or sizes[0] <= _LEAST:
@@ -120,7 +120,7 @@ def _narrow(shown: dict[int, int], texts: Set[int], width: int) -> None:
 
 
 def _row_lines(cells: Sequence[tuple[str, int, Column]]) -> Iterator[str]:
-    """A row as lines: one, or more if words wrap; the last column is not padded."""
+    """Render a row as one line, or more if words wrap; the last column is not padded."""
     blocks = [
         wrapped(text, size) if column.cut is Cut.WRAP else [cropped(text, size, column.cut)]
         for text, size, column in cells
@@ -131,7 +131,7 @@ def _row_lines(cells: Sequence[tuple[str, int, Column]]) -> Iterator[str]:
 
 
 def render_markdown(table: Table) -> str:
-    """The table in GitHub's markdown."""
+    """Render the table in GitHub's markdown."""
     heads = [markdown_text(column.name) for column in table.columns]
     rules = ["---:" if column.right else ":---" for column in table.columns]
     rows = [[markdown_text(cell) for cell in row] for row in table.rows]
@@ -141,8 +141,8 @@ def render_markdown(table: Table) -> str:
 
 
 def render_csv(table: Table) -> str:
-    """The table as csv with a heading line; no cell is a formula to a spreadsheet."""
-    import csv  # half a millisecond of every start otherwise
+    """Render the table as csv with a heading line; no cell is a formula to a spreadsheet."""
+    import csv  # at the top it would cost every start half a millisecond
     import io
 
     out = io.StringIO()
@@ -153,19 +153,19 @@ def render_csv(table: Table) -> str:
 
 
 def _no_formula(cell: str) -> str:
-    """`cell` with an apostrophe before it if a spreadsheet would run it; numbers stay numbers."""
+    """Put an apostrophe before `cell` if a spreadsheet would run it; numbers stay numbers."""
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) and not _NUMBER.fullmatch(cell) else cell
 
 
 def markdown_text(text: str) -> str:
-    """`text` escaped, so that markdown shows it unchanged and a terminal does not act on it."""
+    """Escape `text`, so that markdown shows it unchanged and a terminal does not act on it."""
     return _MARKDOWN.sub(r"\\\g<0>", printable(text, _CELL_LIMIT))
 
 
 def columns(*names: str, middle: str = "", start: str = "", wrap: str = "") -> tuple[Column, ...]:
     """Make columns from names; a name that starts with ``>`` is a right-aligned column.
 
-    A cell that is too wide loses its end; under the names `middle`, `start` and `wrap` another `Cut` is made.
+    A cell that is too wide loses its end; the columns named `middle`, `start` and `wrap` have another `Cut`.
     """
     cuts = {name: cut for name, cut in ((middle, Cut.MIDDLE), (start, Cut.START), (wrap, Cut.WRAP)) if name}
     return tuple(

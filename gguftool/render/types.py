@@ -1,4 +1,4 @@
-"""The table of types, and the description of one."""
+"""The table of types, and the description of one type."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _MOST_DIGITS = 10
 
 @record
 class TypeRow:
-    """One tensor type as ``gguftool types --json`` gives it; sizes in bytes, `block` in elements.
+    """One tensor type as ``gguftool types --json`` prints it; sizes in bytes, `block` in elements.
 
     `dequantized_by` is ``numpy``, ``gguf`` or ``gguftool``; empty if nothing here decodes the bytes.
-    `quantizers` are the back ends of `gguftool quantize` that make it, whether they are installed here or not.
+    `quantizers` are the back ends of `gguftool quantize` that make it, whether installed here or not.
     """
 
     id: int
@@ -37,9 +37,9 @@ class TypeRow:
 
 
 def type_rows(name: str | None = None) -> tuple[TypeRow, ...]:
-    """The types that may occur in files, or the one of this name or number.
+    """List the types that can occur in files, or the one with this name or number.
 
-    Raises `PlanError` that explains an unknown one.
+    Raises `PlanError` for an unknown one, with an explanation.
     """
     if name is None:
         return tuple(_row(traits) for traits in TYPES.values() if traits.in_files)
@@ -50,7 +50,7 @@ def type_rows(name: str | None = None) -> tuple[TypeRow, ...]:
 
 
 def _by_number(text: str) -> TypeTraits:
-    """The type with a number; raises `PlanError` that says who else uses it, if anybody does."""
+    """Find the type with a number; raise `PlanError` if there is none, and say who else uses the number."""
     number = int(text) if len(text) < _MOST_DIGITS else -1
     if number in TYPES:
         return TYPES[number]
@@ -62,7 +62,7 @@ def _by_number(text: str) -> TypeTraits:
 
 
 def types_table(rows: tuple[TypeRow, ...]) -> Table:
-    """The rows as a table."""
+    """Make a table of the rows."""
     sizes = (">block", ">bytes", ">row meta", ">rows", ">bpw")
     heads = columns(">id", "name", *sizes, "engines", "imatrix", "repack of", "dequantized", "made by", wrap="engines")
     cells = tuple(
@@ -87,16 +87,19 @@ def types_table(rows: tuple[TypeRow, ...]) -> Table:
 
 
 def describe_type(row: TypeRow) -> str:
-    """The facts about one type that are not in its row."""
+    """State the facts about one type that are not in its row."""
     lines = [f"{row.name} (tensor type {row.id}, {row.alias} in recipes)"]
     if not TYPES[row.id].in_files:
         lines.append("An engine makes it at run time; it does not belong in a file.")
     if row.interleaved_rows > 1:
-        lines.append(f"{row.interleaved_rows} rows are packed together: the number of rows must divide by it.")
+        packed = row.interleaved_rows
+        lines.append(f"{packed} rows are packed together: the number of rows must be a multiple of {packed}.")
     if row.row_meta:
-        lines.append(f"Each row starts with {row.row_meta} bytes of its own; tables of bytes a block come out short.")
+        lines.append(
+            f"Each row starts with {row.row_meta} extra bytes: sizes computed from blocks alone are too small."
+        )
     if row.quantizers:
-        lines.append(f"'gguftool quantize' makes it by: {', '.join(row.quantizers)}.")
+        lines.append(f"'gguftool quantize' makes it with: {', '.join(row.quantizers)}.")
     if not row.dequantized_by:
         lines.append("It cannot be dequantized here: only its bytes can be compared and exported.")
     if row.also_claimed_by:

@@ -1,4 +1,4 @@
-"""Human units: sizes in and out. Bytes are `int` everywhere else."""
+"""Human units: parse and format sizes. Everywhere else, bytes are `int`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(nbytes: int) -> str:
-    """Bytes in binary units with three significant digits: ``231 GiB``, ``1.21 MiB``, ``96 B``."""
+    """Format bytes in binary units with three significant digits: ``231 GiB``, ``1.21 MiB``, ``96 B``."""
     size, units = float(nbytes), ["B", "KiB", "MiB", "GiB", "TiB", "PiB"]
     while size >= 999.5 and len(units) > 1:
         size /= 1024
@@ -37,7 +37,7 @@ def format_size(nbytes: int) -> str:
 
 
 def runs_text(numbers: Sequence[int], limit: int) -> str:
-    """Numbers in ascending order as runs: ``0-5, 8-13``; beyond `limit` runs an ellipsis."""
+    """Format ascending numbers as runs: ``0-5, 8-13``; beyond `limit` runs, an ellipsis."""
     runs = []
     for _, pairs in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
         run = [number for _, number in pairs]
@@ -46,7 +46,7 @@ def runs_text(numbers: Sequence[int], limit: int) -> str:
 
 
 def format_float32(value: float) -> str:
-    """A float of 32 bits in as few digits as tell it from all others: ``1e-05``, not 9.999999747378752e-06."""
+    """Format a 32-bit float in the fewest digits that identify it: ``1e-05``, not 9.999999747378752e-06."""
     for digits in range(6, 9):
         short = float(f"{value:.{digits}g}")
         if struct.pack("<f", short) == struct.pack("<f", value):
@@ -55,7 +55,7 @@ def format_float32(value: float) -> str:
 
 
 def format_count(number: int) -> str:
-    """A count in decimal units: ``135 M``, ``671 B``."""
+    """Format a count in decimal units: ``135 M``, ``671 B``."""
     size, units = float(number), ["", " K", " M", " B", " T"]
     while size >= 999.5 and len(units) > 1:
         size /= 1000

@@ -305,7 +305,7 @@ def test_command_shows_what_the_library_renders() -> None:
     ("args", "said"),
     [
         (["--json", "--csv"], "exclude each other"),
-        (["--by", "colour"], "none of type, role, layer, tensor"),
+        (["--by", "colour"], "not one of type, role, layer, tensor"),
         (["--place", "exps"], "is not REGEX=DEVICE"),
     ],
 )

@@ -442,9 +442,9 @@ def test_show_with_a_model_names_what_is_covered_missing_and_unmatched(files: Pa
     assert code == 0
     assert out.splitlines()[3:7] == [
         "model.gguf: 1 of 3 tensors to quantize are covered",
-        "  looked up, so without weights by nature: token_embd.weight",
+        "  looked up, so they never have weights: token_embd.weight",
         "  without an entry: blk.0.attn_q.weight",
-        "  entries that are no tensor of the model: blk.7.x.weight",
+        "  entries that match no tensor of the model: blk.7.x.weight",
     ]
     (files / "i.dat").write_bytes(legacy([(UP, 2, [2, 4])]))
     out = run(files, "imatrix", "show", "i.dat", "--model", "model.gguf")[1]

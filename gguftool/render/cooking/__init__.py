@@ -1,1 +1,1 @@
-"""Reports about making a quant: mixes, measurements, recipes, importance matrices, and the card of what was made."""
+"""Reports about making a quant: mixes, measurements, recipes, importance matrices, and the model card."""

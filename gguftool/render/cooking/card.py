@@ -1,4 +1,4 @@
-"""A model card in markdown, as the Hub shows it. What comes from files is escaped, or stands in a block of code."""
+"""A model card in markdown, as the Hub shows it. Text from files is escaped, or stands in a code block."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _FENCE = re.compile(r"`{3,}")
 
 
 def card_of(plan: Plan, recipe: str, words: tuple[str, ...]) -> str:
-    """The card of the model that `plan` writes by the text `recipe`, as the gguftool command `words` asks."""
+    """Render the card of the model that `plan` writes from the text `recipe`, by the gguftool command `words`."""
     return card_markdown(make_card(plan, recipe, f"gguftool {' '.join(map(shell_word, words))}"))
 
 
 def card_markdown(card: Card) -> str:
-    """The card with its front matter."""
+    """Render the card with its front matter."""
     return "\n".join(_lines(card)) + "\n"
 
 
@@ -32,7 +32,7 @@ def _lines(card: Card) -> Iterator[str]:
         yield f"license: {json.dumps(printable(card.license))}"
     yield from ("---", "", f"# {markdown_text(card.title)}", "")
     if card.origin:
-        yield from (f"Made of {markdown_text(card.origin)}.", "")
+        yield from (f"Made from {markdown_text(card.origin)}.", "")
     yield f"{format_size(card.nbytes)} of tensors, {card.bits_per_weight:.3f} bits per weight,"
     yield f"{format_count(card.elements)} weights. {_engines(card)}"
     yield ""
@@ -45,7 +45,7 @@ def _lines(card: Card) -> Iterator[str]:
     if card.notes:
         yield from ("## What to expect", "", *(f"- {markdown_text(note)}" for note in card.notes), "")
     yield from ("## Run", "", *_fenced(_run(card), "sh"), "")
-    yield from ("## How it was made", "", *_fenced(printable(card.command, 1 << 16), "sh"), "", "by this recipe:", "")
+    yield from ("## How it was made", "", *_fenced(printable(card.command, 1 << 16), "sh"), "", "with this recipe:", "")
     yield from _fenced("\n".join(printable(line, 1 << 12) for line in card.recipe[:_MAX_RECIPE].splitlines()), "")
 
 
@@ -65,7 +65,7 @@ def _run(card: Card) -> str:
 
 
 def _fenced(text: str, language: str) -> tuple[str, ...]:
-    """A block of code with a fence that is longer than any in the text."""
+    """Put the text into a code block with a fence longer than any in the text."""
     longest = max((len(found) for found in _FENCE.findall(text)), default=2)
     fence = "`" * (longest + 1)
     return (f"{fence}{language}", text, fence)

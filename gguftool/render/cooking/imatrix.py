@@ -30,9 +30,9 @@ def imatrix_heading(report: ImatrixReport) -> str:
 def _lines(report: ImatrixReport) -> Iterator[str]:
     form = "legacy format" if report.kind == "legacy" else "GGUF"
     yield f"{printable(report.imatrix, 4096)}: an importance matrix ({form}), {report.entries:,} entries"
-    chunks = "chunks: not said" if report.chunk_count is None else f"{report.chunk_count:,} chunks"
+    chunks = "chunks: not recorded" if report.chunk_count is None else f"{report.chunk_count:,} chunks"
     size = "" if report.chunk_size is None else f" of {report.chunk_size:,} tokens"
-    yield f"  {chunks}{size}; datasets: {listed(report.datasets) if report.datasets else 'not said'}"
+    yield f"  {chunks}{size}; datasets: {listed(report.datasets) if report.datasets else 'not recorded'}"
     if report.matrices_without_data:
         yield f"  {report.matrices_without_data:,} of {report.matrices:,} matrices have no data and get the weight 1"
     yield f"  sha256 {report.sha256}"
@@ -43,18 +43,18 @@ def _lines(report: ImatrixReport) -> Iterator[str]:
 def _coverage_lines(found: ModelCoverage) -> Iterator[str]:
     yield f"{printable(found.model, 4096)}: {found.covered:,} of {found.tensors:,} tensors to quantize are covered"
     if found.embeddings:
-        yield f"  looked up, so without weights by nature: {listed(found.embeddings)}"
+        yield f"  looked up, so they never have weights: {listed(found.embeddings)}"
     if found.missing:
         yield f"  without an entry: {listed(found.missing)}"
         if found.stand_ins:
             yield from (f"  {text}" for text in _taken(found))
     if found.unmatched:
-        yield f"  entries that are no tensor of the model: {listed(found.unmatched)}"
+        yield f"  entries that match no tensor of the model: {listed(found.unmatched)}"
     yield from (f"  does not fit: {text}" for text in found.misfits)
 
 
 def _taken(found: ModelCoverage) -> Iterator[str]:
-    """What each engine's llama-quantize takes for the tensors without an entry."""
+    """Say what each engine's llama-quantize uses for the tensors without an entry."""
     for engine in ENGINES:
         taken = [f"{one.tensor} <- {one.entry}" for one in found.stand_ins if one.engine == engine]
         if not taken:

@@ -1,4 +1,4 @@
-"""The output of `gguftool measure`: what a run would do, and what it did."""
+"""The output of `gguftool measure`: what a run would do, or what it did."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN = 40  # tasks
 
 @renders(MeasurePlan, Format.TEXT)
 def measure_plan_parts(plan: MeasurePlan) -> Iterator[str | Table]:
-    """The tasks that are left, and what they take."""
+    """List the tasks that are left, and what they need."""
     rows = [(printable(task.group), task.type, f"{len(task.tensors):,}") for task in plan.tasks[:_SHOWN]]
     if len(plan.tasks) > _SHOWN:
         rows.append((f"and {len(plan.tasks) - _SHOWN:,} more", "", ""))
@@ -28,19 +28,19 @@ def measure_plan_parts(plan: MeasurePlan) -> Iterator[str | Table]:
 
 def _plan_lines(plan: MeasurePlan) -> Iterator[str]:
     if plan.done:
-        yield f"{plan.done:,} measured already, in {plan.output}"
+        yield f"{plan.done:,} already measured, in {plan.output}"
     if not plan.tasks and plan.floor_is_there:
-        yield "nothing is left to measure"
+        yield "nothing left to measure"
         return
-    yield f"meanwhile in {plan.folder}:"
+    yield f"during the run, in {plan.folder}:"
     yield f"  {plan.logits_bytes:,} bytes of the reference's logits"
     yield f"  {plan.scratch_bytes:,} bytes of scratch copies, less where the file system shares blocks"
-    yield f"about {duration(plan.seconds)}, by a rule of thumb until the engine has run once"
+    yield f"about {duration(plan.seconds)}, by a rule of thumb, until the engine has run once"
 
 
 @renders(MeasureReport, Format.TEXT)
 def measure_report_text(report: MeasureReport) -> str:
-    """One line: what was written, and what was there."""
-    there = f", {report.skipped:,} were there" if report.skipped else ""
+    """Sum up in one line what was written, and what was already there."""
+    there = f", {report.skipped:,} were already there" if report.skipped else ""
     failed = f", {len(report.failed):,} failed" if report.failed else ""
     return f"{report.output}: {report.written:,} lines written{there}{failed}\n"

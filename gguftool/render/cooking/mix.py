@@ -1,4 +1,4 @@
-"""A planned mix as text: what it costs and rests on, its types, devices, rivals, the curve; and as a chart."""
+"""A planned mix as text: its cost and basis, types, devices, rivals and curve; and as a chart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gguftool.render.units import format_size
 
 _POINTS = 12  # of the curve in text
 _BAR = 32  # characters; a bar that a narrow terminal cuts would lie, so the column is left out there
-_BARS = "on a scale of logarithms"
+_BARS = "on a logarithmic scale"
 _NEAR = 1.6  # rivals within this factor of the mix's size are shown
 
 
@@ -43,7 +43,7 @@ class Recipe:
 
 @renders(Mix, Format.TEXT)
 def mix_parts(mix: Mix, *, recipe: bool = True) -> Iterator[str | Table | Verbatim | Recipe]:
-    """The summary, tables of types, devices, rivals and the curve, and the recipe if that is not written elsewhere."""
+    """Yield the summary, tables of types, devices, rivals and the curve, and the recipe unless a file gets it."""
     yield _summary(mix)
     yield _types(mix)
     if mix.devices:
@@ -65,7 +65,7 @@ def _summary(mix: Mix) -> str:
         f"({format_size(mix.nbytes)}), for {printable(mix.target, 1000)}",
         damage_words(mix),
         f"at most {mix.gap:.2%} from the best mix under this model of damage",
-        f"rests on {printable(mix.basis, 1000)}" if mix.unit is not None else printable(mix.basis, 1000),
+        f"based on {printable(mix.basis, 1000)}" if mix.unit is not None else printable(mix.basis, 1000),
     ]
     return "\n".join(lines) + "\n"
 
@@ -104,7 +104,7 @@ def _devices(mix: Mix) -> Table:
 
 
 def _rivals(mix: Mix) -> Table:
-    """Mixes of similar size, each beside the plan of its own size; sizes alone if nothing was measured."""
+    """Compare mixes of similar size with the plans of their own sizes; show only sizes if nothing was measured."""
     near = [one for one in mix.rivals if mix.nbytes / _NEAR <= one.nbytes <= mix.nbytes * _NEAR]
     if mix.unit is None:
         sizes = tuple((printable(one.name), f"{one.nbytes:,}", f"{one.bits_per_weight:.3f}") for one in near)
@@ -121,7 +121,7 @@ def _rivals(mix: Mix) -> Table:
         for one in near
     )
     heads = columns("mix", ">bytes", ">bpw", f">{_label(mix)}", ">planned, same size", ">change", middle="mix")
-    return Table(title="beside other mixes", columns=heads, rows=rows, drop=("planned, same size", "bpw", "bytes"))
+    return Table(title="compared with other mixes", columns=heads, rows=rows, drop=("planned, same size", "bpw", "bytes"))
 
 
 def _label(mix: Mix) -> str:
@@ -143,11 +143,11 @@ def _curve(mix: Mix) -> Table:
         for point, log in zip(points, logs, strict=True)
     )
     heads = columns(">bpw", ">size", f">{_label(mix)}", _BARS)
-    return Table(title="the best mixes of other sizes", columns=heads, rows=rows, drop=(_BARS,))
+    return Table(title="the best mixes at other sizes", columns=heads, rows=rows, drop=(_BARS,))
 
 
 def _some(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
-    """Points of a curve at about even steps of size."""
+    """Pick points of a curve at roughly even steps of size."""
     count = min(_POINTS, len(curve))
     first, last = curve[0].nbytes, curve[-1].nbytes
     wanted = [first + (last - first) * at / max(count - 1, 1) for at in range(count)]
@@ -156,7 +156,10 @@ def _some(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
 
 
 def mix_chart(mix: Mix, form: str) -> bytes:
-    """The curve of best mixes, with presets and recipes on it, as ``png`` or ``svg``; raises `ImportError`."""
+    """Draw the curve of best mixes, with presets and recipes, as ``png`` or ``svg``.
+
+    Raises `ImportError` without matplotlib.
+    """
     import io
 
     from matplotlib.figure import Figure

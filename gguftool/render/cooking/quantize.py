@@ -13,7 +13,7 @@ from gguftool.surgery.quantize.preview import QuantizePreview
 
 @renders(QuantizePreview, Format.TEXT)
 def quantize_preview_parts(preview: QuantizePreview) -> Iterator[str | Table]:
-    """Where the tensors come from and how long quantizing takes, then the preview of the plan."""
+    """Yield where the tensors come from and how long quantizing takes, then the preview of the plan."""
     rows = [
         *((f"{share.tensors:,}", f"{share.nbytes:,}", f"copied from {share.source}", "") for share in preview.copied),
         *((f"{share.tensors:,}", f"{share.nbytes:,}", f"reused from {share.source}", "") for share in preview.reused),
@@ -30,15 +30,15 @@ def quantize_preview_parts(preview: QuantizePreview) -> Iterator[str | Table]:
 
 def _time(preview: QuantizePreview) -> str:
     if not preview.quantized:
-        return "nothing is to be quantized"
+        return "nothing to quantize"
     if preview.seconds is None:
-        return "llama-quantize makes these first; how long it takes was not tried"
+        return "llama-quantize makes these first; the time it takes was not measured"
     threads = "1 thread" if preview.threads == 1 else f"{preview.threads} threads"
     return f"about {duration(preview.seconds)} of quantizing with {threads}, by a short trial"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as people say them: ``0.4 s``, ``12 s``, ``3 min``, ``2.5 h``; empty for None."""
+    """Format seconds for people: ``0.4 s``, ``12 s``, ``3 min``, ``2.5 h``; empty for None."""
     if seconds is None:
         return ""
     if seconds < 10:

@@ -17,13 +17,13 @@ _NAMES_SHOWN = 4
 
 @renders(RecipeReport, Format.TEXT)
 def recipe_parts(report: RecipeReport) -> Iterator[str | Table]:
-    """The summary, and tables of the rules and of the types."""
+    """Yield the summary, and tables of the rules and of the types."""
     yield _summary(report)
     yield from _tables(report)
 
 
 def _summary(report: RecipeReport) -> str:
-    """The prediction and the findings, the gravest first."""
+    """Sum up the prediction and the findings, the worst first."""
     mix = "" if report.preset is None else f" and preset {report.preset}"
     lines = [
         f"{printable(report.recipe, 4096)}: {len(report.rules):,} rules{mix} for {report.tensors:,} tensors of "
@@ -33,7 +33,8 @@ def _summary(report: RecipeReport) -> str:
         f"({format_size(report.model_nbytes)}), {report.model_bits_per_weight:g}",
     ]
     if report.unpredicted:
-        lines.append(f"counted as they are, for their type is not known: {len(report.unpredicted):,} of these tensors")
+        unknown = f"{len(report.unpredicted):,} of these tensors"
+        lines.append(f"counted at their present size, because their type is unknown: {unknown}")
     found = [(finding.severity, _line(finding)) for finding in report.findings]
     found += _head_lines(report.head)
     lines += [line for _, line in sorted(found, key=lambda entry: -entry[0])]
@@ -41,7 +42,7 @@ def _summary(report: RecipeReport) -> str:
 
 
 def _tables(report: RecipeReport) -> tuple[Table, ...]:
-    """The rules with the tensors that they take, and the types with their shares."""
+    """Make tables of the rules with the tensors that they take, and of the types with their shares."""
     rules = tuple(
         (str(use.line), f"{use.tensors:,}", f"{use.matches:,}", use.target, use.pattern) for use in report.rules
     )
@@ -69,7 +70,7 @@ def _line(finding: RecipeFinding) -> str:
 
 
 def _head_lines(findings: Sequence[Finding]) -> Iterator[tuple[Severity, str]]:
-    """A line for each finding about the predicted head; for an engine that the mix is not for, one for each code."""
+    """Write a line for each finding about the predicted head; for an engine that the mix is not for, one per code."""
     elsewhere: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for finding in findings:
         if finding.severity_there is Severity.ERROR:

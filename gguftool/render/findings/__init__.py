@@ -1,1 +1,1 @@
-"""What `check` finds, as text and as SARIF."""
+"""The findings of `check`, as text and as SARIF."""

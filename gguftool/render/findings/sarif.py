@@ -1,7 +1,8 @@
 """The findings of a check as SARIF 2.1.0, the format of GitHub's code scanning and of editors.
 
-A result for each cause. Its place is a file, by a relative address where the file is below the current folder: GitHub
-takes that for the root of the repository. Code scanning wants a line, and GGUF files have none: it is line 1.
+There is one result for each cause. Its place is a file, with a relative address if the file is below the current
+folder: GitHub takes that folder as the root of the repository. Code scanning wants a line; GGUF files have no lines, so
+it is line 1.
 
 Source: the OASIS standard, Static Analysis Results Interchange Format (SARIF) Version 2.1.0.
 """
@@ -35,13 +36,13 @@ _SAFE: Final = "/~!$&'()*+,;=:@-._"
 
 @renders(CheckReport, Format.SARIF)
 def check_sarif(report: CheckReport) -> str:
-    """The report as a log with one run; characters beyond ASCII are escaped."""
+    """Render the report as a log with one run; characters beyond ASCII are escaped."""
     return _log((report,))
 
 
 @renders(CheckReports, Format.SARIF)
 def reports_sarif(checked: CheckReports) -> str:
-    """The reports on several models as one run: of two runs of one tool GitHub takes the last."""
+    """Render the reports on several models as one run: given two runs of one tool, GitHub takes only the last."""
     return _log(checked.reports)
 
 
@@ -117,7 +118,7 @@ def _result(group: FindingGroup, findings: tuple[Finding, ...], codes: list[str]
 
 
 def uri_of(name: str) -> str:
-    """The address of a file: relative if it is below the current folder, else absolute."""
+    """Make the address of a file: relative if it is below the current folder, else absolute."""
     if is_url(name):
         return quote(without_secrets(name), safe=_SAFE + "%?#")
     path = Path(os.path.abspath(name))

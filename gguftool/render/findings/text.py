@@ -1,6 +1,6 @@
-"""The findings of a check as text: a paragraph for each cause with what mends it, then a summary.
+"""The findings of a check as text: a paragraph for each cause with its fix, then a summary.
 
-In a pipe it has 80 columns. On a terminal it has as many as that, within reason.
+In a pipe it has 80 columns. On a terminal it fills the width, up to 100 columns.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 _LIMIT = 1 << 14
 _WIDTH = 80
 _WIDEST = 100  # longer lines of prose are hard to read
-_LIKE_IT = 3  # findings of a group that are named beside the first
+_LIKE_IT = 3  # findings of a group to name besides the first
 
 _Wrap = Callable[..., list[str]]
 
 
 @record
 class CheckText:
-    """Reports to be shown one after the other; commands are on lines of their own, whole, however long they are."""
+    """Reports to show one after the other; each command has its own line and stays whole, however long it is."""
 
     reports: tuple[CheckReport, ...]
 
     def as_text(self) -> str:
-        """The text in 80 columns; long names stay whole, to be found by other programs."""
+        """Wrap the text at 80 columns; long names stay whole, so that other programs find them."""
         return self._text(_WIDTH, whole_words=True)
 
     def as_rich(self, width: int, /) -> str:
-        """The text in at most `width` columns."""
+        """Wrap the text at `width` columns at most."""
         return self._text(min(width, _WIDEST), whole_words=False)
 
     def _text(self, width: int, *, whole_words: bool) -> str:
@@ -51,13 +51,13 @@ class CheckText:
 
 @renders(CheckReport, Format.TEXT)
 def check_parts(report: CheckReport) -> tuple[CheckText]:
-    """The report as text."""
+    """Render the report as text."""
     return (CheckText(reports=(report,)),)
 
 
 @renders(CheckReports, Format.TEXT)
 def reports_parts(checked: CheckReports) -> tuple[CheckText]:
-    """The reports on several models, one after the other."""
+    """Render the reports on several models, one after the other."""
     return (CheckText(reports=checked.reports),)
 
 
@@ -67,7 +67,7 @@ def _lines(report: CheckReport, wrap: _Wrap, width: int) -> Iterator[str]:
         yield from _group_lines(group, [findings[at] for at in group.findings], wrap, width)
     summary, verdict = _summary(report)
     yield from wrap(_tame(summary), later="    ")
-    if verdict:  # on a line of its own: "no" and "errors" on two lines would be misread
+    if verdict:  # on its own line: "no" and "errors" on two lines would be misread
         yield from wrap(f"    {_tame(verdict)}", later="    ")
 
 
@@ -86,7 +86,7 @@ def _group_lines(group: FindingGroup, findings: Sequence[Finding], wrap: _Wrap, 
 
 
 def _like_it(group: FindingGroup, findings: Sequence[Finding]) -> str:
-    """The other findings of a group, by their first tensors or their places, if those tell more."""
+    """Name the other findings of a group by their first tensors or their places, if those add something."""
     places = [printable(finding.tensors[0], 80) if finding.tensors else finding.where for finding in findings[1:]]
     told = {group.where, group.cause, *group.tensors[: len(findings[0].tensors)]}
     places = [place for place in dict.fromkeys(places) if place not in told]
@@ -97,18 +97,18 @@ def _like_it(group: FindingGroup, findings: Sequence[Finding]) -> str:
 
 
 def _tame(text: str) -> str:
-    """One line of text: whatever a file holds, it starts no line of its own."""
+    """Escape text to one line: nothing from a file can start a new line."""
     return printable(text, _LIMIT)
 
 
 def _summary(report: CheckReport) -> tuple[str, str]:
-    """What was found and judged, and the verdict, empty if there is none."""
+    """Sum up what was found and judged, and give the verdict, empty if there is none."""
     if not report.readable:
         broken = len(report.diagnoses)
         of = f"{broken} of {report.files} files are" if report.files > 1 else "this is"
         return f"{report.model}: {of} not a readable GGUF; nothing else was checked", ""
     found = ", ".join(_number(report.count(severity), severity.name.lower()) for severity in reversed(Severity))
-    by_rules = "by the rules " if report.load else ""  # an engine that was asked says its own
+    by_rules = "by the rules " if report.load else ""  # an engine that was asked has its own verdict
     able = " and ".join(report.able)
     verdict = f"{by_rules}no errors for {able}" if able else f"errors for {' and '.join(report.engines)}"
     files = f"{report.files:,} files, " if report.files > 1 else ""
@@ -124,7 +124,7 @@ def _engine_verdict(load: LoadReport) -> str:
         "accepted": "accepts the head, the vocabulary and the tensors; nothing was computed",
         "loaded": "loads it, with zeros for data; nothing was computed",
         "ran": f"loads it and generates {_number(load.tokens, 'token')}, with zeros for data",
-        "unusable": "was not of use",
+        "unusable": "could not be used",
     }
     return f"{load.engine} {words.get(load.verdict, 'does not load it')}"
 

@@ -1,1 +1,1 @@
-"""Reports on a model: what it is, what is inside, how its bytes are distributed."""
+"""Reports on a model: what it is, what it contains, how its bytes are distributed."""

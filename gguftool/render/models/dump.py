@@ -18,7 +18,7 @@ _TEXT_LIMIT = 120  # characters to show of a string value
 
 @renders(Dump, Format.TEXT)
 def dump_parts(report: Dump, *, kvs: bool = True, tensors: bool = True) -> Iterator[str | Table]:
-    """The heading and the tables: files if there are several, metadata, tensors."""
+    """Yield the heading and the tables: files if there are several, metadata, tensors."""
     yield _heading(report)
     yield from _tables(report, kvs, tensors)
 
@@ -44,14 +44,14 @@ def _heading(report: Dump) -> str:
 
 @renders(Dump, Format.MARKDOWN)
 def dump_markdown(report: Dump, *, kvs: bool = True, tensors: bool = True) -> str:
-    """Heading and tables in GitHub's markdown."""
+    """Render heading and tables in GitHub's markdown."""
     blocks = [f"{markdown_text(line)}\n" for line in _heading(report).splitlines()]
     return "\n".join([*blocks, *map(render_markdown, _tables(report, kvs, tensors))])
 
 
 @renders(Dump, Format.CSV)
 def dump_csv(report: Dump, *, kvs: bool = True, tensors: bool = True) -> str:  # noqa: ARG001 - as the other formats
-    """The tensors as csv, or without `tensors` the metadata; numbers plain, texts whole."""
+    """Render the tensors as csv, or without `tensors` the metadata; with plain numbers and whole texts."""
     return render_csv(_flat_tensors(report) if tensors else _flat_kvs(report))
 
 
@@ -142,7 +142,7 @@ def _type(kv: KVEntry) -> str:
 
 
 def _named(kv: KVEntry) -> str:
-    """The value; a number that stands for something with that: ``15 (Q4_K_M)``."""
+    """Format the value; a number that stands for a name is followed by it: ``15 (Q4_K_M)``."""
     is_number = isinstance(kv.value, int) and not isinstance(kv.value, bool)
     name = enum_name(kv.key, kv.value) if is_number else ""
     return _value(kv) + (f" ({name})" if name else "")

@@ -24,7 +24,7 @@ _NEXT = (
 
 @renders(Info, Format.TEXT)
 def info_parts(info: Info, command_name: str = "") -> Iterator[str | Table | Commands]:
-    """Facts, layers, memory, and where to look next: commands on the model as `command_name` names it."""
+    """Yield facts, layers, memory, and where to look next: commands on the model as `command_name` names it."""
     yield f"{printable(info.name or info.model, 200)}\n"
     yield _pairs(_facts(info))
     if info.layers:
@@ -36,13 +36,13 @@ def info_parts(info: Info, command_name: str = "") -> Iterator[str | Table | Com
 
 @renders(Infos, Format.TEXT)
 def infos_parts(infos: Infos, command_names: Sequence[str] = ()) -> Iterator[str | Table | Commands]:
-    """One model after the other."""
+    """Yield one model after the other."""
     for at, info in enumerate(infos.models):
         yield from info_parts(info, command_names[at] if at < len(command_names) else "")
 
 
 def _pairs(rows: Iterator[tuple[str, str]]) -> Table:
-    """Names and values side by side, without headings."""
+    """Show names and values side by side, without headings."""
     return Table(title="", columns=(Column(name=""), Column(name="", cut=Cut.WRAP)), rows=tuple(rows))
 
 
@@ -103,7 +103,7 @@ def _layers_table(groups: Sequence[LayerGroup]) -> Table:
 
 
 def _layers_row(group: LayerGroup, *, alone: bool) -> tuple[str, ...]:
-    """``30x blk.*``, or if the stack has other layers too ``3x blk.0-2``; then what they hold."""
+    """Write ``30x blk.*``, or ``3x blk.0-2`` if the stack has other layers too; then what they hold."""
     numbers = "*" if alone else runs_text(group.layers, limit=4)
     more = len(group.types) - _MAX_TYPES
     return (
@@ -122,5 +122,5 @@ def _memory_table(info: Info) -> Table:
 
 
 def _next(name: str) -> Commands:
-    """Commands that tell more, ready to paste."""
+    """List commands that tell more, ready to paste."""
     return Commands(commands=tuple((f"gguftool {command} {shell_word(name)}", what) for command, what in _NEXT))

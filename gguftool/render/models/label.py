@@ -1,4 +1,4 @@
-"""The label of a model in words."""
+"""The label of a model as text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from gguftool.render.units import format_size
 
 
 def label_text(label: Label) -> str:
-    """The label of a model in one line: ``IQ3_K mix, 3.10 bpw, 7 types, 231 GiB``."""
+    """Write the label of a model in one line: ``IQ3_K mix, 3.10 bpw, 7 types, 231 GiB``."""
     if not label.majority:
         return "no tensors"
     kind = f"{label.majority} mix" if label.mix else label.majority

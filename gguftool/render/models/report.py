@@ -34,13 +34,13 @@ _MAX_UNPLACED = 4
 
 @renders(Report, Format.TEXT)
 def report_parts(report: Report, by: ReportBy | None = None) -> Iterator[str | Table | Strip]:
-    """Headings, then breakdowns `by` one thing or by type, role and layer; and devices if tensors are placed."""
+    """Yield headings, then the breakdown `by`, or those by type, role and layer; then devices if tensors are placed."""
     yield "".join(f"{line}\n" for line in headings(report))
     yield from _sections(report, by)
 
 
 def headings(report: Report) -> tuple[str, ...]:
-    """The lines above the breakdowns, safe to print: each model's name, label, claim and size."""
+    """Write the lines above the breakdowns, safe to print: each model's name, label, claim and size."""
     lines = []
     for mark, model in _marked(report):
         lines += [f"{mark}{model.model}", *(f"  {line}" for line in model_lines(model))]
@@ -48,13 +48,13 @@ def headings(report: Report) -> tuple[str, ...]:
 
 
 def _marked(report: Report) -> list[tuple[str, Distribution]]:
-    """Each model with the mark of its columns and rows, empty for a single model."""
+    """Pair each model with the mark of its columns and rows, empty for a single model."""
     several = len(report.models) > 1
     return [(f"#{index} " if several else "", model) for index, model in enumerate(report.models, start=1)]
 
 
 def model_lines(model: Distribution) -> tuple[str, ...]:
-    """The headings of one model: label, claim, architecture and size."""
+    """Write the headings of one model: label, claim, architecture and size."""
     kind = model.architecture or "no architecture named"
     name = f" '{model.name}'" if model.name else ""
     files = "1 file" if model.files == 1 else f"{model.files:,} files"
@@ -67,7 +67,7 @@ def model_lines(model: Distribution) -> tuple[str, ...]:
 
 @renders(Report, Format.MARKDOWN)
 def report_markdown(report: Report, by: ReportBy | None = None) -> str:
-    """The report in GitHub's markdown, strips as code blocks."""
+    """Render the report in GitHub's markdown, with strips as code blocks."""
     blocks = []
     for mark, model in _marked(report):
         lines = [f"- {markdown_text(line)}" for line in model_lines(model)[1:]]
@@ -83,12 +83,12 @@ def report_markdown(report: Report, by: ReportBy | None = None) -> str:
 
 @renders(Report, Format.CSV)
 def report_csv(report: Report, by: ReportBy | None = None) -> str:
-    """One csv table with raw numbers, by type unless `by` says otherwise."""
+    """Render one csv table with raw numbers, by type unless `by` says otherwise."""
     return render_csv(csv_table(report, by or ReportBy.TYPE))
 
 
 def strips_of(report: Report) -> tuple[Strip, ...]:
-    """The heat strips of all stacks; of several models, with a row for each and the same letters in all."""
+    """Make the heat strips of all stacks; several models have a row each, and all share the same letters."""
     bits = type_bits(report)
     inks = palette(bits)
     strips = []
@@ -99,12 +99,12 @@ def strips_of(report: Report) -> tuple[Strip, ...]:
             for grid in model.by_layer
             if grid.stack == stack
         ]
-        strips.append(make_strip(f"by layer: {stack}.N, one column a layer", grids, inks, bits))
+        strips.append(make_strip(f"by layer: {stack}.N, one column per layer", grids, inks, bits))
     return tuple(strips)
 
 
 def type_bits(report: Report) -> dict[str, float]:
-    """The true bits per weight of all types in `report`, over all its models."""
+    """Compute the true bits per weight of all types in `report`, over all its models."""
     nbytes: Counter[str] = Counter()
     parameters: Counter[str] = Counter()
     for share in (share for model in report.models for share in model.by_type):
@@ -155,8 +155,8 @@ def _devices(report: Report) -> Iterator[Table]:
 
 
 def _unplaced(model: Distribution) -> tuple[str, ...]:
-    """A line with the tensors that no placement rule took, if there are any."""
+    """Write a line about the tensors that no placement rule took, if there are any."""
     names = model.placement.unplaced if model.placement else ()
     if not names:
         return ()
-    return (f"unplaced, so where -ngl sends them, {len(names):,} tensors: {listed(names, _MAX_UNPLACED)}",)
+    return (f"matched by no rule, so placed by -ngl, {len(names):,} tensors: {listed(names, _MAX_UNPLACED)}",)

@@ -1,4 +1,4 @@
-"""Tables of a report: one model in full, several side by side; and flat ones with raw numbers for csv."""
+"""Tables of a report: one model in full, several side by side; and flat tables with raw numbers for csv."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NONE = "-"
 
 
 class ReportBy(Enum):
-    """What a report is broken down by."""
+    """The breakdowns of a report."""
 
     TYPE = "type"
     ROLE = "role"
@@ -30,7 +30,7 @@ class ReportBy(Enum):
 
 
 def share_table(title: str, head: str, shares: Iterable[Share], *, types: bool = True) -> Table:
-    """One row for each share; `types` adds a column with its types."""
+    """Make a table with a row for each share; `types` adds a column with its types."""
     rows = tuple(
         (
             share.name,
@@ -49,18 +49,18 @@ def share_table(title: str, head: str, shares: Iterable[Share], *, types: bool =
 
 
 def rules_table(model: Distribution) -> Table | None:
-    """The tensors that each placement rule took, or None without rules."""
+    """Make a table of the tensors that each placement rule took; None without rules."""
     if model.placement is None:
         return None
     rows = tuple(
         (use.pattern, use.device, f"{use.tensors:,}", format_size(use.nbytes)) for use in model.placement.rules
     )
     heads = columns("regex", "device", ">tensors", ">size")
-    return Table(title="by rule, first match wins", columns=heads, rows=rows, drop=("tensors",))
+    return Table(title="by rule, the first match counts", columns=heads, rows=rows, drop=("tensors",))
 
 
 def tensor_table(model: Distribution) -> Table:
-    """One row for each tensor; its role is left to csv and JSON, since names need the room."""
+    """Make a table with a row for each tensor; only csv and JSON show its role, because names need the space."""
     placed = model.placement is not None
     rows = tuple(
         (
@@ -80,7 +80,7 @@ def tensor_table(model: Distribution) -> Table:
 
 
 def layer_table(grid: Layers) -> Table:
-    """One row for each layer."""
+    """Make a table with a row for each layer."""
     return share_table(f"{len(grid.layers)} layers of {grid.stack}", ">layer", grid.totals)
 
 
@@ -94,7 +94,7 @@ _TYPES: _Shown = (("types", lambda share: named(share.types, 2)),)
 
 
 def compared(title: str, head: str, sides: Sequence[Sequence[Share]], shown: _Shown) -> tuple[Table, ...]:
-    """Set the models' shares side by side: in one table, or if that gets too wide in one for each of `shown`."""
+    """Set the models' shares side by side: in one table, or if that is too wide, in one for each of `shown`."""
     if len(shown) == 1:
         return (_compared(title, head, sides, shown),)
     narrow = tuple(
@@ -106,7 +106,7 @@ def compared(title: str, head: str, sides: Sequence[Sequence[Share]], shown: _Sh
 
 
 def _compared(title: str, head: str, sides: Sequence[Sequence[Share]], shown: _Shown) -> Table:
-    """One row for each name, with the columns of `shown` for each model; a dash if a model lacks this share."""
+    """Make a row for each name, with the columns of `shown` for each model; a dash if a model lacks this share."""
     by_name = [{share.name: share for share in side} for side in sides]
     names = dict.fromkeys(name for side in by_name for name in side)
     heads = [head]
@@ -136,7 +136,7 @@ def _sorted_rows(tables: Iterable[Table], key: Callable[[str], int]) -> tuple[Ta
 
 
 def compared_tables(report: Report, by: ReportBy) -> tuple[Table, ...]:
-    """The tables that set the models of `report` side by side."""
+    """Make the tables that set the models of `report` side by side."""
     models = report.models
     if by is ReportBy.TYPE:
         return compared("by type", "type", [model.by_type for model in models], _SIZE + _SHARE)
@@ -152,13 +152,13 @@ def compared_tables(report: Report, by: ReportBy) -> tuple[Table, ...]:
 
 
 def compared_devices(report: Report) -> tuple[Table, ...]:
-    """Bytes per device of several models."""
+    """Compare the bytes per device of several models."""
     sides = [model.placement.devices if model.placement else () for model in report.models]
     return compared("by device", "device", sides, _SIZE + _SHARE)
 
 
 def stacks(report: Report) -> tuple[str, ...]:
-    """The stacks of all models, in order of first occurrence."""
+    """List the stacks of all models, in order of first occurrence."""
     return tuple(dict.fromkeys(grid.stack for model in report.models for grid in model.by_layer))
 
 
@@ -184,7 +184,7 @@ def _tensor_cells(row: TensorRow | None) -> tuple[str, str]:
 
 
 def csv_table(report: Report, by: ReportBy) -> Table:
-    """One flat table with raw numbers: bytes, counts, bits per weight; the first column is the model."""
+    """Make one flat table with raw numbers: bytes, counts, bits per weight; the first column is the model."""
     heads, rows = _FLAT[by]
     return Table(
         title="",
@@ -237,11 +237,11 @@ _FLAT: dict[ReportBy, tuple[tuple[str, ...], _Rows]] = {
 
 
 def percent(share: float) -> str:
-    """A share (0 to 1) as per cent; a share above 0 that rounds to 0 is shown as below 0.1%."""
+    """Format a share (0 to 1) in per cent; a share above 0 that rounds to 0 becomes ``<0.1%``."""
     return "<0.1%" if 0 < share < 0.0005 else f"{share * 100:.1f}%"
 
 
 def named(types: Sequence[str], limit: int = _MAX_TYPES) -> str:
-    """Type names with commas; beyond `limit` only their number."""
+    """Join type names with commas; beyond `limit`, give only their number."""
     more = f" +{len(types) - limit}" if len(types) > limit else ""
     return ", ".join(types[:limit]) + more

@@ -1,1 +1,1 @@
-"""Pages, such as that of `report --html`: frame, colours, bars, heat maps, tables; and the heat strips of text."""
+"""Pages, such as the one of `report --html`: frame, colours, bars, heat maps, tables; and heat strips as text."""

@@ -1,6 +1,6 @@
-"""Bar charts: a row for each type, role or device, a bar for each model; a full bar is the whole model.
+"""Bar charts: a row for each type, role or device, and a bar for each model; a full bar is the whole model.
 
-The pieces of a bar are the types in it.  Rows and pieces are bounded, whatever a file holds.
+The pieces of a bar are the types in it. Rows and pieces are bounded, whatever a file holds.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Bar:
 
 @record
 class BarRow:
-    """One row; `bars` has an entry for each model, None if it has nothing of that name."""
+    """One row; `bars` has an entry for each model, None if the model has nothing of that name."""
 
     name: str
     ink: Ink | None
@@ -64,7 +64,7 @@ class Chart:
 
 @record
 class Breakdown:
-    """What a chart shows of each model: the shares, and the share's name that a tensor counts for."""
+    """What a chart shows of each model: its shares, and by `key` the name of the share that a tensor counts for."""
 
     title: str
     head: str
@@ -76,7 +76,7 @@ class Breakdown:
 def make_chart(
     breakdown: Breakdown, models: Sequence[Distribution], marks: tuple[str, ...], inks: Mapping[str, Ink]
 ) -> Chart:
-    """The chart of `breakdown`; rows whose name is a type have its colour."""
+    """Make the chart of `breakdown`; rows named after a type have its colour."""
     sides = [_bars(breakdown, model, inks) for model in models]
     names = list(dict.fromkeys(name for side in sides for name in side))
     if breakdown.order is not None:

@@ -1,8 +1,8 @@
-"""What every page is made of: template, style, script, and the policy that lets a browser run these and nothing else.
+"""The parts of every page: template, style, script, and the policy that lets a browser run these and nothing else.
 
-Nothing is fetched and nothing of the model is code: the templates escape all text, the content security policy allows
-exactly the page's own style and script (by their hashes, so neither may hold anything of the model), and what a
-terminal or a browser could act on in a name (control characters, bidi marks) is shown escaped.
+A page fetches nothing, and nothing from the model is code: the templates escape all text, the content security policy
+allows exactly the page's own style and script (by their hashes, so neither must hold anything from the model), and
+characters in a name that a terminal or a browser could act on (control characters, bidi marks) are shown escaped.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _TEXT_LIMIT = 4096
 
 
 def render_document(template: str, **data: Any) -> str:
-    """The page of a template of this folder, filled with `data`.
+    """Fill a template of this folder with `data`.
 
-    Raises `PlanError` that names the way to get jinja2 if it is missing.
+    Raises `PlanError` if jinja2 is missing, with the command that installs it.
     """
     try:
         from jinja2 import Environment, FunctionLoader, StrictUndefined
@@ -44,7 +44,7 @@ def render_document(template: str, **data: Any) -> str:
 
 
 def project_link() -> str:
-    """The address of the project, if the installed package names one, else ""."""
+    """Find the address of the project in the installed package; "" if it names none."""
     try:
         links = metadata("gguftool").get_all("Project-URL") or []
     except PackageNotFoundError:  # run from its sources
@@ -54,7 +54,7 @@ def project_link() -> str:
 
 
 def shown(value: Any) -> Any:
-    """Escape what could reorder or hide text, in every plain string that a template puts out."""
+    """Escape what could reorder or hide text, in every plain string that a template prints."""
     return printable(value, _TEXT_LIMIT) if type(value) is str else value
 
 
@@ -63,7 +63,7 @@ def _resource(name: str) -> str:
 
 
 def colour_rules() -> str:
-    """A class for each colour; style attributes would need a laxer policy."""
+    """Make a class for each colour; style attributes would need a laxer policy."""
     return "".join(
         f".c{index} {{ background: {back}; fill: {back}; color: {ink}; }}\n"
         for index, (back, ink) in enumerate(COLOURS)
@@ -71,7 +71,7 @@ def colour_rules() -> str:
 
 
 def policy(css: str, js: str) -> str:
-    """The content security policy that allows this style and this script, and nothing else."""
+    """Make the content security policy that allows this style and this script, and nothing else."""
     return f"default-src 'none'; style-src {_hash(css)}; script-src {_hash(js)}; base-uri 'none'; form-action 'none'"
 
 

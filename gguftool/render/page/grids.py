@@ -1,6 +1,6 @@
-"""Tables to search and sort: all tensors, all metadata; of several models side by side, with what differs marked.
+"""Tables to search and sort: all tensors, all metadata; several models side by side, with differences marked.
 
-Rows and texts are bounded, whatever a file holds: a page is for reading, csv and JSON have all of it.
+Rows and texts are bounded, whatever a file holds: a page is for reading, csv and JSON have everything.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Grid:
 
 
 def tensor_grid(models: Sequence[Distribution], marks: tuple[str, ...], inks: Mapping[str, Ink]) -> Grid:
-    """All tensors of the models, the first `MAX_TENSORS`; sizes and shapes sort as numbers."""
+    """Make a table of the models' tensors, up to `MAX_TENSORS`; sizes and shapes sort as numbers."""
     sides = [{row.name: row for row in model.tensors} for model in models]
     names = list(dict.fromkeys(name for side in sides for name in side))
     shown = names[:MAX_TENSORS]
@@ -141,7 +141,7 @@ class _Budget:
         self._left = _BUDGET
 
     def lines(self, text: str) -> tuple[str, ...]:
-        """The lines of `text`, cut to what is left."""
+        """Split `text` into lines, cut to what is left of the budget."""
         cut = text[: min(_LONG, self._left)]
         self._left -= len(cut)
         lines = cut.split("\n")
@@ -149,7 +149,7 @@ class _Budget:
 
 
 def metadata_grid(keys: Sequence[KeyRow], marks: tuple[str, ...]) -> Grid:
-    """The metadata of the models, the first `MAX_KEYS` keys; arrays as far as the rows have them."""
+    """Make a table of the models' metadata, up to `MAX_KEYS` keys; arrays as far as the rows have them."""
     budget, several = _Budget(), len(marks) > 1
     columns = [Head(text=mark) for mark in marks] if several else [Head(text="value")]
     return Grid(
@@ -192,7 +192,7 @@ def _value(entry: KVEntry) -> str:
 
 
 def _scalar(value: object, kind: str) -> str:
-    """A value as people write it: a float32 with the digits that it has."""
+    """Format a value as people write it: a float32 only with the digits that it has."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):

@@ -1,7 +1,7 @@
-"""Heat maps: a row for each layer, the type's name in each cell on the colour of its bits per weight.
+"""Heat maps: a row for each layer; each cell names a type, on the colour of its bits per weight.
 
-Layers run downwards, so that 94 of them fit a page of any width.  The columns are the roles of one model; or, for one
-role, several models side by side.  A row that is as the one above it can be folded away.
+Layers run downwards, so that 94 of them fit a page of any width. The columns are the roles of one model or, for one
+role, several models side by side. A row that equals the one above it can be folded away.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gguftool.render.page.palette import Ink
 from gguftool.render.units import format_size
 
 MAX_LAYERS = 1000
-_MAX_TYPES = 6  # types to name in the words about a cell
+_MAX_TYPES = 6  # types to name in the description of a cell
 
 
 @record
@@ -30,7 +30,7 @@ class HeatCell:
 
 @record
 class HeatRow:
-    """A layer; `run` names all layers from here on that are alike, `same` is true if it is as the one before."""
+    """A layer; `run` names all equal layers from here on, `same` is true if it equals the one before."""
 
     name: str
     run: str
@@ -49,7 +49,7 @@ class HeatMap:
 
 
 def heat_maps(models: Sequence[Distribution], marks: tuple[str, ...], inks: Mapping[str, Ink]) -> tuple[HeatMap, ...]:
-    """The maps of all stacks: of one model with roles as columns, of several a map for each role."""
+    """Make the maps of all stacks: one model has roles as columns, several models have a map for each role."""
     if len(models) == 1:
         return tuple(_map(grid.stack, grid.roles, [(grid, role) for role in grid.roles], inks)
                      for grid in models[0].by_layer)  # fmt: skip
@@ -69,7 +69,7 @@ def _compared(
 def _map(
     title: str, columns: tuple[str, ...], sides: Sequence[tuple[Layers | None, str]], inks: Mapping[str, Ink]
 ) -> HeatMap:
-    """The map with a column for each of `sides`: a grid and the role to show of it."""
+    """Make the map with a column for each of `sides`: a grid and its role to show."""
     wanted = [_column(grid, role) for grid, role in sides]
     layers = sorted({layer for column in wanted for layer in column})
     shown = [(layer, tuple(column.get(layer) for column in wanted)) for layer in layers[:MAX_LAYERS]]

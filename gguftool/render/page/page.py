@@ -1,6 +1,6 @@
 """A report as one self-contained page: one model in full, several side by side.
 
-Pages are made to be shared, so files appear without the folders that they lie in.
+Pages are made to be shared, so files appear without their folders.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _DEVICES = Breakdown(
 
 @record
 class Made:
-    """What a page's last line tells: the version of gguftool, the day, and where to find gguftool, "" for nowhere."""
+    """The facts in a page's last line: the version of gguftool, the day, and the project's address or ""."""
 
     version: str
     day: datetime.date
@@ -70,9 +70,9 @@ class Card:
 
 @renders(Report, Format.HTML)
 def report_html(report: Report, *, metadata: Sequence[KeyRow] = (), made: Made | None = None, **_: Any) -> str:
-    """The page with all breakdowns, and the `metadata` of the models if it is given.
+    """Render the page with all breakdowns, and with the `metadata` of the models if given.
 
-    Raises `PlanError` that names the way to get jinja2 if it is missing.
+    Raises `PlanError` if jinja2 is missing, with the command that installs it.
     """
     models, bits = report.models, type_bits(report)
     inks = palette(bits)
@@ -140,7 +140,7 @@ def _stem(name: str) -> str:
 
 
 def _without_folder(text: str, name: str) -> str:
-    """`text` without the folder of the file `name`, which is nobody's business but the user's."""
+    """Remove the folder of the file `name` from `text`: it is nobody's business but the user's."""
     folder = name.removesuffix(base_name(name)).rstrip("/\\")
     if not folder:
         return text

@@ -1,7 +1,7 @@
 """The heat strip: layers from left to right, a row for each role, a letter (on a terminal also a colour) for each cell.
 
-An upper-case letter is a cell whose matrices are all of one type; a lower-case one holds several types, most of its
-bytes of that one.
+An upper-case letter means that all matrices of the cell have this type; a lower-case letter means several types, and
+that most of the cell's bytes have this one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RULER_STEP = 10
 
 @record
 class StripRow:
-    """One row; `cells` has one entry for each layer, None if the layer lacks this role."""
+    """One row; `cells` has an entry for each layer, None if the layer lacks this role."""
 
     name: str
     cells: tuple[Cell | None, ...]
@@ -42,18 +42,18 @@ class Strip:
     bits: Mapping[str, float]
 
     def as_text(self) -> str:
-        """The strip as plain text, wrapped at `TEXT_WIDTH` columns."""
+        """Draw the strip as plain text, wrapped at `TEXT_WIDTH` columns."""
         return strip_text(self)
 
     def as_rich(self, width: int, /) -> Text:
-        """The strip for a rich console of `width` columns."""
+        """Draw the strip for a rich console of `width` columns."""
         return strip_rich(self, width)
 
 
 def make_strip(
     title: str, grids: Sequence[tuple[str, Layers]], inks: Mapping[str, Ink], bits: Mapping[str, float]
 ) -> Strip:
-    """The strip of one stack; of several models, the text beside each grid marks its rows."""
+    """Make the strip of one stack; with several models, the text next to each grid marks its rows."""
     layers = tuple(sorted({layer for _, grid in grids for layer in grid.layers}))
     roles = [role.value for role in Role if any(role.value in grid.roles for _, grid in grids)]
     cells = {(mark, cell.role, cell.layer): cell for mark, grid in grids for cell in grid.cells}
@@ -70,7 +70,7 @@ def make_strip(
 
 
 def letter(cell: Cell | None, inks: Mapping[str, Ink]) -> str:
-    """The letter of a cell, or a dot for None."""
+    """Choose the letter of a cell, or a dot for None."""
     if cell is None:
         return "."
     upper = inks[cell.types[0]].letter
@@ -78,7 +78,7 @@ def letter(cell: Cell | None, inks: Mapping[str, Ink]) -> str:
 
 
 def strip_text(strip: Strip, width: int = TEXT_WIDTH) -> str:
-    """The strip as plain text of at most `width` columns, wrapped if it has more layers."""
+    """Draw the strip as plain text of at most `width` columns, wrapped if it has more layers."""
     lines = wrapped(strip.title, width)
     for head, ruler, rows in _blocks(strip, width):
         lines.append(f"{'':{head}}{ruler}".rstrip())
@@ -88,7 +88,7 @@ def strip_text(strip: Strip, width: int = TEXT_WIDTH) -> str:
 
 
 def strip_rich(strip: Strip, width: int) -> Text:
-    """The strip for a rich console, with cells on the colour of their type."""
+    """Draw the strip for a rich console, with cells on the colour of their type."""
     from rich.text import Text
 
     text = Text(f"{strip.title}\n", style="italic")
@@ -121,7 +121,7 @@ def _blocks(strip: Strip, width: int) -> list[tuple[int, str, list[tuple[StripRo
 
 
 def _ruler(layers: Sequence[int]) -> str:
-    """Number the first layer and each tenth above its column, unless the numbers would touch."""
+    """Write the numbers of the first layer and each tenth above their columns, unless they would touch."""
     ruler = ""
     for column, layer in enumerate(layers):
         if column >= len(ruler) + bool(ruler) and (not column or layer % _RULER_STEP == 0):
@@ -130,7 +130,7 @@ def _ruler(layers: Sequence[int]) -> str:
 
 
 def _entries(strip: Strip) -> list[tuple[str, Ink]]:
-    """The words for each letter, once; the types beyond the alphabet share one entry."""
+    """List each letter's type, once; the types beyond the alphabet share one entry."""
     lettered = {name: ink for name, ink in strip.inks.items() if ink.letter != NO_LETTER}
     entries = [(f"{name} {strip.bits[name]:.2f}", ink) for name, ink in lettered.items()]
     rest = [ink for ink in strip.inks.values() if ink.letter == NO_LETTER]
@@ -139,11 +139,11 @@ def _entries(strip: Strip) -> list[tuple[str, Ink]]:
 
 def _explanation(strip: Strip) -> str:
     mixed = any(cell is not None and len(cell.types) > 1 for row in strip.rows for cell in row.cells)
-    return "lower case: several types, most bytes of that one" if mixed else ""
+    return "lower case: several types, most bytes in this one" if mixed else ""
 
 
 def _legend(strip: Strip, width: int) -> list[str]:
-    """The legend, letter and type with its bits per weight, in lines of at most `width` columns."""
+    """Write the legend, each letter with its type and bits per weight, in lines of at most `width` columns."""
     lines = [""]
     for words, ink in _entries(strip):
         entry = f"{ink.letter} = {words}"

@@ -1,1 +1,1 @@
-"""The page of `plan --html`: numbers for the script, what it shows without one, template, style, script."""
+"""The page of `plan --html`: numbers for the script, the content without a script, template, style, script."""

@@ -1,6 +1,6 @@
-"""The Pareto curve as SVG shapes: the best mixes of all sizes, other mixes beside them, and the plan.
+"""The Pareto curve as SVG shapes: the best mixes at all sizes, other mixes for comparison, and the plan.
 
-Drawn twice, wide and narrow: text in a scaled drawing would be unreadable on a phone.
+It is drawn twice, wide and narrow: text in a scaled drawing would be unreadable on a phone.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from gguftool.render.units import format_size
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 12, 34  # margins of a drawing
 _HEIGHT = 300
 _WIDTHS = (("wide", 860), ("narrow", 340))
-_LABEL = 15  # characters of a name beside its dot
+_LABEL = 15  # characters of a name next to its dot
 _CHARACTER, _LINE = 6.6, 13.0  # of a label
 _SPAN = 1e-5  # of the largest damage: less is drawn at the bottom
 
 
 @record
 class Tick:
-    """A line of the grid: where, and its number."""
+    """A line of the grid: its place and its number."""
 
     at: float
     text: str
@@ -32,7 +32,7 @@ class Tick:
 
 @record
 class Dot:
-    """Another mix: where it is, what it is, and its name if there is room for it."""
+    """Another mix: its place, its description, and its name if there is space for it."""
 
     x: float
     y: float
@@ -42,7 +42,7 @@ class Dot:
 
 @record
 class Curve:
-    """A drawing.  `left` and `right` are the bits per weight at its sides, `top` and `bottom` logarithms of damage."""
+    """A drawing. `left` and `right` are the bits per weight at its sides, `top` and `bottom` logarithms of damage."""
 
     kind: str
     width: int
@@ -60,7 +60,7 @@ class Curve:
 
 
 def curves_of(plan: Exploration, names: Names) -> tuple[Curve, ...]:
-    """The drawings, none for a plan without a curve."""
+    """Make the drawings; empty for a plan without a curve."""
     if len(plan.mix.curve) < 2 or not any(point.damage > 0 for point in plan.mix.curve):
         return ()
     return tuple(_curve(plan.mix, names, kind, width) for kind, width in _WIDTHS)
@@ -115,7 +115,7 @@ def _log(damage: float, least: float) -> float:
 
 
 def _step(rough: float) -> float:
-    """A round step of at least `rough`."""
+    """Choose a round step of at least `rough`."""
     for step in (0.05, 0.1, 0.25, 0.5, 1.0, 2.0):
         if step >= rough:
             return step
@@ -123,7 +123,7 @@ def _step(rough: float) -> float:
 
 
 def _labels(dots: Sequence[tuple[float, float, str]], width: int) -> list[str]:
-    """The name of each dot that has room beside it, without one over another."""
+    """Choose labels for the dots that have space next to them, so that no label covers another."""
     taken: list[tuple[float, float, float]] = []
     labels = []
     for x, y, name in dots:

@@ -1,4 +1,4 @@
-"""What numbers and texts of the page share: types with their letters and colours, budgets, places of tensors."""
+"""Shared by the numbers and texts of the page: types with their letters and colours, and budgets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NO_LETTER = "#"  # for the types beyond both alphabets
 class Look:
     """`types` on offer or in use, fewest bits first.
 
-    `budgets`: the name ("" for the file), the size, and what is left of it for choices.
+    `budgets`: the name ("" for the file), the size, and the part of it that is left for choices.
     """
 
     types: tuple[str, ...]
@@ -29,12 +29,12 @@ class Look:
     order: Mapping[str, int]
 
     def index(self, type_text: str) -> int:
-        """The place of a type in `types`."""
+        """Find the index of a type in `types`."""
         return self.order[type_text]
 
 
 def look_of(plan: Exploration) -> Look:
-    """The look of a plan."""
+    """Make the look of a plan."""
     found = {text for offer in plan.chosen for text in offer.types}
     found |= {tensor.type for tensor in plan.mix.tensors if tensor.chosen}
     bits = {text: _bits(text) for text in found}
@@ -55,7 +55,7 @@ def _bits(type_text: str) -> float:
 
 
 def _budgets(plan: Exploration) -> tuple[tuple[str, int, int], ...]:
-    """Of devices their sizes; else one budget, said as the size of a file, as `--size` takes it."""
+    """List the devices' sizes, or without devices one budget: the size of the file, as `--size` takes it."""
     if plan.mix.devices:
         sizes = {device.name: device.size for device in plan.mix.devices}
         return tuple((name, sizes[name], left) for name, left in plan.budgets.items())

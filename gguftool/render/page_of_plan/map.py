@@ -1,4 +1,4 @@
-"""The heat map: a row for each kind of tensor, a column for each layer, one tensor a cell; the rest beside it."""
+"""The heat map: a row for each kind of tensor, a column for each layer, a cell for each tensor; the rest below it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gguftool.render.page_of_plan.look import Look
 from gguftool.render.units import format_size
 
 _NAME = re.compile(r"(?P<stack>(?:\w+\.)*?blk)\.(?P<layer>[0-9]{1,6})\.(?P<base>.{1,200}?)(?:\.weight)?", re.DOTALL)
-_SPARSE = 20  # a map has at most so many places for each tensor: names of hostile files could make it huge
+_SPARSE = 20  # a map has at most this many cells per tensor: names in hostile files could make it huge
 _TICK = 5
 _MAX_NAME = 256
 
@@ -46,7 +46,7 @@ class HeatMap:
 
 
 def heat_map(plan: Exploration, look: Look) -> HeatMap:
-    """The map of the tensors that a choice was made for; without rows if their names make no grid."""
+    """Make the map of the tensors with a chosen type; it has no rows if their names form no grid."""
     tensors = [tensor for tensor in plan.mix.tensors if tensor.chosen]
     rows: dict[str, dict[int, Place]] = {}
     others = []

@@ -1,4 +1,4 @@
-"""What a page may say of where files are: their names, not the machine's folders, and no secrets of addresses."""
+"""Names of files on a page: without local folders, and without the secrets in addresses."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gguftool.errors import printable
 
 
 def shown_source(text: str) -> str:
-    """The name of a file or address, without folders, user, password and query; ``hf://`` paths as they are."""
+    """Name a file or address without folders, user, password and query; keep ``hf://`` paths as they are."""
     scheme, mark, rest = text.partition("://")
     if mark and scheme.lower() == "hf":
         return text
@@ -25,14 +25,14 @@ class Names:
         self._sources = sorted((form for form in forms if shown_source(form) != form), key=len, reverse=True)
 
     def clean(self, text: str) -> str:
-        """`text` with names instead of sources."""
+        """Replace the sources in `text` with names."""
         for source in self._sources:
             text = text.replace(source, shown_source(source))
         return text
 
 
 def names_of(plan: Exploration, models: Iterable[str]) -> Names:
-    """All sources that texts of a plan may speak of; `models` as they were given."""
+    """Collect all sources that texts of a plan can name; `models` as they were given."""
     offered = plan.offered
     files = [] if offered.model is None else [source.name for source in offered.model.sources]
     quants = [quant.name for quant in offered.quants]

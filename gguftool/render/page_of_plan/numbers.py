@@ -1,4 +1,4 @@
-"""The numbers that the page's script chooses from, as JSON: rows that many tensors share stand there once."""
+"""The numbers that the page's script chooses from, as JSON: rows that many tensors share are written once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Pool:
 
 
 def numbers_json(plan: Exploration, look: Look, words: Mapping[str, Any]) -> str:
-    """All numbers and `words`, safe inside a script element: no ``<``, no line separators, nothing but ASCII."""
+    """Write all numbers and `words`, safe inside a script element: no ``<``, no line separators, only ASCII."""
     return json.dumps({**_numbers(plan, look), **words}, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
@@ -73,7 +73,7 @@ def _numbers(plan: Exploration, look: Look) -> dict[str, Any]:
 
 
 def _level_of(plan: Exploration, levels: Sequence[LevelTable]) -> int:
-    """Which of `levels` the plan went by: the one that gives its damage."""
+    """Find which of `levels` the plan used: the one that gives its damage."""
     chosen = [tensor for tensor in plan.mix.tensors if tensor.chosen]
     places = [offer.types.index(tensor.type) for offer, tensor in zip(plan.chosen, chosen, strict=True)]
     sums = [added(row[place] for row, place in zip(table.damage, places, strict=True)) for table in levels]
@@ -81,7 +81,7 @@ def _level_of(plan: Exploration, levels: Sequence[LevelTable]) -> int:
 
 
 def _offered(plan: Exploration, item: Item) -> tuple[str, ...]:
-    """The types of an item; with a limit on distinct types those of them that the plan has."""
+    """List the types of an item; with a limit on distinct types, only those that the plan uses."""
     if plan.options.max_types is None:
         return item.types
     used = {use.type for use in plan.mix.types}
@@ -89,7 +89,7 @@ def _offered(plan: Exploration, item: Item) -> tuple[str, ...]:
 
 
 def _costs(plan: Exploration, pool: _Pool) -> list[int] | None:
-    """What reading an item costs at each of its types, where that is what the plan minimizes."""
+    """List the cost of reading each item in each of its types, if the plan minimizes that cost."""
     if plan.options.target.most_damage is None:
         return None
     rows = []
@@ -100,7 +100,7 @@ def _costs(plan: Exploration, pool: _Pool) -> list[int] | None:
 
 
 def _order(plan: Exploration, at: dict[str, int]) -> list[Any]:
-    """What a recipe has rules for, in order: the index of a tensor, or the name and type of one that stays."""
+    """List what a recipe has rules for, in order: the index of a tensor, or the name and type of one that stays."""
     if not plan.offered.ready:
         return list(range(len(at)))
     return [at.get(offer.name, [offer.name, offer.types[0]]) for offer in plan.offered.offers]

@@ -1,4 +1,4 @@
-// The page: what the reader does, and what is shown.
+// The page: react to the reader, and show the result.
 
 const byId = (id) => document.getElementById(id);
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
@@ -8,7 +8,7 @@ const LINES = all("#tensors tbody tr");
 let selected = []; // tensors
 let waiting = 0;
 
-// A text that cannot hide or reorder what stands beside it.
+// Escape a text, so that it cannot hide or reorder what is next to it.
 function shown(text) {
   return text.replace(/[\p{C}\p{Zl}\p{Zp}]/gu, (char) => {
     const code = char.codePointAt(0).toString(16);
@@ -33,7 +33,7 @@ function chip(type) {
 
 // --- budgets ---------------------------------------------------------------------------------------------------------
 
-// Choose at once as well as a frame allows, and thoroughly when the reader pauses.
+// Choose at once, as well as a frame allows, and again thoroughly when the reader pauses.
 function changed(pause) {
   clearTimeout(waiting);
   if (pause) {
@@ -53,7 +53,7 @@ function position(at) {
   return STEPS * (state.sizes[at] - low) / ((high - low) || 1);
 }
 
-// The round size, or damage, at a position of the slider.
+// The rounded size, or damage, at a position of the slider.
 function valueAt(at, place) {
   const [low, high] = range(at);
   if (BY_DAMAGE) return Number((low * (high / low) ** (place / STEPS) * 1.00005).toPrecision(4));
@@ -154,7 +154,7 @@ function showCells() {
   byId("digits").hidden = !byDamage;
 }
 
-// 9 for the tensor with the most damage, one less for each third of it.
+// 9 for the most damage, one less each time the damage falls to a third.
 function damageRank(damage, most) {
   return damage > 0 && most > 0 ? Math.max(0, 9 - Math.floor(-Math.log(damage / most) / Math.log(3))) : 0;
 }
@@ -197,7 +197,7 @@ function showTensor() {
   const [first] = selected, level = levels();
   put("tensor-name", selected.length === 1 ? shown(first.name) : `${selected.length} tensors, such as ${shown(first.name)}`);
   const others = selected.length === 1 ? first.item.tensors.filter((one) => one !== first) : [];
-  put("tensor-with", others.length ? `gets one type with ${others.map((one) => shown(one.name)).join(", ")}` : "");
+  put("tensor-with", others.length ? `shares one type with ${others.map((one) => shown(one.name)).join(", ")}` : "");
   const common = first.item.types.filter((type) => selected.every((one) => one.item.types.includes(type)));
   fill(byId("lock"), "free", common, state.locks);
   fill(byId("floor"), "none", common, state.floors);
@@ -218,7 +218,7 @@ function costLine(type, members, now, level) {
   return line;
 }
 
-// The choices of a lock or a floor, with the one that all selected tensors have.
+// Fill the list of a lock or a floor, and select the choice that all selected tensors have.
 function fill(list, none, types, rules) {
   const held = new Set(selected.map((one) => rules.get(one.index) ?? FREE));
   list.replaceChildren(...[FREE, ...types].map((type) =>
@@ -244,7 +244,7 @@ function showRules() {
 
 // --- copying, sorting, moving ----------------------------------------------------------------------------------------
 
-// What is copied: names as they are, which the page shows escaped.
+// The text to copy: names as they are, which the page shows escaped.
 function textOf(id) {
   if (id === "plan-command") return planCommand();
   if (id !== "recipe") return byId(id).textContent;
@@ -280,7 +280,7 @@ function filterLines(text) {
   for (const line of LINES) line.hidden = !line.textContent.toLowerCase().includes(wanted);
 }
 
-// Arrow keys move between cells; one cell of the map is in the order of the tab key.
+// Arrow keys move between cells; the tab key reaches one cell of the map.
 function move(event) {
   const step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
   const cell = event.target.closest("td");

@@ -1,9 +1,9 @@
-"""The page of `plan --html`: the plan to look at, and to choose again with other budgets, locks and floors.
+"""The page of `plan --html`: it shows the plan, and chooses again with other budgets, locks and floors.
 
-Everything stands in one file that fetches nothing.  Without a script it shows the plan; the script solves the same
-problem as the command line (`solver.js`), so its recipe is the command line's for the same budgets.  Nothing of a model
-is code: texts are escaped, numbers are JSON in an element that browsers do not run, and the content security policy
-allows exactly the page's own style and script.
+Everything is in one file that fetches nothing. Without a script it shows the plan; the script solves the same problem
+as the command line (`solver.js`), so for the same budgets it makes the same recipe. Nothing from a model is code: texts
+are escaped, numbers are JSON in an element that browsers do not run, and the content security policy allows exactly the
+page's own style and script.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SCRIPTS = ("solver.js", "recipe.js", "state.js", "page.js")
 
 @record
 class Command:
-    """How `plan` was called: models, options that are neither targets nor outputs, and the imatrix."""
+    """The call of `plan`: models, options that are neither targets nor outputs, and the imatrix."""
 
     models: tuple[str, ...]
     options: tuple[str, ...] = ()
@@ -42,7 +42,10 @@ class Command:
 
 @renders(Exploration, Format.HTML)
 def plan_page(plan: Exploration, *, command: Command | None = None) -> str:
-    """The page as HTML, with the command that made the plan; raises `PlanError` that says how to get jinja2."""
+    """Render the page as HTML, with the command that made the plan.
+
+    Raises `PlanError` if jinja2 is missing, with the command that installs it.
+    """
     command = command or _plain_command(plan)
     try:
         from jinja2 import Environment, StrictUndefined
@@ -71,13 +74,13 @@ def plan_page(plan: Exploration, *, command: Command | None = None) -> str:
 
 
 def _plain_command(plan: Exploration) -> Command:
-    """A command for a plan that none made."""
+    """Make up a command for a plan that no command made."""
     quants = tuple(quant.name for quant in plan.offered.quants)
     return Command(models=quants or (plan.offered.name,))
 
 
 class Text(str):
-    """Text of many lines, with names escaped already: `shown` leaves it alone."""
+    """Text of many lines with names already escaped: `shown` leaves it alone."""
 
     __slots__ = ()
 
@@ -86,7 +89,7 @@ def _resource(name: str) -> str:
     return files("gguftool.render.page_of_plan").joinpath(name).read_text("utf-8")
 
 
-# --- what stands there without a script ------------------------------------------------------------------------------
+# --- content that needs no script ------------------------------------------------------------------------------------
 
 
 def _texts(plan: Exploration, command: Command, names: Names) -> dict[str, Any]:
@@ -115,7 +118,7 @@ def _texts(plan: Exploration, command: Command, names: Names) -> dict[str, Any]:
 
 
 def _caveats(plan: Exploration) -> list[str]:
-    """Where the page chooses less than the command line does."""
+    """List what the command line chooses and the page does not."""
     found = []
     if any(not item.device for item in plan.items) and plan.mix.devices:
         found.append("tensors stay on the devices of this plan; the command line also chooses where they go")
@@ -124,17 +127,17 @@ def _caveats(plan: Exploration) -> list[str]:
             "the page chooses among the types of this plan; the command line also chooses which types those are"
         )
     if plan.options.target.most_damage is not None and plan.mix.devices:
-        found.append("the page keeps the damage, and only says where a device is full; the command line keeps both")
+        found.append("the page keeps only to the damage, and says which device is full; the command line keeps to both")
     return found
 
 
 def _stays(line: str) -> bool:
-    """Whether a line of the recipe's header is true of every budget."""
+    """Whether a line of the recipe's header is true for every budget."""
     return line.startswith(("# model:", "# basis:", "# input:"))
 
 
 def _target_words(plan: Exploration) -> list[str]:
-    """The targets and budgets as they were given."""
+    """List the targets and budgets as they were given."""
     target, words = plan.options.target, []
     for device in plan.options.devices:
         rule = "" if device.pattern is None else f":{device.pattern}"
@@ -148,7 +151,7 @@ def _target_words(plan: Exploration) -> list[str]:
 
 
 def _make(plan: Exploration, command: Command, models: list[str]) -> str:
-    """The command that makes the file."""
+    """Write the command that makes the file."""
     if any(name.endswith(".map") for name in models):
         return shlex.join(["gguftool", "cook", "mix.recipe", "--from", "FOLDER_OF_THE_QUANTS", "-o", "mix.gguf"])
     if plan.offered.ready:
@@ -174,7 +177,7 @@ def _chosen(mix: Mix) -> list[tuple[int, Any]]:
 
 
 def _change(mix: Mix, damage: float, planned: float | None) -> str:
-    """What a plan of the same size changes, in per cent."""
+    """Compute what a plan of the same size changes, in per cent."""
     if mix.unit is None or planned is None or not damage:
         return ""
     return f"{planned / damage - 1:+.1%}"

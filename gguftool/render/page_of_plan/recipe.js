@@ -17,7 +17,7 @@ function compactRules(types) {
   });
 }
 
-// A name around its first number between dots.
+// Split a name around its first number between dots.
 function takenApart(name) {
   const found = /(^|\.)(0|[1-9][0-9]{0,5})(?=\.)/.exec(name);
   if (found === null) return [name, null, ""];
@@ -32,7 +32,7 @@ function patternsOf(before, numbers, after) {
   return [...patternsOf(before, numbers.slice(0, half), after), ...patternsOf(before, numbers.slice(half), after)];
 }
 
-// A pattern for `text` alone; what has a meaning in recipes becomes \xNN.
+// A pattern for exactly `text`; characters with a meaning in recipes become \xNN.
 function literal(text) {
   return text.replace(/[=,#\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]/g, (char) => {
     const code = char.charCodeAt(0);

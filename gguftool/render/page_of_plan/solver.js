@@ -4,7 +4,7 @@
 const FEWEST_NODES = 48, MOST_NODES = 2000; // relaxations tried beyond the first
 const EDGES_TRIED = 400000; // in all of them: small problems are searched to the end
 const CORE = 120; // items that `refine` lets change
-const STATES = 1500; // combinations that it keeps
+const STATES = 1500; // combinations that `refine` keeps
 const REFINED_NODES = 4;
 const CLOSE = 1e-5; // a relative gap that is not worth closing
 
@@ -92,7 +92,7 @@ function relax(problem, budget, fixed) {
   return { bound: loss + less, chosen, split: null, price: 0 };
 }
 
-// Best-first branch and bound on the items that relaxations cut in two.
+// Best-first branch and bound, on the items that relaxations split.
 function branch(problem, budget, root) {
   const open = [{ bound: root.bound, order: 0, fixed: new Map(), node: root }];
   const most = Math.min(MOST_NODES, Math.max(FEWEST_NODES, Math.floor(EDGES_TRIED / Math.max(problem.edges.length, 1))));
@@ -170,7 +170,7 @@ function compare(a, b) {
   return a < b ? -1 : a > b ? 1 : 0;
 }
 
-// Each state with each option, without those that a lighter one beats; of too many those that are best at `price`.
+// Combine each state with each option, without those that a lighter one beats; keep at most STATES, the best at `price`.
 function bestStates(weights, losses, more, less, price) {
   const count = more.length;
   const w = new Float64Array(weights.length * count), l = new Float64Array(w.length);

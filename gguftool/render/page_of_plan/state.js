@@ -1,4 +1,4 @@
-// What is chosen from, what the reader asks for, and the choice.
+// The options, what the reader asks for, and the choice.
 
 const NUMBERS = JSON.parse(document.getElementById("numbers").textContent);
 const ROWS = NUMBERS.rows;
@@ -13,7 +13,7 @@ const ITEMS = NUMBERS.items.map(([tensors, types, device], index) => {
   return item;
 });
 const PLANNED_BY = NUMBERS.levels[NUMBERS.planned_by];
-const BY_DAMAGE = NUMBERS.most !== null; // the fastest mix of a quality, not the best one of a size
+const BY_DAMAGE = NUMBERS.most !== null; // the fastest mix for a quality, not the best one for a size
 const FREE = -1; // no lock, no floor
 
 const state = {};
@@ -33,7 +33,7 @@ function restore() {
   });
 }
 
-// Where nothing was measured, the levels are those of the preset nearest in size.
+// If nothing was measured, the levels are those of the preset nearest in size.
 function levels() {
   if (state.untouched) return PLANNED_BY;
   const wanted = added(state.sizes);
@@ -53,7 +53,7 @@ function bytesOf(tensor, type) {
   return tensor.bytes[tensor.option.get(type)];
 }
 
-// The types of an item that locks and floors leave.
+// The types of an item that locks and floors allow.
 function allowed(item) {
   return item.types.filter((type) => item.tensors.every(({ index }) => {
     const lock = state.locks.get(index), floor = state.floors.get(index);
@@ -72,12 +72,12 @@ function tables(level) {
   });
 }
 
-// Choose again; `quick` leaves out what takes longer than a frame. The last choice stays where nothing fits.
+// Choose again; `quick` skips what takes longer than a frame. If nothing fits, the last choice stays.
 function choose(quick) {
   state.untouched = false;
   const rows = tables(levels());
   const stuck = rows.find((row) => !row.types.length);
-  const problems = stuck ? [`${stuck.item.tensors[0].name}: no type is left by its locks and floors`] : [];
+  const problems = stuck ? [`${stuck.item.tensors[0].name}: its locks and floors leave no type`] : [];
   const found = stuck ? [] : problemsOf(rows).map((problem) => solved(problem, quick, problems));
   state.problem = problems.join("; ");
   if (problems.length) return;
@@ -91,11 +91,11 @@ function choose(quick) {
   if (BY_DAMAGE) state.problem = tooFull().join("; ");
 }
 
-// Devices on which a mix of this damage has no room: the page keeps the damage alone.
+// Devices that a mix of this damage does not fit on: the page keeps only to the damage.
 function tooFull() {
   return NUMBERS.budgets.flatMap(({ name }, at) => {
     const over = usedBytes(at) - state.sizes[at];
-    return over > 0 ? [`${name}: ${size(over)} too much; the plan command below keeps damage and sizes`] : [];
+    return over > 0 ? [`${name}: ${size(over)} too much; the plan command below keeps to damage and sizes`] : [];
   });
 }
 
@@ -121,7 +121,7 @@ function tooSmall({ rows, weight, budget, name }) {
   return `${name ? `${name}: ` : ""}the smallest types that are left take ${size(least - budget)} more`;
 }
 
-// The sizes, or damages, between which a budget changes something.
+// The range of sizes, or damages, in which a budget changes something.
 function range(at) {
   const rows = tables(levels()).filter((row) => row.types.length);
   if (BY_DAMAGE) {
@@ -166,7 +166,7 @@ function parseSize(text) {
   return Number(BigInt(found[1] + fraction) * BigInt(unit) / 10n ** BigInt(fraction.length));
 }
 
-// A size in the unit that says it exactly in the fewest characters.
+// A size in the unit that gives it exactly, in the fewest characters.
 function exactSize(bytes) {
   const texts = ["GI", "MI", "KI", "G", "M", "K"].filter((unit) => bytes >= UNITS[unit])
     .map((unit) => `${Number((bytes / UNITS[unit]).toFixed(3))}${unit.replace("I", "i")}B`)

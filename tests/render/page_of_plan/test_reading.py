@@ -214,7 +214,7 @@ def test_a_tap_opens_a_tensor_on_a_phone(pages: dict[str, Path], browser: Browse
     name = browser.run("""new Promise(done => setTimeout(() => done([
         document.getElementById("tensor").hidden, document.getElementById("tensor-name").textContent,
         document.getElementById("tensor-with").textContent]), 100))""")
-    assert name == [False, "blk.2.ffn_gate.weight", "gets one type with blk.2.ffn_up.weight"]
+    assert name == [False, "blk.2.ffn_gate.weight", "shares one type with blk.2.ffn_up.weight"]
 
 
 def test_every_control_has_a_name(pages: dict[str, Path], browser: Browser) -> None:
