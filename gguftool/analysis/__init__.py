@@ -1,1 +1,1 @@
-"""From models to report dataclasses, without side effects other than reading."""
+"""Turn models into report dataclasses, with no side effects other than reading."""

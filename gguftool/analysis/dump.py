@@ -17,7 +17,7 @@ from gguftool.record import record, replace
 if TYPE_CHECKING:
     from gguftool.analysis.imatrix import ImatrixReport  # a twentieth of the start-up of `gguftool dump`
 
-NO_FILE = -1  # in place of an index: a tensor of parts is in no one file
+NO_FILE = -1  # in place of an index: a tensor made of parts is in no single file
 
 
 @record
@@ -50,9 +50,9 @@ class KVEntry:
 class TensorEntry:
     """One tensor; `offset` is absolute in its `file` (an index into the files), `nbytes` is without padding.
 
-    Of a view of several extents, which only a model made in Python has, `file` is -1 and `offset` 0.
+    For a view of several extents, which only a model made in Python has, `file` is -1 and `offset` 0.
 
-    `sizing` tells whether `nbytes` is certain ("by type") or the gap to the next tensor ("by gap", unknown types).
+    `sizing` says whether `nbytes` is certain ("by type") or the gap to the next tensor ("by gap", unknown types).
     """
 
     index: int
@@ -90,8 +90,8 @@ def dump(
 ) -> Dump:
     """Describe `model`; `name_filter` is searched in keys and tensor names, `array_limit` cuts arrays.
 
-    With `kvs` or `tensors` false, that part stays empty. Indexes count from 1 as in gguf-dump, over the whole model
-    whatever the filter leaves. Raises `BadPatternError` for a bad filter, and for a path as `open_model` does.
+    With `kvs` or `tensors` false, that part stays empty. Indexes count from 1 as in gguf-dump, over the whole model,
+    whatever the filter leaves. Raises `BadPatternError` for a bad filter, and the errors of `open_model` for a path.
     """
     model, wanted = as_model(model), compile_pattern(name_filter)
     places = {file.source.identity: index for index, file in enumerate(model.files)}
@@ -126,7 +126,7 @@ def dump(
 
 
 class TensorSort(str, Enum):
-    """What tensors are sorted by: names and offsets ascending, sizes descending."""
+    """The sort keys of tensors: names and offsets ascend, sizes descend."""
 
     NAME = "name"
     TYPE = "type"
@@ -153,7 +153,7 @@ def sort_dump(report: Dump, sort: TensorSort | None = None, limit: int | None = 
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
-    """A key that sorts numbers in names by value: `blk.2` before `blk.10`."""
+    """Make a key that sorts numbers in names by value: `blk.2` before `blk.10`."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]{1,18})", name)]
 
 

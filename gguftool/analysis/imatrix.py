@@ -22,7 +22,7 @@ _SHOWN = 10  # problems that one error lists
 class ImatrixTensor:
     """One entry: `values` in `matrices`; the lowest and the highest count of a matrix, and the matrices without data.
 
-    In a legacy file every entry is one matrix and counts are in chunks; a GGUF counts tokens.
+    In a legacy file, every entry is one matrix and counts are in chunks; a GGUF file counts tokens.
     """
 
     name: str
@@ -35,7 +35,7 @@ class ImatrixTensor:
 
 @record
 class StandIn:
-    """For `tensor`, which has no entry of its own, `engine` takes that of `entry`."""
+    """For `tensor`, which has no entry of its own, `engine` uses `entry`, that of another tensor."""
 
     engine: str
     tensor: str
@@ -48,7 +48,7 @@ class ModelCoverage:
 
     `covered` counts those with an entry of the right size, `missing` names those without one, `misfits` describes those
     with one of another size; `embeddings` have none because they are looked up, not multiplied. `unmatched` are entries
-    without a tensor in the model. `stand_ins` are entries of other tensors that an engine takes for `missing` ones.
+    without a tensor in the model. `stand_ins` are entries of other tensors that an engine uses for `missing` ones.
     """
 
     model: str
@@ -116,7 +116,7 @@ def _row(entry: ImatrixEntry) -> ImatrixTensor:
 
 
 def coverage_of(model: ModelLike, imatrix: Imatrix) -> ModelCoverage:
-    """List which tensors of `model` have weights in `imatrix`; raises for a path as `open_model` does."""
+    """List which tensors of `model` have weights in `imatrix`; for a path, raise the errors of `open_model`."""
     model = as_model(model)
     infos = [tensor.info for tensor in model.tensors.values() if _quantizable(tensor.info)]
     found = {info.name: imatrix.entries[info.name] for info in infos if info.name in imatrix.entries}
@@ -154,7 +154,7 @@ def _quantizable(info: TensorInfo) -> bool:
 def _misfits(model: Model, imatrix: Imatrix, wanted: Callable[[str], bool]) -> Iterator[str]:
     for name, entry in imatrix.entries.items():
         tensor = model.tensors.get(name)
-        # llama-quantize ignores the size of embeddings: an old imatrix may hold something else under their name.
+        # llama-quantize ignores the size of embeddings: an old imatrix may hold other data under their name.
         if tensor is not None and wanted(name) and name not in EMBEDDINGS and not entry.fits(tensor.info.dims):
             yield entry.misfit(tensor.info.dims)
 
@@ -162,10 +162,10 @@ def _misfits(model: Model, imatrix: Imatrix, wanted: Callable[[str], bool]) -> I
 def check_imatrix(
     imatrix: Imatrix, model: ModelLike, name: str, wanted: Callable[[str], bool] = lambda name: True
 ) -> None:
-    """Raise `PlanError` if the imatrix, known as `name`, belongs to another model; the error lists what differs.
+    """Raise `PlanError` if the imatrix called `name` belongs to another model; the error lists what differs.
 
-    It does if no entry is a tensor of the model, or if a tensor that is `wanted` has an entry of another size. An entry
-    without a tensor, or a tensor without an entry, is fine.
+    It belongs to another model if no entry is a tensor of the model, or if a `wanted` tensor has an entry of another
+    size. An entry without a tensor, or a tensor without an entry, is fine.
     """
     model = as_model(model)
     names = [entry for entry in imatrix.entries if entry in model.tensors]

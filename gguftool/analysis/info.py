@@ -1,4 +1,4 @@
-"""Info: a model on one screen, from its head alone: what it is, how large, what it needs, and what will not run it."""
+"""Info: a model on one screen, only from its head: what it is, its size, what it needs, and what will not run it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gguftool.model.roles import Place, tensor_places
 from gguftool.record import record
 from gguftool.storage.sources.locate import base_name
 
-CONTEXTS = (4096, 32768, 131072)  # tokens to give the cache for, besides what the model was trained for
+CONTEXTS = (4096, 32768, 131072)  # contexts to show the cache for, besides the one that the model was trained with
 _MOST_CONTEXT = 1 << 40
 _TOKENS, _TOKENIZER, _PRE = "tokenizer.ggml.tokens", "tokenizer.ggml.model", "tokenizer.ggml.pre"
 _TEMPLATE = "tokenizer.chat_template"
@@ -28,7 +28,7 @@ _BYTE_PAIRS = ("gpt2", "hybriddna", "whitespace")  # tokenizers that have a pre-
 
 @record
 class LayerGroup:
-    """Layers of one stack that consist of the same tensors; bytes are those of all of them."""
+    """Layers of one stack that consist of the same tensors; bytes are those of all the layers."""
 
     stack: str
     layers: tuple[int, ...]
@@ -40,7 +40,7 @@ class LayerGroup:
 
 @record
 class ContextMemory:
-    """For a context of so many tokens: bytes of the KV cache in F16, and with the weights."""
+    """Memory for a context of `context` tokens: bytes of the KV cache in F16, and with the weights."""
 
     context: int
     kv_cache: int
@@ -49,7 +49,7 @@ class ContextMemory:
 
 @record
 class EngineGap:
-    """Why an engine, judged by a release, does not run the model."""
+    """Why an engine, as of the release `judged_by`, does not run the model."""
 
     engine: str
     judged_by: str
@@ -58,10 +58,11 @@ class EngineGap:
 
 @record
 class Info:
-    """A model on one screen; sizes in bytes, what the head does not tell is None, or an empty tuple.
+    """A model on one screen; sizes in bytes. What the head does not say is None, or an empty tuple.
 
-    `heads` and `kv_heads` have one number, or the different ones of an array by layer. `memory` is what llama.cpp takes
-    without its compute buffers. `experts_used` are those for each token. `gaps` names engines that will not run it.
+    `heads` and `kv_heads` have one number, or the distinct numbers of an array by layer. `memory` is what llama.cpp
+    takes without its compute buffers. `experts_used` counts those for each token. `gaps` names engines that will not
+    run the model.
     """
 
     model: str
@@ -98,12 +99,12 @@ class Infos:
 
 
 def infos(models: ModelLike | Sequence[ModelLike]) -> Infos:
-    """Describe several models; neighbouring paths are pooled, and errors raised, as `open_models` does."""
+    """Describe several models; `open_models` says how neighbouring paths are pooled and which errors are raised."""
     return Infos(models=tuple(map(info, as_models(models))))
 
 
 def info(model: ModelLike) -> Info:
-    """Describe `model` by its head, sizes in bytes. Raises as `open_model` does for a path."""
+    """Describe `model` by its head, sizes in bytes. Raises the errors of `open_model` for a path."""
     model = as_model(model)
     places = tensor_places(model.tensors)
     tensors = tuple(model.tensors.values())
@@ -202,7 +203,7 @@ def _gaps(model: Model, tensors: Sequence[Tensor]) -> Iterator[EngineGap]:
 
 
 def _unknown_names(model: Model, names: KnownNames) -> Iterator[str]:
-    """What the metadata names and the engine's release does not know; `check` has the same as K01 and V01."""
+    """Yield what the metadata names and the engine's release does not know; `check` reports it as K01 and V01."""
     architecture = text(model, ARCHITECTURE_KEY)
     if not architecture or text(model, "general.type") not in ("", "model"):
         return

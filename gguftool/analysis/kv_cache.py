@@ -1,4 +1,4 @@
-"""How much memory the KV cache of a model takes in llama.cpp, by the length of the context; from the head alone.
+"""The memory of a model's KV cache in llama.cpp, by the length of the context; computed only from the head.
 
     cells * the bytes of a row of keys and a row of values, summed over the layers with attention
 
@@ -32,7 +32,7 @@ _FUSED_ATTENTION, _RECURRENT = re.compile(r"\.attn_qkv\.weight$"), re.compile(r"
 
 @record
 class KVCache:
-    """Numbers for each token: one row of keys and one of values a layer, by the layer's sight.
+    """Numbers per token: for each layer, one row of keys and one of values.
 
     `rows` are of layers that see the whole context, `rows_in_window` of those that see `window` tokens.
     """
@@ -44,7 +44,7 @@ class KVCache:
     def nbytes(self, context: int, *, kv_type: str = "f16", ubatch: int = UBATCH) -> int:
         """Bytes for one sequence of `context` tokens, with keys and values in `kv_type`, `ubatch` computed at once.
 
-        Raises `PlanError` for a name that is no type, and for a type whose blocks the rows do not fill.
+        Raises `PlanError` for a name that is not a type, and for a type whose blocks the rows do not fill.
         """
         cells = padded_context(context)
         in_window = min(cells, padded_context(self.window + ubatch))
@@ -53,7 +53,7 @@ class KVCache:
 
 
 def padded_context(tokens: int) -> int:
-    """The cells of a cache for so many tokens."""
+    """The cells of a cache for this many tokens."""
     return -(-tokens // CELLS) * CELLS
 
 
@@ -67,7 +67,7 @@ def _row_bytes(row: int, kv_type: str) -> int:
 
 
 def attention_layers(places: Mapping[str, Place]) -> tuple[int, ...]:
-    """The layers of `blk.N` with attention over the context; MTP layers, which run apart, are left out."""
+    """List the layers of `blk.N` with attention over the context, without MTP layers, which run separately."""
     found: set[int] = set()
     fused: set[int] = set()
     recurrent: set[int] = set()
@@ -84,7 +84,7 @@ def attention_layers(places: Mapping[str, Place]) -> tuple[int, ...]:
 
 
 def kv_cache(model: Model, layers: Collection[int]) -> KVCache | None:
-    """The cache that llama.cpp makes for `layers`, those with attention but MTP; None if the head does not tell."""
+    """Compute the cache that llama.cpp makes for `layers` (with attention, without MTP); None if the head lacks it."""
     architecture = text(model, ARCHITECTURE_KEY)
     heads = _by_layer(model, "attention.head_count_kv") or _by_layer(model, "attention.head_count")
     lengths = _lengths(model)
@@ -105,14 +105,14 @@ def _by_layer(model: Model, key: str) -> tuple[int, ...] | None:
 
 
 def _entry(values: Sequence[int], layer: int) -> int:
-    """The number of `layer`: of one for all, or of an array with one for each."""
+    """Pick the number of `layer`: the single one for all layers, or its own in an array."""
     if len(values) == 1:
         return max(values[0], 0)
     return max(values[layer], 0) if layer < len(values) else 0
 
 
 def _lengths(model: Model) -> tuple[int, int] | None:
-    """The dimensions of a head's keys and values; no values with MLA, where they are a part of the keys."""
+    """Read the dimensions of a head's keys and values; with MLA the values are part of the keys, so they count 0."""
     embedding, heads = number(model, "embedding_length"), numbers(model, "attention.head_count")
     usual = embedding // max(heads) if embedding and heads and max(heads) > 0 else None
     keys, values = number(model, "attention.key_length") or usual, number(model, "attention.value_length") or usual
@@ -130,7 +130,7 @@ def _of_layer(model: Model, lengths: tuple[int, int], in_window: bool) -> tuple[
 
 
 def _first_shared(model: Model, architecture: str) -> int:
-    """The first of the last layers that use the cache of another."""
+    """Find the first of the last layers, which use the cache of another layer."""
     shared = number(model, SHARED_KEY)
     if shared:
         return max((number(model, "block_count") or 0) - shared, 0)
@@ -138,13 +138,13 @@ def _first_shared(model: Model, architecture: str) -> int:
 
 
 def _windowed(model: Model, architecture: str, layers: Sequence[int]) -> tuple[frozenset[int], int]:
-    """The layers of `layers` with a sliding window in llama.cpp, and the window's tokens."""
+    """Pick those of `layers` with a sliding window in llama.cpp, and the window's tokens."""
     window = number(model, "attention.sliding_window")
     pattern = model.get(f"{architecture}.{_PATTERN}")
     is_array = pattern is not None and pattern.type is ValueType.ARRAY
     if window is None and not is_array and architecture != "llama4":
         return frozenset(), 0
-    # For models with windows alone: expressions and their data.
+    # Only for models with windows: expressions and their data.
     from gguftool.format.engine_facts.layer_rules import layer_rules
     from gguftool.model.remap.head_values import HeadValues
     from gguftool.model.remap.periods import rule_value

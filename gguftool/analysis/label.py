@@ -1,4 +1,4 @@
-"""The label of a model: its majority type, whether other types are mixed in, and whether `general.file_type` agrees."""
+"""Label a model: its majority type, whether other types are mixed in, and whether `general.file_type` agrees."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def label_of(model: Model, places: Mapping[str, Place]) -> Label:
     """Label `model`; `places` gives the role of each tensor by name."""
     tensors = tuple(model.tensors.values())
     matrices = [tensor for tensor in tensors if is_matrix(tensor)]
-    # llama-quantize chooses the types of embeddings and output apart, so they do not count for the majority.
+    # llama-quantize chooses the types of embeddings and output separately, so they do not count for the majority.
     majority = _majority([t for t in matrices if t.info.name not in EMBEDDINGS_AND_OUTPUT] or matrices or tensors)
-    # Every quantizer leaves routers as they are, so another type there alone makes no mix.
+    # Every quantizer leaves routers as they are, so another type only there makes no mix.
     mixed = {tensor.info.type for tensor in matrices if places[tensor.info.name].role is not Role.ROUTER}
     total, elements = sum(tensor.nbytes for tensor in tensors), sum(tensor.info.elements for tensor in tensors)
     return Label(
@@ -61,7 +61,7 @@ def is_matrix(tensor: Tensor) -> bool:
 
 
 def _majority(tensors: Sequence[Tensor]) -> str:
-    """The name of the type that most elements have, or "" without tensors."""
+    """Name the type that most elements have; "" without tensors."""
     elements: Counter[int] = Counter()
     for tensor in tensors:
         elements[tensor.info.type] += tensor.info.elements
@@ -73,7 +73,7 @@ def _claim(model: Model, majority: str) -> Claim:
     if kv is None:
         return Claim(number=None, name="", agrees=None, text=f"{FILE_TYPE_KEY} is not set")
     if kv.type not in INTEGERS:
-        return Claim(number=None, name="", agrees=None, text=f"{FILE_TYPE_KEY} is no number but {kv.type.name}")
+        return Claim(number=None, name="", agrees=None, text=f"{FILE_TYPE_KEY} is not a number but {kv.type.name}")
     number = int(kv.value())
     name, meant = ftype_name(number), ftypes_of(number)
     agrees = any(_means(ftype, majority) for ftype in meant) if meant and majority else None

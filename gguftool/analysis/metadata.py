@@ -1,4 +1,4 @@
-"""Metadata side by side: the entry of each key in each of several models, and whether they agree."""
+"""Metadata side by side: the entry of each key in several models, and whether they agree."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class KeyRow:
 
 
 def metadata_rows(models: ModelLike | Sequence[ModelLike], array_limit: int = ARRAY_LIMIT) -> tuple[KeyRow, ...]:
-    """All keys of `models`, in order of first occurrence; of a key that stands twice in a model, the first counts.
+    """List all keys of `models`, in order of first occurrence; if a key occurs twice in a model, the first counts.
 
-    `array_limit` cuts the arrays that are shown, not those that are compared. Paths are opened, neighbours together,
-    and errors raised as `open_models` does.
+    `array_limit` cuts the arrays that are shown, not those that are compared. Opens paths, neighbours together, and
+    raises errors as `open_models` does.
     """
     sides = [_first_entries(model) for model in as_models(models)]
     return tuple(_row(key, [side.get(key) for side in sides], array_limit) for key in dict.fromkeys(_keys(sides)))

@@ -1,9 +1,9 @@
 """Where `-ot` would put tensors: rules ``REGEX=DEVICE`` as llama.cpp and ik_llama.cpp read them.
 
-One option holds one rule, or several separated by commas; a rule's device follows its first ``=``; the regex is
-searched anywhere in the tensor's full name; the first rule that matches decides. So a regex can hold neither a comma
-nor ``=``, as in the engines. Where the other tensors go depends on ``-ngl`` and the engine's own order. This module
-does not guess that: they are "unplaced".
+One option holds one rule, or several separated by commas. A rule's device follows its first ``=``. The regex may match
+anywhere in the tensor's full name; the first rule that matches decides. So, as in the engines, a regex can hold neither
+a comma nor ``=``. Where the other tensors go depends on ``-ngl`` and the engine's own order. This module does not guess
+that: they are "unplaced".
 
 Source: parse_tensor_buffer_overrides in llama.cpp common/arg.cpp, create_tensor in src/llama-model-loader.cpp.
 """
@@ -27,7 +27,7 @@ class PlacementRule:
 
 
 def parse_rules(options: Iterable[str]) -> tuple[PlacementRule, ...]:
-    """Parse the rules in `options`, in order; raise one `PlanError` that lists all faulty ones."""
+    """Parse the rules in `options`, in order; raise one `PlanError` that lists all invalid rules."""
     rules: list[PlacementRule] = []
     problems: list[str] = []
     for text in (part for option in options for part in option.split(",")):
@@ -48,5 +48,5 @@ def parse_rules(options: Iterable[str]) -> tuple[PlacementRule, ...]:
 
 
 def device_of(name: str, rules: tuple[PlacementRule, ...]) -> PlacementRule | None:
-    """The first of `rules` that matches `name`, or None."""
+    """Find the first of `rules` that matches `name`, or None."""
     return next((rule for rule in rules if rule.regex.search(name)), None)

@@ -1,7 +1,7 @@
 """Check a recipe against a model: what it would do and what is wrong with it, before anything is fetched or written.
 
 A rule's type is what the user wants. The type that a tensor would get is predicted as llama-quantize decides it: norms,
-routers and 1-D tensors stay as they are in the model, and a row length that is no multiple of the type's block size
+routers and 1-D tensors stay as they are in the model, and a row length that is not a multiple of the type's block size
 makes the type fall back.
 """
 
@@ -28,7 +28,7 @@ from gguftool.record import record, replace
 
 @record
 class RecipeFinding:
-    """One thing to know; `line` is the rule's, or None if it is about tensors."""
+    """One finding; `line` is the rule's, or None if it is about tensors."""
 
     code: str
     severity: Severity
@@ -39,7 +39,7 @@ class RecipeFinding:
 
 @record
 class RecipeRuleUse:
-    """A rule and how many tensors it takes; `matches` also counts those that earlier rules took."""
+    """A rule and the number of tensors that it takes; `matches` also counts those that earlier rules took."""
 
     line: int
     pattern: str
@@ -61,12 +61,12 @@ class TypeShare:
 
 @record
 class RecipeReport:
-    """The prediction: `nbytes` of tensor data and `bits_per_weight`, beside those of the model.
+    """The prediction: `nbytes` of tensor data and `bits_per_weight`, and the same for the model.
 
-    `findings` are about the recipe, `head` are those of `check` about the predicted head which the model has not.
-    Fallbacks are those of `engine`: llama.cpp, or ik_llama.cpp if the recipe has a type that only it knows.
-    `unpredicted` names tensors of unknown target type (no rule, a label, an unknown type); they count as they are in
-    the model.  `preset` is the one that types what no rule matches, or None.
+    `findings` are about the recipe; `head` has the findings of `check` about the predicted head that the model does not
+    have. Fallbacks are those of `engine`: llama.cpp, or ik_llama.cpp if the recipe has a type that only it knows.
+    `unpredicted` names tensors of unknown target type (no rule, a label, an unknown type); they count with their size
+    in the model. `preset` gives types to tensors that no rule matches; None without one.
     """
 
     recipe: str
@@ -124,9 +124,8 @@ class _Fate:
 def check(recipe: Recipe, model: ModelLike, mix: PresetMix | None = None, engine: str | None = None) -> RecipeReport:
     """Try `recipe` on every tensor of `model`, sizes in bytes; unknown types are findings if it was parsed leniently.
 
-    Tensors that no rule matches get the types of `mix`, as `quantize` gives them by the rules of `engine`.  Raises for
-    a path as `open_model` does, and `PlanError` where the preset cannot be applied; what is wrong with the
-    recipe is a finding.
+    Tensors that no rule matches get the types of `mix`, as in `quantize` by the rules of `engine`. Raises the errors of
+    `open_model` for a path, and `PlanError` if the preset cannot be applied; problems of the recipe are findings.
     """
     model = as_model(model)
     engines = (engine,) if engine else (LLAMA_CPP,) if mix else ()
@@ -157,7 +156,7 @@ def check(recipe: Recipe, model: ModelLike, mix: PresetMix | None = None, engine
 
 
 def _engine_of(recipe: Recipe) -> str:
-    """The engine with a llama-quantize that can make the recipe: llama.cpp if it has all types."""
+    """Choose the engine with a llama-quantize that can make the recipe: llama.cpp if it has all types."""
     types = [TYPES[rule.type_id] for rule in recipe.rules if rule.type_id in TYPES]
     return next((name for name in ENGINES if all(name in traits.engines for traits in types)), IK_LLAMA_CPP)
 
@@ -184,7 +183,7 @@ def _fates(
 
 
 def _without_folded_scales(model: Model, fates: tuple[_Fate, ...]) -> tuple[_Fate, ...]:
-    """`fates` without the scales of weights that get another type: `quantize` multiplies those in."""
+    """Leave out the scales of weights that get another type: `quantize` multiplies them in."""
     architecture = model.get(ARCHITECTURE_KEY)
     if architecture is not None and architecture.value() in SCALED_ARCHITECTURES:
         return fates
@@ -194,7 +193,7 @@ def _without_folded_scales(model: Model, fates: tuple[_Fate, ...]) -> tuple[_Fat
 
 
 def _mixed(tensor: Tensor, preset_type: str | None, engine: str) -> _Fate:
-    """The fate of a tensor that a preset gives `preset_type`, or leaves as it is."""
+    """Predict a tensor to which a preset gives `preset_type`, or which it leaves as it is."""
     own = TYPES.get(tensor.info.type)
     wanted = find_type(preset_type or "")
     if wanted is None or not tensor.info.elements or (own is not None and own.kind == "integer"):
@@ -216,7 +215,7 @@ def _fate(tensor: Tensor, rule: RecipeRule | None, engine: str) -> _Fate:
 
 
 def _written(fate: _Fate, wanted: TypeTraits, engine: str) -> TypeTraits | None:
-    """The type that a tensor gets if its rule wants `wanted`, or None if the engine has no correct one."""
+    """Find the type that a tensor gets if its rule wants `wanted`; None if the engine has no correct one."""
     if _cannot_interleave(fate, wanted):
         base = find_type(rows_fallback(wanted.name) or "")
         if base is None:
@@ -235,7 +234,7 @@ def _cannot_interleave(fate: _Fate, wanted: TypeTraits) -> bool:
 
 
 def _shares(fates: Sequence[_Fate]) -> tuple[TypeShare, ...]:
-    """Sum the tensors by type, the largest sum first; unknown types are under '?'."""
+    """Sum up the tensors by type, the largest sum first; unknown types are under '?'."""
     groups: dict[str, list[_Fate]] = {}
     for fate in fates:
         groups.setdefault("?" if fate.type_id is None else type_name(fate.type_id), []).append(fate)
@@ -298,7 +297,7 @@ def _unmatched(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
         yield RecipeFinding(
             code="unmatched-tensor",
             severity=Severity.ERROR,
-            message=f"{len(names):,} of {len(fates):,} tensors are matched by no rule",
+            message=f"no rule matches {len(names):,} of {len(fates):,} tensors",
             tensors=names,
         )
 
@@ -328,7 +327,7 @@ def _unused(rule: RecipeRule, use: RecipeRuleUse, assigned: Mapping[str, RecipeR
 
 
 def _undivided_rows(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
-    """Report, for each type with rows that its blocks do not divide, what each engine would write."""
+    """For each type with blocks that do not divide the rows, report what each engine would write."""
     groups: dict[tuple[TypeTraits, int], list[str]] = {}
     for fate in fates:
         if fate.wanted is not None and not fate.kept and fate.ne0 % fate.wanted.block_size:
@@ -352,8 +351,8 @@ def _undivided_interleave(fates: Sequence[_Fate]) -> Iterator[RecipeFinding]:
     for wanted, names in groups.items():
         base = find_type(rows_fallback(wanted.name) or "")
         message = (
-            f"{_count(names)} cannot be {wanted.alias}, which packs {wanted.interleaved_rows} rows together (the rows "
-            f"do not divide, or are looked up one by one): {IK_LLAMA_CPP} falls back to "
+            f"{_count(names)} cannot be {wanted.alias}, which packs {wanted.interleaved_rows} rows together (their "
+            f"number is not a multiple, or they are looked up one by one): {IK_LLAMA_CPP} falls back to "
             f"{base.alias if base else 'nothing'}"
         )
         yield RecipeFinding(

@@ -1,8 +1,8 @@
 r"""Extract recipes from models, and rewrite recipes: one rule per tensor, or few rules with the same meaning.
 
-The compact form joins layers: tensors of one type with names that differ in a single number become one rule that lists
-the numbers (``^blk\.([37]|1[0-5])\.attn_k\.weight$``). It never matches a layer that it was not given, so it means the
-same for every model, and the order of its rules does not matter.
+The compact form joins layers: tensors of one type with names that differ only in a single number become one rule that
+lists the numbers (``^blk\.([37]|1[0-5])\.attn_k\.weight$``). It never matches a layer that it was not given, so it
+means the same for every model, and the order of its rules does not matter.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"(?:(?<=\.)|^)(?:0|[1-9][0-9]{0,5})(?=\.)")
 
 
 def expand(recipe: Recipe, names: Iterable[str]) -> Recipe:
-    """Write out `recipe`: one anchored rule for each of `names` that a rule matches, in their order.
+    """Expand `recipe` to one anchored rule for each of `names` that a rule matches, in their order.
 
     Raises `PlanError` for more tensors than a recipe may have rules.
     """
@@ -52,7 +52,7 @@ def compact(assignment: Mapping[str, int | str | RecipeRule], name: str = "") ->
 
 
 def extract(model: ModelLike) -> Recipe:
-    """The compact recipe that reproduces the type of every tensor of `model`.
+    """Make the compact recipe that reproduces the type of every tensor of `model`.
 
     Raises `PlanError` for a model without tensors: a recipe has at least one rule.
     """
@@ -68,7 +68,7 @@ def _taken_apart(name: str) -> tuple[str, int | None, str]:
 
 
 def _patterns(before: str, numbers: list[int], after: str) -> list[str]:
-    """Patterns for the names before + number + after; several if one would be too long."""
+    """Make patterns for the names before + number + after; several if one would be too long."""
     pattern = literal(before) + (number_set(numbers) if numbers else "") + literal(after)
     if len(pattern) + 2 <= MAX_PATTERN or len(numbers) < 2:
         return [pattern]
@@ -88,7 +88,7 @@ def _target(value: int | str) -> RecipeRule:
 
 
 def _rule(pattern: str, like: RecipeRule) -> RecipeRule:
-    """A rule for exactly the names that `pattern` matches, with the target of `like`."""
+    """Make a rule for exactly the names that `pattern` matches, with the target of `like`."""
     if len(pattern) + 2 > MAX_PATTERN:
         raise PlanError(f"'{printable(pattern, 80)}' is longer than a rule may be ({MAX_PATTERN:,} characters)")
     return RecipeRule(
@@ -99,5 +99,5 @@ def _rule(pattern: str, like: RecipeRule) -> RecipeRule:
 def _recipe(rules: Iterable[RecipeRule], name: str) -> Recipe:
     made = tuple(rules)
     if len(made) > MAX_RULES:
-        raise PlanError(f"that takes {len(made):,} rules, and a recipe has {MAX_RULES:,} at most", source=name or None)
+        raise PlanError(f"this takes {len(made):,} rules, but a recipe has {MAX_RULES:,} at most", source=name or None)
     return Recipe(rules=made, name=name)

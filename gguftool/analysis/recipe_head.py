@@ -1,4 +1,4 @@
-"""Judge the head that a recipe would make of a model, by the rules of `check`."""
+"""Judge the head that a recipe would give a model, by the rules of `check`."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from gguftool.record import replace
 def judge_prediction(
     model: Model, types: Mapping[str, int | None], engines: tuple[str, ...] = ()
 ) -> tuple[Finding, ...]:
-    """Judge `model` with `types` (ids) for its tensors; those not in `types` are left out, None is not known.
+    """Judge `model` with `types` (ids) for its tensors; tensors not in `types` are left out, None means unknown.
 
-    Returns the warnings and errors that the model has not itself, for `engines` (default: both, and then weighed as
-    `check` does it).  What tensors of unknown type have a part in is not judged.
+    Returns the warnings and errors that the model itself does not have, for `engines` (default: both, then weighed as
+    in `check`). Findings that involve tensors of unknown type are left out.
     """
     known = engines or tuple(ENGINES)
     unknown = {name for name, type_id in types.items() if type_id is None}
@@ -39,7 +39,7 @@ def judge_prediction(
 
 
 def _without_command(finding: Finding) -> Finding:
-    """Leave out a way out that is a command on a file: there is none yet."""
+    """Leave out a way out that is a command on a file: there is no file yet."""
     return replace(finding, way_out="") if "'gguftool " in finding.way_out else finding
 
 

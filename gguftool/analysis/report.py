@@ -1,6 +1,6 @@
-"""Report: how a model's parameters and bytes are distributed over types, roles, layers, tensors and devices.
+"""Report how a model's parameters and bytes are distributed over types, roles, layers, tensors and devices.
 
-Reads heads only, no tensor data. Bytes are those of the tensors, without padding; bits per weight count a type's row
+Reads only heads, no tensor data. Bytes are those of the tensors, without padding; bits per weight include a type's row
 metadata.
 """
 
@@ -38,7 +38,7 @@ class Share:
 
 @record
 class TensorRow:
-    """One tensor; `sizing` tells whether `nbytes` is certain, `layer` is None outside layers, `device` if unplaced."""
+    """One tensor; `sizing` says whether `nbytes` is certain, `layer` is None outside layers, `device` if unplaced."""
 
     index: int
     name: str
@@ -80,7 +80,7 @@ class Layers:
 
 @record
 class PlacementUse:
-    """A placement rule and the tensors that it took from what earlier rules left."""
+    """A placement rule and the tensors that it took from those that earlier rules left."""
 
     pattern: str
     device: str
@@ -128,7 +128,7 @@ class Report:
 
 @record
 class _Item:
-    """A tensor with its properties that sums need, computed once."""
+    """A tensor with the properties that sums need, computed once."""
 
     tensor: Tensor
     place: Place
@@ -141,13 +141,16 @@ class _Item:
 def report(models: ModelLike | Sequence[ModelLike], rules: tuple[PlacementRule, ...] = ()) -> Report:
     """Describe `models`, sizes in bytes; `rules` place their tensors on devices.
 
-    Paths are opened, neighbours together, and errors raised as `open_models` does.
+    Opens paths, neighbours together, and raises errors as `open_models` does.
     """
     return Report(models=tuple(distribution(model, rules) for model in as_models(models)))
 
 
 def distribution(model: ModelLike, rules: tuple[PlacementRule, ...] = ()) -> Distribution:
-    """Describe one model, sizes in bytes; `rules` place its tensors on devices. Raises as `open_model` for a path."""
+    """Describe one model, sizes in bytes; `rules` place its tensors on devices.
+
+    Raises the errors of `open_model` for a path.
+    """
     model = as_model(model)
     places = tensor_places(model.tensors)
     items = [_item(tensor, places[name], device_of(name, rules)) for name, tensor in model.tensors.items()]
@@ -285,7 +288,7 @@ def _cells(layer: int, items: Sequence[_Item]) -> Iterable[Cell]:
 
 
 def _main_types(items: Sequence[_Item]) -> tuple[str, ...]:
-    """The types of the matrices, or of the vectors if there are no matrices: biases make no mix."""
+    """List the types of the matrices, or of the vectors if there are no matrices: biases make no mix."""
     return _types([item for item in items if is_matrix(item.tensor)] or items)
 
 
@@ -315,10 +318,10 @@ def _use(rule: PlacementRule, placed: Iterable[_Item]) -> PlacementUse:
 def _remarks(model: Model, items: Sequence[_Item], placement: Placement | None) -> Iterable[str]:
     doubtful = sum(item.tensor.sizing is not Sizing.EXACT for item in items)
     if doubtful:
-        yield f"the sizes of {doubtful:,} tensors are not sure (unknown types, or type and room in the file differ)"
+        yield f"the sizes of {doubtful:,} tensors are uncertain (unknown types, or type and space in the file disagree)"
     if not model.is_complete:
         expected = f" of {model.expected_tensors:,}" if model.expected_tensors is not None else ""
-        yield f"this set is not complete: {len(model.tensors):,}{expected} tensors are counted here"
+        yield f"this set is incomplete: {len(model.tensors):,}{expected} tensors are counted here"
     for use in placement.rules if placement else ():
         if not use.tensors:
             yield f"--place {printable(use.pattern)}={printable(use.device)} took no tensor"

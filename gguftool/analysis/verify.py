@@ -1,7 +1,7 @@
 """Hash models, and verify files against a manifest or a tensors.map.
 
 There are three formats: tensors.map (sha256 of whole shards); the manifest of llama-gguf-hash (sha256 of each tensor's
-data, independent of head and layout, and of all data in header order); and the output of sha256sum.
+data, which does not depend on head or layout, and of all data in header order); and the output of sha256sum.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _NOT_NAMED = "is not in the manifest"
 
 @record
 class Verdict:
-    """Whether `name` matches what is recorded of it; `ok` is None if nothing could be compared."""
+    """Whether `name` matches its record; `ok` is None if nothing could be compared."""
 
     name: str
     ok: bool | None
@@ -54,7 +54,7 @@ class Verdict:
 def hash_tensors(model: ModelLike, jobs: int | None = None, progress: Progress = no_progress) -> tuple[Hash, ...]:
     """Hash each tensor's data without padding, and all of it in header order (the last entry); sha256 in hex.
 
-    `jobs`: threads that hash, default: chosen by measurement; `progress` is called with bytes as they are hashed.
+    `jobs`: hashing threads, by default chosen by measurement; `progress` gets the number of bytes as they are hashed.
     Raises `SourceError` if the data cannot be read.
     """
     model = as_model(model)
@@ -72,22 +72,22 @@ def hash_tensors(model: ModelLike, jobs: int | None = None, progress: Progress =
 
 
 def hash_files(model: ModelLike, jobs: int | None = None, progress: Progress = no_progress) -> tuple[Hash, ...]:
-    """Hash each file of the model; sha256 in hex, arguments and errors as in `hash_tensors`."""
+    """Hash each file of the model, sha256 in hex; arguments and errors are those of `hash_tensors`."""
     model = as_model(model)
     digests = digest_all([[whole(file.source)] for file in model.files], jobs, progress)
     return tuple(Hash(name=file.source.name, sha256=sha256) for file, sha256 in zip(model.files, digests, strict=True))
 
 
 def file_hashes(receipt: Receipt) -> tuple[Hash, ...]:
-    """The hashes of the files that a writer made, the same as `hash_files` gives for them."""
+    """List the hashes of the files that a writer made, the same as `hash_files` gives."""
     digests = receipt.digests
     return tuple(Hash(name=one.name, sha256=one.sha256) for one in (digests.files if digests else ()))
 
 
 def tensor_hashes(receipt: Receipt, name: str) -> tuple[Hash, ...]:
-    """The hashes of tensors, the same as `hash_tensors` gives; `name` is that of the model's first file.
+    """List the hashes of tensors, the same as `hash_tensors` gives; `name` is that of the model's first file.
 
-    If a set was replaced in part, only the tensors that were written are included.
+    If a set was replaced in part, includes only the tensors that were written.
     """
     digests = receipt.digests
     if digests is None:
@@ -107,8 +107,8 @@ def verify_against_map(
 ) -> tuple[Verdict, ...]:
     """Compare each file with its line: tensor, shape and type from the header, then the sha256 of the file.
 
-    `entries` may come from several maps in one folder: a file is fine if it matches one of its lines. `bytes` and
-    `elements` of a map are hints and not compared.
+    `entries` may come from several maps in one folder: a file is fine if it matches one of its lines. The `bytes` and
+    `elements` of a map are hints and are not compared.
     """
     index = MapIndex(entries)
     lines = [(file, own) for file in files if (own := index.entries_of(file))]
@@ -119,7 +119,7 @@ def verify_against_map(
 
 
 def _best_verdict(file: ModelFile, entries: Sequence[MapEntry], sha256: str | None) -> Verdict:
-    """The best verdict among a file's lines: it matches, else it differs, else nothing could be compared."""
+    """Choose the best verdict among a file's lines: it matches, else it differs, else nothing could be compared."""
     verdicts = [_map_verdict(file, entry, sha256) for entry in entries]
     return min(verdicts, key=lambda verdict: (True, False, None).index(verdict.ok))
 
@@ -131,7 +131,7 @@ def _map_verdict(file: ModelFile, entry: MapEntry, sha256: str | None) -> Verdic
     if entry.sha256 is None:
         return Verdict(name=name, ok=None, detail="the map has no hash for it")
     if sha256 == entry.sha256:
-        return Verdict(name=name, ok=True, detail="sha256 as in the map")
+        return Verdict(name=name, ok=True, detail="sha256 matches the map")
     return Verdict(name=name, ok=False, detail=f"sha256 is {sha256}, the map says {entry.sha256}")
 
 
@@ -140,7 +140,7 @@ def header_differs(file: ModelFile, entry: MapEntry) -> str | None:
     infos = {info.name: info for info in file.header.tensors}
     info = infos.get(entry.tensor)
     if info is None:
-        return f"does not hold '{printable(entry.tensor)}', as the map says"
+        return f"does not hold '{printable(entry.tensor)}', which the map names"
     expected = entry.shape
     while len(expected) > 1 and expected[-1] == 1:
         expected = expected[:-1]
@@ -156,8 +156,8 @@ def verify_manifest(
 ) -> tuple[Verdict, ...]:
     """Check the files that `manifest` (tensors.map, llama-gguf-hash or sha256sum format) names.
 
-    Looks names up beside the manifest, or in `model` for tensor hashes and maps. Raises `FormatError` for a manifest of
-    another format or algorithm.
+    Looks names up in the manifest's folder, or in `model` for tensor hashes and maps. Raises `FormatError` for a
+    manifest of another format or algorithm.
     """
     manifest, model = os.fspath(manifest), None if model is None else as_model(model)
     source = open_source(manifest)
@@ -177,7 +177,7 @@ def verify_manifest(
 def _verify_lines(
     manifest: str, lines: Sequence[str], model: Model | None, jobs: int | None, progress: Progress
 ) -> tuple[Verdict, ...]:
-    """Check the lines of files and those of tensors; the output of a writer's --hash has both."""
+    """Check the lines about files and those about tensors; the output of a writer's --hash has both."""
     sums = [line for line in lines if is_sums(line)]
     others = [line for line in lines if not is_sums(line)]
     of_files = _verify_sums(manifest, sums, model, jobs, progress) if sums else ()
@@ -213,7 +213,7 @@ def _with_missing(entries: Iterable[MapEntry], verdicts: tuple[Verdict, ...]) ->
 def _verify_sums(
     manifest: str, lines: Sequence[str], model: Model | None, jobs: int | None, progress: Progress
 ) -> tuple[Verdict, ...]:
-    """Check the files of `model`, else those named: beside the manifest, or in the working folder as sha256sum does."""
+    """Check the files of `model`, else those named: in the manifest's folder, else in the working folder."""
     wanted = parse_sums(lines, manifest)
     if model is not None:
         return _verify_files_of(model, wanted, jobs, progress)
@@ -231,7 +231,7 @@ def _verify_sums(
 def _verify_files_of(
     model: Model, wanted: Mapping[str, str], jobs: int | None, progress: Progress
 ) -> tuple[Verdict, ...]:
-    """Check the files of `model` against the lines with their names; one file needs no name if there is one line."""
+    """Check the files of `model` against the lines with their names; a single file and a single line need no name."""
     by_name = {os.path.basename(name): sha256 for name, sha256 in wanted.items()}
     promised: dict[str, str] = {}
     verdicts = []
@@ -253,10 +253,10 @@ def _verify_files_of(
 def _verify_tensors(
     manifest: str, lines: Sequence[str], model: Model | None, jobs: int | None, progress: Progress
 ) -> tuple[Verdict, ...]:
-    """Check ``FILE:TENSOR`` lines by the tensors' names, and the line of ``FILE`` against all data in order."""
+    """Check ``FILE:TENSOR`` lines by tensor name, and the line of ``FILE`` against all data in order."""
     wanted = parse_tensor_hashes(lines, manifest)
     base = min(wanted, key=len)  # the line of the file itself is the shortest; the others add :TENSOR
-    if ".gguf:" in base:  # a set that was replaced in part has only the others
+    if ".gguf:" in base:  # a set that was replaced in part has only lines of tensors
         base = base[: base.index(".gguf:") + len(".gguf")]
     model = model or open_model(os.path.join(os.path.dirname(manifest), base))
     every = [tensor.extent for tensor in model.tensors.values()]

@@ -233,7 +233,7 @@ def test_row_meta_counts(model: Model) -> None:
 def test_tensors_without_a_rule_and_unknown_types_are_errors(model: Model) -> None:
     report = check(parse_recipe("blk\\.0=q8_0\nattn=q4_k_m", lenient=True), model)
     found = findings(report)
-    assert found["error unmatched-tensor"] == ["4 of 13 tensors are matched by no rule"]
+    assert found["error unmatched-tensor"] == ["no rule matches 4 of 13 tensors"]
     assert "file type of llama-quantize" in found["error unknown-type"][0]
     assert report.findings[0].tensors[0] == "token_embd.weight"
     unknown = ("token_embd.weight", "blk.1.attn_q.weight", "blk.1.attn_v.weight", "blk.1.ffn_gate_inp.weight")

@@ -1,9 +1,9 @@
 """Tensor data of two models side by side: the same bytes, or how far apart.
 
-Data is streamed, one chunk of each side at a time, whatever the tensor's size. A few threads share the tensors, since
+Data is streamed, one chunk of each side at a time, whatever the tensor's size. A few threads share the tensors, because
 reading and numpy both release the interpreter lock. Bytes are compared until they differ; only then are both sides
 dequantized, from the start, because an error is relative to the whole tensor. A weight with a scale
-(`model/scales.py`) is multiplied by it, as llama.cpp does.
+(`model/scales.py`) is multiplied by it, as in llama.cpp.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ class DataVerdict(Enum):
 
 @record
 class TensorData:
-    """One tensor of both models; `errors` if numbers were compared, else `note` with the reason.
+    """One tensor of both models, with `errors` if numbers were compared, else with the reason in `note`.
 
-    `weighted` tells whether the imatrix has weights for it, None without an imatrix.
+    `weighted` says whether the imatrix has weights for it, None without an imatrix.
     """
 
     name: str
@@ -73,7 +73,7 @@ class DataTotal:
     """The tensors of one role or layer (`name`): counts by verdict, and the errors of all that differ.
 
     `measured` counts those that differ and are part of `errors`; `notes` give the reasons for the others. `weighted`
-    counts those measured with weights in the imatrix, None without an imatrix.
+    counts those that have weights in the imatrix, None without an imatrix.
     """
 
     name: str
@@ -90,7 +90,7 @@ class DataTotal:
 
 @record
 class DataDiff:
-    """The tensors that both models have, in A's order; `totals` as `by` says, `whole` over all.
+    """The tensors that both models have, in A's order; `totals` are grouped by `by`, `whole` is over all.
 
     `imatrix` is the file that the weights come from, or None.
     """
@@ -111,8 +111,8 @@ class DataDiff:
 class DataOptions:
     """How to compare data: `jobs` threads; `progress` gets the bytes of A compared since its last call.
 
-    With an `imatrix`, known as `imatrix_name`, weighted errors are added. Bytes are compared `chunk_bytes` at a time,
-    numbers `chunk_elements` at a time: 131,072 take about 4 MiB per thread with gguf's intermediate arrays.
+    An `imatrix`, called `imatrix_name`, adds weighted errors. Bytes are compared `chunk_bytes` at a time, numbers
+    `chunk_elements` at a time: 131,072 take about 4 MiB per thread with gguf's intermediate arrays.
     """
 
     by: By = By.TENSOR
@@ -142,7 +142,7 @@ class _Side:
 
 @record
 class _Measured:
-    """A tensor's report and the sums that its errors come from."""
+    """A tensor's report, and the sums behind its errors."""
 
     report: TensorData
     sums: ErrorSums | None
@@ -162,15 +162,15 @@ class _Progress:
 
 
 def data_size(a: Model, b: Model, wanted: Callable[[str], bool]) -> int:
-    """The bytes of A that `diff_data` compares, for progress."""
+    """Count the bytes of A that `diff_data` compares, for progress."""
     return sum(tensor.nbytes for name, tensor in a.tensors.items() if name in b.tensors and wanted(name))
 
 
 def diff_data(a: Model, b: Model, wanted: Callable[[str], bool], options: DataOptions) -> DataDiff:
     """Compare the data of all `wanted` tensors that both models have.
 
-    Raises `SourceError` if a file cannot be read or changed meanwhile, `PlanError` if the imatrix belongs to another
-    model.
+    Raises `SourceError` if a file cannot be read or changed during the run, `PlanError` if the imatrix belongs to
+    another model.
     """
     names = [name for name in a.tensors if name in b.tensors and wanted(name)]
     if options.imatrix is not None:
@@ -253,14 +253,14 @@ def _verdict(old: _Side, new: _Side, progress: _Progress, chunk: int) -> tuple[D
     if word is None:
         return (
             DataVerdict.NOT_COMPARED,
-            "byte orders differ, and what is in the blocks is not known well enough to swap it",
+            "byte orders differ, and the layout of the blocks is not known well enough to swap bytes",
         )
     same = _same_bytes(old, new, word, progress, chunk) and _same_factor(old.factor, new.factor)
     return (DataVerdict.SAME if same else DataVerdict.DIFFERENT), ""
 
 
 def _same_factor(old: Factor | None, new: Factor | None) -> bool:
-    """Whether the engine multiplies both weights by the same: equal bytes mean other numbers under another scale."""
+    """Whether the engine multiplies both weights by the same scale: with another, equal bytes mean other numbers."""
     if old is None or new is None:
         return old is new
     return bool((old.tensor.numpy().reshape(-1) == new.tensor.numpy().reshape(-1)).all())
@@ -285,7 +285,7 @@ def _words_reversed(data: bytes, size: int) -> bytes:
 
 
 def _only_padding_behind(old: _Side, new: _Side, length: int) -> bool:
-    """Whether the extra bytes of the longer side are padding: the size of an unknown type includes it."""
+    """Whether the extra bytes of the longer side are padding, which the size of an unknown type includes."""
     longer = max((old, new), key=lambda side: side.tensor.nbytes)
     rest = longer.tensor.nbytes - length
     if rest >= max(old.tensor.alignment, new.tensor.alignment, DEFAULT_ALIGNMENT):
@@ -294,7 +294,7 @@ def _only_padding_behind(old: _Side, new: _Side, length: int) -> bool:
 
 
 def _entry_of(tensor: Tensor, imatrix: Imatrix | None) -> ImatrixEntry | None:
-    """The tensor's entry, or None if it is missing or of another size, which only embeddings may have."""
+    """Find the tensor's entry; None if it is missing or has another size, as only an embedding's may."""
     entry = imatrix.entries.get(tensor.info.name) if imatrix else None
     return entry if entry and entry.fits(tensor.info.dims) else None
 
@@ -306,7 +306,7 @@ def _error_chunks(
     left, right = old.decoder, new.decoder
     if left is None or right is None:
         return
-    both = math.lcm(left.unit, right.unit)  # at most the rows that one side interleaves: rows are whole blocks
+    both = math.lcm(left.unit, right.unit)  # at most the rows that one side interleaves, because rows are whole blocks
     step = max(1, chunk // both) * both
     dims, elements = old.tensor.info.dims, old.tensor.info.elements
     weights = entry.weights_for(dims) if entry else None
@@ -318,7 +318,7 @@ def _error_chunks(
 
 
 def spread_weights(weights: NDArray[np.float32], dims: Sequence[int], start: int, count: int) -> NDArray[np.float32]:
-    """The weights of `count` elements from `start` of a tensor with `dims`.
+    """Spread `weights` over `count` elements from `start` of a tensor with `dims`.
 
     `weights` has the shape (matrices, dims[0]): an element has the weight of its column in its matrix. Memory grows
     with `count`, even if rows are longer.
@@ -359,7 +359,7 @@ def _role(one: _Measured) -> tuple[int, str]:
 
 
 def _layer(one: _Measured) -> tuple[int, str]:
-    """The sort key and the name of a tensor's layer; tensors outside layers come first."""
+    """Give the sort key and the name of a tensor's layer; tensors outside layers come first."""
     layer = tensor_place(one.report.name).layer
     return (-1, "no layer") if layer is None else (layer, str(layer))
 

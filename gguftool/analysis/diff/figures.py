@@ -1,6 +1,6 @@
 """Error figures between two arrays of numbers, computed from sums that can be added.
 
-Sums are kept instead of ratios, so that adding the sums of tensors gives the figures of a role, a layer or a model. All
+Keeping sums instead of ratios lets the sums of tensors be added to get the figures of a role, a layer or a model. All
 sums are float64. Pairs with a NaN or an infinity are counted and left out of the sums.
 """
 
@@ -134,7 +134,7 @@ def _sums(
 
 
 def total(sums: Iterable[ErrorSums]) -> ErrorSums:
-    """Add all of `sums`; no sums at all give zeros."""
+    """Add all of `sums`; without any, return zeros."""
     return sum(sums, ErrorSums())
 
 

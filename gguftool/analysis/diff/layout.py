@@ -1,4 +1,4 @@
-"""Layout of two models side by side: version, byte order, alignment, order, offsets; it changes no meaning."""
+"""The layout of two models side by side: version, byte order, alignment, order, offsets; it does not affect meaning."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _of_entries(a: Model, b: Model, wanted: Callable[[str], bool]) -> Iterator[L
             for n, here, there in (
                 (n, x.padded_extent.source.identity, y.padded_extent.source.identity) for n, x, y in pairs
             )
-            if here in in_a and there in in_b  # views of several extents are in no one file
+            if here in in_a and there in in_b  # views of several extents are in no single file
         ),
     )
     yield _first("offset in the data", ((n, x.info.offset, y.info.offset) for n, x, y in pairs))

@@ -1,4 +1,4 @@
-"""Metadata of two models side by side: entries added, removed, changed, and where long ones differ."""
+"""The metadata of two models side by side: entries added, removed, changed, and where long ones differ."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Diff: how two models differ.
 
-By default the meaning of a model is compared: its metadata, and its tensors' types and shapes. The layout of its files
-(order, offsets, shards, alignment, padding, byte order) and tensor data are compared only on request.
-`diff_headers(a, b)` gives the same as `diff_headers(b, a)` with the sides exchanged.
+By default this compares the meaning of a model: its metadata, and its tensors' types and shapes. It compares the layout
+of its files (order, offsets, shards, alignment, padding, byte order) and tensor data only on request.
+`diff_headers(a, b)` gives the same result as `diff_headers(b, a)`, with the sides exchanged.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _LAYOUT_KEY = re.compile(rf"split\.|(?:{re.escape(ALIGNMENT_KEY)}|gguftool\.padd
 
 @record
 class DiffOptions:
-    """What counts as a difference: with `layout` the layout too; not what one of the `ignore` patterns matches.
+    """What counts as a difference: with `layout` also the layout, with `data` also tensor data.
 
-    With `data`, tensor data is compared.
+    Whatever one of the `ignore` patterns matches does not count.
     """
 
     layout: bool = False
@@ -100,7 +100,7 @@ def diff_headers(a: ModelLike, b: ModelLike, options: DiffOptions | None = None)
 
 
 def bytes_to_compare(a: ModelLike, b: ModelLike, options: DiffOptions) -> int:
-    """The bytes of tensor data in A that a comparison with `options` reads, for progress."""
+    """Count the bytes of tensor data in A that a comparison with `options` reads, for progress."""
     return data_size(as_model(a), as_model(b), _wanted(options))
 
 
@@ -127,11 +127,11 @@ def _imatrix_remarks(a: Model, data: DataOptions | None) -> tuple[str, ...]:
     unmatched = [name for name in entries if name not in a.tensors]
     if not unmatched:
         return ()
-    return (f"{len(unmatched):,} of the {len(entries):,} imatrix entries are no tensor of A: {listed(unmatched, 3)}",)
+    return (f"{len(unmatched):,} of the {len(entries):,} imatrix entries match no tensor of A: {listed(unmatched, 3)}",)
 
 
 def _shards_that_differ(a: Model, b: Model, changes: Sequence[TensorChange], data: DataDiff | None) -> Iterator[str]:
-    """Name the files of a set in which tensors differ: those are what a user fetches again, or exchanges."""
+    """Name the files of a set in which tensors differ: a user fetches or replaces those."""
     names = {change.name for change in changes}
     if data is not None:
         names |= {one.name for one in data.tensors if one.verdict is not DataVerdict.SAME}
@@ -140,12 +140,12 @@ def _shards_that_differ(a: Model, b: Model, changes: Sequence[TensorChange], dat
         files = [base_name(name) for name in dict.fromkeys(held)]
         if files and len(model.files) > 1:
             count = f"{len(files):,} of {len(model.files):,} files"
-            yield f"{side}: the tensors that differ lie in {count}: {listed(files, 8)}"
+            yield f"{side}: the tensors that differ are in {count}: {listed(files, 8)}"
 
 
 def _remarks(side: str, model: Model) -> tuple[str, ...]:
     remarks = [f"{side}: {text}" for text in model.remarks]
     if model.missing:
         shown = listed(model.missing, 2)
-        remarks.append(f"{side} is not complete, tensors in missing shards count as not there: {shown}")
+        remarks.append(f"{side} is incomplete; tensors in missing shards count as absent: {shown}")
     return tuple(remarks)

@@ -1,6 +1,6 @@
-"""Tensors of two models side by side: added, removed, of another type or shape; single, and grouped over layers.
+"""The tensors of two models side by side: added, removed, of another type or shape; single, and grouped over layers.
 
-What metadata and tensors have in common comes first: pairing two mappings by key, and the kind of a change.
+The parts shared with metadata come first: pairing two mappings by key, and the kind of a change.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Change(Enum):
 
 
 def paired(old: Mapping[K, V], new: Mapping[K, V]) -> Iterator[tuple[K, V | None, V | None]]:
-    """Yield every key with its two values (None: missing there), in the order of `old`, then what `new` adds."""
+    """Yield every key with its two values (None if missing), in the order of `old`, then those that `new` adds."""
     for key, value in old.items():
         yield key, value, new.get(key)
     for key, value in new.items():
@@ -36,7 +36,7 @@ def paired(old: Mapping[K, V], new: Mapping[K, V]) -> Iterator[tuple[K, V | None
 
 
 def change_of(old: object | None, new: object | None) -> Change:
-    """The kind of change between two values, at most one of them None."""
+    """Name the kind of change between two values, at most one of them None."""
     if old is None:
         return Change.ADDED
     return Change.REMOVED if new is None else Change.CHANGED
@@ -54,7 +54,7 @@ class TensorSide:
 
 @record
 class TensorChange:
-    """A tensor that only one side has, or with another type or shape (trailing ones do not count)."""
+    """A tensor that only one side has, or that has another type or shape (trailing 1s do not count)."""
 
     name: str
     change: Change

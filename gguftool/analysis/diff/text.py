@@ -1,8 +1,8 @@
 """How two long texts differ: as lines with context, or as the first place that differs.
 
-difflib matches the lines, and its cost grows at least with the square of their number. So for texts with very many
-lines (no chat template has them) and with very long ones (where a line would not show what differs), only the first
-place that differs is given.
+difflib matches the lines, and its cost grows at least with the square of their number. So texts with very many lines
+(no chat template has them) or with very long lines (which would not show what differs) get only the first place that
+differs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class TextDifference:
 
 
 def text_difference(old: str, new: str) -> TextDifference:
-    """Compare two texts; `text_difference(b, a)` gives the same with the sides exchanged."""
+    """Compare two texts; `text_difference(b, a)` gives the same result with the sides exchanged."""
     at = _common_start(old, new)
     start = max(0, at - _BEFORE)
     return TextDifference(
@@ -48,7 +48,7 @@ def text_difference(old: str, new: str) -> TextDifference:
 
 
 def _common_start(old: str, new: str) -> int:
-    """The length of the common start, found by bisection: comparing slices is fast."""
+    """Find the length of the common start by bisection: comparing slices is fast."""
     low, high = 0, min(len(old), len(new))
     while low < high:
         middle = (low + high + 1) // 2
@@ -60,7 +60,7 @@ def _common_start(old: str, new: str) -> int:
 
 
 def _unified(old: list[str], new: list[str]) -> Iterator[str]:
-    swap = new < old  # always match in the same order: difflib's answer depends on it
+    swap = new < old  # always match in the same order, because difflib's answer depends on it
     for group in _groups(new, old) if swap else _groups(old, new):
         spans = [(after, before) if swap else (before, after) for before, after in group]
         yield f"@@ -{_range(s[0] for s in spans)} +{_range(s[1] for s in spans)} @@"

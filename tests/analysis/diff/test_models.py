@@ -607,7 +607,7 @@ def test_the_shards_in_which_tensors_differ_are_named(tmp_path: Path) -> None:
     a, b = _set_of_three(tmp_path / "a"), _set_of_three(tmp_path / "b", layer=1)
     found = diff_headers(a, b)
     shard = "m-00003-of-00003.gguf"
-    assert found.remarks == tuple(f"{side}: the tensors that differ lie in 1 of 3 files: {shard}" for side in "AB")
+    assert found.remarks == tuple(f"{side}: the tensors that differ are in 1 of 3 files: {shard}" for side in "AB")
 
 
 def test_no_shard_is_named_where_nothing_differs_or_there_is_one_file(tmp_path: Path) -> None:
