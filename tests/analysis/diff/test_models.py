@@ -587,7 +587,7 @@ def test_missing_shards_are_said(tmp_path: Path) -> None:
         (tmp_path / shard.name).symlink_to(shard)
     report = diff_headers(open_model(source), open_model(tmp_path))
     assert [change.change for change in report.tensors] == [Change.REMOVED]
-    assert "B is not complete" in report.remarks[0]
+    assert "B is incomplete" in report.remarks[0]
     assert shards[-1].name in report.remarks[0]
 
 
