@@ -71,7 +71,7 @@ WRONG = {
     "a name that is a number": ("general.name=u32:2", "K02", "'general.name' is UINT32; it must be STRING"),
     "a file type that is a text": ("general.file_type=str:Q8_0", "H02", "general.file_type is STRING"),
     "too many layers": ("llama.block_count=3", "S11", "1 of 3 layers have no tensor"),
-    "heads that do not divide": ("llama.attention.head_count=7", "A02", "by the metadata it is"),
+    "heads that do not divide": ("llama.attention.head_count=7", "A02", "by the metadata it should be"),
     "a width that tensors have not": ("llama.embedding_length=32", "A02", "llama.embedding_length"),
     "an unknown architecture": ("general.architecture=str:llamma", "K01", "the nearest name is 'llama'"),
     "an unknown tokenizer": ("tokenizer.ggml.model=str:gpt5", "V01", "tokenizer.ggml.model is 'gpt5'"),
@@ -153,7 +153,7 @@ def test_the_way_out_of_a_wrong_type_works_as_it_stands(good: Path) -> None:
     done = run_gguftool(
         "edit", good, "--set", "llama.block_count=u64:2", "--force-type", "-o", good.with_name("o.gguf")
     )
-    command = re.search(r"'gguftool ([^']*)' writes it so", done.stderr.decode())
+    command = re.search(r"'gguftool ([^']*)' writes it with that type", done.stderr.decode())
     assert command, done.stderr
     assert run_gguftool(*shlex.split(command[1])).returncode == 0
     assert check(str(good.with_name("m-new.gguf"))).able == BOTH

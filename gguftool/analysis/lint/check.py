@@ -1,7 +1,7 @@
 """Check a model: whether it is a GGUF, is sound, and will run in an engine.
 
-The doctor answers the first question, lint rules answer the others. Files that are not a readable GGUF end the check:
-the rest of a set could only be judged wrongly.
+The doctor answers the first question, lint rules answer the others. A file that is not a readable GGUF ends the check:
+without it, the rest of a set would be judged wrongly.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ if TYPE_CHECKING:
 _RULE_MODULES = (layers, loaders, tensors_map, shards, file, types, scales, keys, vocabulary, tensor_set)
 
 _PARTS = {"K": "metadata", "V": "vocabulary", "A": "tensor names and dims"}  # by the letter of their rules
-MAX_TOKENS = 50  # with the prompt they fit into the context of 64 tokens that engines are asked with
-_NOT_LOOKED = "remote, so nothing but heads was read: F07 and F19 look into data; --data lets them"
+MAX_TOKENS = 50  # with the prompt they fit into the context of 64 tokens that engines are started with
+_NOT_LOOKED = "remote, so only heads were read: F07 and F19 look into data; --data allows it"
 
 
 @record
 class CheckOptions:
-    """What to look for; empty `engines` means both, and weighs findings, see docs/lint.md.
+    """What to look for; empty `engines` means both, and weighs findings (docs/lint.md).
 
-    `select` and `ignore` hold codes or their beginnings (``S`` means all of S01 to S11). `load` names an engine to ask,
+    `select` and `ignore` hold codes or their beginnings (``S`` means all of S01 to S11). `load` names an engine to ask:
     xllamacpp or a program's path; it generates `run` tokens, at most `MAX_TOKENS`.
     """
 
@@ -75,12 +75,12 @@ class CheckOptions:
 
 @record
 class CheckReport:
-    """The result; `diagnoses` are about files that are not a readable GGUF, and then no rule ran.
+    """The result; `diagnoses` are about files that are not a readable GGUF: if there are any, no rule ran.
 
     `engines` are those that rules ran for, `able` those without an error. `judged_by` names their releases.
-    `not_judged` is what was not looked at: groups of rules that were not run, codes that could not be evaluated.
-    `load` is what an engine did that was asked. `groups` are the diagnoses, or else the findings, by cause.
-    `paths` are the names of the files that could be read, as they were opened.
+    `not_judged` names what was skipped: groups of rules that did not run, codes that could not be evaluated. `load`
+    reports on an engine that was asked. `groups` are the diagnoses, or else the findings, by cause. `paths` are the
+    names of the files that could be read, as they were opened.
     """
 
     model: str
@@ -100,7 +100,7 @@ class CheckReport:
     paths: tuple[str, ...] = ()
 
     def count(self, severity: Severity) -> int:
-        """The number of problems of `severity`: findings with one cause count once."""
+        """Count the problems of `severity`: findings with one cause count once."""
         return sum(group.severity is severity for group in self.groups)
 
     def reaches(self, threshold: Severity) -> bool:
@@ -116,14 +116,14 @@ class CheckReports:
 
 
 def codes() -> tuple[str, ...]:
-    """Every code: those of rules and those of diagnoses."""
+    """List every code: those of rules and those of diagnoses."""
     return tuple(sorted({rule.code for rule in RULES} | set(DIAGNOSES) | set(ENGINE_CODES)))
 
 
 def check(spec: ModelLike, options: CheckOptions | None = None) -> CheckReport:
-    """Check the model that `spec` names, or one that is open.
+    """Check the model that `spec` names, or an open one.
 
-    Raises `SourceError` only if there are several models: what cannot be read is a diagnosis.
+    Raises `SourceError` only if there are several models: a file that cannot be read is a diagnosis.
     """
     options = options or CheckOptions()
     if isinstance(spec, Model):
@@ -139,7 +139,7 @@ def check(spec: ModelLike, options: CheckOptions | None = None) -> CheckReport:
 
 
 def check_each(specs: Sequence[str], options: CheckOptions | None = None) -> CheckReports:
-    """Check several models; one of which a file was looked at already, as another shard of its set, is left out."""
+    """Check several models; skip one if its file was already checked as a shard of another's set."""
     reports: list[CheckReport] = []
     seen: set[str] = set()
     for spec in specs:
@@ -158,7 +158,7 @@ def _check_files(
     count: int,
     options: CheckOptions,
 ) -> CheckReport:
-    """Check the `files` that could be read of a model of `count` files; `diagnoses` are about the others."""
+    """Check the readable `files` of a model of `count` files; `diagnoses` are about the others."""
     target = _target(spec, files, options) if files else None
     diagnoses += _truncations(target) if target else ()
     if diagnoses or target is None:
@@ -189,8 +189,8 @@ def _check_files(
 def _asked(
     report: CheckReport, files: Sequence[ModelFile], findings: tuple[Finding, ...], options: CheckOptions
 ) -> CheckReport:
-    """Ask the engine that the options name, too; an engine that did not take the model is not able to run it."""
-    from gguftool.analysis.lint.loading import load_in  # child processes and HTTP, for --load alone
+    """Also ask the engine that the options name; an engine that did not accept the model is not able to run it."""
+    from gguftool.analysis.lint.loading import load_in  # child processes and HTTP, only for --load
 
     load, found, engine = load_in(options.load, files, options.run, findings)
     wanted = tuple(finding for finding in found if _is_wanted(finding.code, options))
@@ -199,13 +199,13 @@ def _asked(
 
 
 def _not_judged(target: LintTarget, findings: Sequence[Finding], rules: Sequence[LintRule]) -> tuple[str, ...]:
-    """What no rule looked at: groups of rules that were not asked for, and codes that could not be evaluated."""
+    """List what no rule looked at: groups of rules that were not requested, and codes that could not be evaluated."""
     run = {rule.code for rule in rules}
     left_out = {rule.code for rule in RULES} - run
     letters = {code[0] for code in left_out}
     if not has_head(target):
         letters |= set(_PARTS)
-    if any(finding.code == "K01" for finding in findings):  # what the architecture asks for is not known either
+    if any(finding.code == "K01" for finding in findings):  # then the architecture's requirements are unknown, too
         letters |= {"K", "A"}
     undecided = sorted({finding.code for finding in findings if finding.undecided and finding.code in run})
     return (*(words for letter, words in _PARTS.items() if letter in letters), *undecided)
@@ -237,18 +237,18 @@ def _unreadable(spec: str, diagnoses: tuple[Finding, ...], files: int, options: 
 
 
 def _choose(spec: str, groups: Sequence[Group]) -> tuple[list[Member], tuple[str, ...]]:
-    """The members of the only complete group, else those of all groups, as `open_model` does."""
+    """Choose the members of the only complete group, else those of all groups, as `open_model` does."""
     complete = models_of(groups)
     if len(complete) > 1:
         names = listed([group.name for group in complete])
-        raise SourceError(f"{len(complete)} models lie here; name one of them: {names}", source=spec)
+        raise SourceError(f"there are {len(complete)} models here; name one of them: {names}", source=spec)
     if not complete:
         return [member for group in groups for member in group.members], ()
     return complete[0].members, (*complete[0].remarks, *left_out(groups, complete[0]))
 
 
 def _read(members: Sequence[Member]) -> tuple[list[ModelFile], tuple[Finding, ...]]:
-    """Read all heads; return the files, and the diagnoses of those that are not a readable GGUF."""
+    """Read all heads; return the files, and diagnoses of those that are not a readable GGUF."""
 
     def read(member: Member) -> ModelFile | Finding:
         try:

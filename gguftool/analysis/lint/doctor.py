@@ -1,8 +1,8 @@
-"""The doctor: what a file is that should be a GGUF and cannot be read as one.
+"""The doctor: says what a file is if it should be a GGUF but cannot be read as one.
 
-The first bytes are compared with tables of signatures; a file that no table knows is judged by its name and by how far
-the head parses. At most a few kilobytes are read, whatever the size of the file; but a file that may end inside its
-head is read whole, up to `MAX_REPARSE`.
+It compares the first bytes with tables of signatures, and judges a file that no table knows by its name and by how far
+the head parses. It reads at most a few kilobytes, whatever the size of the file; but it reads a file that may end
+inside its head whole, up to `MAX_REPARSE`.
 
 The causes are collected from bug reports of llama.cpp, Ollama, Hugging Face's viewer and others.
 """
@@ -36,9 +36,9 @@ from gguftool.storage.sources.locate import is_local_folder, is_url, siblings
 from gguftool.storage.sources.source import RemoteSource, Source
 
 HEAD_READ = 4096
-SAMPLES = 8  # places where the data behind a zeroed head is sampled
+SAMPLES = 8  # places to sample in the data after a zeroed head
 SAMPLE_READ = 512
-MAX_REPARSE = 64 << 20  # bytes; larger files are not read whole to tell a cut head from a damaged one
+MAX_REPARSE = 64 << 20  # bytes; larger files are not read whole to distinguish a cut head from a damaged one
 MAX_REFETCH = 4 << 20  # the same for a remote file
 FIRST_SHOWN = 64  # bytes of a remote file, which may be a server's message
 PARTS_LISTED = 99
@@ -50,16 +50,16 @@ DIAGNOSES = {
     "N03": "an empty file",
     "N04": "a git-lfs pointer",
     "N05": "a web page",
-    "N06": "an error message of a server",
+    "N06": "a server's error message",
     "N07": "a zeroed head: the write or download was interrupted",
     "N08": "a part of a file that was split by bytes",
     "N09": "truncated",
     "N10": "a model file from before GGUF",
     "N11": "another kind of file",
     "N12": "an importance matrix in the old format",
-    "N13": "a GGUF version that nobody knows",
+    "N13": "an unknown GGUF version",
     "N14": "a damaged head",
-    "N15": "no GGUF, and nothing that is known",
+    "N15": "neither a GGUF nor any known kind of file",
     "N16": "more than gguftool reads",
 }
 
@@ -91,12 +91,12 @@ _ANCIENT = tuple(
 
 _OTHERS = (
     Signature(magic=b"\x1f\x8b", kind="gzip", way_out=f"{_UNPACK}: gunzip"),
-    Signature(magic=b"\x28\xb5\x2f\xfd", kind="zstd (Thireus' .zbst are such)", way_out=f"{_UNPACK}: zstd -d"),
+    Signature(magic=b"\x28\xb5\x2f\xfd", kind="zstd (like Thireus' .zbst)", way_out=f"{_UNPACK}: zstd -d"),
     Signature(magic=b"BZh", kind="bzip2", way_out=f"{_UNPACK}: bunzip2 or lbzip2 -d"),
     Signature(magic=b"\xfd7zXZ\0", kind="xz", way_out=f"{_UNPACK}: unxz"),
     Signature(magic=b"7z\xbc\xaf\x27\x1c", kind="7-Zip", way_out=f"{_UNPACK}: 7z x"),
     Signature(magic=b"Rar!", kind="RAR", way_out=f"{_UNPACK}: unrar x"),
-    Signature(magic=b"PK\x03\x04", kind="zip, or a PyTorch checkpoint in one", way_out=f"{_UNPACK}; else {_TORCH}"),
+    Signature(magic=b"PK\x03\x04", kind="zip, or a zipped PyTorch checkpoint", way_out=f"{_UNPACK}; else {_TORCH}"),
     Signature(magic=b"MZ", kind="a llamafile or another program", way_out="unzip -l shows whether a .gguf is inside"),
     Signature(magic=b"\x7fELF", kind="a Linux program", way_out="fetch the model itself"),
     Signature(magic=b"\x80\x02", kind="a Python pickle", way_out=f"loading it runs code; {_TORCH}"),
@@ -116,9 +116,9 @@ _MESSAGES = (
     (b"unauthorized", "a token is needed: hf auth login"),
     (b"forbidden", "the link has expired or a token is needed"),
     (b"not found", "the address is wrong"),
-    (b"<?xml", "the link has expired: fetch the file anew"),
-    (b'{"error', "fetch the file anew"),
-    (b'{"message', "fetch the file anew"),
+    (b"<?xml", "the link has expired: fetch the file again"),
+    (b'{"error', "fetch the file again"),
+    (b'{"message', "fetch the file again"),
 )
 
 # Names of parts: the stem, then the number or letters that give the order.
@@ -139,7 +139,9 @@ _PARTS = (
 def diagnose_absent(name: str, error: SourceError) -> Finding:
     """Diagnose a path that could not be opened as one or more files."""
     if is_url(name):
-        return _finding("N01", without_secrets(name), error.message, "check the address; the message says what came")
+        return _finding(
+            "N01", without_secrets(name), error.message, "check the address; the message shows what the server sent"
+        )
     if is_local_folder(name):
         inside = _entries(name)
         parts = [entry for entry in inside if _part_of(entry)]
@@ -159,7 +161,7 @@ def diagnose_absent(name: str, error: SourceError) -> Finding:
         entries = _entries(folder or ".")
         parts = [entry for entry in entries if (part := _part_of(entry)) and _output(part["stem"]) == base]
         if parts:
-            return _finding("N08", name, "only its parts are there", _cat(folder, parts[0], entries))
+            return _finding("N08", name, "only its parts exist", _cat(folder, parts[0], entries))
         stem = base.removesuffix(".gguf")
         shards = [entry for entry in entries if stem and entry.startswith(f"{stem}-00001-of-")]
         if shards:
@@ -182,7 +184,7 @@ def _diagnose(source: Source, error: GGUFToolError) -> Finding:
         return _finding("N01", source.name, str(error.message), "")
     if source.size == 0:
         return _finding(
-            "N03", source.name, "0 bytes", "the download failed, or it was named as output by mistake: fetch anew"
+            "N03", source.name, "0 bytes", "the download failed, or it was named as output by mistake: fetch it again"
         )
     head = source.read_at(0, min(HEAD_READ, source.size))
     for look in (_pointer, _server_text, _part, _ancient, _zeroed, _other, _old_imatrix, _bad_head):
@@ -190,11 +192,11 @@ def _diagnose(source: Source, error: GGUFToolError) -> Finding:
         if found is not None:
             return found
     shown = printable(head[:16].decode("latin-1"))
-    return _finding("N15", source.name, f"the first bytes are '{shown}', expected 'GGUF'", "fetch the file anew")
+    return _finding("N15", source.name, f"the first bytes are '{shown}', expected 'GGUF'", "fetch the file again")
 
 
 def diagnose_truncation(file: ModelFile, tensors: tuple[TensorView, ...]) -> Finding | None:
-    """Diagnose a file that has a sound head but lacks data of its `tensors`, or None if all data is there."""
+    """Diagnose a file that has a sound head but lacks data of its `tensors`; return None if it has all data."""
     hit = out_of_file(tensors)
     if not hit:
         return None
@@ -203,15 +205,15 @@ def diagnose_truncation(file: ModelFile, tensors: tuple[TensorView, ...]) -> Fin
     names = tuple(tensor.name for tensor in hit)
     if needed > 2 * likely + (1 << 20):
         message = f"{_lies(hit)} at offset {needed:,} of a file of {size:,} bytes: the offset is damaged"
-        return _finding("N14", file.source.name, message, "fetch or make the file anew", names)
-    message = f"{needed - size:,} of {needed:,} bytes are missing; {_lies(hit)} hit, of {len(tensors):,}"
+        return _finding("N14", file.source.name, message, "fetch or make the file again", names)
+    message = f"{needed - size:,} of {needed:,} bytes are missing, from {_lies(hit)} of {len(tensors):,}"
     part = _part_of(os.path.basename(file.source.name))
     if part:
         folder, base = os.path.split(file.source.name)
         return _finding(
             "N08", file.source.name, f"the first part: {message}", _cat(folder, base, _entries(folder or ".")), names
         )
-    way_out = "resume the download (hf download, curl -C -), or copy it anew; compare the size with the publisher's"
+    way_out = "resume the download (hf download, curl -C -), or copy it again; compare the size with the publisher's"
     return _finding("N09", file.source.name, message, way_out, names)
 
 
@@ -286,10 +288,10 @@ def _zeroed(source: Source, head: bytes, _: GGUFToolError) -> Finding | None:
     places = [source.size * at // (SAMPLES + 1) for at in range(1, SAMPLES + 1)]
     filled = sum(any(source.read_at(at, min(SAMPLE_READ, source.size - at))) for at in places)
     what = "only the magic is there" if only_magic else "the first bytes are zero"
-    message = f"{what}; behind it there is data at {filled} of {SAMPLES} places looked at"
-    way_out = "fetch or make it anew: writers put the head last, so the write did not end"
+    message = f"{what}; after that there is data at {filled} of {SAMPLES} sampled places"
+    way_out = "fetch or make it again: writers put the head last, so the write did not finish"
     if filled:
-        way_out += "; the data may be whole, and the head of a file of the same model and types would fit"
+        way_out += "; the data may be whole, and the head of a file with the same model and types would fit"
     return _finding("N07", source.name, message, way_out)
 
 
@@ -299,7 +301,7 @@ def _old_imatrix(source: Source, head: bytes, _: GGUFToolError) -> Finding | Non
         return None
     message = f"{start[0]:,} entries, the first for {printable(start[1])}"
     command = command_line("imatrix", "show", source.name)
-    way_out = f"{command} tells what is in it; llama-quantize takes it with --imatrix"
+    way_out = f"{command} shows what is in it; llama-quantize takes it with --imatrix"
     return _finding("N12", source.name, message, way_out)
 
 
@@ -307,15 +309,15 @@ def _bad_head(source: Source, head: bytes, error: GGUFToolError) -> Finding | No
     if head[:4] != MAGIC:
         return None
     if error.where == "version":
-        return _finding("N13", source.name, error.message, "update this tool, or fetch the file anew")
+        return _finding("N13", source.name, error.message, "update gguftool, or fetch the file again")
     place = f"{error.where}, offset {error.offset:,}" if error.offset is not None else f"{error.where}"
     if _is_cut(source):
         message = f"the file of {source.size:,} bytes ends inside its head ({place})"
-        return _finding("N09", source.name, message, "resume the download, or copy it anew")
+        return _finding("N09", source.name, message, "resume the download, or copy it again")
     if isinstance(error, LimitError):
         way_out = "this is a limit of gguftool, and the file may be sound; if its sha256 is right, please report it"
         return _finding("N16", source.name, f"{place}: {error.message}", way_out)
-    return _finding("N14", source.name, f"{place}: {error.message}", "fetch the file anew, and compare its sha256")
+    return _finding("N14", source.name, f"{place}: {error.message}", "fetch the file again, and compare its sha256")
 
 
 def _is_cut(source: Source) -> bool:
@@ -344,12 +346,12 @@ def _part(source: Source, head: bytes, _: GGUFToolError) -> Finding | None:
     if part is None or _by_signature("N11", _OTHERS, source, head):
         return None
     entries = _entries(folder or ".")
-    first = "" if head[:4] == MAGIC else "it does not start with GGUF, as any but the first part; "
+    first = "" if head[:4] == MAGIC else "it does not start with GGUF, like any part but the first; "
     return _finding("N08", source.name, f"{first}part {part['number']}", _cat(folder, base, entries))
 
 
 def _cat(folder: str, base: str, entries: Sequence[str]) -> str:
-    """The command that joins the parts beside `base`, in order."""
+    """Write the command that joins `base` and the other parts, in order."""
     wanted = _part_of(base)
     stem = wanted["stem"] if wanted else base
     parts = [(part["number"], entry) for entry in entries if (part := _part_of(entry)) and part["stem"] == stem]
@@ -367,7 +369,7 @@ def _output(stem: str) -> str:
 
 
 def _entries(folder: str) -> list[str]:
-    """The names of the visible files in a folder, or none if it cannot be listed."""
+    """List the names of the visible files in a folder; empty if it cannot be listed."""
     try:
         return [os.path.basename(path) for path in siblings(os.path.join(folder, ""), "")]
     except SourceError:

@@ -26,12 +26,12 @@ from gguftool.model.model import ModelFile
 _T = TypeVar("_T")
 
 MAX_KEY = 65535  # bytes; docs/gguf.md
-PADDING_SAMPLES = 16  # paddings looked at in a whole model
+PADDING_SAMPLES = 16  # paddings to sample in a whole model
 PADDING_READ = 4096  # bytes read of one padding
-DATA_SAMPLES = 24  # tensors looked into in a whole model
+DATA_SAMPLES = 24  # tensors to sample in a whole model
 DATA_READ = 256  # bytes read at each of three places of one
 SMALLEST_SAMPLED = 64 << 10  # smaller tensors may well be zero: biases, scales
-TAIL_READ = 64 << 10  # bytes behind the data that are searched for another head
+TAIL_READ = 64 << 10  # bytes after the data to search for another head
 
 
 def spread(items: Sequence[_T], count: int) -> list[_T]:
@@ -49,28 +49,28 @@ def _shown(file: ModelFile) -> str:
 # --- sizes and offsets -----------------------------------------------------------------------------------------------
 
 
-@rule("F01", Severity.ERROR, way_out="the file was written with other sizes or is damaged: fetch or make it anew")
+@rule("F01", Severity.ERROR, way_out="the file was written with other sizes or is damaged: fetch or make it again")
 def data_too_short(target: LintTarget) -> Iterator[Hit]:
-    """A tensor has less room than its type needs."""
+    """A tensor has less space than its type needs."""
     short = (
         t
         for t in target.tensors
         if t.nbytes is not None and 0 < t.room < t.nbytes and not t.lacks_row_meta and not _shares_start(t)
     )
-    yield from hits_by_message(short, lambda t: f"{t.type} data of {t.nbytes:,} bytes has room for {t.room:,}")
+    yield from hits_by_message(short, lambda t: f"{t.type} data of {t.nbytes:,} bytes has space for {t.room:,}")
 
 
 @rule(
     "F02",
     Severity.ERROR,
-    way_out="the missing scales are not in the file: quantize these tensors anew with a current ik_llama.cpp",
+    way_out="the missing scales are not in the file: quantize these tensors again with a current ik_llama.cpp",
 )
 def row_meta_forgotten(target: LintTarget) -> Iterator[Hit]:
     """The row metadata of the type was forgotten when offsets were computed."""
 
     def describe(tensor: TensorView) -> str:
         meta = tensor.traits.row_meta_size if tensor.traits else 0
-        return f"{tensor.type} keeps {meta} more bytes in each row, and there is room for the blocks alone"
+        return f"{tensor.type} keeps {meta} more bytes in each row, but there is space only for the blocks"
 
     yield from hits_by_message((t for t in target.tensors if t.lacks_row_meta), describe)
 
@@ -87,14 +87,14 @@ def unexplained_gap(target: LintTarget) -> Iterator[Hit]:
             continue
         extra = tensor.room - tensor.nbytes
         if extra >= max(tensor.alignment, DEFAULT_ALIGNMENT):
-            yield Hit(message=f"{extra:,} bytes behind the {tensor.nbytes:,} of {tensor.type}", tensors=(tensor.name,))
+            yield Hit(message=f"{extra:,} bytes after the {tensor.nbytes:,} of {tensor.type}", tensors=(tensor.name,))
 
 
 def _shares_start(tensor: TensorView) -> bool:
     return tensor.room == 0 and not tensor.is_last
 
 
-@rule("F04", Severity.ERROR, way_out="one of the offsets is damaged: fetch or make the file anew")
+@rule("F04", Severity.ERROR, way_out="one of the offsets is damaged: fetch or make the file again")
 def same_offset(target: LintTarget) -> Iterator[Hit]:
     """Two tensors start at the same place."""
     filled = [tensor for tensor in target.tensors if tensor.nbytes != 0]
@@ -113,17 +113,17 @@ def offsets_not_ascending(target: LintTarget) -> Iterator[Hit]:
         back = next((at for at in range(1, len(offsets)) if offsets[at] < offsets[at - 1]), None)
         if back is not None:
             name = target.files[index].header.tensors[back].name
-            yield Hit(message=f"the data of tensor info {back} lies before that of the one before it", tensors=(name,))
+            yield Hit(message=f"the data of tensor info {back} lies before that of the previous one", tensors=(name,))
 
 
 @rule("F06", Severity.ERROR, way_out="'gguftool merge FILE -o NEW' writes aligned offsets, if the data is right")
 def offset_not_aligned(target: LintTarget) -> Iterator[Hit]:
-    """A tensor's offset is no multiple of the alignment."""
+    """A tensor's offset is not a multiple of the alignment."""
     off = (t for t in target.tensors if t.info.offset % t.alignment)
-    yield from hits_by_message(off, lambda t: f"offset is no multiple of {t.alignment}")
+    yield from hits_by_message(off, lambda t: f"offset is not a multiple of {t.alignment}")
 
 
-@rule("F07", Severity.WARNING, way_out="harmless to engines; 'gguftool merge FILE -o NEW --align 64' writes it anew")
+@rule("F07", Severity.WARNING, way_out="harmless to engines; 'gguftool merge FILE -o NEW --align 64' rewrites it")
 def padding_not_zero(target: LintTarget) -> Iterator[Hit]:
     """Padding between tensors is not zero."""
     if not target.looks_into_data:
@@ -136,7 +136,7 @@ def padding_not_zero(target: LintTarget) -> Iterator[Hit]:
         if any(target.files[tensor.file].source.read_at(tensor.start + (tensor.nbytes or 0), length)):
             dirty.append(tensor.name)
     if dirty:
-        message = f"bytes other than zero in {len(dirty)} of {len(looked)} paddings looked at"
+        message = f"bytes other than zero in {len(dirty)} of {len(looked)} sampled paddings"
         yield Hit(message=message, tensors=tuple(dirty))
 
 
@@ -153,7 +153,7 @@ def odd_alignment(target: LintTarget) -> Iterator[Hit]:
 @rule(
     "F14",
     Severity.WARNING,
-    way_out="its size is a guess (the gap to the next tensor); ask who made the file which fork reads it",
+    way_out="its size is a guess (the gap to the next tensor); ask the file's author which fork reads it",
 )
 def unknown_type(target: LintTarget) -> Iterator[Hit]:
     """A tensor has a type that neither engine knows."""
@@ -162,12 +162,12 @@ def unknown_type(target: LintTarget) -> Iterator[Hit]:
 
 def _describe_unknown(tensor: TensorView) -> str:
     holders = [f"{other.name} ({other.holder})" for other in other_meanings(tensor.info.type)]
-    return f"{tensor.type}" + (f", which has been {', '.join(holders)}" if holders else " is nobody's type")
+    return f"{tensor.type}" + (f", which has been {', '.join(holders)}" if holders else " is not a known type")
 
 
-@rule("T04", Severity.WARNING, way_out="load it with the fork it was made for, or quantize anew")
+@rule("T04", Severity.WARNING, way_out="load it with the fork it was made for, or quantize again")
 def forks_type(target: LintTarget) -> Iterator[Hit]:
-    """A tensor's room fits what a fork calls this type id, not what the engines do."""
+    """A tensor's space fits what a fork means by this type id, not what the engines mean."""
     for tensor in target.tensors:
         if tensor.is_last or (tensor.nbytes is not None and tensor.nbytes <= tensor.room < tensor.nbytes + 32):
             continue
@@ -177,7 +177,7 @@ def forks_type(target: LintTarget) -> Iterator[Hit]:
             if (size := layout_nbytes(other, tensor.info.dims)) and size <= tensor.room < size + 32
         ]
         if fitting:
-            message = f"{tensor.room:,} bytes are not {tensor.type}; they fit {' or '.join(fitting)}"
+            message = f"{tensor.room:,} bytes do not fit {tensor.type}; they fit {' or '.join(fitting)}"
             yield Hit(message=message, tensors=(tensor.name,))
 
 
@@ -195,7 +195,7 @@ def _keys(kvs: Sequence[KV]) -> str:
     return ", ".join(f"'{printable(kv.key, 80)}'" for kv in kvs[:4]) + (" ..." if len(kvs) > 4 else "")
 
 
-@rule("F09", Severity.ERROR, way_out="leave one of them; llama.cpp refuses the file, ik_llama.cpp takes the first")
+@rule("F09", Severity.ERROR, way_out="keep one of them; llama.cpp refuses the file, ik_llama.cpp takes the first")
 def duplicate_keys(target: LintTarget) -> Iterator[Hit]:
     """A metadata key occurs twice."""
     for file in target.files:
@@ -207,18 +207,18 @@ def duplicate_keys(target: LintTarget) -> Iterator[Hit]:
 
 
 def _leave_the_first(target: LintTarget, file: ModelFile, keys: Sequence[str]) -> str:
-    """The command that leaves the first of each of `keys`, or "" if a value is no single one."""
+    """Write the command that keeps only the first of each of `keys`; "" if a value is an array."""
     first = [file.header.get(key) for key in keys]
     kvs = [kv for kv in first if kv is not None and kv.type is not ValueType.ARRAY]
     if len(kvs) < len(keys) or file is not target.files[0]:
         return ""
     words = [word for kv in kvs for word in ("--remove", kv.key, "--set", f"{kv.key}={value_text(kv)}")]
-    return edit_command(target, *words, does="leaves the first")
+    return edit_command(target, *words, does="keeps the first")
 
 
 @rule("F10", Severity.WARNING, way_out="give it an ASCII name of at most 65,535 bytes")
 def odd_keys(target: LintTarget) -> Iterator[Hit]:
-    """A metadata key is not as the specification wants it."""
+    """A metadata key does not follow the specification."""
 
     def odd(kv: KV) -> bool:
         return not kv.key.isascii() or len(kv.key) > MAX_KEY
@@ -229,7 +229,7 @@ def odd_keys(target: LintTarget) -> Iterator[Hit]:
 
 
 def _give_ascii_names(target: LintTarget, keys: Sequence[str]) -> str:
-    """The command that renames `keys`, numbered where two would get one name; "" if there is no such command."""
+    """Write the command that renames `keys`, numbered if two would get the same name; "" if no command can."""
     names = [re.sub(r"[^!-~]", "_", key) for key in keys]
     counts = Counter(names)
     names = [name if counts[name] == 1 else f"{name}_{number}" for number, name in enumerate(names, 1)]
@@ -240,7 +240,7 @@ def _give_ascii_names(target: LintTarget, keys: Sequence[str]) -> str:
     return edit_command(target, *words, does="gives ASCII names")
 
 
-@rule("F11", Severity.WARNING, way_out="make the file anew with a writer that writes 0 and 1")
+@rule("F11", Severity.WARNING, way_out="make the file again with a writer that writes 0 and 1")
 def odd_bools(target: LintTarget) -> Iterator[Hit]:
     """A BOOL value is neither 0 nor 1."""
 
@@ -256,7 +256,7 @@ def odd_bools(target: LintTarget) -> Iterator[Hit]:
         yield Hit(message=f"bytes other than 0 and 1 in {_keys(found)}", where=_shown(file), way_out=way_out)
 
 
-@rule("F12", Severity.WARNING, way_out="engines show it broken: set it anew with --set KEY=str:TEXT of gguftool edit")
+@rule("F12", Severity.WARNING, way_out="engines show it garbled: set it again with --set KEY=str:TEXT of gguftool edit")
 def not_utf8(target: LintTarget) -> Iterator[Hit]:
     """Text is not UTF-8."""
 
@@ -267,7 +267,7 @@ def not_utf8(target: LintTarget) -> Iterator[Hit]:
         yield Hit(message=f"bytes that are not UTF-8 in {_keys(found)}", where=_shown(file))
     names = tuple(tensor.name for tensor in target.tensors if not _is_utf8(tensor.name))
     if names:
-        way_out = "edit does not rename tensors: convert or fetch the model anew"
+        way_out = "edit does not rename tensors: convert or fetch the model again"
         yield Hit(message="bytes that are not UTF-8 in tensor names", tensors=names, way_out=way_out)
 
 
@@ -305,11 +305,11 @@ def _is_hostile(text: str) -> bool:
     way_out="take the metadata from the original model",
 )
 def no_architecture(target: LintTarget) -> Iterator[Hit]:
-    """The model does not say its architecture."""
+    """The model does not name its architecture."""
     later_shard = (target.split_keys[0].number or 0) > 0
     if target.has_metadata and not later_shard and not target.architecture and not kind_in_words(target):
         yield Hit(
-            message="general.architecture is absent or no string",
+            message="general.architecture is absent or not a string",
             where=_shown(target.files[0]),
             way_out=named_for(target),
         )
@@ -329,7 +329,7 @@ def big_endian(target: LintTarget) -> Iterator[Hit]:
 
 @rule("F27", Severity.INFO, way_out="give it to the tool or option that it is for")
 def not_a_model(target: LintTarget) -> Iterator[Hit]:
-    """The file is no language model."""
+    """The file is not a language model."""
     kind = kind_in_words(target)
     if kind:
         yield Hit(message=printable(kind, 400), where=_shown(target.files[0]))
@@ -339,7 +339,7 @@ def not_a_model(target: LintTarget) -> Iterator[Hit]:
 
 
 def _tails(target: LintTarget) -> Iterator[tuple[ModelFile, int, bool]]:
-    """Yield files with bytes behind their data: where those start, and whether another head follows soon."""
+    """Yield files with bytes after their data: where those start, and whether another head follows soon."""
     ends = list(target.data_offsets)
     for t in target.tensors:
         ends[t.file] = max(ends[t.file], t.start + (t.room if t.nbytes is None else t.nbytes))
@@ -357,7 +357,7 @@ def _tails(target: LintTarget) -> Iterator[tuple[ModelFile, int, bool]]:
     way_out="llama.cpp ignores them, Ollama fails on them; 'gguftool merge FILE -o NEW' leaves them out",
 )
 def trailing_bytes(target: LintTarget) -> Iterator[Hit]:
-    """There are bytes behind the data of the last tensor."""
+    """There are bytes after the data of the last tensor."""
     for file, start, has_head in _tails(target):
         if not has_head:
             message = f"{file.source.size - start:,} bytes from offset {start:,} on belong to no tensor"
@@ -367,10 +367,10 @@ def trailing_bytes(target: LintTarget) -> Iterator[Hit]:
 @rule(
     "F18",
     Severity.ERROR,
-    way_out="gguf-split shards are no byte ranges: fetch them anew and load shard 1, or merge them with gguftool",
+    way_out="gguf-split shards are not byte ranges: fetch them again and load shard 1, or merge them with gguftool",
 )
 def joined_files(target: LintTarget) -> Iterator[Hit]:
-    """Another GGUF starts behind the data: shards were joined with cat."""
+    """Another GGUF starts after the data: shards were joined with cat."""
     for file, start, has_head in _tails(target):
         if has_head:
             yield Hit(message=f"a GGUF head follows the data that ends at {start:,}", where=_shown(file))
@@ -382,7 +382,7 @@ def joined_files(target: LintTarget) -> Iterator[Hit]:
     way_out="an interrupted download leaves holes of zeros: compare the sha256 with the one its publisher gives",
 )
 def zeroed_data(target: LintTarget) -> Iterator[Hit]:
-    """A large tensor is zero at every place looked at."""
+    """A large tensor is zero at every sampled place."""
     if not target.looks_into_data:
         return
     large = [
@@ -391,7 +391,7 @@ def zeroed_data(target: LintTarget) -> Iterator[Hit]:
     looked = spread([t for t in large if not t.overrun], DATA_SAMPLES)
     zero = tuple(t.name for t in looked if _is_zero(target, t))
     if zero:
-        yield Hit(message=f"{len(zero)} of the {len(looked)} tensors looked into hold zeros only", tensors=zero)
+        yield Hit(message=f"{len(zero)} of the {len(looked)} sampled tensors hold only zeros", tensors=zero)
 
 
 def _is_zero(target: LintTarget, tensor: TensorView) -> bool:

@@ -1,7 +1,7 @@
-"""Findings as people read them: grouped by cause, the worst first, each group with the one command that mends it.
+"""Findings as people read them: grouped by cause, the worst first, each group with the one command that fixes it.
 
-Findings have one cause if a rule says so (`Finding.cause`, a key), if they tell why rules could not be evaluated in the
-same words, or if they are of one code and differ in numbers and names only.
+Findings have one cause if a rule says so (`Finding.cause`, a key), if they say in the same words why rules could not be
+evaluated, or if they have the same code and differ only in numbers and names.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _VARYING = re.compile(r"'[^']*'|\([^()]*\)|\b[\w.]+\.(?:weight|bias)\b|[0-9][0-9
 
 @record
 class FindingGroup:
-    """Findings with one cause; `findings` are their indices, the one that tells most about the cause first.
+    """Findings with one cause; `findings` are their indices, the one that says most about the cause first.
 
     `message` and `where` are those of that finding, `severity` and `severity_there` the worst. `codes`, `engines` and
-    `tensors` are those of all. `command` mends them, "" if no single command does.
+    `tensors` are those of all. `command` fixes them, "" if no single command does.
     """
 
     severity: Severity
@@ -52,7 +52,7 @@ def _cause_of(finding: Finding) -> object:
     if finding.cause:
         return finding.cause, finding.severity
     template = _VARYING.sub("#", finding.message)
-    # What needs a command of its own is a problem of its own.
+    # Findings that need different commands are different problems.
     return finding.code, finding.severity, finding.severity_there, finding.engines, template, finding.command
 
 

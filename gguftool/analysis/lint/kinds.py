@@ -1,4 +1,4 @@
-"""Kinds of GGUF files that are no language models: what each is, and which program loads it.
+"""Kinds of GGUF files that are not language models: what each is, and which program loads it.
 
 A kind shows in `general.type`, in the architecture, or in the names of tensors; the first row that fits counts.
 
@@ -16,10 +16,10 @@ from gguftool.record import record
 
 GENERAL_TYPES = {
     "imatrix": "an importance matrix for llama-quantize, not a model",
-    "mmproj": "a multimodal projector; it is loaded beside a model with --mmproj",
-    "adapter": "a LoRA adapter; it is loaded beside a model with --lora",
+    "mmproj": "a multimodal projector; --mmproj loads it with a model",
+    "adapter": "a LoRA adapter; --lora loads it with a model",
     "vocab": "a vocabulary without weights",
-    "controlvector": "a control vector; it is loaded beside a model with --control-vector",
+    "controlvector": "a control vector; --control-vector loads it with a model",
 }
 
 # Architectures of other programs: name -> (what the file is, what loads it).
@@ -42,7 +42,7 @@ _ARCHITECTURES: Mapping[str, str] = {
 
 @record
 class TensorNames:
-    """The names by which the tensors of a kind are known."""
+    """The tensor names that identify a kind."""
 
     pattern: re.Pattern[str]
     words: str
@@ -53,7 +53,7 @@ _NAMES = (
     TensorNames(
         pattern=re.compile(r"(?:model\.diffusion_model|first_stage_model|cond_stage_model|conditioner)\."),
         words="an image or video model of stable-diffusion.cpp, which has no metadata on purpose; "
-        "sd-cli --model loads it, or --diffusion-model if the text encoders are files of their own",
+        "sd-cli --model loads it, or --diffusion-model if the text encoders are separate files",
     ),
     TensorNames(
         pattern=re.compile(
@@ -72,7 +72,7 @@ _NAMES = (
 
 
 def kind_in_words(target: LintTarget) -> str:
-    """What `target` is and what loads it; "" for a language model, and for what no row knows."""
+    """Say what `target` is and what loads it; "" for a language model, and if no row fits."""
     if target.architecture == "clip" or target.kind == "mmproj":
         return _projector(target)
     if target.kind in GENERAL_TYPES:
@@ -88,20 +88,20 @@ def kind_in_words(target: LintTarget) -> str:
 
 
 def _by_names(target: LintTarget) -> str:
-    """The kind that most tensors of a file without an architecture are named for."""
+    """Find the kind that most tensor names of a file without an architecture indicate."""
     for row in _NAMES:
         if 2 * sum(bool(row.pattern.match(tensor.name)) for tensor in target.tensors) < len(target.tensors):
             continue
         if row.words == "lora":
             of_llama = any(".lora_a" in tensor.name for tensor in target.tensors)
             return GENERAL_TYPES["adapter"] if of_llama else _IMAGE_LORA
-        return _projector(target) if row.words == "projector" else f"by its tensors' names {row.words}"
+        return _projector(target) if row.words == "projector" else f"by its tensors' names, {row.words}"
     return ""
 
 
 def _projector(target: LintTarget) -> str:
-    """A projector, and whether it names its type: llama.cpp refuses one that it does not know."""
+    """Describe a projector, and whether it names its type: llama.cpp refuses a type that it does not know."""
     keys = ("clip.projector_type", *(f"clip.{part}.projector_type" for part in ("vision", "audio", "gen.audio")))
     named = [target.string(key) for key in keys if target.string(key)]
-    known = f"of type {', '.join(named)}" if named else "that names no type (clip.projector_type), as old files do"
-    return f"a multimodal projector {known}; it is loaded beside a model with --mmproj"
+    known = f"of type {', '.join(named)}" if named else "that names no type (clip.projector_type), like old files"
+    return f"a multimodal projector {known}; --mmproj loads it with a model"

@@ -1,7 +1,7 @@
 """Rules about tensors that belong together in a layer, MLA attention, and types on CUDA devices.
 
 Sources: ik_llama.cpp src/llama-build-context.cpp, src/llama-load-tensors.cpp, ggml/src/ggml-cuda.cu; llama.cpp
-src/models/deepseek2.cpp. Findings are grouped: one for all layers in which the same two types meet.
+src/models/deepseek2.cpp. Findings are grouped: one for all layers that combine the same two types.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Judgement = tuple[str, tuple[str, ...]] | None  # a message and the roles that i
 def _in_layers(
     layers: Mapping[int, Mapping[str, TensorView]], judge: Callable[[Mapping[str, TensorView]], Judgement]
 ) -> Iterator[Hit]:
-    """Yield one hit for each distinct message of `judge`, with its layers. `judge` gives message and roles, or None."""
+    """Yield a hit for each distinct message of `judge`, with its layers; `judge` returns message and roles, or None."""
     groups: dict[str, list[tuple[int, tuple[str, ...]]]] = {}
     for layer, roles in layers.items():
         found = judge(roles)
@@ -69,7 +69,7 @@ def _differ(roles: Mapping[str, TensorView], one: str, other: str, then: str) ->
     return None
 
 
-_SAME_TYPE = "give both the same type, by --custom-q, a recipe, or swap one of them"
+_SAME_TYPE = "give both the same type, with --custom-q or a recipe, or swap one of them"
 
 
 @rule("M01", Severity.WARNING, engines=IK, way_out=_SAME_TYPE)
@@ -119,14 +119,14 @@ def attention_not_mergeable(target: LintTarget) -> Iterator[Hit]:
 
 @rule("M05", Severity.ERROR, engines=BOTH, way_out="leave out either the merged tensor or the two separate ones")
 def merged_and_separate(target: LintTarget) -> Iterator[Hit]:
-    """ffn_gate_up_exps stands beside ffn_gate_exps or ffn_up_exps, or its halves do not fit the type's packing."""
+    """ffn_gate_up_exps exists alongside ffn_gate_exps or ffn_up_exps, or its halves do not fit the type's packing."""
 
     def judge(roles: Mapping[str, TensorView]) -> Judgement:
         merged = roles.get(_BOTH_EXPS)
         if merged is None:
             return None
         if _UP_EXPS in roles or _GATE_EXPS in roles:
-            return "ffn_gate_up_exps stands beside the tensors it is merged of", (_BOTH_EXPS, _UP_EXPS, _GATE_EXPS)
+            return "ffn_gate_up_exps exists alongside the tensors in it", (_BOTH_EXPS, _UP_EXPS, _GATE_EXPS)
         rows = merged.traits.interleaved_rows if merged.traits else 1
         if merged.ne1 % (2 * rows):
             return f"{merged.ne1 // 2:,} rows of each half; {merged.type} packs {rows} together", (_BOTH_EXPS,)
@@ -137,9 +137,9 @@ def merged_and_separate(target: LintTarget) -> Iterator[Hit]:
 
 @rule("M06", Severity.WARNING, engines=IK, way_out="nothing to do in the file; expect asserts in the MoE path")
 def expert_rows(target: LintTarget) -> Iterator[Hit]:
-    """The rows of an expert are no multiple of 16, which prompt processing on the CPU packs them by."""
+    """The number of an expert's rows is not a multiple of 16, by which prompt processing on the CPU packs them."""
     odd = (t for t in target.tensors if t.role.endswith("_exps.weight") and t.ne1 % _EXPERT_ROWS)
-    yield from hits_by_message(odd, lambda t: f"{t.ne1:,} rows an expert, no multiple of {_EXPERT_ROWS}")
+    yield from hits_by_message(odd, lambda t: f"{t.ne1:,} rows per expert, not a multiple of {_EXPERT_ROWS}")
 
 
 # --- D: MLA attention ------------------------------------------------------------------------------------------------
@@ -164,7 +164,9 @@ def _mla_layers(target: LintTarget) -> dict[int, Mapping[str, TensorView]]:
     return layers
 
 
-@rule("D02", Severity.ERROR, engines=MAINLINE, way_out="convert the original anew with a current convert_hf_to_gguf.py")
+@rule(
+    "D02", Severity.ERROR, engines=MAINLINE, way_out="convert the original again with a current convert_hf_to_gguf.py"
+)
 def mla_trio_mainline(target: LintTarget) -> Iterator[Hit]:
     """An MLA model needs attn_k_b and attn_v_b with three dimensions and no attn_kv_b in llama.cpp."""
     layers = _mla_layers(target)
@@ -181,7 +183,7 @@ def _judge_mla(roles: Mapping[str, TensorView]) -> Judgement:
         return "attn_k_b or attn_v_b is missing", (_MLA_MARK, *split)
     if flat:
         return f"{' and '.join(flat)} should have three dimensions", flat
-    return ("attn_kv_b stands beside attn_k_b and attn_v_b", (_KV_B,)) if _KV_B in roles else None
+    return ("attn_kv_b exists alongside attn_k_b and attn_v_b", (_KV_B,)) if _KV_B in roles else None
 
 
 def _judge_before_mla(roles: Mapping[str, TensorView]) -> Judgement:
@@ -194,16 +196,16 @@ def _judge_before_mla(roles: Mapping[str, TensorView]) -> Judgement:
     "D03", Severity.ERROR, engines=IK, way_out="leave attn_kv_b out, or attn_k_b and attn_v_b, which are then computed"
 )
 def mla_trio_ik(target: LintTarget) -> Iterator[Hit]:
-    """attn_kv_b stands beside attn_k_b and attn_v_b with three dimensions, where ik_llama.cpp wants them flat."""
+    """attn_kv_b exists alongside attn_k_b and attn_v_b with three dimensions, but ik_llama.cpp wants them flat."""
 
     def judge(roles: Mapping[str, TensorView]) -> Judgement:
         deep = tuple(role for role in (_K_B, _V_B) if role in roles and len(roles[role].info.shape) == 3)
-        return ("attn_kv_b beside three-dimensional parts", (_KV_B, *deep)) if _KV_B in roles and deep else None
+        return ("attn_kv_b alongside three-dimensional parts", (_KV_B, *deep)) if _KV_B in roles and deep else None
 
     yield from _in_layers(_mla_layers(target), judge)
 
 
-@rule("D04", Severity.INFO, engines=IK, way_out="nothing to do; they take memory beside attn_kv_b")
+@rule("D04", Severity.INFO, engines=IK, way_out="nothing to do; they take memory in addition to attn_kv_b")
 def mla_computed(target: LintTarget) -> Iterator[Hit]:
     """attn_k_b and attn_v_b are absent: ik_llama.cpp computes them as Q8_0 when it loads the model."""
     layers = [layer for layer, roles in _mla_layers(target).items() if _KV_B in roles and not {_K_B, _V_B} & set(roles)]
@@ -246,7 +248,7 @@ def _no_mmq(tensor: TensorView) -> bool:
 
 @rule("G01", Severity.WARNING, engines=IK, way_out="use the type without _R4/_R8 for what the GPU multiplies")
 def no_cuda_kernel(target: LintTarget) -> Iterator[Hit]:
-    """CUDA cannot multiply with the type: placed there it fails or is slow, on the CPU large batches stay there too."""
+    """CUDA cannot multiply with the type: on the GPU it fails or is slow; on the CPU, large batches stay there, too."""
     if names := _no_places(target, _no_cuda):
         yield undecided("no --place says what is on the GPU, and CUDA cannot multiply with these types", names)
     devices = [(t, device) for t, device in _placed_without(target, _no_cuda)]
@@ -255,7 +257,7 @@ def no_cuda_kernel(target: LintTarget) -> Iterator[Hit]:
     )
     if any(_is_cuda(rule.device) for rule in target.places):
         staying = (t for t, device in devices if not _is_cuda(device) and t.role.endswith("_exps.weight"))
-        yield from hits_by_message(staying, lambda t: f"{t.type} experts stay on the CPU for large batches too")
+        yield from hits_by_message(staying, lambda t: f"{t.type} experts stay on the CPU even for large batches")
 
 
 @rule("G02", Severity.WARNING, engines=IK, way_out="prompt processing is slow there; use another type")

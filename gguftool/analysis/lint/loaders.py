@@ -32,9 +32,7 @@ def _shown(file: ModelFile) -> str:
     return printable(file.source.name, 4096)
 
 
-@rule(
-    "P01", Severity.ERROR, engines=BOTH, way_out="convert the original model anew; readers of this tool still open it"
-)
+@rule("P01", Severity.ERROR, engines=BOTH, way_out="convert the original model again; gguftool itself still reads it")
 def version_1(target: LintTarget) -> Iterator[Hit]:
     """GGUF version 1 is refused by both engines."""
     for file in target.files:
@@ -50,7 +48,7 @@ def empty_key(target: LintTarget) -> Iterator[Hit]:
             yield Hit(message="a metadata key is empty", where=_shown(file))
 
 
-@rule("P03", Severity.ERROR, engines=BOTH, way_out="make the file anew without it")
+@rule("P03", Severity.ERROR, engines=BOTH, way_out="make the file again without it")
 def nested_array(target: LintTarget) -> Iterator[Hit]:
     """A metadata value is an array of arrays: llama.cpp refuses the file, ik_llama.cpp aborts."""
     for file in target.files:
@@ -89,14 +87,14 @@ def offsets_not_dense(target: LintTarget) -> Iterator[Hit]:
                 yield Hit(message=message, tensors=(tensor.name,))
                 break
             if tensor.padded is None:
-                yield undecided(f"the size of {tensor.type} is not known, so later offsets are not", (tensor.name,))
+                yield undecided(f"the size of {tensor.type} is unknown, and so are later offsets", (tensor.name,))
                 break
             expected += tensor.padded
 
 
 @rule("S09", Severity.WARNING, engines=BOTH, way_out="'gguftool merge FILE -o NEW --align 32' re-aligns")
 def alignment_not_32(target: LintTarget) -> Iterator[Hit]:
-    """general.alignment is not the u32 32 that every tool of the engines writes by."""
+    """general.alignment is not 32 as a u32, which all tools of the engines write by."""
     for file in target.files:
         kv = file.header.get(ALIGNMENT_KEY)
         if kv is None:
@@ -106,7 +104,9 @@ def alignment_not_32(target: LintTarget) -> Iterator[Hit]:
             yield Hit(message=message, where=_shown(file), severity=Severity.ERROR)
         alignment = file.header.alignment
         if alignment < DEFAULT_ALIGNMENT and file.header.data_offset % DEFAULT_ALIGNMENT:
-            message = f"data starts at {file.header.data_offset:,}, no multiple of 32: engines assert that under mmap"
+            message = (
+                f"data starts at {file.header.data_offset:,}, not a multiple of 32: engines assert that under mmap"
+            )
             yield Hit(message=message, where=_shown(file), severity=Severity.ERROR)
         elif alignment != DEFAULT_ALIGNMENT:
             message = (
@@ -115,7 +115,7 @@ def alignment_not_32(target: LintTarget) -> Iterator[Hit]:
             yield Hit(message=message, where=_shown(file))
 
 
-@rule("S10", Severity.ERROR, engines=MAINLINE, way_out="make the file anew with names that the architecture knows")
+@rule("S10", Severity.ERROR, engines=MAINLINE, way_out="make the file again with names that the architecture knows")
 def name_too_long(target: LintTarget) -> Iterator[Hit]:
     """A tensor name is longer than 63 bytes: llama.cpp refuses the file."""
     names = _long_names(target)
@@ -123,7 +123,7 @@ def name_too_long(target: LintTarget) -> Iterator[Hit]:
         yield Hit(message=f"{len(names)} name(s) are longer than {MAX_NAME} bytes", tensors=names)
 
 
-@rule("S10", Severity.WARNING, engines=IK, way_out="make the file anew with names that the architecture knows")
+@rule("S10", Severity.WARNING, engines=IK, way_out="make the file again with names that the architecture knows")
 def name_cut(target: LintTarget) -> Iterator[Hit]:
     """A tensor name is longer than 63 bytes: ik_llama.cpp cuts it, and names may become equal."""
     names = _long_names(target)
@@ -144,7 +144,7 @@ def _raw(name: str) -> bytes:
 
 @rule("S11", Severity.ERROR, engines=BOTH, way_out="fetch the missing tensors, or take them from the original model")
 def missing_tensors(target: LintTarget) -> Iterator[Hit]:
-    """Layers that the metadata counts have no tensors, or there are more; or the token embedding is missing."""
+    """Layers that the metadata counts have no tensors, there are more layers, or the token embedding is missing."""
     if kind_in_words(target):
         return
     if not target.has_metadata or target.missing:
@@ -166,18 +166,18 @@ def missing_tensors(target: LintTarget) -> Iterator[Hit]:
         yield Hit(message=message, where=f"blk.{gaps[0]}", way_out=out, cause=key)
     extra = tuple(t.name for t in target.tensors if t.layer is not None and t.layer >= count)
     if extra:
-        message = f"the metadata counts {count:,} layers, and there are tensors of more"
+        message = f"the metadata counts {count:,} layers, but there are tensors of more"
         yield Hit(message=message, tensors=extra, way_out=command, cause=key)
 
 
-@rule("H02", Severity.ERROR, engines=BOTH, way_out="set it anew as u32")
+@rule("H02", Severity.ERROR, engines=BOTH, way_out="set it as u32")
 def file_type_not_u32(target: LintTarget) -> Iterator[Hit]:
     """general.file_type has another type than u32: llama.cpp refuses the file, ik_llama.cpp aborts."""
     kv = next((kv for kv in target.kvs if kv.key == FILE_TYPE_KEY), None)
     if kv is not None and kv.type is not ValueType.UINT32:
         number = integer_of(kv)
         words = ("--remove", FILE_TYPE_KEY, *(("--set", f"{FILE_TYPE_KEY}=u32:{number}") if number is not None else ()))
-        way_out = edit_command(target, *words, does="sets it anew" if number is not None else "removes it")
+        way_out = edit_command(target, *words, does="sets it as u32" if number is not None else "removes it")
         yield Hit(message=f"{FILE_TYPE_KEY} is {kv.type.name}", where=_shown(target.files[0]), way_out=way_out)
 
 
@@ -188,7 +188,7 @@ def file_type_not_u32(target: LintTarget) -> Iterator[Hit]:
     way_out="it is for display only",
 )
 def file_type_not_majority(target: LintTarget) -> Iterator[Hit]:
-    """general.file_type is not that of the type that most weights have."""
+    """general.file_type does not match the type that most weights have."""
     number = integer_of(next((kv for kv in target.kvs if kv.key == FILE_TYPE_KEY), None))
     if number is None:
         return
@@ -207,7 +207,7 @@ def file_type_not_majority(target: LintTarget) -> Iterator[Hit]:
 
 
 def _true_file_type(target: LintTarget, majority: str) -> str:
-    """The command that sets the file type of `majority`; "" if there is none."""
+    """Write the command that sets the file type of `majority`; "" if there is no such file type."""
     found = next((ftype for engine in BOTH if (ftype := ftype_of_majority(majority, engine))), None)
     if found is None:
         return ""

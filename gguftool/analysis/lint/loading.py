@@ -1,7 +1,7 @@
-"""Ask an engine itself: load a model's skeleton there, and make findings of what comes of it.
+"""Ask an engine itself: load a model's skeleton there, and turn the outcome into a finding.
 
-Each finding is joined to the rule that explains it: one that found something about a tensor or a key that the engine
-names, or about what the engine's words mean.
+The finding is joined to the rule that explains it: one that found something about a tensor or a key that the engine
+names, or about the meaning of the engine's words.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ E01, E02, E03, E04 = ENGINE_CODES
 _CODES = {Verdict.REFUSED: E01, Verdict.CRASHED: E02, Verdict.EXCEEDED: E03, Verdict.UNUSABLE: E04}
 _WORDS = {Verdict.REFUSED: "refuses it", Verdict.CRASHED: "crashes", Verdict.EXCEEDED: "exceeds its limits"}
 _WAYS_OUT = {
-    E01: "no rule explains it; gguftool dump shows what the engine's words name",
-    E02: "no rule explains it; a newer release of the engine may refuse it in words",
-    E03: "load it there by hand with more memory or time, or try a newer release",
-    E04: "nothing was learned about the model; run the program by hand: its libraries, device or options are wrong",
+    E01: "no rule explains it; gguftool dump shows what the engine's message names",
+    E02: "no rule explains it; a newer release of the engine may refuse it with a message",
+    E03: "load it there yourself with more memory or time, or try a newer release",
+    E04: "nothing was learned about the model; run the program yourself: its libraries, device or options are wrong",
 }
 _NAMED = re.compile(r"'([^'\s]{3,})'|\"([^\"\s]{3,})\"")
 _DOTTED = re.compile(r"\b[A-Za-z_]\w*(?:\.[\w-]+)+")  # a key or a tensor without quotes
-# Words of loaders that name neither a tensor nor a key, and the rules about what they mean.
+# Words of loaders that name neither a tensor nor a key, and the rules about their meaning.
 _MEANINGS = (
     (re.compile(r"\boffset\b", re.I), ("S08", "S09")),
     (re.compile(r"too long", re.I), ("S10",)),
@@ -45,7 +45,7 @@ _MEANINGS = (
 
 @record
 class LoadReport:
-    """What an engine did with a model's skeleton; `verdict` is one of the words of docs/lint.md."""
+    """What an engine did with a model's skeleton; docs/lint.md lists the words of `verdict`."""
 
     engine: str
     verdict: str
@@ -59,8 +59,8 @@ def load_in(
 ) -> tuple[LoadReport, tuple[Finding, ...], str]:
     """Load the skeleton of `files` in the engine `name`, and have it generate `tokens`.
 
-    Returns the report, its finding if the engine did not take the model, and the engine if it judged the model. Raises
-    `PlanError` for what is no engine, `ExecuteError` if it or the skeleton cannot be had.
+    Returns the report, its finding if the engine did not accept the model, and the engine if it judged the model.
+    Raises `PlanError` if `name` is not an engine, `ExecuteError` if it cannot run or the skeleton cannot be made.
     """
     require_linux(name)
     with scratch_folder() as folder:
@@ -84,9 +84,9 @@ def _skeleton(file: ModelFile) -> SkeletonFile:
 
 
 def finding_of(engine: LoadEngine, outcome: Outcome, findings: Iterable[Finding], file: str = "") -> Finding:
-    """The finding about an outcome that is not good, joined to the one of `findings` that explains it.
+    """Make the finding about a bad outcome, joined to the one of `findings` that explains it.
 
-    `file` is the name of the file that the engine was given.
+    `file` is the name of the file that the engine got.
     """
     code = _CODES[outcome.verdict]
     said = " | ".join(outcome.lines)
@@ -107,7 +107,7 @@ def finding_of(engine: LoadEngine, outcome: Outcome, findings: Iterable[Finding]
 
 
 def explanation(lines: Sequence[str], findings: Iterable[Finding]) -> Finding | None:
-    """The finding that explains what an engine said: about the same name, else about what its words mean."""
+    """Find what explains an engine's words: a finding about the same name, else one about their meaning."""
     errors = [each for each in findings if Severity.ERROR in (each.severity, each.severity_there)]
     text = " ".join(lines)
     names = {left or right for left, right in _NAMED.findall(text)} | set(_DOTTED.findall(text))

@@ -2,21 +2,21 @@
 
 A rule is a code, one sentence and one function that looks at a `LintTarget` and yields a `Hit` for each problem. The
 decorator `rule` registers it. Rules with engines are about loading and running there; rules without engines are about
-the file itself. A rule that lacks what it needs raises `CannotEvaluate` or yields `undecided`, and the report shows
-that: silence means that the rule passed.
+the file itself. A rule that lacks data raises `CannotEvaluate` or yields `undecided`, and the report shows it: silence
+means that the rule passed.
 
 Where each code is:
 
     codes            module          about
-    N01-N16          doctor          what a file is that is not a readable GGUF; diagnoses, not rules
+    N01-N16          doctor          files that are not a readable GGUF; diagnoses, not rules
     F01-F19 F27 T04  file            one file: sizes, offsets, padding, metadata, samples of data
     F20-F26 H01      shards          split sets: names, split keys, missing shards
-    F28-F29          tensors_map     shards against the tensors.map files beside them
+    F28-F29          tensors_map     shards against the tensors.map files next to them
     P01-P04 S08-S11  loaders         what loaders accept: grammar, offsets, names, missing tensors
     H02-H03          loaders         general.file_type
     T01-T03 T05 T06  types           types that an engine does not know, cannot compute with, or knows in another layout
     S01-S07          types           shapes that a type or its kernel does not take
-    B01-B04 Q01      types           types that an engine takes and that are a bad choice
+    B01-B04 Q01      types           types that an engine takes but that are a bad choice
     M01-M06          layers          tensors of one layer that should match
     M07-M09          scales          scales and the weights that they belong to
     D01-D04          layers          MLA attention
@@ -24,7 +24,7 @@ Where each code is:
     K01-K06          keys            metadata that loaders read: types, required keys, counts
     V01-V05          vocabulary      the tokenizer, its tokens, the chat template
     A01-A04          tensor_set      tensors that the architecture asks for, their dims, and surplus ones
-    E01-E04          loading         what an engine did that was asked itself; no rules
+    E01-E04          loading         what an engine did when it was asked; not rules
 
 To add a rule: write the function in the module, its code in this table, a section in docs/lint.md with its title in
 titles.py, and a case in tests/analysis/lint/test_rules.py. A new module is imported by check.py, which registers its
@@ -44,7 +44,7 @@ from gguftool.record import record, replace
 
 _NAMES_SHOWN = 4
 _HITS_KEPT = 100  # findings of one rule
-# What an engine did: it refuses the model, crashes, exceeds its limits; and it is itself broken.
+# What an engine did: it refuses the model, crashes, exceeds its limits; or it is broken itself.
 ENGINE_CODES = ("E01", "E02", "E03", "E04")
 
 
@@ -62,7 +62,7 @@ class Finding:
 
     `engines` are those that it is about, empty for the file itself. If the severity was lowered because another engine
     can run the file, `severity_there` is the severity for `engines`. `cause` is the key behind it, or "" if each tensor
-    is a problem by itself. `command` is the one that mends it, ready to paste, or "". `file` is the name of the file.
+    is a problem by itself. `command` is the one that fixes it, ready to paste, or "". `file` is the name of the file.
     """
 
     code: str
@@ -87,8 +87,8 @@ class Finding:
 class Hit:
     """A problem that a rule function found.
 
-    `where` defaults to the tensors' names, `severity` and `way_out` to those of the rule. `cause` is the key that is
-    behind it; reports join what has one cause.
+    `where` defaults to the tensors' names, `severity` and `way_out` to those of the rule. `cause` is the key behind it;
+    reports join problems with one cause.
     """
 
     message: str
@@ -100,7 +100,7 @@ class Hit:
 
 
 class CannotEvaluate(Exception):
-    """Raised by a rule that lacks what it needs; the argument says what."""
+    """Raised by a rule that lacks data; the argument says which."""
 
 
 Check = Callable[[LintTarget], Iterable[Hit]]
@@ -137,7 +137,7 @@ def rule(
 
 
 def undecided(why: str, tensors: Iterable[str] = ()) -> Hit:
-    """The hit of a rule that could not judge some tensors."""
+    """Make the hit of a rule that could not judge some tensors."""
     return Hit(message=f"could not be evaluated: {why}", tensors=tuple(tensors), severity=Severity.INFO)
 
 
@@ -153,8 +153,8 @@ def hits_by_message(tensors: Iterable[TensorView], describe: Callable[[TensorVie
 def run_rules(target: LintTarget, engines: tuple[str, ...], rules: Iterable[LintRule]) -> tuple[Finding, ...]:
     """Run the rules without engines and those for one of `engines`; the worst findings come first.
 
-    A rule that cannot read what it needs reports that it could not be evaluated. A rule that fails for any other reason
-    is broken: that is reported as an error of its code, and the other rules still run.
+    A rule that cannot read its data reports that it could not be evaluated. A rule that fails for any other reason is
+    broken: this is reported as an error of its code, and the other rules still run.
     """
     findings: list[Finding] = []
     for each in rules:
@@ -166,12 +166,12 @@ def run_rules(target: LintTarget, engines: tuple[str, ...], rules: Iterable[Lint
 
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Sort findings: errors, warnings, info; of each, what crashes an engine, then what one refuses, then the rest."""
+    """Sort findings: errors, warnings, info; in each, first crashes of an engine, then refusals, then the rest."""
     return tuple(sorted(findings, key=lambda finding: (-finding.severity, effect_of(finding.code))))
 
 
 def _of_all_engines(findings: Iterable[Finding]) -> Iterator[Finding]:
-    """Join findings that differ in the engine only."""
+    """Join findings that differ only in the engine."""
     groups: dict[Finding, list[str]] = {}
     for finding in findings:
         groups.setdefault(replace(finding, engines=()), []).extend(finding.engines)
@@ -192,7 +192,7 @@ def _hits(each: LintRule, target: LintTarget) -> list[Hit]:
 
 
 def _merged(hits: Iterable[Hit]) -> list[Hit]:
-    """Join hits that differ in their tensors only; all beyond a limit become one hit, so that reports stay short."""
+    """Join hits that differ only in their tensors; join all beyond a limit into one hit, so that reports stay short."""
     groups: dict[Hit, list[str]] = {}
     for hit in hits:
         groups.setdefault(replace(hit, tensors=()), []).extend(hit.tensors)
@@ -224,7 +224,7 @@ def _finding(each: LintRule, engines: tuple[str, ...], hit: Hit, target: LintTar
 
 
 def _file_of(hit: Hit, target: LintTarget) -> str:
-    """The name of the file that a hit is in: the one that it names, else that of its first tensor or of the keys."""
+    """Name the file that a hit is in: the one that it names, else that of its first tensor or of the keys."""
     named = next((file.source.name for file in target.files if hit.where == printable(file.source.name, 4096)), None)
     first = target.by_name.get(hit.tensors[0]) if hit.tensors else None
     return named or target.files[first.file if first else 0].source.name

@@ -33,18 +33,18 @@ def _scaled(target: LintTarget) -> Iterator[tuple[TensorView, TensorView]]:
     way_out="if the weight was swapped without its scale, merge or swap again from the originals",
 )
 def scale_beside_other_type(target: LintTarget) -> Iterator[Hit]:
-    """A scale lies beside a weight that is not NVFP4: llama.cpp multiplies by it, whatever the weight's type."""
+    """A scale belongs to a weight that is not NVFP4: llama.cpp multiplies by it, whatever the weight's type."""
     if target.architecture in SCALED_ARCHITECTURES:
         return
     odd = {id(scale): weight for scale, weight in _scaled(target) if weight.type != _NVFP4}
     found = (tensor for tensor in target.tensors if id(tensor) in odd and tensor.name.endswith(".scale"))
-    for hit in hits_by_message(found, lambda t: f"beside a weight of type {odd[id(t)].type}"):
+    for hit in hits_by_message(found, lambda t: f"belongs to a weight of type {odd[id(t)].type}"):
         weights = [odd[id(target.by_name[name])] for name in hit.tensors]
         yield replace(hit, way_out=_multiplied_in(target, weights))
 
 
 def _multiplied_in(target: LintTarget, weights: Sequence[TensorView]) -> str:
-    """The command that multiplies the scales of `weights` into them: they take another type, or they are copied."""
+    """Write the command that multiplies the scales of `weights` into them: in another type, or they would be copied."""
     rules = (f"{weight.name}={'F32' if weight.type == 'F16' else 'F16'}" for weight in weights)
     words = [word for rule in rules for word in ("--tensor", rule)]
     if sum(map(len, words)) > MAX_COMMAND:
@@ -55,7 +55,7 @@ def _multiplied_in(target: LintTarget, weights: Sequence[TensorView]) -> str:
 
 @rule("M08", Severity.WARNING, way_out="merge or swap again from the originals: scales come with their weights")
 def scale_missing(target: LintTarget) -> Iterator[Hit]:
-    """An NVFP4 weight has no scale, and others in the file have: it may have been lost on the way."""
+    """An NVFP4 weight has no scale, but others in the file have one: it may have been lost."""
     if target.architecture in SCALED_ARCHITECTURES:
         return
     if not any(weight.type == _NVFP4 and scale.name.endswith(".scale") for scale, weight in _scaled(target)):
@@ -67,7 +67,7 @@ def scale_missing(target: LintTarget) -> Iterator[Hit]:
     )
     if target.missing:
         if any(bare):
-            raise CannotEvaluate("the set is not complete, so scales may be in another shard")
+            raise CannotEvaluate("the set is incomplete, so scales may be in another shard")
         return
     yield from hits_by_message(bare, lambda t: f"{_NVFP4} without a scale, other weights have one")
 
@@ -76,10 +76,10 @@ def scale_missing(target: LintTarget) -> Iterator[Hit]:
     "M09",
     Severity.ERROR,
     engines=BOTH,
-    way_out="take the weight from where the scale comes from, or merge again from the originals",
+    way_out="take the weight from the file that the scale comes from, or merge again from the originals",
 )
 def scale_without_weight(target: LintTarget) -> Iterator[Hit]:
-    """A scale has no weight beside it: engines refuse a file with tensors that they did not ask for."""
+    """A scale has no weight: engines refuse a file with tensors that they did not ask for."""
     if kind_in_words(target) or not target.architecture or target.missing or target.this_file_only:
         return
     orphans = (
@@ -87,4 +87,4 @@ def scale_without_weight(target: LintTarget) -> Iterator[Hit]:
         for tensor in target.tensors
         if tensor.layer is not None and (name := weight_name(tensor.name)) is not None and name not in target.by_name
     )
-    yield from hits_by_message(orphans, lambda t: "a scale, and the weight of that name is not there")
+    yield from hits_by_message(orphans, lambda t: "a scale, but the weight of that name is missing")

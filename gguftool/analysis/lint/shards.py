@@ -34,13 +34,15 @@ def _is_set(target: LintTarget) -> bool:
 def missing_shards(target: LintTarget) -> Iterator[Hit]:
     """Shards of the set are missing."""
     if target.missing and target.this_file_only:
-        raise CannotEvaluate("this file alone was asked for, the rest of its set was not looked for")
+        raise CannotEvaluate("only this file was asked for, so the rest of its set was not looked for")
     if target.missing:
         gaps = listed([str(number) for number in target.missing])
-        message = f"{len(target.missing):,} of {target.shard_count:,} shards are not there: {gaps}"
+        message = f"{len(target.missing):,} of {target.shard_count:,} shards are missing: {gaps}"
         yield Hit(message=message, where=_shown(target.files[0]))
     elif len({file.shard.prefix for file in target.files if file.shard}) > 1 and not _all_tensors(target):
-        yield Hit(message="parts of several sets lie here, and none is complete", where=printable(target.name, 4096))
+        yield Hit(
+            message="there are parts of several sets here, and none is complete", where=printable(target.name, 4096)
+        )
 
 
 def _all_tensors(target: LintTarget) -> bool:
@@ -65,13 +67,13 @@ def keys_against_name(target: LintTarget) -> Iterator[Hit]:
         pairs = ((KEY_NO, keys.number, file.shard.number - 1), (KEY_COUNT, keys.count, file.shard.count))
         for key, found, wanted in pairs:
             if found not in (None, wanted):
-                yield Hit(message=f"{key} is {found}, by the file's name it is {wanted}", where=_shown(file))
+                yield Hit(message=f"{key} is {found}; by the file's name it should be {wanted}", where=_shown(file))
 
 
 @rule(
     "F23",
     Severity.ERROR,
-    way_out="shards of different sets were mixed, or one is from another version: fetch the set anew",
+    way_out="shards of different sets were mixed, or one is from another version: fetch the set again",
 )
 def tensors_count(target: LintTarget) -> Iterator[Hit]:
     """split.tensors.count is not the number of tensors in the set."""
@@ -87,19 +89,19 @@ def tensors_count(target: LintTarget) -> Iterator[Hit]:
             raise CannotEvaluate("shards are missing, so their tensors cannot be counted")
         (total,) = totals
         if total != len(target.by_name):
-            message = f"it is {total:,}, the shards hold {len(target.by_name):,} tensors"
+            message = f"it is {total:,}, but the shards hold {len(target.by_name):,} tensors"
             yield Hit(message=message, where=_shown(target.files[0]))
 
 
-@rule("F24", Severity.ERROR, way_out="one of the shards is of another set: fetch the set anew")
+@rule("F24", Severity.ERROR, way_out="one of the shards belongs to another set: fetch the set again")
 def doubled_tensors(target: LintTarget) -> Iterator[Hit]:
-    """A tensor stands in more than one shard."""
+    """A tensor is in more than one shard."""
     twice = tuple(t.name for t in target.tensors if target.by_name[t.name] is not t)
     if twice:
-        yield Hit(message=f"{len(twice)} name(s) stand twice", tensors=twice)
+        yield Hit(message=f"{len(twice)} name(s) occur twice", tensors=twice)
 
 
-@rule("F25", Severity.ERROR, way_out="fetch the set anew, or convert the odd shard with gguf_convert_endian.py")
+@rule("F25", Severity.ERROR, way_out="fetch the set again, or convert the odd shard with gguf_convert_endian.py")
 def byte_orders(target: LintTarget) -> Iterator[Hit]:
     """Shards have different byte orders."""
     odd = [file for file in target.files if file.header.byte_order is not target.files[0].header.byte_order]
@@ -113,7 +115,9 @@ def renamed_shard(target: LintTarget) -> Iterator[Hit]:
     group = Group([Member(source=file.source, shard=file.shard) for file in target.files])
     for member in group.misnamed:
         wanted = base_name(str(member.shard))
-        message = f"the name of shard {member.shard.number if member.shard else 1} is not {wanted}, as engines want it"
+        message = (
+            f"the name of shard {member.shard.number if member.shard else 1} is not {wanted}, which engines look for"
+        )
         out = f"{group.merge_command()} makes one file of them; or rename them" if group.is_complete else ""
         yield Hit(message=message, where=printable(member.source.name, 4096), way_out=out)
 
@@ -127,7 +131,7 @@ def first_shard_keys(target: LintTarget) -> Iterator[Hit]:
     if not _is_set(target) or target.files[0].shard is None:
         return
     if not target.has_metadata:
-        raise CannotEvaluate("shard 1 is not there")
+        raise CannotEvaluate("shard 1 is missing")
     first = next(file for file in target.files if file.shard is None or file.shard.number == 1)
     wanted = ((KEY_NO, ValueType.UINT16), (KEY_COUNT, ValueType.UINT16), (KEY_TENSORS, ValueType.INT32))
     for key, kind in wanted:

@@ -1,7 +1,7 @@
 """The target of lint rules: the files of a model as they are, even if they contradict each other.
 
-`open_model` refuses a set with shards that disagree; a linter has to name what disagrees. So this view is flatter: all
-files with their heads, and all tensors with the room that each has in its file.
+`open_model` refuses a set with shards that disagree; a linter has to name the disagreement. So this view is flatter:
+all files with their heads, and all tensors with the space that each has in its file.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ class TensorView:
 
     @property
     def bare_nbytes(self) -> int | None:
-        """The bytes without row metadata, as tools write that forget it; None for types without row metadata."""
+        """The bytes as written by tools that forget the row metadata; None for types without row metadata."""
         if self.nbytes is None or self.traits is None or not self.traits.row_meta_size:
             return None
         return self.nbytes - self.traits.row_meta_size * self.rows
 
     @property
     def lacks_row_meta(self) -> bool:
-        """Whether there is room for the blocks only, so that row metadata was forgotten."""
+        """Whether there is space only for the blocks, so that row metadata was forgotten."""
         bare = self.bare_nbytes
         if bare is None or self.nbytes is None or self.room >= self.nbytes:
             return False
@@ -130,7 +130,7 @@ class LintTarget:
 
     @property
     def looks_into_data(self) -> bool:
-        """Whether samples of data may be read; for remote files only on request, since each costs a round trip."""
+        """Whether samples of data may be read; for remote files only on request, because each costs a round trip."""
         return self.read_data or not any(file.source.is_remote for file in self.files)
 
     @property
@@ -139,12 +139,12 @@ class LintTarget:
         return self.string("general.type")
 
     def string(self, key: str) -> str:
-        """The string under `key`, or ""."""
+        """Find the string under `key`, or ""."""
         kv = find_kv(self.kvs, key)
         return str(kv.value()) if kv is not None and kv.type is ValueType.STRING else ""
 
     def integer(self, key: str) -> int | None:
-        """The integer under `key`, or None."""
+        """Find the integer under `key`, or None."""
         return integer_of(find_kv(self.kvs, key))
 
     @property
@@ -168,13 +168,13 @@ class LintTarget:
         return tuple(number for number in range(1, first.count + 1) if number not in present)
 
     def device_of(self, name: str) -> str | None:
-        """The device that the first matching pattern gives a tensor, as llama.cpp's -ot does."""
+        """Find the device that the first matching pattern gives a tensor, as llama.cpp's -ot does."""
         rule = device_of(name, self.places)
         return rule.device if rule else None
 
 
 def integer_of(kv: KV | None) -> int | None:
-    """The value of an integer entry, or None if it is absent or of another type."""
+    """Read the value of an integer entry; None if it is absent or has another type."""
     return int(kv.value()) if kv is not None and kv.type in INTEGERS else None
 
 
@@ -184,7 +184,7 @@ def _split_keys(kvs: tuple[KV, ...]) -> SplitKeys:
 
 
 def _weights(tensors: tuple[TensorView, ...], by_name: Mapping[str, TensorView]) -> tuple[TensorView, ...]:
-    """The tensors with two or more dims; token embeddings only if they serve as output too."""
+    """Pick the tensors with two or more dims; token embeddings only if they also serve as output."""
     tied = "token_embd.weight" if "output.weight" not in by_name else None
     return tuple(t for t in tensors if len(t.info.dims) > 1 and (not t.is_embedding or t.name == tied))
 
@@ -225,7 +225,7 @@ def target_of(
 
 
 def tensor_views(index: int, file: ModelFile, data_offset: int) -> tuple[TensorView, ...]:
-    """View the tensors of one file in header order; nothing is refused, a room may be negative."""
+    """View the tensors of one file in header order; refuse nothing, even if a `room` is negative."""
     infos, header = file.header.tensors, file.header
     if not infos:
         return ()
@@ -256,10 +256,10 @@ def _view(info: TensorInfo, file: int, start: int, end: int | None, size: int, a
 
 
 def out_of_file(tensors: tuple[TensorView, ...]) -> tuple[TensorView, ...]:
-    """The tensors of one file with data beyond the file's end.
+    """List the tensors of one file with data beyond the file's end.
 
-    A last tensor that lacks only its row metadata, as all others do, is not among them: such a file is complete as its
-    writer meant it.
+    Leaves out a last tensor that lacks only its row metadata, like all others: such a file is complete as its writer
+    meant it.
     """
     suspects = tuple(tensor for tensor in tensors if tensor.overrun)
     others = [t for t in tensors if t.bare_nbytes is not None and not t.is_last]

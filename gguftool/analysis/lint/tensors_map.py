@@ -1,4 +1,4 @@
-"""Rules that compare shards with the tensors.map files beside them: heads always, hashes on request."""
+"""Rules that compare shards with the tensors.map files next to them: heads always, hashes on request."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from gguftool.errors import printable
 from gguftool.format.tensors_map import MapEntry
 from gguftool.model.companions import MapIndex, find_maps
 
-_FETCH = "fetch the shard anew, or the map that belongs to it"
+_FETCH = "fetch the shard again, or the map that belongs to it"
 
 
 def _entries(target: LintTarget) -> tuple[MapEntry, ...]:
-    """The lines of all maps beside the shards: a cooked mix has one map for each label in it."""
+    """Collect the lines of all maps next to the shards: a cooked mix has one map for each label in it."""
     return tuple(entry for entries in find_maps(target.files).values() for entry in entries)
 
 
 @rule("F28", Severity.ERROR, way_out=_FETCH)
 def shard_against_map(target: LintTarget) -> Iterator[Hit]:
-    """A shard's tensor is not what the tensors.map beside it says."""
+    """A shard's tensor does not match the tensors.map next to it."""
     index = MapIndex(_entries(target))
     for file in target.files:
         differences = [header_differs(file, entry) for entry in index.entries_of(file)]
@@ -31,10 +31,10 @@ def shard_against_map(target: LintTarget) -> Iterator[Hit]:
 
 @rule("F29", Severity.ERROR, way_out=_FETCH)
 def hash_against_map(target: LintTarget) -> Iterator[Hit]:
-    """A shard's sha256 is not what the tensors.map beside it says."""
+    """A shard's sha256 does not match the tensors.map next to it."""
     entries = _entries(target)
     if any(entry.sha256 for entry in entries) and not target.read_data:
-        raise CannotEvaluate("hashing reads every shard whole; --data asks for that")
+        raise CannotEvaluate("hashing reads every shard whole; --data allows it")
     for verdict in verify_against_map(target.files, entries):
         if verdict.ok is False:
             yield Hit(message=verdict.detail, where=printable(verdict.name, 4096))

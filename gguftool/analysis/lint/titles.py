@@ -1,4 +1,4 @@
-"""The title of each code, which is its heading in docs/lint.md, and what an engine does that meets it."""
+"""The title of each code, which is its heading in docs/lint.md, and what it makes an engine do."""
 
 from __future__ import annotations
 
@@ -121,14 +121,14 @@ TITLES: Final[Mapping[str, str]] = {
 
 
 class Effect(IntEnum):
-    """What an engine does with a file of which a rule found an error; the worst comes first."""
+    """What an engine does with a file that has an error of some rule; the worst comes first."""
 
     CRASH = 0
     REFUSAL = 1
     OTHER = 2
 
 
-# What one engine at least ends at with a signal: an assertion, a division by zero, a read out of bounds.
+# Codes that end at least one engine with a signal: an assertion, a division by zero, a read out of bounds.
 _CRASHES: Final = frozenset(("E02", "H02", "K05", "P03", "S02", "S04", "S06", "S07", "T02", "T06", "V03"))
 _REFUSALS: Final = frozenset(
     (
@@ -140,11 +140,11 @@ _REFUSALS: Final = frozenset(
 
 
 def effect_of(code: str) -> Effect:
-    """What an engine does at worst with a file that has an error of this code."""
+    """Find the worst that an engine does with a file that has an error of this code."""
     return Effect.CRASH if code in _CRASHES else Effect.REFUSAL if code in _REFUSALS else Effect.OTHER
 
 
 def anchor_of(code: str) -> str:
-    """The anchor of the code's section in docs/lint.md."""
+    """Make the anchor of the code's section in docs/lint.md."""
     heading = f"{code}: {TITLES[code]}" if code in TITLES else code
     return re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-")

@@ -1,4 +1,4 @@
-"""Rules about tensor types: which engine knows them, which shapes its kernels take, what a type is good for.
+"""Rules about tensor types: which engine knows them, which shapes its kernels take, what a type is suited for.
 
 Sources: llama.cpp ggml/src/gguf.cpp; ik_llama.cpp ggml/src/ggml.c, ggml/src/iqk/iqk_mul_mat.cpp and
 iqk_quantize.cpp, src/llama-quantize.cpp. The numbers are in format/ggml.py and format/engine_facts/types.py.
@@ -26,7 +26,7 @@ _SWAP_OUT = "swap the tensors for ones of a type that the engine knows"
 
 
 def _ruled(target: LintTarget) -> Iterator[tuple[TensorView, TypeFacts]]:
-    """Yield the weights of types that ik_llama.cpp has rules for, with these rules."""
+    """Yield the weights with types that ik_llama.cpp has rules for, with these rules."""
     for tensor in target.weights:
         rules = type_facts(tensor.info.type)
         if rules is not None and tensor.traits is not None and IK_LLAMA_CPP in tensor.traits.engines:
@@ -43,13 +43,13 @@ _PLAIN_AGAIN = "'gguftool quantize FILE --repack -o NEW' makes them plain, witho
 def not_in_mainline(target: LintTarget) -> Iterator[Hit]:
     """llama.cpp refuses the tensor's type."""
     foreign = (t for t in target.tensors if t.traits is None or LLAMA_CPP not in t.traits.engines)
-    for hit in hits_by_message(foreign, lambda t: f"{t.type} (id {t.info.type}) is no type of llama.cpp"):
+    for hit in hits_by_message(foreign, lambda t: f"{t.type} (id {t.info.type}) is not a type of llama.cpp"):
         known = all(_is_plain_in_mainline(target.by_name[name].type) for name in hit.tensors)
         yield replace(hit, way_out=filled(_PLAIN_AGAIN, target)) if known else hit
 
 
 def _plain_again(target: LintTarget, tensor: TensorView) -> str:
-    """The command that makes an interleaved tensor plain; "" if it is of another type."""
+    """Write the command that makes an interleaved tensor plain; "" for another type."""
     return filled(_PLAIN_AGAIN, target) if tensor.type in REPACKS else ""
 
 
@@ -65,10 +65,10 @@ def not_in_ik(target: LintTarget) -> Iterator[Hit]:
     foreign = (
         t for t in target.tensors if t.traits is None or (IK_LLAMA_CPP not in t.traits.engines and t.traits.in_files)
     )
-    yield from hits_by_message(foreign, lambda t: f"{t.type} (id {t.info.type}) is no type of ik_llama.cpp")
+    yield from hits_by_message(foreign, lambda t: f"{t.type} (id {t.info.type}) is not a type of ik_llama.cpp")
 
 
-@rule("T03", Severity.ERROR, engines=BOTH, way_out="quantize these tensors anew to a type for weights")
+@rule("T03", Severity.ERROR, engines=BOTH, way_out="quantize these tensors again, to a type for weights")
 def not_for_files(target: LintTarget) -> Iterator[Hit]:
     """The type is one that engines use while running, never for weights in a file."""
     transient = (t for t in target.tensors if t.traits is not None and not t.traits.in_files)
@@ -86,7 +86,7 @@ def not_computable(target: LintTarget) -> Iterator[Hit]:
 
 
 def _as_f32(target: LintTarget, tensors: Sequence[TensorView]) -> str:
-    """The command that writes half-precision `tensors` as F32, without loss; "" for other types."""
+    """Write the command that turns half-precision `tensors` into F32, without loss; "" for other types."""
     if any(tensor.type not in _HALVES for tensor in tensors):
         return ""
     patterns = {t.name if t.layer is None else rf"\.{re.escape(t.role)}$": None for t in tensors}
@@ -97,17 +97,17 @@ def _as_f32(target: LintTarget, tensors: Sequence[TensorView]) -> str:
     return f"{command} writes them as F32, without loss"
 
 
-@rule("T05", Severity.WARNING, engines=IK, way_out="quantize these tensors anew with a current ik_llama.cpp")
+@rule("T05", Severity.WARNING, engines=IK, way_out="quantize these tensors again with a current ik_llama.cpp")
 def old_layout(target: LintTarget) -> Iterator[Hit]:
-    """The tensor has a layout that ik_llama.cpp gave up, or its file may be so old."""
+    """The tensor has a layout that ik_llama.cpp dropped, or its file may be that old."""
     for tensor in target.tensors:
         old = _old_row_meta(tensor)
         if old is not None:
             meta, date = old
-            message = f"the room fits the {tensor.type} of before {date} with {meta} bytes of row metadata"
+            message = f"the space fits {tensor.type} from before {date}, with {meta} bytes of row metadata"
             yield Hit(message=message, tensors=(tensor.name,))
     for hit in hits_by_message(filter(_layout_changed, target.tensors), _describe_change):
-        yield undecided(f"{hit.message}, of the same size, and a file does not say when it was made", hit.tensors)
+        yield undecided(f"{hit.message}, of the same size, and a file does not record when it was made", hit.tensors)
 
 
 def _layout_changed(tensor: TensorView) -> str:
@@ -134,18 +134,18 @@ def _old_row_meta(tensor: TensorView) -> tuple[int, str] | None:
 
 @rule("S01", Severity.ERROR, engines=BOTH, way_out="use a type with smaller blocks for these tensors, such as Q8_0")
 def rows_not_whole_blocks(target: LintTarget) -> Iterator[Hit]:
-    """The row length is no multiple of the type's block size."""
+    """The row length is not a multiple of the type's block size."""
     for tensor in target.tensors:
         if formula_is_plain(tensor) and tensor.traits and tensor.ne0 % tensor.traits.block_size:
             message = (
-                f"rows of {tensor.ne0:,} elements are no whole blocks of {tensor.traits.block_size} ({tensor.type})"
+                f"rows of {tensor.ne0:,} elements are not whole blocks of {tensor.traits.block_size} ({tensor.type})"
             )
             yield Hit(message=message, tensors=(tensor.name,))
 
 
 @rule("S02", Severity.ERROR, engines=IK, way_out="use another type for these tensors, such as Q8_0 or Q6_0")
 def rows_too_odd_for_kernel(target: LintTarget) -> Iterator[Hit]:
-    """The row length is no multiple of what ik_llama.cpp's kernel takes: it aborts or computes garbage."""
+    """The row length is not a multiple of what ik_llama.cpp's kernel takes: it aborts or computes garbage."""
     yield from hits_by_message((t for t, _ in _ruled(target) if not t.is_embedding and _odd_row(t)), _describe_row)
 
 
@@ -155,7 +155,7 @@ def tied_embedding(target: LintTarget) -> Iterator[Hit]:
     for tensor, rules in _ruled(target):
         if tensor.is_embedding and (_odd_row(tensor) or tensor.ne1 % rules.kernel_ne1):
             if target.missing:
-                raise CannotEvaluate("the set is not complete, so output.weight may be in another shard")
+                raise CannotEvaluate("the set is incomplete, so output.weight may be in another shard")
             message = f"{tensor.type} of {tensor.ne0:,} x {tensor.ne1:,}: the kernel takes multiples of "
             yield Hit(message=f"{message}{rules.kernel_ne0} x {rules.kernel_ne1}", tensors=(tensor.name,))
 
@@ -175,7 +175,7 @@ def _describe_row(tensor: TensorView) -> str:
 
 @rule("S03", Severity.ERROR, engines=IK, way_out="use the type without _R4/_R8/_R16 for these tensors")
 def rows_not_interleavable(target: LintTarget) -> Iterator[Hit]:
-    """The number of rows (of each expert) is no multiple of the rows that the type packs together."""
+    """The number of rows (of each expert) is not a multiple of the rows that the type packs together."""
     for tensor in target.tensors:
         rows = tensor.traits.interleaved_rows if tensor.traits else 1
         if tensor.ne1 % rows:
@@ -185,7 +185,7 @@ def rows_not_interleavable(target: LintTarget) -> Iterator[Hit]:
 
 @rule("S04", Severity.ERROR, engines=IK, way_out="use the type without _R4/_R8, or one that packs fewer rows")
 def rows_too_odd_for_kernel_groups(target: LintTarget) -> Iterator[Hit]:
-    """The number of rows is no multiple of what ik_llama.cpp's kernel takes at once: it aborts."""
+    """The number of rows is not a multiple of what ik_llama.cpp's kernel takes at once: it aborts."""
     for tensor, rules in _ruled(target):
         rows = tensor.traits.interleaved_rows if tensor.traits else 1
         if tensor.is_embedding or tensor.ne1 % rows:  # those are S06 and S03
@@ -211,31 +211,31 @@ def embedding_type(target: LintTarget) -> Iterator[Hit]:
             yield Hit(message=f"{tensor.type} {why}", tensors=(tensor.name,), way_out=out)
 
 
-@rule("S07", Severity.ERROR, engines=IK, way_out="leave the tensor out, or make the file anew")
+@rule("S07", Severity.ERROR, engines=IK, way_out="leave the tensor out, or make the file again")
 def empty_tensor(target: LintTarget) -> Iterator[Hit]:
     """A dimension is zero: llama.cpp accepts that, ik_llama.cpp aborts."""
     empty = (t for t in target.tensors if 0 in t.info.dims)
     yield from hits_by_message(empty, lambda t: f"dims {' x '.join(map(str, t.info.dims))}")
 
 
-# --- B, Q: what a type is good for -----------------------------------------------------------------------------------
+# --- B, Q: what a type is suited for ---------------------------------------------------------------------------------
 
 
-@rule("B01", Severity.ERROR, engines=IK, way_out="quantize the original anew to a type for usual weights")
+@rule("B01", Severity.ERROR, engines=IK, way_out="quantize the original again, to a type for usual weights")
 def ternary_type(target: LintTarget) -> Iterator[Hit]:
-    """A type for ternary weights in a model that is no BitNet: one scale a row destroys any other weights."""
+    """A type for ternary weights in a model that is not a BitNet: one scale per row destroys any other weights."""
     found = [t for t in target.tensors if t.traits and t.traits.kind == "ternary" and t.traits.row_meta_size]
     if found and not target.architecture:
         raise CannotEvaluate("the architecture is not known, so it may be a BitNet")
     if "bitnet" not in target.architecture:
-        yield from hits_by_message(found, lambda t: f"{t.type} in a model that is no BitNet")
+        yield from hits_by_message(found, lambda t: f"{t.type} in a model that is not a BitNet")
 
 
 @rule(
     "B02", Severity.ERROR, engines=IK, way_out="requantize it with ik_llama.cpp's llama-quantize, to IQ2_BN or IQ1_BN"
 )
 def no_kernel(target: LintTarget) -> Iterator[Hit]:
-    """I2_S can only be requantized, there is no kernel to multiply with it."""
+    """I2_S can only be requantized: there is no kernel to multiply with it."""
     yield from hits_by_message((t for t in target.tensors if t.type == "I2_S"), lambda t: "I2_S has no kernel")
 
 
@@ -248,7 +248,7 @@ def no_requantizing(target: LintTarget) -> Iterator[Hit]:
 
 @rule("B04", Severity.ERROR, engines=IK, way_out="quantize to Q8_KV_R8 directly, not by --repack from Q8_KV")
 def broken_repack(target: LintTarget) -> Iterator[Hit]:
-    """Q8_KV_R8 with 4 unused bytes a row: made by llama-quantize --repack, all but the first 8 rows are corrupt."""
+    """Q8_KV_R8 with 4 unused bytes per row: made by llama-quantize --repack, all but the first 8 rows are corrupt."""
 
     def is_repacked(t: TensorView) -> bool:
         if t.type != "Q8_KV_R8" or t.nbytes is None:
@@ -257,14 +257,14 @@ def broken_repack(target: LintTarget) -> Iterator[Hit]:
         return base <= t.room < base + 32
 
     found = (t for t in target.tensors if is_repacked(t))
-    yield from hits_by_message(found, lambda t: "the room is that of Q8_KV, which has 4 bytes more in each row")
+    yield from hits_by_message(found, lambda t: "the space is that of Q8_KV, which has 4 more bytes in each row")
 
 
-@rule("Q01", Severity.INFO, engines=BOTH, way_out="ask who made it for the imatrix; without one these types are poor")
+@rule("Q01", Severity.INFO, engines=BOTH, way_out="ask its author for the imatrix; without one these types are poor")
 def no_imatrix(target: LintTarget) -> Iterator[Hit]:
-    """Types that want an importance matrix, and the file names none."""
+    """The file has types that want an importance matrix, but it names none."""
     if not target.has_metadata:
-        raise CannotEvaluate("the file with the metadata is not there")
+        raise CannotEvaluate("the file with the metadata is missing")
     if any(kv.key.startswith("quantize.imatrix.") for kv in target.kvs):
         return
     wanting = (t for t in target.tensors if not t.is_embedding and t.name != "output.weight" and _wants_imatrix(t))

@@ -1,4 +1,4 @@
-"""Commands that findings print as ways out: with the real names of files and values, quoted for a shell."""
+"""Commands that findings print as ways out, with the real names of files and values, quoted for a shell."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _COMMAND = re.compile(r"'(gguftool (?:[^'$]|\$'[^']*'|\$)*)'(?=$|[ ,;:.)])")  # 
 
 
 def model_name(target: LintTarget) -> str:
-    """The file that a command on `target` names: the one with the metadata, which opens the whole set."""
+    """Name the file for a command on `target`: the one with the metadata, which opens the whole set."""
     return target.files[0].source.name
 
 
 def edit_command(target: LintTarget, *words: str, does: str) -> str:
-    """The command that makes a new file with these changes of metadata, and what it `does`; "" if it gets too long."""
+    """Write the command that makes a new file with these metadata changes, and what it `does`; "" if it is too long."""
     if sum(map(len, words)) > MAX_COMMAND:
         return ""
     command = command_line("edit", model_name(target), *words, "-o", new_file_name(target))
@@ -42,24 +42,24 @@ def edit_command(target: LintTarget, *words: str, does: str) -> str:
 
 
 def alter_command(target: LintTarget, *words: str, does: str) -> str:
-    """The command that makes a new file with these operations of alter, and what it `does`."""
+    """Write the command that makes a new file with these operations of alter, and what it `does`."""
     return f"{command_line('alter', model_name(target), *words, '-o', new_file_name(target))} {does}"
 
 
 def new_file_name(target: LintTarget) -> str:
-    """A name that no file has, for what a command makes of `target`."""
+    """Choose a name that no file has, for what a command makes from `target`."""
     shard = target.files[0].shard
     return new_name(model_name(target), shard.prefix if shard else "")
 
 
 def value_text(kv: KV) -> str:
-    """A single value as `edit --set` takes it: ``u32:7``."""
+    """Write a single value as `edit --set` takes it: ``u32:7``."""
     value = str(kv.value())
     return f"{_SPELLINGS[kv.type]}:{value.lower() if kv.type is ValueType.BOOL else value}"
 
 
 def filled(way_out: str, target: LintTarget) -> str:
-    """Put the real names for FILE and NEW into the commands of a rule's way out."""
+    """Replace FILE and NEW in the commands of a rule's way out with the real names."""
 
     def fill(match: re.Match[str]) -> str:
         names = {"FILE": shell_word(model_name(target)), "NEW": shell_word(new_file_name(target))}
@@ -80,5 +80,5 @@ def split_way_out(way_out: str) -> tuple[str, str]:
 
 
 def command_in(way_out: str) -> str:
-    """The command in a way out, ready to paste, or ""."""
+    """Find the command in a way out, ready to paste, or ""."""
     return split_way_out(way_out)[1]

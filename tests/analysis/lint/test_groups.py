@@ -161,9 +161,7 @@ def test_the_worst_comes_first() -> None:
 
 
 def test_what_differs_in_numbers_and_names_alone_is_one_line() -> None:
-    gaps = [
-        finding("F03", Severity.WARNING, f"{n} bytes behind the 1,088 of Q8_0", tensors=(f"t{n}",)) for n in (3, 40)
-    ]
+    gaps = [finding("F03", Severity.WARNING, f"{n} bytes after the 1,088 of Q8_0", tensors=(f"t{n}",)) for n in (3, 40)]
     assert [group.tensors for group in grouped(gaps)] == [("t3", "t40")]
     other = finding("F03", Severity.WARNING, "something else")
     assert len(grouped([*gaps, other])) == 2

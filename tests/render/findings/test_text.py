@@ -37,7 +37,7 @@ def test_findings_of_one_cause_are_told_by_a_few_names(tmp_path: Path) -> None:
     (tmp_path / "m.gguf").write_bytes(model(*tensors).bytes())
     text = " ".join(render(check(str(tmp_path / "m.gguf"), CheckOptions(select=("F03",))), Format.TEXT).split())
     names = "blk.0.ffn_1.weight, blk.0.ffn_2.weight, blk.0.ffn_3.weight ..."
-    assert f"blk.0.ffn_0.weight: 64 bytes behind the 8,704 of Q8_0; and 4 more like it: {names}" in text
+    assert f"blk.0.ffn_0.weight: 64 bytes after the 8,704 of Q8_0; and 4 more like it: {names}" in text
     assert text.count("F03") == 1
 
 

@@ -1,7 +1,7 @@
-"""Find the key that many tensors contradict: with another value of it, all of them would be as the metadata says.
+"""Find the key that many tensors contradict: with another value, all of them would match the metadata.
 
-A wrong key shows in many tensors, each of which is a contradiction of its own. So each number in the metadata is tried
-with the values that the tensors suggest. A key is to blame if a value makes tensors fit and none that fits unfit.
+A wrong key shows in many tensors, and each is a contradiction by itself. So each number in the metadata is tried with
+the values that the tensors suggest. A key is to blame if a value makes wrong tensors fit, and all others still fit.
 Values are tried with one tensor of each kind first, and only the best of them with all; keys that these tensors do not
 depend on are not tried. So the work is bounded, whatever a file holds.
 """
@@ -19,15 +19,15 @@ from gguftool.format.header import ARCHITECTURE_KEY
 from gguftool.format.kv import INTEGERS, ValueType, find_kv
 from gguftool.record import record, replace
 
-_PAIRS: Final = 6  # pairs of numbers, found and wanted, that values are made of
-_KINDS: Final = 8  # tensors that every value is tried with
-_TRIED: Final = 6  # values that are tried with all tensors
-_LEAST: Final = 2  # tensors that speak against a key; one alone may be wrong itself
+_PAIRS: Final = 6  # pairs of numbers, found and wanted, to derive values from
+_KINDS: Final = 8  # tensors to try every value with
+_TRIED: Final = 6  # values to try with all tensors
+_LEAST: Final = 2  # tensors that speak against a key; a single one may be wrong itself
 _COUNTS: Final = {"n_head": "attention.head_count", "n_expert": "expert_count"}
-MAX_KEYS: Final = 3  # that are named if each of them would do
+MAX_KEYS: Final = 3  # keys to name if each of them would explain it
 
 Place = tuple[str, int]  # a tensor's name and its layer
-Wanted = tuple[str, int, TensorFact]  # and where an engine asks for it
+Wanted = tuple[str, int, TensorFact]  # the same, and where an engine asks for it
 
 
 @record
@@ -52,7 +52,7 @@ Judge = Callable[[Hyperparameters, Sequence[Wanted]], Judgement]
 
 @record
 class Blame:
-    """A key, its value (of an array the number of elements), the one that `places` are made for."""
+    """A key, its value (for an array the number of elements), and the value `fitting` that `places` are made for."""
 
     key: str
     value: int
@@ -63,9 +63,9 @@ class Blame:
 def blamed(
     values: Hyperparameters, wanted: Sequence[Wanted], wrong: Mapping[Place, Contradiction], judge: Judge
 ) -> tuple[Blame, ...]:
-    """The keys of which one alone explains most of what is `wrong`; nothing if none explains several tensors.
+    """Find keys that each explain most of what is `wrong`; empty if none explains several tensors.
 
-    `judge` compares tensors that are `wanted` with other values.
+    `judge` compares `wanted` tensors with other values.
     """
     kinds = {each.message: place for place, each in wrong.items()}
     few = frozenset(list(kinds.values())[:_KINDS])
@@ -86,7 +86,7 @@ def blamed(
 def _explained(
     values: Hyperparameters, wanted: Sequence[Wanted], before: Judgement, blame: Blame, judge: Judge
 ) -> Blame:
-    """Add the tensors that a value explains: none if another tensor contradicts it, or is no longer asked for."""
+    """Add the tensors that a value explains: none if another tensor contradicts it or is then no longer asked for."""
     after = judge(values.assuming({blame.key: blame.fitting}), wanted)
     if after.places != before.places or not after.wrong.keys() <= before.wrong.keys():
         return blame
@@ -94,14 +94,14 @@ def _explained(
 
 
 def _keys_behind(values: Hyperparameters, wanted: Sequence[Wanted], judge: Judge) -> Set[str]:
-    """The keys that the dims of the tensors `wanted` depend on."""
+    """Find the keys that the dims of the `wanted` tensors depend on."""
     fresh = values.assuming({})
     judge(fresh, wanted)
     return fresh.keys_read
 
 
 def _numbers(values: Hyperparameters, wanted: Set[str]) -> Iterator[tuple[str, int]]:
-    """Those of the keys `wanted` that have numbers, in the engine's order, and the number of tokens."""
+    """Yield the `wanted` keys that have numbers, in the engine's order, and the number of tokens."""
     keys = dict.fromkeys(values.name_of(fact) for fact in values.key_facts if fact.field)
     for key in filter(wanted.__contains__, keys):
         kv = values.kvs.get(key)
@@ -113,7 +113,7 @@ def _numbers(values: Hyperparameters, wanted: Set[str]) -> Iterator[tuple[str, i
 
 
 def _suggested(value: int, wrong: Mapping[Place, Contradiction]) -> Set[int]:
-    """The values of a key of `value` that dims suggest: in proportion or the reverse, by difference, and dims."""
+    """List values that dims suggest for a key of `value`: direct or inverse proportions, differences, and dims."""
     pairs: dict[tuple[int, int], None] = {}
     for each in wrong.values():
         pairs |= {(f, w): None for f, w in zip(each.found, each.wanted, strict=False) if f != w}
@@ -127,7 +127,7 @@ def _suggested(value: int, wrong: Mapping[Place, Contradiction]) -> Set[int]:
 
 
 def absent_cause(values: Hyperparameters, wrong: Mapping[Place, Contradiction]) -> str:
-    """The key that is absent, so that engines compute dims of 0; "" if none is."""
+    """Find the absent key that makes engines compute dims of 0; "" if there is none."""
     if any(0 in each.wanted and 0 not in each.found for each in wrong.values()):
         for name, key in _COUNTS.items():
             full = f"{values.target.architecture}.{key}"
@@ -137,7 +137,7 @@ def absent_cause(values: Hyperparameters, wrong: Mapping[Place, Contradiction]) 
 
 
 def set_number(target: LintTarget, key: str, number: int, *, does: str) -> str:
-    """The command that gives a number of the metadata another value; "" if the key is absent or no number."""
+    """Write the command that changes a number in the metadata; "" if the key is absent or not a number."""
     kv = find_kv(target.kvs, key)
     if kv is None or kv.type not in INTEGERS:
         return ""
@@ -146,21 +146,21 @@ def set_number(target: LintTarget, key: str, number: int, *, does: str) -> str:
 
 
 def set_layers(target: LintTarget) -> str:
-    """The command that has `block_count` count the layers that are there; "" if they are not all in a row and whole."""
+    """Write the command that sets `block_count` to the layers present; "" if they are not consecutive and whole."""
     layers = len(target.layers)
     if not layers or max(target.layers) != layers - 1:
         return ""
     sizes = [len(roles) for roles in target.layers.values()]
     if 2 * sizes[-1] < max(sizes):  # the last is a scrap
         return ""
-    return set_number(target, f"{target.architecture}.block_count", layers, does="counts the layers that are there")
+    return set_number(target, f"{target.architecture}.block_count", layers, does="counts the layers present")
 
 
 def named_for(target: LintTarget) -> str:
-    """The command that sets the architecture that the other keys are named for; "" if they are named for none other."""
+    """Write the command that sets the architecture in the other keys' names; "" if they name no single other one."""
     names = {kv.key.removesuffix(".block_count") for kv in target.kvs if kv.key.endswith(".block_count")}
     if len(names) != 1 or target.architecture in names:
         return ""
     words = ("--remove", ARCHITECTURE_KEY) if find_kv(target.kvs, ARCHITECTURE_KEY) else ()
     setting = f"{ARCHITECTURE_KEY}=str:{names.pop()}"
-    return edit_command(target, *words, "--set", setting, does="sets what the other keys are named for")
+    return edit_command(target, *words, "--set", setting, does="sets the one in the other keys' names")

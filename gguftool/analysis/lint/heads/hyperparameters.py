@@ -1,7 +1,7 @@
 """The values that an engine computes from the metadata before it asks for tensors.
 
-Names are those of the engine's sources: ``n_embd`` and the like, and ``h_FIELD`` for what a key is read into.  A value
-that depends on more than the metadata, or that the engine changes in ways that were not read, is None.
+Names are those of the engine's sources: ``n_embd`` and the like, and ``h_FIELD`` for what a key is read into. A value
+is None if it depends on more than the metadata, or if the engine changes it in ways that were not understood.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _OF_WINDOWS: Final = ("n_embd_head_k_swa", "n_embd_head_v_swa", "n_rot_swa")
 _NO_VOCABULARY: Final = ("no_vocab", "none")
 _FEW_EXPERTS_ARE_NONE: Final = ("hunyuan_vl", "hunyuan-vl", "hunyuan-dense")
 EngineCheck = Callable[[LintTarget, str], Iterable[Hit]]
-# The fields behind names, the first that an engine has; and names that are computed from others.
+# The fields behind names: the first that an engine has counts. Then names that are computed from others.
 _FIELDS: Final = {
     "n_embd": ("n_embd",),
     "n_layer_all": ("n_layer_all", "n_layer"),
@@ -51,10 +51,10 @@ _EXPRESSIONS: Final = {
     "n_embd_head_k_mla": "h_n_embd_head_k_mla_impl if h_is_mla_ else n_embd_head_k",
     "n_embd_head_v_mla": "h_n_embd_head_v_mla_impl if h_is_mla_ else n_embd_head_v",
 }
-_DEEPSTACK: Final = "n_deepstack_layers"  # ik_llama.cpp divides embedding_length by it, and one
+_DEEPSTACK: Final = "n_deepstack_layers"  # ik_llama.cpp divides embedding_length by it plus one
 _MOST_LAYERS: Final = 1024  # entries of an array that are decoded; engines take 512 layers
 TOKENS: Final = "tokenizer.ggml.tokens"
-MAX_DEPTH = 40  # of values that are computed from values
+MAX_DEPTH = 40  # of values computed from values
 
 
 class Hyperparameters:
@@ -67,7 +67,7 @@ class Hyperparameters:
         architecture: ArchitectureFacts,
         assumed: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """Compute values of `target`; `assumed` are values of keys, or numbers of elements, that count instead."""
+        """Compute values of `target`; `assumed` values of keys, or numbers of elements, count instead of its own."""
         self.assumed = assumed
         self.facts = facts
         self.architecture = architecture
@@ -81,7 +81,7 @@ class Hyperparameters:
         self._depth = 0
 
     def assuming(self, assumed: Mapping[str, int]) -> Hyperparameters:
-        """The values of the same model with other values of some keys."""
+        """Compute the values of the same model, with other values of some keys."""
         return Hyperparameters(self.target, self.facts, self.architecture, {**self.assumed, **assumed})
 
     @cached_property
@@ -90,11 +90,11 @@ class Hyperparameters:
         return (*self.architecture.keys, *self.facts.general)
 
     def name_of(self, fact: KeyFact) -> str:
-        """The key's name in this model."""
+        """Name the key in this model."""
         return fact.name.replace("%s", self.target.architecture)
 
     def reads(self, fact: KeyFact) -> bool | None:
-        """Whether the engine reads a key there; None if that is not known."""
+        """Whether the engine reads a key there; None if unknown."""
         self._locals = self.architecture.key_values
         try:
             return self.holds(fact.conditions)
@@ -102,18 +102,18 @@ class Hyperparameters:
             self._locals = self.architecture.values
 
     def holds(self, conditions: tuple[str, ...], layer: int = 0) -> bool | None:
-        """Whether all conditions are met: False if one is not, None if that is not known."""
+        """Whether all conditions are met: False if one is not, None if unknown."""
         found = [self.value(condition, layer) for condition in conditions]
         if any(one == 0 for one in found):
             return False
         return None if None in found else True
 
     def value(self, expression: str, layer: int = 0) -> Value:
-        """The value of an expression in `layer`."""
+        """Compute the value of an expression in `layer`."""
         return evaluate(expression, lambda name: self.named(name, layer))
 
     def named(self, name: str, layer: int = 0) -> Value:
-        """The value behind a name."""
+        """Compute the value behind a name."""
         if name == "i":
             return layer
         if name in _CONSTANTS:
@@ -147,7 +147,7 @@ class Hyperparameters:
             self._depth -= 1
 
     def field(self, name: str, layer: int = 0) -> Value:
-        """What a key was read into, its default if the key is absent."""
+        """Find what a key was read into, or its default if the key is absent."""
         if name in self.architecture.computed:
             return self._nested(self.architecture.computed[name], layer)
         if name in self.architecture.assigned or (name == "n_embd" and self._is_given(_DEEPSTACK)):
@@ -170,7 +170,7 @@ class Hyperparameters:
         return int(found) if isinstance(found, int) else None
 
     def _derived(self, name: str, layer: int) -> Value:
-        """A value that the engine has a function for, where no local name hides another."""
+        """Compute a value that the engine has a function for; there, no local name hides another."""
         hidden, self._locals = self._locals, {}
         try:
             return self._general(name, layer)
@@ -205,10 +205,10 @@ class Hyperparameters:
         return f"{self.target.architecture}.{key}" in self.kvs
 
     def _head_length(self, field: str, key: str, default: str) -> Value:
-        """A length of each head: that of a key, or by default an expression."""
+        """Compute a length of each head: from a key, or by default from an expression."""
         if field in self.architecture.assigned or self._has_windows:
             return None
-        if self.named("n_head") == 0:  # the engine takes it for a model without attention
+        if self.named("n_head") == 0:  # to the engine this is a model without attention
             return 0
         return self.field(field) if self._is_given(key) else self._nested(default, 0)
 
@@ -228,12 +228,12 @@ class Hyperparameters:
 
 
 def has_head(target: LintTarget) -> bool:
-    """Whether there is the head of a model to judge; if not, rules about files say what there is instead."""
+    """Whether `target` has a model's head to judge; if not, rules about files say what it is instead."""
     return target.has_metadata and target.architecture not in ("", "clip") and target.kind in ("", "model")
 
 
 def judged_by(target: LintTarget, engine: str) -> HeadFacts | None:
-    """The facts by which the head of `target` can be judged."""
+    """Find the facts by which the head of `target` can be judged."""
     return head_facts(engine) if has_head(target) else None
 
 

@@ -53,13 +53,13 @@ FIXED: Final = {
 _ALWAYS_READ: Final = ("general.name", "split.count", "tokenizer.ggml.model", "tokenizer.ggml.pre")
 
 _SPELLINGS: Final = {"UINT32": "u32", "UINT16": "u16", "FLOAT32": "f32"}
-_COUNTED: Final = {  # keys with a number that is a dim: of which tensor, and which
+_COUNTED: Final = {  # keys with a number that equals a dim: the tensor, and the index of the dim
     "embedding_length": ("token_embd.weight", 0),
     "feed_forward_length": ("ffn_up.weight", 1),
     "expert_count": ("ffn_up_exps.weight", 2),
     "expert_feed_forward_length": ("ffn_up_exps.weight", 1),
 }
-_TYPE_OUT = "edit --set with --force-type writes it with the type that is asked for"
+_TYPE_OUT = "edit --set with --force-type writes it with the required type"
 _SET_OUT = "edit --set writes it; the original model has the value"
 
 
@@ -69,7 +69,7 @@ def _shown(text: str) -> str:
 
 @per_engine("K01", Severity.ERROR, way_out="use a release of the engine that knows it, or correct the key")
 def unknown_architecture(target: LintTarget, engine: str) -> Iterator[Hit]:
-    """The release of the engine that is judged by does not know the architecture."""
+    """The engine, as of the release that the rules know, does not know the architecture."""
     facts = judged_by(target, engine)
     if facts is None or target.architecture in facts.architectures:
         return
@@ -89,7 +89,7 @@ def wrong_type(target: LintTarget, engine: str) -> Iterator[Hit]:
     if facts is None:
         return
     kinds = dict.fromkeys(facts.special_tokens, "UINT32") | FIXED
-    if target.string("tokenizer.ggml.model") in ("no_vocab", "none"):  # nothing behind these three is read
+    if target.string("tokenizer.ggml.model") in ("no_vocab", "none"):  # then no other key is read
         kinds = {
             key: kinds[key] for key in ("general.name", "split.count", "tokenizer.ggml.model", "tokenizer.ggml.pre")
         }
@@ -105,7 +105,7 @@ def wrong_type(target: LintTarget, engine: str) -> Iterator[Hit]:
 
 
 def _readings(values: Hyperparameters) -> dict[str, list[KeyFact]]:
-    """The places where each key that is there is read; keys with a place that is not understood are left out."""
+    """Find the places where each present key is read; leave out keys with a place that is not understood."""
     found: dict[str, list[KeyFact]] = {}
     unclear: set[str] = set()
     for fact in values.key_facts:
@@ -121,7 +121,7 @@ def _readings(values: Hyperparameters) -> dict[str, list[KeyFact]]:
 def _accepts(fact: KeyFact, kv: KV) -> bool:
     """Whether the engine takes the entry's type where `fact` reads it."""
     if kv.type is not ValueType.ARRAY:
-        # An optional array of another type is passed over
+        # The engine skips an optional array of another type
         return not fact.required if fact.form == "array" else kv.type.name == fact.type
     if fact.form == "scalar":
         return False
@@ -137,7 +137,9 @@ def _wrong(target: LintTarget, kv: KV, wanted: list[str]) -> Hit:
     if not number or spelling is None or (spelling != "f32" and kv.type not in INTEGERS):
         return Hit(message=message, where=printable(kv.key, 80))
     value = float(kv.value()) if spelling == "f32" else int(kv.value())
-    command = edit_command(target, "--set", f"{kv.key}={spelling}:{value}", "--force-type", does="writes it so")
+    command = edit_command(
+        target, "--set", f"{kv.key}={spelling}:{value}", "--force-type", does="writes it with that type"
+    )
     if kv.key in SPLIT_KEYS:  # edit leaves them to merge
         command = filled("'gguftool merge FILE -o NEW' writes one file without it", target)
     return Hit(message=message, where=printable(kv.key, 80), way_out=command)
@@ -148,7 +150,7 @@ def _wrong(target: LintTarget, kv: KV, wanted: list[str]) -> Hit:
 
 @per_engine("K03", Severity.ERROR, way_out=_SET_OUT)
 def required_key(target: LintTarget, engine: str) -> Iterator[Hit]:
-    """A key that the architecture cannot do without is absent."""
+    """A key that the architecture requires is absent."""
     facts = judged_by(target, engine)
     if facts is not None and "tokenizer.ggml.model" not in {kv.key for kv in target.kvs}:
         yield Hit(message="'tokenizer.ggml.model' is absent", where="tokenizer.ggml.model")
@@ -165,7 +167,7 @@ def required_key(target: LintTarget, engine: str) -> Iterator[Hit]:
 
 
 def _counted(target: LintTarget, key: str) -> str:
-    """The command that sets a key of which the tensors tell the value; "" if they do not."""
+    """Write the command that sets a key to the value that the tensors show; "" if they show none."""
     name = key.removeprefix(f"{target.architecture}.")
     if name == "block_count":
         layers = len(target.layers)
@@ -175,16 +177,16 @@ def _counted(target: LintTarget, key: str) -> str:
         found = {dims[axis] for t in target.tensors if t.role == role and len(dims := t.info.dims) > axis}
     if len(found) != 1:
         return ""
-    return edit_command(target, "--set", f"{key}=u32:{found.pop()}", does="sets what the tensors are made for")
+    return edit_command(target, "--set", f"{key}=u32:{found.pop()}", does="sets the value that the tensors have")
 
 
 def _is_given(values: Hyperparameters, absent: KeyFact) -> bool:
-    """Whether another key, read into the same value, is there."""
+    """Whether another key that is read into the same value is present."""
     others = (fact for fact in values.key_facts if absent.field and fact.field == absent.field)
     return any(values.name_of(fact) in values.kvs for fact in others)
 
 
-# Which layers were dropped or repeated cannot be told from what is left.
+# The rest does not show which layers were dropped or repeated.
 _ENTRIES_OUT = (
     "make it again from the original: alter --layers drops and repeats layers with their entries; "
     "or edit --set writes one entry for each layer"
@@ -193,7 +195,7 @@ _ENTRIES_OUT = (
 
 @per_engine("K04", Severity.ERROR, way_out=_ENTRIES_OUT)
 def length_of_array(target: LintTarget, engine: str) -> Iterator[Hit]:
-    """An array with an entry for each layer has another number of entries than there are layers."""
+    """An array with one entry per layer has more or fewer entries than there are layers."""
     for values in hyperparameters(target, engine):
         seen: set[str] = set()
         for fact in values.key_facts:
@@ -205,14 +207,14 @@ def length_of_array(target: LintTarget, engine: str) -> Iterator[Hit]:
             if wanted is not None and kv.count != wanted and key not in seen:
                 seen.add(key)
                 message = f"{_shown(key)} has {kv.count:,} entries; the metadata counts {wanted:,} layers"
-                fits = kv.count == len(target.layers)  # then block_count is what contradicts
+                fits = kv.count == len(target.layers)  # then block_count is wrong
                 cause = f"{target.architecture}.block_count" if fits else ""
                 yield Hit(message=message, where=printable(key, 80), cause=cause)
 
 
 @per_engine("K05", Severity.ERROR, way_out=_SET_OUT)
 def numbers_of_experts(target: LintTarget, engine: str) -> Iterator[Hit]:
-    """Numbers of experts, of experts in use and of groups do not go together: the engine aborts."""
+    """The numbers of experts, of experts in use and of groups do not fit together: the engine aborts."""
     for values in hyperparameters(target, engine):
         experts, blocks = values.named("n_expert"), values.named("n_layer_all")
         if experts is None or blocks is None:
@@ -232,20 +234,20 @@ def numbers_of_experts(target: LintTarget, engine: str) -> Iterator[Hit]:
 def _use_hits(target: LintTarget, experts: int, used: int) -> Iterator[Hit]:
     key = f"{target.architecture}.expert_count"
     if used > experts == 0:
-        message = f"expert_used_count is {used:,}, and expert_count is absent or 0"
+        message = f"expert_used_count is {used:,}, but expert_count is absent or 0"
         out = "" if find_kv(target.kvs, key) else _counted(target, key)
         yield Hit(message=message, where=key, way_out=out, cause=key)
     elif used > experts:
         yield Hit(message=f"expert_used_count is {used:,}, expert_count {experts:,}", where="expert_used_count")
     elif experts and not used:
-        message = f"expert_count is {experts:,}, and expert_used_count is absent or 0"
+        message = f"expert_count is {experts:,}, but expert_used_count is absent or 0"
         yield Hit(message=message, where="expert_used_count")
 
 
 def _group_hits(experts: int, groups: int, used: int | None) -> Iterator[Hit]:
     problems = (
         (experts > 0 and groups >= experts, f"expert_group_count is {groups:,} of {experts:,} experts"),
-        (experts == 0 and groups > 0, f"expert_group_count is {groups:,}, and there are no experts"),
+        (experts == 0 and groups > 0, f"expert_group_count is {groups:,}, but there are no experts"),
         (groups > 1 and experts % groups > 0, f"{groups:,} groups do not divide {experts:,} experts"),
         (groups > 1 and used is not None and not 0 < used < groups, f"expert_group_used_count is {used} of {groups:,}"),
     )
@@ -254,7 +256,7 @@ def _group_hits(experts: int, groups: int, used: int | None) -> Iterator[Hit]:
 
 @per_engine("K06", Severity.ERROR, way_out=_SET_OUT)
 def value_out_of_range(target: LintTarget, engine: str) -> Iterator[Hit]:
-    """A value of the metadata is one that the engine refuses or aborts on."""
+    """The engine refuses a value in the metadata, or aborts on it."""
     for values in hyperparameters(target, engine):
         arch, blocks, nextn = target.architecture, values.named("n_layer_all"), values.field("n_layer_nextn")
         if engine == LLAMA_CPP and blocks is not None and not 0 < blocks <= MAX_BLOCKS:
@@ -273,5 +275,5 @@ def _rope(values: Hyperparameters, arch: str, engine: str) -> Iterator[Hit]:
     heads = values.named("n_head")
     rotated, length = values.named("n_rot"), values.named("n_embd_head_k")
     if arch in WHOLE_HEAD_ROPE[engine] and heads and rotated is not None and length is not None and rotated != length:
-        message = f"{arch}.rope.dimension_count is {rotated:,}, the heads have {length:,} dimensions"
+        message = f"{arch}.rope.dimension_count is {rotated:,}, but the heads have {length:,} dimensions"
         yield Hit(message=message, where="rope.dimension_count")

@@ -1,4 +1,4 @@
-"""The `alter` commands that mend what rules about tensors find: fused forms, single experts, MTP heads, encoders."""
+"""The `alter` commands that fix what rules about tensors find: fused forms, single experts, MTP heads, encoders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LAYER = re.compile(r"(blk\.([0-9]{1,6})\.)(.+)\.(?:weight|bias)", re.ASCII)
 
 
 def mending(target: LintTarget, engine: str, name: str, trunk: int) -> str:
-    """The command that mends a tensor called `name` which `engine` misses, or has no use for; "" if none does.
+    """Write the command that fixes a tensor called `name` that `engine` misses, or has no use for; "" if none does.
 
     `trunk` is the number of layers that are not for MTP.
     """
@@ -23,7 +23,7 @@ def mending(target: LintTarget, engine: str, name: str, trunk: int) -> str:
     prefix, layer, base = (found[1], int(found[2]), found[3]) if found else ("", -1, name)
     fused = _fused(target, prefix, base)
     if fused is not None and reads_parts(fused.kind, target.architecture, engine):
-        does = f"takes them apart for {engine}"
+        does = f"splits them for {engine}"
         return alter_command(target, "--unfuse", fused.kind, "--engine", engine, does=does)
     if tensor_axes(name, target.architecture).expert is not None or _has_single_experts(target, prefix, base):
         return alter_command(target, "--fuse", "experts", does="puts the experts together")
@@ -35,7 +35,7 @@ def mending(target: LintTarget, engine: str, name: str, trunk: int) -> str:
 
 
 def _fused(target: LintTarget, prefix: str, base: str) -> Fusion | None:
-    """The fused form that a tensor is, or that stands in its place; None if its parts lie beside it, too."""
+    """Find the fused form that a tensor is, or that replaces it; None if the parts exist, too."""
     for fusion in FUSIONS.values():
         if not prefix or base not in (fusion.fused, *fusion.parts):
             continue
@@ -50,7 +50,7 @@ def _has_single_experts(target: LintTarget, prefix: str, base: str) -> bool:
 
 
 def by_mending(target: LintTarget, engine: str, names: Iterable[str], trunk: int) -> dict[str, tuple[str, ...]]:
-    """Map each command to the `names` that it mends; "" to those that none does."""
+    """Map each command to the `names` that it fixes, and "" to those that no command fixes."""
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(mending(target, engine, name, trunk), []).append(name)

@@ -1,6 +1,6 @@
-"""Judge a head by itself: one that is planned and has no file yet, or that of a file without a look at its data.
+"""Judge a head by itself: a planned one that has no file yet, or that of a file without a look at its data.
 
-The rules are those of `check` that need nothing but heads, and that speak of what an engine loads.
+The rules are those of `check` that need only heads and are about what an engine loads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gguftool.storage.sources.source import Source
 
 _RULE_MODULES = (layers, loaders, file, types, scales, keys, vocabulary, tensor_set)
 
-# Not T06: who takes tensors refuses their types (surgery.compatibility), with the same facts and all names.
+# Not T06: writers that take tensors refuse their types (surgery.compatibility), with the same facts and all names.
 CODES = (
     *("K", "V", "A", "P", "S", "B", "M", "D"),
     *("T01", "T02", "T03", "H02", "F09", "F15"),
@@ -31,7 +31,7 @@ Place = tuple[str, str, str]  # code, engine ("" for the file itself), and the t
 
 @record
 class HeadOnly(Source):
-    """A file of which only the head is known; `size` in bytes is that of the whole file."""
+    """A file with only its head known; `size` in bytes is that of the whole file."""
 
     name: str
     size: int
@@ -43,7 +43,9 @@ class HeadOnly(Source):
 
     def read_at(self, offset: int, length: int) -> bytes:
         """Raise `SourceError`: there are no bytes."""
-        raise SourceError(f"{length:,} bytes are not there: the head alone is judged", source=self.name, offset=offset)
+        raise SourceError(
+            f"{length:,} bytes are not available: only the head is judged", source=self.name, offset=offset
+        )
 
 
 @record
@@ -56,7 +58,7 @@ class HeadOf:
 
 
 def head_target(name: str, heads: Iterable[HeadOf]) -> LintTarget:
-    """The target of one model's files, all called `name`: what rules say is compared between models."""
+    """Make the target of one model's files, all called `name`, because findings are compared between models."""
     files = [
         ModelFile(source=HeadOnly(name=name, size=head.size), header=head.header, shard=head.shard) for head in heads
     ]
@@ -64,7 +66,7 @@ def head_target(name: str, heads: Iterable[HeadOf]) -> LintTarget:
 
 
 def head_of_model(model: Model) -> list[HeadOf]:
-    """The heads of a model's files."""
+    """List the heads of a model's files."""
     return [
         HeadOf(header=file.header, size=file.source.size, shard=None if model.is_complete else file.shard)
         for file in model.files
@@ -72,16 +74,16 @@ def head_of_model(model: Model) -> list[HeadOf]:
 
 
 def judge_head(target: LintTarget, engines: tuple[str, ...], without: tuple[str, ...] = ()) -> tuple[Finding, ...]:
-    """Run the rules about heads for `engines`; the worst findings come first, what could not be judged is left out.
+    """Run the rules about heads for `engines`; the worst findings come first, undecided ones are left out.
 
-    `without`: beginnings of codes to leave out, too.
+    `without`: also leave out codes with these beginnings.
     """
     rules = [each for each in RULES if each.code.startswith(CODES) and not each.code.startswith(without)]
     return tuple(each for each in run_rules(target, engines, rules) if not each.undecided)
 
 
 def places_of(findings: Iterable[Finding]) -> frozenset[Place]:
-    """Every place that `findings` are about."""
+    """Collect every place that `findings` are about."""
     return frozenset(place for each in findings for engine in each.engines or ("",) for place in _places(each, engine))
 
 
@@ -90,7 +92,7 @@ def _places(finding: Finding, engine: str) -> list[Place]:
 
 
 def only_at(findings: Iterable[Finding], wanted: frozenset[Place]) -> tuple[Finding, ...]:
-    """`findings` with only those of their tensors and engines that are among the places `wanted`."""
+    """Narrow `findings` to those of their tensors and engines that are among the `wanted` places."""
     kept: list[Finding] = []
     for each in findings:
         groups: dict[tuple[str, ...], list[str]] = {}
@@ -111,17 +113,17 @@ def _narrowed(finding: Finding, names: tuple[str, ...], engines: Sequence[str]) 
 
 
 def errors_among(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Those of `findings` that are errors."""
+    """Pick the errors among `findings`."""
     return tuple(each for each in findings if each.severity is Severity.ERROR)
 
 
 def warnings_among(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Those of `findings` that are warnings."""
+    """Pick the warnings among `findings`."""
     return tuple(each for each in findings if each.severity is Severity.WARNING)
 
 
 def able_engines(errors: Iterable[Finding], engines: Sequence[str]) -> tuple[str, ...]:
-    """Those of `engines` that no error is about; none if an error is about the file itself."""
+    """Pick the `engines` that no error is about; none if an error is about the file itself."""
     broken: set[str] = set()
     for each in errors:
         broken.update(each.engines or engines)
@@ -129,7 +131,7 @@ def able_engines(errors: Iterable[Finding], engines: Sequence[str]) -> tuple[str
 
 
 def in_words(finding: Finding) -> str:
-    """One line: code, engines, place, message and way out."""
+    """Write one line: code, engines, place, message and way out."""
     engines = f" [{', '.join(finding.engines)}]" if finding.engines else ""
     place = f" {finding.where}:" if finding.where else ""
     way_out = f" ({finding.way_out})" if finding.way_out else ""

@@ -1,4 +1,4 @@
-"""Rules about the set of tensors: what the architecture asks for, in which dims, and what nothing asks for.
+"""Rules about the set of tensors: those that the architecture asks for, their dims, and those that nothing asks for.
 
 Sources: llama.cpp src/models/*.cpp (load_arch_tensors) and src/llama-model-loader.cpp (check_tensor_dims,
 done_getting_tensors: every tensor of the file must have been asked for), as data in format/engine_facts.
@@ -44,10 +44,10 @@ _ROUNDS = 4  # keys that can be wrong at once
 _NAMED = 4  # tensors that speak against a key
 _NUMBER = re.compile(r"\.([0-9]{1,6})(?=\.)")
 _SCALE = re.compile(r"\.(?:input_)?scale$")
-_FETCH_OUT = "convert or fetch the model anew, or take the tensor from another file with merge"
-_DIFF_OUT = "metadata and tensors are of different models: diff with the original model shows which"
+_FETCH_OUT = "convert or fetch the model again, or take the tensor from another file with merge"
+_DIFF_OUT = "metadata and tensors are from different models: diff with the original model shows which"
 _DROP_OUT = (
-    "convert or fetch the model anew, correct the key that would have these tensors read, "
+    "convert or fetch the model again, correct the key that would make engines read these tensors, "
     "or leave them out with alter --drop"
 )
 _MTP_OUT = (
@@ -56,7 +56,7 @@ _MTP_OUT = (
 
 
 def _values(target: LintTarget, engine: str) -> Iterator[Hyperparameters]:
-    """The values by which the tensors of a complete set can be judged, if the layers can be counted."""
+    """Yield the values by which the tensors of a complete set can be judged, if the layers can be counted."""
     for values in hyperparameters(target, engine):
         if target.missing:
             raise CannotEvaluate("the set is not complete")
@@ -70,7 +70,7 @@ def _layers(values: Hyperparameters) -> range:
 
 
 def _wanted(values: Hyperparameters) -> Iterator[Wanted]:
-    """Every name that may be asked for, with its layer and the place."""
+    """Yield every name that an engine may ask for, with its layer and the place."""
     for fact in values.architecture.tensors:
         if fact.name.count("%d") == 1:
             yield from ((fact.name.replace("%d", str(layer)), layer, fact) for layer in _layers(values))
@@ -79,19 +79,19 @@ def _wanted(values: Hyperparameters) -> Iterator[Wanted]:
 
 
 def _asked(values: Hyperparameters, fact: TensorFact, layer: int) -> bool | None:
-    """Whether the tensor is asked for in `layer`; None if that is not known."""
+    """Whether the engine asks for the tensor in `layer`; None if unknown."""
     if fact.fused and fact.fused.replace("%d", str(layer)) in values.target.by_name:
         return False
     return values.holds(fact.conditions, layer)
 
 
 def _trunk(values: Hyperparameters) -> int:
-    """The number of layers that are not for MTP."""
+    """Count the layers that are not for MTP."""
     return len(_layers(values)) - (values.field("n_layer_nextn") or 0)
 
 
 def _grouped(found: dict[str, list[tuple[str, int]]]) -> Iterator[Hit]:
-    """One hit for each message, with its tensors and layers."""
+    """Yield one hit for each message, with its tensors and layers."""
     for message, places in found.items():
         numbered = sorted({layer for name, layer in places if name.startswith("blk.")})
         where = layers_in_words(numbered) if len(places) > 1 and numbered else places[0][0]
@@ -100,8 +100,8 @@ def _grouped(found: dict[str, list[tuple[str, int]]]) -> Iterator[Hit]:
 
 @per_engine("A01", Severity.ERROR, way_out=_FETCH_OUT)
 def tensor_missing(target: LintTarget, engine: str) -> Iterator[Hit]:
-    """A tensor that the architecture cannot do without is not there."""
-    found: dict[str, dict[str, list[tuple[str, int]]]] = {}  # by the command that mends it
+    """A tensor that the architecture requires is missing."""
+    found: dict[str, dict[str, list[tuple[str, int]]]] = {}  # by the command that fixes it
     bare: dict[str, list[tuple[str, int]]] = {}  # of layers that have no tensor at all
     for values in _values(target, engine):
         trunk = _trunk(values)
@@ -121,7 +121,7 @@ def tensor_missing(target: LintTarget, engine: str) -> Iterator[Hit]:
         yield from (replace(hit, way_out=command) for hit in _grouped(by_message))
     for command, places in bare.items():
         layers = layers_in_words(sorted({layer for _, layer in places}))
-        message = f"{len(places):,} tensors of layers without any are missing"
+        message = f"{len(places):,} tensors of layers without any tensor are missing"
         names = tuple(name for name, _ in places)
         yield Hit(message=message, where=layers, tensors=names, way_out=command, cause=_block_count(target))
 
@@ -149,7 +149,7 @@ def wrong_dims(target: LintTarget, engine: str) -> Iterator[Hit]:
 
 
 def _blame_hit(target: LintTarget, blames: tuple[Blame, ...]) -> Hit:
-    """One hit for the key that tensors contradict; if several keys would explain it, with all of them."""
+    """Make one hit for the key that tensors contradict; name several keys if each would explain it."""
     first, tensors = blames[0], tuple(name for name, _ in blames[0].places)
     more = " ..." if len(tensors) > _NAMED else ""
     shown = f"{len(tensors):,} tensors have dims for {{}}: {listed(tensors[:_NAMED])}{more}"
@@ -169,7 +169,7 @@ def _blame_hit(target: LintTarget, blames: tuple[Blame, ...]) -> Hit:
 
 
 def _judge(values: Hyperparameters, wanted: Sequence[Wanted]) -> Judgement:
-    """Compare the tensors that are there, of those that may be wanted, with the metadata."""
+    """Compare the `wanted` tensors that are present with the metadata."""
     readings: dict[Place, list[TensorFact]] = {}
     for name, layer, fact in wanted:
         if name in values.target.by_name and _asked(values, fact, layer) is not False:
@@ -180,12 +180,12 @@ def _judge(values: Hyperparameters, wanted: Sequence[Wanted]) -> Judgement:
 
 
 def _dims_against(values: Hyperparameters, name: str, layer: int, facts: list[TensorFact]) -> Contradiction | None:
-    """The contradiction if no place that asks for the tensor takes its dims; None if one may."""
+    """Find the contradiction if no place that asks for the tensor takes its dims; None if one may."""
     dims = values.target.by_name[name].info.dims
     asked: list[tuple[int, ...]] = []
     for fact in facts:
         flags = values.value(fact.flags, layer)
-        if (flags or 0) & DUPLICATED:  # it is asked for elsewhere, too
+        if (flags or 0) & DUPLICATED:  # the engine asks for it elsewhere, too
             continue
         wanted = [values.value(dim, layer) for dim in fact.dims]
         if values.holds(fact.conditions, layer) is None or None in wanted:
@@ -200,7 +200,7 @@ def _dims_against(values: Hyperparameters, name: str, layer: int, facts: list[Te
         return None
     role = facts[0].name.replace("blk.%d.", "")
     right = " or ".join(dict.fromkeys(map(_dims_in_words, asked)))
-    message = f"{role} is {_dims_in_words(dims)}; by the metadata it is {right}"
+    message = f"{role} is {_dims_in_words(dims)}; by the metadata it should be {right}"
     return Contradiction(found=tuple(dims), wanted=asked[0], message=message)
 
 
@@ -217,7 +217,7 @@ def tensor_unknown(target: LintTarget, engine: str) -> Iterator[Hit]:
     """Nothing in the architecture asks for a tensor: the engine stops with "wrong number of tensors"."""
     for values in _values(target, engine):
         if not values.architecture.complete:
-            raise CannotEvaluate(f"some tensors of {target.architecture} are asked for in ways that were not read")
+            raise CannotEvaluate(f"{target.architecture} asks for some tensors in ways that are not known")
         by_name: dict[str, list[TensorFact]] = {}
         for fact in values.architecture.tensors:
             by_name.setdefault(fact.name, []).append(fact)
@@ -252,7 +252,7 @@ def _is_known(values: Hyperparameters, by_name: dict[str, list[TensorFact]], nam
 
 @per_engine("A04", Severity.WARNING, engines=MAINLINE, way_out=_MTP_OUT)
 def mtp_promised(target: LintTarget, engine: str) -> Iterator[Hit]:
-    """The metadata promises layers for multi-token prediction (MTP), and their tensors are not there."""
+    """The metadata promises layers for multi-token prediction (MTP), but their tensors are missing."""
     for values in _values(target, engine):
         nextn, blocks = values.field("n_layer_nextn"), values.field("n_layer_all")
         if not nextn or blocks is None or nextn > blocks:
@@ -260,5 +260,5 @@ def mtp_promised(target: LintTarget, engine: str) -> Iterator[Hit]:
         last = range(blocks - nextn, blocks)
         bare = [layer for layer in last if not any("nextn" in role for role in target.layers.get(layer, ()))]
         if bare:
-            message = f"nextn_predict_layers is {nextn:,}, and no nextn tensor is there: real layers may be skipped"
+            message = f"nextn_predict_layers is {nextn:,}, but there is no nextn tensor: real layers may be skipped"
             yield Hit(message=message, where=layers_in_words(bare))

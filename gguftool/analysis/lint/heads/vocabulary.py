@@ -29,14 +29,14 @@ _ELEMENTS: Final = {
     TYPES: ("INT32",),
     "tokenizer.ggml.suppress_tokens": ("INT32",),
 }
-# Tags of Hugging Face's own around what an assistant says: they change nothing.
+# Hugging Face's own tags around an assistant's text: they change nothing.
 _GENERATION: Final = re.compile(r"\{%[-+]?\s*(?:end)?generation\s*[-+]?%\}")
 MAX_TEMPLATE: Final = 1 << 20  # characters; the longest seen have some 20,000
 _TAKE_OUT = "take the tokenizer of the original model: merge with --kv-from takes its metadata"
 
 
 def _facts(target: LintTarget, engine: str) -> HeadFacts | None:
-    """The facts, if the model has a vocabulary of its own."""
+    """Find the facts if the model has its own vocabulary."""
     facts = judged_by(target, engine)
     return None if target.string(MODEL) in _NONE else facts
 
@@ -71,12 +71,12 @@ def vocabulary_not_whole(target: LintTarget, engine: str) -> Iterator[Hit]:
         yield Hit(message=f"{TOKENS} is absent", where=TOKENS)
     needs_merges = model in _PAIRED and (model == "gemma4" or target.string(PRE) != "kimi-k2")
     if needs_merges and find_kv(target.kvs, MERGES) is None:
-        yield Hit(message=f"{MERGES} is absent; a tokenizer of the kind {model} needs it", where=MERGES)
+        yield Hit(message=f"{MERGES} is absent; a {model} tokenizer needs it", where=MERGES)
     elements = _ELEMENTS | ({MERGES: ("STRING",)} if model in _PAIRED else {})
     for key, kinds in elements.items():
         kv = find_kv(target.kvs, key)
         if kv is not None and (kv.type is not ValueType.ARRAY or kv.element_type.name not in kinds):
-            yield Hit(message=f"{key} is no array of {' or '.join(kinds)}", where=key)
+            yield Hit(message=f"{key} is not an array of {' or '.join(kinds)}", where=key)
     yield from _lengths(target)
 
 
@@ -101,10 +101,10 @@ def token_twice(target: LintTarget, engine: str) -> Iterator[Hit]:
     number, text = next((n, t) for n, t in enumerate(texts) if first.setdefault(t, n) != n)
     more = len(texts) - len(set(texts))
     message = f"tokens {first[text]:,} and {number:,} are both '{printable(text, 40)}'"
-    yield Hit(message=f"{message} ({more:,} doubles in all)", where=TOKENS)
+    yield Hit(message=f"{message} ({more:,} duplicates in all)", where=TOKENS)
 
 
-@per_engine("V04", Severity.WARNING, way_out="edit --set-token takes a token of the vocabulary by its text")
+@per_engine("V04", Severity.WARNING, way_out="edit --set-token sets a token of the vocabulary by its text")
 def special_token_out_of_range(target: LintTarget, engine: str) -> Iterator[Hit]:
     """The id of a special token is beyond the vocabulary: the engine takes a default instead."""
     facts, tokens = _facts(target, engine), _array(target, TOKENS)
@@ -113,14 +113,14 @@ def special_token_out_of_range(target: LintTarget, engine: str) -> Iterator[Hit]
     for key in facts.special_tokens:
         number = target.integer(key)
         if number is not None and not 0 <= number < tokens.count:
-            yield Hit(message=f"{key} is {number:,}, the vocabulary has {tokens.count:,} tokens", where=key)
+            yield Hit(message=f"{key} is {number:,}, but the vocabulary has {tokens.count:,} tokens", where=key)
 
 
 @per_engine(
     "V05", Severity.ERROR, way_out="edit --set-file writes a template that parses, such as the original model's"
 )
 def template_not_parsed(target: LintTarget, engine: str) -> Iterator[Hit]:
-    """The chat template has an error in its syntax: llama-server and what is built on it refuse the model."""
+    """The chat template has a syntax error: llama-server and programs built on it refuse the model."""
     if judged_by(target, engine) is None or not (text := target.string(TEMPLATE)):
         return
     if len(text) > MAX_TEMPLATE:
@@ -132,9 +132,9 @@ def template_not_parsed(target: LintTarget, engine: str) -> Iterator[Hit]:
 
 @lru_cache(maxsize=1)  # both engines ask about one template, and a long one takes seconds
 def _syntax_error(text: str) -> str:
-    """The first syntax error of a chat template with its line, or ""; raises `CannotEvaluate` if it cannot be parsed.
+    """Find the first syntax error of a chat template, with its line, or "".
 
-    The template is never run.
+    Raises `CannotEvaluate` if the template cannot be parsed. The template is never run.
     """
     try:
         from jinja2 import TemplateSyntaxError
