@@ -203,7 +203,7 @@ def _gaps(model: Model, tensors: Sequence[Tensor]) -> Iterator[EngineGap]:
 
 
 def _unknown_names(model: Model, names: KnownNames) -> Iterator[str]:
-    """Yield what the metadata names and the engine's release does not know; `check` reports it as K01 and V01."""
+    """Yield names in the metadata that the engine's release does not know; `check` reports them as K01 and V01."""
     architecture = text(model, ARCHITECTURE_KEY)
     if not architecture or text(model, "general.type") not in ("", "model"):
         return
