@@ -121,7 +121,9 @@ def _rivals(mix: Mix) -> Table:
         for one in near
     )
     heads = columns("mix", ">bytes", ">bpw", f">{_label(mix)}", ">planned, same size", ">change", middle="mix")
-    return Table(title="compared with other mixes", columns=heads, rows=rows, drop=("planned, same size", "bpw", "bytes"))
+    return Table(
+        title="compared with other mixes", columns=heads, rows=rows, drop=("planned, same size", "bpw", "bytes")
+    )
 
 
 def _label(mix: Mix) -> str:
