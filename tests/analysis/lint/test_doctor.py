@@ -37,8 +37,8 @@ CAUSES = {
     "gated": (b"Access to model x/y is restricted", "N06", "gated"),
     "json": (b'{"error":"Repository not found"}', "N06", "Repository not found"),
     "xml": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code>', "N06", "expired"),
-    "zeros": (bytes(5000), "N07", "data at 0 of 8 places"),
-    "zeroed head": (bytes(4096) + b"\x07" * 50000, "N07", "the head of a file of the same model"),
+    "zeros": (bytes(5000), "N07", "data at 0 of 8 sampled places"),
+    "zeroed head": (bytes(4096) + b"\x07" * 50000, "N07", "the head of a file with the same model"),
     "magic alone": (b"GGUF" + bytes(60) + b"\x07" * 50000, "N07", "only the magic is there"),
     "ggml": (b"lmgg" + bytes(60), "N10", "GGML"),
     "ggmf": (b"fmgg" + bytes(60), "N10", "GGMF"),
@@ -156,7 +156,7 @@ def test_truncation_counts_bytes_and_tensors(tmp_path: Path, cut: int) -> None:
     text = said(path, "N09")
     assert f"{cut:,} of {len(whole.bytes()):,} bytes are missing" in text
     hit = -(-cut // 1088)
-    assert f"{hit} tensor(s) hit, of 4" in text
+    assert f"{hit} tensor(s) of 4" in text
     (finding,) = diagnosed(path).diagnoses
     assert finding.tensors == ("token_embd.weight", "output.weight", "blk.0.a.weight", "blk.0.b.weight")[-hit:]
 
@@ -229,7 +229,7 @@ def test_reads_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
     read = LocalSource.read_at
     monkeypatch.setattr(LocalSource, "read_at", lambda self, at, n: reads.append(n) or read(self, at, n))
-    assert "data at 0 of 8 places" in said(path, "N07")
+    assert "data at 0 of 8 sampled places" in said(path, "N07")
     assert sum(reads) < 1 << 18
 
 
