@@ -1,8 +1,8 @@
 """Run an engine as a child process within limits, and stop it as soon as it has shown enough.
 
-The limits are time and anonymous memory (RssAnon), looked at every few milliseconds: under RLIMIT_AS a good model would
-fail, as engines map whole files. All of a child's processes are watched and killed together, a wrapper script's too.
-Linux only: what a process maps and uses is read from /proc.
+The limits are time and anonymous memory (RssAnon), checked every few milliseconds: under RLIMIT_AS a good model would
+fail, because engines map whole files. All of a child's processes are watched and killed together, including those of a
+wrapper script. Linux only: the mappings and memory use of a process are read from /proc.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from gguftool.errors import ExecuteError
 from gguftool.record import record
 from gguftool.storage.system.processes import forbid_core, kill_tree, pin, signals_held
 
-_STEP = 0.004  # seconds between two looks; an engine that populates a mapping takes about 4 MB of page cache in them
+_STEP = 0.004  # seconds between two checks; an engine that populates a mapping reads about 4 MB in that time
 _READ = 1 << 16
-_DRAIN = 64 << 20  # bytes read after the child's end, of what its own children may still print
+_DRAIN = 64 << 20  # bytes read after the child's end: its own children may still print
 _MAX_PROCESSES = 64  # watched at once
-# Options by environment would change what was asked for; tokens are none of its business.
+# Options in the environment would change the request, and the engine does not need tokens.
 _DROPPED = re.compile(r"LLAMA_(ARG|LOG)_|HF_TOKEN|HUGGING_?FACE")
 _RSS_ANON = re.compile(rb"^RssAnon:\s+(\d+) kB", re.M)
 
@@ -43,7 +43,7 @@ class Stop(Enum):
 
 @record
 class Limits:
-    """Seconds, and bytes of anonymous memory of all its processes together; `cores` to run on, default: all."""
+    """Seconds, and bytes of anonymous memory of all processes together; `cores` to run on, default: all."""
 
     seconds: float
     anonymous: int
@@ -52,7 +52,7 @@ class Limits:
 
 @record
 class Ending:
-    """How a child ended: its exit status if it did so itself, negative for a signal."""
+    """How a child ended: its exit status if it ended by itself, negative for a signal."""
 
     stop: Stop
     status: int
@@ -73,9 +73,9 @@ def run_child(
 ) -> Ending:
     """Run `words` in `folder` to its end, or until it maps a file with `marker` in its path, or `is_ready`.
 
-    Without a `marker`, what it maps is not looked at.
+    Without a `marker`, its mappings are not checked.
 
-    Raises `ExecuteError` if it cannot be started. Whatever happens, none of its processes is left.
+    Raises `ExecuteError` if it cannot be started. Whatever happens, none of its processes is left running.
     """
     start = time.monotonic()
     log, mapped, peak = Log(), False, 0
@@ -99,7 +99,7 @@ def run_child(
             elif is_ready is not None and is_ready(process.pid):
                 stop = Stop.READY
             else:
-                if not open_output:  # it closed its output and goes on
+                if not open_output:  # it closed its output but continues
                     time.sleep(_STEP)
                 continue
             break
@@ -116,7 +116,7 @@ def _started(words: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[by
     environment = {name: value for name, value in os.environ.items() if not _DROPPED.match(name)}
     environment["GGML_NO_BACKTRACE"] = "1"  # or an abort starts a debugger
     with contextlib.ExitStack() as stack:
-        with signals_held():  # one that came between the start and the promise to kill it would leave it running
+        with signals_held():  # a signal between the start and the next block would leave the child running
             try:
                 process = subprocess.Popen(
                     list(words),
@@ -155,7 +155,7 @@ def _read(output: int, log: Log) -> bool:
 
 
 def _drain(output: int, log: Log) -> None:
-    """Read what is left in the pipe."""
+    """Read the rest of the pipe."""
     end = log.nbytes + _DRAIN
     while log.nbytes < end and select.select([output], [], [], 0)[0]:
         data = os.read(output, _READ)
@@ -168,7 +168,7 @@ def _drain(output: int, log: Log) -> None:
 
 
 def _proc(pid: int, name: str) -> bytes:
-    """A file of a process, or nothing if that has ended."""
+    """A /proc file of a process, empty if the process has ended."""
     try:
         with open(f"/proc/{pid}/{name}", "rb") as file:
             return file.read()

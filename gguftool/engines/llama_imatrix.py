@@ -1,9 +1,9 @@
-"""Run an installed llama-imatrix of either engine over some chunks of a text, on top of what it collected before.
+"""Run an installed llama-imatrix of either engine over some chunks of a text, and add to earlier results.
 
-A text is cut into chunks of the context's length. The tool's own files from the middle of a run are no place to go on
-from: it saves when the first tensor of a chunk is done, so that the others lack that chunk. Here each run ends after
-its chunks, and its file is whole. To go on from a legacy file is no way either: it has means of tokens and counts
-batches, and the tools add up these as if they were counts of tokens (ik_llama.cpp, load_imatrix).
+A text is cut into chunks of the context's length. The tool's own files from the middle of a run cannot be resumed: it
+saves when the first tensor of a chunk is done, so the other tensors lack that chunk. Here each run ends after its
+chunks, and its file is complete. A legacy file cannot be resumed either: it has means of tokens and counts batches, and
+the tools add these up as if they were counts of tokens (ik_llama.cpp, load_imatrix).
 
 Sources: llama.cpp tools/imatrix/imatrix.cpp, ik_llama.cpp examples/imatrix/imatrix.cpp (collect_imatrix,
 compute_imatrix, and main for --in-file).
@@ -20,7 +20,7 @@ from gguftool.errors import ExecuteError, printable
 from gguftool.format.engine_facts.engines import LLAMA_CPP
 from gguftool.record import record
 
-_UNLIMITED = 1 << 62  # bytes: a model takes what it takes
+_UNLIMITED = 1 << 62  # bytes: the memory that a model needs is not limited
 _NEVER = "1000000"  # chunks between two saves
 _BEGUN = re.compile(r"\bcomputing over (\d+) chunks")
 _ENDED = re.compile(r"not enough tokens left|you need at least \d+ tokens")
@@ -28,7 +28,7 @@ _ENDED = re.compile(r"not enough tokens left|you need at least \d+ tokens")
 
 @record
 class ImatrixTool:
-    """How all runs are made: `engine`, tokens of a chunk, and more options for it, such as ``-ngl 99``."""
+    """Options of all runs: `engine`, tokens of a chunk, and more options for the engine, such as ``-ngl 99``."""
 
     engine: LoadEngine
     context: int = 512
@@ -42,13 +42,13 @@ class ImatrixTool:
 
 
 def find_imatrix_tool(name: str, folder: Path) -> LoadEngine:
-    """Find the llama-imatrix `name`, a path or a command; raises `PlanError` if it is no such program."""
+    """Find the llama-imatrix `name`, a path or a command; raises `PlanError` if it is not such a program."""
     return find_engine(name, folder, kinds=(Kind.IMATRIX,))
 
 
 @record
 class Stretch:
-    """`chunks` of a text (None: all) from chunk `first` on; `before`: the file with what was collected before."""
+    """`chunks` of a text (None: all) from chunk `first` on; `before`: the file with the earlier results."""
 
     first: int = 0
     chunks: int | None = None
@@ -56,13 +56,13 @@ class Stretch:
 
 
 def collect_chunks(tool: ImatrixTool, model: Path, text: Path, output: Path, stretch: Stretch) -> int:
-    """Collect over a stretch of `text` into `output`, with what was collected before; return how many chunks it was.
+    """Collect over a stretch of `text`, add the earlier results, and write `output`; return the number of chunks.
 
-    0 if the text ends before: of its last two chunks the tool begins none. `stretch.before` lies beside `output`.
-    Raises `ExecuteError` that says what the tool did instead.
+    0 if the text ends earlier: the tool does not start its last two chunks. `stretch.before` is next to `output`.
+    Raises an `ExecuteError` that describes a failure of the tool.
     """
     first, chunks, before = stretch.first, stretch.chunks, stretch.before
-    # Names alone: the tool takes commas in a path for several files.
+    # Only names: the tool takes a path with commas for several files.
     words = [str(tool.engine.path), "-m", str(model), "-f", str(text), "-o", output.name, "-c", str(tool.context)]
     words += ["--output-frequency", _NEVER, "--no-ppl"]
     words += ["--chunks", str(chunks)] if chunks is not None else []

@@ -3,13 +3,13 @@
 A text is cut into chunks of the context's length, and the second half of each chunk is scored. The tool saves the log
 probabilities of all tokens of the vocabulary at these positions, in 16 bits each, and compares a model with them later.
 It prints a table by chunk, with running means in five decimals, and then statistics over all tokens in six; the latter
-only for 100 tokens or more. Errors are standard errors over tokens. It ends with 0 also after most of its failures, so
-what counts is what it printed.
+only for 100 tokens or more. Errors are standard errors over tokens. Its exit status is 0 even after most failures, so
+only its output counts.
 
 Sources: llama.cpp tools/perplexity/perplexity.cpp, ik_llama.cpp examples/perplexity/perplexity.cpp (perplexity,
-kl_divergence), which print the same but for the line with the perplexity of saved logits. llama.cpp logs in a thread
-that it does not wait for at its end (common/log.cpp, common_log_main), so the last lines of a good run may be lost: of
-one that takes a second, one in ten. It is run again.
+kl_divergence), which print the same except for the line with the perplexity of saved logits. llama.cpp logs in a thread
+that it does not wait for at its end (common/log.cpp, common_log_main), so the last lines of a good run may be lost:
+this happens to one in ten runs of a second. Then it is run again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from gguftool.record import record
 LEAST_TOKENS = 100  # scored; for fewer the tool prints no statistics
 _MAGIC = b"_logits_"
 _HEAD = struct.Struct("<8sIii")  # magic, context, vocabulary, chunks
-_UNLIMITED = 1 << 62  # bytes: a model takes what it takes
+_UNLIMITED = 1 << 62  # bytes: the memory that a model needs is not limited
 _STEP = 1 << 20
 _TRIES = 8
 
@@ -45,7 +45,7 @@ _STATISTICS = {
     "same_top": re.compile(rf"Same top p: +{_PAIR} %"),
 }
 _BEGUN = re.compile(r"\b(?:computing|calculating perplexity) over \d+ chunks")
-# What it prints when it goes on with something else than was asked for, or stops and ends with 0.
+# Its output when it continues with something else than requested, or stops with exit status 0.
 _COMPLAINT = re.compile(
     r"\b(?:perplexity|kl_divergence) ?: ((?:inconsistent vocabulary|you need at least|the data file you provided"
     r"|failed |[^\n]*has been computed with|[^\n]*does not look like)[^\n]*)"
@@ -77,7 +77,7 @@ class Comparison:
 
 @record
 class LogitsHead:
-    """What a file of saved logits says of itself: tokens of a chunk, tokens of the vocabulary, chunks."""
+    """The head of a file of saved logits: tokens of a chunk, tokens of the vocabulary, chunks."""
 
     context: int
     vocabulary: int
@@ -92,10 +92,10 @@ class LogitsHead:
 
 @record
 class PerplexityRun:
-    """What all runs of one engine have in common.
+    """The options of all runs of one engine.
 
-    `context`: tokens of a chunk. `chunks`: at most so many. `arguments`: more options for the engine, such as
-    ``-ngl 99``. `cores`: the processor cores to run on, default: all. `seconds`: how long one run may take.
+    `context`: tokens of a chunk. `chunks`: the largest number of chunks. `arguments`: more options for the engine, such
+    as ``-ngl 99``. `cores`: the processor cores to run on, default: all. `seconds`: the time limit of one run.
     """
 
     engine: LoadEngine
@@ -108,14 +108,16 @@ class PerplexityRun:
 
 
 class StoppedError(Exception):
-    """The run was stopped by its caller."""
+    """The caller stopped the run."""
 
 
 def find_perplexity(name: str, folder: Path) -> LoadEngine:
-    """Find the llama-perplexity `name`, a path or a command; raises `PlanError` if it is no such program."""
+    """Find the llama-perplexity `name`, a path or a command; raises `PlanError` if it is not such a program."""
     engine = find_engine(name, folder)
     if engine.kind is not Kind.PERPLEXITY:
-        raise PlanError(f"is {engine.kind.value}; llama-perplexity of the same build measures", source=name)
+        raise PlanError(
+            f"is {engine.kind.value}; name llama-perplexity of the same build, which can measure", source=name
+        )
     return engine
 
 
@@ -138,7 +140,7 @@ def scored_tokens(context: int) -> int:
 def save_logits(run: PerplexityRun, model: Path, text: Path, logits: Path) -> Estimate:
     """Save the logits of `model` on `text` in the file `logits`; return the perplexity.
 
-    Raises `ExecuteError` that says what the engine did instead.
+    Raises an `ExecuteError` that describes a failure of the engine.
     """
     words = [*_common(run, model), "-f", str(text), "--kl-divergence-base", str(logits)]
     output = _whole_output(run, words, logits.parent, _BASE)
@@ -149,23 +151,23 @@ def save_logits(run: PerplexityRun, model: Path, text: Path, logits: Path) -> Es
 
 
 def compare_logits(run: PerplexityRun, model: Path, logits: Path) -> Comparison:
-    """Compare `model` with the saved `logits`; raises `ExecuteError` that says what the engine did instead."""
+    """Compare `model` with the saved `logits`; raises an `ExecuteError` that describes a failure of the engine."""
     words = [*_common(run, model), "--kl-divergence", "--kl-divergence-base", str(logits)]
     return parse_comparison(_whole_output(run, words, logits.parent, _STATISTICS["same_top"]), words[0])
 
 
 def read_logits_head(path: Path) -> LogitsHead:
-    """Read the head of saved logits, and compare what it says with the file's size; raises `FormatError`."""
+    """Read the head of saved logits, and compare it with the file's size; raises `FormatError`."""
     with open(path, "rb") as file:
         data = file.read(_HEAD.size)
         size = file.seek(0, 2)
     if len(data) < _HEAD.size or not data.startswith(_MAGIC):
-        raise FormatError("no saved logits: they begin with '_logits_'", source=str(path))
+        raise FormatError("is not a file of saved logits, which begins with '_logits_'", source=str(path))
     _, context, vocabulary, chunks = _HEAD.unpack(data)
     head = LogitsHead(context=context, vocabulary=vocabulary, chunks=chunks)
     if min(context, vocabulary, chunks) < 1 or head.nbytes != size:
         raise FormatError(
-            f"{size:,} bytes, but {chunks:,} chunks of {context:,} tokens with a vocabulary of {vocabulary:,} take "
+            f"has {size:,} bytes, but {chunks:,} chunks of {context:,} tokens with a vocabulary of {vocabulary:,} take "
             f"{head.nbytes:,}: incomplete, or damaged",
             source=str(path),
         )
@@ -173,7 +175,7 @@ def read_logits_head(path: Path) -> LogitsHead:
 
 
 def parse_comparison(output: str, program: str) -> Comparison:
-    """Parse what a comparison prints; raises `ExecuteError` for anything else, and for numbers that are none."""
+    """Parse the output of a comparison; raises `ExecuteError` for anything else, and for NaN and infinities."""
     found: dict[str, Estimate] = {}
     for name, pattern in _STATISTICS.items():
         match = pattern.search(output)
@@ -182,7 +184,7 @@ def parse_comparison(output: str, program: str) -> Comparison:
         found[name] = _estimate(match.groups(), name, program)
     rows = [(int(row[0]), float(row[5])) for row in _ROW.findall(output)]
     if [number for number, _ in rows] != list(range(1, len(rows) + 1)) or not all(math.isfinite(x) for _, x in rows):
-        rows = []  # lines of a log between them, perhaps: the statistics are what counts
+        rows = []  # perhaps log lines are between them; the statistics are enough
     share = found["same_top"]
     found["same_top"] = Estimate(value=share.value / 100, error=share.error / 100)
     problem = _impossible(found)
@@ -192,7 +194,7 @@ def parse_comparison(output: str, program: str) -> Comparison:
 
 
 def _impossible(found: dict[str, Estimate]) -> str:
-    """Describe what no comparison can have, or empty."""
+    """Describe an impossible result; empty if there is none."""
     if found["kld"].value < -1e-3:  # saved logits are rounded, so that a mean may be a little below zero
         return f"a KL divergence of {found['kld'].value:g}, which is never negative"
     if not 0 <= found["same_top"].value <= 1:
@@ -205,7 +207,7 @@ def _impossible(found: dict[str, Estimate]) -> str:
 def _estimate(texts: tuple[str, ...], name: str, program: str) -> Estimate:
     value, error = map(float, texts)
     if name == "ppl_ratio" and math.isnan(error):
-        error = 0.0  # the root of a difference that is zero but for rounding: the models are the same
+        error = 0.0  # the root of a difference that is zero except for rounding: the models are the same
     if not (math.isfinite(value) and math.isfinite(error)):
         raise ExecuteError(
             f"printed {name} = {texts[0]} ± {texts[1]}: the model computes NaN or infinities with this tensor",
@@ -226,7 +228,7 @@ def _common(run: PerplexityRun, model: Path) -> list[str]:
 
 
 def _whole_output(run: PerplexityRun, words: list[str], folder: Path, end: re.Pattern[str]) -> str:
-    """Run the engine until its output has its `end`, if it began to compute; or at most `_TRIES` times."""
+    """Run the engine again, at most `_TRIES` times, if it began to compute but its output lacks the `end`."""
     for _ in range(_TRIES):
         output = _output(run, words, folder)
         if end.search(output) or not _BEGUN.search(output):
@@ -235,7 +237,7 @@ def _whole_output(run: PerplexityRun, words: list[str], folder: Path, end: re.Pa
 
 
 def _output(run: PerplexityRun, words: list[str], folder: Path) -> str:
-    """Run the engine to its end and return what it printed."""
+    """Run the engine to its end and return its output."""
     limits = Limits(seconds=run.seconds, anonymous=_UNLIMITED, cores=run.cores)
     ending = run_child(words, folder, limits, is_ready=lambda _: run.stopped())
     if ending.stop is Stop.READY:
@@ -258,7 +260,7 @@ def _ended(ending: Ending, run: PerplexityRun) -> str:
 
 
 def _unexpected(output: str, lacking: str) -> str:
-    """The message about output that has not what was asked for."""
+    """The message about output that lacks the requested numbers."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     last = printable(lines[-1]) if lines else "nothing"
     return f"printed {lacking}; its last line: {last}"

@@ -26,7 +26,7 @@ _LOG_LINE = 300  # characters of one line
 
 @record
 class LlamaQuantize:
-    """An installed llama-quantize; `identity` changes when the program file does."""
+    """An installed llama-quantize; `identity` changes when the program file changes."""
 
     path: Path
     identity: str
@@ -36,7 +36,7 @@ class LlamaQuantize:
 class LlamaQuantizeRun:
     """One run of `tool`, a llama-quantize of `engine`, from `source` to `target` by `rules`.
 
-    A rule reads `REGEX=TYPE`, in the engine's own spelling. `threads`: default: one for each core.
+    A rule is `REGEX=TYPE`, in the engine's own spelling. `threads`: default: one for each core.
     """
 
     tool: Path
@@ -53,7 +53,9 @@ def find_llama_quantize(name: str) -> LlamaQuantize:
     """Find the program `name`, a path or a command; raise `PlanError` if it cannot be run."""
     found = shutil.which(name)
     if found is None:
-        raise PlanError("no such program, or it may not be run; build it with llama.cpp or ik_llama.cpp", source=name)
+        raise PlanError(
+            "no such program, or it is not executable; build it with llama.cpp or ik_llama.cpp", source=name
+        )
     path = Path(found).resolve()
     status = path.stat()
     return LlamaQuantize(path=path, identity=f"{path} {status.st_size} {status.st_mtime_ns}")
@@ -74,14 +76,14 @@ def command_line(run: LlamaQuantizeRun) -> list[str]:
 
 
 def run_llama_quantize(run: LlamaQuantizeRun) -> None:
-    """Run the program to its end, with the log beside the target.
+    """Run the program to its end, with the log next to the target.
 
     Raises `ExecuteError` with the log's last lines if it fails or writes nothing.
     """
     words = command_line(run)
     log = run.target.parent / "log.txt"
     with open(log, "wb") as out, contextlib.ExitStack() as stack:
-        with signals_held():  # one that came between the start and the promise to kill it would leave it running
+        with signals_held():  # a signal between the start and the next block would leave the program running
             try:
                 # In a new session: the program may be a script, and the processes that it starts must end with it.
                 process = subprocess.Popen(
@@ -95,7 +97,7 @@ def run_llama_quantize(run: LlamaQuantizeRun) -> None:
         how = f"ended with {code}" if code > 0 else f"was stopped by signal {-code}"
         raise ExecuteError(f"{how}; it said last: {_tail(log) or 'nothing'}", source=words[0])
     if not run.target.is_file():
-        raise ExecuteError("ended well but wrote nothing", source=words[0])
+        raise ExecuteError("ended without an error but wrote nothing", source=words[0])
 
 
 @contextlib.contextmanager

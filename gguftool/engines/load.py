@@ -1,9 +1,9 @@
-"""Load a model's skeleton in an engine, and tell what came of it.
+"""Load a model's skeleton in an engine, and report the result.
 
-A known-good and a known-bad tiny model go first: an engine that does not load the one, or loads the other, has nothing
-to say about the user's file, and its exit status 0 proves nothing. The skeleton is loaded until the engine maps it: by
-then it has accepted the head, the vocabulary and the tensors. Only a small one, or one that is to run, is loaded to the
-end: engines touch every page of what they map.
+A known-good and a known-bad tiny model go first: if the engine does not load the first, or loads the second, its result
+for the user's file means nothing, and neither does its exit status 0. The skeleton is loaded until the engine maps it:
+by then it has accepted the head, the vocabulary and the tensors. Only a small skeleton, or one that must run, is loaded
+to the end: engines touch every page that they map.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from gguftool.engines.xllamacpp_child import GENERATED, LOADED
 from gguftool.record import record, replace
 from gguftool.storage.system.processes import FROM_OUTSIDE
 
-_SECONDS = 60.0  # for what takes an engine one
-_BYTES_PER_SECOND = 250e6  # of a skeleton that is loaded to the end; seen: 760e6
+_SECONDS = 60.0  # the limit for work that takes an engine about one
+_BYTES_PER_SECOND = 250e6  # of a skeleton that is loaded to the end; measured: 760e6
 _SECONDS_PER_TOKEN = 20.0
-# llama.cpp's log is written by a thread that the end of the process cuts off: an engine that refuses a file may die
-# before it says why (one run of five on a quiet machine, three of five on a busy one). It is asked again.
+# A thread writes llama.cpp's log, and the end of the process stops it: an engine that refuses a file may end before it
+# prints the reason (one run in five on a quiet machine, three in five on a busy one). Then it is run again.
 _ASKED = 40
-_ASKING = 10.0  # seconds in all, but for the first time
+_ASKING = 10.0  # seconds for all runs after the first
 _SHELL_SIGNALS = range(129, 129 + 64)  # exit status of a shell for a command that was stopped by a signal
 
 
 class Verdict(Enum):
-    """What the engine did with the skeleton."""
+    """The engine's result for the skeleton."""
 
     ACCEPTED = "accepted"  # mapped it, and was stopped there
     LOADED = "loaded"  # loaded it to the end
@@ -49,7 +49,7 @@ class Verdict(Enum):
 
 @record
 class Outcome:
-    """What came of loading: `how` it ended in words, the engine's own error `lines`, what it took."""
+    """The result of loading: `how` it ended in words, the engine's own error `lines`, time and memory used."""
 
     verdict: Verdict
     how: str
@@ -59,7 +59,7 @@ class Outcome:
 
     @property
     def is_good(self) -> bool:
-        """Whether the engine took the model as far as it was asked to."""
+        """Whether the engine got as far as requested with the model."""
         return self.verdict in (Verdict.ACCEPTED, Verdict.LOADED, Verdict.RAN)
 
 
@@ -71,10 +71,10 @@ def load(
     tokens: int = 0,
     seconds: float | None = None,
 ) -> Outcome:
-    """Load the skeleton of `files` in `engine`, with a known-good and a known-bad model first, all in `folder`.
+    """Load the skeleton of `files` in `engine`, after a known-good and a known-bad model, all in `folder`.
 
-    With `tokens`, also generate so many. Raises `ExecuteError` if the skeleton cannot be written, or the engine not
-    started.
+    With `tokens`, also generate that many. Raises `ExecuteError` if the skeleton cannot be written, or the engine
+    cannot be started.
     """
     free = free_memory()
     limits = Limits(seconds=seconds or _SECONDS, anonymous=free // 2)
@@ -96,7 +96,7 @@ def load(
 
 
 def free_memory() -> int:
-    """Bytes that programs can still have."""
+    """Bytes of memory available to programs."""
     with open("/proc/meminfo", encoding="ascii") as table:
         fields = dict(line.split(":", 1) for line in table)
     return int(fields["MemAvailable"].split()[0]) * 1024
@@ -113,7 +113,7 @@ def _try_out(engine: LoadEngine, folder: Path, limits: Limits) -> Outcome | None
         return replace(outcome, verdict=Verdict.UNUSABLE, how=how)
     outcome = _ask(engine, bad, folder, limits, to_the_end=True)
     if outcome.verdict is not Verdict.REFUSED:
-        how = f"it does not refuse a model of an architecture that does not exist: {outcome.how}"
+        how = f"it does not refuse a model with an architecture that does not exist: {outcome.how}"
         return replace(outcome, verdict=Verdict.UNUSABLE, how=how)
     return None
 
@@ -151,12 +151,12 @@ def _judge(engine: LoadEngine, ending: Ending, limits: Limits, tokens: int, fail
     if ending.stop is Stop.READY:
         return (Verdict.REFUSED, "the request failed") if failed else (done, "it answers requests")
     if ending.stop is Stop.TIME:
-        return Verdict.EXCEEDED, f"it was not done after {limits.seconds:,.0f} seconds"
+        return Verdict.EXCEEDED, f"it did not finish within {limits.seconds:,.0f} seconds"
     if ending.stop is Stop.MEMORY:
         return Verdict.EXCEEDED, f"it took more than {limits.anonymous / 1e9:,.1f} GB of memory of its own"
     number = _signal_of(ending.status)
     if number is not None and number in FROM_OUTSIDE:
-        return Verdict.EXCEEDED, f"something else ended it with {number.name}, as systems do that are out of memory"
+        return Verdict.EXCEEDED, f"something else ended it with {number.name}, which systems do when memory runs out"
     if number is not None:
         return Verdict.CRASHED, number.name
     how = f"exit status {ending.status}"
@@ -176,7 +176,7 @@ def _signal_of(status: int) -> signal.Signals | None:
 
 
 def _is_proven(engine: LoadEngine, ending: Ending, tokens: int) -> bool:
-    """Whether there is more to show for success than an exit status 0."""
+    """Whether there is better evidence of success than an exit status 0."""
     if engine.kind is Kind.XLLAMACPP:
         return (GENERATED if tokens else LOADED) in ending.log.text()  # lines of the log may run into it
     return "error loading model" not in ending.log.text()

@@ -1,4 +1,4 @@
-"""The log of an engine: bounded, whatever it prints, and the error lines in it."""
+"""The log of an engine, of bounded size, and the error lines in it."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import re
 from gguftool.errors import printable
 
 _HEAD = 1 << 20  # bytes kept of the start
-_TAIL = 1 << 18  # bytes kept of the end: an engine that fails says why last
+_TAIL = 1 << 18  # bytes kept of the end: an engine that fails prints the reason last
 _LINE = 400  # characters shown of a line
 _LINES = 4  # error lines shown
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
-# llama-cli turns a spinner, which its log runs into.
+# llama-cli prints a spinner, and its log continues on that line.
 _SPINNER = re.compile(r"Loading model\.\.\. ?[-|/\\]?|(?:[-|/\\ ]?\x08)+(?: \x08)*")
 # llama.cpp since 2026: "0.00.009.093 E text"; ik_llama.cpp's server: "ERR [function] text | tid="..." timestamp=1"
 _STAMP = re.compile(r"^(?:\d+\.\d\d\.\d{3}\.\d{3} )?(?:(?P<level>[EWIDT]) )?")
 _TRAILER = re.compile(r" \| tid=.*$| timestamp=\d+.*$")
-# The lines that name a cause, the best first; then those that only tell that something failed.
+# Lines that name a cause, the best first; then lines that only say that something failed.
 _CAUSES = (
     re.compile(r"error loading model: (?!error loading)|error loading model vocabulary", re.I),
     re.compile(r"GGML_ASSERT|GGML_ABORT|what\(\):|^[\w./+-]+\.(?:c|cpp|cu|h):\d+: "),
@@ -33,7 +33,7 @@ _ECHO = re.compile(
 
 
 class Log:
-    """What an engine printed: the start and the end of it."""
+    """The start and the end of an engine's output."""
 
     def __init__(self) -> None:
         self.nbytes: int = 0
@@ -41,7 +41,7 @@ class Log:
         self._tail = bytearray()
 
     def add(self, data: bytes) -> None:
-        """Take the next bytes."""
+        """Add the next bytes."""
         self.nbytes += len(data)
         room = _HEAD - len(self._head)
         self._head += data[:room]
@@ -50,7 +50,7 @@ class Log:
             del self._tail[:-_TAIL]
 
     def text(self) -> str:
-        """The start, and the end if that is not all."""
+        """The start, and the end if there is more."""
         return (bytes(self._head) + bytes(self._tail)).decode("utf-8", "replace")
 
     def lines(self) -> list[str]:
@@ -58,7 +58,7 @@ class Log:
         return [_SPINNER.sub("", _COLOR.sub("", line)).strip() for line in re.split(r"[\r\n]+", self.text())]
 
     def errors(self) -> tuple[str, ...]:
-        """Lines that tell why it failed, the cause first: without timestamps, each once, safe to print."""
+        """Lines that say why it failed, the cause first: without timestamps, each once, safe to print."""
         ranked: dict[str, int] = {}
         for line in self.lines():
             match = _STAMP.match(line)
@@ -77,7 +77,7 @@ class Log:
 
 
 def _rank(text: str, *, is_error: bool, is_other: bool) -> int | None:
-    """How well a line names the cause, 0 the best; None for a line that is about no failure."""
+    """How well a line names the cause, 0 is the best; None for a line that is not about a failure."""
     if is_other:
         return None
     if _ECHO.search(text.rpartition("error loading model:")[2]):

@@ -1,7 +1,7 @@
-"""Find an engine to load models in: which program it is, of which engine, and which options it has.
+"""Find an engine to load models in: the kind of program, its engine, and its options.
 
 Options come from its `--help`: no two releases have the same, and ik_llama.cpp lacks many. A program that cannot even
-print its help is an engine all the same; loading the known-good model tells what is wrong with it.
+print its help still counts as an engine; loading the known-good model shows its problem.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _PROGRAM = re.compile(r"llama-(cli|completion|perplexity|server|imatrix)(?![a-z]
 _OPTION = re.compile(r"(?<![\w-])--?[a-zA-Z][\w-]*")
 _VERSION = re.compile(r"version: *(\d+[^\n]{0,60})")
 _LIMITS = Limits(seconds=30, anonymous=2 << 30)
-# What only one of the engines' programs offers.
+# Options of only one engine's programs.
 _IK_OPTION = "--run-time-repack"
 
 _CONTEXT, _BATCH = "64", "8"
 
 
 class Kind(Enum):
-    """What kind of program it is, which decides how it is told to do next to nothing."""
+    """The kind of program, which decides the options that keep its work small."""
 
     XLLAMACPP = "xllamacpp"
     CLI = "llama-cli"
@@ -40,12 +40,12 @@ class Kind(Enum):
     IMATRIX = "llama-imatrix"
 
 
-LOADERS = tuple(kind for kind in Kind if kind is not Kind.IMATRIX)  # what loads any model, with nothing to compute
+LOADERS = tuple(kind for kind in Kind if kind is not Kind.IMATRIX)  # programs that load any model, without computing
 
 
 @record
 class LoadEngine:
-    """A program that loads models; `engine` is the one that it was built from, `options` what its help lists."""
+    """A program that loads models; `engine` is the engine that it was built from, `options` are those in its help."""
 
     kind: Kind
     engine: str
@@ -55,29 +55,29 @@ class LoadEngine:
 
     @property
     def title(self) -> str:
-        """How reports name it."""
+        """Its name in reports."""
         return f"{self.kind.value} ({self.engine}{f' {self.version}' if self.version else ''})"
 
 
 def require_linux(name: str) -> None:
-    """Raise `PlanError` on other systems; to be called before anything is made for the engine `name`."""
+    """Raise `PlanError` on other systems; call it before creating anything for the engine `name`."""
     if not sys.platform.startswith("linux"):
-        raise PlanError("engines are asked on Linux only: what they map and use is read from /proc", source=name)
+        raise PlanError("this works only on Linux: the engine's mappings and memory are read from /proc", source=name)
 
 
 def find_engine(name: str, folder: Path, *, tokens: int = 0, kinds: tuple[Kind, ...] = LOADERS) -> LoadEngine:
     """Find the engine `name`: xllamacpp, or the path of a program of llama.cpp or ik_llama.cpp. It runs in `folder`.
 
-    `kinds`: which programs will do.
+    `kinds`: suitable programs.
 
-    Raises `PlanError` if there is no such program, or none that this can drive or have generate `tokens`.
+    Raises `PlanError` if there is no such program, or this module cannot drive it or make it generate `tokens`.
     """
     require_linux(name)
     if name == XLLAMACPP and Kind.XLLAMACPP in kinds:
         return _xllamacpp()
     found = shutil.which(name)
     if found is None:
-        raise PlanError("no such program, or it may not be run; give its path, or 'xllamacpp'", source=name)
+        raise PlanError("no such program, or it is not executable; give its path, or 'xllamacpp'", source=name)
     path = Path(found).absolute()
     match = _PROGRAM.search(path.name) or _PROGRAM.search(path.resolve().name)
     if match is None or Kind(match[0]) not in kinds:
@@ -114,14 +114,14 @@ def _output_of(path: Path, option: str, folder: Path) -> str:
 def command_line(engine: LoadEngine, model: Path, tokens: int, text: Path) -> list[str]:
     """Build the command line that loads `model` and generates `tokens`, if there are any.
 
-    `text` is for llama-perplexity, which wants something to read.
+    `text` is for llama-perplexity, which needs an input.
     """
     if engine.kind is Kind.XLLAMACPP:
         program = Path(__file__).with_name("xllamacpp_child.py").read_text(encoding="utf-8")
         return [sys.executable, "-c", program, str(model), str(tokens)]
     words = [str(engine.path), "-m", str(model), "-c", _CONTEXT, "-b", _BATCH, "-ub", _BATCH]
-    # What holds no second copy of the weights, computes nothing, needs no device and asks nobody. Fit stays on: it
-    # builds the graph before anything is mapped.
+    # Options that avoid a second copy of the weights, computing, devices and questions. Fit stays on: it builds the
+    # graph before anything is mapped.
     wanted = (
         ("--load-mode", "mmap"),
         ("--no-repack",),
@@ -137,11 +137,11 @@ def command_line(engine: LoadEngine, model: Path, tokens: int, text: Path) -> li
 
 
 def _task(engine: LoadEngine, tokens: int, text: Path) -> list[str]:
-    """The options that differ by kind of program: what to do once the model is loaded."""
+    """The options that differ by kind of program: the work after the model is loaded."""
     if engine.kind is Kind.SERVER:
         return ["--host", "127.0.0.1", "--port", "0"]
     if engine.kind is Kind.PERPLEXITY:
         return ["-f", str(text)]
-    # Without a conversation, where there is a choice: a chat template is another question.
+    # Without a conversation, if there is a choice: chat templates are not tested here.
     alone = "-st" if engine.kind is Kind.CLI and "-st" in engine.options else "-no-cnv"
     return ["-p", "a", "-n", str(tokens), *([alone] if alone in engine.options else [])]

@@ -1,6 +1,6 @@
-"""Ask a llama-server whether its model is loaded, and have it generate tokens, while somebody else watches it.
+"""Ask a llama-server whether its model is loaded, and let it generate tokens, while other code watches it.
 
-It listens on a port of its own choice on the loopback interface; /proc tells which.
+It listens on a port of its own choice on the loopback interface; /proc shows which.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from gguftool.engines.child import family
 
 _LISTENING = "0A"
 _LOOPBACK = "0100007F"
-_PAUSE = 0.05  # seconds between two questions
+_PAUSE = 0.05  # seconds between two requests
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
 
 
 class ServerTalk:
-    """A conversation with one llama-server: wait until it is healthy, then ask for `tokens` if there are any."""
+    """Requests to one llama-server: wait until it is healthy, then request `tokens`, if there are any."""
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
@@ -31,14 +31,14 @@ class ServerTalk:
         self._thread: threading.Thread | None = None
 
     def is_ready(self, pid: int) -> bool:
-        """Look once, without waiting; True when there is nothing left to ask."""
+        """Check once, without waiting; True when there are no requests left."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._talk, args=(pid,), daemon=True)
             self._thread.start()
         return self._done.is_set()
 
     def _talk(self, pid: int) -> None:
-        """Ask until there is an answer; ends when the server does, since its requests fail then."""
+        """Send requests until there is an answer; ends when the server ends, because requests fail then."""
         while os.path.exists(f"/proc/{pid}"):
             port = next(filter(None, map(listening_port, family(pid))), None)
             with contextlib.suppress(OSError, http.client.HTTPException):

@@ -1,7 +1,7 @@
-"""Write skeletons: the heads of a model's files, byte for byte, with holes where the data is.
+"""Write skeletons: the heads of a model's files, byte for byte, with holes in place of the data.
 
-An engine that loads a skeleton reads the same metadata and the same tensor infos as from the model; next to nothing is
-on disk. Holes must cost nothing: a folder is used only if it takes sparse files and is not in memory (tmpfs), where an
+An engine that loads a skeleton reads the same metadata and tensor infos as from the model, but almost nothing is on
+disk. Holes must cost nothing: a folder is used only if it supports sparse files and is not in memory (tmpfs), where an
 engine that touches all pages would fill the memory.
 """
 
@@ -20,9 +20,9 @@ from gguftool.record import record
 from gguftool.storage.system.reflink import file_system_of
 from gguftool.storage.system.space import allocated_bytes
 
-PREFIX = "model"  # of the names of a skeleton's files
+PREFIX = "model"  # the start of a skeleton's file names
 _IN_MEMORY = frozenset({"tmpfs", "ramfs", "devtmpfs", "hugetlbfs"})
-_TRIED = 8 << 20  # bytes of the file that shows whether holes take room
+_TRIED = 8 << 20  # bytes of the file that shows whether holes take space
 _SLACK = 1 << 20  # bytes on disk beyond the head: blocks and tables of the file system
 _FREE_ANYWAY = "set TMPDIR to a folder on a disk with a file system such as ext4, XFS or btrfs"
 
@@ -37,7 +37,7 @@ class SkeletonFile:
 
     @property
     def name(self) -> str:
-        """A plain name, with the number that engines take other shards' names from."""
+        """A plain name, with the number from which engines derive the names of other shards."""
         if self.shard is None:
             return f"{PREFIX}.gguf"
         return str(ShardName(prefix=PREFIX, number=self.shard.number, count=self.shard.count))
@@ -45,10 +45,10 @@ class SkeletonFile:
 
 @contextlib.contextmanager
 def scratch_folder(places: Sequence[str] | None = None) -> Iterator[Path]:
-    """Yield a new folder that takes skeletons, and remove it at the end.
+    """Yield a new folder that can hold skeletons, and remove it at the end.
 
     `places` are tried in order; by default the folder for temporary files, then others. Raises `ExecuteError` with the
-    reasons if none will do.
+    reasons if none is suitable.
     """
     with contextlib.ExitStack() as stack:
         yield _find_place(places if places is not None else _places(), stack)
@@ -76,15 +76,15 @@ def _places() -> list[str]:
 
 
 def _objection(folder: Path) -> str:
-    """Why `folder` takes no skeleton, or ""."""
+    """Why `folder` cannot hold a skeleton, or ""."""
     kind = file_system_of(folder.stat().st_dev)
     if kind in _IN_MEMORY:
-        return f"{kind}, where holes that an engine touches are memory"
+        return f"{kind}, where holes that an engine touches take memory"
     tried = folder / "hole"
     write_sparse(tried, b"\1", _TRIED)
     room = allocated_bytes(tried.stat())
     tried.unlink()
-    return "" if room <= _SLACK else "its file system keeps no holes, so that files would have their full size"
+    return "" if room <= _SLACK else "its file system does not keep holes, so files would take their full size"
 
 
 def write_skeleton(folder: Path, files: Sequence[SkeletonFile]) -> Path:
@@ -98,11 +98,11 @@ def write_skeleton(folder: Path, files: Sequence[SkeletonFile]) -> Path:
             write_sparse(path, file.head, file.size)
         except OSError as error:
             if error.errno == errno.EFBIG:
-                message = f"this file system takes no file of {file.size:,} bytes; {_FREE_ANYWAY}"
+                message = f"this file system cannot hold a file of {file.size:,} bytes; {_FREE_ANYWAY}"
                 raise ExecuteError(message, source=str(folder)) from None
             raise ExecuteError(f"cannot write: {error.strerror}", source=str(path)) from error
         if allocated_bytes(path.stat()) > len(file.head) + _SLACK:
-            raise ExecuteError(f"holes take room here; {_FREE_ANYWAY}", source=str(folder))
+            raise ExecuteError(f"holes take space here; {_FREE_ANYWAY}", source=str(folder))
     return folder / files[0].name
 
 

@@ -1,7 +1,7 @@
 """A model that every engine loads, and one that every engine refuses: they show whether an engine works at all.
 
 The smallest llama with a SentencePiece vocabulary: one layer, 32 columns, a token for each byte. Its weights are zeros,
-so that it is a skeleton itself.
+so it is a skeleton itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def good_model() -> SkeletonFile:
 
 
 def bad_model() -> SkeletonFile:
-    """Make the same model of an architecture that does not exist."""
+    """Make the same model with an architecture that does not exist."""
     return _file(_NO_ARCHITECTURE)
 
 
@@ -36,7 +36,7 @@ def _file(architecture: str) -> SkeletonFile:
 
 
 def _tensors() -> tuple[tuple[TensorInfo, ...], int]:
-    """The tensors, and the bytes of all."""
+    """The tensors, and their total bytes."""
     square = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
     shapes = {"token_embd.weight": (_WIDTH, len(_TOKENS)), "output_norm.weight": (_WIDTH,)}
     shapes |= {f"blk.0.{norm}.weight": (_WIDTH,) for norm in ("attn_norm", "ffn_norm")}

@@ -1,7 +1,7 @@
 """The program that loads a model in xllamacpp: MODEL TOKENS, where 0 tokens means to load it only.
 
-It runs in a process of its own and imports nothing of gguftool. "loaded" and "generated" on standard output are what
-counts; the log of llama.cpp goes to standard error, written by a thread that needs a moment before the process ends.
+It runs in a process of its own and imports nothing of gguftool. It reports success by "loaded" and "generated" on
+standard output; llama.cpp's log goes to standard error, from a thread that needs a moment before the process ends.
 """
 
 import os
@@ -22,7 +22,7 @@ def main(path: str, tokens: int) -> NoReturn:
     params.model.path = path
     params.warmup = False
     params.offline = True
-    params.no_extra_bufts = True  # repacked weights would be a copy in memory
+    params.no_extra_bufts = True  # repacking would make a copy of the weights in memory
     params.n_ctx, params.n_batch, params.n_ubatch, params.n_parallel = 64, 8, 8, 1
     params.n_gpu_layers = 0
     try:
@@ -33,7 +33,7 @@ def main(path: str, tokens: int) -> NoReturn:
             if not isinstance(answer, dict) or "choices" not in answer:
                 raise RuntimeError(f"error: {answer}")
             print(GENERATED, flush=True)
-        os._exit(0)  # with the server alive: to shut one down that was asked nothing may take forever
+        os._exit(0)  # with the server alive: shutting down an idle one may take forever
     except Exception as error:
         time.sleep(_MOMENT)
         print(f"error: {error}", file=sys.stderr, flush=True)

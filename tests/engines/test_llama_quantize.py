@@ -54,7 +54,7 @@ def test_what_cannot_be_run_is_refused(tmp_path: Path, exists: bool) -> None:
     path = tmp_path / "llama-quantize"
     if exists:
         path.write_text("#!/bin/sh\n")
-    with pytest.raises(PlanError, match="no such program, or it may not be run"):
+    with pytest.raises(PlanError, match="no such program, or it is not executable"):
         find_llama_quantize(str(path))
 
 
@@ -92,7 +92,7 @@ def test_it_gets_the_command_line_and_no_input(tmp_path: Path) -> None:
         ("echo loading; echo 'it went wrong' >&2; exit 3", "ended with 3; it said last: loading | it went wrong"),
         ("exit 4", "ended with 4; it said last: nothing"),
         ("kill -9 $$", "was stopped by signal 9"),
-        ("exit 0", "ended well but wrote nothing"),
+        ("exit 0", "ended without an error but wrote nothing"),
     ],
 )
 def test_a_failure_is_an_error_with_its_last_words(tmp_path: Path, body: str, said: str) -> None:

@@ -51,7 +51,7 @@ def test_an_end_is_a_verdict(tmp_path: Path, body: str, verdict: Verdict, how: s
 
 def test_a_hang_exceeds_the_limits(tmp_path: Path) -> None:
     outcome = ask(engine_script(tmp_path, "sleep 100"), seconds=1)
-    assert (outcome.verdict, outcome.how) == (Verdict.EXCEEDED, "it was not done after 1 seconds")
+    assert (outcome.verdict, outcome.how) == (Verdict.EXCEEDED, "it did not finish within 1 seconds")
 
 
 def test_a_large_skeleton_is_loaded_until_it_is_mapped(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_one_that_never_says_why_is_not_asked_forever(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "how", "line"),
     [
-        ("exit 0", "it does not refuse a model of an architecture that does not exist", None),
+        ("exit 0", "it does not refuse a model with an architecture that does not exist", None),
         ("echo 'x: error while loading shared libraries: libllama.so' >&2; exit 127", "known-good model", "libllama"),
         ("kill -SEGV $$", "it does not load a known-good model: SIGSEGV", None),
     ],

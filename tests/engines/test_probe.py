@@ -64,7 +64,7 @@ def test_a_link_counts_by_its_own_name_or_by_its_targets(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("name", "tokens", "said"),
     [
-        ("no-such-program", 0, "no such program, or it may not be run; give its path, or 'xllamacpp'"),
+        ("no-such-program", 0, "no such program, or it is not executable; give its path, or 'xllamacpp'"),
         ("/bin/sh", 0, "is not one of xllamacpp, llama-cli, "),
         ("llama-perplexity", 2, "generates nothing: leave out --run"),
     ],
@@ -86,5 +86,5 @@ def test_xllamacpp_that_is_not_installed_names_the_command(tmp_path: Path, monke
 
 def test_other_systems_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(PlanError, match="on Linux only"):
+    with pytest.raises(PlanError, match="only on Linux"):
         find_engine("xllamacpp", tmp_path)

@@ -50,7 +50,7 @@ def test_without_a_place_it_is_refused_with_all_reasons(tmp_path: Path, in_memor
     with pytest.raises(ExecuteError) as caught, scratch_folder([in_memory, str(missing)]):
         pass
     text = str(caught.value)
-    assert f"{in_memory}: tmpfs, where holes that an engine touches are memory" in text
+    assert f"{in_memory}: tmpfs, where holes that an engine touches take memory" in text
     assert f"{missing}: No such file or directory" in text
     assert "set TMPDIR" in text
 
@@ -63,7 +63,7 @@ def test_a_file_system_without_holes_is_refused(tmp_path: Path, monkeypatch: pyt
         path.write_bytes(head.ljust(size, b"\0"))
 
     monkeypatch.setattr(skeleton, "write_sparse", full)
-    with pytest.raises(ExecuteError, match="keeps no holes"), scratch_folder([str(tmp_path)]):
+    with pytest.raises(ExecuteError, match="does not keep holes"), scratch_folder([str(tmp_path)]):
         pass
     assert sum(written) <= 8 << 20  # found out before the model is written
     assert list(tmp_path.iterdir()) == []

@@ -327,7 +327,7 @@ def test_more_tokens_than_fit_are_not_the_models_fault(good: Path, tmp_path: Pat
     ("body", "code", "said"),
     [
         ("echo 'x.cpp:1: GGML_ASSERT(n) failed' >&2; kill -ABRT $$", "E02", "GGML_ASSERT(n) failed"),
-        ("sleep 500", "E03", "it was not done after 1 seconds"),
+        ("sleep 500", "E03", "it did not finish within 1 seconds"),
         (r"printf 'error: \033]0;title\007\033[2J\342\200\256name\n' >&2; exit 1", "E01", "error: "),
         ("head -c 1000000000 /dev/zero; echo; echo 'error: at the end'; exit 1", "E01", "error: at the end"),
     ],
