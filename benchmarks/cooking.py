@@ -37,8 +37,8 @@ PRESETS = {"Q3_K_M": 0.10, "Q4_K_M": 0.05}  # and by how much less the plan's di
 WITHIN = (0.7, 1.4)  # actual over predicted
 
 
-class Kitchen:
-    """The parts in `folder`: reference, texts, imatrix, measurements; each is made if it is not there."""
+class Materials:
+    """The files in `folder`: reference, texts, imatrix, measurements; missing ones are made."""
 
     def __init__(self, folder: Path, chunks: int) -> None:
         self.folder = folder
@@ -87,23 +87,23 @@ def _compared(what: str, ours: list[float], theirs: list[float], bar: float, pre
     yield Verdict(what=f"{what}: the same", value=ratio, bar=WITHIN[0], unit="x", detail=detail, at_least=True)
 
 
-def as_it_runs(kitchen: Kitchen, preset: str) -> Iterator[Verdict]:
+def as_it_runs(materials: Materials, preset: str) -> Iterator[Verdict]:
     """Types that fit the rows, built and run as they are, against llama-quantize's own file of the same size."""
-    theirs, ours = kitchen.folder / f"preset-{preset}.gguf", kitchen.folder / f"plan-{preset}.gguf"
-    run((tool("llama-quantize"), "--imatrix", kitchen.imatrix, kitchen.reference, theirs, preset))
+    theirs, ours = materials.folder / f"preset-{preset}.gguf", materials.folder / f"plan-{preset}.gguf"
+    run((tool("llama-quantize"), "--imatrix", materials.imatrix, materials.reference, theirs, preset))
     recipe, size = ours.with_suffix(".recipe"), theirs.stat().st_size
     options = MixOptions(target=Target(size=size), types=FITTING)
-    evidence = read_evidence(EvidenceFiles(measure=(str(kitchen.measured), str(kitchen.errors))))
-    mix = plan_mix(str(kitchen.reference), options, evidence)
+    evidence = read_evidence(EvidenceFiles(measure=(str(materials.measured), str(materials.errors))))
+    mix = plan_mix(str(materials.reference), options, evidence)
     recipe.write_text(mix.recipe, encoding="utf-8")
-    source = ("--from", kitchen.reference, "--imatrix", kitchen.imatrix)
+    source = ("--from", materials.reference, "--imatrix", materials.imatrix)
     run((*_GGUFTOOL, "cook", recipe, *source, "--force", "-o", ours))
     assert ours.stat().st_size <= size
     what = f"{preset}'s size ({size / 1e6:.1f} MB), types that fit"
-    yield from _compared(what, kitchen.divergence(ours), kitchen.divergence(theirs), 0, mix.damage)
+    yield from _compared(what, materials.divergence(ours), materials.divergence(theirs), 0, mix.damage)
 
 
-def as_values(kitchen: Kitchen, preset: str) -> Iterator[Verdict]:
+def as_values(materials: Materials, preset: str) -> Iterator[Verdict]:
     """K types on rows that no file could hold them for: their values in F16, against the preset's types likewise.
 
     No tensors are tied, as presets tie none.
@@ -113,10 +113,10 @@ def as_values(kitchen: Kitchen, preset: str) -> Iterator[Verdict]:
     sizes = {offer.name: dict(zip(offer.types, offer.nbytes, strict=True)) for offer in offers.offers}
     preset_types = {name: _alias(kind) for name, kind in types.items()}
     budget = sum(sizes[name][kind] for name, kind in preset_types.items())
-    evidence = read_evidence(EvidenceFiles(measure=(str(kitchen.measured), str(kitchen.errors))))
+    evidence = read_evidence(EvidenceFiles(measure=(str(materials.measured), str(materials.errors))))
     mix = choose_mix(offers, MixOptions(target=Target(tensor_bytes=budget), fuse=()), evidence)
     plan_types = {tensor.name: tensor.type for tensor in mix.tensors}
-    ours, theirs = (_divergence_of(kitchen, chosen) for chosen in (plan_types, preset_types))
+    ours, theirs = (_divergence_of(materials, chosen) for chosen in (plan_types, preset_types))
     yield from _compared(f"{preset}'s size, K types as values", ours, theirs, PRESETS[preset], mix.damage)
 
 
@@ -126,11 +126,11 @@ def _alias(name: str) -> str:
     return traits.alias
 
 
-def _divergence_of(kitchen: Kitchen, types: Mapping[str, str]) -> list[float]:
+def _divergence_of(materials: Materials, types: Mapping[str, str]) -> list[float]:
     """The divergence of the reference with the values of `types`; a scratch copy holds them in F16."""
-    model = open_reference(str(kitchen.reference))
-    maker = make_maker(model, str(kitchen.imatrix), (), engine="llama.cpp", any_width=True)
-    folder = kitchen.folder / "scratch"
+    model = open_reference(str(materials.reference))
+    maker = make_maker(model, str(materials.imatrix), (), engine="llama.cpp", any_width=True)
+    folder = materials.folder / "scratch"
     folder.mkdir(exist_ok=True)
     try:
         scratch = Scratch(model, folder)
@@ -139,7 +139,7 @@ def _divergence_of(kitchen: Kitchen, types: Mapping[str, str]) -> list[float]:
             traits = find_type(kind)
             assert traits is not None
             scratch.write(maker, maker.make(name, traits.id))
-        return kitchen.divergence(scratch.path)
+        return materials.divergence(scratch.path)
     finally:
         shutil.rmtree(folder)
 
@@ -151,10 +151,10 @@ def main() -> None:
     parser.add_argument("--chunks", type=int, default=8, help="chunks of 512 tokens that judge")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    kitchen = Kitchen(args.folder.absolute(), args.chunks)
-    kitchen.prepare()
+    materials = Materials(args.folder.absolute(), args.chunks)
+    materials.prepare()
     for preset in PRESETS:
-        for verdicts in (as_values(kitchen, preset), as_it_runs(kitchen, preset)):
+        for verdicts in (as_values(materials, preset), as_it_runs(materials, preset)):
             for verdict in verdicts:
                 print(verdict, flush=True)
 
