@@ -14,7 +14,7 @@ from gguftool.render.format import Format
 
 # Module that defines a report -> module of `render/` that renders it.
 _MODULES = {
-    "gguftool.analysis.diff.models": "diff",
+    "gguftool.analysis.diff.models": "diff.text",
     "gguftool.analysis.dump": "models.dump",
     "gguftool.analysis.imatrix": "cooking.imatrix",
     "gguftool.analysis.info": "models.info",
@@ -27,7 +27,10 @@ _MODULES = {
     "gguftool.surgery.quantize.preview": "cooking.quantize",
 }
 # Formats of a report that have their own module.
-_OF_BOTH = {("gguftool.cooking.exploration", Format.HTML): "page_of_plan.page"}
+_OF_BOTH = {
+    ("gguftool.analysis.diff.models", Format.CSV): "diff.csv",
+    ("gguftool.cooking.exploration", Format.HTML): "page_of_plan.page",
+}
 _OF_FORMATS = {Format.JSON: "json_text", Format.HTML: "page.page", Format.SARIF: "findings.sarif"}
 _RENDERERS: dict[tuple[type, Format], Callable[..., Any]] = {}
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from gguftool.errors import PlanError, printable
 from gguftool.format.dequantize import decoded_by
+from gguftool.format.engine_facts.other_meanings import other_meanings
 from gguftool.format.ftypes import no_such_type
-from gguftool.format.ggml import TYPES, TypeTraits, find_type, other_meanings
+from gguftool.format.ggml import TYPES, TypeTraits, find_type
 from gguftool.record import record
 from gguftool.render.table import Table, columns
 

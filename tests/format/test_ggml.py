@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gguftool.format.engine_facts.engines import ENGINES as ENGINES_BY_NAME
+from gguftool.format.engine_facts.other_meanings import other_meanings
 from gguftool.format.ggml import (
     TYPES,
     Formula,
@@ -16,7 +17,6 @@ from gguftool.format.ggml import (
     layout_nbytes,
     nbytes,
     nearest_types,
-    other_meanings,
     type_alias,
     type_name,
 )

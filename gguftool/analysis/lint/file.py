@@ -18,7 +18,8 @@ from gguftool.analysis.lint.rules import Hit, Severity, hits_by_message, rule
 from gguftool.analysis.lint.target import LintTarget, TensorView
 from gguftool.analysis.lint.way_out import edit_command, value_text
 from gguftool.errors import printable
-from gguftool.format.ggml import layout_nbytes, other_meanings
+from gguftool.format.engine_facts.other_meanings import other_meanings
+from gguftool.format.ggml import layout_nbytes
 from gguftool.format.header import DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, round_up
 from gguftool.format.kv import KV, ByteOrder, ValueType
 from gguftool.model.model import ModelFile

@@ -21,7 +21,7 @@ from gguftool.analysis.diff.models import DiffOptions, diff_headers
 from gguftool.errors import SourceError
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
-from gguftool.render.diff import summary
+from gguftool.render.diff.text import summary
 from gguftool.render.format import Format
 from gguftool.render.json_text import render_json
 from gguftool.render.registry import render

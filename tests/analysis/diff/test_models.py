@@ -28,11 +28,8 @@ from gguftool.analysis.diff.text import text_difference
 from gguftool.cli.app import app
 from gguftool.model.model import Model
 from gguftool.model.opening import open_model
-from gguftool.render.diff import (
-    render_diff_csv,
-    render_diff_markdown,
-    summary,
-)
+from gguftool.render.diff.csv import render_diff_csv
+from gguftool.render.diff.text import render_diff_markdown, summary
 from gguftool.render.format import Format
 from gguftool.render.registry import parts_of, render
 from tests.support import builders

@@ -1,25 +1,32 @@
-"""A diff as text, markdown and csv: a one-line summary, tables, and long texts as unified diffs."""
+"""A diff as text and markdown: a one-line summary, tables, and long texts as unified diffs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any
 
 from gguftool.analysis.diff.data import By, DataDiff, DataTotal, DataVerdict, TensorData
 from gguftool.analysis.diff.figures import Errors
-from gguftool.analysis.diff.metadata import ArrayDifference, KVChange, KVSide
+from gguftool.analysis.diff.metadata import KVChange
 from gguftool.analysis.diff.models import HeaderDiff
-from gguftool.analysis.diff.tensors import TensorChange, TensorGroup
+from gguftool.analysis.diff.tensors import TensorGroup
 from gguftool.analysis.diff.text import TextDifference
 from gguftool.errors import printable
-from gguftool.format.ftypes import FILE_TYPE_KEY, ftype_name
 from gguftool.record import record
+from gguftool.render.diff.values import (
+    describe_change,
+    dims_text,
+    key_text,
+    type_text,
+    unweighted,
+    value_text,
+    with_not_finite,
+)
 from gguftool.render.format import Format
 from gguftool.render.registry import renders
 from gguftool.render.screen import fitted
-from gguftool.render.table import Table, columns, render_csv, render_markdown
+from gguftool.render.table import Table, columns, render_markdown
 from gguftool.render.units import format_size
 
 _LINE = 4096  # characters to show of a line of a text diff
@@ -150,11 +157,6 @@ def _many(count: int, where: str) -> str:
 # --- metadata --------------------------------------------------------------------------------------------------------
 
 
-def key_text(change: KVChange) -> str:
-    """Name the key, with the number of its occurrence unless it is the first."""
-    return change.key if change.occurrence == 1 else f"{change.key} (occurrence {change.occurrence})"
-
-
 def _metadata_table(changes: Sequence[KVChange]) -> Table:
     rows = tuple((one.change.value, key_text(one), type_text(one), describe_change(one)) for one in changes)
     heads = columns("", "key", "type", "A -> B", middle="key", wrap="A -> B")
@@ -190,11 +192,6 @@ def _group_change(group: TensorGroup) -> str:
     if group.old_dims is not None and group.new_dims is not None:
         parts.append(f"{dims_text(group.old_dims)} -> {dims_text(group.new_dims)}")
     return ", ".join(parts)
-
-
-def dims_text(dims: Iterable[int]) -> str:
-    """Format dims, row length first: ``256 x 768``."""
-    return " x ".join(map(str, dims)) or "scalar"
 
 
 def _layers(layers: Sequence[int]) -> str:
@@ -281,11 +278,6 @@ def _figures(errors: Errors | None, data: DataDiff) -> tuple[str, ...]:
     return tuple("-" if figure is None else format(figure, form) for figure, form in figures)
 
 
-def unweighted(one: TensorData) -> str:
-    """Give the note on a tensor, and say if the imatrix lacks it."""
-    return "; ".join(filter(None, (one.note, "not in the imatrix" if one.weighted is False else "")))
-
-
 def _without_weights(total: DataTotal) -> str:
     without = total.measured - (total.measured if total.weighted is None else total.weighted)
     return f"{without:,} not in the imatrix, so not in the weighted figures" if without else ""
@@ -294,159 +286,3 @@ def _without_weights(total: DataTotal) -> str:
 def _unmeasured(total: DataTotal) -> str:
     missing = total.tensors - total.same - total.measured
     return f"{missing:,} not measured: {', '.join(total.notes)}" if missing else ""
-
-
-def with_not_finite(note: str, errors: Errors | None) -> str:
-    """Add to `note` the count of NaN and infinite values that were left out."""
-    parts = [note] if note else []
-    if errors and errors.not_finite:
-        parts.append(f"NaN or infinite: {errors.not_finite_old:,} in A, {errors.not_finite_new:,} in B, left out")
-    return "; ".join(parts)
-
-
-# --- diff csv ------------------------------------------------------------------------------------------------------
-
-
-_FIGURES = ("relative_rmse", "cosine", "max_abs_error", "snr_db", "weighted_relative_rmse", "weighted_snr_db")
-_COLUMNS = columns("section", "change", "name", "a", "b", "a_bytes", "b_bytes", *_FIGURES, "note")
-_NO_FIGURES = ("",) * len(_FIGURES)
-_Row = tuple[str, ...]
-
-
-@renders(HeaderDiff, Format.CSV)
-def render_diff_csv(report: HeaderDiff) -> str:
-    """Render all differences as csv."""
-    return render_csv(Table(title="", columns=_COLUMNS, rows=tuple(_rows(report))))
-
-
-def _rows(report: HeaderDiff) -> Iterator[_Row]:
-    yield from (_metadata_row(change) for change in report.metadata)
-    yield from (_tensor_row(change) for change in report.tensors)
-    for layout in report.layout or ():
-        note = f"{layout.count} differ, the first at {layout.where}" if layout.where else ""
-        values = value_text(layout.old, exact=True), value_text(layout.new, exact=True)
-        yield ("layout", "changed", layout.what, *values, "", "", *_NO_FIGURES, note)
-    if report.data:
-        yield from (_data_row(one) for one in report.data.tensors)
-        yield from _total_rows(report.data)
-
-
-def _metadata_row(change: KVChange) -> _Row:
-    described = describe_change(change) if change.array or change.text else ""
-    note = "; ".join(part for part in (type_text(change), described.removesuffix(": see below")) if part)
-    values = (_value(change.key, change.old), _value(change.key, change.new))
-    return ("metadata", change.change.value, key_text(change), *values, "", "", *_NO_FIGURES, note)
-
-
-def _value(key: str, side: KVSide | None) -> str:
-    return side_text(key, side, exact=True) if side else ""
-
-
-def _tensor_row(change: TensorChange) -> _Row:
-    sides = (change.old, change.new)
-    types = (side.type if side else "" for side in sides)
-    sizes = (str(side.nbytes) if side else "" for side in sides)
-    dims = " -> ".join(dict.fromkeys(dims_text(side.dims) for side in sides if side))
-    return ("tensor", change.change.value, change.name, *types, *sizes, *_NO_FIGURES, dims)
-
-
-def _data_row(one: TensorData) -> _Row:
-    sizes = str(one.old_nbytes), str(one.new_nbytes)
-    note = with_not_finite(unweighted(one), one.errors)
-    return ("data", one.verdict.value, one.name, one.old_type, one.new_type, *sizes, *_figure_rows(one.errors), note)
-
-
-def _total_rows(data: DataDiff) -> Iterator[_Row]:
-    for total in data.totals:
-        note = f"tensors: {total.tensors}, same: {total.same}, measured: {total.measured}"
-        if total.weighted is not None:
-            note += f", weighted: {total.weighted}"
-        note = with_not_finite(note, total.errors)
-        yield (f"data by {data.by.value}", "", total.name, "", "", "", "", *_figure_rows(total.errors), note)
-
-
-def _figure_rows(errors: Errors | None) -> tuple[str, ...]:
-    if errors is None:
-        return _NO_FIGURES
-    figures = (getattr(errors, name) for name in _FIGURES)
-    return tuple("" if figure is None else repr(figure) for figure in figures)
-
-
-# --- diff values ---------------------------------------------------------------------------------------------------
-
-
-_TEXT_LIMIT = 72  # characters to show of a string in a table
-_FLOAT_DIGITS = 7  # the precision of a float32: 1e-05 instead of 9.999999747378752e-06
-
-
-def value_text(value: Any, *, exact: bool = False) -> str:
-    """Format a scalar or a list; strings are quoted. Unless `exact`, long strings are cut and floats have 7 digits."""
-    if isinstance(value, str):
-        return f"'{printable(value, len(value) if exact else _TEXT_LIMIT)}'"
-    if isinstance(value, float) and not exact:
-        return f"{value:.{_FLOAT_DIGITS}g}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(value_text(item, exact=exact) for item in value)}]"
-    return str(value)
-
-
-def type_text(change: KVChange) -> str:
-    """Name the type of an entry, or both if they differ; the element type of an array is in brackets."""
-    names = dict.fromkeys(_type(side) for side in (change.old, change.new) if side)
-    return " -> ".join(names)
-
-
-def _type(side: KVSide) -> str:
-    return side.type if side.element_type is None else f"[{side.element_type}]"
-
-
-def describe_change(change: KVChange) -> str:
-    """Describe the difference in one entry, in a line."""
-    if change.array:
-        return _array_text(change.array)
-    if change.text:
-        text = change.text
-        return f"{text.old_length:,} -> {text.new_length:,} characters, from character {text.at + 1:,} on: see below"
-    if change.old and change.new:
-        return _pair(change.key, change.old, change.new)
-    side = change.old or change.new
-    return side_text(change.key, side) if side else ""
-
-
-def side_text(key: str, side: KVSide, *, exact: bool = False) -> str:
-    """Format an entry's value on one side: a file type with its name, an array as far as the report holds it."""
-    if side.element_type is not None:
-        items = [value_text(item, exact=exact) for item in side.value] + ["..."] * side.truncated
-        return f"[{', '.join(items)}]" + (f" ({side.count:,} entries)" if side.truncated else "")
-    text = value_text(side.value, exact=exact)
-    if key == FILE_TYPE_KEY and isinstance(side.value, int) and not isinstance(side.value, bool):
-        return f"{text} ({ftype_name(side.value)})"
-    return text
-
-
-def _pair(key: str, old: KVSide, new: KVSide) -> str:
-    if old.element_type is not None and new.element_type is not None:
-        return f"{old.count:,} -> {new.count:,} entries of another type"
-    texts = [side_text(key, side) for side in (old, new)]
-    if texts[0] == texts[1]:
-        texts = [side_text(key, side, exact=True) for side in (old, new)]
-    if texts[0] == texts[1]:
-        return f"{texts[0]} on both sides, stored differently"
-    return " -> ".join(texts)
-
-
-def _array_text(array: ArrayDifference) -> str:
-    parts = []
-    if array.entries:
-        first = array.entries[0]
-        texts = [value_text(first.old), value_text(first.new)]
-        if texts[0] == texts[1]:
-            texts = [value_text(first.old, exact=True), value_text(first.new, exact=True)]
-        parts.append(f"entry {first.index} differs: {texts[0]} -> {texts[1]}")
-        if array.differing > 1:
-            parts.append(f"{array.differing - 1:,} more differ{'s' if array.differing == 2 else ''}")
-    if array.old_count != array.new_count:
-        parts.append(f"{array.old_count:,} -> {array.new_count:,} entries")
-        if not array.entries:
-            parts.append(f"the first {min(array.old_count, array.new_count):,} are the same")
-    return "; ".join(parts)

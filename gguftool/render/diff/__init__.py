@@ -1,0 +1,1 @@
+"""A diff of two models: as text and markdown, and as csv."""
