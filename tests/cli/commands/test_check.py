@@ -149,7 +149,7 @@ def test_a_folder_of_several_models_is_refused(tmp_path: Path) -> None:
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes(model().bytes())
     result = run(tmp_path)
-    assert "2 models lie here" in str(result.exception)
+    assert "there are 2 models here" in str(result.exception)
 
 
 def test_a_set_beside_leftovers_of_another(tmp_path: Path) -> None:
