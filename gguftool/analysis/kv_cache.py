@@ -34,7 +34,7 @@ _FUSED_ATTENTION, _RECURRENT = re.compile(r"\.attn_qkv\.weight$"), re.compile(r"
 class KVCache:
     """Numbers per token: for each layer, one row of keys and one of values.
 
-    `rows` are of layers that see the whole context, `rows_in_window` of those that see `window` tokens.
+    `rows` belong to layers that see the whole context, `rows_in_window` to those that see `window` tokens.
     """
 
     rows: tuple[int, ...]
@@ -42,9 +42,9 @@ class KVCache:
     window: int = 0
 
     def nbytes(self, context: int, *, kv_type: str = "f16", ubatch: int = UBATCH) -> int:
-        """Bytes for one sequence of `context` tokens, with keys and values in `kv_type`, `ubatch` computed at once.
+        """Compute the bytes for a sequence of `context` tokens, keys and values in `kv_type`, `ubatch` tokens at once.
 
-        Raises `PlanError` for a name that is not a type, and for a type whose blocks the rows do not fill.
+        Raises `PlanError` for a name that is not a type, and for a type with blocks that the rows do not fill.
         """
         cells = padded_context(context)
         in_window = min(cells, padded_context(self.window + ubatch))
@@ -53,7 +53,7 @@ class KVCache:
 
 
 def padded_context(tokens: int) -> int:
-    """The cells of a cache for this many tokens."""
+    """Count the cells of a cache for this many tokens."""
     return -(-tokens // CELLS) * CELLS
 
 

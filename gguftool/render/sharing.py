@@ -16,7 +16,7 @@ T = TypeVar("T")
 # Fields that name files: in any report, or in one record.
 _NAMING = frozenset({"model", "path", "paths", "file", "imatrix", "recipe"})
 _NAMING_IN = frozenset({"InputFile.name", "Rival.name"})
-# What a file says of itself is data: `{"value": "/data/x"}` stays as it is, also where `/data` is the model's folder.
+# The contents of a file are data: `{"value": "/data/x"}` stays as it is, even if `/data` is the model's folder.
 _EXACT = frozenset(
     {
         "EntryDifference.new",
@@ -28,7 +28,7 @@ _EXACT = frozenset(
     }
 )
 _SHOWN = 4096  # characters of a name in messages
-# Within texts a path begins where no path, word or address goes on.
+# Within texts, a path begins where no other path, word or address continues.
 _BEFORE = r"(?<![\w/.~%\\-])"
 
 
@@ -54,7 +54,7 @@ def _base(path: str) -> str:
 
 
 def _relative(path: str) -> str:
-    """The path from the current folder, or the file's name if it is elsewhere."""
+    """Make the path relative to the current folder; use only the file's name if it is elsewhere."""
     try:
         relative = os.path.relpath(path)
     except ValueError:  # another drive
@@ -78,7 +78,7 @@ def _paths(value: Any, naming: bool = False) -> Iterator[str]:
 
 
 def _replacer(names: Mapping[str, str]) -> Callable[[str], str]:
-    """Replace the keys of `names` by their values, however messages and commands spell them."""
+    """Replace the keys of `names` with their values, however messages and commands spell them."""
     spelled = dict(names)
     for path, name in names.items():
         spelled.setdefault(printable(path, _SHOWN), printable(name, _SHOWN))

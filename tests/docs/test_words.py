@@ -10,6 +10,8 @@ import pytest
 from tests.support.paths import REPO
 
 STUMBLES = (
+    "are no multiple",
+    "are passed over",
     "are remarked",
     "are said",
     "as is told",
@@ -17,12 +19,20 @@ STUMBLES = (
     "for the one who asks",
     "for what it is worth",
     "in its stead",
+    "in whose name",
+    "is no multiple",
+    "is passed over",
     "is remarked",
     "is said",
+    "lies beside",
     "of theirs",
     "so-called",
+    "stands beside",
+    "that is none",
     "thereby",
+    "where there is none",
     "wherein",
+    "yield what",
 )
 # A phrase may be broken between lines.
 PATTERN = re.compile("|".join(rf"\b{re.escape(phrase)}\b".replace(r"\ ", r"\s+") for phrase in STUMBLES), re.IGNORECASE)

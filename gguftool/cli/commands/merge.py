@@ -219,8 +219,8 @@ def _confirm_removal(plan: Plan, *, yes: bool) -> None:
     freed = plan.consume.freed if plan.consume is not None else ()
     if yes or not freed:
         return
-    what = f"{len(freed):,} input file(s) ({format_size(sum(source.size for source in freed))})"
+    files = f"{len(freed):,} input file(s) ({format_size(sum(source.size for source in freed))})"
     if sys.stdin is None or not sys.stdin.isatty():
-        raise typer.BadParameter(f"--consume would remove {what}; --yes allows it (--dry-run lists them)")
-    if not typer.confirm(f"Remove {what} as they are merged, {freed[0].name} to {freed[-1].name}?", err=True):
+        raise typer.BadParameter(f"--consume would remove {files}; --yes allows it (--dry-run lists them)")
+    if not typer.confirm(f"Remove {files} as they are merged, {freed[0].name} to {freed[-1].name}?", err=True):
         raise PlanError("not confirmed: nothing was removed, nothing was written")

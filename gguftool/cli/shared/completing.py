@@ -27,8 +27,8 @@ _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,127}")
 # The same, after text that the user typed, such as the REGEX of a rule.
 _SAFE = re.compile(r"[A-Za-z0-9_.,=*^+:@/\-]{1,1000}")
 _WORDS = re.compile(r"[a-z0-9_.\-]+(\|[a-z0-9_.\-]+)+")
-# zsh loads a file of its folders when the key is first pressed, and expects completions from it. typer's script only
-# registers its function, which works from the second press on.
+# When the key is first pressed, zsh loads a file from its folders and expects completions from it. typer's script only
+# registers its function, so it would work only from the second press on.
 _REGISTER = "compdef _gguftool_completion gguftool"
 _REGISTER_OR_RUN = f"""if [[ $zsh_eval_context[-1] == loadautofunc ]]; then
   _gguftool_completion "$@"

@@ -115,7 +115,7 @@ def fail_use(text: str, hint: Sequence[str]) -> None:
     fail(text)
 
 
-# What a bar of bytes shows on a terminal as wide as this, on a narrower one, and if the total is not known.
+# What a bar of bytes shows on a terminal at least this wide, on a narrower one, and without a known total.
 _WIDE = 72
 _BAR = "{desc}: {percentage:3.0f}% |{bar}| {size} of {whole} [{elapsed}<{remaining}, {speed}]"
 _NARROW_BAR = "{desc}: {percentage:3.0f}% of {whole}, {remaining} left"
@@ -128,7 +128,7 @@ def progress_bar(total: int, what: str) -> Iterator[Callable[[int], Any]]:
     """Yield a callback that takes the bytes done since its last call; `what` names the work.
 
     On a terminal it draws a bar with `what` before it, sizes in the units of other texts, the rate and the time left;
-    elsewhere it draws nothing. A `total` of 0 means that the size is not known.
+    elsewhere it draws nothing. A `total` of 0 means that the size is unknown.
     """
     if not sys.stderr.isatty():
         yield lambda nbytes: None
@@ -174,7 +174,7 @@ _bars: list[Any] = []
 
 @contextmanager
 def _drawn(bar: Any) -> Iterator[Any]:
-    """Keep `bar` on the terminal; notes are printed where it was, and it is drawn again below them."""
+    """Keep `bar` on the terminal: notes are printed in its place, and it is drawn again below them."""
     _bars.append(bar)
     try:
         with bar:

@@ -24,16 +24,16 @@ _NEAR = 1.6  # rivals within this factor of the mix's size are shown
 
 @record
 class Recipe:
-    """A recipe to be copied: a narrow terminal breaks its comments into more comments, but no rule and no command."""
+    """A recipe to copy: a narrow terminal breaks its comments into more comments, but no rule and no command."""
 
     text: str
 
     def as_text(self) -> str:
-        """The recipe."""
+        """Render the recipe as it is."""
         return self.text
 
     def as_rich(self, width: int, /) -> str:
-        """The recipe with comments of at most `width` columns."""
+        """Render the recipe with comments of at most `width` columns."""
         lines = []
         for line in self.text.splitlines():
             comment = line.startswith("#") and not line.startswith("# run with:")

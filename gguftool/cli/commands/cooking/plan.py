@@ -299,7 +299,7 @@ def _verify(mix: Mix, engine: str, measured: Path, model: str, text: str, imatri
         with counting_bar("measuring the mix", "runs of llama-perplexity") as progress:
             found = verify_mix(setup, expected, measured, progress)
     except Interrupted:
-        remark(f"{measured} is as it was: a mix is measured as a whole, so the same command starts over")
+        remark(f"{measured} is unchanged: a mix is measured as a whole, so the same command starts over")
         raise
     remark(
         f"predicted KLD {found.predicted:.4g}, measured {found.actual:.4g} ± {found.error:.2g} above the floor; "

@@ -1,1 +1,1 @@
-"""What the options of `plan` mean: speeds, and the command that is repeated on its page."""
+"""Options of `plan`: speeds, and the command that its page repeats."""

@@ -15,7 +15,7 @@ from gguftool.storage.sources.locate import open_source
 
 
 def slow_types(slow: Sequence[str], bench: Sequence[str], devices: Sequence[Device]) -> tuple[Slow, ...]:
-    """Read what --slow and --bench say; a type or a device that does not exist is bad usage."""
+    """Read --slow and --bench; a type or a device that does not exist is a usage error."""
     found = (*map(_slow, slow), *(one for text in bench for one in _bench(text)))
     _check_slow(found, devices)
     return found
@@ -34,8 +34,8 @@ def _slow(text: str) -> Slow:
 
 
 def _bench(text: str) -> tuple[Slow, ...]:
-    from gguftool.cooking.damage.suite_csv import MAX_FILE  # noqa: PLC0415 - for --bench alone
-    from gguftool.cooking.speeds import slowness_of  # noqa: PLC0415 - for --bench alone
+    from gguftool.cooking.damage.suite_csv import MAX_FILE  # noqa: PLC0415 - only for --bench
+    from gguftool.cooking.speeds import slowness_of  # noqa: PLC0415 - only for --bench
 
     device, _, name = text.partition("=")
     if not device or not name:
@@ -45,7 +45,7 @@ def _bench(text: str) -> tuple[Slow, ...]:
 
 
 def _check_slow(slow: Sequence[Slow], devices: Sequence[Device]) -> None:
-    """Refuse, as bad usage, a type or a device that there is not: it would slow nothing down."""
+    """Raise a usage error for a type or a device that does not exist: it would slow nothing down."""
     names = ["*", *(device.name for device in devices)]
     for one in slow:
         if one.type != "*" and find_type(one.type) is None:
