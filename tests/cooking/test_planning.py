@@ -125,6 +125,20 @@ def test_the_plan_has_less_damage_than_the_preset_of_its_size() -> None:
 DEVICES = ("GPU=11GiB:attn|norm|gate_inp|^output", r"GPU=11GiB:blk\.[0-3]\.ffn", "CPU=89GiB")
 
 
+def _summed(recipe: str) -> dict[str, int]:
+    """The bytes on each of `DEVICES` by a recipe, from the shapes alone."""
+    rules, used = parse_recipe(recipe), {"GPU": 0, "CPU": 0}
+    for name, dims in cooking.moe_shapes():
+        rule = rules.match(name)
+        type_id = 0 if rule is None else rule.type_id
+        assert type_id is not None
+        on_gpu = name != EMBEDDING and re.search(r"attn|norm|gate_inp|^output|blk\.[0-3]\.ffn", name)
+        size = nbytes(type_id, dims)
+        assert size is not None
+        used["GPU" if on_gpu else "CPU"] += size
+    return used
+
+
 def test_no_budget_of_two_devices_is_exceeded_summed_independently() -> None:
     offered = cooking.moe_offers(("iq2_xxs", *QUANTS, "q8_0"))
     draw = np.random.default_rng(1)
@@ -136,16 +150,7 @@ def test_no_budget_of_two_devices_is_exceeded_summed_independently() -> None:
     evidence = replace(NOTHING, observations=observations)
     devices = parse_devices(DEVICES, parse_size)
     found = choose_mix(offered, MixOptions(target=Target(), devices=devices), evidence)
-    used = {"GPU": 0, "CPU": 0}
-    recipe = parse_recipe(found.recipe)
-    for name, dims in cooking.moe_shapes():
-        rule = recipe.match(name)
-        type_id = 0 if rule is None else rule.type_id
-        assert type_id is not None
-        on_gpu = name != EMBEDDING and re.search(r"attn|norm|gate_inp|^output|blk\.[0-3]\.ffn", name)
-        size = nbytes(type_id, dims)
-        assert size is not None
-        used["GPU" if on_gpu else "CPU"] += size
+    used = _summed(found.recipe)
     budgets = {"GPU": 11 << 30, "CPU": 89 << 30}
     for name, size in used.items():
         assert 0.97 * budgets[name] < size <= budgets[name]
@@ -278,9 +283,11 @@ def test_ready_made_quants_offer_what_they_hold(tmp_path: Path) -> None:
     assert found.nbytes <= int(total * 0.75)
 
 
-def test_maps_alone_are_enough(tmp_path: Path) -> None:
-    entries = {
-        qtype: [
+def _write_maps(folder: Path, layers: int) -> list[Path]:
+    """Maps as they are published of a mixture of experts in three types; return their paths."""
+    paths = []
+    for qtype in ("iq4_ks", "iq3_k", "q8_0"):
+        lines = [
             MapEntry(
                 file=f"m-{qtype}.gguf",
                 sha256=None,
@@ -290,16 +297,31 @@ def test_maps_alone_are_enough(tmp_path: Path) -> None:
                 elements=math.prod(dims),
                 nbytes=0,
             )
-            for name, dims in cooking.moe_shapes(4)
+            for name, dims in cooking.moe_shapes(layers)
         ]
-        for qtype in ("iq4_ks", "iq3_k", "q8_0")
-    }
-    paths = []
-    for qtype, lines in entries.items():
-        paths.append(tmp_path / f"tensors.{qtype}.map")
+        paths.append(folder / f"tensors.{qtype}.map")
         paths[-1].write_text(render_map(lines))
+    return paths
+
+
+def test_two_devices_on_the_maps_of_a_mixture_of_235b_weights(tmp_path: Path) -> None:
+    devices = parse_devices((*DEVICES[:2], "CPU=110GiB"), parse_size)
+    options = MixOptions(target=Target(), devices=devices, engine="ik_llama.cpp")
     measured = tmp_path / "kld_results.csv"
-    names = [entry.tensor for entry in entries["q8_0"] if entry.dtype != "f32"]
+    names = [name for name, dims in cooking.moe_shapes() if len(dims) > 1 and "gate_inp" not in name]
+    values = ",".join(f"{0.002 + at % 97 * 1e-4:.6f}" for at in range(len(names)))
+    measured.write_text(f"QTYPE,{','.join(names)}\niq3_k,{values}\n")
+    found = plan_mix(_write_maps(tmp_path, 94), options, EvidenceFiles(measure=(str(measured),)))
+    used = _summed(found.recipe)
+    assert {use.name: use.weights for use in found.devices} == used
+    assert 0.9 * (11 << 30) < used["GPU"] <= 11 << 30
+    assert 0.97 * (110 << 30) < used["CPU"] <= 110 << 30
+
+
+def test_maps_alone_are_enough(tmp_path: Path) -> None:
+    paths = _write_maps(tmp_path, 4)
+    measured = tmp_path / "kld_results.csv"
+    names = [name for name, dims in cooking.moe_shapes(4) if len(dims) > 1 and "gate_inp" not in name]
     values = ",".join(f"{0.002 + at * 1e-4:.6f}" for at in range(len(names)))
     measured.write_text(f"QTYPE,{','.join(names)}\niq3_k,{values}\n")
     options = MixOptions(target=Target(bits=4.5), engine="ik_llama.cpp")

@@ -133,6 +133,7 @@ def test_the_curve_can_be_drawn(tmp_path: Path, ending: str) -> None:
         (["--device", "GPU"], "is not NAME=SIZE:REGEX"),
         (["--max-kld", "0.1"], "needs measurements"),
         (["--bpw", "0.5"], "the smallest types on offer take"),
+        (["--device", "GPU=1K:attn", "--device", "CPU=1G"], "GPU: the smallest types on offer take 4,608 bytes"),
         (["--bpw", "5", "--lock", "attn_q=q4_0", "--lock", "attn=q8_0"], "contradict each other"),
     ],
 )
