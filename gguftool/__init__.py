@@ -70,6 +70,9 @@ if TYPE_CHECKING:
     )
     from gguftool.cooking.measuring.run import Hooks as MeasureHooks
     from gguftool.cooking.measuring.run import Selection as MeasureSelection
+    from gguftool.cooking.measuring.verifying import Verification
+    from gguftool.cooking.measuring.verifying import setup_of as verify_setup
+    from gguftool.cooking.measuring.verifying import verify_plan as verify_mix
     from gguftool.cooking.mix import Mix, MixOptions, Slow
     from gguftool.cooking.mix import Target as MixTarget
     from gguftool.cooking.offers import Offer, offer_types
@@ -142,19 +145,20 @@ __all__ = (
     "OutputOptions", "PlacementRule", "Plan", "PlanError", "Preview", "QuantizeOptions", "QuantizePreview", "Receipt",
     "Recipe", "RecipeFormat", "RecipeReport", "RecipeRule", "Report", "SelectionOptions", "Severity", "Sizing",
     "Slow", "Source", "SourceError", "SplitOptions", "StrPath", "Tensor", "TensorInfo", "TensorSort", "Transfer",
-    "TransferOptions", "TypeRow", "TypeTraits", "ValueType", "Verdict", "Weights", "__version__", "cat",
-    "check_codes", "check_imatrix", "check_model", "check_published", "check_recipe", "choose_mix", "compact_recipe",
-    "decide_quantize", "describe_imatrix", "diff", "distribution", "dump", "execute", "expand_recipe", "explore_mix",
-    "extract_recipe", "file_hashes", "find_damage", "find_preset", "find_type", "hash_files", "hash_tensors",
-    "imatrix_coverage", "info", "made_externally", "made_imatrix", "make_kv", "measure", "measure_errors",
-    "metadata_rows", "nbytes", "offer_types", "open_cook_inputs", "open_donor", "open_imatrix", "open_inputs",
-    "open_model", "open_models", "parse", "parse_any_recipe", "parse_devices", "parse_grouping", "parse_placement",
-    "parse_recipe", "plan_alter", "plan_alter_imatrix", "plan_convert_imatrix", "plan_cook", "plan_decision",
-    "plan_edit", "plan_export", "plan_fetch", "plan_fetch_files", "plan_measure", "plan_merge", "plan_mix",
-    "plan_quantize", "plan_repair", "plan_split", "plan_swap", "plan_tensors_map", "plan_tensors_map_of_split",
-    "plan_views", "preview_quantize", "read_evidence", "read_tensors_map", "recover_model", "render_any_recipe",
-    "render_recipe", "render_report", "report", "serialize", "sort_dump", "tensor_hashes", "transfer_recipe",
-    "transfer_words", "type_rows", "verify_against_map", "verify_manifest",
+    "TransferOptions", "TypeRow", "TypeTraits", "ValueType", "Verdict", "Verification", "Weights", "__version__",
+    "cat", "check_codes", "check_imatrix", "check_model", "check_published", "check_recipe", "choose_mix",
+    "compact_recipe", "decide_quantize", "describe_imatrix", "diff", "distribution", "dump", "execute",
+    "expand_recipe", "explore_mix", "extract_recipe", "file_hashes", "find_damage", "find_preset", "find_type",
+    "hash_files", "hash_tensors", "imatrix_coverage", "info", "made_externally", "made_imatrix", "make_kv", "measure",
+    "measure_errors", "metadata_rows", "nbytes", "offer_types", "open_cook_inputs", "open_donor", "open_imatrix",
+    "open_inputs", "open_model", "open_models", "parse", "parse_any_recipe", "parse_devices", "parse_grouping",
+    "parse_placement", "parse_recipe", "plan_alter", "plan_alter_imatrix", "plan_convert_imatrix", "plan_cook",
+    "plan_decision", "plan_edit", "plan_export", "plan_fetch", "plan_fetch_files", "plan_measure", "plan_merge",
+    "plan_mix", "plan_quantize", "plan_repair", "plan_split", "plan_swap", "plan_tensors_map",
+    "plan_tensors_map_of_split", "plan_views", "preview_quantize", "read_evidence", "read_tensors_map",
+    "recover_model", "render_any_recipe", "render_recipe", "render_report", "report", "serialize", "sort_dump",
+    "tensor_hashes", "transfer_recipe", "transfer_words", "type_rows", "verify_against_map", "verify_manifest",
+    "verify_mix", "verify_setup",
 )  # fmt: skip
 
 # Module -> its public names, as ``NAME`` or ``NAME=PUBLIC_NAME``. A module is loaded on the first use of a name:
@@ -191,6 +195,7 @@ _MODULES = {
         "ErrorSetup Hooks=MeasureHooks MeasurePlan MeasureReport Selection=MeasureSelection measure measure_errors "
         "plan_measure"
     ),
+    "cooking.measuring.verifying": "Verification setup_of=verify_setup verify_plan=verify_mix",
     "cooking.mix": "Mix MixOptions Slow Target=MixTarget",
     "cooking.offers": "Offer offer_types",
     "cooking.planning": "choose_mix explore_mix plan_mix",

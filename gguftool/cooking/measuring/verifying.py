@@ -7,16 +7,21 @@ appended to the file as a line, and the next plan multiplies its damages by it.
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from gguftool.cooking.damage.sensitivities import EvidenceFiles, read_evidence
 from gguftool.cooking.measure_lines import FloorLine, ScaleLine, Scores
 from gguftool.cooking.measuring.bench import Bench, Inputs, Setup, censor, needed_bytes, open_inputs
 from gguftool.cooking.measuring.output import MeasureOutput, read_output
 from gguftool.cooking.measuring.work_folder import locked_folder, remove_folder, work_folder_of
+from gguftool.cooking.mix import Mix
 from gguftool.errors import ExecuteError, PlanError
 from gguftool.format.ggml import type_alias
+from gguftool.model.opening import StrPath
 from gguftool.record import record, replace
 from gguftool.storage.system.space import free_bytes
 
@@ -51,9 +56,9 @@ class Verification:
     factor: float | None
 
 
-def setup_of(measured: Path, model: str, text: str, engine: str, imatrix: str | None, version: str) -> Setup:
+def setup_of(measured: StrPath, model: str, text: str, engine: str, imatrix: str | None, version: str) -> Setup:
     """The setup with which the lines of `measured` were made; raises `PlanError` if there are none of divergence."""
-    floor = read_output(measured).floor
+    floor = read_output(Path(measured)).floor
     if floor is None or floor.basis.options is None:
         raise PlanError("has no measured divergence, so a mix cannot be compared with it", source=str(measured))
     words = shlex.split(floor.basis.options)
@@ -78,11 +83,28 @@ def setup_of(measured: Path, model: str, text: str, engine: str, imatrix: str | 
     )
 
 
+def _silent(done: int, total: int) -> None:
+    """Take progress that nobody watches."""
+
+
+def verify_plan(
+    mix: Mix, setup: Setup, measured: StrPath, progress: Callable[[int, int], None] = _silent
+) -> Verification:
+    """Measure the mix that a plan chose by the lines of `measured`, and append the factor to that file.
+
+    `setup` is what `setup_of` makes of the file.  `progress` and errors are those of `verify_mix`.
+    """
+    expected = Expectation(
+        types={tensor.name: tensor.type for tensor in mix.tensors if tensor.chosen},
+        damage=mix.damage,
+        recipe=hashlib.sha256(mix.recipe.encode("utf-8", "surrogateescape")).hexdigest(),
+        factor=read_evidence(EvidenceFiles(measure=(os.fspath(measured),))).factor,
+    )
+    return verify_mix(setup, expected, Path(measured), progress)
+
+
 def verify_mix(
-    setup: Setup,
-    expected: Expectation,
-    measured: Path,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    setup: Setup, expected: Expectation, measured: Path, progress: Callable[[int, int], None] = _silent
 ) -> Verification:
     """Measure the mix of `expected`, and append the factor to the file `measured`.
 

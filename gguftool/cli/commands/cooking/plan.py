@@ -283,21 +283,12 @@ def _check_verify(models: Sequence[str], measure: Sequence[str], text: str | Non
 
 def _verify(mix: Mix, engine: str, measured: Path, model: str, text: str, imatrix: str | None) -> None:
     """Measure the mix, and report how right the plan was."""
-    from hashlib import sha256  # noqa: PLC0415 - only for --verify, like what drives an engine
+    from gguftool.cooking.measuring.verifying import setup_of, verify_plan  # noqa: PLC0415 - drives an engine
 
-    from gguftool.cooking.damage.sensitivities import read_evidence  # noqa: PLC0415
-    from gguftool.cooking.measuring.verifying import Expectation, setup_of, verify_mix  # noqa: PLC0415
-
-    expected = Expectation(
-        types={tensor.name: tensor.type for tensor in mix.tensors if tensor.chosen},
-        damage=mix.damage,
-        recipe=sha256(mix.recipe.encode("utf-8", "surrogateescape")).hexdigest(),
-        factor=read_evidence(EvidenceFiles(measure=(str(measured),))).factor,
-    )
     setup = setup_of(measured, model, text, engine, imatrix, __version__)
     try:
         with counting_bar("measuring the mix", "runs of llama-perplexity") as progress:
-            found = verify_mix(setup, expected, measured, progress)
+            found = verify_plan(mix, setup, measured, progress)
     except Interrupted:
         remark(f"{measured} is unchanged: a mix is measured as a whole, so the same command starts over")
         raise
