@@ -8,7 +8,7 @@ import pytest
 
 from gguftool.cooking.making.cook import RECIPE_KEY, Cooked, plan_cook
 from gguftool.cooking.making.gather import open_cook_inputs
-from gguftool.errors import PlanError
+from gguftool.errors import PlanError, SourceError
 from gguftool.format.recipe import Recipe, parse_recipe
 from gguftool.model.layout import OutputOptions
 from gguftool.model.opening import open_model
@@ -56,6 +56,17 @@ def test_a_suite_is_merged_as_its_whole_sets_would_be(tmp_path: Path) -> None:
     assert list(made.tensors) == list(expected.tensors)
     for name, tensor in made.tensors.items():
         assert (tensor.info.type, tensor.raw()) == (expected.tensors[name].info.type, expected.tensors[name].raw())
+
+
+def test_names_are_opened_and_what_was_published_is_compared(tmp_path: Path) -> None:
+    template, recipe = make_suite(tmp_path), parse_recipe(MIX)
+    cooked = plan_cook(recipe, template, tmp_path / "out.gguf")
+    assert cooked.plan.fingerprint == _cook(MIX, [template], tmp_path / "out.gguf").plan.fingerprint
+    assert any("signatures" in remark for remark in cooked.plan.remarks)
+    path = Path(template.replace("{QTYPE}", "Q8_0")) / "tensors.map"
+    path.write_text(path.read_text().replace("shape=(256", "shape=(512"))
+    with pytest.raises(SourceError, match=r"the map says \(512"):
+        plan_cook(recipe, template, tmp_path / "out.gguf")
 
 
 def test_packed_shards_give_the_same_bytes(tmp_path: Path) -> None:

@@ -46,6 +46,15 @@ def test_one_command_from_a_recipe_to_a_file_that_tells_of_it(gguftool: Run, rec
     assert str(tmp_path) not in text
 
 
+def test_the_card_names_the_imatrix_without_its_folder(gguftool: Run, tmp_path: Path) -> None:
+    recipe, card = tmp_path / "v.recipe", tmp_path / "card.md"
+    recipe.write_text("attn_v=q8_0\n")
+    words = ("cook", recipe, "--from", FIXTURES / "demo.gguf", "--imatrix", FIXTURES / "demo.imatrix.dat")
+    done = gguftool(*words, "--allow-requantize", "-o", tmp_path / "out.gguf", "--card", card)
+    assert done.returncode == 0, done.stderr
+    assert "gguftool cook v.recipe --from demo.gguf --imatrix demo.imatrix.dat -o out.gguf" in card.read_text()
+
+
 def test_a_dry_run_writes_nothing(gguftool: Run, recipe: Path, tmp_path: Path) -> None:
     template = make_suite(tmp_path, ("Q4_K", "Q8_0"))
     words = ("cook", recipe, "--from", template, "-o", tmp_path / "out.gguf", "--card", tmp_path / "card.md")
