@@ -146,7 +146,7 @@ def did_you_mean(wanted: str, names: Iterable[str]) -> str:
     known = [name for name in dict.fromkeys(names) if len(name) <= _MAX_SHOWN][:_MAX_COMPARED]
     near = [name for name in known if name.lower() == wanted.lower() or (wanted and name.endswith(f".{wanted}"))][:3]
     if not near:
-        from difflib import get_close_matches  # noqa: PLC0415 - for typos alone
+        from difflib import get_close_matches  # noqa: PLC0415 - only for typos
 
         near = get_close_matches(wanted, known, n=1) or _beginning_with(wanted, known)
     quoted = " or ".join(f"'{printable(name)}'" for name in near)

@@ -28,7 +28,7 @@ class Offers:
     """The offers of all tensors, and a model for metadata (None if there are only maps).
 
     `head`: bytes that a file needs in addition to tensor data.  `ready`: the offers are those of existing quants, which
-    are `quants`.  `sources`: the files of all models; none of them must be an output.
+    are `quants`.  `sources`: the files of all models; no output may replace one of them.
     """
 
     offers: tuple[Offer, ...]

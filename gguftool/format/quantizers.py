@@ -93,7 +93,7 @@ def plain_quantizer() -> Quantizer:
 def _version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # lies on the path, but was not installed
+    except importlib.metadata.PackageNotFoundError:  # it is on the path, but was not installed
         return "of unknown release"
 
 

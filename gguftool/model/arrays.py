@@ -32,7 +32,7 @@ def read_array(tensor: Tensor) -> NDArray[Any]:
     decoder = _decoder_for(tensor)
     try:
         array = np.empty(tensor.shape, dtype=_dtype_of(tensor.info.type))
-    except ValueError:  # no elements, but dims whose product would be too large without the zero
+    except ValueError:  # no elements, but without the zero the product of dims would be too large
         raise PlanError(
             f"'{printable(tensor.name)}' has the shape {tensor.shape}, too large for an array",
             source=tensor.extent.source.name,

@@ -38,7 +38,7 @@ class AxisKind(Enum):
 
 @record
 class Axes:
-    """The axes of one tensor, None where it has no such axis.
+    """The axes of one tensor; None if it has no such axis.
 
     `expert` is the number of the expert in the name of a tensor of one expert (``blk.0.ffn_up.3.weight``).
     `chunks`: the axis of experts counts groups of adjacent experts, ``experts_per_group`` each.

@@ -122,7 +122,7 @@ def dequantized(
     decoder = None if is_integer else decoder_of(tensor.info.type, byte_order, tensor.info.dims)
     if decoder is None:
         if decoded_by(tensor.info.type) == "gguftool" and byte_order is ByteOrder.LITTLE:
-            raise PlanError(f"'{name}' is {kind}, whose rows cannot be dequantized in the shape {tensor.info.dims}")
+            raise PlanError(f"'{name}' is {kind}, and its rows cannot be dequantized in the shape {tensor.info.dims}")
         order = "" if byte_order is ByteOrder.LITTLE else " in a big-endian file"
         raise PlanError(f"'{name}' is {kind}{order}, which cannot be dequantized here; --dtype raw exports its bytes")
     return DequantizedSource(tensor=tensor, dtype=dtype, decoder=decoder, factor=factor)

@@ -154,7 +154,7 @@ class _Before:
 
 
 def _judged(heads: Sequence[tuple[Header, int]], inputs: Sequence[Model], engines: tuple[str, ...]) -> _Verdict:
-    from gguftool.analysis.lint.heads import planned  # the rules and their facts take 0.1 s: for changed heads alone
+    from gguftool.analysis.lint.heads import planned  # the rules and their facts take 0.1 s: only for changed heads
 
     name = inputs[0].files[0].source.name  # commands that findings print start from the input with the metadata
     target = planned.head_target(name, [planned.HeadOf(header=header, size=size) for header, size in heads])

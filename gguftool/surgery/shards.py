@@ -185,7 +185,7 @@ def _remarks(outputs: Sequence[OutputFile], shards: Sequence[Sequence[Tensor]], 
 
 @record
 class TensorChanges:
-    """Changes to the tensors of a model: `taken` replaces by name, `added` puts scales behind a weight, `dropped`."""
+    """Changes to the tensors of a model: `taken` replaces by name, `added` puts scales after a weight, `dropped`."""
 
     taken: Mapping[str, Tensor]
     added: Mapping[str, tuple[Tensor, ...]]

@@ -209,7 +209,7 @@ def test_types_that_cannot_be_dequantized_are_refused_by_name(
 def test_interleaved_rows_that_do_not_divide_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(b.gguf(b.llama_kvs(), (b.Tensor("output.weight", (32, 6), 220, bytes(108)),)))
-    with pytest.raises(PlanError, match=r"'output.weight' is IQ4_NL_R4, whose rows .* in the shape \(32, 6\)"):
+    with pytest.raises(PlanError, match=r"'output.weight' is IQ4_NL_R4, and its rows .* in the shape \(32, 6\)"):
         plan_export(gguftool.open_model(path), ["."], tmp_path / "x", FloatType.F32)
 
 

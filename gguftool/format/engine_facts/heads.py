@@ -21,7 +21,7 @@ Lookup = Callable[[str], Value]
 
 @record
 class KeyFact:
-    """One place where a key is read; `name` has ``%s`` for the architecture.
+    """One place that reads a key; `name` has ``%s`` for the architecture.
 
     `type` names the value type, empty if unknown. `form` is scalar, array, or either (an array has one entry for each
     layer; `length` is their number). `field` is the value's name in expressions.

@@ -160,7 +160,7 @@ def check_change(output: OutputFile) -> None:
     needed = 2 * changed - shared_bytes(output.copies, folder)
     if needed > free:
         raise ExecuteError(
-            f"needs {needed:,} bytes for its journal and for new blocks (it shares blocks, or lies on btrfs), and "
+            f"needs {needed:,} bytes for its journal and for new blocks (it shares blocks, or is on btrfs), and "
             f"{free:,} are free here; make room, or write a new file elsewhere with -o",
             source=str(output.path),
         )

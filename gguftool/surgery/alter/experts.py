@@ -114,7 +114,7 @@ def _of_others(layers: Sequence[int]) -> list[str]:
     if not layers:
         return []
     spans = listed_spans(layers)
-    return [f"--experts: ids go by layers of the input; new layers {spans} are of another model: give a list for all"]
+    return [f"--experts: ids go by layers of the input, but layers {spans} are of another model: give a list for all"]
 
 
 def _selected(state: State, item: Item, kept: Ids, chunk: int, findings: Findings) -> list[Item]:
