@@ -206,10 +206,10 @@ def measure(
     jobs: int = 1,
     scheduler: str = "",
 ) -> MeasureReport:
-    """Measure what is left of `selection`, and add it to the file `output`: a line as soon as it is known.
+    """Run the remaining measurements of `selection`, and append a line for each to `output` as soon as it is done.
 
     `jobs`: engines at a time on this machine; `scheduler`: the address of a dask.distributed scheduler instead.  Raises
-    `PlanError` for inputs that cannot be measured so, `ExecuteError` if there is no room or the engine does not work.
+    `PlanError` for inputs that cannot be measured this way, `ExecuteError` if space is short or the engine fails.
     """
     return Measuring(setup, selection, Path(output), jobs=jobs, scheduler=scheduler).run(hooks)
 
@@ -217,7 +217,7 @@ def measure(
 def plan_measure(
     setup: Setup, selection: Selection, output: StrPath, *, jobs: int = 1, scheduler: str = ""
 ) -> MeasurePlan:
-    """Tell what `measure` would do; raises `PlanError` as it does."""
+    """Preview a run of `measure`; raises the same `PlanError`."""
     return Measuring(setup, selection, Path(output), jobs=jobs, scheduler=scheduler).plan()
 
 
