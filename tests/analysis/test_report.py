@@ -305,7 +305,7 @@ def test_command_shows_what_the_library_renders() -> None:
     ("args", "said"),
     [
         (["--json", "--csv"], "exclude each other"),
-        (["--by", "colour"], "not one of type, role, layer, tensor"),
+        (["--by", "colour"], "takes type, role, layer, tensor"),
         (["--place", "exps"], "is not REGEX=DEVICE"),
     ],
 )
@@ -323,7 +323,7 @@ def test_one_name_with_partial_sets_is_one_model() -> None:
     done = run_text("report", ".", "--json")
     (model,) = json.loads(done.stdout)["models"]
     assert len(model["tensors"]) == 2
-    assert "not complete" in done.stderr
+    assert "is incomplete" in done.stderr
 
 
 # --- dump ------------------------------------------------------------------------------------------------------------

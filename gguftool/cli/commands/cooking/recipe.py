@@ -273,7 +273,7 @@ def _read(file: str, form: RecipeFormat | None, *, lenient: bool = False) -> tup
         source = open_source(file)
         sources = (source,)
         if source.size > MAX_TEXT:
-            raise PlanError(f"has {source.size:,} bytes; gguftool reads a recipe of at most {MAX_TEXT:,}", source=file)
+            raise PlanError(f"has {source.size:,} bytes, more than {MAX_TEXT:,}, a limit of gguftool", source=file)
         data = source.read_at(0, source.size)
     return parse_any(data, file, form, lenient=lenient), sources
 
