@@ -68,7 +68,7 @@ def test_files_that_are_read_are_never_outputs(folder: Path) -> None:
         (["llama.gguf", "--layers", "0", "--layers", "1"], "--layers is given 2 times"),
         (["llama.gguf", "--take", "x"], "is not of the form --take LABEL:WHAT"),
         (["llama.gguf", "--layers", "0", "--engine", "vllm"], "--engine takes"),
-        (["llama.gguf", "--drop", ":all"], "':all' is no group"),
+        (["llama.gguf", "--drop", ":all"], "':all' is not a group"),
         (["llama.gguf", "--script", "absent"], "absent"),
         (["llama.gguf", "--layers", "@absent"], "absent"),
     ],

@@ -240,7 +240,7 @@ def make(
             carry_out(with_inputs(plan, read), replace(writing, resume=False))
     except Interrupted:
         kept = f"parts of {every:,} chunks are kept next to {output}: the same command resumes"
-        remark(kept if chunks else "nothing to resume: all chunks are one run; --chunks N makes it work in parts")
+        remark(kept if chunks else "nothing to resume: all chunks are one run; with --chunks N it works in parts")
         raise
 
 
