@@ -626,4 +626,4 @@ def test_shards_with_other_bytes_are_named_under_data(tmp_path: Path) -> None:
     path.write_bytes(data)
     done = run_gguftool("diff", a, b, "--data")
     assert done.returncode == 1
-    assert b"lie in 1 of 3 files: m-00002-of-00003.gguf" in done.stdout + done.stderr
+    assert b"are in 1 of 3 files: m-00002-of-00003.gguf" in done.stdout + done.stderr
