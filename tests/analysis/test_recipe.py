@@ -304,8 +304,8 @@ def test_the_head_is_judged_against_that_of_the_model(tmp_path: Path) -> None:
 def test_a_mix_that_no_engine_loads(model: Model) -> None:
     report = check(parse_recipe("attn_v=tq1_0\n.*=iq4_ks"), model)
     found = {(each.code, each.severity): each.message for each in report.head}
-    assert "IQ4_KS (id 144) is no type of llama.cpp" in found["T01", Severity.ERROR]
-    assert "TQ1_0 (id 34) is no type of ik_llama.cpp" in found["T02", Severity.ERROR]
+    assert "IQ4_KS (id 144) is not a type of llama.cpp" in found["T01", Severity.ERROR]
+    assert "TQ1_0 (id 34) is not a type of ik_llama.cpp" in found["T02", Severity.ERROR]
     assert report.reaches(Severity.ERROR)
     for_ik = check(parse_recipe("attn_q=q8_0\n.*=iq4_ks"), model)
     assert {each.severity_there for each in for_ik.head if each.code == "T01"} == {Severity.ERROR}

@@ -77,7 +77,7 @@ def test_a_tensor_in_two_shards_of_one_set_is_refused(tmp_path: Path) -> None:
     for name, data in b.shard_set("M", [(), tensors[:4], tensors[3:]]).items():
         (tmp_path / name).write_bytes(data)
     said = problems([tmp_path], tmp_path / "out.gguf")
-    assert "stand in more than one shard: 'blk.0.attn_output.weight'" in said
+    assert "are in more than one shard: 'blk.0.attn_output.weight'" in said
 
 
 def test_shapes_that_differ_are_all_listed(tmp_path: Path, pair: list[str]) -> None:

@@ -226,7 +226,7 @@ def test_a_model_joined_from_partial_sets_becomes_a_set_that_agrees_with_itself(
 
 def test_an_incomplete_model_is_refused(tmp_path: Path, pair: list[str]) -> None:
     folder = per_tensor(tmp_path / "s", "M", "Q8_0", only=(1, 2, 3))
-    with pytest.raises(PlanError, match="incomplete: 2 of 7"):
+    with pytest.raises(PlanError, match="incomplete: it has 2 of 7"):
         swapped(folder, pair[1], ["norm"], tmp_path / "out")
 
 

@@ -239,7 +239,7 @@ def test_a_folder_of_several_models_is_refused_before_any_is_opened(
     hub.repos["org/many"] = Repo.of({**many, **{name: data for name, data in files.items() if name.startswith("Q4/")}})
     done = ask("dump", "hf://org/many")
     assert done.returncode == 2
-    assert "3 models lie here" in one_error_line(done.stderr)
+    assert "3 models here" in one_error_line(done.stderr)
     assert not [request for request in hub.requests if "/resolve/" in request.path]
     assert ask("dump", "hf://org/many/*Q8_0*.gguf").returncode == 0
 
