@@ -19,7 +19,6 @@ from gguftool.analysis.lint.target import LintTarget, TensorView
 from gguftool.analysis.lint.way_out import edit_command, value_text
 from gguftool.errors import printable
 from gguftool.format.engine_facts.other_meanings import other_meanings
-from gguftool.format.ggml import layout_nbytes
 from gguftool.format.header import DEFAULT_ALIGNMENT, MAGIC, MAX_ALIGNMENT, round_up
 from gguftool.format.kv import KV, ByteOrder, ValueType
 from gguftool.model.model import ModelFile
@@ -164,22 +163,6 @@ def unknown_type(target: LintTarget) -> Iterator[Hit]:
 def _describe_unknown(tensor: TensorView) -> str:
     holders = [f"{other.name} ({other.holder})" for other in other_meanings(tensor.info.type)]
     return f"{tensor.type}" + (f", which has been {', '.join(holders)}" if holders else " is not a known type")
-
-
-@rule("T04", Severity.WARNING, way_out="load it with the fork it was made for, or quantize again")
-def forks_type(target: LintTarget) -> Iterator[Hit]:
-    """A tensor's space fits what a fork means by this type id, not what the engines mean."""
-    for tensor in target.tensors:
-        if tensor.is_last or (tensor.nbytes is not None and tensor.nbytes <= tensor.room < tensor.nbytes + 32):
-            continue
-        fitting = [
-            f"{other.name} ({other.holder})"
-            for other in other_meanings(tensor.info.type)
-            if (size := layout_nbytes(other, tensor.info.dims)) and size <= tensor.room < size + 32
-        ]
-        if fitting:
-            message = f"{tensor.room:,} bytes do not fit {tensor.type}; they fit {' or '.join(fitting)}"
-            yield Hit(message=message, tensors=(tensor.name,))
 
 
 # --- metadata --------------------------------------------------------------------------------------------------------

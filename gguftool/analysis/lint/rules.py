@@ -9,12 +9,12 @@ Where each code is:
 
     codes            module          about
     N01-N16          doctor          files that are not a readable GGUF; diagnoses, not rules
-    F01-F19 F27 T04  file            one file: sizes, offsets, padding, metadata, samples of data
+    F01-F19 F27      file            one file: sizes, offsets, padding, metadata, samples of data
     F20-F26 H01      shards          split sets: names, split keys, missing shards
     F28-F29          tensors_map     shards against the tensors.map files next to them
     P01-P04 S08-S11  loaders         what loaders accept: grammar, offsets, names, missing tensors
     H02-H03          loaders         general.file_type
-    T01-T03 T05 T06  types           types that an engine does not know, cannot compute with, or knows in another layout
+    T01-T06          types           types that an engine does not know, cannot compute with, or knows in another layout
     S01-S07          types           shapes that a type or its kernel does not take
     B01-B04 Q01      types           types that an engine takes but that are a bad choice
     M01-M06          layers          tensors of one layer that should match

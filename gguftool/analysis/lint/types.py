@@ -16,8 +16,9 @@ from gguftool.analysis.lint.way_out import MAX_COMMAND, filled, model_name, new_
 from gguftool.errors import command_line
 from gguftool.format.engine_facts.engines import BOTH, IK, IK_LLAMA_CPP, LLAMA_CPP, MAINLINE
 from gguftool.format.engine_facts.operands import why_not_computable
+from gguftool.format.engine_facts.other_meanings import other_meanings
 from gguftool.format.engine_facts.types import ImatrixPolicy, TypeFacts, type_facts
-from gguftool.format.ggml import find_type
+from gguftool.format.ggml import find_type, layout_nbytes
 from gguftool.format.quants.repacks import REPACKS
 from gguftool.record import replace
 
@@ -95,6 +96,22 @@ def _as_f32(target: LintTarget, tensors: Sequence[TensorView]) -> str:
         return ""
     command = command_line("quantize", model_name(target), *words, "-o", new_file_name(target))
     return f"{command} writes them as F32, without loss"
+
+
+@rule("T04", Severity.WARNING, way_out="load it with the fork it was made for, or quantize again")
+def forks_type(target: LintTarget) -> Iterator[Hit]:
+    """A tensor's space fits what a fork means by this type id, not what the engines mean."""
+    for tensor in target.tensors:
+        if tensor.is_last or (tensor.nbytes is not None and tensor.nbytes <= tensor.room < tensor.nbytes + 32):
+            continue
+        fitting = [
+            f"{other.name} ({other.holder})"
+            for other in other_meanings(tensor.info.type)
+            if (size := layout_nbytes(other, tensor.info.dims)) and size <= tensor.room < size + 32
+        ]
+        if fitting:
+            message = f"{tensor.room:,} bytes do not fit {tensor.type}; they fit {' or '.join(fitting)}"
+            yield Hit(message=message, tensors=(tensor.name,))
 
 
 @rule("T05", Severity.WARNING, engines=IK, way_out="quantize these tensors again with a current ik_llama.cpp")

@@ -20,10 +20,12 @@ from gguftool.storage.sources.ranges import (
     EXPIRED,
     RETRIED,
     ByteRange,
+    Linked,
     Validators,
     checked_range,
     first_bytes,
     known_kind,
+    linked_by,
     readable,
     refusal,
     size_in_refusal,
@@ -54,16 +56,6 @@ class Origin:
     secrets: tuple[str, ...] = ()
     getter: transport.Getter = transport.get_by_pool
     fixed: Callable[[str], str] | None = None
-
-
-@record
-class Linked:
-    """The headers of a redirect of the Hub that describe its target."""
-
-    etag: str = ""
-    size: str = ""
-    commit: str = ""
-    xet: str = ""
 
 
 @record
@@ -347,7 +339,7 @@ class HttpSource(RemoteSource):
         for _ in range(_HOPS + 1):
             answer = self._get(url, headers, budget)
             if urls.origin(url) == urls.origin(start):
-                linked = _merged(linked, answer.headers)
+                linked = linked_by(answer.headers, linked)
             location = answer.headers.get("Location", "")
             if answer.status not in _REDIRECTS or not location:
                 if url != start and answer.status in (200, 206):
@@ -385,16 +377,6 @@ class HttpSource(RemoteSource):
         error.offset = error.offset if offset is None or not self._opened else offset
         error.message = urls.scrub(error.message, self._origin.secrets)
         return error
-
-
-def _merged(linked: Linked, headers: Mapping[str, str]) -> Linked:
-    """`linked` with what `headers` add; the first value of each counts."""
-    return Linked(
-        etag=linked.etag or headers.get("X-Linked-ETag", "").strip()[:256],
-        size=linked.size or headers.get("X-Linked-Size", "").strip(),
-        commit=linked.commit or headers.get("X-Repo-Commit", "").strip()[:64],
-        xet=linked.xet or headers.get("X-Xet-Hash", "").strip()[:64],
-    )
 
 
 def open_http(origin: Origin, first_read: int) -> HttpSource:

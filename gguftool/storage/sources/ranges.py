@@ -200,3 +200,23 @@ def known_kind(first: bytes) -> str:
 
 def _quoted(text: str) -> str:
     return f"'{printable(text, 80)}'"
+
+
+@record
+class Linked:
+    """The headers of a redirect of the Hub that describe its target."""
+
+    etag: str = ""
+    size: str = ""
+    commit: str = ""
+    xet: str = ""
+
+
+def linked_by(headers: Mapping[str, str], before: Linked) -> Linked:
+    """Read what `headers` of a redirect add to `before`; the first value of each counts."""
+    return Linked(
+        etag=before.etag or headers.get("X-Linked-ETag", "").strip()[:256],
+        size=before.size or headers.get("X-Linked-Size", "").strip(),
+        commit=before.commit or headers.get("X-Repo-Commit", "").strip()[:64],
+        xet=before.xet or headers.get("X-Xet-Hash", "").strip()[:64],
+    )
