@@ -10,7 +10,7 @@ from gguftool.errors import SourceError
 from gguftool.format.file_names import parse_shard_name
 from gguftool.record import replace
 from gguftool.storage.execute.in_place import recover
-from gguftool.storage.execute.publish import finish_set
+from gguftool.storage.execute.publishing.sets import finish_set
 from gguftool.storage.sources.locate import expand, is_url
 from gguftool.storage.sources.sidecars import OLD, helper_path, is_being_published, undo_path
 from gguftool.storage.system.ownership import remove_helper

@@ -365,7 +365,7 @@ MADE = {
     "model/views.py": 1,
     "render/types.py": 2,
     "storage/execute/in_place.py": 2,
-    "storage/execute/publish.py": 2,
+    "storage/execute/publishing/sets.py": 2,
     "storage/sources/sidecars.py": 2,
     "surgery/edit/plan.py": 1,
 }

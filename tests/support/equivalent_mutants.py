@@ -126,7 +126,7 @@ EQUIVALENT: Mapping[str, tuple[tuple[str, str, str], ...]] = {
             "there is at least one part",
         ),
     ),
-    f"{_EXECUTE}/publish.py": (
+    f"{_EXECUTE}/publishing/set_journal.py": (
         (
             "if journal.suffix != PART:",
             "if journal.suffix is not PART:",

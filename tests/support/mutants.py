@@ -64,7 +64,23 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         f"{_IN_EXECUTE}/test_executor.py",
     ),
     f"{_EXECUTE}/preflight.py": (f"{_IN_EXECUTE}/test_preflight.py", f"{_IN_EXECUTE}/test_executor.py"),
-    f"{_EXECUTE}/publish.py": (
+    f"{_EXECUTE}/publishing/one_file.py": (
+        f"{_IN_EXECUTE}/test_publish.py",
+        f"{_IN_EXECUTE}/test_in_place.py",
+        f"{_IN_EXECUTE}/test_replaced_parts.py",
+        f"{_IN_EXECUTE}/test_modes.py",
+        f"{_IN_EXECUTE}/test_executor.py",
+        f"{_IN_EXECUTE}/test_part.py",
+    ),
+    f"{_EXECUTE}/publishing/set_journal.py": (
+        f"{_IN_EXECUTE}/test_publish.py",
+        f"{_IN_EXECUTE}/test_in_place.py",
+        f"{_IN_EXECUTE}/test_replaced_parts.py",
+        f"{_IN_EXECUTE}/test_modes.py",
+        f"{_IN_EXECUTE}/test_executor.py",
+        f"{_IN_EXECUTE}/test_part.py",
+    ),
+    f"{_EXECUTE}/publishing/sets.py": (
         f"{_IN_EXECUTE}/test_publish.py",
         f"{_IN_EXECUTE}/test_in_place.py",
         f"{_IN_EXECUTE}/test_replaced_parts.py",

@@ -23,7 +23,8 @@ from gguftool.storage.execute.fill import check_sizes, digests_of, sync_parts, w
 from gguftool.storage.execute.options import Options
 from gguftool.storage.execute.part import PartFile, refuse_busy, refuse_only_copies, remove_quietly
 from gguftool.storage.execute.preflight import check_targets, folders
-from gguftool.storage.execute.publish import HalfwayError, finish_set, publish_one, publish_set
+from gguftool.storage.execute.publishing.one_file import publish_one
+from gguftool.storage.execute.publishing.sets import HalfwayError, finish_set, publish_set
 from gguftool.storage.plan import Consume, Copy, Digests, OutputFile, Plan
 from gguftool.storage.sources.local import FileStamp, LocalSource
 from gguftool.storage.sources.sidecars import MODE, OLD, helper_path, only_copy_path

@@ -14,7 +14,7 @@ from gguftool.storage.execute.fill import digests_of, verify_checksum
 from gguftool.storage.execute.options import Options
 from gguftool.storage.execute.part import refuse_busy, refuse_only_copies, remove_quietly
 from gguftool.storage.execute.preflight import check_space, check_targets, folders, translate_os_errors
-from gguftool.storage.execute.publish import HalfwayError, finish_set
+from gguftool.storage.execute.publishing.sets import HalfwayError, finish_set
 from gguftool.storage.execute.resume import read_resume, resume_path
 from gguftool.storage.execute.run import Run
 from gguftool.storage.plan import Digests, OutputFile, Plan, Receipt

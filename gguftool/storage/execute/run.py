@@ -18,7 +18,8 @@ from gguftool.storage.execute.copy_state import CopyState, ProgressListener
 from gguftool.storage.execute.fill import NullDigests, check_sizes, digests_for, sync_parts, write_outputs
 from gguftool.storage.execute.options import Options
 from gguftool.storage.execute.part import PartFile, create_part, remove_left_over, remove_quietly, take_over
-from gguftool.storage.execute.publish import publish_one, publish_set
+from gguftool.storage.execute.publishing.one_file import publish_one
+from gguftool.storage.execute.publishing.sets import publish_set
 from gguftool.storage.execute.resume import (
     CompletedRanges,
     ResumeJournal,

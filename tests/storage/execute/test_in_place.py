@@ -16,7 +16,7 @@ from gguftool.storage.execute import in_place
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.in_place import journal_lock
 from gguftool.storage.execute.options import Options
-from gguftool.storage.execute.publish import finish_set
+from gguftool.storage.execute.publishing.sets import finish_set
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.sidecars import helper_path, set_journal_path

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gguftool.storage.execute.executor import execute
-from gguftool.storage.execute.publish import finish_set
+from gguftool.storage.execute.publishing.sets import finish_set
 from gguftool.storage.sources.sidecars import helper_path, set_journal_path
 from tests.support import builders as b
 from tests.support.command import run_gguftool

@@ -13,9 +13,10 @@ import pytest
 
 from gguftool.errors import ExecuteError
 from gguftool.record import replace as changed
-from gguftool.storage.execute import publish
 from gguftool.storage.execute.part import PartFile, create_part
-from gguftool.storage.execute.publish import HalfwayError, finish_set, publish_one, publish_set
+from gguftool.storage.execute.publishing import one_file, set_journal, sets
+from gguftool.storage.execute.publishing.one_file import publish_one
+from gguftool.storage.execute.publishing.sets import HalfwayError, finish_set, publish_set
 from gguftool.storage.plan import Consume, OutputFile, Plan
 from gguftool.storage.sources.sidecars import helper_path, set_journal_path
 
@@ -170,8 +171,9 @@ class Syncs:
         self.folder, self.fail_at = folder, fail_at
         self.states: list[dict[str, bytes]] = []
         self.files: list[tuple[int, int]] = []  # inode, and the number of folders synced before
-        monkeypatch.setattr(publish, "sync_folders", self._folders)
-        monkeypatch.setattr(publish, "sync_file", self._file)
+        for module in (one_file, set_journal, sets):
+            monkeypatch.setattr(module, "sync_folders", self._folders)
+        monkeypatch.setattr(set_journal, "sync_file", self._file)
 
     def _folders(self, folders: list[Path]) -> None:
         assert folders == [self.folder]
@@ -194,8 +196,8 @@ def test_a_set_is_durable_before_its_journal_goes(
     path = set_journal_path(tmp_path / NAMES[1])
     syncs = Syncs(monkeypatch, tmp_path)
     made: list[int] = []
-    real = publish.create_helper
-    monkeypatch.setattr(publish, "create_helper", lambda path: made.append(real(path)) or made[-1])
+    real = set_journal.create_helper
+    monkeypatch.setattr(set_journal, "create_helper", lambda path: made.append(real(path)) or made[-1])
     publish_set(plan(tmp_path, *NAMES), parts, resume, replace=old, sync=True)
     begun, named, done = syncs.states
     assert [count for _, count in syncs.files] == [0], "the journal's bytes come before its name"
@@ -317,7 +319,7 @@ def test_a_set_that_cannot_be_taken_back_keeps_its_journal(
         def fail(part: PartFile) -> None:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-        patch.setattr(publish, "_unpublish", fail)
+        patch.setattr(sets, "unpublish", fail)
         words = r"neither published \(Input/output error\) nor rolled back \(Read-only file system\).*--recover"
         with pytest.raises(HalfwayError, match=words):
             publish_set(plan(tmp_path, *NAMES), parts, None, replace=True, sync=True)
@@ -407,13 +409,13 @@ def test_an_interrupt_right_after_a_shard_got_its_name_takes_it_back(
 ) -> None:
     parts = written(*NAMES)
     before = state(tmp_path)
-    real = publish.publish
+    real = sets.publish
 
     def interrupted(*args: object) -> None:
         real(*args)  # type: ignore[arg-type]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(publish, "publish", interrupted)
+    monkeypatch.setattr(sets, "publish", interrupted)
     with pytest.raises(KeyboardInterrupt):
         publish_set(plan(tmp_path, *NAMES), parts, None, replace=False, sync=True)
     assert state(tmp_path) == before
@@ -438,7 +440,7 @@ def test_a_journal_that_another_run_locked_first_stops_this_run(
 ) -> None:
     parts = written(*NAMES)
     before = state(tmp_path)
-    monkeypatch.setattr(publish, "lock", lambda fd: False)
+    monkeypatch.setattr(set_journal, "lock", lambda fd: False)
     with pytest.raises(ExecuteError, match="another gguftool is writing this file"):
         publish_set(plan(tmp_path, *NAMES), parts, None, replace=False, sync=True)
     assert state(tmp_path) == before

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from gguftool.errors import ExecuteError
-from gguftool.storage.execute import consume, executor, publish
+from gguftool.storage.execute import consume, executor
 from gguftool.storage.execute.executor import execute
 from gguftool.storage.execute.options import Options
+from gguftool.storage.execute.publishing import one_file, sets
 from gguftool.storage.plan import Copy, OutputFile, Plan
 from gguftool.storage.sources.local import open_local
 from gguftool.storage.sources.sidecars import helper_path
@@ -218,7 +219,8 @@ def test_what_takes_the_place_of_a_file_that_moved_aside_does_not_get_its_name(
             old.write_bytes(b"a stranger's")
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(publish, "sync_folders", fail)
+    for module in (one_file, sets):
+        monkeypatch.setattr(module, "sync_folders", fail)
     with pytest.raises(ExecuteError, match="was replaced while"):
         execute(plan_of(folder, *names), Options(force=True))
     assert moved.read_bytes() == OLD
