@@ -77,8 +77,11 @@ def hash_(
         show_receipt(_write_map(opened, force=force, jobs=jobs), json=json)
         return
     size = sum(file.source.size for file in opened.files)
-    with progress_bar(size if files else 2 * size, "hashing") as progress:
-        hashes = (hash_files if files else hash_tensors)(opened, jobs, progress)
+    with progress_bar(size, "hashing") as progress:
+        if files:
+            hashes = hash_files(opened, jobs, progress)
+        else:  # each byte counts for its tensor and for the whole
+            hashes = hash_tensors(opened, jobs, lambda nbytes: progress(nbytes / 2))
     if json:
         show(hashes, Format.JSON, full_paths=full_paths, paths=names)
     elif files:

@@ -124,7 +124,7 @@ _COUNT = "{desc}: {n_fmt} of {total_fmt} {unit} [{elapsed}<{remaining}]"
 
 
 @contextmanager
-def progress_bar(total: int, what: str) -> Iterator[Callable[[int], Any]]:
+def progress_bar(total: int, what: str) -> Iterator[Callable[[float], Any]]:
     """Yield a callback that takes the bytes done since its last call; `what` names the work.
 
     On a terminal it draws a bar with `what` before it, sizes in the units of other texts, the rate and the time left;
@@ -142,7 +142,7 @@ def progress_bar(total: int, what: str) -> Iterator[Callable[[int], Any]]:
         def format_dict(self) -> Any:
             facts = super().format_dict
             rate = facts["rate"] or (facts["n"] - facts["initial"]) / max(facts["elapsed"], 0.01)
-            sizes = {"size": facts["n"], "whole": facts["total"] or 0, "speed": int(rate)}
+            sizes = {"size": int(facts["n"]), "whole": facts["total"] or 0, "speed": int(rate)}
             return facts | {name: format_size(size) + "/s" * (name == "speed") for name, size in sizes.items()}
 
     wide = not 0 < os.get_terminal_size(sys.stderr.fileno()).columns < _WIDE  # 0: the terminal does not say

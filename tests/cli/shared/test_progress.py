@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from gguftool.render.units import format_size
 from tests.support import builders as b
 from tests.support.command import environment
 
@@ -97,4 +98,7 @@ def test_commands_say_what_they_do(line: str, what: str, tmp_path: object, monke
     monkeypatch.chdir(str(tmp_path))
     with open("m.gguf", "wb") as file:
         file.write(b.small_model())
-    assert [state for state in on_terminal("-m", "gguftool", *line.split()) if state.startswith(f"{what}: ")]
+    shown = [state for state in on_terminal("-m", "gguftool", *line.split()) if state.startswith(f"{what}: ")]
+    assert shown
+    if what == "hashing":  # a tensor's bytes count once, although they are hashed for the whole file, too
+        assert all(f" of {format_size(os.path.getsize('m.gguf'))} [" in state for state in shown), shown
