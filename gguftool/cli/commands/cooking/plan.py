@@ -338,7 +338,7 @@ def _fused(texts: list[str] | None) -> tuple[str, ...]:
     unknown = [text for text in wanted if text not in (*FUSED, "none")]
     if unknown or ("none" in wanted and len(wanted) > 1):
         near = did_you_mean(unknown[0], (*FUSED, "none")) if unknown else ""
-        raise typer.BadParameter(f"--fuse takes {', '.join(FUSED)} or only none, not '{', '.join(wanted)}'{near}")
+        raise typer.BadParameter(f"--fuse takes {', '.join(FUSED)}, or only none, not '{', '.join(wanted)}'{near}")
     if "none" in wanted:
         return ()
     return tuple(dict.fromkeys((UP_GATE, *wanted)))
