@@ -244,8 +244,8 @@ class _Work:
         nbytes = sum(tensor.nbytes for tensor in tensors)
         elements = sum(tensor.elements for tensor in tensors)
         damage = sum(tensor.damage for tensor in tensors)
-        by_name = {tensor.name: tensor.type for tensor in tensors}
-        interval = self.levels.interval([by_name[name] for name in self._names])
+        changed = {tensor.name: tensor.type for tensor in tensors if tensor.damage}
+        interval = self.levels.interval([changed.get(name) for name in self._names])
         if choice.unlimited is not None:
             more = choice.loss / choice.unlimited - 1 if choice.unlimited else 0.0
             notes.remark(

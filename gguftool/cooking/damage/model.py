@@ -83,8 +83,11 @@ class Levels(Protocol):
     def damage(self, type_name: str) -> NDArray[Any]:
         """The damage of every tensor at a type, in `unit`; relative numbers if `unit` is None."""
 
-    def interval(self, types: Sequence[str]) -> tuple[float, float] | None:
-        """The interval of nine in ten totals, with each tensor at its type; None if nothing was measured."""
+    def interval(self, types: Sequence[str | None]) -> tuple[float, float] | None:
+        """The interval of nine in ten totals, with each tensor at its type; None if nothing was measured.
+
+        A type of None is for a tensor that stays as it is, and so has no damage.
+        """
 
 
 @record
@@ -126,19 +129,19 @@ class DamageModel:
         damages: NDArray[Any] = self._evidence.factor * np.exp(self._column(type_name)[0])
         return damages
 
-    def interval(self, types: Sequence[str]) -> tuple[float, float] | None:
+    def interval(self, types: Sequence[str | None]) -> tuple[float, float] | None:
         """The interval of nine in ten totals, with each subject at its type, by drawing from the spreads."""
         import numpy as np
 
-        everyone = range(len(types))
-        logs = np.array([self._column(types[at])[0][at] for at in everyone])
-        spreads = np.array([self._column(types[at])[1][at] for at in everyone])
+        changed = [(at, text) for at, text in enumerate(types) if text is not None]
+        logs = np.array([self._column(text)[0][at] for at, text in changed])
+        spreads = np.array([self._column(text)[1][at] for at, text in changed])
         damages = np.exp(logs)
         total = float(damages.sum())
-        unseen = np.array([not self._residuals.get(at) and at not in self._given for at in everyone])
+        unseen = np.array([not self._residuals.get(at) and at not in self._given for at, _ in changed], dtype=bool)
         shared = _SHARED_SPREAD * float(damages[unseen].sum()) / total if total else 0.0
         draw = np.random.default_rng(0)
-        own = damages * np.exp(spreads * draw.standard_normal((_DRAWS, len(types))) - spreads**2 / 2)
+        own = damages * np.exp(spreads * draw.standard_normal((_DRAWS, len(changed))) - spreads**2 / 2)
         common = np.exp(math.hypot(_MODEL_SPREAD, shared) * draw.standard_normal(_DRAWS))
         low, high = np.quantile(self._evidence.factor * own.sum(axis=1) * common, (0.05, 0.95))
         return float(low), float(high)
@@ -374,5 +377,5 @@ class PresetLevels:
         sizes = np.array([float(subject.elements) for subject in self._subjects])
         return sizes / sizes.sum() * np.exp(own - like) if len(sizes) else sizes
 
-    def interval(self, types: Sequence[str]) -> None:
+    def interval(self, types: Sequence[str | None]) -> None:
         """None: nothing was measured."""

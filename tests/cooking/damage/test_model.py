@@ -132,6 +132,13 @@ def test_intervals_hold_the_total_and_widen_with_ignorance() -> None:
     assert found.interval(["q3_K"] * len(NAMES)) == found.interval(["q3_K"] * len(NAMES))
 
 
+def test_a_tensor_that_stays_as_it_is_has_no_part_in_the_interval() -> None:
+    found = model(*(observed(1e-3, 1e-5, name) for name in NAMES))
+    low, high = found.interval(["q3_K", *[None] * (len(NAMES) - 1)]) or (0.0, 0.0)
+    assert low < at(found, NAMES[0], "q3_K") < high < 2e-3
+    assert found.interval([None] * len(NAMES)) == (0.0, 0.0)
+
+
 def test_the_factor_that_a_verified_mix_gave_scales_everything() -> None:
     evidence = Evidence(errors=ERRORS, curve={}, observations=(observed(1e-3, 1e-6, NAMES[0]),))
     plain, scaled = DamageModel(SUBJECTS, evidence), DamageModel(SUBJECTS, replace(evidence, factor=1.3))
