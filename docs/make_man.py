@@ -23,7 +23,7 @@ PAGE = Path(__file__).with_name("gguftool.1")
 _ESCAPES = str.maketrans({"\\": "\\e", "-": "\\-", "`": "\\(ga", "'": "\\(aq", "^": "\\(ha", "~": "\\(ti"})
 _EXIT = """
 0  fine
-1  differences (diff), findings (check, recipe check), or hashes that are not as promised (hash)
+1  differences (diff), findings (check, recipe check), or hashes that do not match (hash)
 2  trouble: not a GGUF, cannot be read, cannot be written, bad usage
 129, 130, 143  stopped by SIGHUP, SIGINT, SIGTERM
 141  the reader of the output went away

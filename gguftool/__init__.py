@@ -129,7 +129,7 @@ if TYPE_CHECKING:
     from gguftool.surgery.swap import plan_swap
     from gguftool.surgery.tensors_map import plan_tensors_map, plan_tensors_map_of_split
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Everything that a module above defines for users is here; tests compare.
 __all__ = (

@@ -278,5 +278,5 @@ def _verify_tensors(
 def _compared(wanted: Mapping[str, str], found: Mapping[str, str]) -> Iterable[Verdict]:
     for name, sha256 in found.items():
         ok = sha256 == wanted[name]
-        detail = "sha256 as promised" if ok else f"sha256 is {sha256}, promised was {wanted[name]}"
+        detail = "sha256 matches" if ok else f"sha256 is {sha256}, expected {wanted[name]}"
         yield Verdict(name=name, ok=ok, detail=detail)

@@ -25,5 +25,5 @@ def verdicts_text(verdicts: Sequence[Verdict]) -> str:
     unknown = sum(verdict.ok is None for verdict in verdicts)
     good = sum(verdict.ok is True for verdict in verdicts)
     lines = [f"BAD  {printable(verdict.name, 4096)}: {verdict.detail}" for verdict in bad]
-    lines.append(f"{good:,} as promised, {len(bad):,} not, {unknown:,} without a hash to compare")
+    lines.append(f"{good:,} match, {len(bad):,} do not, {unknown:,} have no hash to compare")
     return "\n".join(lines) + "\n"

@@ -132,7 +132,7 @@ def with_scales(names: Sequence[str], models: Sequence[Model]) -> tuple[str, ...
 
 
 def _scale(name: str, weight: str, source: Model, inputs: Sequence[Input], notes: Notes) -> SelectedTensor | None:
-    """The scale `name` that goes with `weight` from `source`, or None if that has none."""
+    """The scale `name` that goes with `weight` from `source`, or None if `source` has none for it."""
     own = scales_of(source.tensors, weight).get(name)
     if own is not None or source.is_complete:
         return None if own is None else SelectedTensor(tensor=own, model=source)

@@ -16,6 +16,7 @@ STUMBLES = (
     "are said",
     "as is told",
     "as many as pay",
+    "by whose",
     "for the one who asks",
     "for what it is worth",
     "in its stead",
@@ -25,9 +26,11 @@ STUMBLES = (
     "is remarked",
     "is said",
     "lies beside",
+    "not told from",
     "of theirs",
     "so-called",
     "stands beside",
+    "that has none",
     "that is none",
     "thereby",
     "where there is none",
@@ -41,10 +44,7 @@ PAGES = sorted([*REPO.glob("*.md"), *(REPO / "docs").glob("*.md"), *(REPO / "ggu
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPO)))
 def test_no_phrase_that_readers_stumble_over(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    if page == REPO / "CHANGELOG.md":
-        text = text.partition("## Unreleased")[2].partition("\n## ")[0]
-    assert PATTERN.findall(text) == []
+    assert PATTERN.findall(page.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize("phrase", STUMBLES)

@@ -33,7 +33,7 @@ from gguftool.record import record
 
 MAX_FILE = 4 << 20  # bytes; published files have 20 KB
 LEAST = 1e-5  # nats: numbers have six decimals, and the last is noise
-_ERRORS = 3  # standard errors; a number closer to the floor is not told from it
+_ERRORS = 3  # standard errors; a number closer to the floor cannot be told from it
 _NOT_MEASURED = frozenset({"", "404", "404.0", "404%", "404.0%"})
 _QTYPE = "QTYPE"
 _GROUP = re.compile(r"group[0-9]+")

@@ -204,7 +204,7 @@ def _laid_out(
 
 
 def _unsaid(before: Sequence[KV], after: Sequence[KV], remarks: Sequence[str]) -> Iterator[str]:
-    """A remark for each changed key that has none yet."""
+    """Yield a remark for each changed key without one."""
     ordered = sorted(remarks)
     old, new = ({kv.key: kv for kv in reversed(kvs) if kv.key not in LAYOUT_KEYS} for kvs in (before, after))
     for key in dict.fromkeys((*old, *new)):

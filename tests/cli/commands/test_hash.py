@@ -71,18 +71,18 @@ def test_json_says_the_same(model: Path, jobs: int) -> None:
 def test_a_manifest_checks_what_it_was_made_of(tmp_path: Path, model: Path) -> None:
     manifest = tmp_path / "m.manifest"
     manifest.write_text(hashed(model))
-    assert hashed("--check", manifest) == "8 as promised, 0 not, 0 without a hash to compare\n"
+    assert hashed("--check", manifest) == "8 match, 0 do not, 0 have no hash to compare\n"
     _damage(model)
     said = hashed("--check", manifest, code=1)
     assert "BAD  m.gguf:output.weight: sha256 is" in said
-    assert "6 as promised, 2 not" in said  # the last tensor, and all data
+    assert "6 match, 2 do not" in said  # the last tensor, and all data
 
 
 def test_a_manifest_checks_another_layout_of_the_model(tmp_path: Path, model: Path) -> None:
     manifest = tmp_path / "m.manifest"
     manifest.write_text(hashed(model))
     assert run_gguftool("split", model, tmp_path / "s" / "M", "--no-sync").returncode == 0
-    assert hashed(tmp_path / "s", "--check", manifest).startswith("8 as promised, 0 not")
+    assert hashed(tmp_path / "s", "--check", manifest).startswith("8 match, 0 do not")
 
 
 def test_a_tensor_that_is_not_there_is_bad(tmp_path: Path, model: Path) -> None:
@@ -111,7 +111,7 @@ def test_hashes_in_capitals_are_the_same_hashes(tmp_path: Path, model: Path) -> 
     manifest = tmp_path / "m.manifest"
     digest = hashed(model).split()[1]
     manifest.write_text(hashed(model).replace(digest, digest.upper()))
-    assert hashed("--check", manifest) == "8 as promised, 0 not, 0 without a hash to compare\n"
+    assert hashed("--check", manifest) == "8 match, 0 do not, 0 have no hash to compare\n"
 
 
 @pytest.mark.parametrize("algorithm", ["xxh64", "sha1", "uuid"])
@@ -131,7 +131,7 @@ def test_of_a_manifest_of_several_algorithms_sha256_is_checked(tmp_path: Path, m
         lines += [f"xxh64     0123456789abcdef  {name}", f"sha1      {'0' * 40}  {name}", line]
     manifest = tmp_path / "m.manifest"
     manifest.write_text("\n".join(lines) + "\n")
-    assert hashed("--check", manifest).startswith("8 as promised, 0 not")
+    assert hashed("--check", manifest).startswith("8 match, 0 do not")
 
 
 # --- sha256sum ---
@@ -149,7 +149,7 @@ def test_sha256sum_checks_what_files_prints(tmp_path: Path, shards: Path) -> Non
         check = ["sha256sum", "--strict", "--check", "SUMS"]
         done = subprocess.run(check, cwd=tmp_path, capture_output=True, check=False, env=environment())
         assert done.returncode == 0, done.stdout + done.stderr
-        assert hashed("--check", tmp_path / "SUMS").endswith(" 0 not, 0 without a hash to compare\n")
+        assert hashed("--check", tmp_path / "SUMS").endswith(" 0 do not, 0 have no hash to compare\n")
 
 
 def test_names_that_are_not_utf8_pass(tmp_path: Path) -> None:
@@ -161,13 +161,13 @@ def test_names_that_are_not_utf8_pass(tmp_path: Path) -> None:
     sums = run_gguftool("hash", "--files", path).stdout
     assert b"na\xffme.gguf\n" in sums
     (tmp_path / "SUMS").write_bytes(sums)
-    assert hashed("--check", tmp_path / "SUMS").startswith("1 as promised, 0 not")
+    assert hashed("--check", tmp_path / "SUMS").startswith("1 match, 0 do not")
 
 
 @pytest.mark.parametrize("form", ["{}  {}", "{} *{}", "{}  ./{}"])
 def test_what_sha256sum_writes_is_checked(tmp_path: Path, model: Path, form: str) -> None:
     (tmp_path / "SHA256SUMS").write_text(form.format(sha256(model.read_bytes()).upper(), "m.gguf") + "\n")
-    assert hashed("--check", tmp_path / "SHA256SUMS").startswith("1 as promised, 0 not")
+    assert hashed("--check", tmp_path / "SHA256SUMS").startswith("1 match, 0 do not")
     _damage(model)
     assert "BAD" in hashed("--check", tmp_path / "SHA256SUMS", code=1)
 
@@ -177,7 +177,7 @@ def test_names_of_sums_count_from_here_where_they_are_not_beside_the_manifest(tm
     sums = hashed("--files", Path("s") / "M-Q8_0-00001-of-00008.gguf", cwd=tmp_path)
     assert "  s/M-Q8_0-00001-of-00008.gguf\n" in sums
     (tmp_path / "s" / "SUMS").write_text(sums)
-    assert hashed("--check", "s/SUMS", cwd=tmp_path).startswith("8 as promised, 0 not")
+    assert hashed("--check", "s/SUMS", cwd=tmp_path).startswith("8 match, 0 do not")
 
 
 def test_a_missing_file_is_bad(tmp_path: Path) -> None:
@@ -195,8 +195,8 @@ def test_a_map_is_written_and_checked(shards: Path) -> None:
     shape = "shape=(256, 4):dtype=q8_0:elements=1024:bytes=1088"
     assert lines[0] == (f"{first.name}:{sha256(first.read_bytes())}:token_embd.weight:{shape}")
     assert len(lines) == 7
-    assert hashed("--check", shards / "tensors.map").startswith("7 as promised, 0 not")
-    assert hashed(shards, "--check", shards / "tensors.map").startswith("7 as promised, 0 not")
+    assert hashed("--check", shards / "tensors.map").startswith("7 match, 0 do not")
+    assert hashed(shards, "--check", shards / "tensors.map").startswith("7 match, 0 do not")
 
 
 def test_a_damaged_a_missing_and_a_foreign_shard_are_found(shards: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_damaged_a_missing_and_a_foreign_shard_are_found(shards: Path) -> None
         "M-Q8_0-00005-of-00008.gguf",
         "M-Q8_0-00003-of-00008.gguf",
     ]
-    assert said[-1].startswith("4 as promised, 3 not")
+    assert said[-1].startswith("4 match, 3 do not")
 
 
 def test_a_map_of_zeros_promises_nothing(shards: Path) -> None:
@@ -219,7 +219,7 @@ def test_a_map_of_zeros_promises_nothing(shards: Path) -> None:
         line.replace(line.split(":")[1], "0" * 64) + "\n" for line in (shards / "tensors.map").read_text().splitlines()
     )
     (shards / "tensors.map").write_text(text)
-    assert hashed("--check", shards / "tensors.map", code=1) == "0 as promised, 0 not, 7 without a hash to compare\n"
+    assert hashed("--check", shards / "tensors.map", code=1) == "0 match, 0 do not, 7 have no hash to compare\n"
 
 
 def test_a_map_is_not_written_over_without_force(shards: Path) -> None:
@@ -264,7 +264,7 @@ def test_anything_else_is_an_error(tmp_path: Path, text: str) -> None:
 
 def test_a_windows_manifest_is_read(tmp_path: Path, model: Path) -> None:
     (tmp_path / "SUMS").write_bytes(f"\ufeff{sha256(model.read_bytes())}  m.gguf\r\n".encode())
-    assert hashed("--check", tmp_path / "SUMS").startswith("1 as promised, 0 not")
+    assert hashed("--check", tmp_path / "SUMS").startswith("1 match, 0 do not")
 
 
 def test_hostile_names_are_escaped(tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_sums_are_checked_against_the_model_that_is_named(tmp_path: Path, model:
     copy.write_bytes(model.read_bytes())
     sums = tmp_path / "SHA256SUMS"
     sums.write_text(hashed(model, "--files") + f"{'0' * 64}  other.gguf\n")
-    assert "1 as promised, 0 not" in hashed(copy, "--check", sums)
+    assert "1 match, 0 do not" in hashed(copy, "--check", sums)
     _damage(copy)
     assert "BAD" in hashed(copy, "--check", sums, code=1)
     renamed = copy.rename(tmp_path / "copy" / "unknown.gguf")

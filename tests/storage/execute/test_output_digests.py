@@ -210,7 +210,7 @@ def test_the_lines_are_those_of_the_hash_command_and_check_takes_them(name: str,
     manifest.write_bytes(done.stdout)
     checked = run_gguftool("hash", "--check", manifest)
     assert checked.returncode == 0, checked.stdout
-    assert checked.stdout.startswith(f"{len(done.stdout.splitlines())} as promised, 0 not".encode())
+    assert checked.stdout.startswith(f"{len(done.stdout.splitlines())} match, 0 do not".encode())
     damaged = tmp_path / model
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"\xee")
     assert run_gguftool("hash", "--check", manifest).returncode == 1
@@ -246,7 +246,7 @@ def test_of_a_set_in_place_the_replaced_shard_is_hashed_and_checked(tmp_path: Pa
     assert not any(line.endswith(f"  {first.name}") and line.startswith("sha256 ") for line in lines)
     (shards / "sums").write_bytes(done.stdout)
     assert run_gguftool("hash", "--check", shards / "sums").stdout.startswith(
-        f"{len(lines)} as promised, 0 not".encode()
+        f"{len(lines)} match, 0 do not".encode()
     )
 
 
