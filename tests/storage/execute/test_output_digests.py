@@ -245,9 +245,7 @@ def test_of_a_set_in_place_the_replaced_shard_is_hashed_and_checked(tmp_path: Pa
     assert lines[-1].endswith(f"  {first.name}:output.weight")
     assert not any(line.endswith(f"  {first.name}") and line.startswith("sha256 ") for line in lines)
     (shards / "sums").write_bytes(done.stdout)
-    assert run_gguftool("hash", "--check", shards / "sums").stdout.startswith(
-        f"{len(lines)} match, 0 do not".encode()
-    )
+    assert run_gguftool("hash", "--check", shards / "sums").stdout.startswith(f"{len(lines)} match, 0 do not".encode())
 
 
 def test_the_map_of_a_split_is_the_one_that_the_hash_command_writes(tmp_path: Path) -> None:
