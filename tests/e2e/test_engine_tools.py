@@ -44,7 +44,7 @@ def test_both_print_the_same_hashes(model: Path, tmp_path: Path) -> None:
 
 def test_each_checks_what_the_other_printed(model: Path, tmp_path: Path) -> None:
     (tmp_path / "theirs").write_text(run("llama-gguf-hash", "--all", model.name, folder=tmp_path))
-    assert b" 0 not, 0 without" in gguftool("hash", "--check", "theirs", folder=tmp_path)
+    assert b" 0 do not, 0 have no hash" in gguftool("hash", "--check", "theirs", folder=tmp_path)
     (tmp_path / "ours").write_bytes(gguftool("hash", model.name, folder=tmp_path))
     assert "Verification results for ours - Success" in run(
         "llama-gguf-hash", "--check", "ours", model.name, folder=tmp_path

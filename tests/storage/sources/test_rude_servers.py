@@ -122,7 +122,7 @@ def outcome(world: World, mode: Mode, action: str, run: Run) -> str:
     if run.code == 2 and not output.exists():
         return "refused"
     if run.code == 0:
-        shown = run.stdout.replace(world.server.url(mode.name, "far.gguf", action), str(world.folder / "far.gguf"))
+        shown = run.stdout.replace(world.server.url(mode.name, "far.gguf", action), "far.gguf")
         found = shown.encode() if action == "dump" else output.read_bytes() if output.exists() else b""
         return "exact" if found == world.right[action] else "wrong"
     return "wrong"

@@ -37,7 +37,7 @@ def test_an_open_quote_in_options_is_bad_usage(tmp_path: Path, words: list[objec
 
 
 @pytest.mark.parametrize(
-    ("more", "said"), [([], "--chunks N makes it work in parts"), (["--chunks", "9"], "the same command resumes")]
+    ("more", "said"), [([], "with --chunks N it works in parts"), (["--chunks", "9"], "the same command resumes")]
 )
 def test_a_stopped_run_says_what_is_kept(
     more: list[str],

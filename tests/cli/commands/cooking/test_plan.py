@@ -125,7 +125,7 @@ def test_the_curve_can_be_drawn(tmp_path: Path, ending: str) -> None:
         (["--size", "1M", "--bpw", "4"], "exclude each other"),
         (["--size", "1M", "--device", "CPU=1M"], "exclude each other"),
         (["--bpw", "4", "--engine", "vllm"], "--engine takes"),
-        (["--bpw", "4", "--fuse", "all"], "--fuse takes up-gate, qkv or only none"),
+        (["--bpw", "4", "--fuse", "all"], "--fuse takes up-gate, qkv, or only none"),
         (["--bpw", "4", "--plot", "x.pdf"], "--plot takes a file that ends in .png or .svg"),
         (["--bpw", "4", "--slow", "q4_K=2"], "--slow takes TYPE@DEVICE=FACTOR"),
         (["--bpw", "4", "--bench", "x"], "--bench takes DEVICE=FILE"),
